@@ -1,0 +1,123 @@
+"""The command line: one file per command, found by its name.
+
+To add one: a file here with a click command called `command`, and a test beside the others in tests/cli/. Its module
+imports what it needs inside the command, so that `dnc --help` stays instant.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, TextIO
+
+import click
+
+from dnc import __version__
+from dnc.errors import DncError, DncWarning
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["cli", "main", "print_json", "progress"]
+
+_BUG = 70
+"""Exit code for what is not the user's fault (sysexits.h: EX_SOFTWARE)."""
+
+
+class _Commands(click.Group):
+    """Finds commands among the modules of this package."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted(module.name for module in pkgutil.iter_modules(__path__))
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in self.list_commands(ctx):
+            return None
+        command: click.Command = importlib.import_module(f"{__name__}.{cmd_name}").command
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        from dnc.errors import close_match
+
+        if args and not args[0].startswith("-") and self.get_command(ctx, args[0]) is None:
+            hint = close_match(args[0], self.list_commands(ctx))
+            ctx.fail(f"no command '{args[0]}'" + (f": {hint}" if hint else ""))
+        return super().resolve_command(ctx, args)
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="dnc")
+def cli() -> None:
+    """Compiles Darknet networks (.cfg + .weights) to engines for CPUs, GPUs and VPUs.
+
+    \b
+    dnc compile yolov4-tiny.cfg -o yolov4-tiny.engine
+    dnc detect yolov4-tiny.engine dog.jpg
+    """
+
+
+def main() -> None:
+    """Entry point: every error in one form, and an exit code that says whose fault it was."""
+    warnings.showwarning = _show_warning
+    warnings.simplefilter("always", DncWarning)
+    try:
+        sys.exit(cli.main(standalone_mode=False, prog_name="dnc") or 0)
+    except DncError as error:
+        click.echo(f"dnc: error: {error}", err=True)
+        sys.exit(1)
+    except click.UsageError as error:
+        error.show()
+        sys.exit(2)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("dnc: error: interrupted; nothing was written", err=True)
+        sys.exit(1)
+    except BrokenPipeError:
+        # The reader of a pipe (head, less) has seen enough.
+        sys.stderr.close()
+        sys.exit(0)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except Exception:
+        import traceback
+
+        traceback.print_exc()
+        click.echo("dnc: this is a bug of dnc; please report it with the lines above", err=True)
+        sys.exit(_BUG)
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    if issubclass(category, DncWarning):
+        click.echo(f"dnc: warning: {message}", err=True)
+
+
+def print_json(value: object) -> None:
+    """Machine-readable output."""
+    import json
+
+    click.echo(json.dumps(value, indent=1, ensure_ascii=False))
+
+
+@contextmanager
+def progress(enabled: bool = True) -> Iterator[Callable[[str], None]]:
+    """Shows what goes on in one line of a terminal; silent elsewhere, and where not `enabled`."""
+    if not enabled or not sys.stderr.isatty():
+        yield lambda _: None
+        return
+    from rich.console import Console
+
+    with Console(stderr=True).status("starting") as status:
+        yield lambda text: status.update(text)

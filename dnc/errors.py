@@ -1,0 +1,95 @@
+"""The errors that dnc raises, and the one form in which they are shown.
+
+Whatever is wrong with what a user gives (a cfg, weights, an image, a machine) ends in one `DncError` that says
+what is wrong, where, and what to do about it. Anything else that escapes is a bug of dnc.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+
+@dataclass(frozen=True)
+class Where:
+    """A place in a .cfg file: the section that starts at `line`, or one of its lines."""
+
+    file: str
+    line: int = 0
+    section: str = ""
+    index: int | None = None
+    """Darknet's layer number: [net] is not counted, the first layer is 0."""
+    text: str = ""
+    """The source line itself, shown below the place."""
+
+    @property
+    def short(self) -> str:
+        """The place without the file's folder: the same on every machine, for what is written into engines."""
+        return str(replace(self, file=self.file.replace("\\", "/").rpartition("/")[2]))
+
+    def __str__(self) -> str:
+        place = f"{self.file}:{self.line}" if self.line else self.file
+        if self.section:
+            place += f" [{self.section}]"
+        if self.index is not None:
+            place += f" #{self.index}"
+        return place
+
+
+class DncError(Exception):
+    """Something that the user can mend: `message` in one line, `where` it is, and a `hint` on what to do."""
+
+    def __init__(self, message: str, where: object | None = None, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.where = where
+        self.hint = hint
+
+    def __str__(self) -> str:
+        lines = [self.message]
+        if self.where is not None:
+            lines.append(f"  at {self.where}")
+            if isinstance(self.where, Where) and self.where.text:
+                lines.append(f"  {self.where.line:>5} | {self.where.text}")
+        if self.hint:
+            lines.append(f"  hint: {self.hint}")
+        return "\n".join(lines)
+
+
+class CfgError(DncError):
+    """A .cfg file that Darknet would refuse, or misread without a word."""
+
+
+class WeightsError(DncError):
+    """A .weights file that does not fit the network."""
+
+
+class ImageError(DncError):
+    """An image that cannot be read."""
+
+
+class PassError(DncError):
+    """An optimization pass that would leave an invalid or a different graph."""
+
+
+class TargetError(DncError):
+    """A target whose libraries are missing, or that cannot run the network."""
+
+
+class BundleError(DncError):
+    """An engine folder that is damaged, made by a newer dnc, or cannot be written."""
+
+
+class ZooError(DncError):
+    """Weights that could not be fetched from any of their sources."""
+
+
+class DncWarning(UserWarning):
+    """Something that Darknet ignores or guesses, and that a user may want to know of."""
+
+
+def close_match(word: str, known: Iterable[str], cutoff: float = 0.6) -> str:
+    """The hint "did you mean 'x'?" for the nearest known word, or an empty string."""
+    matches = difflib.get_close_matches(word, list(known), n=1, cutoff=cutoff)
+    return f"did you mean '{matches[0]}'?" if matches else ""

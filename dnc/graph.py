@@ -1,0 +1,264 @@
+"""Building blocks over onnx_ir: how layers make nodes, and how a model is checked and written.
+
+The intermediate graph is an `onnx_ir.Model` in ONNX opset 14 (the newest that every engine dnc emits for can read, the
+Myriad X compiler included). Each node carries the place of its section in `metadata_props["dnc.where"]`.
+
+Weights stay where they are: an initializer wraps the memory-mapped array, or a function that computes it when it is
+written (`lazy`), so that a pass may rewrite every weight of a network without holding two copies of it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnx_ir as ir
+
+from dnc.errors import CfgError, DncError, Where
+
+__all__ = ["OPSET", "WHERE", "Builder", "check", "layer_value", "lazy", "serialize_to", "small_model", "where_of"]
+
+OPSET = 14
+IR_VERSION = 8
+WHERE = "dnc.where"
+_SMALL = 1024
+"""Bytes up to which an initializer is kept when a model is checked: enough for every shape and axis."""
+
+
+def layer_value(index: int) -> str:
+    """The name of the value that holds the output of a Darknet layer, from lowering to the engine."""
+    return f"layer{index:03d}"
+
+
+def where_of(node: ir.Node) -> str:
+    """The cfg section that a node came from, or its name where a pass or the decoder made it."""
+    return node.metadata_props.get(WHERE) or f"node {node.name}"
+
+
+class Builder:
+    """Collects the nodes and initializers of a graph; layers call `op` and `constant`.
+
+    `batch` is the first dimension of every input: a number, or a name for a batch of any size.
+    """
+
+    def __init__(self, batch: int | str = "N") -> None:
+        self.batch = batch
+        self.nodes: list[ir.Node] = []
+        self.inputs: list[ir.Value] = []
+        self.outputs: list[ir.Value] = []
+        self.states: dict[str, ir.Value] = {}
+        """The states of the recurrent layer that is being emitted, by name; it puts their successors in `next_states`."""
+        self.next_states: dict[str, ir.Value] = {}
+        self._initializers: dict[str, ir.Value] = {}
+        self._names: dict[str, int] = {}
+        self._prefix = ""
+        self._metadata: dict[str, str] = {}
+
+    def enter(self, prefix: str, where: Where | None = None) -> None:
+        """Names and places of what is added from now on."""
+        self._prefix = prefix
+        self._metadata = {} if where is None else {WHERE: where.short}
+
+    def _unique(self, hint: str) -> str:
+        name = f"{self._prefix}/{hint}" if self._prefix else hint
+        count = self._names.get(name, 0)
+        self._names[name] = count + 1
+        return f"{name}_{count}" if count else name
+
+    def input(self, name: str, shape: Sequence[int | str], dtype: ir.DataType = ir.DataType.FLOAT) -> ir.Value:
+        """A graph input of shape (batch, *shape)."""
+        value = ir.Value(name=name, shape=ir.Shape([self.batch, *shape]), type=ir.TensorType(dtype))
+        self.inputs.append(value)
+        return value
+
+    def output(self, value: ir.Value, name: str, shape: Sequence[int | str] | None = None) -> ir.Value:
+        """Makes `value` a graph output called `name`; a value that is one already, or an input, goes through Identity."""
+        if value in self.outputs or value.producer() is None or (value.name or "").startswith("layer"):
+            value = self.op("Identity", value)
+        value.name = name
+        value.type = value.type or ir.TensorType(ir.DataType.FLOAT)
+        if shape is not None:
+            value.shape = ir.Shape(list(shape))
+        self.outputs.append(value)
+        return value
+
+    def constant(self, array: npt.ArrayLike, name: str = "constant") -> ir.Value:
+        """An initializer; a Python float becomes float32, a Python int int64. Small equal ones are shared."""
+        data = np.asarray(array)
+        if data.dtype == np.float64:
+            data = data.astype(np.float32)
+        if name == "constant" and data.nbytes <= _SMALL:
+            # One scalar serves the whole graph: engines fuse no worse, and the graph is easier to read.
+            text = "_".join(map(str, data.ravel().tolist()))
+            shape = "x".join(map(str, data.shape))
+            key = f"constant_{data.dtype.name}_{shape}_{text}".replace("/", "_")
+        else:
+            key = self._unique(name)
+        if key not in self._initializers:
+            tensor = ir.Tensor(np.asarray(data, order="C"), name=key)
+            value = ir.Value(name=key, shape=tensor.shape, type=ir.TensorType(tensor.dtype), const_value=tensor)
+            self._initializers[key] = value
+        return self._initializers[key]
+
+    def op(self, op_type: str, *inputs: ir.Value | None, outputs: int = 1, **attributes: Any) -> ir.Value:
+        """Adds a node and returns its first output. Attributes that are None are left out."""
+        return self.ops(op_type, *inputs, outputs=outputs, **attributes)[0]
+
+    def ops(self, op_type: str, *inputs: ir.Value | None, outputs: int = 1, **attributes: Any) -> Sequence[ir.Value]:
+        """Adds a node with several outputs and returns them."""
+        name = self._unique(op_type)
+        values = [ir.Value(name=name if i == 0 else f"{name}:{i}") for i in range(outputs)]
+        given = {key: value for key, value in attributes.items() if value is not None}
+        node = ir.node(op_type, list(inputs), given, outputs=values, name=name, metadata_props=dict(self._metadata))
+        self.nodes.append(node)
+        return values
+
+    def reshape(self, x: ir.Value, shape: Sequence[int]) -> ir.Value:
+        """Reshapes everything but the batch axis, which stays as it is (ONNX: a 0 copies the dimension)."""
+        return self.op("Reshape", x, self.constant(np.array([0, *shape], np.int64)))
+
+    def slice(self, x: ir.Value, axis: int, start: int, stop: int, step: int = 1) -> ir.Value:
+        """x[start:stop:step] along one axis."""
+        numbers = [np.array([number], np.int64) for number in (start, stop, axis, step)]
+        return self.op("Slice", x, *(self.constant(number) for number in numbers))
+
+    def reduce_sum(self, x: ir.Value, axis: int) -> ir.Value:
+        """The sum along an axis, which stays with length 1 (axes are an input from opset 13 on)."""
+        return self.op("ReduceSum", x, self.constant(np.array([axis], np.int64)), keepdims=1)
+
+    def model(self, name: str, metadata: Mapping[str, str]) -> ir.Model:
+        """The finished model. Unused initializers are left out."""
+        used = {value.name for node in self.nodes for value in _reads(node)}
+        initializers = [value for key, value in self._initializers.items() if key in used]
+        graph = ir.Graph(
+            self.inputs, self.outputs, nodes=self.nodes, initializers=initializers, opset_imports={"": OPSET}, name=name
+        )
+        model = ir.Model(graph, ir_version=IR_VERSION, producer_name="dnc")
+        model.metadata_props.update(metadata)
+        return model
+
+
+def _reads(node: ir.Node) -> Iterator[ir.Value]:
+    for value in node.inputs:
+        if value is not None:
+            yield value
+    for attribute in node.attributes.values():
+        if isinstance(attribute, ir.Attr) and attribute.type == ir.AttributeType.GRAPH:
+            for inner in attribute.as_graph():
+                yield from _reads(inner)
+            yield from attribute.as_graph().outputs
+
+
+def lazy(function: Callable[[], npt.NDArray[Any]], like: ir.TensorProtocol, name: str) -> ir.LazyTensor:
+    """A tensor of `like`'s type and shape that is computed whenever it is read: nothing is held in between."""
+
+    def compute() -> ir.Tensor:
+        return ir.Tensor(np.asarray(function(), order="C"), name=name)
+
+    return ir.LazyTensor(compute, dtype=like.dtype, shape=ir.Shape(like.shape), cache=False, name=name)
+
+
+def small_model(model: ir.Model) -> onnx.ModelProto:
+    """The model without its large weights, which become inputs: for the checker and for shape inference."""
+    copy = model.clone()
+    graph = copy.graph
+    for value in list(graph.initializers.values()):
+        tensor = value.const_value
+        assert tensor is not None
+        if tensor.nbytes > _SMALL:
+            del graph.initializers[value.name or ""]
+            value.const_value = None
+            value.shape, value.type = ir.Shape(tensor.shape), ir.TensorType(tensor.dtype)
+            graph.inputs.append(value)
+    return ir.to_proto(copy)
+
+
+def check(model: ir.Model, after: str) -> None:
+    """Runs ONNX's checker with shape inference, and stores the inferred shapes in the model.
+
+    Raises:
+        DncError: the graph is invalid; `after` says what made it so.
+    """
+    proto = small_model(model)
+    try:
+        onnx.checker.check_model(proto, full_check=True)
+        inferred = onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise DncError(f"{after} made an invalid graph: {error}", hint="this is a bug of dnc; please report it") from error
+    infos = {info.name: info for info in (*inferred.graph.value_info, *inferred.graph.output)}
+    for node in model.graph:
+        for value in node.outputs:
+            if value.name in infos and infos[value.name].type.HasField("tensor_type"):
+                typed = ir.from_proto(infos[value.name])
+                value.type, value.shape = typed.type, typed.shape
+
+
+def check_layer_shapes(model: ir.Model, shapes: Mapping[str, tuple[Sequence[int], Where]]) -> None:
+    """Holds the shapes that ONNX infers against Darknet's formulas; a difference is a bug, or a quirk we do not know."""
+    for node in model.graph:
+        for value in node.outputs:
+            if value.name in shapes and value.shape is not None:
+                expected, where = shapes[value.name]
+                found = tuple(value.shape)[1:]
+                if all(isinstance(side, int) for side in found) and found != tuple(expected):
+                    raise CfgError(f"lowered to shape {found}, but Darknet computes {tuple(expected)}", where)
+
+
+def serialize_to(model: ir.Model, path: Path) -> None:
+    """Writes the model as one .onnx file, weight after weight, so that memory holds one weight at a time.
+
+    A protobuf message is the concatenation of its fields in any order, so the graph is written as its skeleton followed
+    by its initializers, each streamed from its own array.
+
+    Raises:
+        DncError: the model is over 2 GiB, protobuf's limit.
+    """
+    tensors = [value.const_value for value in model.graph.initializers.values()]
+    skeleton = model.clone()
+    skeleton.graph.initializers.clear()
+    proto = ir.to_proto(skeleton)
+    graph = proto.graph.SerializeToString(deterministic=True)
+    proto.ClearField("graph")
+    headers, total = [], len(graph)
+    for tensor in tensors:
+        assert tensor is not None
+        dtype = int(tensor.dtype)
+        header = onnx.TensorProto(dims=list(tensor.shape.numpy()), data_type=dtype, name=tensor.name).SerializeToString(
+            deterministic=True
+        )
+        raw = _tag(_RAW_DATA) + _varint(tensor.nbytes)
+        size = len(header) + len(raw) + tensor.nbytes
+        headers.append(_tag(_INITIALIZER) + _varint(size) + header + raw)
+        total += len(headers[-1]) + tensor.nbytes
+    if total >= 2**31 - 2**16:
+        raise DncError("the network is over 2 GiB, more than one ONNX file can hold", hint="is a size in the cfg wrong?")
+    with path.open("wb") as file:
+        file.write(proto.SerializeToString(deterministic=True) + _tag(_GRAPH) + _varint(total) + graph)
+        for tensor, header in zip(tensors, headers, strict=True):
+            assert tensor is not None
+            file.write(header)
+            file.write(memoryview(np.ascontiguousarray(tensor.numpy())).cast("B"))
+        file.flush()
+        os.fsync(file.fileno())
+
+
+_GRAPH, _INITIALIZER, _RAW_DATA = 7, 5, 9
+"""Field numbers in onnx.proto: ModelProto.graph, GraphProto.initializer, TensorProto.raw_data."""
+
+
+def _tag(field: int) -> bytes:
+    return _varint(field << 3 | 2)
+
+
+def _varint(number: int) -> bytes:
+    out = bytearray()
+    while number > 0x7F:
+        out.append(number & 0x7F | 0x80)
+        number >>= 7
+    out.append(number)
+    return bytes(out)

@@ -1,0 +1,89 @@
+"""[softmax] / [soft]: softmax of x / temperature over all inputs, over each of `groups` equal parts, or over the groups
+of a class tree (softmax_layer.c).
+
+spatial=1 takes it across the channels of each pixel, as the GPU build does; the CPU build ignores it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
+
+import numpy as np
+
+from dnc.cfg import Section
+from dnc.decode import Head
+from dnc.layers import layers
+from dnc.layers.base import Array, Arrays, Context, Layer, States, common
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from dnc.graph import Builder
+
+
+from dnc.decode import ClassifierHead
+from dnc.layers.tree import emit_tree_softmax, parse_tree, softmax, tree_softmax
+
+
+@layers.register
+@dataclass(frozen=True, kw_only=True)
+class Softmax(Layer):
+    """The head of classifiers."""
+
+    name = "softmax"
+    aliases = ("soft",)
+
+    groups: int
+    temperature: float
+    spatial: bool
+    tree: tuple[int, ...]
+
+    @classmethod
+    def parse(cls, section: Section, context: Context) -> Self:
+        """Reads groups, temperature, tree and spatial."""
+        inputs = int(np.prod(context.input))
+        groups = section.integer("groups", 1, low=1)
+        if inputs % groups:
+            section.fail(f"groups={groups} does not divide {inputs} inputs", "groups")
+        temperature = section.number("temperature", 1.0)
+        if temperature == 0:
+            section.fail("temperature=0 divides by zero", "temperature")
+        spatial = section.number("spatial", 0.0) != 0
+        if spatial:
+            context.image()
+        return cls(
+            **common(context, (inputs,)),  # type: ignore[arg-type]
+            groups=groups,
+            temperature=temperature,
+            spatial=spatial,
+            tree=parse_tree(section, inputs),
+        )
+
+    def _view(self) -> tuple[list[int], int]:
+        """(shape without the batch axis, axis of the softmax)."""
+        if self.spatial:
+            return [self.input_shape[0], int(np.prod(self.input_shape[1:]))], 1
+        return ([self.groups, self.shape[0] // self.groups], 2) if self.groups > 1 else ([self.shape[0]], 1)
+
+    def emit(self, b: Builder, inputs: Sequence[ir.Value], arrays: Arrays) -> ir.Value:
+        """Reshape, Mul, Softmax."""
+        view, axis = self._view()
+        x = b.reshape(inputs[0], view)
+        if self.temperature != 1 and not self.spatial:
+            x = b.op("Div", x, b.constant(self.temperature))
+        y = emit_tree_softmax(b, x, self.tree, axis) if self.tree else b.op("Softmax", x, axis=axis)
+        return y if len(view) == 1 else b.reshape(y, self.shape)
+
+    def reference(self, inputs: Sequence[Array], arrays: Arrays, states: States) -> Array:
+        """The same."""
+        view, axis = self._view()
+        x = inputs[0].reshape(len(inputs[0]), *view)
+        if self.tree:
+            return tree_softmax(x, self.tree, self.temperature)
+        return softmax(x, axis, 1.0 if self.spatial else self.temperature).reshape(len(x), -1)
+
+    def head(self) -> Head:
+        """The values are the classes' probabilities."""
+        output = f"layer{self.index:03d}"
+        return ClassifierHead(output=output, where=self.where.short, classes=self.shape[0], tree=self.tree)

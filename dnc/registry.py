@@ -1,0 +1,48 @@
+"""Plug-ins: a layer, a pass, a target or a command is a file in its folder that registers one class.
+
+The folder is scanned the first time something is looked up, so nobody edits a list to add a plug-in, and importing
+`dnc` loads none of them.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Iterator, Mapping
+from typing import TypeVar
+
+_Class = TypeVar("_Class", bound=type)
+
+
+class Registry(Mapping[str, _Class]):
+    """The plug-ins of one package by name, sorted; filled by the decorator `@registry.register`."""
+
+    def __init__(self, package: str) -> None:
+        self._package = package
+        self._classes: dict[str, _Class] = {}
+        self._scanned = False
+
+    def register(self, plugin: _Class) -> _Class:
+        """Class decorator: files the class under its `name` and, where it has them, its `aliases`."""
+        for name in (plugin.name, *getattr(plugin, "aliases", ())):  # type: ignore[attr-defined]
+            if name in self._classes:
+                raise TypeError(f"{plugin!r} and {self._classes[name]!r} are both called {name!r}")
+            self._classes[name] = plugin
+        return plugin
+
+    def _scan(self) -> dict[str, _Class]:
+        if not self._scanned:
+            self._scanned = True
+            package = importlib.import_module(self._package)
+            for module in pkgutil.iter_modules(package.__path__, self._package + "."):
+                importlib.import_module(module.name)
+        return self._classes
+
+    def __getitem__(self, name: str) -> _Class:
+        return self._scan()[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(sorted(self._scan()))
+
+    def __len__(self) -> int:
+        return len(self._scan())

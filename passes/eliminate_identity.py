@@ -1,0 +1,50 @@
+"""Removes what does nothing at inference.
+
+1. Identity and Dropout (dropout, DropBlock, [cost], [empty]).
+2. Concat of one input, Reshape to the shape that its input has.
+
+y = x holds exactly. One node stays: an Identity between a graph input or one graph output and another output, because a
+graph output must have a name, and a producer, of its own.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import onnx_ir as ir
+
+from dnc.passes import Pass, passes
+from dnc.passes.base import replace_uses
+
+
+@passes.register
+class EliminateIdentity(Pass):
+    """Removes Identity, Dropout, and Concat and Reshape that change nothing."""
+
+    name: ClassVar[str] = "eliminate-identity"
+
+    def rewrite(self, model: ir.Model) -> int:
+        """Applies both cases."""
+        graph = model.graph
+        count = 0
+        for node in list(graph):
+            if not _does_nothing(node):
+                continue
+            source, result = node.inputs[0], node.outputs[0]
+            assert source is not None
+            pinned = source.producer() is None or source.is_graph_output()
+            if result.is_graph_output() and pinned:
+                continue
+            replace_uses(result, source, graph)
+            graph.remove(node, safe=True)
+            count += 1
+        return count
+
+
+def _does_nothing(node: ir.Node) -> bool:
+    if node.op_type in ("Identity", "Dropout"):
+        return not any(output.uses() or output.is_graph_output() for output in node.outputs[1:])
+    if node.op_type == "Concat":
+        return len(node.inputs) == 1
+    source, result = node.inputs[0] if node.inputs else None, node.outputs[0]
+    return node.op_type == "Reshape" and source is not None and source.shape is not None and source.shape == result.shape

