@@ -1,7 +1,8 @@
 """The engine folder: engine.json, the engine's own files, labels.txt.
 
-engine.json says all that is needed to run the engine, and holds the sha256 of each file and of itself, so that a damaged
-engine is refused rather than run. The same network and options give the same bytes: no times, no paths of a machine.
+engine.json says all that is needed to run the engine, and holds the sha256 of each file and of itself, so that a
+damaged engine is refused rather than run. The same network and options give the same bytes: there are no times in it,
+and no paths of a machine.
 
     schema      1; a higher number was written by a newer dnc
     target      who opens it
@@ -91,7 +92,8 @@ class Bundle:
                 }
             )
         except (KeyError, TypeError, AttributeError, ValueError) as error:
-            raise BundleError(f"engine.json is not what dnc writes: {error!r}", where, "build the engine again") from error
+            what = f"engine.json is not what dnc writes: {error!r}"
+            raise BundleError(what, where, "build the engine again") from error
 
 
 def read_bundle(folder: str | Path) -> Bundle:

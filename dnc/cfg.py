@@ -19,9 +19,24 @@ from dnc.errors import CfgError, DncError, DncWarning, Where, close_match
 
 __all__ = ["Option", "Section", "parse_cfg", "read_cfg"]
 
-TRAINING_KEYS = frozenset(
-    ["batch", "subdivisions", "time_steps", "max_batches", "learning_rate", "learning_rate_min", "sgdr_cycle", "sgdr_mult", "momentum", "decay", "track", "augment_speed", "sequential_subdivisions", "try_fix_nan", "weights_reject_freq", "equidistant_point", "badlabels_rejection_percentage", "num_sigmas_reject_badlabels", "ema_alpha", "use_cuda_graph", "loss_scale", "dynamic_minibatch", "optimized_memory", "workspace_size_limit_MB", "adam", "B1", "B2", "eps", "max_crop", "min_crop", "flip", "blur", "gaussian_noise", "mixup", "cutmix", "mosaic", "mosaic_bound", "contrastive", "contrastive_jit_flip", "contrastive_color", "unsupervised", "label_smooth_eps", "resize_step", "attention", "adversarial_lr", "max_chart_loss", "angle", "aspect", "saturation", "exposure", "hue", "power", "policy", "burn_in", "step", "steps", "scale", "scales", "seq_scales", "gamma", "show_receptive_field", "cutout", "stopbackward", "clip", "dont_update", "burnin_update", "train_only_bn", "onlyforward", "stream", "wait_stream", "assisted_excitation", "grad_centr", "dot", "sway", "rotate", "stretch", "stretch_sway", "reverse", "coordconv", "maxpool_zero_nonmax", "max", "show_details", "max_delta", "counters_per_class", "objectness_smooth", "iou_normalizer", "obj_normalizer", "cls_normalizer", "uc_normalizer", "delta_normalizer", "iou_loss", "iou_thresh_kind", "jitter", "resize", "focal_loss", "ignore_thresh", "truth_thresh", "iou_thresh", "random", "track_history_size", "sim_thresh", "dets_for_track", "dets_for_show", "track_ciou_norm", "embedding_layer", "log", "rescore", "thresh", "classfix", "absolute", "coord_scale", "object_scale", "noobject_scale", "mask_scale", "class_scale", "bias_match", "forced", "type", "ratio", "smooth", "probability", "dropblock", "dropblock_size_rel", "dropblock_size_abs", "shift", "noloss", "mean", "std", "temperature", "yolo_layer", "contrastive_neg_max", "time_normalizer", "joint", "l1", "l2", "input_calibration"]
-)
+_TRAINING_KEYS = """
+    batch subdivisions time_steps max_batches learning_rate learning_rate_min sgdr_cycle sgdr_mult momentum decay track
+    augment_speed sequential_subdivisions try_fix_nan weights_reject_freq equidistant_point
+    badlabels_rejection_percentage num_sigmas_reject_badlabels ema_alpha use_cuda_graph loss_scale dynamic_minibatch
+    optimized_memory workspace_size_limit_MB adam B1 B2 eps max_crop min_crop flip blur gaussian_noise mixup cutmix
+    mosaic mosaic_bound contrastive contrastive_jit_flip contrastive_color unsupervised label_smooth_eps resize_step
+    attention adversarial_lr max_chart_loss angle aspect saturation exposure hue power policy burn_in step steps
+    scale scales seq_scales gamma show_receptive_field cutout
+    stopbackward clip dont_update burnin_update train_only_bn onlyforward stream wait_stream
+    assisted_excitation grad_centr dot sway rotate stretch stretch_sway reverse coordconv maxpool_zero_nonmax
+    max show_details max_delta counters_per_class objectness_smooth iou_normalizer obj_normalizer cls_normalizer
+    uc_normalizer delta_normalizer iou_loss iou_thresh_kind jitter resize focal_loss ignore_thresh truth_thresh
+    iou_thresh random track_history_size sim_thresh dets_for_track dets_for_show track_ciou_norm embedding_layer
+    log rescore thresh classfix absolute coord_scale object_scale noobject_scale mask_scale class_scale bias_match
+    forced type ratio smooth probability dropblock dropblock_size_rel dropblock_size_abs shift noloss mean std
+    temperature yolo_layer contrastive_neg_max time_normalizer joint l1 l2 input_calibration
+"""
+TRAINING_KEYS = frozenset(_TRAINING_KEYS.split())
 """Options that Darknet reads only to train, or that ask nothing of inference; known, and passed over in silence."""
 
 _INTEGER = re.compile(r"[+-]?\d+")
@@ -135,7 +150,7 @@ class Section:
         return float(match.group()) if match else 0.0
 
     def finish(self) -> None:
-        """Reports the options that nothing asked for: an error if nearly right, else a warning (Darknet ignores them)."""
+        """Reports options that nothing asked for: an error if nearly right, else a warning, as Darknet ignores them."""
         for key in self.options.keys() - self._asked - TRAINING_KEYS:
             message = f"nothing in [{self.name}] reads '{key}'"
             hint = close_match(key, self._asked | TRAINING_KEYS, cutoff=0.8)

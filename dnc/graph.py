@@ -52,7 +52,7 @@ class Builder:
         self.inputs: list[ir.Value] = []
         self.outputs: list[ir.Value] = []
         self.states: dict[str, ir.Value] = {}
-        """The states of the recurrent layer that is being emitted, by name; it puts their successors in `next_states`."""
+        """The states of the recurrent layer that is being emitted; it puts their successors in `next_states`."""
         self.next_states: dict[str, ir.Value] = {}
         self._initializers: dict[str, ir.Value] = {}
         self._names: dict[str, int] = {}
@@ -77,7 +77,7 @@ class Builder:
         return value
 
     def output(self, value: ir.Value, name: str, shape: Sequence[int | str] | None = None) -> ir.Value:
-        """Makes `value` a graph output called `name`; a value that is one already, or an input, goes through Identity."""
+        """Makes `value` a graph output called `name`; one that has another name already goes through Identity."""
         if value in self.outputs or value.producer() is None or (value.name or "").startswith("layer"):
             value = self.op("Identity", value)
         value.name = name
@@ -157,10 +157,10 @@ def _reads(node: ir.Node) -> Iterator[ir.Value]:
 def lazy(function: Callable[[], npt.NDArray[Any]], like: ir.TensorProtocol, name: str) -> ir.LazyTensor:
     """A tensor of `like`'s type and shape that is computed whenever it is read: nothing is held in between."""
 
-    def compute() -> ir.Tensor:
+    def compute() -> ir.TensorProtocol:
         return ir.Tensor(np.asarray(function(), order="C"), name=name)
 
-    return ir.LazyTensor(compute, dtype=like.dtype, shape=ir.Shape(like.shape), cache=False, name=name)
+    return ir.LazyTensor(compute, dtype=like.dtype, shape=ir.Shape(like.shape.numpy()), cache=False, name=name)
 
 
 def small_model(model: ir.Model) -> onnx.ModelProto:
@@ -173,7 +173,7 @@ def small_model(model: ir.Model) -> onnx.ModelProto:
         if tensor.nbytes > _SMALL:
             del graph.initializers[value.name or ""]
             value.const_value = None
-            value.shape, value.type = ir.Shape(tensor.shape), ir.TensorType(tensor.dtype)
+            value.shape, value.type = ir.Shape(tensor.shape.numpy()), ir.TensorType(tensor.dtype)
             graph.inputs.append(value)
     return ir.to_proto(copy)
 
@@ -189,7 +189,8 @@ def check(model: ir.Model, after: str) -> None:
         onnx.checker.check_model(proto, full_check=True)
         inferred = onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        raise DncError(f"{after} made an invalid graph: {error}", hint="this is a bug of dnc; please report it") from error
+        hint = "this is a bug of dnc; please report it"
+        raise DncError(f"{after} made an invalid graph: {error}", hint=hint) from error
     infos = {info.name: info for info in (*inferred.graph.value_info, *inferred.graph.output)}
     for node in model.graph:
         for value in node.outputs:
@@ -199,10 +200,10 @@ def check(model: ir.Model, after: str) -> None:
 
 
 def check_layer_shapes(model: ir.Model, shapes: Mapping[str, tuple[Sequence[int], Where]]) -> None:
-    """Holds the shapes that ONNX infers against Darknet's formulas; a difference is a bug, or a quirk we do not know."""
+    """Holds the shapes that ONNX infers against Darknet's formulas; a difference is a bug, or an unknown quirk."""
     for node in model.graph:
         for value in node.outputs:
-            if value.name in shapes and value.shape is not None:
+            if value.name is not None and value.name in shapes and value.shape is not None:
                 expected, where = shapes[value.name]
                 found = tuple(value.shape)[1:]
                 if all(isinstance(side, int) for side in found) and found != tuple(expected):
@@ -236,13 +237,13 @@ def serialize_to(model: ir.Model, path: Path) -> None:
         headers.append(_tag(_INITIALIZER) + _varint(size) + header + raw)
         total += len(headers[-1]) + tensor.nbytes
     if total >= 2**31 - 2**16:
-        raise DncError("the network is over 2 GiB, more than one ONNX file can hold", hint="is a size in the cfg wrong?")
+        raise DncError("the network is over 2 GiB, more than one ONNX file holds", hint="is a size in the cfg wrong?")
     with path.open("wb") as file:
         file.write(proto.SerializeToString(deterministic=True) + _tag(_GRAPH) + _varint(total) + graph)
         for tensor, header in zip(tensors, headers, strict=True):
             assert tensor is not None
             file.write(header)
-            file.write(memoryview(np.ascontiguousarray(tensor.numpy())).cast("B"))
+            file.write(np.ascontiguousarray(tensor.numpy()).data.cast("B"))
         file.flush()
         os.fsync(file.fileno())
 

@@ -1,8 +1,8 @@
 """Preprocessing inside the graph: pixels (N, H, W, C) uint8 of any size -> the network's input.
 
 The same arithmetic as `dnc.preprocess`, in ONNX operators: for either axis the two pixels that each output pixel lies
-between, and their weights, are computed from the image's size; a Gather fetches them. ONNX's own Resize would come close,
-but not reproduce Darknet's last row and column (see `dnc.preprocess`).
+between, and their weights, are computed from the image's size; a Gather fetches them. ONNX's own Resize would come
+close, but not reproduce Darknet's last row and column (see `dnc.preprocess`).
 """
 
 from __future__ import annotations
@@ -79,8 +79,8 @@ def _new_size(b: Builder, p: Preprocessing, image_width: ir.Value, image_height:
     if p.mode not in ("letterbox", "center-crop"):
         return width, height
     if p.mode == "letterbox":
-        ratios = (b.op("Div", _float(b, full), _float(b, side)) for full, side in ((width, image_width), (height, image_height)))
-        wide = b.op("Less", *ratios)
+        across, down = b.op("Div", _float(b, width), _float(b, image_width)), _float(b, image_height)
+        wide = b.op("Less", across, b.op("Div", _float(b, height), down))
         sides = ((width, height), (height, width))
     else:
         wide = b.op("Less", image_width, image_height)

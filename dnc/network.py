@@ -142,6 +142,6 @@ def _input_shape(net: Section) -> Shape:
         return tuple(sides)
     if inputs < 1 or inputs > 1 << 28:
         missing = [key for key, side in zip(("channels", "height", "width"), sides, strict=True) if not side]
-        key = next((key for key in missing if key in net.options), None)
-        net.fail(f"[net] lacks {', '.join(missing)}", key, "give width, height and channels, or inputs for vectors")
+        where = next((key for key in missing if key in net.options), None)
+        net.fail(f"[net] lacks {', '.join(missing)}", where, "give width, height and channels, or inputs for vectors")
     return (inputs,)

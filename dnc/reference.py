@@ -1,7 +1,7 @@
 """The reference interpreter: runs a Network layer by layer in numpy, straight from Darknet's formulas.
 
-It shares no code with the ONNX graph but the Layer classes' geometry, so that it can serve as the oracle where Darknet's
-own numbers are not at hand.
+It shares no code with the ONNX graph but the Layer classes' geometry, so that it can serve as the oracle where
+Darknet's own numbers are not at hand.
 """
 
 from __future__ import annotations
@@ -42,7 +42,8 @@ def run_all(network: Network, x: Array, states: dict[int, States] | None = None)
     network.need_weights()
     x = np.asarray(x, np.float32)
     if x.shape[1:] != network.input_shape:
-        raise DncError(f"the input has shape {x.shape}, the network wants (N, {', '.join(map(str, network.input_shape))})")
+        wanted = ", ".join(map(str, network.input_shape))
+        raise DncError(f"the input has shape {x.shape}, the network wants (N, {wanted})")
     states = initial_states(network, len(x)) if states is None else states
     last_use = {source: layer.index for layer in network.layers for source in layer.sources}
     values = {-1: x}

@@ -103,7 +103,8 @@ class Engine:
             ImageError: an image cannot be read.
         """
         single = not isinstance(image, list | tuple)
-        images = [self._pixels(item) for item in ([image] if single else image)]
+        given: Sequence[Any] = [image] if single else image  # type: ignore[assignment]
+        images = [self._pixels(item) for item in given]
         if not images:
             return []
         results: list[Result] = []
@@ -154,7 +155,7 @@ class Engine:
     def _pixels(self, image: Image) -> npt.NDArray[np.uint8]:
         if self.bundle.preprocessing is None:
             shape = ", ".join(map(str, self.bundle.input_shape))
-            raise DncError("this network does not take images", self.folder, f"use forward() with an array (N, {shape})")
+            raise DncError("this network takes no images", self.folder, f"use forward() with an array (N, {shape})")
         if isinstance(image, str | PathLike | bytes):
             return read_image(image, self.bundle.preprocessing.channels)
         return np.asarray(image)
@@ -187,7 +188,7 @@ class Engine:
         """The further inputs of a graph with non-maximum suppression inside."""
         if self.bundle.decode != "graph+nms":
             return {}
-        inputs = {"confidence": np.float32([confidence]), "iou": np.float32([iou])}
+        inputs = {"confidence": np.array([confidence], np.float32), "iou": np.array([iou], np.float32)}
         preprocessing = self.bundle.preprocessing
         boxes = np.array([[0, 0, 1, 1]] * len(x), np.float32)
         if preprocessing is not None and images:

@@ -47,4 +47,5 @@ def _does_nothing(node: ir.Node) -> bool:
     if node.op_type == "Concat":
         return len(node.inputs) == 1
     source, result = node.inputs[0] if node.inputs else None, node.outputs[0]
-    return node.op_type == "Reshape" and source is not None and source.shape is not None and source.shape == result.shape
+    same = source is not None and source.shape is not None and source.shape == result.shape
+    return node.op_type == "Reshape" and same

@@ -56,7 +56,8 @@ def _fold(norm: ir.Node, graph: ir.Graph) -> bool:
     column = factor.reshape(-1, *[1] * (len(weights.shape) - 1))
 
     def folded() -> npt.NDArray[Any]:
-        return (weights.numpy() * column).astype(np.float32)
+        product: npt.NDArray[Any] = weights.numpy() * column
+        return product.astype(np.float32)
 
     name = f"{node.inputs[1].name}.folded" if node.inputs[1] is not None else "folded"
     new_weights = _initializer(graph, lazy(folded, weights, name))
@@ -84,6 +85,7 @@ def _initializer(graph: ir.Graph, tensor: ir.TensorProtocol) -> ir.Value:
         count += 1
         name = f"{tensor.name}_{count}"
     tensor.name = name
-    value = ir.Value(name=name, shape=ir.Shape(tensor.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
+    shape = ir.Shape(tensor.shape.numpy())
+    value = ir.Value(name=name, shape=shape, type=ir.TensorType(tensor.dtype), const_value=tensor)
     graph.register_initializer(value)
     return value

@@ -63,5 +63,6 @@ def _evaluate(node: ir.Node, model: ir.Model) -> list[np.ndarray]:
     from onnx.reference import ReferenceEvaluator
 
     evaluator = ReferenceEvaluator(ir.to_proto(node), opsets=dict(model.graph.opset_imports))
-    feeds = {value.name: value.const_value.numpy() for value in node.inputs if value is not None and value.const_value}
+    constants = [value for value in node.inputs if value is not None]
+    feeds = {value.name or "": value.const_value.numpy() for value in constants if value.const_value is not None}
     return [np.asarray(result) for result in evaluator.run(None, feeds)]

@@ -19,15 +19,28 @@ def _numbers(context: click.Context, parameter: click.Parameter, value: str) -> 
 @click.option("--out", "-o", type=click.Path(), help="The engine folder; else CFG's name with .engine, here.")
 @click.option("--labels", type=click.Path(), help="A file with one class name a line; else CFG's name with .names.")
 @click.option("--batch", type=click.IntRange(min=1), help="Fix the batch size; else any.")
-@click.option("--input", type=click.Choice(["f32", "u8"]), default="f32", show_default=True,
-              help="u8: the graph takes pixels (N, height, width, channels) and preprocesses them.")
-@click.option("--preprocess", type=click.Choice(["resize", "resize-half-pixel", "letterbox", "center-crop"]),
-              help="How images become the input; else letterbox if the cfg says so, center-crop for classifiers, resize.")
+@click.option(
+    "--input",
+    type=click.Choice(["f32", "u8"]),
+    default="f32",
+    show_default=True,
+    help="u8: the graph takes pixels (N, height, width, channels) and preprocesses them.",
+)
+@click.option(
+    "--preprocess",
+    type=click.Choice(["resize", "resize-half-pixel", "letterbox", "center-crop"]),
+    help="How images become the input; else as the cfg says: letterbox, center-crop (classifiers) or resize.",
+)
 @click.option("--color", type=click.Choice(["rgb", "bgr", "gray"]), help="Order of the channels; else rgb.")
 @click.option("--mean", default="0", callback=_numbers, help="The input is (pixel / 255 - mean) / std.")
 @click.option("--std", default="1", callback=_numbers, help="See --mean; one number, or one per channel.")
-@click.option("--decode", type=click.Choice(["host", "graph", "graph+nms"]), default="host", show_default=True,
-              help="Where boxes are decoded and suppressed.")
+@click.option(
+    "--decode",
+    type=click.Choice(["host", "graph", "graph+nms"]),
+    default="host",
+    show_default=True,
+    help="Where boxes are decoded and suppressed.",
+)
 @click.option("--skip", multiple=True, metavar="PASS", help="Leave a pass out; may be repeated.")
 @click.option("--keep-layers", is_flag=True, help="Make every layer's output an output, for dnc compare.")
 @click.option("--dump-dir", type=click.Path(), help="Write the graph after each pass there.")

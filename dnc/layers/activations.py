@@ -119,7 +119,8 @@ def _emit_normalize(b: Builder, positive: ir.Value) -> ir.Value:
 
 
 def _normalize(positive: Array) -> Array:
-    return positive / (positive.sum(axis=1, keepdims=True) + np.float32(_EPSILON))
+    total: Array = positive.sum(axis=1, keepdims=True) + np.float32(_EPSILON)
+    return positive / total
 
 
 def _emit_shifted_exp(b: Builder, x: ir.Value) -> ir.Value:

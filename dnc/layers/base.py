@@ -35,7 +35,7 @@ Arrays = Mapping[str, Array]
 States = dict[str, Array]
 
 MAX_ELEMENTS = 2**31 - 1
-"""Darknet counts the elements of a layer in an int; anything larger is a typing error, refused before memory is taken."""
+"""Darknet counts a layer's elements in an int; anything larger is a typing error, refused before memory is taken."""
 
 
 @dataclass
@@ -55,7 +55,7 @@ class Context:
         if len(self.input) != 3:
             self.section.fail(
                 f"[{self.section.name}] needs an image, but the layer before it has a flat output of {self.input[0]}",
-                hint="place it before the [softmax], [cost] or recurrent layer, or set width, height, channels in [net]",
+                hint="place it before the [softmax] or [cost], or set width, height and channels in [net]",
             )
         channels, height, width = self.input
         return channels, height, width
@@ -150,7 +150,7 @@ class Layer(ABC):
         return None
 
     def emit_boxes(self, b: Builder, output: ir.Value) -> tuple[ir.Value, ir.Value]:
-        """Of the head's output: boxes (N, K, 4), center and size in fractions of the input, and scores (N, K, classes)."""
+        """Boxes (N, K, 4), center and size in fractions of the input, and scores (N, K, classes) of a head."""
         self.fail(f"the boxes of [{self.name}] cannot be decoded in the graph", "leave --decode at host")
 
     def flops(self) -> float:

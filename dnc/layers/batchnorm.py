@@ -1,6 +1,7 @@
 """[batchnorm]: (x - mean) / sqrt(variance + 1e-5) * scale + bias per channel (batchnorm_layer.c).
 
-The .weights file has biases, scales, mean, variance. The files of pjreddie/darknet have no biases here, and do not fit."""
+The .weights file has biases, scales, mean, variance. Those of pjreddie/darknet have no biases here, and do not fit.
+"""
 
 from __future__ import annotations
 

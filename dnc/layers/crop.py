@@ -1,4 +1,4 @@
-"""[crop]: the centre of the image, then 2x - 1 unless noadjust=1 (crop_layer.c at inference: no flip, no random shift)."""
+"""[crop]: the centre of the image, then 2x - 1 unless noadjust=1 (crop_layer.c; flips and shifts are for training)."""
 
 from __future__ import annotations
 

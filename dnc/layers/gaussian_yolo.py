@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -40,7 +40,7 @@ class GaussianYolo(Yolo):
     box_channels = 8
 
     @classmethod
-    def _own(cls, section: Section) -> dict[str, str]:
+    def _own(cls, section: Section) -> dict[str, Any]:
         return {"yolo_point": section.choice("yolo_point", "center", YOLO_POINTS)}
 
     def emit(self, b: Builder, inputs: Sequence[ir.Value], arrays: Arrays) -> ir.Value:

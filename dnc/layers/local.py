@@ -2,8 +2,8 @@
 
     out = (in - (pad ? 1 : size)) / stride + 1, the windows start at -pad
 
-With pad that agrees with the number of windows for size=3 and pad=1; Darknet reads other memory than it unrolled where it
-does not, so that is refused.
+With pad that agrees with the number of windows for size=3 and pad=1; where it does not, Darknet reads other memory than
+it unrolled, so that is refused.
 
 The .weights file has biases (outputs), then weights (locations, filters, channels, size, size)."""
 
@@ -51,7 +51,7 @@ class Local(Layer):
         )
         for axis in (vertical, horizontal):
             if axis.count != (axis.length + 2 * pad - size) // stride + 1:
-                section.fail(f"size={size} with pad={pad} has no defined output", "pad", "use size=3 and pad=1, or pad=0")
+                section.fail(f"size={size} with pad={pad} has no defined output", "pad", "use size=3, pad=1, or pad=0")
         return cls(
             **common(context, (filters, vertical.count, horizontal.count)),  # type: ignore[arg-type]
             axes=(vertical, horizontal),
@@ -91,7 +91,7 @@ class Local(Layer):
 
     def reference(self, inputs: Sequence[Array], arrays: Arrays, states: States) -> Array:
         """One product per location."""
-        filters, rows, columns = self.shape
+        _, rows, columns = self.shape
         taps = windows(inputs[0], *self.axes, fill=0.0)
         weights = arrays["weights"].reshape(rows, columns, *self.weights()["weights"][1:])
         y = np.einsum("ncyxij,yxfcij->nfyx", taps, weights)

@@ -5,8 +5,8 @@
     c = f * c + i * g
     h = o * tanh(c)
 
-The eight are linear, each with its own biases and batch normalisation; the output is h. One call is one time step, and
-h and c start at zero.
+The eight are linear, each with its own biases and batch normalisation; the output is h, as (output, 1, 1). One call is
+one time step, and h and c start at zero.
 """
 
 from __future__ import annotations
@@ -50,11 +50,11 @@ class Lstm(Cell):
             for kind, size in (("w", output), ("u", math.prod(context.input)))
             for gate in "figo"
         )
-        return cls(**common(context, (output,)), parts=parts)  # type: ignore[arg-type]
+        return cls(**common(context, (output, 1, 1)), parts=parts)  # type: ignore[arg-type]
 
     def states(self) -> dict[str, Shape]:
         """h, the output, and c, the cell."""
-        return {"h": self.shape, "c": self.shape}
+        return {"h": self.shape[:1], "c": self.shape[:1]}
 
     def emit(self, b: Builder, inputs: Sequence[ir.Value], arrays: Arrays) -> ir.Value:
         """Eight Gemms; ONNX's own LSTM knows no batch normalisation."""
@@ -66,7 +66,7 @@ class Lstm(Cell):
         c = b.op("Add", b.op("Mul", f, c), b.op("Mul", i, g))
         h = b.op("Mul", o, b.op("Tanh", c))
         b.next_states.update(h=h, c=c)
-        return h
+        return b.reshape(h, self.shape)
 
     def reference(self, inputs: Sequence[Array], arrays: Arrays, states: States) -> Array:
         """The formulas above."""
@@ -77,4 +77,4 @@ class Lstm(Cell):
         )
         states["c"] = f * c + i * g
         states["h"] = o * activate(states["c"], "tanh")
-        return states["h"]
+        return states["h"].reshape(len(x), *self.shape)

@@ -2,8 +2,8 @@
 
     out = (in + padding - size) / stride + 1, the first window at -padding/2; padding is size-1 by default
 
-`padding` is a total, so 2x2 windows with stride 2 round an odd side up, and with stride 1 keep the size by reaching over
-the right and bottom edge alone. Outside counts as -FLT_MAX for the maximum and not at all for the average.
+`padding` is a total, so 2x2 windows with stride 2 round an odd side up, and with stride 1 keep the size by reaching
+over the right and bottom edge alone. Outside counts as -FLT_MAX for the maximum and not at all for the average.
 
 maxpool_depth=1 takes the maximum over the channels that are equal modulo out_channels. antialiasing runs the pool
 with stride 1 and then blurs with the stride, as [convolutional] does.
@@ -12,7 +12,7 @@ with stride 1 and then blurs with the stride, as [convolutional] does.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
@@ -57,8 +57,8 @@ class Pool(Layer):
     def describe(self) -> str:
         """Size and stride."""
         vertical, horizontal = self.axes
-        stride = f"{vertical.stride}" if vertical.stride == horizontal.stride else f"{horizontal.stride}x{vertical.stride}"
-        return f"{vertical.size} x {vertical.size} / {stride}"
+        strides = dict.fromkeys((horizontal.stride, vertical.stride))
+        return f"{vertical.size} x {vertical.size} / {'x'.join(map(str, strides))}"
 
     def flops(self) -> float:
         """Darknet counts size * size per output."""
@@ -88,14 +88,14 @@ class MaxPool(Pool):
         antialiasing = section.integer("antialiasing", 0, low=0)
         if depth:
             if out_channels > channels:
-                section.fail(f"out_channels={out_channels} is more than the {channels} channels there are", "out_channels")
+                section.fail(f"out_channels={out_channels} of {channels} channels", "out_channels", "at most all")
             fields = common(context, (out_channels, height, width))
             return cls(**fields, axes=(vertical, horizontal), depth=True)  # type: ignore[arg-type]
         strides = (horizontal.stride, vertical.stride)
         if antialiasing:
             padding = section.integer("padding", vertical.size - 1, low=0)
             vertical, horizontal = (
-                axis._replace(stride=1, count=axis.length + padding - axis.size + 1) for axis in (vertical, horizontal)
+                replace(axis, stride=1, count=axis.length + padding - axis.size + 1) for axis in (vertical, horizontal)
             )
         shape = context.check_size((channels, vertical.count, horizontal.count))
         if antialiasing:
@@ -123,7 +123,8 @@ class MaxPool(Pool):
         )
         if not self.antialiasing:
             return x
-        convolution, kernel = blur((self.shape[0], vertical.count, horizontal.count), self.antialiasing, *self.blur_stride)
+        pooled = self.shape[0], vertical.count, horizontal.count
+        convolution, kernel = blur(pooled, self.antialiasing, *self.blur_stride)
         return convolution.emit(b, x, kernel)
 
     def _emit_depth(self, b: Builder, x: ir.Value) -> ir.Value:
@@ -143,10 +144,11 @@ class MaxPool(Pool):
             groups = self.shape[0]
             return np.stack([x[:, group::groups].max(axis=1) for group in range(groups)], axis=1)
         vertical, horizontal = self.axes
-        y = windows(x, vertical, horizontal, _LOWEST).max(axis=(4, 5))
+        y: Array = windows(x, vertical, horizontal, _LOWEST).max(axis=(4, 5))
         if not self.antialiasing:
             return y
-        convolution, kernel = blur((self.shape[0], vertical.count, horizontal.count), self.antialiasing, *self.blur_stride)
+        pooled = self.shape[0], vertical.count, horizontal.count
+        convolution, kernel = blur(pooled, self.antialiasing, *self.blur_stride)
         return convolution.reference(y, kernel)
 
 
@@ -163,7 +165,7 @@ class LocalAvgPool(Pool):
         """Reads the section."""
         vertical, horizontal = cls.parse_axes(section, context)
         if max(vertical.begin, vertical.end, horizontal.begin, horizontal.end) >= vertical.size:
-            section.fail("a window would lie outside the map, and have no mean", "padding", "make padding smaller than size")
+            section.fail("a window would lie outside the map, and have no mean", "padding", "make it smaller than size")
         shape = (context.input[0], vertical.count, horizontal.count)
         return cls(**common(context, shape), axes=(vertical, horizontal))  # type: ignore[arg-type]
 
@@ -182,5 +184,6 @@ class LocalAvgPool(Pool):
     def reference(self, inputs: Sequence[Array], arrays: Arrays, states: States) -> Array:
         """The sum of each window over the count of its pixels inside."""
         inside = np.ones((1, 1, *inputs[0].shape[2:]), np.float32)
-        total = windows(inputs[0], *self.axes, fill=0.0).sum(axis=(4, 5))
-        return total / windows(inside, *self.axes, fill=0.0).sum(axis=(4, 5))
+        total: Array = windows(inputs[0], *self.axes, fill=0.0).sum(axis=(4, 5))
+        count: Array = windows(inside, *self.axes, fill=0.0).sum(axis=(4, 5))
+        return total / count

@@ -4,7 +4,7 @@
     y = output(h)
 
 Each of the three has its own biases, batch normalisation and activation; that of self is logistic with logistic=1 and
-loggy with logistic=2. h has `hidden` values and y has `output`. One call is one time step, and h starts at zero.
+loggy with logistic=2. h has `hidden` values and y is (output, 1, 1). One call is one time step, and h starts at zero.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class Rnn(Cell):
             Dense(inputs=hidden, outputs=hidden, batch_normalize=normalize, activation=recurrent, prefix="self."),
             Dense(inputs=hidden, outputs=output, batch_normalize=normalize, activation=activation, prefix="output."),
         )
-        fields = common(context, (output,))
+        fields = common(context, (output, 1, 1))
         return cls(**fields, parts=parts, shortcut=section.boolean("shortcut"))  # type: ignore[arg-type]
 
     def states(self) -> dict[str, Shape]:
@@ -96,7 +96,7 @@ class Rnn(Cell):
         if self.shortcut:
             h = b.op("Add", h, old)
         b.next_states["h"] = h
-        return write.emit(b, h, arrays)
+        return b.reshape(write.emit(b, h, arrays), self.shape)
 
     def reference(self, inputs: Sequence[Array], arrays: Arrays, states: States) -> Array:
         """The formulas above."""
@@ -104,4 +104,4 @@ class Rnn(Cell):
         x, old = inputs[0].reshape(len(inputs[0]), -1), states["h"]
         h = read.reference(x, arrays) + recur.reference(old, arrays)
         states["h"] = h + old if self.shortcut else h
-        return write.reference(states["h"], arrays)
+        return write.reference(states["h"], arrays).reshape(len(x), *self.shape)

@@ -44,7 +44,7 @@ class Route(Layer):
         if len({shape[1:] for shape in shapes}) > 1 or len(shapes[0]) != 3:
             if any(len(shape) == 3 for shape in shapes):
                 sizes = ", ".join(" x ".join(map(str, shape)) for shape in shapes)
-                section.guess(f"the layers have different widths and heights: {sizes}", "layers", "Darknet flattens them")
+                section.guess(f"the layers have different sizes: {sizes}", "layers", "Darknet flattens them")
             if groups > 1:
                 section.fail("groups need inputs of one width and height", "groups")
             flat = (sum(math.prod(shape) for shape in shapes),)

@@ -1,5 +1,5 @@
-"""[scale_channels] and [sam]: multiplies an earlier layer by the previous one (squeeze-and-excitation, arXiv 1709.01507;
-spatial attention, arXiv 1807.06521).
+"""[scale_channels] and [sam]: multiplies an earlier layer by the previous one (squeeze-and-excitation, arXiv
+1709.01507; spatial attention, arXiv 1807.06521).
 
 [scale_channels] has one factor per channel in the previous layer, or with scale_wh=1 one per pixel; [sam] one per
 element. The output has the shape of the layer `from`. Darknet computes zeros for swish and mish here."""
@@ -39,7 +39,7 @@ class _Product(Layer):
         wanted = cls._factors(section, target)
         if context.input != wanted:
             have, want, of = (" x ".join(map(str, shape)) for shape in (context.input, wanted, target))
-            section.fail(f"the previous layer is {have}, not {want}, which would fit layer {sources[1]} of {of}", "from")
+            section.fail(f"the previous layer is {have}, but layer {sources[1]} of {of} wants {want}", "from")
         fields = common(context, target, sources)
         return cls(**fields, activation=parse_activation(section, "linear"))  # type: ignore[arg-type]
 

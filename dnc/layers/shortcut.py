@@ -82,10 +82,8 @@ class Shortcut(Layer):
 
     def _normalized(self, arrays: Arrays) -> Array:
         weights = arrays["weights"]
-        if self.normalization == "softmax":
-            weights = np.exp(weights - weights.max(axis=0))
-        else:
-            weights = np.maximum(weights, 0)
+        soft = self.normalization == "softmax"
+        weights = np.exp(weights - weights.max(axis=0)) if soft else np.maximum(weights, 0)
         normalized: Array = (weights / (weights.sum(axis=0) + _EPSILON)).astype(np.float32)
         return normalized
 
@@ -115,8 +113,8 @@ class Shortcut(Layer):
             # The smaller map lands on every `sample`-th pixel: zeros are put between by a transposed, depthwise kernel.
             channels = min(shape[0], self.shape[0])
             kernel = b.constant(np.ones((channels, 1, 1, 1), np.float32), "sample")
-            grown = {"strides": [sample, sample], "output_padding": [sample - 1, sample - 1]}
-            x = b.op("ConvTranspose", x, kernel, group=channels, **grown)
+            rest = [sample - 1, sample - 1]
+            x = b.op("ConvTranspose", x, kernel, group=channels, strides=[sample, sample], output_padding=rest)
         if missing:
             pads = [0] * rank + [0, missing] + [0] * (rank - 2)
             x = b.op("Pad", x, b.constant(np.array(pads, np.int64)), b.constant(0.0))

@@ -51,8 +51,10 @@ class Upsample(Layer):
         x, stride = inputs[0], abs(self.stride)
         if self.stride > 0:
             scales = b.constant(np.array([1, 1, stride, stride], np.float32))
-            modes = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
-            x = b.op("Resize", x, None, scales, **modes)
+            where = "asymmetric"
+            x = b.op(
+                "Resize", x, None, scales, mode="nearest", coordinate_transformation_mode=where, nearest_mode="floor"
+            )
             return x if self.scale == 1 else b.op("Mul", x, b.constant(self.scale))
         kernel = np.full((self.shape[0], 1, stride, stride), self.scale, np.float32)
         sides = [stride, stride]

@@ -6,7 +6,7 @@ derives the number of windows from it. `end_padding` translates.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +16,8 @@ from dnc.layers.base import Array
 __all__ = ["Axis", "windows"]
 
 
-class Axis(NamedTuple):
+@dataclass(frozen=True)
+class Axis:
     """Windows along one axis: `count` windows of `size` taps, `dilation` apart, the first at -`begin`."""
 
     length: int
@@ -41,7 +42,7 @@ def windows(x: Array, vertical: Axis, horizontal: Axis, fill: float) -> npt.NDAr
     """All windows of x (N, C, H, W) as a view of shape (N, C, rows, columns, size, size); `fill` is outside."""
     padding = [(0, 0), (0, 0), (vertical.begin, vertical.end), (horizontal.begin, horizontal.end)]
     padded = np.pad(x, padding, constant_values=fill) if any(map(any, padding)) else x
-    view = np.lib.stride_tricks.sliding_window_view(padded, (vertical.span, horizontal.span), axis=(2, 3))  # type: ignore[call-overload]
+    view = np.lib.stride_tricks.sliding_window_view(padded, (vertical.span, horizontal.span), axis=(2, 3))
     view = view[:, :, :: vertical.stride, :: horizontal.stride, :: vertical.dilation, :: horizontal.dilation]
     result: npt.NDArray[np.float32] = view[:, :, : vertical.count, : horizontal.count]
     return result

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
@@ -134,7 +134,7 @@ class Yolo(Layer):
         )
 
     @classmethod
-    def _own(cls, section: Section) -> dict[str, str]:
+    def _own(cls, section: Section) -> dict[str, Any]:
         return {}
 
     def _split(self) -> Shape:
