@@ -53,7 +53,7 @@ def compile(
     """Compiles a Darknet network to an engine.
 
     Args:
-        cfg: the .cfg file.
+        cfg: the .cfg file, or the name of a network of cfg/.
         weights: the .weights file; looked for beside the cfg and in the zoo's cache if not given.
         target: a name of `dnc.targets.targets`.
         out: the engine folder; the cfg's name with .engine, in the current folder, if not given.
@@ -88,7 +88,8 @@ def compile(
     if decode not in DECODE or input not in INPUTS:
         raise DncError(f"decode={decode}, input={input}: not known", hint=f"{', '.join(DECODE)}; {', '.join(INPUTS)}")
     tell("reading the network")
-    cfg, weights = Path(cfg), find_weights(cfg, weights)
+    cfg = zoo.find_cfg(cfg)
+    weights = find_weights(cfg, weights)
     network = Network.load(cfg, weights, lenient=lenient, cutoff=cutoff)
     heads = _heads(network)
     preprocessing = _preprocessing(network, heads, preprocess, color, mean, std)

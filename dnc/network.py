@@ -16,6 +16,7 @@ from dnc.errors import CfgError, WeightsError, Where, close_match
 from dnc.layers import Context, Layer, Shape, layers
 from dnc.layers.base import Arrays
 from dnc.weights import count, random_arrays, read_weights
+from dnc.zoo import find_cfg
 
 __all__ = ["Network"]
 
@@ -47,7 +48,7 @@ class Network:
         """Reads a .cfg, and a .weights where one is given.
 
         Args:
-            cfg: the .cfg file.
+            cfg: the .cfg file, or the name of a network of cfg/.
             weights: the .weights file; without it the network has shapes alone.
             lenient: what Darknet takes in silence warns instead of failing.
             cutoff: takes the first so many layers, of the cfg and of the weights (as `darknet partial`).
@@ -55,6 +56,7 @@ class Network:
         Raises:
             CfgError, WeightsError: see `dnc.cfg` and `dnc.weights`.
         """
+        cfg = find_cfg(cfg)
         network = cls.build(read_cfg(cfg, lenient), str(cfg), lenient=lenient, cutoff=cutoff)
         digest = hashlib.sha256(Path(cfg).read_bytes())
         if cutoff is not None:

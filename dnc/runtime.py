@@ -158,6 +158,9 @@ class Engine:
             raise DncError("this network takes no images", self.folder, f"use forward() with an array (N, {shape})")
         if isinstance(image, str | PathLike | bytes):
             return read_image(image, self.bundle.preprocessing.channels)
+        if hasattr(image, "convert"):
+            # A PIL image may be of any mode; a palette's numbers are no pixels.
+            image = image.convert({1: "L", 4: "RGBA"}.get(self.bundle.preprocessing.channels, "RGB"))
         return np.asarray(image)
 
     def _batches(self, images: list[npt.NDArray[np.uint8]]) -> list[list[npt.NDArray[np.uint8]]]:

@@ -56,6 +56,7 @@ __all__ = [
     "entries",
     "fetch",
     "find",
+    "find_cfg",
     "weights_for",
 ]
 
@@ -218,6 +219,18 @@ def fetch(name: str, *, progress: Progress | None = None, force: bool = False) -
         "\n  ".join([f"could not fetch {entry.file}; tried:", *reasons]),
         hint=f"put a copy of it ({entry.size:,} bytes) at {folder / entry.file}",
     )
+
+
+def find_cfg(cfg: str | os.PathLike[str]) -> Path:
+    """The path as it is if there is such a file, else that of a network of cfg/ by its name, with or without .cfg."""
+    path = Path(cfg)
+    if path.exists() or path.name != str(path):
+        return path
+    name = path.name.removesuffix(".cfg") + ".cfg"
+    package = Path(__file__).parent
+    # In a wheel they are dnc.cfgs, in a checkout the folder cfg/.
+    found = [folder / name for folder in (package / "cfgs", package.parent / "cfg") if (folder / name).is_file()]
+    return found[0] if found else path
 
 
 def weights_for(cfg_path: str | os.PathLike[str]) -> Path | None:
