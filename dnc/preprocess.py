@@ -24,6 +24,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -294,44 +295,71 @@ def _interpolate(plane: Pixels, geometry: _Geometry, divisor: np.float32, output
         np.add(above, below, out=output[start : start + _BAND])
 
 
+def _luma(image: Pixels) -> Pixels:
+    """(H, W) of (H, W, 3 or 4): stb_image's stbi__compute_y."""
+    return ((image[:, :, :3] @ np.array([77, 150, 29], np.uint16)) >> 8).astype(np.uint8)
+
+
 def read_image(source: str | os.PathLike[str] | bytes, channels: int = 3) -> Pixels:
     """The pixels of an image file, or of its bytes: (H, W, 3) RGB, (H, W) gray or (H, W, 4) RGBA for 3, 1, 4.
 
-    Follows the stb_image of a Darknet built without OpenCV: the EXIF orientation is ignored, gray is the luma
-    that a JPEG file stores or else (77 R + 150 G + 29 B) / 256, 16-bit samples keep their upper byte,
-    transparency is dropped unblended. (A Darknet with OpenCV turns the image as EXIF says.) Pillow decodes
-    JPEG with its defaults, the nearest to stb_image: the accurate inverse cosine transform and interpolated
-    chroma. On photographs, 1 value in 25 of the network's input then differs from Darknet's, by about 2 of
-    255 at most.
+    Decoded by stb_image as in a Darknet built without OpenCV, to the same bits: the EXIF orientation is ignored, gray
+    is the luma that a JPEG file stores, 16-bit samples keep their upper byte, transparency is dropped unblended. (A
+    Darknet with OpenCV turns the image as EXIF says.) What stb_image does not read (WebP, TIFF, ...), and everything
+    where libstb is not installed, Pillow decodes the same way; of a photograph as JPEG, 1 value in 25 of the
+    network's input then differs from Darknet's, by about 2 of 255 at most, which may turn the order of two boxes with
+    nearly the same score.
 
-    Raises ImageError if the file is missing, damaged or truncated, if Pillow is not installed, or if
+    Raises ImageError if the file is missing, damaged or truncated, if neither library is installed, or if
     `channels` is not 1, 3 or 4.
     """
-    try:
-        from PIL import Image
-    except ImportError as error:
-        raise ImageError("reading an image file takes Pillow", hint="pip install pillow") from error
     where = None if isinstance(source, bytes) else os.fspath(source)
     if channels not in (1, 3, 4):
         raise ImageError(f"an image file has no {channels} channels", where, "give the pixels as an array")
     try:
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
-            if channels == 1:
-                image.draft("L", None)
-            pixels: Image.Image = image
-            if image.mode.startswith("I;16"):
-                pixels = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-            if channels == 1:
-                gray = pixels.mode in ("1", "L", "LA")
-                return np.asarray(pixels.convert("L")) if gray else _luma(np.asarray(pixels.convert("RGB")))
-            return np.asarray(pixels.convert("RGB" if channels == 3 else "RGBA"))
+        content = source if isinstance(source, bytes) else Path(source).read_bytes()
     except FileNotFoundError as error:
         raise ImageError("there is no such image", where) from error
+    except OSError as error:
+        raise ImageError(f"cannot read the image: {error.strerror or error}", where) from error
+    try:
+        import libstb
+    except ImportError:
+        return _read_with_pillow(content, channels, where)
+    try:
+        if not _is_whole(content):
+            # stb_image makes up what a truncated file lacks; Pillow refuses it.
+            _read_with_pillow(content, channels, where)
+        image = libstb.Image.open(content, channels=channels)
+    except (libstb.Error, ValueError):
+        return _read_with_pillow(content, channels, where)
+    pixels: Pixels = np.array(image)
+    return pixels.reshape(pixels.shape[:2]) if channels == 1 else pixels
+
+
+def _is_whole(content: bytes) -> bool:
+    """Whether the end of a JPEG or PNG file is there."""
+    if content.startswith(b"\xff\xd8"):
+        return b"\xff\xd9" in content[-256:]
+    return content.startswith(b"\x89PNG") and b"IEND" in content[-64:]
+
+
+def _read_with_pillow(content: bytes, channels: int, where: str | None) -> Pixels:
+    """As `read_image`. Pillow's defaults for JPEG are the nearest: accurate inverse transform, interpolated chroma."""
+    try:
+        from PIL import Image
+    except ImportError as error:
+        hint = "pip install libstb pillow"
+        raise ImageError("cannot read the image without libstb or Pillow", where, hint) from error
+    mode = {1: "L", 3: "RGB", 4: "RGBA"}[channels]
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            if mode == "L":
+                image.draft("L", None)
+            if image.mode.startswith("I;16"):
+                high = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+                return np.asarray(high.convert(mode))
+            return np.asarray(image.convert(mode))
     # What Pillow raises on damaged files of one format or another.
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        raise ImageError(f"cannot read the image: {error}", where) from error
-
-
-def _luma(image: Pixels) -> Pixels:
-    """(H, W) of (H, W, 3 or 4): stb_image's stbi__compute_y."""
-    return ((image[:, :, :3] @ np.array([77, 150, 29], np.uint16)) >> 8).astype(np.uint8)
+        raise ImageError(f"cannot read the image: {error}", where, "is it damaged, or no image?") from error
