@@ -21,7 +21,11 @@ import onnx_ir as ir
 
 from dnc.graph import Builder
 
-__all__ = ["emit_decoded", "emit_nms"]
+__all__ = ["MAX_CANDIDATES", "emit_decoded", "emit_nms"]
+
+MAX_CANDIDATES = 4096
+"""Of the scores of a batch over the threshold, the best so many are suppressed and given, because the matrix grows with
+the square. The host has no such limit; a trained network comes near it only at thresholds close to 0."""
 
 
 def emit_decoded(b: Builder, parts: Sequence[tuple[ir.Value, ir.Value]]) -> tuple[ir.Value, ir.Value]:
@@ -50,7 +54,8 @@ def emit_nms(b: Builder, boxes: ir.Value, scores: ir.Value, kind: str, beta: flo
     # (P, 3): image, box, class of every score over the threshold, best first; equals stay in this order.
     found = b.op("Transpose", b.op("NonZero", b.op("Greater", scores, confidence)), perm=[1, 0])
     values = b.op("GatherND", scores, found)
-    best = b.ops("TopK", values, b.op("Shape", values), outputs=2, axis=0, largest=1, sorted=1)
+    count = b.op("Min", b.op("Shape", values), b.constant(np.array([MAX_CANDIDATES], np.int64)))
+    best = b.ops("TopK", values, count, outputs=2, axis=0, largest=1, sorted=1)
     values, found = best[0], b.op("Gather", found, best[1], axis=0)
     candidates = b.op("GatherND", boxes, b.slice(found, 1, 0, 2))
     group = b.op("Concat", b.slice(found, 1, 0, 1), b.slice(found, 1, 2, 3), axis=1)

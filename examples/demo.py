@@ -43,7 +43,7 @@ def main() -> None:
     image = photograph(folder).relative_to(ROOT)
     run("zoo", "fetch", "yolov3-tiny")
     run("compile", "cfg/yolov3-tiny.cfg", "--target", "cpu", "-o", "demo/yolov3-tiny.engine")
-    run("detect", "demo/yolov3-tiny.engine", str(image), "-o", "demo/grace_hopper.detected.jpg")
+    run("detect", "demo/yolov3-tiny.engine", str(image), "--confidence", "0.2", "-o", "demo/grace_hopper.detected.jpg")
     print(f"\nThe picture with its boxes: {folder / 'grace_hopper.detected.jpg'}")
 
 

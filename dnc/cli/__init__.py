@@ -1,18 +1,23 @@
 """The command line: one file per command, found by its name.
 
 To add one: a file here with a click command called `command`, and a test beside the others in tests/cli/. Its module
-imports what it needs inside the command, so that `dnc --help` stays instant.
+imports what it needs inside the command, so that `dnc --help` stays instant. Files that start with _ are no commands.
+
+Exit codes: 0; 1 what the user can mend (`DncError`, Ctrl-C), or `dnc compare` found a difference; 2 usage; 70 a bug.
+Results go to stdout, everything else to stderr.
 """
 
 from __future__ import annotations
 
 import importlib
+import io
+import os
 import pkgutil
 import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
@@ -32,7 +37,8 @@ class _Commands(click.Group):
     """Finds commands among the modules of this package."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return sorted(module.name for module in pkgutil.iter_modules(__path__))
+        names = (module.name for module in pkgutil.iter_modules(__path__))
+        return sorted(name for name in names if not name.startswith("_"))
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in self.list_commands(ctx):
@@ -50,6 +56,14 @@ class _Commands(click.Group):
             ctx.fail(f"no command '{args[0]}'" + (f": {hint}" if hint else ""))
         return super().resolve_command(ctx, args)
 
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            # The reader of a pipe (head, less) has seen enough; what Python flushes on its way out goes nowhere.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
+
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="dnc")
@@ -66,21 +80,18 @@ def main() -> None:
     """Entry point: every error in one form, and an exit code that says whose fault it was."""
     warnings.showwarning = _show_warning
     warnings.simplefilter("always", DncWarning)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A label that the terminal's encoding lacks must not end the program.
+            stream.reconfigure(errors="backslashreplace")
     try:
         sys.exit(cli.main(standalone_mode=False, prog_name="dnc") or 0)
     except DncError as error:
         click.echo(f"dnc: error: {error}", err=True)
         sys.exit(1)
-    except click.UsageError as error:
-        error.show()
-        sys.exit(2)
     except (click.Abort, KeyboardInterrupt):
-        click.echo("dnc: error: interrupted; nothing was written", err=True)
+        click.echo("dnc: error: interrupted; nothing unfinished is left behind", err=True)
         sys.exit(1)
-    except BrokenPipeError:
-        # The reader of a pipe (head, less) has seen enough.
-        sys.stderr.close()
-        sys.exit(0)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
@@ -101,14 +112,15 @@ def _show_warning(
     line: str | None = None,
 ) -> None:
     if issubclass(category, DncWarning):
-        click.echo(f"dnc: warning: {message}", err=True)
+        # To where sys.stderr points now: `progress` puts it above its line.
+        print(f"dnc: warning: {message}", file=sys.stderr, flush=True)
 
 
 def print_json(value: object) -> None:
-    """Machine-readable output."""
+    """Machine-readable output, in ASCII whatever the terminal's encoding is."""
     import json
 
-    click.echo(json.dumps(value, indent=1, ensure_ascii=False))
+    click.echo(json.dumps(value, indent=1))
 
 
 @contextmanager
@@ -118,6 +130,11 @@ def progress(enabled: bool = True) -> Iterator[Callable[[str], None]]:
         yield lambda _: None
         return
     from rich.console import Console
+    from rich.live import Live
+    from rich.spinner import Spinner
+    from rich.text import Text
 
-    with Console(stderr=True).status("starting") as status:
-        yield lambda text: status.update(text)
+    spinner = Spinner("dots", Text("starting"))
+    # Results may be printed meanwhile: rich would redirect them to the console, which is stderr.
+    with Live(spinner, console=Console(stderr=True), transient=True, redirect_stdout=False):
+        yield lambda text: spinner.update(text=Text(text))

@@ -15,7 +15,7 @@ def _numbers(context: click.Context, parameter: click.Parameter, value: str) -> 
 @click.command(epilog="Example: dnc compile yolov4-tiny.cfg --weights yolov4-tiny.weights --target onnx -o yolo.engine")
 @click.argument("cfg", type=click.Path())
 @click.option("--weights", "-w", type=click.Path(), help="The .weights; else beside the cfg, else the zoo's.")
-@click.option("--target", "-t", default="cpu", show_default=True, help="onnx, cpu or cuda.")
+@click.option("--target", "-t", default="cpu", show_default=True, help="What to compile for; `dnc targets` lists them.")
 @click.option("--out", "-o", type=click.Path(), help="The engine folder; else CFG's name with .engine, here.")
 @click.option("--labels", type=click.Path(), help="A file with one class name a line; else CFG's name with .names.")
 @click.option("--batch", type=click.IntRange(min=1), help="Fix the batch size; else any.")

@@ -1,0 +1,168 @@
+"""What `detect` and `classify` share: which images are meant, reading and running them one after the other, and where
+a picture goes."""
+
+from __future__ import annotations
+
+import glob
+import os
+import secrets
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from dnc.cfg import warn
+from dnc.cli import progress
+from dnc.errors import DncError, ImageError
+from dnc.preprocess import read_image
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from dnc.preprocess import Pixels
+    from dnc.runtime import Engine
+
+__all__ = ["SUFFIXES", "Seen", "find_images", "is_folder", "is_there", "picture_paths", "run_images", "save_picture"]
+
+SUFFIXES = frozenset([".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tga", ".tif", ".tiff", ".webp"])
+"""What counts as an image in a folder."""
+
+
+class Seen(NamedTuple):
+    """An image and what the engine says about it."""
+
+    path: Path
+    pixels: Pixels
+    result: list[Any]
+    seconds: float
+    """Of preprocessing, network and decoding; not of reading the file."""
+
+
+def is_folder(path: str | Path) -> bool:
+    """Path.is_dir, which raises OSError where a name is too long."""
+    return os.path.isdir(path)  # noqa: PTH112
+
+
+def is_there(path: str | Path) -> bool:
+    """Path.exists, which raises OSError where a name is too long."""
+    return os.path.exists(path)  # noqa: PTH110
+
+
+def find_images(arguments: Sequence[str], skip_bad: bool = False) -> list[Path]:
+    """The images that files, folders and globs name, in the order given; those of a folder or a glob are sorted.
+
+    Raises:
+        ImageError: there is no such file (it is left to `run_images` if `skip_bad`), a folder cannot be read, or there
+            is nothing in it or behind the glob.
+    """
+    found: list[Path] = []
+    for argument in arguments:
+        path = Path(argument)
+        if is_folder(path):
+            try:
+                inside = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES)
+            except OSError as error:
+                raise ImageError(f"cannot read the folder: {error.strerror or error}", path) from error
+            if not inside:
+                raise ImageError("no images in the folder", path, f"files with {', '.join(sorted(SUFFIXES))} count")
+            found += inside
+        elif not is_there(path) and glob.has_magic(argument):
+            # Path.glob takes no absolute pattern.
+            names = glob.glob(argument, recursive=True)  # noqa: PTH207
+            matches = sorted(match for match in map(Path, names) if match.is_file())
+            if not matches:
+                raise ImageError("nothing matches this pattern", argument)
+            found += matches
+        elif is_there(path) or skip_bad:
+            found.append(path)
+        else:
+            raise ImageError("there is no such image", path)
+    return found
+
+
+def run_images(engine: Engine, paths: Sequence[Path], *, skip_bad: bool, quiet: bool, **options: Any) -> Iterator[Seen]:
+    """Runs the engine on each image.
+
+    Args:
+        engine: the engine.
+        paths: the images.
+        skip_bad: an image that cannot be read is a warning.
+        quiet: results are not printed one by one, so that a terminal shows how far it is.
+        options: for the engine's call.
+
+    Raises:
+        ImageError: an image cannot be read, or none can.
+        DncError: the network takes no images.
+    """
+    preprocessing = engine.bundle.preprocessing
+    if preprocessing is None:
+        shape = ", ".join(map(str, engine.bundle.input_shape))
+        hint = f"use forward() of dnc.load({str(engine.folder)!r}) with an array (N, {shape})"
+        raise DncError("this network takes no images", engine.folder, hint)
+    good = 0
+    with progress(quiet or not sys.stdout.isatty()) as tell:
+        tell("opening the engine")
+        _ = engine.session
+        for number, path in enumerate(paths, 1):
+            tell(f"{number}/{len(paths)}  {path}")
+            try:
+                pixels = read_image(path, preprocessing.channels)
+            except ImageError as error:
+                if not skip_bad:
+                    raise
+                warn(error)
+                continue
+            good += 1
+            start = time.perf_counter()
+            result = engine(pixels, **options)
+            yield Seen(path, pixels, result, time.perf_counter() - start)
+    if not good:
+        raise ImageError(f"none of the {len(paths)} images can be read")
+
+
+def picture_paths(out: Path, images: Sequence[Path]) -> dict[Path, Path]:
+    """Where the picture of each image goes: `out`, or for several images a file of the same name in the folder `out`.
+
+    Raises:
+        DncError: `out` is of the wrong kind, a suffix is no image format, two pictures would have the same name, or
+            one would replace its image.
+    """
+    from PIL import Image
+
+    single = len(images) == 1 and not is_folder(out)
+    if not single and not is_folder(out) and (is_there(out) or out.suffix.lower() in SUFFIXES):
+        raise DncError(f"{len(images)} pictures cannot go into one file", out, "give a folder with -o")
+    formats = Image.registered_extensions()
+    sources: dict[Path, Path] = {}
+    for image in dict.fromkeys(images):
+        picture = out if single else out / image.name
+        if formats.get(picture.suffix.lower()) not in Image.SAVE:
+            hint = f"for instance {', '.join(sorted(SUFFIXES))}"
+            raise DncError(f"'{picture.suffix}' is no image format that can be written", picture, hint)
+        if is_there(picture) and is_there(image) and picture.samefile(image):
+            raise DncError("the picture would replace its image", picture, "give another name or folder with -o")
+        if picture in sources:
+            what = f"{sources[picture]} and {image} would have the same picture"
+            raise DncError(what, picture, "run them one after the other, into different folders")
+        sources[picture] = image
+    return {image: picture for picture, image in sources.items()}
+
+
+def save_picture(picture: Image, path: Path) -> None:
+    """Writes a picture beside its place and renames it; raises DncError if that fails."""
+    from PIL import Image
+
+    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with part.open("xb") as file:
+            picture.save(file, Image.registered_extensions()[path.suffix.lower()], quality=90)
+        part.replace(path)
+    except (OSError, ValueError) as error:
+        hint = "is the disk full, or the folder read-only?"
+        raise DncError(f"cannot write the picture: {error}", path, hint) from error
+    finally:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)

@@ -1,0 +1,45 @@
+"""dnc classify"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+
+@click.command(epilog="Example: dnc classify darknet19.engine dog.jpg --top 3")
+@click.argument("engine", type=click.Path())
+@click.argument("images", nargs=-1, required=True, metavar="IMAGE...")
+@click.option(
+    "--top", type=click.IntRange(min=1), metavar="N", default=5, show_default=True, help="How many classes to print."
+)
+@click.option(
+    "--threads", type=click.IntRange(min=1), metavar="N", help="Threads for one image; else the engine's choice."
+)
+@click.option("--skip-bad", is_flag=True, help="Warn about an image that cannot be read, and go on.")
+@click.option("--json", "as_json", is_flag=True, help="Print a list with the classes of each image.")
+def command(engine: str, images: tuple[str, ...], top: int, threads: int | None, skip_bad: bool, as_json: bool) -> None:
+    """Name what images show: files, folders or quoted globs."""
+    from dnc.cli import print_json
+    from dnc.cli._images import find_images, run_images
+    from dnc.decode import BoxHead
+    from dnc.errors import DncError
+    from dnc.runtime import load
+
+    loaded = load(engine, threads=threads)
+    heads = loaded.bundle.heads
+    if not heads or any(isinstance(head, BoxHead) for head in heads):
+        hint = f"use `dnc detect {engine}`" if heads else "its outputs come from Engine.forward()"
+        raise DncError("this network is no classifier", engine, hint)
+    frames: list[dict[str, Any]] = []
+    for seen in run_images(loaded, find_images(images, skip_bad), skip_bad=skip_bad, quiet=as_json, top=top):
+        if as_json:
+            classes = [item.to_json() for item in seen.result]
+            frames.append({"frame_id": len(frames) + 1, "filename": str(seen.path), "classes": classes})
+            continue
+        height, width = seen.pixels.shape[:2]
+        click.echo(f"{seen.path}: {width} x {height}, {seen.seconds * 1000:.1f} ms")
+        for item in seen.result:
+            click.echo(f"  {item.confidence:>6.1%}  {item.label}")
+    if as_json:
+        print_json(frames)

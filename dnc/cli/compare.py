@@ -1,0 +1,61 @@
+"""dnc compare"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+
+@click.command(epilog="Example: dnc compare yolov4-tiny.cfg --target cpu --image dog.jpg")
+@click.argument("a", type=click.Path())
+@click.argument("b", type=click.Path(), required=False)
+@click.option("--golden", type=click.Path(), metavar="X.npz", help="Compare with layers that Darknet computed.")
+@click.option("--weights", "-w", type=click.Path(), help="The .weights of the cfg; else as for dnc compile.")
+@click.option("--random-weights", is_flag=True, help="Give the cfg random weights.")
+@click.option(
+    "--target", "-t", metavar="NAME", help="What A is compiled for, else cpu; `reference` is the interpreter."
+)
+@click.option("--image", type=click.Path(), help="The input as an image; else random numbers.")
+@click.option("--input", type=click.Path(), metavar="X.npy", help="The input as an array, channels first.")
+@click.option("--seed", type=int, metavar="N", default=0, show_default=True, help="Of random numbers.")
+@click.option(
+    "--tolerance",
+    type=click.FloatRange(min=0),
+    metavar="X",
+    default=1e-4,
+    show_default=True,
+    help="The largest error allowed, relative to the largest value of an output.",
+)
+@click.option("--skip", multiple=True, metavar="PASS", help="Leave a pass out; may be repeated.")
+@click.option("--cutoff", type=int, metavar="N", help="Take the first N layers, as darknet partial.")
+@click.option("--lenient", is_flag=True, help="Warn about what Darknet takes in silence, instead of failing.")
+@click.option("--json", "as_json", is_flag=True, help="Print one object.")
+@click.pass_context
+def command(context: click.Context, /, a: str, b: str | None, as_json: bool, **options: Any) -> None:
+    """Compare a network's layers, and name the first that differs.
+
+    \b
+    NET.cfg                  an engine of it against the reference interpreter
+    NET.cfg --golden X.npz   against what Darknet computed
+    X.npz                    the same, for a recording that carries its network
+    ENGINE NET.cfg           this engine against the reference interpreter
+    ENGINE ENGINE            two engines
+
+    An engine of `dnc compile --keep-layers` has all layers to compare, others have their heads. Exits with 1 where an
+    output differs.
+    """
+    from dnc.cli import print_json, progress
+    from dnc.compare import compare_files
+    from dnc.report import comparison_json, comparison_table, verdict
+
+    with progress() as tell:
+        comparison = compare_files(a, b, progress=tell, **options)
+    if as_json:
+        print_json(comparison_json(comparison))
+    else:
+        click.echo(f"{comparison.actual} against {comparison.expected}", err=True)
+        comparison_table(comparison).show()
+        click.echo(verdict(comparison))
+    if comparison.first is not None:
+        context.exit(1)

@@ -1,0 +1,89 @@
+"""dnc detect"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+
+@click.command(epilog="Example: dnc detect yolov4-tiny.engine dog.jpg -o dog.detected.jpg")
+@click.argument("engine", type=click.Path())
+@click.argument("images", nargs=-1, required=True, metavar="IMAGE...")
+@click.option(
+    "--confidence",
+    "-c",
+    type=click.FloatRange(0, 1),
+    metavar="X",
+    default=0.25,
+    show_default=True,
+    help="Leave out detections that are less sure; Darknet's -thresh.",
+)
+@click.option(
+    "--iou",
+    type=click.FloatRange(0, 1),
+    metavar="X",
+    default=0.45,
+    show_default=True,
+    help="Of two boxes that overlap more, the surer one stays; Darknet's nms.",
+)
+@click.option(
+    "--out", "-o", type=click.Path(), help="Draw the boxes into this file, or for several images this folder."
+)
+@click.option(
+    "--threads", type=click.IntRange(min=1), metavar="N", help="Threads for one image; else the engine's choice."
+)
+@click.option("--skip-bad", is_flag=True, help="Warn about an image that cannot be read, and go on.")
+@click.option("--json", "as_json", is_flag=True, help="Print what `darknet detector test -out` writes.")
+def command(
+    engine: str,
+    images: tuple[str, ...],
+    confidence: float,
+    iou: float,
+    out: str | None,
+    threads: int | None,
+    skip_bad: bool,
+    as_json: bool,
+) -> None:
+    """Find objects in images: files, folders or quoted globs.
+
+    A box is printed as its label, its confidence and the pixels left, top, right and bottom.
+    """
+    from pathlib import Path
+
+    from dnc.cli import print_json
+    from dnc.cli._images import find_images, picture_paths, run_images, save_picture
+    from dnc.decode import BoxHead
+    from dnc.draw import draw
+    from dnc.errors import DncError
+    from dnc.preprocess import read_image
+    from dnc.runtime import load
+
+    loaded = load(engine, threads=threads)
+    if not any(isinstance(head, BoxHead) for head in loaded.bundle.heads):
+        hint = f"use `dnc classify {engine}`" if loaded.bundle.heads else "its outputs come from Engine.forward()"
+        raise DncError("this network has no detection layer", engine, hint)
+    paths = find_images(images, skip_bad)
+    pictures = picture_paths(Path(out), paths) if out is not None else {}
+    frames: list[dict[str, Any]] = []
+    for seen in run_images(loaded, paths, skip_bad=skip_bad, quiet=as_json, confidence=confidence, iou=iou):
+        height, width = seen.pixels.shape[:2]
+        if seen.path in pictures:
+            # A network for gray images does not make the picture gray.
+            color = seen.pixels if seen.pixels.shape[2:] == (3,) else read_image(seen.path)
+            save_picture(draw(color, seen.result), pictures[seen.path])
+        boxes = [box.pixels(width, height) for box in seen.result]
+        if as_json:
+            objects = [
+                {**box.to_json(), "pixels": dict(zip(("left", "top", "right", "bottom"), place, strict=True))}
+                for box, place in zip(seen.result, boxes, strict=True)
+            ]
+            frames.append({"frame_id": len(frames) + 1, "filename": str(seen.path), "objects": objects})
+            continue
+        click.echo(f"{seen.path}: {width} x {height}, {seen.seconds * 1000:.1f} ms")
+        longest = max((len(box.label) for box in seen.result), default=0)
+        for box, (left, top, right, bottom) in zip(seen.result, boxes, strict=True):
+            place = f"{left:>5} {top:>5} {right:>5} {bottom:>5}"
+            click.echo(f"  {box.label:<{longest}} {box.confidence:>6.1%} {place}")
+    if as_json:
+        print_json(frames)

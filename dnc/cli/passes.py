@@ -1,0 +1,27 @@
+"""dnc passes"""
+
+from __future__ import annotations
+
+import click
+
+
+@click.command(epilog="Example: dnc passes --json")
+@click.option("--json", "as_json", is_flag=True, help="Print a list of objects.")
+def command(as_json: bool) -> None:
+    """List the optimization passes.
+
+    `dnc compile --skip NAME` leaves one out. Exact is a pass that changes no number; for the others stands by how much
+    outputs may differ, relative to the largest value of each.
+    """
+    from dnc.cli import print_json
+    from dnc.passes import passes
+    from dnc.report import Column, Table, summary
+
+    found = [(name, plugin.exactness, summary(plugin)) for name, plugin in passes.items()]
+    if as_json:
+        print_json([{"name": name, "exactness": exactness, "summary": text} for name, exactness, text in found])
+        return
+    table = Table((Column("pass"), Column("exactness"), Column("what it does", folds=True)))
+    for name, exactness, text in found:
+        table.add(name, f"{exactness:g}" if exactness else "exact", text)
+    table.show()

@@ -1,0 +1,86 @@
+"""dnc zoo"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import click
+
+
+@click.group(epilog="Example: dnc zoo fetch yolov3-tiny")
+def command() -> None:
+    """List and fetch published weights."""
+
+
+@command.command("list", epilog="Example: dnc zoo list --json")
+@click.option("--json", "as_json", is_flag=True, help="Print everything the manifest says, but the sources.")
+def list_(as_json: bool) -> None:
+    """List the published weights, and which of them are here."""
+    from dnc import zoo
+    from dnc.cli import print_json
+    from dnc.report import Column, Table
+
+    rows = [(entry, zoo.cached(entry)) for entry in zoo.entries()]
+    if as_json:
+        keys = ("name", "cfg", "file", "size", "sha256", "labels", "license", "note")
+        print_json(
+            [
+                {**{key: getattr(entry, key) for key in keys}, "path": None if path is None else str(path)}
+                for entry, path in rows
+            ]
+        )
+        return
+    columns = (
+        Column("name"),
+        Column("cfg"),
+        Column("MB", right=True),
+        Column("here"),
+        Column("labels"),
+        Column("license", folds=True),
+    )
+    table = Table(columns)
+    for entry, path in rows:
+        here = "yes" if path else "no"
+        table.add(entry.name, entry.cfg, f"{entry.size / 1e6:.1f}", here, entry.labels, entry.license)
+    table.show()
+    click.echo(f"the cache is {zoo.cache_dir()}", err=True)
+
+
+@command.command("fetch", epilog="Example: dnc zoo fetch yolov3-tiny yolov4-tiny")
+@click.argument("names", nargs=-1, required=True, metavar="NAME...")
+@click.option("--force", is_flag=True, help="Fetch again what is here already.")
+def fetch(names: tuple[str, ...], force: bool) -> None:
+    """Fetch weights into the cache, verify them, and print their paths."""
+    from dnc import zoo
+
+    for entry in [zoo.find(name) for name in names]:
+        with _bar(entry.file) as bar:
+            fetched = zoo.fetch(entry.name, progress=bar, force=force)
+        click.echo(str(fetched))
+
+
+@contextmanager
+def _bar(name: str) -> Iterator[Callable[[int, int | None], None] | None]:
+    import sys
+
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True, redirect_stdout=False) as bars:
+        task = bars.add_task(name, total=None)
+
+        def update(received: int, expected: int | None) -> None:
+            bars.update(task, completed=received, total=expected)
+
+        yield update

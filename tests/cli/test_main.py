@@ -1,0 +1,215 @@
+"""`dnc` itself: what it imports, its exit codes, and the one form of its errors."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from dnc.cli import cli
+from tests.conftest import Result
+
+Command = Callable[..., Result]
+
+HEAVY = "numpy onnx onnx_ir onnxruntime rich PIL dnc.network dnc.compiler".split()  # noqa: SIM905
+POSIX = pytest.mark.skipif(os.name == "nt", reason="signals and pipes of POSIX")
+
+
+def commands() -> list[str]:
+    names = [name for name in cli.list_commands(None) if name != "zoo"]  # type: ignore[arg-type]
+    return [*names, "zoo", "zoo list", "zoo fetch"]
+
+
+def dnc(*arguments: object, code: str = "") -> list[str]:
+    """The command line of a Python that runs `code` and then dnc."""
+    argv = ["dnc", *map(str, arguments)]
+    return [sys.executable, "-c", f"import sys; sys.argv = {argv!r}\n{code}\nfrom dnc.cli import main\nmain()"]
+
+
+def run(*arguments: object, code: str = "") -> subprocess.CompletedProcess[str]:
+    return subprocess.run(dnc(*arguments, code=code), capture_output=True, text=True, timeout=60)
+
+
+def test_help_loads_nothing_heavy() -> None:
+    """Neither `dnc --help` nor a command's."""
+    report = "import atexit; atexit.register(lambda: print(*sys.modules, file=sys.stderr))"
+    for arguments in ("--help", "--version", *(f"{name} --help" for name in commands())):
+        result = run(*arguments.split(), code=report)
+        assert result.returncode == 0
+        assert result.stdout
+        assert not set(HEAVY) & set(result.stderr.split()), arguments
+
+
+def test_the_runtime_loads_nothing_of_the_compiler() -> None:
+    code = "import sys, dnc.runtime; from dnc.targets import targets; list(targets); print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert "numpy" in loaded
+    assert not {"onnx", "onnx_ir", "onnxruntime", "rich", "click", "dnc.network", "dnc.layers"} & set(loaded)
+
+
+@pytest.mark.parametrize("name", commands())
+def test_every_command_has_help_with_an_example(name: str) -> None:
+    result = CliRunner().invoke(cli, [*name.split(), "-h"])
+    assert result.exit_code == 0
+    assert f"Example: dnc {name}" in " ".join(result.output.split())
+
+
+def test_every_command_is_listed_in_full() -> None:
+    """Click cuts what does not fit into 80 columns."""
+    assert "..." not in CliRunner().invoke(cli, ["--help"]).output.partition("Commands:")[2]
+
+
+def test_error_form_and_code_1(tmp_path: Path) -> None:
+    cfg = tmp_path / "yolo.cfg"
+    cfg.write_text("[net]\nwidth=4\nheight=4\nchannels=8\n\n[convolutional]\nfilters=8\n groups=3\n", encoding="utf-8")
+    result = run("info", cfg)
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr == (
+        "dnc: error: groups=3 does not divide 8 input channels and 8 filters\n"
+        f"  at {cfg}:8 [convolutional] #0\n"
+        "      8 | groups=3\n"
+        "  hint: groups must divide both\n"
+    )
+
+
+def test_warning_form(tmp_path: Path) -> None:
+    cfg = tmp_path / "a.cfg"
+    cfg.write_text("[net]\nwidth=4\nheight=4\nchannels=3\nqwerty=1\n[avgpool]\n", encoding="utf-8")
+    result = run("info", cfg)
+    assert result.returncode == 0
+    assert result.stderr.startswith("dnc: warning: nothing in [net] reads 'qwerty'\n  at ")
+    assert result.stderr.count("\n") == 4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ("detcet", "no command 'detcet': did you mean 'detect'?"),
+        ("qqqq", "no command 'qqqq'\n"),
+        ("_images", "no command '_images'"),
+        ("detect", "Missing argument 'ENGINE'"),
+        ("info a b", "unexpected extra argument"),
+        ("info --jsn a", "No such option"),
+        ("detect e i -c 1.5", "1.5 is not in the range"),
+        ("compile a.cfg --mean x", "one number, or one per channel"),
+    ],
+)
+def test_usage_errors_are_code_2(arguments: str, said: str, command: Command) -> None:
+    result = command(*arguments.split())
+    assert (result.code, result.out) == (2, "")
+    assert said in result.err.replace("option: ", "option ")
+    assert result.err.startswith("Usage: dnc")
+
+
+def test_no_arguments_show_the_help(command: Command) -> None:
+    result = command()
+    assert result.code == 2
+    assert "Commands:" in result.out + result.err
+
+
+def test_a_bug_is_code_70_with_its_traceback() -> None:
+    code = "import dnc.cli.info\ndef bug(**_): raise RuntimeError('oops')\ndnc.cli.info.command.callback = bug"
+    result = run("info", "x", code=code)
+    assert (result.returncode, result.stdout) == (70, "")
+    assert "Traceback" in result.stderr
+    assert result.stderr.endswith(
+        "RuntimeError: oops\ndnc: this is a bug of dnc; please report it with the lines above\n"
+    )
+
+
+@POSIX
+def test_interrupted_compile_leaves_nothing(engines: Path, tmp_path: Path) -> None:
+    slow = (
+        "import dnc.graph, pathlib, time\n"
+        "def slow(model, path):\n"
+        "    pathlib.Path(path).write_bytes(b'half')\n"
+        "    print('writing', flush=True)\n"
+        "    time.sleep(60)\n"
+        "dnc.graph.serialize_to = slow\n"
+    )
+    arguments = ("compile", engines / "tiny.cfg", "-t", "onnx", "-o", tmp_path / "out" / "e")
+    with subprocess.Popen(
+        dnc(*arguments, code=slow), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "writing\n"
+        assert [path.suffix for path in tmp_path.rglob("*.*") if path.is_dir()] == [".partial"]
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=30)
+    assert process.returncode == 1
+    # The empty line ends that of the terminal's ^C.
+    assert err.strip() == "dnc: error: interrupted; nothing unfinished is left behind"
+    assert not list(tmp_path.rglob("*.*"))
+
+
+@POSIX
+def test_a_closed_pipe_is_no_error(tmp_path: Path) -> None:
+    """As in `dnc info yolov3.cfg | head -1`."""
+    cfg = tmp_path / "long.cfg"
+    cfg.write_text("[net]\nwidth=4\nheight=4\nchannels=3\n" + "[dropout]\n" * 3000, encoding="utf-8")
+    with subprocess.Popen(dnc("info", cfg), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.readline().startswith("layer")
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 0
+
+
+def test_a_label_that_the_encoding_lacks() -> None:
+    """Windows' pipes are cp1252, and no label may end the program."""
+    code = "import dnc.cli.info, click\ndnc.cli.info.command.callback = lambda **_: click.echo('caf\\u00e9 \\u732b')\n"
+    environment = {**os.environ, "PYTHONIOENCODING": "cp1252", "PYTHONUTF8": "0"}
+    result = subprocess.run(dnc("info", "x", code=code), capture_output=True, env=environment)
+    assert result.stdout.strip() == b"caf\xe9 \\u732b"
+
+
+def on_terminal(command: list[str], columns: int, stdout: int | None = None) -> tuple[str, str]:
+    """What a command writes to a terminal of this width, and to a pipe if that is its stdout."""
+    pty = pytest.importorskip("pty")
+    ours, theirs = pty.openpty()
+    environment = {**os.environ, "COLUMNS": str(columns), "TERM": "xterm"}
+    output = theirs if stdout is None else stdout
+    with subprocess.Popen(command, stdout=output, stderr=theirs, stdin=theirs, env=environment, text=True) as process:
+        os.close(theirs)
+        shown = b""
+        # Linux ends a terminal that nobody writes to any more with EIO.
+        with contextlib.suppress(OSError):
+            while block := os.read(ours, 4096):
+                shown += block
+        os.close(ours)
+        piped = process.stdout.read() if process.stdout is not None else ""
+    assert process.returncode == 0
+    return shown.decode(), piped
+
+
+def test_a_table_on_a_terminal(engines: Path) -> None:
+    shown, _ = on_terminal(dnc("info", engines / "tiny.cfg"), 100)
+    assert "─────" in shown
+    assert "convolutional" in shown
+    # Too narrow for its columns: aligned text, which the terminal wraps.
+    shown, _ = on_terminal(dnc("info", engines / "tiny.cfg"), 50)
+    assert "─────" not in shown
+    assert "    0  convolutional        8  3 x 3 / 2 " in shown
+    # Long text folds.
+    shown, _ = on_terminal(dnc("passes"), 60)
+    assert "Folds batch" in shown
+    assert max(map(len, re.sub(r"\x1b[^m]*m", "", shown).splitlines())) <= 60
+
+
+def test_progress_leaves_stdout_alone(engines: Path, photographs: Path) -> None:
+    """Only stderr is a terminal, as in `dnc detect ... > boxes.txt`."""
+    command = dnc("detect", engines / "tiny.engine", photographs, "-c", "0.01")
+    shown, piped = on_terminal(command, 80, stdout=subprocess.PIPE)
+    assert piped.count(" ms\n") == 3
+    assert "\x1b" not in piped
+    assert "3/3" in shown
+    assert " ms" not in shown
