@@ -15,15 +15,19 @@ and no paths of a machine.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
+import math
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field, is_dataclass
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from dnc.decode import Head, head_from_json
 from dnc.errors import BundleError
@@ -77,8 +81,11 @@ class Bundle:
     def from_json(cls, fields: Mapping[str, Any], labels: tuple[str, ...], where: Path) -> Bundle:
         """The inverse; raises BundleError."""
         try:
+            missing = {item.name for item in dataclasses.fields(cls)} - {"labels", *fields}
+            if missing:
+                raise ValueError(f"it lacks {', '.join(sorted(missing))}")
             preprocessing = fields["preprocessing"]
-            return cls(
+            bundle = cls(
                 **{
                     **{key: value for key, value in fields.items() if key not in ("schema", "files", "sha256")},
                     "input_shape": tuple(fields["input_shape"]),
@@ -88,12 +95,30 @@ class Bundle:
                     "states": {name: tuple(shape) for name, shape in fields["states"].items()},
                     "preprocessing": Preprocessing.from_json(preprocessing) if preprocessing else None,
                     "heads": tuple(map(head_from_json, fields["heads"])),
+                    "passes": tuple(fields["passes"]),
                     "labels": labels,
                 }
             )
+            bundle._check()
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             what = f"engine.json is not what dnc writes: {error!r}"
             raise BundleError(what, where, "build the engine again") from error
+        return bundle
+
+    def _check(self) -> None:
+        """Raises ValueError for what only a changed engine.json with a right digest could hold."""
+        for item, kind in get_type_hints(type(self)).items():
+            if not _fits(getattr(self, item), kind):
+                raise ValueError(f"{item} is not {kind}")
+        sides = (*self.input_shape, *(side for shape in self.states.values() for side in shape))
+        if len(self.input_shape) not in (1, 3) or min(sides) < 1 or (isinstance(self.batch, int) and self.batch < 1):
+            raise ValueError(f"no input has {self.input_shape} and a batch of {self.batch!r}")
+        if self.input_dtype not in ("float32", "uint8") or self.decode not in ("host", "graph", "graph+nms"):
+            raise ValueError(f"input_dtype {self.input_dtype} or decode {self.decode} is unknown")
+        if len(self.outputs) != len(self.output_shapes) or not self.outputs:
+            raise ValueError(f"{len(self.outputs)} outputs, {len(self.output_shapes)} shapes")
+        if any(head.output not in self.outputs for head in self.heads) and self.decode == "host":
+            raise ValueError("a head reads what is no output")
 
 
 def read_bundle(folder: str | Path) -> Bundle:
@@ -112,56 +137,120 @@ def read_bundle(folder: str | Path) -> Bundle:
         raise BundleError(f"not an engine: the folder {what}", folder, "make one with `dnc compile`") from None
     except NotADirectoryError:
         raise BundleError("not an engine: a file, not a folder", folder, "make one with `dnc compile`") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise BundleError(f"cannot read engine.json: {error}", manifest, damaged) from error
-    if not isinstance(fields, dict) or not isinstance(fields.get("schema"), int):
+    schema = fields.get("schema") if isinstance(fields, dict) else None
+    if type(schema) is not int or schema < 1:
         raise BundleError("engine.json has no schema number", manifest, damaged)
-    if fields["schema"] > SCHEMA:
-        newer = f"the engine has schema {fields['schema']}, this dnc reads up to {SCHEMA}"
+    if schema > SCHEMA:
+        newer = f"the engine has schema {schema}, this dnc reads up to {SCHEMA}"
         raise BundleError(newer, manifest, "a newer dnc made it: update dnc, or build the engine again")
     if fields.get("sha256") != _digest_of(fields):
         raise BundleError("engine.json was changed after it was written", manifest, damaged)
-    for name, expected in fields["files"].items():
+    files = fields.get("files")
+    if not _fits(files, Mapping[str, Mapping[str, Any]]):
+        raise BundleError("engine.json lists no files", manifest, damaged)
+    for name, expected in files.items():
         path = folder / name
-        if path.parent != folder:
+        if name in ("", ".", "..") or Path(name).name != name or "\\" in name:
             raise BundleError(f"engine.json names a file outside the folder: {name}", manifest, damaged)
         try:
             size = path.stat().st_size
-            if size != expected["size"]:
-                raise BundleError(f"{name} has {size} bytes, not {expected['size']}", path, damaged)
-            if _digest(path) != expected["sha256"]:
+            if size != expected.get("size"):
+                raise BundleError(f"{name} has {size} bytes, not {expected.get('size')}", path, damaged)
+            if _digest(path) != expected.get("sha256"):
                 raise BundleError(f"the contents of {name} have changed", path, damaged)
-        except OSError as error:
-            raise BundleError(f"cannot read {name}: {error.strerror or error}", path, damaged) from error
-    labels = (folder / LABELS).read_text(encoding="utf-8").splitlines() if LABELS in fields["files"] else []
-    return Bundle.from_json(fields, tuple(labels), manifest)
+        except (OSError, ValueError) as error:
+            raise BundleError(f"cannot read {name}: {_reason(error)}", path, damaged) from error
+    return Bundle.from_json(fields, _read_labels(folder / LABELS) if LABELS in files else (), manifest)
+
+
+def _read_labels(path: Path) -> tuple[str, ...]:
+    try:
+        # Not splitlines(): a name may hold one of the rarer characters that end a line there.
+        return tuple(path.read_text(encoding="utf-8").removesuffix("\n").split("\n"))
+    except (OSError, ValueError) as error:
+        raise BundleError(f"cannot read the labels: {_reason(error)}", path, "build the engine again") from error
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    """Whether a value is what an annotation says, down to the elements and to the fields of dataclasses."""
+    origin, inner = get_origin(kind), get_args(kind)
+    if kind is Any:
+        return True
+    if origin in (Union, UnionType):
+        return any(_fits(value, each) for each in inner)
+    if origin is tuple and inner[-1] is not Ellipsis:
+        return isinstance(value, tuple) and len(value) == len(inner) and all(map(_fits, value, inner))
+    if origin is tuple:
+        return isinstance(value, tuple) and all(_fits(item, inner[0]) for item in value)
+    if origin is Mapping:
+        each = isinstance(value, Mapping) and all(_fits(item, inner[1]) for item in value.values())
+        return each and all(isinstance(key, str) for key in value)
+    if kind in (int, float):
+        return type(value) in (int, kind) and math.isfinite(value) and (type(value) is float or abs(value) < 2**31)
+    if not is_dataclass(value) or not isinstance(value, kind):
+        return isinstance(value, kind)
+    hints = get_type_hints(type(value))
+    return all(_fits(getattr(value, item.name), hints[item.name]) for item in dataclasses.fields(value))
+
+
+def _reason(error: Exception) -> str:
+    return (isinstance(error, OSError) and error.strerror) or str(error)
 
 
 @contextmanager
 def write_folder(out: str | Path) -> Iterator[Writer]:
     """A folder beside `out` to write into, which takes its place only when all is written.
 
-    An engine that stands at `out` is replaced; anything else there is left alone.
+    An engine that stands at `out` is replaced; anything else there is left alone. Whatever happens, nothing that was
+    begun is left.
 
     Raises:
         BundleError: `out` cannot be written, or holds something that is no engine.
     """
-    out = Path(out)
-    if out.exists() and not (out / MANIFEST).exists() and (not out.is_dir() or any(out.iterdir())):
-        raise BundleError("something that is no engine stands in the way", out, "choose another folder with -o")
+    # A link is followed, so that what it points to is replaced.
+    place = Path(os.path.realpath(out))
     partial: Path | None = None
+    made: list[Path] = []
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".partial", dir=out.parent))
+        stranger = _stranger(place)
+        if stranger:
+            hint = "choose another folder with -o"
+            raise BundleError(f"something that is no engine stands in the way: {stranger}", str(out), hint)
+        for parent in [folder for folder in reversed(place.parents) if not folder.exists()]:
+            parent.mkdir(exist_ok=True)
+            made.append(parent)
+        partial = Path(tempfile.mkdtemp(prefix=f".{place.name[:100]}.", suffix=".partial", dir=place.parent))
         yield Writer(partial)
         partial.chmod(0o755)
-        _replace(partial, out)
+        _replace(partial, place)
+        made.clear()
     except OSError as error:
         hint = "is the disk full, or the folder read-only?"
-        raise BundleError(f"cannot write the engine: {error.strerror or error}", error.filename or out, hint) from error
+        raise BundleError(f"cannot write the engine: {_reason(error)}", error.filename or str(out), hint) from error
     finally:
         if partial is not None:
             shutil.rmtree(partial, ignore_errors=True)
+        for parent in reversed(made):
+            with suppress(OSError):
+                parent.rmdir()
+
+
+def _stranger(out: Path) -> str:
+    """What stands at `out` and is no part of an engine, a damaged one included; "" if nothing."""
+    if not os.path.lexists(out):
+        return ""
+    if not out.is_dir():
+        return "a file"
+    names = sorted(path.name for path in out.iterdir())
+    if names and MANIFEST not in names:
+        return f"{names[0]} in a folder without engine.json"
+    try:
+        listed = set(json.loads((out / MANIFEST).read_text(encoding="utf-8"))["files"])
+    except (OSError, ValueError, RecursionError, LookupError, TypeError):
+        listed = {name for name in names if name.startswith("model.")}
+    return next((name for name in names if name not in listed | {MANIFEST, LABELS}), "")
 
 
 @dataclass(frozen=True)
@@ -172,15 +261,18 @@ class Writer:
 
     def finish(self, bundle: Bundle) -> None:
         """Writes labels.txt and, last, engine.json with the sha256 of every file."""
+        # What could not be read back is not written.
+        bundle._check()
         if bundle.labels:
-            (self.folder / LABELS).write_text("\n".join(bundle.labels) + "\n", encoding="utf-8")
+            (self.folder / LABELS).write_bytes("".join(f"{label}\n" for label in bundle.labels).encode())
         files = {
             path.name: {"size": path.stat().st_size, "sha256": _digest(path)} for path in sorted(self.folder.iterdir())
         }
         fields = {**bundle.to_json(), "files": files}
         fields["sha256"] = _digest_of(fields)
         text = json.dumps(fields, indent=1, ensure_ascii=False) + "\n"
-        (self.folder / MANIFEST).write_text(text, encoding="utf-8")
+        # A file's name may hold bytes that are no UTF-8: lone surrogates, which JSON can only escape.
+        (self.folder / MANIFEST).write_bytes(text.encode("utf-8", "backslashreplace"))
 
 
 def _replace(partial: Path, out: Path) -> None:

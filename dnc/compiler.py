@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -87,6 +89,8 @@ def compile(
             raise DncError(f"unknown pass '{name}'", hint=close_match(name, known_passes) or "see `dnc passes`")
     if decode not in DECODE or input not in INPUTS:
         raise DncError(f"decode={decode}, input={input}: not known", hint=f"{', '.join(DECODE)}; {', '.join(INPUTS)}")
+    if batch is not None and batch < 1:
+        raise DncError(f"batch={batch} must be at least 1", hint="leave it out for batches of any size")
     tell("reading the network")
     cfg = zoo.find_cfg(cfg)
     weights = find_weights(cfg, weights)
@@ -136,9 +140,10 @@ def find_weights(cfg: str | PathLike[str], weights: str | PathLike[str] | None) 
     """The given weights, else those beside the cfg, else the zoo's; raises WeightsError if there are none."""
     if weights is not None:
         return Path(weights)
-    if not Path(cfg).exists():
+    # Unlike Path.exists, os.access raises nothing where the name is too long.
+    if not os.access(cfg, os.F_OK) or Path(cfg).is_dir():
         # The cfg is what is missing, which Network.load says better.
-        return Path(weights or "")
+        return Path()
     found = zoo.weights_for(Path(cfg))
     if found is None:
         known = any(Path(entry.cfg).stem == Path(cfg).stem for entry in zoo.entries())
@@ -165,9 +170,14 @@ def find_labels(cfg: Path, labels: str | PathLike[str] | None, heads: Sequence[H
     own = cfg.with_suffix(".names")
     if own.is_file() and len(_names(own)) == classes:
         return _names(own)
-    beside = [names for names in map(_names, sorted(cfg.parent.glob("*.names"))) if len(names) == classes]
-    if len(beside) == 1:
-        return beside[0]
+    beside = []
+    for path in sorted(cfg.parent.glob("*.names")):
+        # Nobody asked for these files: one that cannot be read is no error.
+        with suppress(DncError):
+            beside.append(_names(path))
+    fitting = [names for names in beside if len(names) == classes]
+    if len(fitting) == 1:
+        return fitting[0]
     for entry in zoo.entries():
         path = Path(__file__).parent / "data" / f"{entry.labels}.names"
         if Path(entry.cfg).stem == cfg.stem and path.is_file() and len(_names(path)) == classes:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,9 @@ class Where:
     @property
     def short(self) -> str:
         """The place without the file's folder: the same on every machine, for what is written into engines."""
-        return str(replace(self, file=self.file.replace("\\", "/").rpartition("/")[2]))
+        place = str(replace(self, file=self.file.replace("\\", "/").rpartition("/")[2]))
+        # A file's name may hold bytes that are no UTF-8, which neither ONNX nor a terminal takes.
+        return place.encode("utf-8", "replace").decode()
 
     def __str__(self) -> str:
         place = f"{self.file}:{self.line}" if self.line else self.file
@@ -91,5 +94,11 @@ class DncWarning(UserWarning):
 
 def close_match(word: str, known: Iterable[str], cutoff: float = 0.6) -> str:
     """The hint "did you mean 'x'?" for the nearest known word, or an empty string."""
-    matches = difflib.get_close_matches(word, list(known), n=1, cutoff=cutoff)
+    return _close_match(word, frozenset(known), cutoff)
+
+
+@lru_cache(maxsize=1024)
+def _close_match(word: str, known: frozenset[str], cutoff: float) -> str:
+    # The same mistake may stand in every section.
+    matches = difflib.get_close_matches(word, known, n=1, cutoff=cutoff)
     return f"did you mean '{matches[0]}'?" if matches else ""

@@ -243,7 +243,7 @@ def serialize_to(model: ir.Model, path: Path) -> None:
         for tensor, header in zip(tensors, headers, strict=True):
             assert tensor is not None
             file.write(header)
-            file.write(np.ascontiguousarray(tensor.numpy()).data.cast("B"))
+            file.write(np.ascontiguousarray(tensor.numpy()).reshape(-1).view(np.uint8).data)
         file.flush()
         os.fsync(file.fileno())
 

@@ -8,17 +8,21 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
 from dnc.cfg import Section, parse_cfg, read_cfg
 from dnc.errors import CfgError, WeightsError, Where, close_match
 from dnc.layers import Context, Layer, Shape, layers
-from dnc.layers.base import Arrays
+from dnc.layers.base import MAX_ELEMENTS, Arrays
 from dnc.weights import count, random_arrays, read_weights
 from dnc.zoo import find_cfg
 
-__all__ = ["Network"]
+__all__ = ["MAX_PARAMETERS", "Network"]
+
+MAX_PARAMETERS = 2**29
+"""2 GiB of weights, which is what one ONNX file holds; more is a typing error, refused before memory is taken."""
 
 
 @dataclass(frozen=True)
@@ -57,8 +61,9 @@ class Network:
             CfgError, WeightsError: see `dnc.cfg` and `dnc.weights`.
         """
         cfg = find_cfg(cfg)
-        network = cls.build(read_cfg(cfg, lenient), str(cfg), lenient=lenient, cutoff=cutoff)
-        digest = hashlib.sha256(Path(cfg).read_bytes())
+        sections, data = read_cfg(cfg, lenient)
+        network = cls.build(sections, str(cfg), lenient=lenient, cutoff=cutoff)
+        digest = hashlib.sha256(data)
         if cutoff is not None:
             digest.update(f"cutoff={cutoff}".encode())
         if weights is None:
@@ -73,7 +78,7 @@ class Network:
     def parse(cls, text: str, file: str = "<cfg>", *, lenient: bool = False) -> Network:
         """A network from cfg text, without weights."""
         network = cls.build(parse_cfg(text, file, lenient), file, lenient=lenient)
-        return dataclasses.replace(network, digest=hashlib.sha256(text.encode()).hexdigest())
+        return dataclasses.replace(network, digest=hashlib.sha256(text.encode(errors="replace")).hexdigest())
 
     @classmethod
     def build(cls, sections: list[Section], file: str, *, lenient: bool = False, cutoff: int | None = None) -> Network:
@@ -87,19 +92,26 @@ class Network:
         built: list[Layer] = []
         read: set[int] = set()
         current = shape
+        parameters = 0
         for section in rest[:cutoff]:
             kind = layers.get(section.name)
-            if kind is None:
-                section.guess(f"unknown section [{section.name}]", hint=close_match(section.name, layers))
-                # Darknet warns, and counts the section as a layer of its own that nothing can read.
-                kind = layers["empty"]
             context = Context(section, len(built), current, built, net, read)
+            if kind is None:
+                hint = close_match(section.name, layers)
+                if lenient or not hint:
+                    hint = f"Darknet counts a layer without outputs; --lenient passes its input on. {hint}".strip()
+                section.guess(f"unknown section [{section.where.section}]", hint=hint)
+                built.append(layers["empty"].parse(section, context))
+                continue
             layer = kind.parse(section, context)
             if section.boolean("dontload") and count(layer):
                 section.fail("dontload=1 leaves this layer's weights out of the file", "dontload", "delete the line")
             if layer.name != "convolutional":
                 section.boolean("dontloadscales")
             section.finish()
+            parameters += count(layer)
+            if parameters > MAX_PARAMETERS:
+                section.fail(f"the weights up to this layer are {parameters} floats", hint="an engine holds 2 GiB")
             built.append(layer)
             current = layer.shape
         if not built:
@@ -141,6 +153,11 @@ def _input_shape(net: Section) -> Shape:
         if side < 0 or side > 1 << 16:
             net.fail(f"{key}={side} must be from 1 to {1 << 16}", key, "is there a typing error?")
     if all(sides):
+        if math.prod(sides) > MAX_ELEMENTS:
+            text = " x ".join(map(str, sides))
+            net.fail(f"the input would have {text} elements", "channels", f"at most {MAX_ELEMENTS} are possible")
+        if inputs and inputs != math.prod(sides):
+            net.guess(f"inputs={inputs} is not channels * height * width, {math.prod(sides)}", "inputs", "delete it")
         return tuple(sides)
     if inputs < 1 or inputs > 1 << 28:
         missing = [key for key, side in zip(("channels", "height", "width"), sides, strict=True) if not side]

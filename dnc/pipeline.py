@@ -12,7 +12,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from dnc.errors import DncError, PassError
+from dnc.errors import BundleError, DncError, PassError
 from dnc.graph import check, serialize_to
 from dnc.passes import Pass
 
@@ -45,6 +45,7 @@ def run_passes(
 
     Raises:
         PassError: a pass failed or left an invalid graph; the pass is named.
+        BundleError: the graphs cannot be written to `dump`.
     """
     if dump is not None:
         _dump(model, dump, 0, "lowered")
@@ -56,9 +57,13 @@ def run_passes(
         try:
             count = optimization.rewrite(model)
             if count:
-                check(model, f"pass {optimization.name}")
+                check(model, "the pass")
         except DncError as error:
-            raise PassError(error.message, error.where, f"--skip {optimization.name} leaves the pass out") from error
+            hint = f"--skip {optimization.name} leaves the pass out"
+            raise PassError(f"pass {optimization.name}: {error.message}", error.where, hint) from error
+        except Exception as error:
+            error.add_note(f"in pass {optimization.name}; --skip {optimization.name} leaves it out")
+            raise
         applied.append(Applied(optimization.name, count, time.perf_counter() - start))
         if dump is not None:
             _dump(model, dump, number, optimization.name)
@@ -66,6 +71,10 @@ def run_passes(
 
 
 def _dump(model: ir.Model, folder: Path, number: int, name: str) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    serialize_to(model, folder / f"{number:02d}-{name}.onnx")
-    (folder / f"{number:02d}-{name}.txt").write_text(str(model), encoding="utf-8")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        serialize_to(model, folder / f"{number:02d}-{name}.onnx")
+        (folder / f"{number:02d}-{name}.txt").write_text(str(model), encoding="utf-8")
+    except OSError as error:
+        hint = "is the disk full, or the folder read-only?"
+        raise BundleError(f"cannot write the graph: {error.strerror or error}", folder, hint) from error

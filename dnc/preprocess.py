@@ -92,8 +92,8 @@ class Preprocessing:
             raise ValueError(f"color '{self.color}' does not fit {self.channels} channels")
         if not {len(self.mean), len(self.std)} <= {1, self.channels}:
             raise ValueError(f"mean and std take 1 number or one for each of {self.channels} channels")
-        if self.scale <= 0 or min(self.std) <= 0:
-            raise ValueError("scale and std are positive")
+        if not all(0 < number < np.inf for number in (self.scale, *self.std)) or not np.isfinite(self.mean).all():
+            raise ValueError("scale and std are positive, and mean is finite")
 
     def __call__(self, image: Pixels) -> Floats:
         """The input (channels, height, width) for an image (H, W, C) or (H, W), uint8, RGB or RGBA or gray.
@@ -360,6 +360,6 @@ def _read_with_pillow(content: bytes, channels: int, where: str | None) -> Pixel
                 high = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
                 return np.asarray(high.convert(mode))
             return np.asarray(image.convert(mode))
-    # What Pillow raises on damaged files of one format or another.
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+    # On damaged files of one format or another Pillow raises whatever it likes: KeyError, NotImplementedError, ...
+    except Exception as error:
         raise ImageError(f"cannot read the image: {error}", where, "is it damaged, or no image?") from error

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import threading
 from collections.abc import Iterator, Mapping
 from typing import TypeVar
 
@@ -21,21 +22,26 @@ class Registry(Mapping[str, _Class]):
         self._package = package
         self._classes: dict[str, _Class] = {}
         self._scanned = False
+        self._lock = threading.RLock()
 
     def register(self, plugin: _Class) -> _Class:
         """Class decorator: files the class under its `name` and, where it has them, its `aliases`."""
         for name in (plugin.name, *getattr(plugin, "aliases", ())):  # type: ignore[attr-defined]
-            if name in self._classes:
-                raise TypeError(f"{plugin!r} and {self._classes[name]!r} are both called {name!r}")
+            other = self._classes.get(name)
+            # A module whose import was interrupted is imported once more, and registers its class again.
+            if other is not None and (other.__module__, other.__qualname__) != (plugin.__module__, plugin.__qualname__):
+                raise TypeError(f"{plugin!r} and {other!r} are both called {name!r}")
             self._classes[name] = plugin
         return plugin
 
     def _scan(self) -> dict[str, _Class]:
         if not self._scanned:
-            self._scanned = True
-            package = importlib.import_module(self._package)
-            for module in pkgutil.iter_modules(package.__path__, self._package + "."):
-                importlib.import_module(module.name)
+            # Whoever comes second waits: half a folder would make sections unknown.
+            with self._lock:
+                package = importlib.import_module(self._package)
+                for module in pkgutil.iter_modules(package.__path__, self._package + "."):
+                    importlib.import_module(module.name)
+                self._scanned = True
         return self._classes
 
     def __getitem__(self, name: str) -> _Class:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, MutableMapping, Sequence
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,10 @@ class Engine:
 
     def __repr__(self) -> str:
         return f"<dnc.Engine {self.bundle.name} for {self.bundle.target} at {self.folder}>"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled, as multiprocessing does it, an engine is its folder: it is opened again over there."""
+        return partial(load, threads=self._threads), (self.folder.absolute(),)
 
     @property
     def session(self) -> Session:
@@ -135,7 +140,10 @@ class Engine:
             DncError: the array has another shape.
         """
         dtype = np.uint8 if self.bundle.input_dtype == "uint8" else np.float32
-        x = np.ascontiguousarray(array, dtype)
+        try:
+            x = np.ascontiguousarray(array, dtype)
+        except (TypeError, ValueError) as error:
+            raise DncError(f"the input is no array of numbers: {error}", self.folder) from error
         wanted = self.bundle.input_shape
         single = x.ndim == len(wanted)
         if single:
@@ -156,6 +164,9 @@ class Engine:
         if self.bundle.preprocessing is None:
             shape = ", ".join(map(str, self.bundle.input_shape))
             raise DncError("this network takes no images", self.folder, f"use forward() with an array (N, {shape})")
+        if not self.bundle.heads:
+            what = "this network has no head that gives boxes or classes"
+            raise DncError(what, self.folder, "use forward(), which gives its last layer's output")
         if isinstance(image, str | PathLike | bytes):
             return read_image(image, self.bundle.preprocessing.channels)
         if hasattr(image, "convert"):
@@ -223,8 +234,10 @@ class Engine:
         preprocessing = bundle.preprocessing
         transform = preprocessing.transform(image.shape[1], image.shape[0]) if preprocessing else None
         if bundle.decode != "host":
+            # After them come layers that were kept, and states.
+            decoded = outputs[: 1 if bundle.decode == "graph+nms" else 2]
             return from_graph(
-                boxes[-1], outputs, position, confidence=confidence, iou=iou, transform=transform, labels=bundle.labels
+                boxes[-1], decoded, position, confidence=confidence, iou=iou, transform=transform, labels=bundle.labels
             )
         named = dict(zip(bundle.outputs, outputs, strict=False))
         own = {head.output: named[head.output][position] for head in bundle.heads}

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -56,8 +56,12 @@ class Header:
     @classmethod
     def read(cls, file: IO[bytes], path: Path) -> Header:
         """Reads the header; raises WeightsError where the file is shorter than one."""
+        start = file.read(12)
+        if len(start) == 12 and start.isascii() and start.decode().isprintable():
+            hint = "a download that failed, or a pointer of git-lfs?"
+            raise WeightsError(f"the file is text, not weights: it starts with '{start.decode()}'", path, hint)
         try:
-            major, minor, revision = struct.unpack("<3i", file.read(12))
+            major, minor, revision = struct.unpack("<3i", start)
             wide = cls(major, minor).wide
             (seen,) = struct.unpack("<Q" if wide else "<I", file.read(8 if wide else 4))
         except struct.error:
@@ -119,7 +123,9 @@ def read_weights(
             length = math.prod(shape)
             stored = floats[start : start + length]
             if len(stored) < length:
-                stored = np.concatenate([stored, np.zeros(length - len(stored), np.float32)])
+                # Pages of zeros that nobody writes to take no memory.
+                rest_of_file, stored = stored, np.zeros(length, np.float32)
+                stored[: len(rest_of_file)] = rest_of_file
             start += length
             _check_values(layer, name, stored, path, lenient)
             own[name] = layer.arrange(name, stored, shape, header.transposed)
@@ -166,14 +172,27 @@ def _check_values(layer: Layer, name: str, values: Array, path: Path, lenient: b
 def write_weights(
     file: IO[bytes], layers: Sequence[Layer], arrays: Sequence[Arrays], header: Header | None = None
 ) -> None:
-    """Writes the layers' arrays as Darknet's save_weights does; what a layer shares is written by its owner."""
-    file.write((header or Header()).pack())
+    """Writes the layers' arrays as Darknet's save_weights does; what a layer shares is written by its owner.
+
+    With a header that says so, and for flipped=1, matrices are stored transposed: `read_weights` gives the same arrays.
+    """
+    header = header or Header()
+    file.write(header.pack())
     for layer, own in zip(layers, arrays, strict=True):
         for name, shape in layer.weights().items():
             array = own[name]
             if array.shape != shape:
                 raise WeightsError(f"'{name}' has shape {array.shape}, not {shape}", layer.where)
-            file.write(np.ascontiguousarray(array, "<f4").tobytes())
+            # Where each stored float belongs, by `arrange` itself.
+            places: npt.NDArray[np.intp] = layer.arrange(  # type: ignore[assignment]
+                name,
+                np.arange(array.size),  # type: ignore[arg-type]
+                shape,
+                header.transposed,
+            )
+            stored = np.empty(array.size, "<f4")
+            stored[places.ravel()] = array.ravel()
+            file.write(stored.data)
 
 
 def random_arrays(layers: Sequence[Layer], seed: int) -> tuple[Arrays, ...]:
@@ -198,8 +217,3 @@ def random_arrays(layers: Sequence[Layer], seed: int) -> tuple[Arrays, ...]:
             own[name] = np.full(layer.weights()["biases"], value, np.float32)
         arrays.append(own)
     return tuple(arrays[layer.weights_of] for layer in layers)
-
-
-def as_mapping(arrays: Mapping[str, Array], prefix: str) -> dict[str, Array]:
-    """The arrays whose names start with `prefix`, without it."""
-    return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}

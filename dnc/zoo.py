@@ -224,13 +224,14 @@ def fetch(name: str, *, progress: Progress | None = None, force: bool = False) -
 def find_cfg(cfg: str | os.PathLike[str]) -> Path:
     """The path as it is if there is such a file, else that of a network of cfg/ by its name, with or without .cfg."""
     path = Path(cfg)
-    if path.exists() or path.name != str(path):
+    # Unlike Path.exists, os.access raises nothing where the name is too long.
+    if os.access(path, os.F_OK) or path.name != str(path):
         return path
     name = path.name.removesuffix(".cfg") + ".cfg"
     package = Path(__file__).parent
     # In a wheel they are dnc.cfgs, in a checkout the folder cfg/.
-    found = [folder / name for folder in (package / "cfgs", package.parent / "cfg") if (folder / name).is_file()]
-    return found[0] if found else path
+    found = [folder / name for folder in (package / "cfgs", package.parent / "cfg")]
+    return next((file for file in found if os.access(file, os.F_OK)), path)
 
 
 def weights_for(cfg_path: str | os.PathLike[str]) -> Path | None:

@@ -36,7 +36,8 @@ def constant_array(value: ir.Value | None) -> ir.TensorProtocol | None:
 def replace_uses(old: ir.Value, new: ir.Value, graph: ir.Graph) -> None:
     """Lets everything that reads `old`, the graph's outputs included, read `new`; `new` takes the name over.
 
-    The names of layers' outputs and of graph outputs are what engines are compared and called by, so they stay.
+    The names of layers' outputs and of graph outputs are what engines are compared and called by, so they stay; so do
+    the names of graph inputs and initializers, which come first where a layer is nothing but one of them.
     """
     name = old.name
     replaced = False
@@ -45,7 +46,8 @@ def replace_uses(old: ir.Value, new: ir.Value, graph: ir.Graph) -> None:
             graph.outputs[position] = new
             replaced = True
     old.replace_all_uses_with(new)
-    if replaced or ((name or "").startswith("layer") and not (new.name or "").startswith("layer")):
+    layer = (name or "").startswith("layer") and not (new.name or "").startswith("layer")
+    if replaced or (layer and new.producer() is not None):
         old.name = f"{name}/replaced"
         new.name = name
     new.shape = new.shape or old.shape

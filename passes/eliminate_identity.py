@@ -47,5 +47,7 @@ def _does_nothing(node: ir.Node) -> bool:
     if node.op_type == "Concat":
         return len(node.inputs) == 1
     source, result = node.inputs[0] if node.inputs else None, node.outputs[0]
-    same = source is not None and source.shape is not None and source.shape == result.shape
-    return node.op_type == "Reshape" and same
+    if node.op_type != "Reshape" or source is None or source.shape is None or source.shape != result.shape:
+        return False
+    # Two sides of which nothing is known compare as equal.
+    return all(isinstance(side, int) or side.value is not None for side in source.shape)

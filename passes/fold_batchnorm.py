@@ -6,7 +6,8 @@
 k multiplies the output channels of W: axis 0 of Conv and of Gemm with transB=1. As Darknet's fuse_conv_batchnorm, k is
 computed in float64 and the products are rounded to float32 once. The new weights are computed when they are written.
 
-Refuses where the convolution's result is read by anything else, or its weights are no constants.
+Refuses where the convolution's result is read by anything else, its weights are no constants, or a factor of Gemm or
+the training mode of the normalisation changes the formula.
 """
 
 from __future__ import annotations
@@ -40,7 +41,11 @@ def _fold(norm: ir.Node, graph: ir.Graph) -> bool:
     node = source.producer() if source is not None else None
     if source is None or node is None or node.op_type not in ("Conv", "Gemm"):
         return False
-    if node.op_type == "Gemm" and not (_attribute(node, "transB", 0) and _attribute(node, "alpha", 1.0) == 1.0):
+    if node.op_type == "Gemm" and not (
+        _attribute(node, "transB", 0) and _attribute(node, "alpha", 1.0) == _attribute(node, "beta", 1.0) == 1.0
+    ):
+        return False
+    if _attribute(norm, "training_mode", 0):
         return False
     if len(source.uses()) != 1 or source.is_graph_output():
         return False

@@ -8,6 +8,7 @@ Results over 1 MiB that are larger than what they are made of (an Expand of a sm
 
 from __future__ import annotations
 
+import math
 from typing import ClassVar
 
 import numpy as np
@@ -38,6 +39,9 @@ def _fold(node: ir.Node, model: ir.Model) -> bool:
     if any(output.is_graph_output() for output in node.outputs):
         return False
     tensors = [None if value is None else constant_array(value) for value in node.inputs]
+    limit = max(_LIMIT, sum(tensor.nbytes for tensor in tensors if tensor is not None))
+    if any(_may_exceed(output, limit) for output in node.outputs):
+        return False
     source = node.inputs[0] if node.inputs else None
     if node.op_type == "Shape" and source is not None and source.shape is not None and source.shape.is_static():
         results = [np.array(source.shape.numpy(), np.int64)]
@@ -47,16 +51,22 @@ def _fold(node: ir.Node, model: ir.Model) -> bool:
         results = _evaluate(node, model)
     else:
         return False
-    size = sum(tensor.nbytes for tensor in tensors if tensor is not None)
-    if sum(result.nbytes for result in results) > max(_LIMIT, size):
+    if sum(result.nbytes for result in results) > limit:
         return False
     for output, result in zip(node.outputs, results, strict=True):
-        tensor = ir.Tensor(np.asarray(result, order="C"), name=f"{output.name}.folded")
-        value = ir.Value(name=tensor.name, shape=tensor.shape, type=ir.TensorType(tensor.dtype), const_value=tensor)
+        name, output.name = output.name, f"{output.name}/folded"
+        tensor = ir.Tensor(np.asarray(result, order="C"), name=name)
+        value = ir.Value(name=name, shape=tensor.shape, type=ir.TensorType(tensor.dtype), const_value=tensor)
         model.graph.register_initializer(value)
         output.replace_all_uses_with(value)
     model.graph.remove(node, safe=True)
     return True
+
+
+def _may_exceed(output: ir.Value, limit: int) -> bool:
+    """Whether the result is too large, as far as its shape tells before it is computed."""
+    sides = [] if output.shape is None else [side for side in output.shape if isinstance(side, int)]
+    return math.prod(sides) > limit
 
 
 def _evaluate(node: ir.Node, model: ir.Model) -> list[np.ndarray]:

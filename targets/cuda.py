@@ -13,7 +13,7 @@ from typing import ClassVar
 from dnc.cfg import warn
 from dnc.errors import TargetError
 from dnc.targets import Session, targets
-from dnc.targets.onnx import MODEL, Onnx, OnnxSession
+from dnc.targets.onnx import MODEL, Onnx, OnnxSession, import_onnxruntime
 
 _WANTED = ("TensorrtExecutionProvider", "CUDAExecutionProvider")
 
@@ -32,8 +32,7 @@ class Cuda(Onnx):
 
     def open(self, folder: Path, threads: int | None = None) -> Session:
         """A session on the best provider that loads."""
-        import onnxruntime
-
+        onnxruntime = import_onnxruntime()
         if hasattr(onnxruntime, "preload_dlls"):
             # CUDA and cuDNN from PyPI's nvidia-* wheels are not on the loader's path.
             onnxruntime.preload_dlls()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy.typing as npt
@@ -22,17 +24,24 @@ __all__ = ["MODEL", "Onnx", "OnnxSession"]
 MODEL = "model.onnx"
 
 
+def import_onnxruntime() -> ModuleType:
+    """onnxruntime; raises TargetError where it is installed but its libraries do not load."""
+    try:
+        return importlib.import_module("onnxruntime")
+    except ImportError as error:
+        raise TargetError(f"onnxruntime cannot be loaded: {error}", hint="install it again") from error
+
+
 class OnnxSession(Session):
     """An onnxruntime.InferenceSession."""
 
     def __init__(self, path: Path, providers: Sequence[str], threads: int | None) -> None:
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        if threads is not None:
-            options.intra_op_num_threads = threads
+        onnxruntime = import_onnxruntime()
         try:
+            options = onnxruntime.SessionOptions()
+            options.log_severity_level = 3
+            if threads is not None:
+                options.intra_op_num_threads = threads
             self._session = onnxruntime.InferenceSession(str(path), options, providers=list(providers))
         except Exception as error:
             # onnxruntime raises classes of its own that have no common base but Exception.

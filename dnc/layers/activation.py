@@ -10,15 +10,13 @@ from typing import TYPE_CHECKING, Self
 
 from dnc.cfg import Section
 from dnc.layers import layers
+from dnc.layers.activations import activate, emit_activation, parse_activation
 from dnc.layers.base import Array, Arrays, Context, Layer, States, common
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
     from dnc.graph import Builder
-
-
-from dnc.layers.activations import activate, emit_activation, parse_activation
 
 
 @layers.register

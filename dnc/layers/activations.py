@@ -36,11 +36,7 @@ class Activation(NamedTuple):
 
 def parse_activation(section: Section, default: str) -> str:
     """The name of a known activation; under lenient an unknown one is relu, as in Darknet."""
-    value = section.text("activation", default)
-    if value not in ACTIVATIONS:
-        section.choice("activation", default, ACTIVATIONS)
-        return "relu"
-    return value
+    return section.choice("activation", default, ACTIVATIONS, fallback="relu")
 
 
 def emit_activation(b: Builder, x: ir.Value, name: str) -> ir.Value:

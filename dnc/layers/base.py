@@ -68,18 +68,21 @@ class Context:
             self.section.fail(f"{key}={index} is layer {absolute}, which is not {where}", key, "only earlier layers")
         return absolute
 
-    def sources(self, key: str) -> tuple[int, ...]:
-        """The layers that a comma-separated option names; at least one."""
-        indices = self.section.integers(key)
+    def sources(self, key: str, marked: int | None = None) -> tuple[int, ...]:
+        """The layers that a comma-separated option names; at least one. The first `marked` of them are `read`."""
+        indices = self.section.integers(key, whole=True)
         if not indices:
             self.section.fail(f"[{self.section.name}] must say {key}=", key, f"for instance {key}=-2")
         found = tuple(self.resolve(key, index) for index in indices)
-        self.read.update(found)
+        self.read.update(found[:marked])
         return found
 
     def pair(self, key: str) -> tuple[int, ...]:
-        """The previous layer and those that `key` names, as [shortcut], [sam] and [scale_channels] read them."""
-        found = (self.index - 1, *self.sources(key))
+        """The previous layer and those that `key` names, as [shortcut], [sam] and [scale_channels] read them.
+
+        Of several that are named, Darknet counts the first alone as read.
+        """
+        found = (self.index - 1, *self.sources(key, marked=1))
         self.read.add(self.index - 1)
         return found
 

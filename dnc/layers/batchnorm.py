@@ -14,18 +14,16 @@ import numpy as np
 from dnc.cfg import Section
 from dnc.layers import layers
 from dnc.layers.base import Array, Arrays, Context, Layer, Shape, States, common
-
-if TYPE_CHECKING:
-    import onnx_ir as ir
-
-    from dnc.graph import Builder
-
-
 from dnc.layers.convolutional import (
     BATCH_NORM_EPSILON,
     batch_norm_shapes,
     emit_batch_norm,
 )
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from dnc.graph import Builder
 
 
 @layers.register

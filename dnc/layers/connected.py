@@ -13,16 +13,14 @@ import numpy as np
 
 from dnc.cfg import Section
 from dnc.layers import layers
+from dnc.layers.activations import activate, emit_activation, parse_activation
 from dnc.layers.base import Array, Arrays, Context, Layer, Shape, States, common
+from dnc.layers.convolutional import batch_norm_shapes, emit_batch_norm, fold_batch_norm
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
     from dnc.graph import Builder
-
-
-from dnc.layers.activations import activate, emit_activation, parse_activation
-from dnc.layers.convolutional import batch_norm_shapes, emit_batch_norm, fold_batch_norm
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,11 @@ xnor=1 binarizes after batch normalisation was folded: weights become mean(|w|) 
 inputs become +1 where positive, else -1, and so does the zero padding. groups count as 1 then. bin_output=1 makes the
 activation linear, because the next xnor layer needs the signs alone (not if anything else reads this layer).
 antialiasing=1 convolves with stride 1, then blurs each channel by [1 2 1]x[1 2 1]/16 with the stride; antialiasing=2
-averages 2x2. share_index uses the weights, biases and batch normalisation of another layer.
+averages 2x2. share_index uses the weights, biases and batch normalisation of another layer. binary=1 binarizes the
+weights alone.
+
+All of this is what Darknet means. Its CPU build forgets binary=1, the padding and stride_y of 1x1 convolutions, and
+under xnor=1 unequal strides (it convolves floats then), dilation and antialiasing.
 """
 
 from __future__ import annotations

@@ -12,18 +12,15 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 
 from dnc.cfg import Section
-from dnc.decode import Head
+from dnc.decode import DetectionHead, Head
 from dnc.layers import layers
 from dnc.layers.base import Array, Arrays, Context, Layer, States, common
+from dnc.layers.tree import softmax
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
     from dnc.graph import Builder
-
-
-from dnc.decode import DetectionHead
-from dnc.layers.tree import softmax
 
 
 @layers.register

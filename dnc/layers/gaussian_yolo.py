@@ -13,19 +13,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dnc.cfg import Section
-from dnc.decode import Head
+from dnc.decode import YOLO_POINTS, GaussianYoloHead, Head
 from dnc.layers import layers
+from dnc.layers.activations import sigmoid
 from dnc.layers.base import Array, Arrays, States
+from dnc.layers.yolo import Yolo, emit_centers, emit_rows, emit_sizes, emit_spread
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
     from dnc.graph import Builder
-
-
-from dnc.decode import YOLO_POINTS, GaussianYoloHead
-from dnc.layers.activations import sigmoid
-from dnc.layers.yolo import Yolo, emit_centers, emit_rows, emit_sizes, emit_spread
 
 
 @layers.register

@@ -17,16 +17,14 @@ import numpy as np
 
 from dnc.cfg import Section
 from dnc.layers import layers
+from dnc.layers.activations import activate, emit_activation, parse_activation
 from dnc.layers.base import Array, Arrays, Context, Layer, Shape, States, common
+from dnc.layers.windows import Axis, windows
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
     from dnc.graph import Builder
-
-
-from dnc.layers.activations import activate, emit_activation, parse_activation
-from dnc.layers.windows import Axis, windows
 
 
 @layers.register
@@ -46,6 +44,8 @@ class Local(Layer):
         filters = section.integer("filters", 1, low=1)
         size, stride = section.integer("size", 1, low=1), section.integer("stride", 1, low=1)
         pad = section.integer("pad", 0, low=0)
+        if size > 64:
+            section.fail(f"size={size} would take {size * size} slices", "size", "at most 64 are possible")
         vertical, horizontal = (
             Axis(length, (length - (1 if pad else size)) // stride + 1, size, stride, pad) for length in (height, width)
         )

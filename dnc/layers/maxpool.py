@@ -61,8 +61,9 @@ class Pool(Layer):
         return f"{vertical.size} x {vertical.size} / {'x'.join(map(str, strides))}"
 
     def flops(self) -> float:
-        """Darknet counts size * size per output."""
-        return float(np.prod(self.shape)) * self.axes[0].size ** 2
+        """Darknet counts size * size per pixel of the pooled map and input channel; it does not count the blur."""
+        vertical, horizontal = self.axes
+        return float(self.input_shape[0] * vertical.count * horizontal.count * vertical.size**2)
 
 
 @layers.register
@@ -106,6 +107,10 @@ class MaxPool(Pool):
             antialiasing=antialiasing,
             blur_stride=strides,
         )
+
+    def flops(self) -> float:
+        """Darknet counts size * size for maxpool_depth=1 too, though it does not read it then."""
+        return float(np.prod(self.input_shape)) * self.axes[0].size ** 2 if self.depth else super().flops()
 
     def emit(self, b: Builder, inputs: Sequence[ir.Value], arrays: Arrays) -> ir.Value:
         """MaxPool (after a Pad where ONNX's own padding is too narrow), or Reshape and ReduceMax."""

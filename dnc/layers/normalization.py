@@ -43,6 +43,8 @@ class Normalization(Layer):
         """Reads size, alpha, beta and kappa."""
         channels = context.image()[0]
         size = section.integer("size", 5, low=1)
+        if channels > 8192:
+            section.fail(f"{channels} channels are too many for a matrix of all with all", hint="at most 8192")
         if size // 2 >= channels:
             section.fail(f"size={size} needs more than {size // 2} channels, there are {channels}", "size")
         return cls(

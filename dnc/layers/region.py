@@ -11,18 +11,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
 from dnc.cfg import Section
-from dnc.decode import Head
+from dnc.decode import Head, RegionHead
 from dnc.layers import layers
-from dnc.layers.base import Array, Arrays, Context, Layer, States, common
-
-if TYPE_CHECKING:
-    import onnx_ir as ir
-
-    from dnc.graph import Builder
-
-
-from dnc.decode import RegionHead
 from dnc.layers.activations import sigmoid
+from dnc.layers.base import Array, Arrays, Context, Layer, States, common
 from dnc.layers.tree import (
     emit_tree_softmax,
     parse_map,
@@ -30,13 +22,12 @@ from dnc.layers.tree import (
     softmax,
     tree_softmax,
 )
-from dnc.layers.yolo import (
-    check_channels,
-    emit_centers,
-    emit_rows,
-    emit_sizes,
-    parse_anchors,
-)
+from dnc.layers.yolo import check_channels, emit_centers, emit_rows, emit_sizes, parse_anchors
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from dnc.graph import Builder
 
 
 @layers.register
@@ -64,7 +55,7 @@ class Region(Layer):
             # Darknet activates channel 4 and reads four coordinates whatever coords says.
             section.fail(f"coords={coords} is not decoded by Darknet", "coords", "4 is possible")
         count = section.integer("num", 1, low=1)
-        shape = check_channels(section, context, count, coords + 1 + classes)
+        shape = check_channels(section, context, count, coords + 1, classes)
         section.boolean("log")
         section.boolean("sqrt")
         return cls(

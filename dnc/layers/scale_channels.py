@@ -10,19 +10,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
-import numpy as np
-
 from dnc.cfg import Section
 from dnc.layers import layers
+from dnc.layers.activations import activate, emit_activation, parse_activation
 from dnc.layers.base import Array, Arrays, Context, Layer, Shape, States, common
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
     from dnc.graph import Builder
-
-
-from dnc.layers.activations import activate, emit_activation, parse_activation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,10 +50,6 @@ class _Product(Layer):
     def reference(self, inputs: Sequence[Array], arrays: Arrays, states: States) -> Array:
         """The product."""
         return activate(inputs[1] * inputs[0], self.activation)
-
-    def flops(self) -> float:
-        """One per element."""
-        return float(np.prod(self.shape))
 
     def describe(self) -> str:
         """The layer that is scaled."""

@@ -7,8 +7,11 @@ older meaning, in which a map that is twice as large gives every other pixel, an
 weights_type=per_feature (per_layer) has one scalar per input, per_channel one per input and channel, in the order
 (previous layer, from...). They are normalised before use:
 
-    relu:     w+ / (sum of w+ + 1e-4), w+ = max(w, 0)      (Darknet's GPU build takes max(w, 0.001))
+    relu:     w+ / (sum of w+ + 1e-4), w+ = max(w, 0.001)
     softmax:  e^(w - max) / (sum of e^(w - max) + 1e-4)
+
+That is fuse_conv_batchnorm, which every front end of Darknet runs before it infers. (shortcut_multilayer_cpu, which a
+network that is not fused would reach, has max(w, 0).)
 """
 
 from __future__ import annotations
@@ -30,6 +33,7 @@ if TYPE_CHECKING:
     from dnc.graph import Builder
 
 _EPSILON = np.float32(1e-4)
+_SMALLEST = np.float32(1e-3)
 
 
 @layers.register
@@ -83,7 +87,7 @@ class Shortcut(Layer):
     def _normalized(self, arrays: Arrays) -> Array:
         weights = arrays["weights"]
         soft = self.normalization == "softmax"
-        weights = np.exp(weights - weights.max(axis=0)) if soft else np.maximum(weights, 0)
+        weights = np.exp(weights - weights.max(axis=0)) if soft else np.maximum(weights, _SMALLEST)
         normalized: Array = (weights / (weights.sum(axis=0) + _EPSILON)).astype(np.float32)
         return normalized
 
@@ -136,8 +140,8 @@ class Shortcut(Layer):
         return activate(total, self.activation)
 
     def flops(self) -> float:
-        """One addition per element and input."""
-        return float(np.prod(self.shape) * (len(self.sources) - 1))
+        """One addition per element and source, and one product where the sources are weighted."""
+        return float(np.prod(self.shape) * (len(self.sources) - 1) * (1 if self.weights_type == "none" else 2))
 
     def describe(self) -> str:
         """The layers that are added."""

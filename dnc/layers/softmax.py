@@ -1,7 +1,8 @@
 """[softmax] / [soft]: softmax of x / temperature over all inputs, over each of `groups` equal parts, or over the groups
 of a class tree (softmax_layer.c).
 
-spatial=1 takes it across the channels of each pixel, as the GPU build does; the CPU build ignores it."""
+A tree goes before groups and spatial. spatial=1 takes the softmax across the channels of each pixel and leaves the
+temperature out, as the GPU build is meant to; the CPU build ignores it."""
 
 from __future__ import annotations
 
@@ -12,18 +13,15 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 
 from dnc.cfg import Section
-from dnc.decode import Head
+from dnc.decode import ClassifierHead, Head
 from dnc.layers import layers
 from dnc.layers.base import Array, Arrays, Context, Layer, States, common
+from dnc.layers.tree import emit_tree_softmax, parse_tree, softmax, tree_softmax
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
     from dnc.graph import Builder
-
-
-from dnc.decode import ClassifierHead
-from dnc.layers.tree import emit_tree_softmax, parse_tree, softmax, tree_softmax
 
 
 @layers.register
@@ -49,7 +47,8 @@ class Softmax(Layer):
         temperature = section.number("temperature", 1.0)
         if temperature == 0:
             section.fail("temperature=0 divides by zero", "temperature")
-        spatial = section.number("spatial", 0.0) != 0
+        tree = parse_tree(section, inputs)
+        spatial = section.number("spatial", 0.0) != 0 and not tree
         if spatial:
             context.image()
         return cls(
@@ -57,21 +56,27 @@ class Softmax(Layer):
             groups=groups,
             temperature=temperature,
             spatial=spatial,
-            tree=parse_tree(section, inputs),
+            tree=tree,
         )
 
     def _view(self) -> tuple[list[int], int]:
         """(shape without the batch axis, axis of the softmax)."""
         if self.spatial:
             return [self.input_shape[0], int(np.prod(self.input_shape[1:]))], 1
-        return ([self.groups, self.shape[0] // self.groups], 2) if self.groups > 1 else ([self.shape[0]], 1)
+        if self.groups > 1 and not self.tree:
+            return [self.groups, self.shape[0] // self.groups], 2
+        return [self.shape[0]], 1
+
+    @property
+    def _temperature(self) -> float:
+        return 1.0 if self.spatial else self.temperature
 
     def emit(self, b: Builder, inputs: Sequence[ir.Value], arrays: Arrays) -> ir.Value:
         """Reshape, Mul, Softmax."""
         view, axis = self._view()
         x = b.reshape(inputs[0], view)
-        if self.temperature != 1 and not self.spatial:
-            x = b.op("Div", x, b.constant(self.temperature))
+        if self._temperature != 1:
+            x = b.op("Div", x, b.constant(self._temperature))
         y = emit_tree_softmax(b, x, self.tree, axis) if self.tree else b.op("Softmax", x, axis=axis)
         return y if len(view) == 1 else b.reshape(y, self.shape)
 
@@ -80,8 +85,8 @@ class Softmax(Layer):
         view, axis = self._view()
         x = inputs[0].reshape(len(inputs[0]), *view)
         if self.tree:
-            return tree_softmax(x, self.tree, self.temperature)
-        return softmax(x, axis, 1.0 if self.spatial else self.temperature).reshape(len(x), -1)
+            return tree_softmax(x, self.tree, self._temperature)
+        return softmax(x, axis, self._temperature).reshape(len(x), -1)
 
     def head(self) -> Head:
         """The values are the classes' probabilities."""

@@ -6,6 +6,7 @@ have one parent are a group; a softmax runs over each group by itself. A map fil
 
 from __future__ import annotations
 
+import re
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 __all__ = ["emit_tree_softmax", "group_sizes", "parse_map", "parse_tree", "softmax", "tree_softmax"]
 
+_NUMBER = re.compile(r"-?[0-9]{1,9}")
+
 
 def parse_tree(section: Section, classes: int) -> tuple[int, ...]:
     """The parent of each node; () without `tree=`. A missing file is an error (under lenient: no tree)."""
@@ -29,7 +32,7 @@ def parse_tree(section: Section, classes: int) -> tuple[int, ...]:
     parents = []
     for number, line in enumerate(lines):
         fields = line.split()
-        parent = int(fields[1]) if len(fields) > 1 and fields[1].lstrip("-").isdigit() else None
+        parent = int(fields[1]) if len(fields) > 1 and _NUMBER.fullmatch(fields[1]) else None
         if parent is None or not -1 <= parent < number:
             section.fail(f"line {number + 1} of the tree is not 'name parent', parents first", "tree", line[:60])
         parents.append(parent)
@@ -42,7 +45,7 @@ def parse_map(section: Section, nodes: int) -> tuple[int, ...]:
     """The tree's node of each class to report; () without `map=`."""
     lines = [line.strip() for line in _read(section, "map")]
     for number, line in enumerate(lines):
-        if not line.isdigit() or int(line) >= nodes:
+        if not _NUMBER.fullmatch(line) or not 0 <= int(line) < nodes:
             section.fail(f"line {number + 1} of the map is not the number of a class", "map", line[:60])
     return tuple(map(int, lines))
 

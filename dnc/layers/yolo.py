@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from dnc.cfg import Section
-from dnc.decode import Head
+from dnc.cfg import Section, warn
+from dnc.decode import NMS_KINDS, Head, YoloHead
+from dnc.errors import CfgError
 from dnc.layers import layers
+from dnc.layers.activations import sigmoid
 from dnc.layers.base import Array, Arrays, Context, Layer, Shape, States, common
 
 if TYPE_CHECKING:
@@ -25,28 +27,34 @@ if TYPE_CHECKING:
     from dnc.graph import Builder
 
 
-from dnc.cfg import warn
-from dnc.decode import NMS_KINDS, YoloHead
-from dnc.errors import CfgError
-from dnc.layers.activations import sigmoid
-
-
 def parse_anchors(section: Section, total: int, mask: Sequence[int]) -> tuple[tuple[float, float], ...]:
-    """The anchors that `mask` selects of `total`; errors where there are fewer, or the mask names none."""
+    """The anchors that `mask` selects of `total`, in two stock cfgs in spite of Darknet's own reading.
+
+    1. cspx-p7-mish lists 20 anchors with num=16, and masks the last four; Darknet reads past its memory there. The
+       listed ones are taken, with a warning.
+    2. cspx-p7-mish_hp lacks a comma, which joins two numbers and leaves an odd count; Darknet takes 0.5 for the last.
+       So does this, with a warning. Any other lack of anchors is an error.
+    """
     numbers = section.numbers("anchors")
     if numbers is None:
         section.fail(f"[{section.name}] must say anchors=", hint="width,height of each anchor, separated by commas")
+    listed, last = len(numbers) // 2, max(mask, default=0)
     for index in mask:
-        if not 0 <= index < total:
+        if not 0 <= index < max(total, listed):
             section.fail(f"mask names anchor {index}, but num={total}", "mask", f"anchors count from 0 to {total - 1}")
-    if len(numbers) < 2 * total:
-        needed = 2 * (max(mask) + 1)
-        message = f"anchors= has {len(numbers)} numbers, num={total} wants {2 * total}"
-        if len(numbers) < needed:
-            section.fail(message, "anchors", "two numbers, width and height, for each anchor")
-        section.guess(message, "anchors", "Darknet takes 0.5 for the missing ones")
+    if last >= total:
+        message = f"mask names anchor {last}, but num={total}; anchors= has {listed}, which are taken"
+        warn(CfgError(message, section.at("num"), "Darknet reads past its memory here: raise num"))
     elif len(numbers) > 2 * total:
         warn(CfgError(f"anchors= has {len(numbers)} numbers, num={total} uses {2 * total}", section.at("anchors")))
+    if len(numbers) < 2 * max(total, last + 1):
+        message = f"anchors= has {len(numbers)} numbers, num={total} wants {2 * total}"
+        hint = "Darknet takes 0.5 for the missing ones"
+        if len(numbers) % 2 == 0:
+            section.guess(message, "anchors", "two numbers, width and height, for each anchor; " + hint)
+        else:
+            warn(CfgError(message, section.at("anchors"), "is a comma missing? " + hint))
+    numbers += (0.5,) * (2 * (last + 1) - len(numbers))
     return tuple((numbers[2 * index], numbers[2 * index + 1]) for index in mask)
 
 
@@ -56,14 +64,15 @@ def parse_mask(section: Section, total: int) -> tuple[int, ...]:
     return tuple(range(total)) if mask is None else mask
 
 
-def check_channels(section: Section, context: Context, count: int, per_anchor: int) -> tuple[int, int, int]:
-    """The map (C, h, w), whose channels must be count * per_anchor."""
+def check_channels(section: Section, context: Context, count: int, entries: int, classes: int) -> tuple[int, int, int]:
+    """The map (C, h, w), whose channels must be count * (entries + classes)."""
     channels, height, width = context.image()
+    per_anchor = entries + classes
     if channels != count * per_anchor:
         section.fail(
             f"the layer before has {channels} filters, {count} anchors x {per_anchor} values want {count * per_anchor}",
             "classes" if "classes" in section.options else None,
-            "make filters= in the [convolutional] before equal to anchors * (classes + 5)",
+            f"make filters= in the [convolutional] before equal to anchors * (classes + {entries})",
         )
     return channels, height, width
 
@@ -119,7 +128,7 @@ class Yolo(Layer):
         classes = section.integer("classes", 20, low=1)
         total = section.integer("num", 1, low=1)
         mask = parse_mask(section, total)
-        shape = check_channels(section, context, len(mask), cls.box_channels + 1 + classes)
+        shape = check_channels(section, context, len(mask), cls.box_channels + 1, classes)
         section.text("map")
         return cls(
             **common(context, shape),  # type: ignore[arg-type]

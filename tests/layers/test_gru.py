@@ -183,5 +183,5 @@ def test_a_convolution_cannot_follow() -> None:
     assert str(caught.value) == (
         "[convolutional] needs an image, but the layer before it has a flat output of 3\n"
         "  at net.cfg:5 [convolutional] #1\n      5 | [convolutional]\n"
-        "  hint: place it before the [softmax], [cost] or recurrent layer, or set width, height, channels in [net]"
+        "  hint: place it before the [softmax] or [cost], or set width, height and channels in [net]"
     )

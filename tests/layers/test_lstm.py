@@ -82,7 +82,7 @@ def test_graph_is_the_reference(options: str, batch: int | str) -> None:
     net = network(options)
     inputs = frames(net)
     for actual, expected in zip(graph_steps(net, inputs, batch), reference_steps(net, inputs), strict=True):
-        assert actual[0].shape == (2, 3)
+        assert actual[0].shape == (2, 3, 1, 1)
         assert_close(actual[0], expected[0])
         assert list(actual[1]) == list(net.layers[0].states())
         for name, state in actual[1].items():
@@ -103,9 +103,9 @@ def test_reference_is_darknets_loop(options: str) -> None:
                 g = math.tanh(w["g"][k] + u["g"][k])
                 cells[image][k] = f * cells[image][k] + i * g
                 hidden[image][k] = o * math.tanh(cells[image][k])
-            assert_close(actual[image], np.array(hidden[image], np.float32))
+            assert_close(actual[image].ravel(), np.array(hidden[image], np.float32))
             assert_close(states["c"][image], np.array(cells[image], np.float32))
-        np.testing.assert_array_equal(actual, states["h"])
+        np.testing.assert_array_equal(actual, states["h"].reshape(2, 3, 1, 1))
 
 
 def test_an_image_is_flattened() -> None:
@@ -122,7 +122,7 @@ def test_an_image_is_flattened() -> None:
 
 def test_layer_says() -> None:
     layer = network("").layers[0]
-    assert layer.shape == (3,)
+    assert layer.shape == (3, 1, 1)
     assert layer.states() == {"h": (3,), "c": (3,)}
     assert layer.describe() == "5 -> 3"
     assert layer.flops() == 2 * 4 * (5 * 3 + 3 * 3)
@@ -168,11 +168,10 @@ def test_misspelt_key_is_refused() -> None:
     )
 
 
-def test_a_convolution_cannot_follow() -> None:
-    with pytest.raises(CfgError) as caught:
-        Network.parse("[net]\ninputs=5\n[lstm]\noutput=3\n[convolutional]\n", "net.cfg")
-    assert str(caught.value) == (
-        "[convolutional] needs an image, but the layer before it has a flat output of 3\n"
-        "  at net.cfg:5 [convolutional] #1\n      5 | [convolutional]\n"
-        "  hint: place it before the [softmax], [cost] or recurrent layer, or set width, height, channels in [net]"
-    )
+def test_a_convolution_can_follow() -> None:
+    """The output is (output, 1, 1) to what comes next, as in Darknet; that of [gru] stays flat."""
+    net = Network.parse("[net]\ninputs=5\n[lstm]\noutput=3\n[convolutional]\nfilters=2\n").with_random_weights(7)
+    assert [layer.shape for layer in net.layers] == [(3, 1, 1), (2, 1, 1)]
+    inputs = frames(net)
+    for (actual, _), (expected, _) in zip(graph_steps(net, inputs), reference_steps(net, inputs), strict=True):
+        assert_close(actual, expected)

@@ -97,7 +97,7 @@ def test_graph_is_the_reference(options: str, batch: int | str) -> None:
     net = network(options)
     inputs = frames(net)
     for actual, expected in zip(graph_steps(net, inputs, batch), reference_steps(net, inputs), strict=True):
-        assert actual[0].shape == (2, 3)
+        assert actual[0].shape == (2, 3, 1, 1)
         assert_close(actual[0], expected[0])
         assert_close(actual[1]["h"], expected[1]["h"])
 
@@ -116,7 +116,8 @@ def test_reference_is_darknets_loop(options: str) -> None:
             read, recur = connected(x, arrays, "input", activation), connected(old, arrays, "self", recurrent)
             carried = old if given.get("shortcut") == "1" else [0.0] * 4
             state[image] = [a + b + c for a, b, c in zip(read, recur, carried, strict=True)]
-            assert_close(actual[image], np.array(connected(state[image], arrays, "output", activation), np.float32))
+            y = np.array(connected(state[image], arrays, "output", activation), np.float32)
+            assert_close(actual[image], y.reshape(-1, 1, 1))
 
 
 def test_an_image_is_flattened() -> None:
@@ -133,11 +134,11 @@ def test_an_image_is_flattened() -> None:
 
 def test_layer_says() -> None:
     layer = network("").layers[0]
-    assert layer.shape == (3,)
+    assert layer.shape == (3, 1, 1)
     assert layer.states() == {"h": (4,)}
     assert layer.describe() == "5 -> 3"
     assert layer.flops() == 2 * (5 * 4 + 4 * 4 + 4 * 3)
-    assert network("", sizes="").layers[0].shape == (1,)
+    assert network("", sizes="").layers[0].shape == (1, 1, 1)
 
 
 @pytest.mark.parametrize("normalize", [False, True])
@@ -179,10 +180,10 @@ def test_empty_sizes_are_refused(option: str, message: str) -> None:
 
 def test_huge_state_is_refused() -> None:
     with pytest.raises(CfgError) as caught:
-        Network.parse("[net]\ninputs=5\n[rnn]\nhidden=4000000000\n", "net.cfg")
+        Network.parse("[net]\ninputs=5\n[rnn]\nhidden=2000000000\n", "net.cfg")
     assert str(caught.value) == (
-        "the output would have 4000000000 elements\n  at net.cfg:4 [rnn] #0\n"
-        "      4 | hidden=4000000000\n  hint: at most 2147483647 are possible"
+        "the weights up to this layer are 4000000016000000001 floats\n  at net.cfg:3 [rnn] #0\n"
+        "      3 | [rnn]\n  hint: an engine holds 2 GiB"
     )
 
 

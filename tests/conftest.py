@@ -1,0 +1,62 @@
+"""What the tests share: the command line in this process, networks as files, and their engines."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from dnc.network import Network
+from dnc.weights import write_weights
+from tests.networks import NETWORKS
+
+
+class Result(NamedTuple):
+    """What a command left."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., Result]:
+    """Runs `dnc ARGUMENTS` in this process; a traceback is in `err`, with code 70."""
+
+    def run(*arguments: object) -> Result:
+        from dnc.cli import main
+
+        monkeypatch.setattr(sys, "argv", ["dnc", *map(str, arguments)])
+        capfd.readouterr()
+        with warnings.catch_warnings(), pytest.raises(SystemExit) as caught:
+            main()
+        code = caught.value.code
+        return Result(code if isinstance(code, int) else 0 if code is None else 1, *capfd.readouterr())
+
+    return run
+
+
+def _write(folder: Path, name: str, cfg: str, *, seed: int = 0, lenient: bool = False) -> Path:
+    """Writes NAME.cfg and NAME.weights, random ones; returns the cfg's path."""
+    path = folder / f"{name}.cfg"
+    path.write_text(cfg, encoding="utf-8")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        network = Network.load(path, lenient=lenient).with_random_weights(seed)
+    with path.with_suffix(".weights").open("wb") as file:
+        write_weights(file, network.layers, network.arrays)
+    return path
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Callable[..., Path]:
+    """Writes a network of networks.py, or cfg text, with random weights; returns the cfg's path."""
+
+    def write_network(name: str, cfg: str | None = None, *, seed: int = 0, lenient: bool = False) -> Path:
+        return _write(tmp_path, name, NETWORKS[name] if cfg is None else cfg, seed=seed, lenient=lenient)
+
+    return write_network

@@ -1,0 +1,71 @@
+"""Errors: their text, their places, their hints."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import pytest
+
+from dnc import errors
+from dnc.errors import CfgError, DncError, Where, close_match
+
+WHERE = Where("nets/a.cfg", 12, "yolo", 3, "classes=x")
+
+
+def test_text() -> None:
+    """The four parts, those that there are."""
+    assert str(DncError("it broke")) == "it broke"
+    assert str(DncError("it broke", Path("a/b"))) == "it broke\n  at a/b"
+    assert str(DncError("it broke", hint="mend it")) == "it broke\n  hint: mend it"
+    assert str(CfgError("it broke", WHERE, "mend it")) == (
+        "it broke\n  at nets/a.cfg:12 [yolo] #3\n     12 | classes=x\n  hint: mend it"
+    )
+
+
+@pytest.mark.parametrize(
+    ("where", "text"),
+    [
+        (Where("a.cfg"), "a.cfg"),
+        (Where("a.cfg", 1), "a.cfg:1"),
+        (Where("a.cfg", 1, "net"), "a.cfg:1 [net]"),
+        (Where("a.cfg", 7, "conv", 0), "a.cfg:7 [conv] #0"),
+    ],
+)
+def test_where(where: Where, text: str) -> None:
+    assert str(where) == text
+
+
+@pytest.mark.parametrize("file", ["/home/me/a.cfg", "a.cfg", "..\\nets\\a.cfg", "C:\\a.cfg"])
+def test_short_where_is_the_same_on_every_machine(file: str) -> None:
+    assert Where(file, 7, "conv", 0).short == "a.cfg:7 [conv] #0"
+
+
+def test_short_where_is_utf_8() -> None:
+    """Bytes of a file's name that are no UTF-8 come as lone surrogates."""
+    assert Where("gar\udce7on.cfg", 1).short == "gar?on.cfg:1"
+
+
+def test_all_are_dnc_errors() -> None:
+    kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, Exception)]
+    assert {kind.__name__ for kind in kinds} == {
+        *("DncError", "CfgError", "WeightsError", "ImageError", "PassError", "TargetError", "BundleError"),
+        *("ZooError", "DncWarning"),
+    } | {kind.__name__ for kind in kinds if kind.__name__ in ("CalibrationError", "DatasetError")}
+    assert all(issubclass(kind, DncError) for kind in kinds if not issubclass(kind, Warning))
+
+
+def test_pickle() -> None:
+    """Errors of a process pool arrive whole."""
+    error = pickle.loads(pickle.dumps(CfgError("it broke", WHERE, "mend it")))
+    assert isinstance(error, CfgError)
+    assert str(error) == str(CfgError("it broke", WHERE, "mend it"))
+
+
+def test_close_match() -> None:
+    known = ["maxpool", "avgpool", "route"]
+    assert close_match("maxpol", known) == "did you mean 'maxpool'?"
+    assert close_match("xyz", known) == ""
+    assert close_match("maxpol", known, cutoff=0.99) == ""
+    assert close_match("", []) == ""
+    assert close_match("avgpol", iter(known)) == "did you mean 'avgpool'?"
