@@ -61,8 +61,11 @@ def _fold(norm: ir.Node, graph: ir.Graph) -> bool:
     column = factor.reshape(-1, *[1] * (len(weights.shape) - 1))
 
     def folded() -> npt.NDArray[Any]:
-        product: npt.NDArray[Any] = weights.numpy() * column
-        return product.astype(np.float32)
+        plain = weights.numpy()
+        # Computed in float64, buffer by buffer: the whole product would be twice as large as the weights.
+        product: npt.NDArray[Any] = np.empty_like(plain)
+        np.multiply(plain, column, out=product, dtype=np.float64, casting="same_kind")
+        return product
 
     name = f"{node.inputs[1].name}.folded" if node.inputs[1] is not None else "folded"
     new_weights = _initializer(graph, lazy(folded, weights, name))

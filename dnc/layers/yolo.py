@@ -8,6 +8,7 @@ gives is this map. Boxes are, for a cell (column, row), the grid w x h and an in
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
@@ -32,8 +33,8 @@ def parse_anchors(section: Section, total: int, mask: Sequence[int]) -> tuple[tu
 
     1. cspx-p7-mish lists 20 anchors with num=16, and masks the last four; Darknet reads past its memory there. The
        listed ones are taken, with a warning.
-    2. cspx-p7-mish_hp lacks a comma, which joins two numbers and leaves an odd count; Darknet takes 0.5 for the last.
-       So does this, with a warning. Any other lack of anchors is an error.
+    2. cspx-p7-mish_hp lacks a comma, so that two numbers with a blank between them become one; Darknet takes 0.5 for
+       the one that is missing at the end. So does this, with a warning. Any other lack of anchors is an error.
     """
     numbers = section.numbers("anchors")
     if numbers is None:
@@ -50,10 +51,10 @@ def parse_anchors(section: Section, total: int, mask: Sequence[int]) -> tuple[tu
     if len(numbers) < 2 * max(total, last + 1):
         message = f"anchors= has {len(numbers)} numbers, num={total} wants {2 * total}"
         hint = "Darknet takes 0.5 for the missing ones"
-        if len(numbers) % 2 == 0:
-            section.guess(message, "anchors", "two numbers, width and height, for each anchor; " + hint)
+        if re.search(r"\d\s+\d", section.options["anchors"].text):
+            warn(CfgError(message, section.at("anchors"), "a comma is missing; " + hint))
         else:
-            warn(CfgError(message, section.at("anchors"), "is a comma missing? " + hint))
+            section.guess(message, "anchors", "two numbers, width and height, for each anchor; " + hint)
     numbers += (0.5,) * (2 * (last + 1) - len(numbers))
     return tuple((numbers[2 * index], numbers[2 * index + 1]) for index in mask)
 

@@ -92,10 +92,10 @@ def test_a_mask_over_num_takes_what_is_listed() -> None:
 
 
 def test_a_missing_comma() -> None:
-    """As in cspx-p7-mish_hp.cfg: Darknet has 0.5 for the number that is not there."""
-    text = HEAD.replace("135,169, 344,319", "135").replace("num=6", "num=5")
-    with pytest.warns(DncWarning, match="anchors= has 9 numbers, num=5 wants 10"):
-        assert anchors(text) == ((23, 27), (135, 0.5))
+    """As in cspx-p7-mish_hp.cfg: Darknet reads 82135, and 0.5 for the number that is then missing."""
+    text = HEAD.replace("82, 135", "82  135")
+    with pytest.warns(DncWarning, match="anchors= has 11 numbers, num=6 wants 12"):
+        assert anchors(text) == ((23, 27), (169, 344))
 
 
 def test_lenient_takes_half_a_pixel_for_missing_anchors() -> None:

@@ -98,7 +98,7 @@ class FakeSession(OnnxSession):
 
     def __init__(self, path: Path, providers: list[str], threads: int | None) -> None:
         FakeSession.asked.append(list(providers))
-        self.providers = [provider for provider in providers if provider in (*FakeSession.loads, "CPUExecutionProvider")]
+        self.providers = [provider for provider in providers if provider in (*FakeSession.loads, CPU)]
         self.device = self.providers[0].removesuffix("ExecutionProvider")
 
 
