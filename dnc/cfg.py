@@ -35,7 +35,7 @@ _TRAINING_KEYS = """
     iou_thresh random track_history_size sim_thresh dets_for_track dets_for_show track_ciou_norm embedding_layer
     log rescore thresh classfix absolute coord_scale object_scale noobject_scale mask_scale class_scale bias_match
     forced type ratio smooth probability dropblock dropblock_size_rel dropblock_size_abs shift noloss mean std
-    temperature yolo_layer contrastive_neg_max time_normalizer joint l1 l2 input_calibration
+    temperature yolo_layer contrastive_neg_max time_normalizer joint l1 l2 input_calibration seen max_epochs beta1
 """
 TRAINING_KEYS = frozenset(_TRAINING_KEYS.split())
 """Options that Darknet reads only to train, or that ask nothing of inference; known, and passed over in silence."""

@@ -555,7 +555,7 @@ LONG = {
 }
 
 
-_SLOW = ("layers", "routes", "options of sections")
+_SLOW = ("layers", "routes", "options of sections", "unknown")
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in _SLOW)) for name in LONG])
