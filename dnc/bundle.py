@@ -16,6 +16,7 @@ and no paths of a machine.
 from __future__ import annotations
 
 import dataclasses
+import errno
 import hashlib
 import json
 import math
@@ -38,6 +39,7 @@ __all__ = ["Bundle", "read_bundle", "write_folder"]
 SCHEMA = 1
 MANIFEST = "engine.json"
 LABELS = "labels.txt"
+_TRIES = 100
 
 
 @dataclass(frozen=True)
@@ -276,18 +278,25 @@ class Writer:
 
 
 def _replace(partial: Path, out: Path) -> None:
-    if not out.exists():
-        partial.rename(out)
-        return
-    # A folder cannot be renamed over another that is not empty: the old one steps aside, and comes back on failure.
     old = partial.with_suffix(".old")
-    out.rename(old)
     try:
-        partial.rename(out)
-    except BaseException:
-        old.rename(out)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
+        for _ in range(_TRIES):
+            try:
+                partial.rename(out)
+                return
+            except OSError as error:
+                # A folder cannot be renamed over another that is not empty: that one steps aside first. Another process
+                # that writes the same engine may be faster, and is replaced in turn.
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                    raise
+            shutil.rmtree(old, ignore_errors=True)
+            with suppress(FileNotFoundError):
+                out.rename(old)
+        raise OSError(errno.EBUSY, "other processes write it too", str(out))
+    finally:
+        if old.exists() and not out.exists():
+            old.rename(out)
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def _digest(path: Path) -> str:

@@ -112,6 +112,7 @@ OPTIONS = [
     "filters=2 size=3 pad=1 dilation=2 activation=linear",
     "filters=2 size=5 pad=1 dilation=2 stride=2 activation=linear",
     "filters=2 size=1 dilation=7 activation=linear",
+    "filters=2 size=1 dilation=2 padding=1 activation=linear",
     "filters=6 size=3 pad=1 groups=2 batch_normalize=1 activation=leaky",
     "filters=4 size=3 pad=1 groups=4 stride=2 activation=leaky",
     "filters=8 size=3 pad=1 groups=4 activation=leaky",
@@ -152,10 +153,11 @@ def test_xnor(channels: int, options: str, check: Callable[..., Network]) -> Non
 
 
 def test_xnor_sees_the_sign_of_folded_weights(check: Callable[..., Network]) -> None:
-    """A negative scale turns the signs round, as the weights are folded before they are binarized."""
+    """A negative scale turns the signs round, as the weights are folded before they are binarized. 0 counts as less."""
     options = "filters=4 size=3 pad=1 batch_normalize=1 activation=leaky xnor=1"
     network = Network.parse(f"[net]\nwidth=6\nheight=5\nchannels=3\n{section(options)}").with_random_weights(1)
     arrays = {**network.arrays[0], "scales": np.array([-1, 1, 0, -0.5], np.float32)}
+    arrays["weights"] = np.where(np.arange(9).reshape(3, 3) % 4 == 0, np.float32(0), arrays["weights"])
     check(network.with_arrays((arrays,)), darknet(options))
 
 

@@ -5,21 +5,24 @@ from __future__ import annotations
 import io
 import math
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-import onnx_ir as ir
-import onnxruntime as ort
 import pytest
 
 from dnc.errors import CfgError
 from dnc.layers import layers
-from dnc.layers.base import Array, Arrays, States
-from dnc.lower import lower
+from dnc.layers.base import Arrays
 from dnc.network import Network
-from dnc.reference import initial_states, run
 from dnc.weights import Header, read_weights, write_weights
+from tests.layers.stepping import (
+    assert_close,
+    assert_graph_is_the_reference,
+    frames,
+    graph_steps,
+    reference_steps,
+)
 
 OPTIONS = [
     "",
@@ -46,39 +49,6 @@ def network(options: str, net: str = "inputs=5", sizes: str = "hidden=4\noutput=
     return Network.parse(f"[net]\n{net}\n[rnn]\n{sizes}\n{options}\n").with_random_weights(7)
 
 
-def frames(net: Network, count: int = 3, batch: int = 2) -> list[Array]:
-    generator = np.random.default_rng(11)
-    return [generator.normal(0, 1, (batch, *net.input_shape)).astype(np.float32) for _ in range(count)]
-
-
-def graph_steps(net: Network, inputs: Sequence[Array], batch: int | str = "N") -> Iterator[tuple[Array, States]]:
-    """(output, states) of each frame by onnxruntime; a step's states go into the next."""
-    options = ort.SessionOptions()
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = ort.InferenceSession(ir.to_proto(lower(net, batch=batch)).SerializeToString(), options)
-    names = [value.name for value in session.get_outputs()]
-    feeds = {value.name: np.zeros((len(inputs[0]), *value.shape[1:]), np.float32) for value in session.get_inputs()}
-    for frame in inputs:
-        values = dict(zip(names, session.run(None, {**feeds, "input": frame}), strict=True))
-        following = {name: value for name, value in values.items() if name.startswith("next")}
-        feeds.update({name.replace("next", "state"): value for name, value in following.items()})
-        yield values[names[0]], {name.partition(".")[2]: value for name, value in following.items()}
-
-
-def reference_steps(net: Network, inputs: Sequence[Array]) -> Iterator[tuple[Array, States]]:
-    """The same by the reference; the states are those of layer 0."""
-    states = initial_states(net, len(inputs[0]))
-    for frame in inputs:
-        (output,) = run(net, frame, states)
-        yield output, dict(states.get(0, {}))
-
-
-def assert_close(actual: Array, expected: Array) -> None:
-    """Within 1e-5 of the largest value: float32 sums of a few dozen terms, taken in another order."""
-    assert actual.shape == expected.shape
-    np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-5 * max(1.0, float(np.abs(expected).max())))
-
-
 def connected(x: Sequence[float], arrays: Arrays, part: str, activation: str) -> list[float]:
     """forward_connected_layer for one image, in double."""
     out = []
@@ -94,12 +64,7 @@ def connected(x: Sequence[float], arrays: Arrays, part: str, activation: str) ->
 @pytest.mark.parametrize("batch", ["N", 2])
 @pytest.mark.parametrize("options", OPTIONS)
 def test_graph_is_the_reference(options: str, batch: int | str) -> None:
-    net = network(options)
-    inputs = frames(net)
-    for actual, expected in zip(graph_steps(net, inputs, batch), reference_steps(net, inputs), strict=True):
-        assert actual[0].shape == (2, 3, 1, 1)
-        assert_close(actual[0], expected[0])
-        assert_close(actual[1]["h"], expected[1]["h"])
+    assert_graph_is_the_reference(network(options), batch)
 
 
 @pytest.mark.parametrize("options", OPTIONS)

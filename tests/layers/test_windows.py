@@ -29,6 +29,7 @@ def axes(draw: st.DrawFn) -> Axis:
 @settings(max_examples=300, deadline=None)
 def test_onnx_counts_as_darknet(axis: Axis) -> None:
     """ONNX: floor((length + pads - span) / stride) + 1. The padding at the end is never more than needed."""
+    assert axis.span == max(tap * axis.dilation for tap in range(axis.size)) + 1
     assert (axis.length + axis.begin + axis.end - axis.span) // axis.stride + 1 == axis.count
     last = (axis.count - 1) * axis.stride - axis.begin + axis.span
     assert axis.end == max(0, last - axis.length)
