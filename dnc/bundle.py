@@ -230,7 +230,7 @@ def write_folder(out: str | Path) -> Iterator[Writer]:
         made.clear()
     except OSError as error:
         hint = "is the disk full, or the folder read-only?"
-        raise BundleError(f"cannot write the engine: {_reason(error)}", error.filename or str(out), hint) from error
+        raise BundleError(f"cannot write the engine: {_reason(error)}", str(out), hint) from error
     finally:
         if partial is not None:
             shutil.rmtree(partial, ignore_errors=True)
@@ -241,11 +241,12 @@ def write_folder(out: str | Path) -> Iterator[Writer]:
 
 def _stranger(out: Path) -> str:
     """What stands at `out` and is no part of an engine, a damaged one included; "" if nothing."""
-    if not os.path.lexists(out):
+    try:
+        names = sorted(path.name for path in out.iterdir())
+    except FileNotFoundError:
         return ""
-    if not out.is_dir():
-        return "a file"
-    names = sorted(path.name for path in out.iterdir())
+    except NotADirectoryError:
+        return "a file" if os.path.lexists(out) else ""
     if names and MANIFEST not in names:
         return f"{names[0]} in a folder without engine.json"
     try:

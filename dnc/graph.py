@@ -19,7 +19,7 @@ import numpy.typing as npt
 import onnx
 import onnx_ir as ir
 
-from dnc.errors import CfgError, DncError, Where
+from dnc.errors import DncError, Where
 
 __all__ = ["OPSET", "WHERE", "Builder", "check", "layer_value", "lazy", "serialize_to", "small_model", "where_of"]
 
@@ -198,16 +198,6 @@ def check(model: ir.Model, after: str) -> None:
                 typed = ir.from_proto(infos[value.name])
                 value.type, value.shape = typed.type, typed.shape
 
-
-def check_layer_shapes(model: ir.Model, shapes: Mapping[str, tuple[Sequence[int], Where]]) -> None:
-    """Holds the shapes that ONNX infers against Darknet's formulas; a difference is a bug, or an unknown quirk."""
-    for node in model.graph:
-        for value in node.outputs:
-            if value.name is not None and value.name in shapes and value.shape is not None:
-                expected, where = shapes[value.name]
-                found = tuple(value.shape)[1:]
-                if all(isinstance(side, int) for side in found) and found != tuple(expected):
-                    raise CfgError(f"lowered to shape {found}, but Darknet computes {tuple(expected)}", where)
 
 
 def serialize_to(model: ir.Model, path: Path) -> None:

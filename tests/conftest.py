@@ -31,6 +31,7 @@ def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) 
         from dnc.cli import main
 
         monkeypatch.setattr(sys, "argv", ["dnc", *map(str, arguments)])
+        monkeypatch.setattr("signal.signal", lambda *_: None)
         capfd.readouterr()
         with warnings.catch_warnings(), pytest.raises(SystemExit) as caught:
             main()

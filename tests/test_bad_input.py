@@ -418,6 +418,15 @@ def test_interrupt(step: str, command: Command, tiny: Path, monkeypatch: pytest.
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
 
 
+def test_memory_runs_out(command: Command, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def out_of_memory(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("dnc.targets.onnx.Onnx.build", out_of_memory)
+    result = command("compile", tiny, "-o", tiny.with_name("e"))
+    refuse(result, "there is not enough memory", folder=tiny.parent, left={"tiny.cfg", "tiny.weights"})
+
+
 def test_bug_is_a_traceback(command: Command, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is not the user's fault is shown in full, names the pass, and leaves nothing either."""
 
@@ -438,7 +447,8 @@ def _python(code: str, *arguments: object, **options: Any) -> subprocess.Popen[s
     return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, start_new_session=True, **options)
 
 
-def test_sigint(tiny: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signals(number: int, tiny: Path) -> None:
     """A real signal while the engine is written: reading the labels, a pipe here, waits until it comes."""
     pipe = tiny.with_name("pipe.names")
     os.mkfifo(pipe)
@@ -450,7 +460,7 @@ def test_sigint(tiny: Path) -> None:
     while not list(tiny.parent.glob(".e.*")) and process.poll() is None and time.monotonic() < end:
         time.sleep(0.01)
     time.sleep(0.2)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     stdout, stderr = process.communicate(timeout=60)
     result = Result(process.returncode, stdout, stderr)
     refuse(result, "interrupted", folder=tiny.parent, left={"tiny.cfg", "tiny.weights", "pipe.names"})

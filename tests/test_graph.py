@@ -14,14 +14,12 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from dnc.errors import CfgError, DncError, Where
+from dnc.errors import DncError, Where
 from dnc.graph import (
     OPSET,
     WHERE,
     Builder,
     check,
-    check_layer_shapes,
-    layer_value,
     lazy,
     serialize_to,
     small_model,
@@ -30,8 +28,8 @@ from dnc.graph import (
 from dnc.lower import lower
 from dnc.network import Network
 from dnc.passes import passes
-from tests.models import model, same
 from tests.models import outputs as run
+from tests.models import same
 from tests.networks import NETWORKS
 
 WIDE = Where("/some/folder/a.cfg", 7, "conv", 3)
@@ -112,13 +110,6 @@ def test_invalid_graphs_are_bugs() -> None:
     b.output(b.op("NoSuchOperator", b.input("x", [3])), "y", [b.batch, 3])
     with pytest.raises(DncError, match="invalid graph"):
         check(b.model("test", {}), "lowering")
-
-
-def test_layer_shapes_are_darknet_s() -> None:
-    made = model(f"agraph (float[1,4] x) => (float[1,4] y) {{ {layer_value(3)} = Abs(x)  y = Neg({layer_value(3)}) }}")
-    check_layer_shapes(made, {"layer003": ((4,), WIDE)})
-    with pytest.raises(CfgError, match=r"lowered to shape \(4,\), but Darknet computes \(5,\)\n  at .*a\.cfg:7"):
-        check_layer_shapes(made, {"layer003": ((5,), WIDE)})
 
 
 def test_lazy_tensors_hold_nothing() -> None:

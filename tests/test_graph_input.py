@@ -46,6 +46,7 @@ def session(p: Preprocessing, optimized: bool = False) -> ort.InferenceSession:
     options = ort.SessionOptions()
     options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimized else levels.ORT_DISABLE_ALL
     options.log_severity_level = 3
+    options.intra_op_num_threads = 1
     model = lower(network(p.channels, p.height, p.width), preprocessing=p, pixels=True)
     return ort.InferenceSession(ir.to_proto(model).SerializeToString(), options)
 

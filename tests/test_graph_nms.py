@@ -287,7 +287,9 @@ def suppression(kind: str, beta: float) -> ort.InferenceSession:
     b = Builder("N")
     boxes, scores = b.input("boxes", ["K", 4]), b.input("scores", ["K", "classes"])
     b.output(emit_nms(b, boxes, scores, kind, beta, window=False), "detections", ["D", 7])
-    return ort.InferenceSession(ir.to_proto(b.model("nms", {})).SerializeToString())
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    return ort.InferenceSession(ir.to_proto(b.model("nms", {})).SerializeToString(), options)
 
 
 @st.composite

@@ -13,6 +13,7 @@ import importlib
 import io
 import os
 import pkgutil
+import signal
 import sys
 import warnings
 from collections.abc import Iterator
@@ -84,6 +85,8 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):
             # A label that the terminal's encoding lacks must not end the program.
             stream.reconfigure(errors="backslashreplace")
+    # Whoever ends a container or a job gets what Ctrl-C gets: nothing unfinished is left.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         sys.exit(cli.main(standalone_mode=False, prog_name="dnc") or 0)
     except DncError as error:
@@ -95,6 +98,9 @@ def main() -> None:
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
+    except MemoryError:
+        click.echo("dnc: error: there is not enough memory", err=True)
+        sys.exit(1)
     except Exception:
         import traceback
 

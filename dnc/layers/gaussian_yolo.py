@@ -66,17 +66,7 @@ class GaussianYolo(Yolo):
 
     def head(self) -> Head:
         """What the host needs to decode the map."""
-        return GaussianYoloHead(
-            output=f"layer{self.index:03d}",
-            where=self.where.short,
-            classes=self.classes,
-            anchors=self.anchors,
-            input_size=self.input_size,
-            scale_x_y=self.scale_x_y,
-            nms_kind=self.nms_kind,
-            beta_nms=self.beta_nms,
-            yolo_point=self.yolo_point,
-        )
+        return GaussianYoloHead(**self._head_fields(), yolo_point=self.yolo_point)
 
     def emit_boxes(self, b: Builder, output: ir.Value) -> tuple[ir.Value, ir.Value]:
         """Boxes (N, K, 4) and scores (N, K, classes)."""

@@ -168,19 +168,21 @@ class Yolo(Layer):
         y[:, :, :2] = y[:, :, :2] * np.float32(self.scale_x_y) - np.float32(0.5 * (self.scale_x_y - 1))
         return y.reshape(len(y), *self.shape)
 
+    def _head_fields(self) -> dict[str, Any]:
+        return {
+            "output": f"layer{self.index:03d}",
+            "where": self.where.short,
+            "classes": self.classes,
+            "anchors": self.anchors,
+            "input_size": self.input_size,
+            "scale_x_y": self.scale_x_y,
+            "nms_kind": self.nms_kind,
+            "beta_nms": self.beta_nms,
+        }
+
     def head(self) -> Head:
         """What the host needs to decode the map."""
-        return YoloHead(
-            output=f"layer{self.index:03d}",
-            where=self.where.short,
-            classes=self.classes,
-            anchors=self.anchors,
-            input_size=self.input_size,
-            scale_x_y=self.scale_x_y,
-            new_coords=self.new_coords,
-            nms_kind=self.nms_kind,
-            beta_nms=self.beta_nms,
-        )
+        return YoloHead(**self._head_fields(), new_coords=self.new_coords)
 
     def emit_boxes(self, b: Builder, output: ir.Value) -> tuple[ir.Value, ir.Value]:
         """Boxes (N, K, 4) as fractions of the input and scores (N, K, classes), of the activated map."""

@@ -29,6 +29,7 @@ def _graph(network: Network, x: Array, batch: int | str) -> dict[str, Array]:
     """Every layer's output by onnxruntime, which must not optimize: its own fusions could hide a difference."""
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.intra_op_num_threads = 1
     model = ir.to_proto(lower(network, batch=batch, layers=range(len(network.layers))))
     session = ort.InferenceSession(model.SerializeToString(), options)
     names = [value.name for value in session.get_outputs()]
