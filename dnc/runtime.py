@@ -144,6 +144,8 @@ class Engine:
             x = np.ascontiguousarray(array, dtype)
         except (TypeError, ValueError) as error:
             raise DncError(f"the input is no array of numbers: {error}", self.folder) from error
+        if dtype == np.uint8 and np.asarray(array).dtype != np.uint8:
+            raise DncError("the engine takes pixels, uint8", self.folder, "it was compiled with --input u8")
         wanted = self.bundle.input_shape
         single = x.ndim == len(wanted)
         if single:
@@ -158,7 +160,9 @@ class Engine:
         count = len(self.bundle.outputs)
         for name, state in zip(self.bundle.states, outputs[count:], strict=True):
             own[name] = state
-        return [output[0] if single and len(output) == 1 else output for output in outputs[:count]]
+        # Detections of a whole batch are one list, which has no batch axis.
+        batched = [single and name != "detections" for name in self.bundle.outputs]
+        return [output[0] if drop else output for drop, output in zip(batched, outputs[:count], strict=True)]
 
     def _pixels(self, image: Image) -> npt.NDArray[np.uint8]:
         if self.bundle.preprocessing is None:

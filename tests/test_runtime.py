@@ -257,3 +257,15 @@ def test_seeds() -> None:
     """What the tests above rely on."""
     assert "nms_kind=greedynms" in NETWORKS["yolo"]
     assert NETWORKS["tiny"] == TINY
+
+
+def test_forward_of_what_has_no_batch_axis_or_takes_pixels(write: Write, tmp_path: Path) -> None:
+    cfg = write("tiny")
+    decoded = dnc.compile(cfg, target="onnx", out=tmp_path / "nms.engine", decode="graph+nms")
+    (rows,) = decoded.forward(np.zeros((3, 16, 16), np.float32))
+    assert rows.ndim == 2
+    assert rows.shape[1] == 7
+    pixels = dnc.compile(cfg, target="onnx", out=tmp_path / "u8.engine", input="u8")
+    assert pixels.forward(np.zeros((5, 9, 3), np.uint8))[0].shape == (14, 8, 8)
+    with pytest.raises(DncError, match="the engine takes pixels, uint8"):
+        pixels.forward(np.zeros((5, 9, 3), np.float32))
