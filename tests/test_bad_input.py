@@ -453,9 +453,14 @@ def test_signals(number: int, tiny: Path) -> None:
     pipe = tiny.with_name("pipe.names")
     os.mkfifo(pipe)
     out = tiny.with_name("e")
-    process = _python(
-        "import sys; from dnc.cli import main; main()", "compile", tiny, "-o", out, "--labels", pipe, "-t", "onnx"
-    )
+    code = """
+        import signal
+        from dnc.cli import main
+        # A suite that runs in the background has SIGINT ignored, and so would its children.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        main()
+    """
+    process = _python(code, "compile", tiny, "-o", out, "--labels", pipe, "-t", "onnx")
     end = time.monotonic() + 60
     while not list(tiny.parent.glob(".e.*")) and process.poll() is None and time.monotonic() < end:
         time.sleep(0.01)

@@ -134,6 +134,8 @@ def test_interrupted_compile_leaves_nothing(engines: Path, tmp_path: Path) -> No
         "    print('writing', flush=True)\n"
         "    time.sleep(60)\n"
         "dnc.graph.serialize_to = slow\n"
+        # A suite that runs in the background has SIGINT ignored, and so would its children.
+        "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
     )
     arguments = ("compile", engines / "tiny.cfg", "-t", "onnx", "-o", tmp_path / "out" / "e")
     with subprocess.Popen(
