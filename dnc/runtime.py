@@ -115,7 +115,7 @@ class Engine:
         results: list[Result] = []
         for batch in self._batches(images):
             inputs, prepared = self._prepare(batch, confidence, iou)
-            outputs = self.session.run({**inputs, **self._states(len(batch), {})})
+            outputs = self.session.run({**inputs, **self._states(len(inputs["input"]), {})})
             results += [
                 self._postprocess(pixels, position, outputs, confidence, iou, top)
                 for position, pixels in enumerate(batch[:prepared])
