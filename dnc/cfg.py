@@ -18,7 +18,7 @@ from typing import NoReturn
 
 from dnc.errors import CfgError, DncError, DncWarning, Where, close_match
 
-__all__ = ["Option", "Section", "parse_cfg", "read_cfg"]
+__all__ = ["Option", "Section", "parse_cfg", "read_cfg", "tolerate", "warn"]
 
 _TRAINING_KEYS = """
     batch subdivisions time_steps max_batches learning_rate learning_rate_min sgdr_cycle sgdr_mult momentum decay track
@@ -90,10 +90,7 @@ class Section:
 
     def guess(self, message: str, key: str | None = None, hint: str = "") -> None:
         """Fails, or only warns under `lenient`: for what Darknet accepts but hardly anybody means."""
-        error = CfgError(message, self.at(key), hint)
-        if not self.lenient:
-            raise error
-        warn(error)
+        tolerate(CfgError(message, self.at(key), hint), self.lenient)
 
     def text(self, key: str, default: str | None = None) -> str | None:
         """The option's text, or the default."""
@@ -248,7 +245,7 @@ def parse_cfg(text: str, file: str = "<cfg>", lenient: bool = False) -> list[Sec
             name = line[1:].removesuffix("]")
             if not line.endswith("]") or not name:
                 hint = "write it as [name]; a comment needs a line of its own"
-                _tolerate(CfgError(f"'{_short(line)}' is not a section", where, hint), lenient)
+                tolerate(CfgError(f"'{_short(line)}' is not a section", where, hint), lenient)
             sections.append(Section(name, replace(where, section=_short(name)), lenient=lenient))
             continue
         key, equals, value = line.partition("=")
@@ -256,7 +253,7 @@ def parse_cfg(text: str, file: str = "<cfg>", lenient: bool = False) -> list[Sec
         if not equals or not key:
             hint = "is this a .cfg file? Darknet passes the line over"
             problem = CfgError("a line that is neither [section], key=value nor comment", where, hint)
-            _tolerate(problem, lenient and bool(sections))
+            tolerate(problem, lenient and bool(sections))
             continue
         if not sections:
             raise CfgError(f"'{_short(key)}' stands before any section", where, "a .cfg file starts with [net]")
@@ -275,7 +272,8 @@ def parse_cfg(text: str, file: str = "<cfg>", lenient: bool = False) -> list[Sec
     return sections
 
 
-def _tolerate(problem: CfgError, lenient: bool) -> None:
+def tolerate(problem: DncError, lenient: bool) -> None:
+    """Raises the problem, or only warns under `lenient`."""
     if not lenient:
         raise problem
     warn(problem)

@@ -37,6 +37,7 @@ import numpy.typing as npt
 from dnc import zoo
 from dnc.cfg import warn
 from dnc.errors import DncError, ImageError, TargetError, close_match
+from dnc.layers.base import layer_value
 from dnc.layers.convolutional import Convolutional
 from dnc.network import Network
 from dnc.preprocess import read_image
@@ -142,7 +143,7 @@ class ReferenceSide(Side):
 
     def outputs(self, sample: Sample) -> Iterator[tuple[str, Array]]:
         """All layers, one after the other, so that they need not fit into memory together."""
-        return ((_layer(index), value) for index, value in run_all(self.network, sample.x))
+        return ((layer_value(index), value) for index, value in run_all(self.network, sample.x))
 
     def where(self, name: str) -> str:
         """See `Side.where`."""
@@ -223,7 +224,7 @@ class Recording(Side):
         network = self._network
         if network is None and "cfg" in self._arrays:
             network = Network.parse(str(self._arrays["cfg"]), f"{self.path.stem}.cfg", lenient=True)
-        return {_layer(layer.index): layer for layer in network.layers} if network is not None else {}
+        return {layer_value(layer.index): layer for layer in network.layers} if network is not None else {}
 
     @cached_property
     def _skipped(self) -> dict[str, str]:
@@ -504,11 +505,5 @@ def _read_npz(path: Path) -> dict[str, Array]:
         raise DncError(f"cannot read the recording: {error}", path, "an .npz file of numpy.savez") from error
 
 
-def _layer(index: int) -> str:
-    from dnc.graph import layer_value
-
-    return layer_value(index)
-
-
 def _sections(network: Network) -> Mapping[str, str]:
-    return {_layer(layer.index): layer.where.short for layer in network.layers}
+    return {layer_value(layer.index): layer.where.short for layer in network.layers}

@@ -17,7 +17,7 @@ from dnc import zoo
 from dnc.bundle import Bundle, write_folder
 from dnc.decode import ClassifierHead, Head
 from dnc.errors import DncError, TargetError, WeightsError, close_match
-from dnc.graph import layer_value
+from dnc.layers.base import layer_value
 from dnc.lower import DECODE, lower
 from dnc.network import Network
 from dnc.passes import passes as known_passes
@@ -168,8 +168,8 @@ def find_labels(cfg: Path, labels: str | PathLike[str] | None, heads: Sequence[H
             raise DncError(f"{len(names)} labels for {classes} classes", labels, "one class name a line")
         return names
     own = cfg.with_suffix(".names")
-    if own.is_file() and len(_names(own)) == classes:
-        return _names(own)
+    if own.is_file() and len(names := _names(own)) == classes:
+        return names
     beside = []
     for path in sorted(cfg.parent.glob("*.names")):
         # Nobody asked for these files: one that cannot be read is no error.
@@ -180,8 +180,8 @@ def find_labels(cfg: Path, labels: str | PathLike[str] | None, heads: Sequence[H
         return fitting[0]
     for entry in zoo.entries():
         path = Path(__file__).parent / "data" / f"{entry.labels}.names"
-        if Path(entry.cfg).stem == cfg.stem and path.is_file() and len(_names(path)) == classes:
-            return _names(path)
+        if Path(entry.cfg).stem == cfg.stem and path.is_file() and len(names := _names(path)) == classes:
+            return names
     return ()
 
 

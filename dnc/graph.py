@@ -21,18 +21,13 @@ import onnx_ir as ir
 
 from dnc.errors import DncError, Where
 
-__all__ = ["OPSET", "WHERE", "Builder", "check", "layer_value", "lazy", "serialize_to", "small_model", "where_of"]
+__all__ = ["OPSET", "WHERE", "Builder", "check", "lazy", "serialize_to", "small_model", "where_of"]
 
 OPSET = 14
 IR_VERSION = 8
 WHERE = "dnc.where"
 _SMALL = 1024
 """Bytes up to which an initializer is kept when a model is checked: enough for every shape and axis."""
-
-
-def layer_value(index: int) -> str:
-    """The name of the value that holds the output of a Darknet layer, from lowering to the engine."""
-    return f"layer{index:03d}"
 
 
 def where_of(node: ir.Node) -> str:

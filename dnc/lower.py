@@ -13,9 +13,10 @@ import onnx_ir as ir
 
 from dnc.decode import BoxHead
 from dnc.errors import DncError
-from dnc.graph import Builder, check, layer_value
+from dnc.graph import Builder, check
 from dnc.graph_input import emit_pixels
 from dnc.graph_nms import emit_decoded, emit_nms
+from dnc.layers.base import layer_value
 from dnc.network import Network
 from dnc.preprocess import Preprocessing
 

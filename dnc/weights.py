@@ -20,7 +20,7 @@ from typing import IO
 import numpy as np
 import numpy.typing as npt
 
-from dnc.cfg import warn
+from dnc.cfg import tolerate
 from dnc.errors import WeightsError
 from dnc.layers.base import Array, Arrays, Layer
 
@@ -115,9 +115,7 @@ def read_weights(
                 layer.where,
                 f"{path} holds {len(floats)} floats, the cfg wants {wanted}: weights of another network, or cut off",
             )
-            if not lenient:
-                raise problem
-            warn(problem)
+            tolerate(problem, lenient)
         own: dict[str, Array] = {}
         for name, shape in layer.weights().items():
             length = math.prod(shape)
@@ -129,10 +127,7 @@ def read_weights(
             start += length
             _check_values(layer, name, stored, path, lenient)
             own[name] = layer.arrange(name, stored, shape, header.transposed)
-        shapes = layer.weights()
-        for name, value in layer.defaults().items():
-            own[name] = np.full(shapes["biases"], value, np.float32)
-        arrays.append(own)
+        arrays.append(_completed(layer, own))
     rest, tail = len(floats) - start, (size - offset) % 4
     if (rest > 0 or tail) and not partial and not short:
         what = f"{rest} floats" if rest else f"{tail} bytes"
@@ -142,10 +137,14 @@ def read_weights(
             f"the cfg wants {wanted} floats, the file holds {len(floats)}: is it another network's? "
             "--cutoff N takes the first N layers, --lenient takes it as it is",
         )
-        if not lenient:
-            raise problem
-        warn(problem)
+        tolerate(problem, lenient)
     return tuple(arrays[layer.weights_of] for layer in layers)
+
+
+def _completed(layer: Layer, own: dict[str, Array]) -> dict[str, Array]:
+    """The arrays of a layer and those that no file holds, which are as long as its biases."""
+    filled = {name: np.full(own["biases"].shape, value, np.float32) for name, value in layer.defaults().items()}
+    return {**own, **filled}
 
 
 def _check_values(layer: Layer, name: str, values: Array, path: Path, lenient: bool) -> None:
@@ -163,9 +162,7 @@ def _check_values(layer: Layer, name: str, values: Array, path: Path, lenient: b
             layer.where,
             f"{path} is damaged, comes from a training run that diverged, or belongs to another network",
         )
-        if not lenient:
-            raise problem
-        warn(problem)
+        tolerate(problem, lenient)
         return
 
 
@@ -213,7 +210,5 @@ def random_arrays(layers: Sequence[Layer], seed: int) -> tuple[Arrays, ...]:
                 fan_in = max(1, math.prod(shape[1:])) if len(shape) > 1 else 1
                 values = generator.normal(0, math.sqrt(2 / fan_in), shape)
             own[name] = values.astype(np.float32)
-        for name, value in layer.defaults().items():
-            own[name] = np.full(layer.weights()["biases"], value, np.float32)
-        arrays.append(own)
+        arrays.append(_completed(layer, own))
     return tuple(arrays[layer.weights_of] for layer in layers)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from dnc.decode import Head
     from dnc.graph import Builder
 
-__all__ = ["MAX_ELEMENTS", "Array", "Arrays", "Context", "Layer", "Shape", "States"]
+__all__ = ["MAX_ELEMENTS", "Array", "Arrays", "Context", "Layer", "Shape", "States", "common", "layer_value"]
 
 Shape = tuple[int, ...]
 Array = npt.NDArray[np.float32]
@@ -36,6 +36,11 @@ States = dict[str, Array]
 
 MAX_ELEMENTS = 2**31 - 1
 """Darknet counts a layer's elements in an int; anything larger is a typing error, refused before memory is taken."""
+
+
+def layer_value(index: int) -> str:
+    """The name of the value that holds the output of a Darknet layer, from lowering to the engine."""
+    return f"layer{index:03d}"
 
 
 @dataclass

@@ -14,7 +14,7 @@ import numpy as np
 from dnc.cfg import Section
 from dnc.decode import DetectionHead, Head
 from dnc.layers import layers
-from dnc.layers.base import Array, Arrays, Context, Layer, States, common
+from dnc.layers.base import Array, Arrays, Context, Layer, States, common, layer_value
 from dnc.layers.tree import softmax
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ class Detection(Layer):
     def head(self) -> Head:
         """What the host needs to decode the vector."""
         return DetectionHead(
-            output=f"layer{self.index:03d}",
+            output=layer_value(self.index),
             where=self.where.short,
             classes=self.classes,
             side=self.side,

@@ -14,7 +14,7 @@ from dnc.cfg import Section
 from dnc.decode import Head, RegionHead
 from dnc.layers import layers
 from dnc.layers.activations import sigmoid
-from dnc.layers.base import Array, Arrays, Context, Layer, States, common
+from dnc.layers.base import Array, Arrays, Context, Layer, States, common, layer_value
 from dnc.layers.tree import (
     emit_tree_softmax,
     parse_map,
@@ -96,7 +96,7 @@ class Region(Layer):
     def head(self) -> Head:
         """What the host needs to decode the map. `map` is for `detector valid` alone, as in Darknet."""
         return RegionHead(
-            output=f"layer{self.index:03d}",
+            output=layer_value(self.index),
             where=self.where.short,
             classes=self.classes,
             anchors=self.anchors,

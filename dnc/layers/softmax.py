@@ -15,7 +15,7 @@ import numpy as np
 from dnc.cfg import Section
 from dnc.decode import ClassifierHead, Head
 from dnc.layers import layers
-from dnc.layers.base import Array, Arrays, Context, Layer, States, common
+from dnc.layers.base import Array, Arrays, Context, Layer, States, common, layer_value
 from dnc.layers.tree import emit_tree_softmax, parse_tree, softmax, tree_softmax
 
 if TYPE_CHECKING:
@@ -90,5 +90,5 @@ class Softmax(Layer):
 
     def head(self) -> Head:
         """The values are the classes' probabilities."""
-        output = f"layer{self.index:03d}"
+        output = layer_value(self.index)
         return ClassifierHead(output=output, where=self.where.short, classes=self.shape[0], tree=self.tree)

@@ -20,7 +20,7 @@ from dnc.decode import NMS_KINDS, Head, YoloHead
 from dnc.errors import CfgError
 from dnc.layers import layers
 from dnc.layers.activations import sigmoid
-from dnc.layers.base import Array, Arrays, Context, Layer, Shape, States, common
+from dnc.layers.base import Array, Arrays, Context, Layer, Shape, States, common, layer_value
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -170,7 +170,7 @@ class Yolo(Layer):
 
     def _head_fields(self) -> dict[str, Any]:
         return {
-            "output": f"layer{self.index:03d}",
+            "output": layer_value(self.index),
             "where": self.where.short,
             "classes": self.classes,
             "anchors": self.anchors,
