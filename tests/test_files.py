@@ -1,0 +1,67 @@
+"""A file is whole or not there, and what stood in its place stays until it is."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from dnc.errors import DncError
+from dnc.files import whole_file
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def write_half(place: Path, error: type[BaseException]) -> None:
+    with whole_file(place) as file:
+        file.write(b"half")
+        raise error
+
+
+def test_appears_when_it_is_whole(tmp_path: Path) -> None:
+    place = tmp_path / "a"
+    place.write_bytes(b"old")
+    with whole_file(place) as file:
+        file.write(b"new")
+        assert place.read_bytes() == b"old"
+    assert place.read_bytes() == b"new"
+    assert names(tmp_path) == ["a"]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
+def test_an_interrupt_leaves_what_was_there(error: type[BaseException], tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"old")
+    for place in (tmp_path / "a", tmp_path / "b"):
+        with pytest.raises(error):
+            write_half(place, error)
+    assert names(tmp_path) == ["a"]
+    assert (tmp_path / "a").read_bytes() == b"old"
+
+
+def test_a_full_disk_is_an_error_with_the_place(tmp_path: Path) -> None:
+    with pytest.raises(DncError) as caught, whole_file(tmp_path / "a"):
+        raise OSError(28, "No space left on device")
+    assert caught.value.message == "cannot write the file: No space left on device"
+    assert caught.value.where == str(tmp_path / "a")
+    assert names(tmp_path) == []
+
+
+def test_what_is_no_file_stays(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    for place in (tmp_path / "folder", Path(os.devnull)):
+        with pytest.raises(DncError, match="no file stands in the way"), whole_file(place):
+            pass
+    with pytest.raises(DncError, match="cannot write the file"), whole_file(tmp_path / "none" / "a"):
+        pass
+    assert names(tmp_path) == ["folder"]
+
+
+def test_a_link_is_followed(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to("a")
+    with whole_file(tmp_path / "link") as file:
+        file.write(b"new")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "a").read_bytes() == b"new"
