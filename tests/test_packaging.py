@@ -30,7 +30,7 @@ def sources() -> set[str]:
         found |= {f"dnc/{package}/{path.name}" for path in (ROOT / folder).glob("*.py")}
     found |= {f"dnc/cfgs/{path.name}" for path in (ROOT / "cfg").glob("*.cfg")}
     found |= {f"dnc/data/{path.name}" for path in (ROOT / "dnc" / "data").glob("*.names")}
-    return found | {"dnc/zoo.json"}
+    return found | {"dnc/zoo.json", "dnc/data/LICENSE-WordNet"}
 
 
 def python(environment: Path, *arguments: object, **options: object) -> subprocess.CompletedProcess[str]:

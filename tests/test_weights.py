@@ -13,10 +13,10 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from dnc.errors import DncWarning, WeightsError
+from dnc.errors import DncError, DncWarning, WeightsError
 from dnc.layers.base import Arrays
 from dnc.network import Network
-from dnc.weights import Header, count, random_arrays, read_weights, write_weights
+from dnc.weights import Header, count, random_arrays, read_weights, write_partial, write_weights
 from tests.networks import NETWORKS, TINY
 
 
@@ -279,3 +279,51 @@ def test_memory_and_time_of_compiling(name: str, seconds: float, tmp_path: Path)
     # The mapped pages of the file count; for a small network its largest layer, a few times over, is much of the rest.
     assert name != "yolov3" or peak < 2.2 * size
     assert time < seconds
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_write_partial(name: str, tmp_path: Path) -> None:
+    """The first layers' floats behind a new header; of as many layers as there are, all of them."""
+    network = Network.parse(NETWORKS[name]).with_random_weights(4)
+    source, out = tmp_path / "a.weights", tmp_path / "out"
+    for header in (Header(seen=5), Header(0, 1, 0, 5)):
+        data = stored(network, network.arrays, header)[len(header.pack()) :]
+        for number in range(1, len(network.layers) + 1):
+            floats = sum(count(layer) for layer in network.layers[:number])
+            # What stands behind the layers, or is missing there, does not matter.
+            for behind in (data, data[: 4 * floats]):
+                source.write_bytes(header.pack() + behind)
+                write_partial(source, network.layers, out, number)
+                assert out.read_bytes() == Header().pack() + data[: 4 * floats]
+
+
+def test_write_partial_of_transposed_weights_is_not_transposed(tmp_path: Path) -> None:
+    """As Darknet, which turns matrices when it reads them and writes the usual header."""
+    network = Network.parse(NETWORKS["vector"]).with_random_weights(4)
+    source, out = tmp_path / "a.weights", tmp_path / "out"
+    source.write_bytes(stored(network, network.arrays, Header(0, 1002)))
+    write_partial(source, network.layers, out, len(network.layers))
+    assert out.read_bytes() == stored(network, network.arrays)
+
+
+def test_write_partial_refuses(tmp_path: Path) -> None:
+    network = Network.parse(TINY).with_random_weights(4)
+    source, out = tmp_path / "a.weights", tmp_path / "out"
+    whole = stored(network, network.arrays)
+    source.write_bytes(whole)
+    for number in (-1, 0, 4):
+        with pytest.raises(WeightsError, match=f"the first {number} layers: the cfg has 3"):
+            write_partial(source, network.layers, out, number)
+    with pytest.raises(WeightsError, match="would replace the weights by a part of them"):
+        write_partial(source, network.layers, source, 1)
+    with pytest.raises(DncError, match="cannot write the file"):
+        write_partial(source, network.layers, tmp_path / "none" / "out", 1)
+    source.write_bytes(whole[:-4])
+    with pytest.raises(WeightsError, match="the weights end within layer 1"):
+        write_partial(source, network.layers, out, 2)
+    with pytest.raises(WeightsError, match="cannot read the weights"):
+        write_partial(tmp_path / "b.weights", network.layers, out, 2)
+    assert not out.exists()
+    out.write_bytes(b"old")
+    write_partial(source, network.layers, out, 1)
+    assert len(out.read_bytes()) == 20 + 4 * 248

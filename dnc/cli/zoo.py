@@ -23,7 +23,7 @@ def list_(as_json: bool) -> None:
 
     rows = [(entry, zoo.cached(entry)) for entry in zoo.entries()]
     if as_json:
-        keys = ("name", "cfg", "file", "size", "sha256", "labels", "license", "note")
+        keys = ("name", "cfg", "file", "size", "sha256", "labels", "license", "note", "preprocessing")
         print_json(
             [
                 {**{key: getattr(entry, key) for key in keys}, "path": None if path is None else str(path)}

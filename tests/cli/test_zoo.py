@@ -49,7 +49,8 @@ def test_list(command: Command, cache: Path, source: zoo.Entry) -> None:
 def test_list_json(command: Command, cache: Path) -> None:
     listed = json.loads(command("zoo", "list", "--json").out)
     assert [item["name"] for item in listed] == [entry.name for entry in zoo.entries()]
-    assert set(listed[0]) == {"name", "cfg", "file", "size", "sha256", "labels", "license", "note", "path"}
+    keys = {"name", "cfg", "file", "size", "sha256", "labels", "license", "note", "preprocessing", "path"}
+    assert set(listed[0]) == keys
     assert {item["path"] for item in listed} == {None}
 
 

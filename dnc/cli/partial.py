@@ -1,0 +1,27 @@
+"""dnc partial"""
+
+from __future__ import annotations
+
+import click
+
+
+@click.command(epilog="Example: dnc partial net.cfg net.weights net.conv.15 15")
+@click.argument("cfg", type=click.Path())
+@click.argument("weights", type=click.Path())
+@click.argument("out", type=click.Path())
+@click.argument("n", type=int)
+@click.option("--lenient", is_flag=True, help="Warn about what Darknet takes in silence, instead of failing.")
+def command(cfg: str, weights: str, out: str, n: int, lenient: bool) -> None:
+    """Write the weights of the first N layers, to train from.
+
+    As `darknet partial`, it counts layers from 1, and images seen from 0 again.
+    """
+    from pathlib import Path
+
+    from dnc.network import Network
+    from dnc.weights import count, write_partial
+
+    network = Network.load(cfg, lenient=lenient)
+    write_partial(weights, network.layers, out, n, lenient=lenient)
+    floats = sum(count(layer) for layer in network.layers[:n])
+    click.echo(f"{out}: {n} of {len(network.layers)} layers, {floats:,} floats, {Path(out).stat().st_size:,} bytes")

@@ -1,0 +1,55 @@
+"""dnc weights"""
+
+from __future__ import annotations
+
+import click
+
+
+@click.group(epilog="Example: dnc weights inspect yolov4.cfg yolov4.weights")
+def command() -> None:
+    """Make random .weights files, and look into real ones."""
+
+
+@command.command("random", epilog="Example: dnc weights random net.cfg -o net.weights --seed 7")
+@click.argument("cfg", type=click.Path())
+@click.option("--out", "-o", type=click.Path(), required=True, help="The .weights file; replaced if it is there.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="The same one, the same file.")
+@click.option("--lenient", is_flag=True, help="Warn about what Darknet takes in silence, instead of failing.")
+def random(cfg: str, out: str, seed: int, lenient: bool) -> None:
+    """Write random weights that fit a cfg, to measure speed with or to test.
+
+    They keep the activations of a deep network near 1. What it finds in images is nonsense.
+    """
+    from pathlib import Path
+
+    from dnc.files import whole_file
+    from dnc.network import Network
+    from dnc.weights import write_weights
+
+    network = Network.load(cfg, lenient=lenient).with_random_weights(seed)
+    with whole_file(out) as file:
+        write_weights(file, network.layers, network.arrays)
+    click.echo(f"{out}: {network.parameters():,} floats, {Path(out).stat().st_size:,} bytes")
+
+
+@command.command("inspect", epilog="Example: dnc weights inspect yolov4.cfg yolov4.weights --json")
+@click.argument("cfg", type=click.Path())
+@click.argument("weights", type=click.Path())
+@click.option("--lenient", is_flag=True, help="Warn about what Darknet takes in silence in the cfg.")
+@click.option("--json", "as_json", is_flag=True, help="Print one object.")
+def inspect(cfg: str, weights: str, lenient: bool, as_json: bool) -> None:
+    """Show what a .weights file holds, array by array, as a cfg divides it.
+
+    Of a file that is cut off or belongs to another network too: it says where the file ends.
+    """
+    from dnc.cli import print_json
+    from dnc.inspection import inspect_weights
+    from dnc.network import Network
+
+    found = inspect_weights(weights, Network.load(cfg, lenient=lenient).layers)
+    if as_json:
+        print_json({"cfg": cfg, "weights": weights, **found.to_json()})
+        return
+    found.table().show()
+    for line in found.summary:
+        click.echo(line)
