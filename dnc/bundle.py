@@ -1,8 +1,8 @@
 """The engine folder: engine.json, the engine's own files, labels.txt.
 
 engine.json says all that is needed to run the engine, and holds the sha256 of each file and of itself, so that a
-damaged engine is refused rather than run. The same network and options give the same bytes: there are no times in it,
-and no paths of a machine.
+damaged engine is refused rather than run. The same network and options give the same bytes: there are no paths of a
+machine in it, and no times but those that --autotune measured.
 
     schema      1; a higher number was written by a newer dnc
     target      who opens it
@@ -11,6 +11,9 @@ and no paths of a machine.
     outputs     names and shapes, in order; states of recurrent layers apart
     preprocessing, heads, decode    see dnc.preprocess, dnc.decode
     passes, tools, files
+    tuning      with --autotune: what was measured, and what was chosen
+    options     what the target was told (--option)
+    report      what the target has to say about the engine, by topic
 """
 
 from __future__ import annotations
@@ -68,6 +71,12 @@ class Bundle:
     labels: tuple[str, ...] = ()
     passes: tuple[Mapping[str, Any], ...] = ()
     tools: Mapping[str, str] = field(default_factory=dict)
+    tuning: Mapping[str, Any] = field(default_factory=dict)
+    """What --autotune measured and chose; empty without it."""
+    options: Mapping[str, str] = field(default_factory=dict)
+    """What the target was told, as text (see `Target`)."""
+    report: Mapping[str, str] = field(default_factory=dict)
+    """What the target has to say about the engine, by topic."""
 
     def to_json(self) -> dict[str, Any]:
         """All but the labels, which are a file of their own."""
@@ -83,7 +92,7 @@ class Bundle:
     def from_json(cls, fields: Mapping[str, Any], labels: tuple[str, ...], where: Path) -> Bundle:
         """The inverse; raises BundleError."""
         try:
-            missing = {item.name for item in dataclasses.fields(cls)} - {"labels", *fields}
+            missing = {item.name for item in dataclasses.fields(cls)} - {"labels", "tuning", "options", "report", *fields}
             if missing:
                 raise ValueError(f"it lacks {', '.join(sorted(missing))}")
             preprocessing = fields["preprocessing"]

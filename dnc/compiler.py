@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from os import PathLike
 from pathlib import Path
@@ -14,19 +15,25 @@ import onnx_ir as ir
 
 import dnc
 from dnc import zoo
+from dnc.autotune import Tuned
+from dnc.autotune import autotune as tune
 from dnc.bundle import Bundle, write_folder
 from dnc.decode import ClassifierHead, Head
 from dnc.errors import DncError, TargetError, WeightsError, close_match
 from dnc.layers.base import layer_value
 from dnc.lower import DECODE, lower
 from dnc.network import Network
+from dnc.passes import Pass
 from dnc.passes import passes as known_passes
 from dnc.pipeline import Applied, run_passes
 from dnc.preprocess import COLORS, MODES, Preprocessing
+from dnc.recorded import read_recorded
 from dnc.runtime import Engine, load
-from dnc.targets import Target, targets
+from dnc.targets import Target, find
+from dnc.verify import Verifier, available, feeds_for
+from dnc.weights import release_pages
 
-__all__ = ["INPUTS", "compile", "find_labels", "find_target", "find_weights"]
+__all__ = ["INPUTS", "compile", "explain", "find_labels", "find_target", "find_weights"]
 
 INPUTS = ("f32", "u8")
 
@@ -41,11 +48,17 @@ def compile(
     input: str = "f32",
     preprocess: str | None = None,
     color: str | None = None,
-    mean: Sequence[float] = (0.0,),
-    std: Sequence[float] = (1.0,),
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    crop: float | None = None,
+    interpolation: str | None = None,
     decode: str = "host",
     labels: str | PathLike[str] | None = None,
+    passes: Sequence[str] | None = None,
     skip: Sequence[str] = (),
+    verify: bool = True,
+    autotune: bool = False,
+    options: Mapping[str, str] | None = None,
     keep_layers: bool = False,
     dump_dir: str | PathLike[str] | None = None,
     lenient: bool = False,
@@ -59,15 +72,23 @@ def compile(
         weights: the .weights file; looked for beside the cfg and in the zoo's cache if not given.
         target: a name of `dnc.targets.targets`.
         out: the engine folder; the cfg's name with .engine, in the current folder, if not given.
-        batch: the batch size; any if not given.
+        batch: the batch size; any if not given, or what the target has to have.
         input: "f32": the engine takes preprocessed arrays; "u8": pixels, and preprocesses them itself.
-        preprocess: a mode of `dnc.preprocess`; if not given "letterbox" where the cfg says letter_box=1,
-            "center-crop" for classifiers, else "resize".
-        color: "rgb", "bgr" or "gray"; rgb, or gray for one channel, if not given.
-        mean, std: of one number or one per channel; the network's input is (pixel / 255 - mean) / std.
+        preprocess: a mode of `dnc.preprocess`; if not given what is recorded beside the weights (`dnc.recorded`), else
+            "letterbox" where the cfg says letter_box=1, "center-crop" for classifiers, else "resize".
+        color: "rgb", "bgr" or "gray"; if not given what is recorded, else rgb, or gray for one channel.
+        mean, std: of one number or one per channel; the network's input is (pixel / 255 - mean) / std. If not given
+            what is recorded, else 0 and 1.
+        crop: the share of the short side that center-crop keeps; if not given what is recorded, else 1.
+        interpolation: "bilinear" or "bicubic", how center-crop resizes; if not given what is recorded, else bilinear.
         decode: where boxes are decoded: "host", "graph", or "graph+nms".
         labels: a file with one class name a line; looked for beside the cfg if not given.
+        passes: the passes to run, in order, in place of the target's own.
         skip: passes to leave out.
+        verify: compares the outputs after each pass with those before it, on noise and on a photograph, and fails if
+            they differ by more than the pass declares. Needs ONNX Runtime, and is left out without it.
+        autotune: measures on the target how each grouped convolution runs fastest (`dnc.autotune`).
+        options: what to tell the target, by name, as text (`Target.known_options`).
         keep_layers: makes the output of every layer an output of the engine, for comparisons.
         dump_dir: a folder for the graph after each pass.
         lenient: what Darknet takes in silence warns instead of failing.
@@ -79,14 +100,15 @@ def compile(
 
     Raises:
         CfgError, WeightsError: the network cannot be read.
+        DncError: the preprocessing makes no sense, or its record is damaged.
+        PassError: a pass failed, or changed the outputs.
         TargetError: the target is not installed, or cannot run the network.
         BundleError: the folder cannot be written.
     """
     tell = progress or (lambda _: None)
-    choice = find_target(target)
-    for name in skip:
-        if name not in known_passes:
-            raise DncError(f"unknown pass '{name}'", hint=close_match(name, known_passes) or "see `dnc passes`")
+    choice = find_target(target, options)
+    wanted = _wanted(choice, passes, skip)
+    batch = batch or choice.batch
     if decode not in DECODE or input not in INPUTS:
         raise DncError(f"decode={decode}, input={input}: not known", hint=f"{', '.join(DECODE)}; {', '.join(INPUTS)}")
     if batch is not None and batch < 1:
@@ -96,7 +118,9 @@ def compile(
     weights = find_weights(cfg, weights)
     network = Network.load(cfg, weights, lenient=lenient, cutoff=cutoff)
     heads = _heads(network)
-    preprocessing = _preprocessing(network, heads, preprocess, color, mean, std)
+    wishes: dict[str, Any] = {"mode": preprocess, "color": color, "mean": mean, "std": std}
+    wishes |= {"crop": crop, "interpolation": interpolation}
+    preprocessing = _preprocessing(network, heads, wishes, read_recorded(weights))
     tell("lowering")
     layers = range(len(network.layers)) if keep_layers else ()
     model = lower(
@@ -107,32 +131,97 @@ def compile(
         preprocessing=preprocessing,
         pixels=input == "u8",
     )
-    wanted = [item for item in choice.passes() if item.name not in skip]
     dump = None if dump_dir is None else Path(dump_dir)
-    applied = run_passes(model, wanted, dump=dump, progress=tell)
+    proof = _verifier(network, model, preprocessing) if verify else None
+    applied = run_passes(model, wanted, dump=dump, verify=proof, progress=tell)
     unsupported = choice.unsupported(model)
     if unsupported:
         listing = "\n    ".join(unsupported)
         raise TargetError(f"target {choice.name} cannot run this network:\n    {listing}", cfg, "choose another target")
+    tuned: Tuned | None = None
+    if autotune:
+        tuned = tune(model, choice, batch=batch or 1, cache=zoo.cache_dir(), progress=tell)
+        more = tuned.passes()
+        if more:
+            more.append(known_passes["eliminate-dead-code"]())
+        applied += run_passes(model, more, dump=dump, verify=proof, progress=tell, before=len(applied))
     folder = Path(out) if out is not None else Path(f"{cfg.stem}.engine")
     tell("writing the engine")
     with write_folder(folder) as writer:
-        choice.build(model, writer.folder)
         names = find_labels(cfg, labels, heads)
-        writer.finish(_bundle(network, model, choice, preprocessing, heads, names, applied, batch, input, decode))
+        about = _bundle(network, model, choice, preprocessing, heads, names, applied, tuned, batch, input, decode)
+        report = choice.build(model, writer.folder, about)
+        writer.finish(dataclasses.replace(about, report=report))
     return load(folder)
 
 
-def find_target(name: str) -> Target:
-    """The target of this name, or the one that it chooses; raises TargetError if unknown or not installed."""
-    if name not in targets:
-        hint = close_match(name, targets) or f"one of: {', '.join(targets)}"
-        raise TargetError(f"unknown target '{name}'", hint=hint)
-    target = targets[name]().resolve()
+def explain(
+    cfg: str | PathLike[str],
+    weights: str | PathLike[str] | None = None,
+    target: str = "cpu",
+    *,
+    passes: Sequence[str] | None = None,
+    skip: Sequence[str] = (),
+    verify: bool = True,
+    lenient: bool = False,
+    cutoff: int | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> tuple[list[Applied], bool]:
+    """What each pass does to a network, layer by layer, and why it does nothing elsewhere.
+
+    Returns:
+        What each pass did, in order; and whether the weights are real: where there are none, random ones stand in, in
+        which passes that look at weights (trim-kernels) find nothing.
+
+    Raises:
+        CfgError, WeightsError, PassError, TargetError: as `compile`.
+    """
+    tell = progress or (lambda _: None)
+    choice = find_target(target)
+    wanted = _wanted(choice, passes, skip)
+    tell("reading the network")
+    cfg = zoo.find_cfg(cfg)
+    found = Path(weights) if weights is not None else zoo.weights_for(cfg)
+    network = Network.load(cfg, found, lenient=lenient, cutoff=cutoff)
+    if found is None:
+        network = network.with_random_weights()
+    model = lower(network)
+    preprocessing = _preprocessing(network, _heads(network), {}, {} if found is None else read_recorded(found))
+    proof = _verifier(network, model, preprocessing) if verify else None
+    return run_passes(model, wanted, verify=proof, progress=tell), found is not None
+
+
+def _wanted(target: Target, names: Sequence[str] | None, skip: Sequence[str]) -> list[Pass]:
+    """The passes to run, as the target sets them up where it has them; raises DncError for names that no pass has."""
+    for name in (*(names or ()), *skip):
+        if name not in known_passes:
+            raise DncError(f"unknown pass '{name}'", hint=close_match(name, known_passes) or "see `dnc passes`")
+    own = {item.name: item for item in target.passes()}
+    wanted = own.values() if names is None else [own.get(name) or known_passes[name]() for name in names]
+    return [item for item in wanted if item.name not in skip]
+
+
+_LARGE = 20e9
+"""Floating-point operations from which on one image proves a pass instead of two."""
+
+
+def _verifier(network: Network, model: ir.Model, preprocessing: Preprocessing | None) -> Verifier | None:
+    if not available():
+        return None
+    images = 1 if sum(layer.flops() for layer in network.layers) > _LARGE else 2
+    # A softmax or a logistic that is saturated would hide what happens before it.
+    watch = [layer_value(index) for layer in network.outputs for index in (layer.index, *layer.sources) if index >= 0]
+    feeds = feeds_for(model, preprocessing, images=images)
+    return Verifier(feeds, watch, lambda: release_pages(network.arrays))
+
+
+def find_target(name: str, options: Mapping[str, str] | None = None) -> Target:
+    """The target of this name, or the one that it chooses; raises TargetError if it or an option is unknown, or it is
+    not installed."""
+    target = find(name)(options).resolve()
     missing = target.missing()
     if missing:
-        hint = f'pip install "darknet-compiler[{target.extra}]", or pip install {missing}'
-        raise TargetError(f"target {name} needs {missing}, which is not installed", hint=hint)
+        raise TargetError(f"target {name} needs {missing}, which is not installed", hint=target.remedy())
     return target
 
 
@@ -204,30 +293,33 @@ def _heads(network: Network) -> tuple[Head, ...]:
 def _preprocessing(
     network: Network,
     heads: Sequence[Head],
-    mode: str | None,
-    color: str | None,
-    mean: Sequence[float],
-    std: Sequence[float],
+    wishes: Mapping[str, Any],
+    recorded: Mapping[str, Any],
 ) -> Preprocessing | None:
+    """What is wished, where that is not None; else what is recorded; else what Darknet does."""
     if len(network.input_shape) != 3 or network.input_shape[0] not in (1, 3, 4):
-        if mode or color:
+        if any(wish is not None for wish in wishes.values()):
             raise DncError("this network does not take images, so it has no preprocessing", network.file)
         return None
     channels, height, width = network.input_shape
     classifier = bool(heads) and isinstance(heads[-1], ClassifierHead)
-    usual = "letterbox" if network.letter_box else "center-crop" if classifier else "resize"
+    usual = {
+        "mode": "letterbox" if network.letter_box else "center-crop" if classifier else "resize",
+        "color": "gray" if channels == 1 else "rgb",
+    }
+    chosen = {**usual, **recorded, **{key: wish for key, wish in wishes.items() if wish is not None}}
+    if chosen["mode"] != "center-crop":
+        for key in ("crop", "interpolation"):
+            if wishes.get(key) is None:
+                chosen.pop(key, None)
+    for key in chosen.keys() & {"mean", "std"}:
+        chosen[key] = tuple(chosen[key])
     try:
-        return Preprocessing(
-            width=width,
-            height=height,
-            channels=channels,
-            mode=mode or usual,
-            color=color or ("gray" if channels == 1 else "rgb"),
-            mean=tuple(mean),
-            std=tuple(std),
-        )
+        return Preprocessing(width=width, height=height, channels=channels, **chosen)
     except ValueError as error:
         known = f"modes: {', '.join(MODES)}; colors: {', '.join(COLORS)}"
+        if recorded:
+            known += f"; recorded beside the weights: {', '.join(recorded)}"
         raise DncError(f"unusable preprocessing: {error}", network.file, known) from error
 
 
@@ -239,6 +331,7 @@ def _bundle(
     heads: tuple[Head, ...],
     labels: tuple[str, ...],
     applied: Sequence[Applied],
+    tuned: Tuned | None,
     batch: int | None,
     input: str,
     decode: str,
@@ -278,4 +371,6 @@ def _bundle(
         labels=labels,
         passes=tuple({"name": item.name, "applied": item.count} for item in applied),
         tools=tools,
+        tuning={} if tuned is None else tuned.to_json(),
+        options=target.given,
     )

@@ -206,9 +206,7 @@ class YoloHead(BoxHead):
         scores = _above(rows[:, 4:5] * rows[:, 5:], threshold)
         return Candidates(np.hstack([centers, sizes]), rows[:, 4], scores, np.zeros(len(rows), np.uint8))
 
-    def _exceeding(
-        self, output: Floats, threshold: float, box_channels: int
-    ) -> tuple[Floats, Indices, Floats]:
+    def _exceeding(self, output: Floats, threshold: float, box_channels: int) -> tuple[Floats, Indices, Floats]:
         """What has objectness over `threshold`: channels (K, box_channels + 1 + classes), cells, anchors."""
         width, height = self._grid(output)
         maps = self._reshape(output, len(self.anchors), box_channels + 1 + self.classes, width * height)
@@ -228,6 +226,10 @@ class GaussianYoloHead(YoloHead):
 
     yolo_point: str = "center"
     """What x and y are: "center", "left_top" or "right_bottom"."""
+
+    def __post_init__(self) -> None:
+        if self.yolo_point not in YOLO_POINTS:
+            raise ValueError(f"unknown yolo_point '{self.yolo_point}'")
 
     def candidates(self, output: Floats, threshold: float) -> Candidates:
         rows, cell, anchors = self._exceeding(output, threshold, box_channels=8)
@@ -373,7 +375,7 @@ def head_from_json(fields: Mapping[str, Any]) -> Head:
         raise BundleError(f"unknown kind of head '{kind}'", where, hint)
     try:
         return _HEADS[kind](**{name: _tuples(value) for name, value in fields.items() if name != "kind"})
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise BundleError(f"unusable head '{kind}': {error}", where, hint) from error
 
 

@@ -10,7 +10,7 @@ written (`lazy`), so that a pass may rewrite every weight of a network without h
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -149,19 +149,37 @@ def _reads(node: ir.Node) -> Iterator[ir.Value]:
             yield from attribute.as_graph().outputs
 
 
-def lazy(function: Callable[[], npt.NDArray[Any]], like: ir.TensorProtocol, name: str) -> ir.LazyTensor:
-    """A tensor of `like`'s type and shape that is computed whenever it is read: nothing is held in between."""
+def lazy(
+    function: Callable[[], npt.NDArray[Any]],
+    like: ir.TensorProtocol,
+    name: str,
+    *,
+    shape: Sequence[int] | None = None,
+    dtype: ir.DataType | None = None,
+) -> ir.LazyTensor:
+    """A tensor that is computed whenever it is read: nothing is held in between. Shape and type are `like`'s, if not
+    given."""
 
     def compute() -> ir.TensorProtocol:
         return ir.Tensor(np.asarray(function(), order="C"), name=name)
 
-    return ir.LazyTensor(compute, dtype=like.dtype, shape=ir.Shape(like.shape.numpy()), cache=False, name=name)
+    sides = ir.Shape(like.shape.numpy() if shape is None else shape)
+    return ir.LazyTensor(compute, dtype=dtype or like.dtype, shape=sides, cache=False, name=name)
 
 
-def small_model(model: ir.Model) -> onnx.ModelProto:
-    """The model without its large weights, which become inputs: for the checker and for shape inference."""
+def small_model(model: ir.Model, watch: Collection[str] = ()) -> onnx.ModelProto:
+    """The model without its large weights, which become inputs: for the checker, for shape inference, and to run it.
+
+    Args:
+        model: the model, which stays as it is.
+        watch: names of values that become outputs as well.
+    """
     copy = model.clone()
     graph = copy.graph
+    outputs = {value.name for value in graph.outputs}
+    graph.outputs.extend(
+        value for node in graph for value in node.outputs if value.name in watch and value.name not in outputs
+    )
     for value in list(graph.initializers.values()):
         tensor = value.const_value
         assert tensor is not None
@@ -192,7 +210,6 @@ def check(model: ir.Model, after: str) -> None:
             if value.name in infos and infos[value.name].type.HasField("tensor_type"):
                 typed = ir.from_proto(infos[value.name])
                 value.type, value.shape = typed.type, typed.shape
-
 
 
 def serialize_to(model: ir.Model, path: Path) -> None:

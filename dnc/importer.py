@@ -114,6 +114,7 @@ def import_weights(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     crop: float | None = None,
+    interpolation: str | None = None,
     color: str | None = None,
     pins: Sequence[tuple[int, str]] = (),
     cutoff: int | None = None,
@@ -129,7 +130,7 @@ def import_weights(
         padding: "same" if the source pads as TensorFlow does. Then an adapted cfg is written beside `out`, with its
             name, if the cfg's own kernels cannot hold the source's. ONNX says itself how each node pads.
         epsilon: of the source's batch normalisations; ONNX says its own, else 1e-5, PyTorch's.
-        mean, std, crop, color: recorded beside `out`, for `dnc compile`; see `dnc.recorded`.
+        mean, std, crop, interpolation, color: recorded beside `out`, for `dnc compile`; see `dnc.recorded`.
         pins: (layer, name) pairs: that layer takes the unit of that name, its weights or its batch normalisation.
         cutoff: takes the first so many layers of the cfg, as `darknet partial` writes them.
         lenient: what Darknet takes in silence in a cfg warns instead of failing.
@@ -173,8 +174,8 @@ def import_weights(
         left, notes = _left(checkpoint, found), [*checkpoint.notes, *_notes(network.layers[:cutoff], padding)]
         if text is not None:
             notes.append(f"{layers_text(adapted)} pad otherwise in {cfg}: use {cfg_out} with these weights")
-    fields = {key: list(value) for key, value in (("mean", mean), ("std", std)) if value is not None}
-    recorded: dict[str, Any] = {**fields, **{k: v for k, v in (("crop", crop), ("color", color)) if v is not None}}
+    fields = {"mean": mean, "std": std, "crop": crop, "interpolation": interpolation, "color": color}
+    recorded = {key: value for key, value in fields.items() if value is not None}
     tell(f"writing {out}")
     written = [out]
     with ExitStack() as files:

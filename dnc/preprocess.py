@@ -5,15 +5,22 @@ Darknet's preprocessing is not in the cfg: each of its front ends has its own, a
     resize             `detector test`, `detector map`: resize_image, the corners of both images coincide
     resize-half-pixel  `detector demo` and the C++ `Detector` class: cv::resize INTER_LINEAR, 8-bit result
     letterbox          with `-letter_box`: letterbox_image keeps the aspect ratio and pads with gray
-    center-crop        `classifier predict`: resize_min to the network's width, crop_image from the middle
+    center-crop        `classifier predict`: resize_min to the network's width, crop_image from the middle; with a
+                       `crop` below 1, which Darknet lacks, resize_min to width / crop, as other classifiers want
 
-Every mode is the same bilinear interpolation, separable and in float32: the columns first, then the rows,
+Every mode is Darknet's bilinear interpolation, separable and in float32: the columns first, then the rows,
 
     part[x]   = (1 - dx) * row[ix]  + dx * row[ix + 1]        ix = int(sx), dx = sx - ix
     output[y] = (1 - dy) * part[iy] + dy * part[iy + 1]       iy = int(sy), dy = sy - iy
 
 so a mode is no more than where its columns and rows are sampled (`_Samples`) and where the result is put. The
 arithmetic is Darknet's operation for operation: given the same decoded pixels, the result has the same bits.
+
+Classifiers of other frameworks may want center-crop with `interpolation` bicubic, which Darknet lacks. That is Pillow's
+Image.resize(BICUBIC) bit for bit: Keys' cubic (a = -1/2) at half-pixel centers, widened by the ratio of the sizes
+where the image shrinks, so that nothing aliases; weights of a sum of 1, rounded to 22 bits after the point; the columns
+first, then the rows, and pixels of 8 bits after either. (From 13 on, Pillow takes the rows first where an image is at
+least twice as tall as wide: one value in five of a photograph then differs, nearly always by 1 of 255.)
 """
 
 from __future__ import annotations
@@ -32,10 +39,15 @@ import numpy.typing as npt
 
 from dnc.errors import BundleError, ImageError
 
-__all__ = ["COLORS", "MODES", "BoxTransform", "Preprocessing", "read_image"]
+__all__ = ["COLORS", "CUBIC_ONE", "INTERPOLATIONS", "MIN_CROP", "MODES", "BoxTransform", "Preprocessing", "read_image"]
 
 MODES = ("resize", "resize-half-pixel", "letterbox", "center-crop")
 COLORS = ("rgb", "bgr", "gray")
+INTERPOLATIONS = ("bilinear", "bicubic")
+CUBIC_ONE = 2.0**22
+"""The weight 1 of a bicubic interpolation: as whole numbers, weights and their sums are exact in double."""
+MIN_CROP = 0.1
+"""What is cropped from less than that is no picture of anything; classifiers take 0.8 to 1."""
 
 Pixels = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
@@ -68,7 +80,8 @@ class Preprocessing:
 
     A value of the input is (pixel * scale - mean) / std; `mean` and `std` hold one number, or one for each
     channel of the input. Darknet's own networks take mean 0 and std 1. The padding of a letterbox is half of
-    white, 0.5 at Darknet's scale.
+    white, 0.5 at Darknet's scale. `crop` is the share of the short side that center-crop keeps, `interpolation` how it
+    resizes; the other modes keep all, and are bilinear.
 
     Raises ValueError where a field makes no sense.
     """
@@ -81,11 +94,17 @@ class Preprocessing:
     scale: float = 1 / 255
     mean: tuple[float, ...] = (0.0,)
     std: tuple[float, ...] = (1.0,)
+    crop: float = 1.0
+    interpolation: str = "bilinear"
 
     def __post_init__(self) -> None:
         if min(self.width, self.height, self.channels) < 1:
             raise ValueError(f"an input of {self.width}x{self.height}x{self.channels} is empty")
-        for what, value, known in (("mode", self.mode, MODES), ("color", self.color, COLORS)):
+        for what, value, known in (
+            ("mode", self.mode, MODES),
+            ("color", self.color, COLORS),
+            ("interpolation", self.interpolation, INTERPOLATIONS),
+        ):
             if value not in known:
                 raise ValueError(f"unknown {what} '{value}'; known: {', '.join(known)}")
         if (self.color == "gray") != (self.channels == 1) or (self.color == "bgr" and self.channels < 3):
@@ -94,6 +113,17 @@ class Preprocessing:
             raise ValueError(f"mean and std take 1 number or one for each of {self.channels} channels")
         if not all(0 < number < np.inf for number in (self.scale, *self.std)) or not np.isfinite(self.mean).all():
             raise ValueError("scale and std are positive, and mean is finite")
+        if not MIN_CROP <= self.crop <= 1:
+            raise ValueError(f"a crop is from {MIN_CROP} to 1, not {self.crop}")
+        if self.crop != 1 and self.mode != "center-crop":
+            raise ValueError(f"a crop of {self.crop} is for center-crop, not for {self.mode}")
+        if self.interpolation != "bilinear" and self.mode != "center-crop":
+            raise ValueError(f"{self.interpolation} interpolation is for center-crop, not for {self.mode}")
+
+    @property
+    def short_side(self) -> int:
+        """What center-crop brings the image's short side to, in pixels."""
+        return round(self.width / self.crop)
 
     def __call__(self, image: Pixels) -> Floats:
         """The input (channels, height, width) for an image (H, W, C) or (H, W), uint8, RGB or RGBA or gray.
@@ -101,10 +131,22 @@ class Preprocessing:
         Raises ImageError as `match_channels` does.
         """
         image = self.match_channels(image)
-        geometry = _geometry(self.mode, self.width, self.height, image.shape[1], image.shape[0])
-        image = image[geometry.used_rows]
+        if self.color == "bgr":
+            image = image[:, :, [2, 1, 0, *range(3, self.channels)]]
         # Division by 255 rounds as Darknet's does; multiplication by 1/255 would not.
         divisor = np.float32(1 / self.scale)
+        if self.interpolation == "bicubic":
+            output = self._bicubic(image).astype(np.float32) / divisor
+        else:
+            output = self._bilinear(image, divisor)
+        if any(self.mean) or set(self.std) != {1.0}:
+            output -= np.array(self.mean, np.float32)[:, None, None]
+            output /= np.array(self.std, np.float32)[:, None, None]
+        return output
+
+    def _bilinear(self, image: Pixels, divisor: np.float32) -> Floats:
+        geometry = self._geometry(image.shape[1], image.shape[0])
+        image = image[geometry.used_rows]
         output = np.full((self.channels, self.height, self.width), np.float32(127.5) / divisor, np.float32)
         bottom, right = geometry.top + len(geometry.rows.first), geometry.left + len(geometry.columns.first)
         for channel, plane in enumerate(output[:, geometry.top : bottom, geometry.left : right]):
@@ -115,13 +157,17 @@ class Preprocessing:
                 plane /= divisor
             else:
                 _interpolate(image[:, :, channel], geometry, divisor, plane)
-        if any(self.mean) or set(self.std) != {1.0}:
-            output -= np.array(self.mean, np.float32)[:, None, None]
-            output /= np.array(self.std, np.float32)[:, None, None]
         return output
 
+    def _bicubic(self, image: Pixels) -> Pixels:
+        width, height = _covering(self.short_side, image.shape[1], image.shape[0])
+        planes = np.ascontiguousarray(image.transpose(2, 0, 1))
+        columns = _resize_cubic(planes, width, _middle(width, self.width))
+        return _resize_cubic(columns.swapaxes(1, 2), height, _middle(height, self.height)).swapaxes(1, 2)
+
     def match_channels(self, image: Pixels) -> Pixels:
-        """The image as (H, W, channels), in the channels and the color order of the network.
+        """The image as (H, W, channels), with the channels that the network has, in RGB order yet: what an engine
+        takes that does its own preprocessing.
 
         An image with the network's number of channels is taken as it is. Otherwise they are matched as
         stb_image does for Darknet's load_image: gray is repeated, RGB becomes gray by (77 R + 150 G + 29 B) /
@@ -147,15 +193,24 @@ class Preprocessing:
             image = _luma(image)[:, :, None]
         elif have != want:
             raise ImageError(f"the image has {have} channels, the network takes {want}")
-        return image[:, :, [2, 1, 0, *range(3, want)]] if self.color == "bgr" else image
+        return image
 
     def transform(self, image_width: int, image_height: int) -> BoxTransform:
         """How boxes on the input of an image of this size, in pixels, map back to the image."""
-        return _geometry(self.mode, self.width, self.height, image_width, image_height).transform
+        return self._geometry(image_width, image_height).transform
+
+    def _geometry(self, image_width: int, image_height: int) -> _Geometry:
+        return _geometry(self.mode, self.width, self.height, self.short_side, image_width, image_height)
 
     def to_json(self) -> dict[str, Any]:
         """The fields, as JSON values."""
-        return {**dataclasses.asdict(self), "mean": list(self.mean), "std": list(self.std)}
+        fields = {**dataclasses.asdict(self), "mean": list(self.mean), "std": list(self.std)}
+        if self.crop == 1:
+            # A dnc that knows no crop refuses the key; so with the interpolation.
+            del fields["crop"]
+        if self.interpolation == "bilinear":
+            del fields["interpolation"]
+        return fields
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> Preprocessing:
@@ -196,7 +251,7 @@ class _Geometry(NamedTuple):
 
 
 @lru_cache(maxsize=64)
-def _geometry(mode: str, width: int, height: int, image_width: int, image_height: int) -> _Geometry:
+def _geometry(mode: str, width: int, height: int, short: int, image_width: int, image_height: int) -> _Geometry:
     left = top = 0
     offset = 0.0, 0.0
     new_width, new_height = width, height
@@ -216,16 +271,10 @@ def _geometry(mode: str, width: int, height: int, image_width: int, image_height
         offset = (width - new_width) / 2 / width, (height - new_height) / 2 / height
         columns, rows = _aligned_columns(image_width, new_width), _aligned_rows(image_height, new_height)
     else:
-        # resize_min takes the network's width for both sides, whatever its height.
-        if image_width < image_height:
-            new_width, new_height = width, image_height * width // image_width
-        else:
-            new_width, new_height = image_width * width // image_height, width
-        # C's division truncates; crop_image repeats the border where the crop is larger than the image.
-        crop_left, crop_top = int((new_width - width) / 2), int((new_height - height) / 2)
-        offset = -crop_left / width, -crop_top / height
-        columns = _crop(_aligned_columns(image_width, new_width), crop_left, width)
-        rows = _crop(_aligned_rows(image_height, new_height), crop_top, height)
+        new_width, new_height = _covering(short, image_width, image_height)
+        offset = -_crop_start(new_width, width) / width, -_crop_start(new_height, height) / height
+        columns = _aligned_columns(image_width, new_width).select(_middle(new_width, width))
+        rows = _aligned_rows(image_height, new_height).select(_middle(new_height, height))
     used, places = np.unique([rows.first, rows.second], return_inverse=True)
     first, second = places.reshape(2, -1)
     rows = _Samples(first, second, rows.first_weight, rows.second_weight)
@@ -267,8 +316,22 @@ def _half_pixel(source: int, target: int) -> _Samples:
     return _Samples(first, np.minimum(first + 1, source - 1), np.float32(1) - second_weight, second_weight)
 
 
-def _crop(samples: _Samples, start: int, length: int) -> _Samples:
-    return samples.select(np.clip(np.arange(start, start + length), 0, len(samples.first) - 1))
+def _covering(short: int, image_width: int, image_height: int) -> tuple[int, int]:
+    """The width and height with this short side: resize_min, which takes the network's width whatever its height."""
+    if image_width < image_height:
+        return short, image_height * short // image_width
+    return image_width * short // image_height, short
+
+
+def _crop_start(length: int, kept: int) -> int:
+    # C's division truncates.
+    return int((length - kept) / 2)
+
+
+def _middle(length: int, kept: int) -> Indices:
+    """The middle `kept` places of `length`: crop_image, which repeats the border where there are fewer."""
+    start = _crop_start(length, kept)
+    return np.clip(np.arange(start, start + kept), 0, length - 1)
 
 
 _BAND = 64
@@ -293,6 +356,33 @@ def _interpolate(plane: Pixels, geometry: _Geometry, divisor: np.float32, output
         below = part.take(rows.second - top, axis=0)
         below *= rows.second_weight[:, None]
         np.add(above, below, out=output[start : start + _BAND])
+
+
+_BLOCK = 16
+"""As many columns are made by one product of matrices: more of them have fewer pixels of the image in common."""
+
+
+def _resize_cubic(pixels: Pixels, target: int, places: Indices) -> Pixels:
+    """Of (C, H, W) resized to (C, H, target), the columns at `places`, which ascend."""
+    output = np.empty((*pixels.shape[:2], len(places)), np.uint8)
+    for start in range(0, len(places), _BLOCK):
+        first, weights = _cubic(pixels.shape[2], target, places[start : start + _BLOCK])
+        block = pixels[:, :, first : first + weights.shape[1]].astype(np.float64, order="C")
+        rounded = np.floor(block @ weights.T / CUBIC_ONE + 0.5)
+        output[:, :, start : start + _BLOCK] = np.clip(rounded, 0, 255)
+    return output
+
+
+def _cubic(source: int, target: int, places: Indices) -> tuple[int, npt.NDArray[np.float64]]:
+    """(first, weights): column i is the sum of the source's from `first` on, weighted by weights[i] / CUBIC_ONE."""
+    ratio = source / target
+    wide = max(ratio, 1.0)
+    centers = (places + 0.5) * ratio
+    first, last = max(int(centers[0] - 2 * wide), 0), min(int(centers[-1] + 2 * wide) + 1, source)
+    x = np.abs(np.arange(first, last) + 0.5 - centers[:, None]) / wide
+    near, far = ((1.5 * x - 2.5) * x) * x + 1, ((2.5 - 0.5 * x) * x - 4) * x + 2
+    weights = np.where(x < 1, near, np.where(x < 2, far, 0))
+    return first, np.rint(weights / weights.sum(axis=1, keepdims=True) * CUBIC_ONE)
 
 
 def _luma(image: Pixels) -> Pixels:

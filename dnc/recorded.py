@@ -1,9 +1,10 @@
 """What preprocessing weights were trained with, recorded beside them: NET.weights has NET.preprocess.json.
 
-    mean, std   lists of one number, or of one for each channel: the input is (pixel / 255 - mean) / std
-    crop        the share of the short side that center-crop keeps
-    color       "rgb", "bgr" or "gray"
-    mode        how an image is brought to the network's size (see `dnc.preprocess`)
+    mean, std      lists of one number, or of one for each channel: the input is (pixel / 255 - mean) / std
+    crop           the share of the short side that center-crop keeps
+    interpolation  "bilinear" or "bicubic": how center-crop resizes
+    color          "rgb", "bgr" or "gray"
+    mode           how an image is brought to the network's size (see `dnc.preprocess`)
 
 Only what is known stands there. `dnc compile` takes it where nobody says otherwise.
 """
@@ -19,7 +20,7 @@ from typing import Any
 
 from dnc.errors import DncError, close_match
 from dnc.files import whole_file
-from dnc.preprocess import COLORS, MIN_CROP, MODES
+from dnc.preprocess import COLORS, INTERPOLATIONS, MIN_CROP, MODES
 
 __all__ = ["read_recorded", "recorded_path", "write_recorded"]
 
@@ -86,6 +87,7 @@ _FIELDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "mean": ("a list of numbers", _are_numbers),
     "std": ("a list of positive numbers", lambda value: _are_numbers(value) and min(value) > 0),
     "crop": (f"from {MIN_CROP} to 1", lambda value: _is_number(value) and MIN_CROP <= value <= 1),
+    "interpolation": (f"one of {', '.join(INTERPOLATIONS)}", lambda value: value in INTERPOLATIONS),
     "color": (f"one of {', '.join(COLORS)}", lambda value: value in COLORS),
     "mode": (f"one of {', '.join(MODES)}", lambda value: value in MODES),
 }

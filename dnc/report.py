@@ -243,7 +243,10 @@ def _preprocessing(bundle: Bundle) -> str:
     preprocessing = bundle.preprocessing
     if preprocessing is None:
         return "none: the network takes no images"
-    size = f"{preprocessing.mode} to {preprocessing.width} x {preprocessing.height}, {preprocessing.color}"
+    mode = preprocessing.mode if preprocessing.crop == 1 else f"{preprocessing.mode} of {preprocessing.crop:g}"
+    if preprocessing.interpolation != "bilinear":
+        mode = f"{preprocessing.interpolation} {mode}"
+    size = f"{mode} to {preprocessing.width} x {preprocessing.height}, {preprocessing.color}"
     mean, std = (", ".join(f"{number:g}" for number in numbers) for numbers in (preprocessing.mean, preprocessing.std))
     return f"{size}, pixel / {1 / preprocessing.scale:g}" + (
         "" if (mean, std) == ("0", "1") else f", less mean {mean}, over std {std}"

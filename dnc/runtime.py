@@ -46,11 +46,10 @@ def load(folder: str | PathLike[str], *, threads: int | None = None) -> Engine:
     if bundle.target not in targets:
         hint = close_match(bundle.target, targets) or "a newer dnc made it"
         raise TargetError(f"unknown target '{bundle.target}'", path, hint)
-    target = targets[bundle.target]()
-    missing = target.missing()
+    target = targets[bundle.target](bundle.options)
+    missing = target.missing_to_open()
     if missing:
-        hint = f'pip install "darknet-compiler[{target.extra}]", or pip install {missing}'
-        raise TargetError(f"target {target.name} needs {missing}, which is not installed", path, hint)
+        raise TargetError(f"target {target.name} needs {missing}, which is not installed", path, target.remedy())
     return Engine(path, bundle, target, threads)
 
 

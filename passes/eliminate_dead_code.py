@@ -8,6 +8,7 @@ from typing import ClassVar
 import onnx_ir as ir
 
 from dnc.passes import Pass, passes
+from dnc.passes.base import Log, Note
 
 
 @passes.register
@@ -16,16 +17,18 @@ class EliminateDeadCode(Pass):
 
     name: ClassVar[str] = "eliminate-dead-code"
 
-    def rewrite(self, model: ir.Model) -> int:
+    applies_to: ClassVar[str] = "nodes and initializers that nothing reads"
+
+    def rewrite(self, model: ir.Model) -> Log:
         """One walk backwards finds every dead node: a node comes after what it reads."""
         graph = model.graph
-        count = 0
+        log = Log()
         for node in reversed(list(graph)):
             if not any(output.uses() or output.is_graph_output() for output in node.outputs):
                 graph.remove(node, safe=True)
-                count += 1
+                log.apply(node, f"{node.op_type} removed")
         for name, value in list(graph.initializers.items()):
             if not value.uses() and not value.is_graph_output():
                 del graph.initializers[name]
-                count += 1
-        return count
+                log.applied.append(Note("", "unread initializer removed"))
+        return log

@@ -14,7 +14,7 @@ from typing import ClassVar
 import onnx_ir as ir
 
 from dnc.passes import Pass, passes
-from dnc.passes.base import replace_uses
+from dnc.passes.base import Log, replace_uses
 
 
 @passes.register
@@ -23,10 +23,12 @@ class EliminateIdentity(Pass):
 
     name: ClassVar[str] = "eliminate-identity"
 
-    def rewrite(self, model: ir.Model) -> int:
+    applies_to: ClassVar[str] = "Identity, Dropout, Concat of one input, Reshape to the same shape"
+
+    def rewrite(self, model: ir.Model) -> Log:
         """Applies both cases."""
         graph = model.graph
-        count = 0
+        log = Log()
         for node in list(graph):
             if not _does_nothing(node):
                 continue
@@ -34,11 +36,12 @@ class EliminateIdentity(Pass):
             assert source is not None
             pinned = source.producer() is None or source.is_graph_output()
             if result.is_graph_output() and pinned:
+                log.refuse(node, "a graph output needs a name and a producer of its own")
                 continue
             replace_uses(result, source, graph)
             graph.remove(node, safe=True)
-            count += 1
-        return count
+            log.apply(node, f"{node.op_type} removed")
+        return log
 
 
 def _does_nothing(node: ir.Node) -> bool:

@@ -1,99 +1,84 @@
-"""Folds batch normalisation into the convolution or matrix product before it.
+"""Folds batch normalisation into the convolutions and matrix products beside it.
 
-    y = (W x + b - mean) / sqrt(variance + epsilon) * scale + bias
-      = (k W) x + k (b - mean) + bias,    k = scale / sqrt(variance + epsilon)
+    y = (x - mean) / sqrt(variance + epsilon) * scale + bias
+      = k x + (bias - k mean),    k = scale / sqrt(variance + epsilon)
 
-k multiplies the output channels of W: axis 0 of Conv and of Gemm with transB=1. As Darknet's fuse_conv_batchnorm, k is
-computed in float64 and the products are rounded to float32 once. The new weights are computed when they are written.
+1. After a Conv (of any groups) or Gemm: over its output channels, as Darknet's fuse_conv_batchnorm.
+2. After a Concat of them: each takes the factors of its channels.
+3. Before Convs or Gemms, if they alone read it and pad nothing: over their input channels.
 
-Refuses where the convolution's result is read by anything else, its weights are no constants, or a factor of Gemm or
-the training mode of the normalisation changes the formula.
+The rest stays as it is, and is refused with the reason: engines run a batch normalisation that stands alone in one go,
+which as Mul and Add would be two. passes/affine.py has the algebra.
 """
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 
-from dnc.graph import lazy
 from dnc.passes import Pass, passes
-from dnc.passes.base import constant_array, replace_uses
+from dnc.passes.affine import Affine, is_product, move_after, move_before, refusal_after, refusal_before, take_over
+from dnc.passes.base import Log, attribute, constant_array
 
 
 @passes.register
 class FoldBatchNorm(Pass):
-    """Conv + BatchNormalization, Gemm + BatchNormalization -> Conv, Gemm."""
+    """Conv + BatchNormalization, Gemm + BatchNormalization and the other way round -> Conv, Gemm."""
 
     name: ClassVar[str] = "fold-batchnorm"
     exactness: ClassVar[float] = 1e-5
     """Rounding of the folded weights, some 1e-7 a layer, which depth adds up."""
 
-    def rewrite(self, model: ir.Model) -> int:
-        """Folds every batch normalisation that it can."""
-        return sum(_fold(node, model.graph) for node in list(model.graph) if node.op_type == "BatchNormalization")
+    applies_to: ClassVar[str] = "BatchNormalization after Conv, Gemm or their Concat; before them without padding"
+
+    def rewrite(self, model: ir.Model) -> Log:
+        """Folds until nothing is left to fold: a normalisation between another and its convolution may be gone then."""
+        log = Log()
+        while True:
+            count = log.count
+            log.refused.clear()
+            for node in list(model.graph):
+                if node.op_type == "BatchNormalization":
+                    reason = _fold(node, model.graph)
+                    if reason:
+                        log.refuse(node, reason)
+                    else:
+                        log.apply(node, "folded into the weights")
+            if log.count == count:
+                return log
 
 
-def _fold(norm: ir.Node, graph: ir.Graph) -> bool:
-    source = norm.inputs[0]
-    node = source.producer() if source is not None else None
-    if source is None or node is None or node.op_type not in ("Conv", "Gemm"):
-        return False
-    if node.op_type == "Gemm" and not (
-        _attribute(node, "transB", 0) and _attribute(node, "alpha", 1.0) == _attribute(node, "beta", 1.0) == 1.0
-    ):
-        return False
-    if _attribute(norm, "training_mode", 0):
-        return False
-    if len(source.uses()) != 1 or source.is_graph_output():
-        return False
+def _fold(norm: ir.Node, graph: ir.Graph) -> str:
+    """Folds one; returns why not."""
+    source, result = norm.inputs[0], norm.outputs[0]
+    assert source is not None
+    if attribute(norm, "training_mode", 0):
+        return "in training mode"
     tensors = [constant_array(value) for value in norm.inputs[1:5]]
-    weights = constant_array(node.inputs[1])
-    bias = constant_array(node.inputs[2]) if len(node.inputs) > 2 and node.inputs[2] is not None else None
-    if weights is None or any(tensor is None for tensor in tensors) or (len(node.inputs) > 2 and bias is None):
-        return False
+    if any(tensor is None for tensor in tensors):
+        return "its statistics are no constants"
     scale, shift, mean, variance = (tensor.numpy().astype(np.float64) for tensor in tensors if tensor is not None)
-    factor = scale / np.sqrt(variance + _attribute(norm, "epsilon", 1e-5))
-    before = bias.numpy() if bias is not None else 0.0
-    folded_bias = (factor * (before - mean) + shift).astype(np.float32)
-    column = factor.reshape(-1, *[1] * (len(weights.shape) - 1))
-
-    def folded() -> npt.NDArray[Any]:
-        plain = weights.numpy()
-        # Computed in float64, buffer by buffer: the whole product would be twice as large as the weights.
-        product: npt.NDArray[Any] = np.empty_like(plain)
-        np.multiply(plain, column, out=product, dtype=np.float64, casting="same_kind")
-        return product
-
-    name = f"{node.inputs[1].name}.folded" if node.inputs[1] is not None else "folded"
-    new_weights = _initializer(graph, lazy(folded, weights, name))
-    new_bias = _initializer(graph, ir.Tensor(folded_bias, name=f"{name}.biases"))
-    node.replace_input_with(1, new_weights)
-    if len(node.inputs) > 2:
-        node.replace_input_with(2, new_bias)
-    else:
-        node.resize_inputs(3)
-        node.replace_input_with(2, new_bias)
-    replace_uses(norm.outputs[0], source, graph)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        factor = scale / np.sqrt(variance + attribute(norm, "epsilon", 1e-5))
+        affine = Affine(factor, shift - factor * mean)
+    if not affine.finite:
+        return "its factors are no numbers"
+    reason = refusal_after(source, graph)
+    if not reason:
+        move_after(source, affine, graph)
+        take_over(result, source, graph)
+        return ""
+    uses = list(result.uses())
+    if result.is_graph_output() or not any(is_product(user) for user, _ in uses):
+        return reason
+    after = [refusal_before(user, position, affine, graph) for user, position in uses]
+    if any(after):
+        # What stands before it is what a reader looks at first, unless nothing there could ever take it.
+        return next(filter(None, after)) if reason.startswith("no convolution") else reason
+    for user, _ in uses:
+        move_before(user, affine, graph)
+    result.replace_all_uses_with(source)
     graph.remove(norm, safe=True)
-    return True
-
-
-def _attribute(node: ir.Node, name: str, default: Any) -> Any:
-    attribute = node.attributes.get(name)
-    return default if attribute is None else attribute.value
-
-
-def _initializer(graph: ir.Graph, tensor: ir.TensorProtocol) -> ir.Value:
-    # A shared convolution folds the same weights more than once.
-    name, count = tensor.name or "folded", 0
-    while name in graph.initializers:
-        count += 1
-        name = f"{tensor.name}_{count}"
-    tensor.name = name
-    shape = ir.Shape(tensor.shape.numpy())
-    value = ir.Value(name=name, shape=shape, type=ir.TensorType(tensor.dtype), const_value=tensor)
-    graph.register_initializer(value)
-    return value
+    return ""

@@ -15,7 +15,7 @@ import numpy as np
 import onnx_ir as ir
 
 from dnc.passes import Pass, passes
-from dnc.passes.base import constant_array
+from dnc.passes.base import Log, constant_array
 
 _LIMIT = 1 << 20
 
@@ -28,9 +28,15 @@ class FoldConstants(Pass):
     exactness: ClassVar[float] = 1e-6
     """The reference evaluator may round a transcendental function differently from the engine."""
 
-    def rewrite(self, model: ir.Model) -> int:
+    applies_to: ClassVar[str] = "nodes whose inputs are all initializers; Shape of a static value"
+
+    def rewrite(self, model: ir.Model) -> Log:
         """Applies both cases in topological order, so that chains fold at once."""
-        return sum(_fold(node, model) for node in list(model.graph))
+        log = Log()
+        for node in list(model.graph):
+            if _fold(node, model):
+                log.apply(node, f"{node.op_type} computed")
+        return log
 
 
 def _fold(node: ir.Node, model: ir.Model) -> bool:

@@ -7,9 +7,18 @@ compiler, inside its methods.
 
 from __future__ import annotations
 
+from dnc.errors import TargetError, close_match
 from dnc.registry import Registry
-from dnc.targets.base import Session, Target
+from dnc.targets.base import Option, Session, Target
 
-__all__ = ["Session", "Target", "targets"]
+__all__ = ["Option", "Session", "Target", "find", "targets"]
 
 targets: Registry[type[Target]] = Registry("dnc.targets")
+
+
+def find(name: str) -> type[Target]:
+    """The target of this name, installed or not; raises TargetError if there is none."""
+    if name not in targets:
+        hint = close_match(name, targets) or f"one of: {', '.join(targets)}"
+        raise TargetError(f"unknown target '{name}'", hint=hint)
+    return targets[name]

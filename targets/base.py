@@ -3,18 +3,56 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy.typing as npt
 
+from dnc.errors import TargetError, close_match
+
 if TYPE_CHECKING:
     import onnx_ir as ir
 
+    from dnc.bundle import Bundle
     from dnc.passes import Pass
 
-__all__ = ["Session", "Target"]
+__all__ = ["Option", "Session", "Target", "one_of", "whole"]
+
+
+@dataclass(frozen=True)
+class Option:
+    """Something that the user may tell a target: `--option NAME=VALUE`."""
+
+    name: str
+    default: str
+    """As the user would write it."""
+    summary: str
+    parse: Callable[[str], Any] = str
+    """The value; raises ValueError, which says what is allowed."""
+
+
+def whole(low: int, high: int) -> Callable[[str], int]:
+    """For `Option.parse`: a whole number from `low` to `high`."""
+
+    def parse(text: str) -> int:
+        if not text.isascii() or not text.isdigit() or not low <= int(text) <= high:
+            raise ValueError(f"a whole number from {low} to {high}")
+        return int(text)
+
+    return parse
+
+
+def one_of(*words: str) -> Callable[[str], str]:
+    """For `Option.parse`: one of some words."""
+
+    def parse(text: str) -> str:
+        if text not in words:
+            raise ValueError(f"one of {', '.join(words)}")
+        return text
+
+    return parse
 
 
 class Session(ABC):
@@ -29,17 +67,51 @@ class Session(ABC):
 
 
 class Target(ABC):
-    """One engine. A target has no state: everything it needs is in the model or in the engine folder."""
+    """One engine. A target's only state is its options: all else it needs is in the model or in the engine folder.
+
+    Args:
+        given: options by name, as text; those that are not given have their defaults.
+
+    Raises:
+        TargetError: an option is unknown, or has a value that is not allowed.
+    """
 
     name: ClassVar[str]
     summary: ClassVar[str]
     """One line for `dnc compile --help`."""
     extra: ClassVar[str]
     """The extra of the distribution that installs what it needs: `pip install darknet-compiler[extra]`."""
+    known_options: ClassVar[Sequence[Option]] = ()
+    batch: ClassVar[int | None] = None
+    """The size of batches where the user asks for none; None for any size."""
+
+    def __init__(self, given: Mapping[str, str] | None = None) -> None:
+        known = {option.name: option for option in self.known_options}
+        for name in given or {}:
+            if name not in known:
+                hint = close_match(name, known) or (f"it has {', '.join(known)}" if known else "it has none")
+                raise TargetError(f"target {self.name} has no option '{name}'", hint=hint)
+        self.given: dict[str, str] = dict(given or {})
+        """What was given, as text: it is kept in engine.json, and given again when the engine is opened."""
+        self.options: dict[str, Any] = {}
+        for name, option in known.items():
+            text = self.given.get(name, option.default)
+            try:
+                self.options[name] = option.parse(text)
+            except ValueError as error:
+                raise TargetError(f"option {name}={text} of target {self.name} is not {error}") from error
 
     @abstractmethod
     def missing(self) -> str:
         """What has to be installed to build or run an engine; empty if nothing."""
+
+    def missing_to_open(self) -> str:
+        """What has to be installed to run an engine, if that is less."""
+        return self.missing()
+
+    def remedy(self) -> str:
+        """The command that installs what is missing."""
+        return f'pip install "darknet-compiler[{self.extra}]", or pip install {self.missing()}'
 
     def resolve(self) -> Target:
         """The target that does the work: itself, but for those that choose among others."""
@@ -54,12 +126,28 @@ class Target(ABC):
         return []
 
     @abstractmethod
-    def build(self, model: ir.Model, folder: Path) -> None:
-        """Writes the engine's files into a folder that exists."""
+    def build(self, model: ir.Model, folder: Path, about: Bundle | None = None) -> Mapping[str, str]:
+        """Writes the engine's files into a folder that exists.
+
+        Args:
+            model: what is left after the passes; it stays as it is.
+            folder: the folder.
+            about: the network's heads, labels and preprocessing; None for parts of networks that are only measured.
+
+        Returns:
+            What there is to say about the engine, by topic: it is kept in engine.json and shown.
+
+        Raises:
+            TargetError: the engine's compiler refuses the model.
+        """
 
     @abstractmethod
     def versions(self) -> dict[str, str]:
         """Versions of the libraries that made the engine."""
+
+    @abstractmethod
+    def engine(self) -> str:
+        """The library that runs the engine and its version, in words: what measurements hold for."""
 
     @abstractmethod
     def open(self, folder: Path, threads: int | None = None) -> Session:

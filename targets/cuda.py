@@ -7,13 +7,17 @@ the installed onnxruntime has, and whether its libraries load. A fall-back is a 
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from dnc.cfg import warn
 from dnc.errors import TargetError
 from dnc.targets import Session, targets
-from dnc.targets.onnx import MODEL, Onnx, OnnxSession, import_onnxruntime
+from dnc.targets.onnx import MODEL, Onnx, OnnxSession, import_onnxruntime, optimizations
+
+if TYPE_CHECKING:
+    from dnc.passes import Pass
 
 _WANTED = ("TensorrtExecutionProvider", "CUDAExecutionProvider")
 
@@ -29,6 +33,10 @@ class Cuda(Onnx):
     def missing(self) -> str:
         """onnxruntime-gpu is needed to run; onnxruntime of any build says so when it opens the engine."""
         return "" if importlib.util.find_spec("onnxruntime") else "onnxruntime-gpu"
+
+    def passes(self) -> Sequence[Pass]:
+        """Activations as ONNX has them: the form that is fastest on a CPU would be seven kernels instead of three."""
+        return optimizations("onnx", "bits")
 
     def open(self, folder: Path, threads: int | None = None) -> Session:
         """A session on the best provider that loads."""

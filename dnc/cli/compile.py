@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import click
 
+from dnc.cli._numbers import numbers
 
-def _numbers(context: click.Context, parameter: click.Parameter, value: str) -> tuple[float, ...]:
-    try:
-        return tuple(float(number) for number in value.split(","))
-    except ValueError:
-        raise click.BadParameter("one number, or one per channel separated by commas") from None
+
+def _names(context: click.Context, parameter: click.Parameter, value: str | None) -> list[str] | None:
+    return None if value is None else [name.strip() for name in value.split(",") if name.strip()]
+
+
+def _options(context: click.Context, parameter: click.Parameter, value: tuple[str, ...]) -> dict[str, str]:
+    if any("=" not in item or item.startswith("=") for item in value):
+        raise click.BadParameter("KEY=VALUE")
+    return {key: text for key, _, text in (item.partition("=") for item in value)}
 
 
 @click.command(epilog="Example: dnc compile yolov4-tiny.cfg --weights yolov4-tiny.weights --target onnx -o yolo.engine")
@@ -29,11 +34,20 @@ def _numbers(context: click.Context, parameter: click.Parameter, value: str) -> 
 @click.option(
     "--preprocess",
     type=click.Choice(["resize", "resize-half-pixel", "letterbox", "center-crop"]),
-    help="How images become the input; else as the cfg says: letterbox, center-crop (classifiers) or resize.",
+    help="How images become the input; else as recorded beside the weights or as the cfg says: letterbox, "
+    "center-crop (classifiers) or resize.",
 )
-@click.option("--color", type=click.Choice(["rgb", "bgr", "gray"]), help="Order of the channels; else rgb.")
-@click.option("--mean", default="0", callback=_numbers, help="The input is (pixel / 255 - mean) / std.")
-@click.option("--std", default="1", callback=_numbers, help="See --mean; one number, or one per channel.")
+@click.option(
+    "--color", type=click.Choice(["rgb", "bgr", "gray"]), help="Order of the channels; else as recorded, or rgb."
+)
+@click.option("--mean", callback=numbers, help="The input is (pixel / 255 - mean) / std; else as recorded, or 0.")
+@click.option("--std", callback=numbers, help="One number, or one per channel, as --mean; else as recorded, or 1.")
+@click.option("--crop", type=float, help="The share of the short side that center-crop keeps; else as recorded, or 1.")
+@click.option(
+    "--interpolation",
+    type=click.Choice(["bilinear", "bicubic"]),
+    help="How center-crop resizes; else as recorded, or bilinear.",
+)
 @click.option(
     "--decode",
     type=click.Choice(["host", "graph", "graph+nms"]),
@@ -41,13 +55,39 @@ def _numbers(context: click.Context, parameter: click.Parameter, value: str) -> 
     show_default=True,
     help="Where boxes are decoded and suppressed.",
 )
+@click.option("--passes", callback=_names, metavar="PASS,…", help="Run these, in order, in place of the target's own.")
 @click.option("--skip", multiple=True, metavar="PASS", help="Leave a pass out; may be repeated.")
+@click.option(
+    "--verify/--no-verify",
+    default=True,
+    show_default=True,
+    help="Compare the outputs after each pass with those before it, and stop where they differ.",
+)
+@click.option(
+    "--option",
+    "options",
+    multiple=True,
+    callback=_options,
+    metavar="KEY=VALUE",
+    help="Tell the target something; `dnc targets TARGET` lists what; may be repeated.",
+)
+@click.option("--shaves", type=int, help="For myriad, --option shaves=N: the vector processors to use, 1 to 16.")
+@click.option("--autotune", is_flag=True, help="Measure how each grouped convolution runs fastest on this machine.")
 @click.option("--keep-layers", is_flag=True, help="Make every layer's output an output, for dnc compare.")
 @click.option("--dump-dir", type=click.Path(), help="Write the graph after each pass there.")
 @click.option("--cutoff", type=int, metavar="N", help="Take the first N layers, as darknet partial.")
 @click.option("--lenient", is_flag=True, help="Warn about what Darknet takes in silence, instead of failing.")
 @click.option("--json", "as_json", is_flag=True, help="Print engine.json's contents.")
-def command(cfg: str, weights: str | None, target: str, out: str | None, as_json: bool, **options: object) -> None:
+def command(
+    cfg: str,
+    weights: str | None,
+    target: str,
+    out: str | None,
+    as_json: bool,
+    options: dict[str, str],
+    shaves: int | None,
+    **others: object,
+) -> None:
     """Compile a network to an engine folder."""
     import time
 
@@ -55,8 +95,9 @@ def command(cfg: str, weights: str | None, target: str, out: str | None, as_json
     from dnc.compiler import compile
 
     start = time.perf_counter()
+    told = options if shaves is None else {**options, "shaves": str(shaves)}
     with progress(not as_json) as tell:
-        engine = compile(cfg, weights, target, out, progress=tell, **options)  # type: ignore[arg-type]
+        engine = compile(cfg, weights, target, out, progress=tell, options=told, **others)  # type: ignore[arg-type]
     bundle = engine.bundle
     if as_json:
         print_json({"folder": str(engine.folder), **bundle.to_json()})
@@ -69,3 +110,14 @@ def command(cfg: str, weights: str | None, target: str, out: str | None, as_json
         f"in {time.perf_counter() - start:.1f} s"
     )
     click.echo(f"  passes: {applied or 'none applied'}")
+    for topic, text in bundle.report.items():
+        click.echo(f"  {topic}: {text}")
+    tuning = bundle.tuning
+    if tuning:
+        changed = [layer for layer in tuning["layers"] if layer["best"] != "native"]
+        text = f"{len(changed)} of {len(tuning['layers'])} grouped convolutions are faster otherwise"
+        if tuning["ratio"]:
+            value, low, high = tuning["ratio"]
+            verdict = "kept" if tuning["kept"] else "dropped: the network as a whole is no faster"
+            text += f"; network {value:.3f} ({low:.3f} to {high:.3f}) of its time, {verdict}"
+        click.echo(f"  tuning: {text}")

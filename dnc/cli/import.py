@@ -30,6 +30,9 @@ def _pins(context: click.Context, parameter: click.Parameter, value: tuple[str, 
 @click.option("--mean", callback=numbers, help="The input is (pixel / 255 - mean) / std: recorded for dnc compile.")
 @click.option("--std", callback=numbers, help="See --mean; one number, or one per channel, as in 128/255.")
 @click.option("--crop", type=float, help="The share of the short side that a classifier sees, recorded likewise.")
+@click.option(
+    "--interpolation", type=click.Choice(["bilinear", "bicubic"]), help="How a classifier's image is resized, likewise."
+)
 @click.option("--color", type=click.Choice(["rgb", "bgr", "gray"]), help="Order of the channels, recorded likewise.")
 @click.option(
     "--map", "pins", multiple=True, metavar="LAYER=NAME", callback=_pins, help="Give a layer its source; repeatable."

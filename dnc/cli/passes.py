@@ -17,11 +17,18 @@ def command(as_json: bool) -> None:
     from dnc.passes import passes
     from dnc.report import Column, Table, summary
 
-    found = [(name, plugin.exactness, summary(plugin)) for name, plugin in passes.items()]
+    found = [(name, plugin.exactness, summary(plugin), plugin.applies_to) for name, plugin in passes.items()]
     if as_json:
-        print_json([{"name": name, "exactness": exactness, "summary": text} for name, exactness, text in found])
+        keys = ("name", "exactness", "summary", "applies_to")
+        print_json([dict(zip(keys, row, strict=True)) for row in found])
         return
-    table = Table((Column("pass"), Column("exactness"), Column("what it does", folds=True)))
-    for name, exactness, text in found:
-        table.add(name, f"{exactness:g}" if exactness else "exact", text)
+    columns = (
+        Column("pass"),
+        Column("exactness"),
+        Column("what it does", folds=True),
+        Column("where it applies", folds=True),
+    )
+    table = Table(columns)
+    for name, exactness, text, where in found:
+        table.add(name, f"{exactness:g}" if exactness else "exact", text, where)
     table.show()

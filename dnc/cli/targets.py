@@ -5,19 +5,33 @@ from __future__ import annotations
 import click
 
 
-@click.command(epilog="Example: dnc targets --json")
+@click.command(epilog="Example: dnc targets myriad")
+@click.argument("name", required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print a list of objects.")
-def command(as_json: bool) -> None:
-    """List the targets to compile for, and what each needs."""
+def command(name: str | None, as_json: bool) -> None:
+    """List the targets to compile for and what each needs, or the options of the target NAME.
+
+    The options are for `dnc compile --option KEY=VALUE`.
+    """
     from dnc.cli import print_json
     from dnc.report import Column, Table
-    from dnc.targets import targets
+    from dnc.targets import find, targets
 
-    found = [(name, plugin.summary, plugin().missing()) for name, plugin in targets.items()]
+    if name is not None:
+        options = find(name).known_options
+        if as_json:
+            print_json([{"key": each.name, "default": each.default, "summary": each.summary} for each in options])
+            return
+        table = Table((Column("key"), Column("default"), Column("what it is", folds=True)))
+        for each in options:
+            table.add(each.name, each.default, each.summary)
+        table.show()
+        return
+    found = [(key, plugin.summary, plugin().missing()) for key, plugin in targets.items()]
     if as_json:
-        print_json([{"name": name, "summary": text, "missing": missing} for name, text, missing in found])
+        print_json([{"name": key, "summary": text, "missing": missing} for key, text, missing in found])
         return
     table = Table((Column("target"), Column("what it is", folds=True), Column("to install")))
-    for name, text, missing in found:
-        table.add(name, text, missing)
+    for key, text, missing in found:
+        table.add(key, text, missing)
     table.show()

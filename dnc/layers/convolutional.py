@@ -163,30 +163,33 @@ class Convolution:
         _, rows, columns = self.shape
         return 2.0 * math.prod(self.kernel) * rows * columns / (32 if self.xnor else 1)
 
-    def _binarized(self, arrays: Arrays) -> tuple[Array, Array]:
+    def _binarized(self, arrays: Arrays) -> tuple[Array, Array, Array]:
+        """The signs of the weights, the mean magnitude of each filter as (filters, 1, 1, 1), and the biases."""
         weights, bias = arrays[self.prefix + "weights"], arrays[self.prefix + "biases"]
         if self.batch_normalize:
             weights, bias = fold_batch_norm(weights, arrays, self.prefix)
         mean = np.abs(weights).mean(axis=(1, 2, 3), keepdims=True, dtype=np.float32)
-        return np.where(weights > 0, mean, -mean), bias
+        return np.where(weights > 0, np.float32(1), np.float32(-1)), mean, bias
 
     def emit(self, b: Builder, x: ir.Value, arrays: Arrays) -> ir.Value:
-        """Conv, BatchNormalization, activation."""
+        """Conv, BatchNormalization (xnor: mean and biases, Mul and Add), activation."""
         vertical, horizontal = self.axes
         pads = [vertical.begin, horizontal.begin, vertical.end, horizontal.end]
-        fold = self.xnor or self.binary
+        name = self.prefix
         if self.xnor:
             x = b.op("Where", b.op("Greater", x, b.constant(0.0)), b.constant(1.0), b.constant(-1.0))
             if any(pads):
                 borders = b.constant(np.array([0, 0, *pads[:2], 0, 0, *pads[2:]], np.int64))
                 x, pads = b.op("Pad", x, borders, b.constant(-1.0)), [0, 0, 0, 0]
-        if fold:
-            weights, bias = self._binarized(arrays)
-            parameters = [b.constant(weights, self.prefix + "weights"), b.constant(bias, self.prefix + "biases")]
+        if self.xnor or self.binary:
+            weights, mean, bias = self._binarized(arrays)
         else:
-            parameters = [b.constant(arrays[self.prefix + "weights"], self.prefix + "weights")]
-            if not self.batch_normalize:
-                parameters.append(b.constant(arrays[self.prefix + "biases"], self.prefix + "biases"))
+            weights, bias = arrays[name + "weights"], arrays[name + "biases"]
+        if self.binary and not self.xnor:
+            weights = weights * mean
+        parameters = [b.constant(weights, name + "weights")]
+        if not self.xnor and (self.binary or not self.batch_normalize):
+            parameters.append(b.constant(bias, name + "biases"))
         x = b.op(
             "Conv",
             x,
@@ -197,15 +200,19 @@ class Convolution:
             dilations=[self.dilation, self.dilation],
             group=self.groups,
         )
-        if self.batch_normalize and not fold:
-            x = emit_batch_norm(b, x, arrays, self.prefix)
+        if self.xnor:
+            # Sums of signs are whole numbers, exact in any order: the next xnor layer sees the same signs everywhere.
+            x = b.op("Mul", x, b.constant(mean.reshape(1, -1, 1, 1), name + "mean"))
+            x = b.op("Add", x, b.constant(bias.reshape(1, -1, 1, 1), name + "biases"))
+        elif self.batch_normalize and not self.binary:
+            x = emit_batch_norm(b, x, arrays, name)
         return emit_activation(b, x, self.activation)
 
     def reference(self, x: Array, arrays: Arrays) -> Array:
         """The same as one matrix product per group over the unrolled windows."""
         weights, bias = arrays[self.prefix + "weights"], arrays[self.prefix + "biases"]
         if self.xnor or self.binary:
-            weights, bias = self._binarized(arrays)
+            weights, mean, bias = self._binarized(arrays)
         elif self.batch_normalize:
             weights, bias = fold_batch_norm(weights, arrays, self.prefix)
         if self.xnor:
@@ -220,7 +227,10 @@ class Convolution:
             unrolled = taps.reshape(count, self.groups, -1, rows, columns, self.size, self.size)
             unrolled = unrolled.transpose(0, 1, 2, 5, 6, 3, 4).reshape(count, self.groups, -1, rows * columns)
             y = np.matmul(weights.reshape(self.groups, per_group, -1), unrolled)
-        y = y.reshape(count, self.filters, rows, columns) + bias.reshape(-1, 1, 1)
+        y = y.reshape(count, self.filters, rows, columns)
+        if self.xnor or self.binary:
+            y = y * mean.reshape(-1, 1, 1)
+        y = y + bias.reshape(-1, 1, 1)
         return activate(y.astype(np.float32, copy=False), self.activation)
 
 

@@ -11,6 +11,7 @@ import pytest
 
 import dnc
 from dnc.cli.compile import command as compile_command
+from dnc.recorded import write_recorded
 from tests.conftest import Result
 
 Command = Callable[..., Result]
@@ -19,7 +20,7 @@ Command = Callable[..., Result]
 def test_options_are_those_of_the_library() -> None:
     from dnc.compiler import compile
 
-    options = {parameter.name for parameter in compile_command.params} - {"as_json"}
+    options = {parameter.name for parameter in compile_command.params} - {"as_json", "shaves"}
     assert options == set(signature(compile).parameters) - {"progress"}
 
 
@@ -41,3 +42,25 @@ def test_json(command: Command, engines: Path, tmp_path: Path) -> None:
     assert fields["folder"] == str(out)
     assert fields["preprocessing"]["mean"] == [0.1, 0.2, 0.3]
     assert fields["outputs"] == ["layer002"]
+
+
+def test_recorded_preprocessing_and_options(command: Command, engines: Path, tmp_path: Path) -> None:
+    """Options win over the record; a number may be a fraction; a crop is for center-crop."""
+    weights = tmp_path / "w.weights"
+    weights.write_bytes((engines / "classifier.weights").read_bytes())
+    write_recorded(weights, {"mean": [0.5], "std": [0.25], "crop": 0.875})
+    arguments = ("compile", engines / "classifier.cfg", "-w", weights, "-t", "onnx", "-o", tmp_path / "e")
+    fields = json.loads(command(*arguments, "--json").out)["preprocessing"]
+    assert (fields["mode"], fields["mean"], fields["std"], fields["crop"]) == ("center-crop", [0.5], [0.25], 0.875)
+    fields = json.loads(command(*arguments, "--json", "--mean", "127/255", "--crop", "0.75").out)["preprocessing"]
+    assert (fields["mean"], fields["std"], fields["crop"]) == ([127 / 255], [0.25], 0.75)
+    assert "center-crop of 0.75 to" in command("info", tmp_path / "e").out
+    assert "interpolation" not in fields
+    fields = json.loads(command(*arguments, "--json", "--interpolation", "bicubic").out)["preprocessing"]
+    assert fields["interpolation"] == "bicubic"
+    assert "bicubic center-crop of 0.875 to" in command("info", tmp_path / "e").out
+    result = command(*arguments, "--preprocess", "resize", "--interpolation", "bicubic")
+    assert (result.code, "bicubic interpolation is for center-crop, not for resize" in result.err) == (1, True)
+    result = command(*arguments, "--preprocess", "resize", "--crop", "0.5")
+    assert (result.code, "a crop of 0.5 is for center-crop, not for resize" in result.err) == (1, True)
+    assert command(*arguments, "--mean", "1/0").code == 2

@@ -67,7 +67,8 @@ def test_table(command: Command, source: Path, tmp_path: Path) -> None:
 def test_json_and_everything_that_is_recorded(command: Command, source: Path, tmp_path: Path) -> None:
     out = tmp_path / "net.weights"
     options = ["--padding", "same", "--epsilon", "1e-3", "--mean", "127/255", "--std", "0.5,0.25,128/255", "--json"]
-    options += ["--crop", "0.875", "--color", "bgr", "--map", "0=stem", "--map", "2=fc", "--cutoff", "3"]
+    options += ["--crop", "0.875", "--interpolation", "bicubic", "--color", "bgr"]
+    options += ["--map", "0=stem", "--map", "2=fc", "--cutoff", "3"]
     result = command("import", source, source.with_suffix(".cfg"), "-o", out, *options)
     assert (result.code, result.err) == (0, "")
     report = json.loads(result.out)
@@ -79,6 +80,7 @@ def test_json_and_everything_that_is_recorded(command: Command, source: Path, tm
         "mean": [127 / 255],
         "std": [0.5, 0.25, 128 / 255],
         "crop": 0.875,
+        "interpolation": "bicubic",
         "color": "bgr",
     }
 

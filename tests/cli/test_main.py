@@ -202,9 +202,9 @@ def test_a_table_on_a_terminal(engines: Path) -> None:
     assert "─────" not in shown
     assert "    0  convolutional        8  3 x 3 / 2 " in shown
     # Long text folds.
-    shown, _ = on_terminal(dnc("passes"), 60)
+    shown, _ = on_terminal(dnc("passes"), 100)
     assert "Folds batch" in shown
-    assert max(map(len, re.sub(r"\x1b[^m]*m", "", shown).splitlines())) <= 60
+    assert max(map(len, re.sub(r"\x1b[^m]*m", "", shown).splitlines())) <= 100
 
 
 def test_progress_leaves_stdout_alone(engines: Path, photographs: Path) -> None:

@@ -16,6 +16,10 @@ from dnc.passes.base import constant_array, replace_uses
 from tests.models import model, ops, outputs, same
 from tests.networks import NETWORKS
 
+REDUCED = ("to-bfloat16", "to-float16")
+"""Passes that round numbers to 8 or 11 bits: their errors are of that size, not of float32's. A tenth is still far
+below what a wrong weight or a lost bias does."""
+
 
 def _applicable() -> list[str]:
     """Passes that need nothing but a model."""
@@ -41,12 +45,12 @@ def test_alone(name: str, network: str, batch: int | str) -> None:
     optimization = passes[name]()
     lowered = lower(Network.parse(NETWORKS[network]).with_random_weights(0), batch=batch)
     before, names = outputs(lowered), _names(lowered)
-    count = optimization.rewrite(lowered)
+    count = optimization.rewrite(lowered).count
     check(lowered, name)
     assert _names(lowered) == names
     same(outputs(lowered), before, optimization.exactness)
     text = str(lowered)
-    assert optimization.rewrite(lowered) == 0
+    assert optimization.rewrite(lowered).count == 0
     assert str(lowered) == text
     assert count >= 0
 
@@ -74,7 +78,14 @@ def test_other_graphs(name: str, options: str) -> None:
     optimization.rewrite(lowered)
     check(lowered, name)
     assert _names(lowered) == names
-    same(outputs(lowered, given), before, optimization.exactness)
+    after = outputs(lowered, given)
+    if options == "graph+nms" and name in REDUCED:
+        # Rounding turns the order of boxes with nearly the same score: what `dnc.verify` compares is their number.
+        (found,), (expected,) = after.values(), before.values()
+        assert found.shape[1] == expected.shape[1]
+        assert abs(len(found) - len(expected)) <= 1 + 0.05 * len(expected)
+        return
+    same(after, before, optimization.exactness)
 
 
 @pytest.mark.parametrize("name", _applicable())
@@ -92,7 +103,7 @@ def test_as_a_pass_of_onnx_ir(name: str) -> None:
 def test_declarations(name: str) -> None:
     each = passes[name]
     assert each.name == name
-    assert 0 <= each.exactness < 1e-3
+    assert 0 <= each.exactness < (1e-1 if name in REDUCED else 1e-3)
     assert math.isfinite(each.exactness)
     assert each.__doc__
 

@@ -16,7 +16,7 @@ def test_chains_and_initializers() -> None:
     }"""
     built = model(text, c=np.ones((1, 4)), d=np.full((1, 4), 2.0))
     before = outputs(built)
-    assert passes["eliminate-dead-code"]().rewrite(built) == 4
+    assert passes["eliminate-dead-code"]().rewrite(built).count == 4
     assert ops(built) == ["Abs", "Mul"]
     assert list(built.graph.initializers) == ["d"]
     assert [value.name for value in built.graph.inputs] == ["x", "unused"]
@@ -25,7 +25,7 @@ def test_chains_and_initializers() -> None:
 
 def test_one_output_of_several_keeps_the_node() -> None:
     built = model("agraph (float[4] x) => (int64[2] y) { v, i = TopK <axis = 0> (x, k)  y = Abs(i) }", k=np.array([2]))
-    assert passes["eliminate-dead-code"]().rewrite(built) == 0
+    assert passes["eliminate-dead-code"]().rewrite(built).count == 0
 
 
 def test_what_an_inner_graph_reads_stays() -> None:
@@ -37,7 +37,7 @@ def test_what_an_inner_graph_reads_stays() -> None:
         >
     }"""
     built = model(text, a=np.ones((1, 4)), c=np.array(True))
-    assert passes["eliminate-dead-code"]().rewrite(built) == 0
+    assert passes["eliminate-dead-code"]().rewrite(built).count == 0
     assert set(built.graph.initializers) == {"a", "c"}
 
 
@@ -46,7 +46,7 @@ def test_initializer_that_is_an_output_stays() -> None:
     value = built.graph.initializers["a"]
     built.graph.outputs.append(value)
     next(iter(built.graph)).replace_input_with(1, built.graph.inputs[0])
-    assert passes["eliminate-dead-code"]().rewrite(built) == 0
+    assert passes["eliminate-dead-code"]().rewrite(built).count == 0
     assert "a" in built.graph.initializers
 
 
@@ -58,6 +58,6 @@ def test_layers_that_nothing_reads() -> None:
     )
     built = lower(Network.parse(text).with_random_weights(0))
     before = outputs(built)
-    assert passes["eliminate-dead-code"]().rewrite(built) > 3
+    assert passes["eliminate-dead-code"]().rewrite(built).count > 3
     assert not any("003_" in name for name in built.graph.initializers)
     same(outputs(built), before, 0)

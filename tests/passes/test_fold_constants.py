@@ -31,7 +31,7 @@ def test_applies(name: str) -> None:
     result, body, left = APPLIES[name]
     built = model(f"agraph (float[1,4] x) => ({result}) {body}", **constants(body))
     before = outputs(built)
-    assert passes["fold-constants"]().rewrite(built) > 0
+    assert passes["fold-constants"]().rewrite(built).count > 0
     assert ops(built) == left
     same(outputs(built), before, 1e-6)
 
@@ -53,7 +53,7 @@ def test_refuses(name: str) -> None:
 
         built.graph.inputs[1].const_value = ir.Tensor(np.ones((1, 4), np.float32), name="b")
     before = ops(built)
-    assert passes["fold-constants"]().rewrite(built) == 0
+    assert passes["fold-constants"]().rewrite(built).count == 0
     assert ops(built) == before
 
 
@@ -61,7 +61,7 @@ def test_large_results_stay_computed() -> None:
     """An Expand of a small constant, before it is computed: 16 GiB would not fit."""
     text = "agraph (float[1,1] x) => (float[N,M] y) { b = Expand(a, e)  c = ReduceSum(b)  y = Mul(x, c) }"
     built = model(text, a=np.ones((1, 1)), e=np.array([65536, 65536]))
-    assert passes["fold-constants"]().rewrite(built) == 0
+    assert passes["fold-constants"]().rewrite(built).count == 0
     assert "Expand" in ops(built)
 
 
@@ -69,7 +69,7 @@ def test_results_no_larger_than_their_inputs_are_folded() -> None:
     """Over 1 MiB, but a weight stays a weight."""
     text = "agraph (float[1,1] x) => (float[600,600] y) { b = Transpose(a)  y = Mul(x, b) }"
     built = model(text, a=np.ones((600, 600)))
-    assert passes["fold-constants"]().rewrite(built) == 1
+    assert passes["fold-constants"]().rewrite(built).count == 1
     assert ops(built) == ["Mul"]
 
 
@@ -84,7 +84,7 @@ def test_graphs_inside_nodes_stay() -> None:
     }"""
     built = model(text, a=np.arange(4.0).reshape(1, 4), c=np.array(True))
     before = outputs(built)
-    assert passes["fold-constants"]().rewrite(built) == 1
+    assert passes["fold-constants"]().rewrite(built).count == 1
     same(outputs(built), before, 0)
 
 
@@ -94,7 +94,7 @@ def test_layer_values_survive() -> None:
     network = Network.parse(text).with_random_weights(0)
     built = lower(network, batch=2)
     before = outputs(built)
-    assert passes["fold-constants"]().rewrite(built) > 0
+    assert passes["fold-constants"]().rewrite(built).count > 0
     assert {"layer000", "layer001"} <= set(built.graph.initializers)
     assert [value.name for value in built.graph.outputs] == ["layer002"]
     same(outputs(built), before, 0)

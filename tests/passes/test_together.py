@@ -1,0 +1,70 @@
+"""Passes on networks that nobody wrote for them, and on Darknet's own results: each alone, and all of a target."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from dnc.errors import PassError
+from dnc.lower import lower
+from dnc.network import Network
+from dnc.passes import passes
+from dnc.pipeline import run_passes
+from dnc.targets import targets
+from dnc.verify import Verifier, feeds_for
+from tests.random_networks import random_networks
+
+MICRO = Path(__file__).resolve().parents[3] / "shared" / "golden" / "micro"
+needs_micro = pytest.mark.skipif(not MICRO.is_dir(), reason="../shared, with Darknet's results, is not there")
+RANDOM = settings(deadline=None, suppress_health_check=list(HealthCheck), derandomize=True, database=None)
+
+
+@settings(RANDOM, max_examples=60)
+@given(text=random_networks(), seed=st.integers(0, 9), order=st.permutations(list(passes)))
+def test_all_in_any_order(text: str, seed: int, order: list[str]) -> None:
+    """Whatever ran before, a pass keeps what it declares. Half precision comes last: what it rounds is not exact."""
+    built = lower(Network.parse(text).with_random_weights(seed))
+    order = [name for name in order if not name.startswith("to-")]
+    run_passes(built, [passes[name]() for name in order], verify=Verifier(feeds_for(built, images=2, seed=seed)))
+
+
+@settings(RANDOM, max_examples=60)
+@given(text=random_networks(), seed=st.integers(0, 9))
+def test_targets(text: str, seed: int) -> None:
+    """Every target's own list, and nothing to do for a second run of it."""
+    for name, target in targets.items():
+        if target().missing():
+            continue
+        built = lower(Network.parse(text).with_random_weights(seed))
+        wanted = target().passes()
+        run_passes(built, wanted, verify=Verifier(feeds_for(built, images=2, seed=seed)))
+        again = run_passes(built, wanted)
+        assert [item.name for item in again if item.count] == [], name
+
+
+def _lowered(name: str, tmp_path: Path) -> tuple[Network, np.ndarray]:
+    with np.load(MICRO / f"{name}.npz") as golden:
+        cfg, weights = tmp_path / f"{name}.cfg", tmp_path / f"{name}.weights"
+        cfg.write_text(str(golden["cfg"]), encoding="utf-8")
+        weights.write_bytes(golden["weights"].tobytes())
+        return Network.load(cfg, weights), golden["input"]
+
+
+@needs_micro
+@pytest.mark.filterwarnings("ignore::dnc.errors.DncWarning")
+@pytest.mark.parametrize("name", sorted(path.stem for path in MICRO.glob("*.npz")))
+def test_each_alone_on_darknet_s_networks(name: str, tmp_path: Path) -> None:
+    """tests/test_golden.py compares the unchanged graph and that of the target's list with Darknet itself."""
+    network, x = _lowered(name, tmp_path)
+    start = lower(network)
+    for each in passes:
+        built = start.clone()
+        feeds = {**feeds_for(built, images=1), "input": x[None]}
+        try:
+            run_passes(built, [passes[each]()], verify=Verifier(feeds))
+        except PassError as error:
+            pytest.fail(f"{each}: {error}")
