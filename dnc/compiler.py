@@ -108,7 +108,7 @@ def compile(
     tell = progress or (lambda _: None)
     choice = find_target(target, options)
     wanted = _wanted(choice, passes, skip)
-    batch = batch or choice.batch
+    batch = choice.batch if batch is None else batch
     if decode not in DECODE or input not in INPUTS:
         raise DncError(f"decode={decode}, input={input}: not known", hint=f"{', '.join(DECODE)}; {', '.join(INPUTS)}")
     if batch is not None and batch < 1:
@@ -196,8 +196,10 @@ def _wanted(target: Target, names: Sequence[str] | None, skip: Sequence[str]) ->
     for name in (*(names or ()), *skip):
         if name not in known_passes:
             raise DncError(f"unknown pass '{name}'", hint=close_match(name, known_passes) or "see `dnc passes`")
-    own = {item.name: item for item in target.passes()}
-    wanted = own.values() if names is None else [own.get(name) or known_passes[name]() for name in names]
+    wanted = list(target.passes())
+    if names is not None:
+        own = {item.name: item for item in wanted}
+        wanted = [own.get(name) or known_passes[name]() for name in names]
     return [item for item in wanted if item.name not in skip]
 
 

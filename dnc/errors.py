@@ -80,6 +80,10 @@ class TargetError(DncError):
     """A target whose libraries are missing, or that cannot run the network."""
 
 
+class CalibrationError(DncError):
+    """Images that give no ranges, or a table of ranges that does not fit the network."""
+
+
 class BundleError(DncError):
     """An engine folder that is damaged, made by a newer dnc, or cannot be written."""
 

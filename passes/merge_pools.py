@@ -40,19 +40,24 @@ class MergePools(Pass):
     applies_to: ClassVar[str] = "MaxPool with stride 1 beside a smaller one, or of 9 x 9 and more"
 
     def rewrite(self, model: ir.Model) -> Log:
-        """Applies case 1 until it applies nowhere, then case 2 to what is left."""
+        """Applies case 1 until it applies nowhere, then case 2 to what is left, whose parts may serve others in turn."""
         log = Log()
         graph = model.graph
-        while _share(graph, log):
-            pass
-        for node in list(graph):
-            if node.op_type != "MaxPool" or max(attribute(node, "kernel_shape", [0])) < _LONE:
-                continue
-            reason = _split(node, graph)
-            if reason:
-                log.refuse(node, reason)
-            else:
-                log.apply(node, "a chain of smaller pools")
+        applied = True
+        while applied:
+            applied = False
+            while _share(graph, log):
+                pass
+            log.refused.clear()
+            for node in list(graph):
+                if node.op_type != "MaxPool" or max(attribute(node, "kernel_shape", [0])) < _LONE:
+                    continue
+                reason = _split(node, graph)
+                if reason:
+                    log.refuse(node, reason)
+                else:
+                    log.apply(node, "a chain of smaller pools")
+                    applied = True
         return log
 
 

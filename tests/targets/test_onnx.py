@@ -39,7 +39,9 @@ def test_every_target(name: str) -> None:
     if not target.missing():
         chosen = target.passes()
         assert all(isinstance(each, Pass) for each in chosen)
-        assert len({each.name for each in chosen}) == len(chosen)
+        # What nothing reads may go more than once.
+        names = [each.name for each in chosen if each.name != "eliminate-dead-code"]
+        assert len(set(names)) == len(names)
         assert all(isinstance(version, str) for version in target.versions().values())
 
 

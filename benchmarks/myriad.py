@@ -1,0 +1,109 @@
+"""What compiling for the Myriad X costs, and what comes out, network by network.
+
+    python benchmarks/myriad.py NET.cfg[=NET.weights]... [--shaves 6] [--repeats 3] [--depthai PYTHON]
+
+NET.cfg may be a name of cfg/. Without weights here or in the zoo's cache it gets random ones. `--depthai` is a Python with
+depthai: every blob is parsed by it. Each blob is compiled `repeats` times more, and must have the same bytes each time;
+seconds are the median of wall time, the memory is the largest of the compiler's own process. Prints Markdown.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+import dnc
+from dnc import toolchain, zoo
+from dnc.errors import DncError
+from dnc.myriad.process import Job, compile_blob
+from dnc.network import Network
+from dnc.weights import write_weights
+
+PARSE = """
+import sys, json, depthai
+blob = depthai.OpenVINO.Blob(sys.argv[1])
+about = json.load(open(sys.argv[2]))
+assert (blob.numShaves, blob.numSlices) == (about["shaves"], about["shaves"])
+kinds = {"U8": "U8F", "FP16": "FP16"}
+for sides, tensors in (("inputs", blob.networkInputs), ("outputs", blob.networkOutputs)):
+    for each in about[sides]:
+        tensor = tensors[each["name"]]
+        assert tensor.dataType.name == kinds[each["precision"]], (each, tensor.dataType)
+        dims = [side for side in tensor.dims if side != 1]
+        assert sorted(dims) == sorted(side for side in each["shape"] if side != 1), (each, tensor.dims)
+    assert len(tensors) == len(about[sides])
+"""
+
+
+def row(text: str, arguments: argparse.Namespace, folder: Path) -> list[str]:
+    """The cells for one network."""
+    cfg_name, _, weights_name = text.partition("=")
+    cfg = zoo.find_cfg(cfg_name)
+    weights = Path(weights_name) if weights_name else zoo.weights_for(cfg)
+    if weights is None:
+        weights = folder / "random.weights"
+        network = Network.load(cfg).with_random_weights(0)
+        with weights.open("wb") as file:
+            write_weights(file, network.layers, network.arrays)
+    name = cfg.stem if weights.name != "random.weights" else f"{cfg.stem} (random weights)"
+    start = time.perf_counter()
+    try:
+        engine = dnc.compile(
+            cfg, weights, "myriad", folder / "out.engine", options={"shaves": str(arguments.shaves)}, lenient=True
+        )
+    except DncError as error:
+        return [name, str(error).replace("\n", " ")[:400]]
+    whole = time.perf_counter() - start
+    about = json.loads((engine.folder / "model.json").read_text(encoding="utf-8"))
+    precisions = {each["name"]: each["precision"] for each in (*about["inputs"], *about["outputs"])}
+    blob = (engine.folder / "model.blob").read_bytes()
+    seconds, peaks, same = [], [], True
+    for _ in range(arguments.repeats):
+        start = time.perf_counter()
+        job = Job(toolchain.folder("myriad"), engine.folder / "model.onnx")
+        dump = folder / "stages.dot"
+        peaks.append(compile_blob(job, folder / "again.blob", precisions, shaves=arguments.shaves, dump=dump))
+        seconds.append(time.perf_counter() - start)
+        same = same and (folder / "again.blob").read_bytes() == blob
+    parsed = "not tried"
+    if arguments.depthai:
+        command = [arguments.depthai, "-c", PARSE, str(engine.folder / "model.blob"), str(engine.folder / "model.json")]
+        result = subprocess.run(command, capture_output=True, text=True)
+        parsed = "yes" if result.returncode == 0 else result.stderr.strip().splitlines()[-1]
+    report = engine.bundle.report
+    stages = report["stages"].partition(";")[0]
+    return [
+        name,
+        f"{statistics.median(seconds):.1f}",
+        f"{max(peaks) / 2**20:.0f}",
+        f"{whole:.1f}",
+        f"{len(blob) / 1e6:.1f}",
+        "yes" if same else "NO",
+        parsed,
+        stages,
+        report["numerics"],
+    ]
+
+
+def main() -> None:
+    """One row for each network."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("networks", nargs="+", metavar="NET.cfg[=NET.weights]")
+    parser.add_argument("--shaves", type=int, default=6)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--depthai")
+    arguments = parser.parse_args()
+    print("| network | compiler s | peak MiB | dnc compile s | blob MB | same bytes | parsed | stages | numerics |")
+    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
+    for text in arguments.networks:
+        with tempfile.TemporaryDirectory() as scratch:
+            print(f"| {' | '.join(row(text, arguments, Path(scratch)))} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
