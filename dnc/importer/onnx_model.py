@@ -20,8 +20,8 @@ import numpy.typing as npt
 import onnx
 import onnx.numpy_helper
 
-from dnc.checkpoint import Checkpoint, Pads, Tensor, Unit
 from dnc.errors import WeightsError
+from dnc.importer.checkpoint import Checkpoint, Pads, Tensor, Unit
 
 __all__ = ["read_onnx"]
 

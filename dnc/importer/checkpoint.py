@@ -4,9 +4,9 @@ A source is told by its bytes, whatever its name:
 
     safetensors  uint64 length of a JSON header {name: {dtype, shape, data_offsets}}, the header, then the tensors'
                  bytes without holes; sorted by name or by type, so that the order says nothing
-    PyTorch      a zip with a pickle, or the pickles of before 1.6 (`dnc.checkpoint_torch`); the order is that in which
+    PyTorch      a zip with a pickle, or the pickles of before 1.6 (`dnc.importer.pytorch`); the order is that in which
                  the modules were registered
-    ONNX         `dnc.checkpoint_onnx`; the order is that of the graph
+    ONNX         `dnc.importer.onnx_model`; the order is that of the graph
 
 Tensors become units by their names: MODULE.weight and MODULE.bias are a convolution (four axes) or a linear layer
 (two), with MODULE.running_mean and MODULE.running_var a batch normalisation. Its partner is the convolution before it.
@@ -159,12 +159,12 @@ def open_checkpoint(path: str | PathLike[str]) -> Iterator[Checkpoint]:
         with path.open("rb") as file:
             start = file.read(64)
         if start.startswith(b"PK"):
-            from dnc.checkpoint_torch import read_zip
+            from dnc.importer.pytorch import read_zip
 
             with read_zip(path) as (tensors, notes):
                 yield _of_tensors(path, "PyTorch", tensors, notes)
         elif start.startswith(b"\x80"):
-            from dnc.checkpoint_torch import read_legacy
+            from dnc.importer.pytorch import read_legacy
 
             tensors, notes = read_legacy(path)
             yield _of_tensors(path, "PyTorch, before 1.6", tensors, notes)
@@ -173,7 +173,7 @@ def open_checkpoint(path: str | PathLike[str]) -> Iterator[Checkpoint]:
         elif (stranger := _stranger(start)) is not None:
             raise WeightsError(stranger[0], path, stranger[1])
         elif start.startswith(b"\x08") or path.suffix.lower() == ".onnx":
-            from dnc.checkpoint_onnx import read_onnx
+            from dnc.importer.onnx_model import read_onnx
 
             yield read_onnx(path)
         else:

@@ -15,9 +15,9 @@ import onnx.helper
 import onnx.numpy_helper
 import pytest
 
-from dnc.checkpoint import Checkpoint, Unit, open_checkpoint
 from dnc.errors import WeightsError
-from tests.checkpoints import WRITERS, Raw, Stored, legacy, pickled, safetensors, stored_bytes, zipped
+from dnc.importer.checkpoint import Checkpoint, Unit, open_checkpoint
+from tests.importer.checkpoints import WRITERS, Raw, Stored, legacy, pickled, safetensors, stored_bytes, zipped
 
 Write = Callable[[Path, Any], Path]
 

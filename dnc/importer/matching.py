@@ -19,8 +19,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from dnc.checkpoint import Checkpoint, Unit
 from dnc.errors import WeightsError, close_match
+from dnc.importer.checkpoint import Checkpoint, Unit
 from dnc.layers.base import Layer, Shape
 from dnc.layers.batchnorm import BatchNorm
 from dnc.layers.connected import Connected

@@ -27,8 +27,8 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from dnc.checkpoint import FLOATS, SIZES, Tensor
 from dnc.errors import WeightsError
+from dnc.importer.checkpoint import FLOATS, SIZES, Tensor
 
 __all__ = ["read_legacy", "read_zip"]
 

@@ -23,13 +23,13 @@ from dnc.importer import ImportReport, import_weights
 from dnc.layers.convolutional import BATCH_NORM_EPSILON
 from dnc.network import Network
 from dnc.zoo import find_cfg
-from tests.checkpoints import WRITERS, legacy, safetensors, zipped
+from tests.importer.checkpoints import WRITERS, legacy, safetensors, zipped
 
 Array = npt.NDArray[Any]
 Spec = tuple[str, str, int, int, int, int, str]
 """Name of the convolution, of its batch normalisation, filters, size, stride, groups, activation."""
 
-IMAGES = Path(__file__).parents[2] / "shared" / "imagenet1k-sample" / "images"
+IMAGES = Path(__file__).parents[3] / "shared" / "imagenet1k-sample" / "images"
 
 CLOSE = 1e-5
 """Relative: a few layers in float32, in another order of additions, with weights that were rounded once more."""

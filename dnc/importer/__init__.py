@@ -1,6 +1,6 @@
 """Weights of other frameworks into Darknet's format: `dnc import`.
 
-Which unit is which layer, and where its kernel stands in the layer's, is `dnc.matching`'s.
+Which unit is which layer, and where its kernel stands in the layer's, is `dnc.importer.matching`'s.
 
 Numbers are computed in float64 and rounded once:
 
@@ -32,13 +32,13 @@ import numpy as np
 import numpy.typing as npt
 
 from dnc.cfg import Section, parse_cfg, read_cfg
-from dnc.checkpoint import Checkpoint, Tensor, Unit, open_checkpoint
 from dnc.errors import WeightsError
 from dnc.files import whole_file
+from dnc.importer.checkpoint import Checkpoint, Tensor, Unit, open_checkpoint
+from dnc.importer.matching import PADDINGS, Match, Place, channels_of, is_normalized, layers_text, match
 from dnc.layers.base import Array, Arrays, Layer, Shape
 from dnc.layers.connected import Connected
 from dnc.layers.convolutional import BATCH_NORM_EPSILON, Convolutional
-from dnc.matching import PADDINGS, Match, Place, channels_of, is_normalized, layers_text, match
 from dnc.network import Network
 from dnc.recorded import recorded_path, write_recorded
 from dnc.report import Column, Table
