@@ -45,6 +45,7 @@ __all__ = [
     "from_graph",
     "head_from_json",
     "non_maximum_suppression",
+    "overlap",
 ]
 
 Floats = npt.NDArray[np.float32]
@@ -532,7 +533,7 @@ def _suppressed(boxes: Floats, threshold: np.float32, exponent: float | None) ->
     rest = np.arange(len(boxes))
     while rest.size:
         block = rest[:_BLOCK]
-        excessive = _overlap(boxes[block], boxes[rest], exponent) > threshold
+        excessive = overlap(boxes[block], boxes[rest], exponent) > threshold
         for rank, box in enumerate(block):
             if not suppressed[box]:
                 suppressed[rest[rank + 1 :][excessive[rank, rank + 1 :]]] = True
@@ -541,8 +542,9 @@ def _suppressed(boxes: Floats, threshold: np.float32, exponent: float | None) ->
     return suppressed
 
 
-def _overlap(boxes: Floats, others: Floats, exponent: float | None) -> Floats:
-    """(A, B): box_iou, less (d^2 / c^2) ^ exponent if there is one."""
+def overlap(boxes: Floats, others: Floats, exponent: float | None = None) -> Floats:
+    """(A, B): box_iou of boxes (A, 4) and others (B, 4), given as center x, center y, width, height; less
+    (d^2 / c^2) ^ exponent if there is one, see `non_maximum_suppression`."""
     centers, sizes = boxes[:, None, :2], boxes[:, None, 2:]
     other_centers, other_sizes = others[None, :, :2], others[None, :, 2:]
     low, high = centers - sizes / 2, centers + sizes / 2

@@ -80,6 +80,10 @@ class TargetError(DncError):
     """A target whose libraries are missing, or that cannot run the network."""
 
 
+class DatasetError(DncError):
+    """A list, labels or annotations of images that are missing, or that make no sense."""
+
+
 class CalibrationError(DncError):
     """Images that give no ranges, or a table of ranges that does not fit the network."""
 

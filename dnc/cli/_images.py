@@ -3,8 +3,6 @@ a picture goes."""
 
 from __future__ import annotations
 
-import glob
-import os
 import secrets
 import sys
 import time
@@ -15,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dnc.cfg import warn
 from dnc.cli import progress
+from dnc.dataset import SUFFIXES, find_images, is_folder, is_there
 from dnc.errors import DncError, ImageError
 from dnc.preprocess import read_image
 
@@ -26,9 +25,6 @@ if TYPE_CHECKING:
 
 __all__ = ["SUFFIXES", "Seen", "find_images", "is_folder", "is_there", "picture_paths", "run_images", "save_picture"]
 
-SUFFIXES = frozenset([".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tga", ".tif", ".tiff", ".webp"])
-"""What counts as an image in a folder."""
-
 
 class Seen(NamedTuple):
     """An image and what the engine says about it."""
@@ -38,48 +34,6 @@ class Seen(NamedTuple):
     result: list[Any]
     seconds: float
     """Of preprocessing, network and decoding; not of reading the file."""
-
-
-def is_folder(path: str | Path) -> bool:
-    """Path.is_dir, which raises OSError where a name is too long."""
-    return os.path.isdir(path)  # noqa: PTH112
-
-
-def is_there(path: str | Path) -> bool:
-    """Path.exists, which raises OSError where a name is too long."""
-    return os.path.exists(path)  # noqa: PTH110
-
-
-def find_images(arguments: Sequence[str], skip_bad: bool = False) -> list[Path]:
-    """The images that files, folders and globs name, in the order given; those of a folder or a glob are sorted.
-
-    Raises:
-        ImageError: there is no such file (it is left to `run_images` if `skip_bad`), a folder cannot be read, or there
-            is nothing in it or behind the glob.
-    """
-    found: list[Path] = []
-    for argument in arguments:
-        path = Path(argument)
-        if is_folder(path):
-            try:
-                inside = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES)
-            except OSError as error:
-                raise ImageError(f"cannot read the folder: {error.strerror or error}", path) from error
-            if not inside:
-                raise ImageError("no images in the folder", path, f"files with {', '.join(sorted(SUFFIXES))} count")
-            found += inside
-        elif not is_there(path) and glob.has_magic(argument):
-            # Path.glob takes no absolute pattern.
-            names = glob.glob(argument, recursive=True)  # noqa: PTH207
-            matches = sorted(match for match in map(Path, names) if match.is_file())
-            if not matches:
-                raise ImageError("nothing matches this pattern", argument)
-            found += matches
-        elif is_there(path) or skip_bad:
-            found.append(path)
-        else:
-            raise ImageError("there is no such image", path)
-    return found
 
 
 def run_images(engine: Engine, paths: Sequence[Path], *, skip_bad: bool, quiet: bool, **options: Any) -> Iterator[Seen]:
