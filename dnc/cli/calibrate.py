@@ -1,0 +1,220 @@
+"""dnc calibrate"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from dnc.cli._preprocessing import preprocessing_options
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from dnc.calibration import Calibration
+    from dnc.network import Network
+
+_COUNT = 100
+
+
+@click.command(epilog="Example: dnc calibrate obj.data yolov4-tiny.cfg yolov4-tiny.weights -input_calibration 100")
+@click.argument("files", nargs=-1, required=True, metavar="FILE...")
+@click.option("--data", type=click.Path(), help="The .data file whose list of images is taken.")
+@click.option("--images", multiple=True, metavar="SOURCE", help="A list, folder, glob or image instead; or how many.")
+@click.option("--weights", "-w", type=click.Path(), help="The .weights; else beside the cfg, else the zoo's.")
+@click.option(
+    "-input_calibration",
+    "--count",
+    "-n",
+    "count",
+    type=int,
+    metavar="N",
+    help="How many images: the first of the list; else 100, or as many as there are.",
+)
+@click.option("--seed", type=int, help="Draw the images at random instead.")
+@click.option(
+    "--list",
+    "key",
+    type=click.Choice(["train", "valid"]),
+    help="Which list of the .data file; else train where it has one. Do not calibrate on what you measure with.",
+)
+@click.option(
+    "--method", type=click.Choice(["kl", "percentile", "mse", "minmax"]), default="kl", show_default=True
+)
+@click.option("--percentile", type=float, default=99.99, show_default=True, help="What --method percentile keeps.")
+@click.option("--asymmetric", is_flag=True, help="A threshold for each side of 0; else one for both.")
+@click.option("--out", "-o", type=click.Path(), help="The file; else CFG's name with .calibration.json, here.")
+@click.option("--skip-bad", is_flag=True, help="Warn about an image that cannot be read, and go on.")
+@click.option(
+    "--import", "table", type=click.Path(), metavar="FILE", help="Take the ranges from a table and run nothing."
+)
+@click.option(
+    "--export",
+    "exports",
+    type=(click.Choice(["darknet", "tensorrt"]), click.Path()),
+    multiple=True,
+    metavar="FORMAT FILE",
+    help="Write a table as well: darknet (a FILE.cfg gets a copy of the cfg with the line input_calibration, any other "
+    "file the line) or tensorrt (a cache, which TensorRT up to 10 reads).",
+)
+@click.option(
+    "--tensorrt", "version", default="8.6.1", show_default=True, metavar="X.Y.Z", help="Which TensorRT is to read it."
+)
+@click.option("--lenient", is_flag=True, help="Warn about what Darknet takes in silence, instead of failing.")
+@click.option("--json", "as_json", is_flag=True, help="Print the calibration.")
+@preprocessing_options
+def command(
+    files: tuple[str, ...],
+    data: str | None,
+    images: tuple[str, ...],
+    weights: str | None,
+    count: int | None,
+    seed: int | None,
+    key: str | None,
+    method: str,
+    percentile: float,
+    asymmetric: bool,
+    out: str | None,
+    skip_bad: bool,
+    table: str | None,
+    exports: tuple[tuple[str, str], ...],
+    version: str,
+    lenient: bool,
+    as_json: bool,
+    **wishes: object,
+) -> None:
+    """Measure the range of every layer on images, for 8-bit engines.
+
+    FILE... are the .cfg and, in any order, the .weights and the .data file or a list or folder of images. Weights that
+    are not named are looked for beside the cfg, then in the zoo's cache; a .data file beside the cfg.
+    """
+    import time
+
+    from dnc.calibration_tables import read_table
+    from dnc.cli import print_json, progress
+    from dnc.collector import calibrate
+    from dnc.compiler import find_weights, preprocessing_for
+    from dnc.errors import CalibrationError
+    from dnc.network import Network
+    from dnc.zoo import find_cfg
+
+    start = time.perf_counter()
+    named = _sort(files)
+    if "cfg" not in named:
+        hint = "for instance dnc calibrate obj.data yolo.cfg yolo.weights"
+        raise CalibrationError("the .cfg is missing", ", ".join(files), hint)
+    cfg = find_cfg(named["cfg"])
+    place = find_weights(cfg, weights or named.get("weights"))
+    sources = list(images)
+    if len(sources) == 1 and sources[0].isdecimal() and not Path(sources[0]).exists():
+        # So many images, as in -input_calibration.
+        count = int(sources.pop())
+    given = sources or [item for item in (data or named.get("data"), named.get("images")) if item is not None]
+    with progress(not as_json) as tell:
+        tell("reading the network")
+        network = Network.load(cfg, place, lenient=lenient)
+        if table is not None:
+            calibration = read_table(table, network)
+        else:
+            paths = _images(given or _data_beside(cfg), key, count, seed, skip_bad)
+            calibration = calibrate(
+                network,
+                preprocessing_for(network, place, **wishes),
+                paths,
+                method=method,
+                symmetric=not asymmetric,
+                percentile=percentile,
+                skip_bad=skip_bad,
+                source=", ".join(map(str, given)),
+                seed=seed,
+                progress=tell,
+            )
+        file = Path(out) if out is not None else Path(f"{cfg.stem}.calibration.json")
+        calibration.write(file)
+    for form, target in exports:
+        _export(form, target, calibration, network, version)
+    if as_json:
+        print_json({"file": str(file), **calibration.to_json()})
+        return
+    origin = f"on {calibration.images['count']} images" if calibration.images else f"from {table}"
+    kind = "symmetric" if calibration.symmetric else "asymmetric"
+    click.echo(
+        f"{file}: {cfg.stem}, {len(calibration.ranges)} {kind} ranges by {calibration.method} {origin}, "
+        f"in {time.perf_counter() - start:.1f} s"
+    )
+    for form, target in exports:
+        click.echo(f"  {form}: {target}")
+
+
+def _sort(files: Sequence[str]) -> dict[str, str]:
+    """The files by what they are: "cfg", "weights", "data", "images".
+
+    Raises CalibrationError if two are of one kind, or there is no such file.
+    """
+    from dnc.errors import CalibrationError
+
+    found: dict[str, str] = {}
+    for file in files:
+        kind = _kind(file)
+        if kind in found:
+            raise CalibrationError(f"{found[kind]} and {file} are both {kind}", hint="give one of each kind")
+        found[kind] = file
+    return found
+
+
+def _kind(file: str) -> str:
+    """By its suffix; else by its contents."""
+    from dnc.dataset import SUFFIXES, is_folder, is_there
+    from dnc.errors import CalibrationError
+    from dnc.zoo import find_cfg
+
+    suffix = Path(file).suffix.lower()
+    if suffix in (".cfg", ".weights", ".data"):
+        return suffix[1:]
+    if is_folder(file) or suffix in SUFFIXES:
+        return "images"
+    if not is_there(file):
+        if find_cfg(file) != Path(file):
+            return "cfg"
+        raise CalibrationError("there is no such file", file, "a .cfg, .weights, .data, or a list or folder of images")
+    try:
+        with Path(file).open("rb") as stream:
+            start = stream.read(4096)
+    except OSError as error:
+        raise CalibrationError(f"cannot read the file: {error.strerror or error}", file) from error
+    if b"\0" in start:
+        return "weights"
+    lines = [line.strip() for line in start.splitlines() if line.strip() and not line.strip().startswith((b"#", b";"))]
+    return "cfg" if lines and lines[0].startswith(b"[") else "images"
+
+
+def _data_beside(cfg: Path) -> list[str]:
+    """NAME.data beside the cfg, else the only .data file there; raises CalibrationError where there is none."""
+    from dnc.errors import CalibrationError
+
+    own = cfg.with_suffix(".data")
+    beside = [own] if own.is_file() else sorted(cfg.parent.glob("*.data"))
+    if len(beside) != 1:
+        what = "no images are named, and there is no .data file" if not beside else "several .data files are"
+        raise CalibrationError(f"{what} beside the cfg", cfg, "name a .data file, or --images with a list or a folder")
+    return [str(beside[0])]
+
+
+def _images(sources: Sequence[str], key: str | None, count: int | None, seed: int | None, skip_bad: bool) -> list[Path]:
+    from dnc.dataset import images, is_data_file, read_data
+
+    if key is None:
+        lists = [read_data(source).options for source in sources if is_data_file(source)]
+        key = "train" if all("train" in options for options in lists) else "valid"
+    limit = min(_COUNT, len(images(sources, key=key, skip_bad=skip_bad))) if count is None else count
+    return images(sources, key=key, limit=limit, seed=seed, skip_bad=skip_bad)
+
+
+def _export(form: str, target: str, calibration: Calibration, network: Network, version: str) -> None:
+    from dnc.calibration_tables import write_darknet, write_tensorrt
+
+    if form == "darknet":
+        write_darknet(calibration, network, target)
+    else:
+        write_tensorrt(calibration, target, version)
