@@ -1,0 +1,70 @@
+"""dnc toolchain"""
+
+from __future__ import annotations
+
+import click
+
+
+@click.group(epilog="Example: dnc toolchain install myriad")
+def command() -> None:
+    """Install, list and remove compilers that targets need."""
+
+
+@command.command("list", epilog="Example: dnc toolchain list --json")
+@click.option("--json", "as_json", is_flag=True, help="Print a list of objects.")
+def list_(as_json: bool) -> None:
+    """List the toolchains, and whether they are installed and whole."""
+    from dnc import toolchain
+    from dnc.cli import print_json
+    from dnc.report import Column, Table
+
+    rows = []
+    for name, each in toolchain.TOOLCHAINS.items():
+        damage = toolchain.damage(name, thorough=True)
+        state = "no" if damage is None else f"damaged: {damage}" if damage else "yes"
+        rows.append((name, each, state))
+    if as_json:
+        print_json(
+            [
+                {
+                    "name": name,
+                    "installed": state == "yes",
+                    "state": state,
+                    "size": each.size,
+                    "wheels": dict(each.wheels),
+                    "folder": str(toolchain.folder(name)),
+                    "summary": each.summary,
+                }
+                for name, each, state in rows
+            ]
+        )
+        return
+    table = Table(
+        (Column("name"), Column("MB", right=True), Column("here", folds=True), Column("what it is", folds=True))
+    )
+    for name, each, state in rows:
+        table.add(name, f"{each.size / 1e6:.0f}", state, each.summary)
+    table.show()
+
+
+@command.command("install", epilog="Example: dnc toolchain install myriad")
+@click.argument("name")
+@click.option("--force", is_flag=True, help="Fetch again what is here already.")
+def install(name: str, force: bool) -> None:
+    """Fetch a toolchain with pip, verify it, try it, and print its folder. A damaged one is replaced."""
+    from dnc import toolchain
+    from dnc.cli import progress
+
+    with progress() as tell:
+        place = toolchain.install(name, force=force, progress=tell)
+    click.echo(str(place))
+
+
+@command.command("remove", epilog="Example: dnc toolchain remove myriad")
+@click.argument("name")
+def remove(name: str) -> None:
+    """Remove a toolchain from the cache."""
+    from dnc import toolchain
+
+    place = toolchain.folder(name)
+    click.echo(f"removed {place}" if toolchain.remove(name) else f"{place} was not there")
