@@ -20,7 +20,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import platform
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -38,7 +37,7 @@ from dnc.graph import check, where_of
 from dnc.passes import Pass, passes
 from dnc.passes.base import attribute
 from dnc.targets import Session, Target
-from dnc.timing import Ratio, Timings, interleave
+from dnc.timing import Ratio, Timings, interleave, processors
 
 __all__ = ["Measured", "Tuned", "autotune", "device_name"]
 
@@ -143,8 +142,7 @@ def autotune(
         TargetError: the engine does not run the network itself.
     """
     tell = progress or (lambda _: None)
-    count = threads or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    device = f"{device_name()}, {target.engine()}, {count} threads"
+    device = f"{device_name()}, {target.engine()}, {threads or processors()} threads"
     memory = _Cache(cache, device)
     sites = [node for node in model.graph if _kind(node)]
     bench = _Bench(target, threads, batch)

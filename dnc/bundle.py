@@ -2,7 +2,7 @@
 
 engine.json says all that is needed to run the engine, and holds the sha256 of each file and of itself, so that a
 damaged engine is refused rather than run. The same network and options give the same bytes: there are no paths of a
-machine in it, and no times but those that --autotune measured.
+machine in it, and no times but those that something was chosen by.
 
     schema      1; a higher number was written by a newer dnc
     target      who opens it
@@ -11,7 +11,7 @@ machine in it, and no times but those that --autotune measured.
     outputs     names and shapes, in order; states of recurrent layers apart
     preprocessing, heads, decode    see dnc.preprocess, dnc.decode
     passes, tools, files
-    tuning      with --autotune: what was measured, and what was chosen
+    tuning      with --autotune and target cpu: what was measured, and what was chosen
     options     what the target was told (--option)
     report      what the target has to say about the engine, by topic
 """
@@ -72,7 +72,7 @@ class Bundle:
     passes: tuple[Mapping[str, Any], ...] = ()
     tools: Mapping[str, str] = field(default_factory=dict)
     tuning: Mapping[str, Any] = field(default_factory=dict)
-    """What --autotune measured and chose; empty without it."""
+    """What --autotune (see dnc.autotune) and target cpu (`candidates`, see dnc.choose) measured and chose."""
     options: Mapping[str, str] = field(default_factory=dict)
     """What the target was told, as text (see `Target`)."""
     report: Mapping[str, str] = field(default_factory=dict)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from os import PathLike
 from pathlib import Path
@@ -18,22 +18,29 @@ from dnc import zoo
 from dnc.autotune import Tuned
 from dnc.autotune import autotune as tune
 from dnc.bundle import Bundle, write_folder
+from dnc.calibration import Calibration
+from dnc.choose import Candidate, choose
+from dnc.dataset import read_dataset
 from dnc.decode import ClassifierHead, Head
-from dnc.errors import DncError, TargetError, WeightsError, close_match
+from dnc.errors import CalibrationError, DncError, TargetError, WeightsError, close_match
 from dnc.layers.base import layer_value
 from dnc.lower import DECODE, lower
 from dnc.network import Network
 from dnc.passes import Pass
 from dnc.passes import passes as known_passes
+from dnc.passes.equalize import Equalize
+from dnc.passes.quantize import Quantize
 from dnc.pipeline import Applied, run_passes
 from dnc.preprocess import COLORS, MODES, Preprocessing
+from dnc.quantization import PRECISIONS
 from dnc.recorded import read_recorded
 from dnc.runtime import Engine, load
+from dnc.sensitivity import choose_float_layers
 from dnc.targets import Target, find
 from dnc.verify import Verifier, available, feeds_for
 from dnc.weights import release_pages
 
-__all__ = ["INPUTS", "compile", "explain", "find_labels", "find_target", "find_weights"]
+__all__ = ["INPUTS", "compile", "explain", "find_labels", "find_target", "find_weights", "preprocessing_for"]
 
 INPUTS = ("f32", "u8")
 
@@ -58,6 +65,11 @@ def compile(
     skip: Sequence[str] = (),
     verify: bool = True,
     autotune: bool = False,
+    precision: str | None = None,
+    calibration: str | PathLike[str] | None = None,
+    keep: Sequence[str] = (),
+    max_drop: float = 0.5,
+    data: Sequence[str] = (),
     options: Mapping[str, str] | None = None,
     keep_layers: bool = False,
     dump_dir: str | PathLike[str] | None = None,
@@ -88,6 +100,12 @@ def compile(
         verify: compares the outputs after each pass with those before it, on noise and on a photograph, and fails if
             they differ by more than the pass declares. Needs ONNX Runtime, and is left out without it.
         autotune: measures on the target how each grouped convolution runs fastest (`dnc.autotune`).
+        precision: the option of that name, which most targets have: "fp32" unless given.
+        calibration: what `dnc calibrate` wrote, for precision int8 and mixed.
+        keep: what these leave in float32: layer numbers ("36"), ranges of them ("30-36"), operators ("Add").
+        max_drop: for mixed: by how many percentage points mAP@0.50 or top-1 may drop on the images of `data`.
+        data: for mixed: a .data file (its training images, the first 100), a list, a folder; what was calibrated on if
+            not given.
         options: what to tell the target, by name, as text (`Target.known_options`).
         keep_layers: makes the output of every layer an output of the engine, for comparisons.
         dump_dir: a folder for the graph after each pass.
@@ -106,8 +124,11 @@ def compile(
         BundleError: the folder cannot be written.
     """
     tell = progress or (lambda _: None)
+    if precision is not None:
+        options = {**(options or {}), "precision": precision}
     choice = find_target(target, options)
-    wanted = _wanted(choice, passes, skip)
+    offers = list(choice.candidates())
+    wanted = [(each, _wanted(each, passes, skip)) for each in offers if not each.missing()]
     batch = choice.batch if batch is None else batch
     if decode not in DECODE or input not in INPUTS:
         raise DncError(f"decode={decode}, input={input}: not known", hint=f"{', '.join(DECODE)}; {', '.join(INPUTS)}")
@@ -117,13 +138,15 @@ def compile(
     cfg = zoo.find_cfg(cfg)
     weights = find_weights(cfg, weights)
     network = Network.load(cfg, weights, lenient=lenient, cutoff=cutoff)
+    measured = _calibration(calibration, network, precision or (options or {}).get("precision"))
     heads = _heads(network)
     wishes: dict[str, Any] = {"mode": preprocess, "color": color, "mean": mean, "std": std}
     wishes |= {"crop": crop, "interpolation": interpolation}
     preprocessing = _preprocessing(network, heads, wishes, read_recorded(weights))
+    names = find_labels(cfg, labels, heads)
     tell("lowering")
     layers = range(len(network.layers)) if keep_layers else ()
-    model = lower(
+    lowered = lower(
         network,
         batch=batch or "N",
         layers=layers,
@@ -132,27 +155,96 @@ def compile(
         pixels=input == "u8",
     )
     dump = None if dump_dir is None else Path(dump_dir)
-    proof = _verifier(network, model, preprocessing) if verify else None
-    applied = run_passes(model, wanted, dump=dump, verify=proof, progress=tell)
-    unsupported = choice.unsupported(model)
-    if unsupported:
-        listing = "\n    ".join(unsupported)
-        raise TargetError(f"target {choice.name} cannot run this network:\n    {listing}", cfg, "choose another target")
-    tuned: Tuned | None = None
-    if autotune:
-        tuned = tune(model, choice, batch=batch or 1, cache=zoo.cache_dir(), progress=tell)
-        more = tuned.passes()
+    proof = _verifier(network, lowered, preprocessing) if verify else None
+    ready = []
+    others = {each.name: f"needs {missing}, which is not installed" for each in offers if (missing := each.missing())}
+    for each, first in wanted:
+        model = lowered.clone()
+        place = dump if dump is None or offers == [choice] else dump / each.name
+        applied = run_passes(model, first, dump=place, verify=proof, progress=tell)
+        unsupported = each.unsupported(model)
+        if unsupported:
+            others[each.name] = "cannot run this network:\n    " + "\n    ".join(unsupported)
+            continue
+        tuned = tune(model, each, batch=batch or 1, cache=zoo.cache_dir(), progress=tell) if autotune else None
+        more = [] if tuned is None else tuned.passes()
         if more:
             more.append(known_passes["eliminate-dead-code"]())
-        applied += run_passes(model, more, dump=dump, verify=proof, progress=tell, before=len(applied))
+        more += [item for item in each.final_passes() if item.name not in skip]
+        applied += run_passes(model, more, dump=place, verify=proof, progress=tell, before=len(applied))
+        about = _bundle(network, model, each, preprocessing, heads, names, applied, tuned, batch, input, decode)
+        if measured is not None:
+            more, found = _quantization(model, each, about, measured, keep, max_drop, data, tell)
+            more = [item for item in more if item.name not in skip]
+            applied += run_passes(model, more, dump=place, verify=proof, progress=tell, before=len(applied))
+            about = _bundle(network, model, each, preprocessing, heads, names, applied, tuned, batch, input, decode)
+            about = dataclasses.replace(about, report=found)
+        ready.append(Candidate(each, model, about))
+    if not ready:
+        listing = "; ".join(f"target {name} {reason}" for name, reason in others.items())
+        raise TargetError(listing, cfg, "choose another target")
     folder = Path(out) if out is not None else Path(f"{cfg.stem}.engine")
     tell("writing the engine")
     with write_folder(folder) as writer:
-        names = find_labels(cfg, labels, heads)
-        about = _bundle(network, model, choice, preprocessing, heads, names, applied, tuned, batch, input, decode)
-        report = choice.build(model, writer.folder, about)
-        writer.finish(dataclasses.replace(about, report=report))
+        if offers == [choice]:
+            report = choice.build(ready[0].model, writer.folder, ready[0].about)
+            bundle = dataclasses.replace(ready[0].about, report={**ready[0].about.report, **report})
+        else:
+            bundle = choose(ready, writer.folder, feeds_for(lowered, preprocessing, images=1), others, tell)
+        writer.finish(bundle)
     return load(folder)
+
+
+_MEASURED = 100
+"""Images of `data`, at most."""
+
+
+def _calibration(path: str | PathLike[str] | None, network: Network, precision: str | None) -> Calibration | None:
+    """The calibration that the precision needs; None if it needs none."""
+    if precision not in PRECISIONS:
+        if path is not None:
+            raise CalibrationError(f"precision {precision or 'fp32'} needs no calibration", path, "--precision int8")
+        return None
+    if path is None:
+        hint = f"`dnc calibrate obj.data {Path(network.file).name}` measures one; name it with --calibration"
+        raise CalibrationError(f"precision {precision} needs a calibration", network.file, hint)
+    measured = Calibration.read(path)
+    measured.check(network)
+    return measured
+
+
+def _quantization(
+    model: ir.Model,
+    target: Target,
+    about: Bundle,
+    measured: Calibration,
+    keep: Sequence[str],
+    max_drop: float,
+    data: Sequence[str],
+    tell: Callable[[str], None],
+) -> tuple[list[Pass], dict[str, str]]:
+    """The passes that quantize the model for a target, and what mixed precision found, for the report."""
+    recipe = target.quantization()
+    if recipe is None:
+        raise TargetError(f"target {target.name} has no 8-bit arithmetic that dnc knows of", hint="--target onnx")
+
+    def passes(others: Collection[str]) -> list[Pass]:
+        kept = [*keep, *others]
+        return [
+            Equalize(measured.ranges, measured.channels, outputs=recipe.outputs),
+            Quantize(measured.ranges, recipe, keep=kept),
+            known_passes["eliminate-dead-code"](),
+        ]
+
+    if target.options["precision"] != "mixed":
+        return passes(()), {}
+    source = list(data) or [item for item in str(measured.images.get("source", "")).split(", ") if item]
+    if not source:
+        raise CalibrationError("mixed precision is measured on images; none are named", hint="name them with --data")
+    dataset = read_dataset(source, key="train")
+    dataset = dataclasses.replace(dataset, entries=dataset.entries[:_MEASURED])
+    mixed = choose_float_layers(model, target, about, passes, dataset, max_drop=max_drop, progress=tell)
+    return passes([str(layer) for layer in mixed.kept]), {"mixed": str(mixed)}
 
 
 def explain(
@@ -177,7 +269,7 @@ def explain(
         CfgError, WeightsError, PassError, TargetError: as `compile`.
     """
     tell = progress or (lambda _: None)
-    choice = find_target(target)
+    choice = next(each for each in find_target(target).candidates() if not each.missing())
     wanted = _wanted(choice, passes, skip)
     tell("reading the network")
     cfg = zoo.find_cfg(cfg)
@@ -189,6 +281,14 @@ def explain(
     preprocessing = _preprocessing(network, _heads(network), {}, {} if found is None else read_recorded(found))
     proof = _verifier(network, model, preprocessing) if verify else None
     return run_passes(model, wanted, verify=proof, progress=tell), found is not None
+
+
+def preprocessing_for(network: Network, weights: str | PathLike[str], **wishes: Any) -> Preprocessing | None:
+    """How the engine of this network preprocesses images, with these of `compile`'s arguments; None if it takes none.
+
+    Raises DncError as `compile` does.
+    """
+    return _preprocessing(network, _heads(network), wishes, read_recorded(weights))
 
 
 def _wanted(target: Target, names: Sequence[str] | None, skip: Sequence[str]) -> list[Pass]:
@@ -218,9 +318,8 @@ def _verifier(network: Network, model: ir.Model, preprocessing: Preprocessing | 
 
 
 def find_target(name: str, options: Mapping[str, str] | None = None) -> Target:
-    """The target of this name, or the one that it chooses; raises TargetError if it or an option is unknown, or it is
-    not installed."""
-    target = find(name)(options).resolve()
+    """The target of this name; raises TargetError if it or an option is unknown, or it is not installed."""
+    target = find(name)(options)
     missing = target.missing()
     if missing:
         raise TargetError(f"target {name} needs {missing}, which is not installed", hint=target.remedy())

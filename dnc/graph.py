@@ -21,7 +21,7 @@ import onnx_ir as ir
 
 from dnc.errors import DncError, Where
 
-__all__ = ["OPSET", "WHERE", "Builder", "check", "lazy", "serialize_to", "small_model", "where_of"]
+__all__ = ["OPSET", "WHERE", "Builder", "check", "lazy", "serialize", "serialize_to", "small_model", "where_of"]
 
 OPSET = 14
 IR_VERSION = 8
@@ -213,7 +213,16 @@ def check(model: ir.Model, after: str) -> None:
 
 
 def serialize_to(model: ir.Model, path: Path) -> None:
-    """Writes the model as one .onnx file, weight after weight, so that memory holds one weight at a time.
+    """Writes the model as one .onnx file; raises DncError if it is over 2 GiB, before anything is written."""
+    parts = serialize(model)
+    with path.open("wb") as file:
+        file.writelines(parts)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def serialize(model: ir.Model) -> Iterator[bytes | memoryview]:
+    """The model in ONNX's format, part by part, weight after weight, so that memory holds one weight at a time.
 
     A protobuf message is the concatenation of its fields in any order, so the graph is written as its skeleton followed
     by its initializers, each streamed from its own array.
@@ -240,14 +249,16 @@ def serialize_to(model: ir.Model, path: Path) -> None:
         total += len(headers[-1]) + tensor.nbytes
     if total >= 2**31 - 2**16:
         raise DncError("the network is over 2 GiB, more than one ONNX file holds", hint="is a size in the cfg wrong?")
-    with path.open("wb") as file:
-        file.write(proto.SerializeToString(deterministic=True) + _tag(_GRAPH) + _varint(total) + graph)
+    start = proto.SerializeToString(deterministic=True) + _tag(_GRAPH) + _varint(total) + graph
+
+    def parts() -> Iterator[bytes | memoryview]:
+        yield start
         for tensor, header in zip(tensors, headers, strict=True):
             assert tensor is not None
-            file.write(header)
-            file.write(np.ascontiguousarray(tensor.numpy()).reshape(-1).view(np.uint8).data)
-        file.flush()
-        os.fsync(file.fileno())
+            yield header
+            yield np.ascontiguousarray(tensor.numpy()).reshape(-1).view(np.uint8).data
+
+    return parts()
 
 
 _GRAPH, _INITIALIZER, _RAW_DATA = 7, 5, 9

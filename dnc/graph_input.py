@@ -116,6 +116,21 @@ def _range(b: Builder, stop: ir.Value) -> ir.Value:
     return b.op("Range", _scalar(b, 0), stop, _scalar(b, 1))
 
 
+def _quotient(b: Builder, number: ir.Value, divisor: ir.Value) -> ir.Value:
+    """number / divisor, rounded once: for whole numbers, divisors under 4096.
+
+    Some engines (OpenVINO) multiply by the rounded 1 / divisor. The last bit matters: where it makes the last row lie
+    just above the image's, Darknet gives that row another value. The remainder is exact, as the quotient is split in
+    halves of 12 bits (Veltkamp), and corrects the quotient.
+    """
+    quotient = b.op("Div", number, divisor)
+    wide = b.op("Mul", quotient, b.constant(4097.0))
+    high = b.op("Sub", wide, b.op("Sub", wide, quotient))
+    low = b.op("Sub", quotient, high)
+    rest = b.op("Sub", b.op("Sub", number, b.op("Mul", high, divisor)), b.op("Mul", low, divisor))
+    return b.op("Add", quotient, b.op("Div", rest, divisor))
+
+
 def _second(b: Builder, first: ir.Value, source: ir.Value) -> ir.Value:
     return b.op("Min", b.op("Add", first, _scalar(b, 1)), b.op("Sub", source, _scalar(b, 1)))
 
@@ -124,7 +139,7 @@ def _aligned(b: Builder, source: ir.Value, target: ir.Value) -> tuple[_Samples, 
     """The samples, and which output pixel is the last."""
     one = _scalar(b, 1)
     steps = _float(b, b.op("Max", b.op("Sub", target, one), one))
-    scale = b.op("Div", _float(b, b.op("Sub", source, one)), steps)
+    scale = _quotient(b, _float(b, b.op("Sub", source, one)), steps)
     index = _range(b, target)
     position = b.op("Mul", _float(b, index), scale)
     first = _integer(b, position)

@@ -30,37 +30,50 @@ Image = str | PathLike[str] | bytes | npt.NDArray[np.uint8]
 Result = list[Detection] | list[Classification]
 
 
-def load(folder: str | PathLike[str], *, threads: int | None = None) -> Engine:
+def load(folder: str | PathLike[str], *, threads: int | None = None, **options: str) -> Engine:
     """Reads an engine folder. The engine's library is loaded at the first use.
 
     Args:
         folder: what `dnc compile` wrote.
         threads: how many threads one run uses; the engine's own choice if not given.
+        options: what to tell the target anew, as device="GPU" to openvino (`Option.at_load`).
 
     Raises:
         BundleError: the folder is no engine, is damaged, or was made by a newer dnc.
-        TargetError: its target is unknown here, or needs a library that is not installed.
+        TargetError: its target is unknown here, needs a library that is not installed, or has no such option.
     """
     path = Path(folder)
     bundle = read_bundle(path)
     if bundle.target not in targets:
         hint = close_match(bundle.target, targets) or "a newer dnc made it"
         raise TargetError(f"unknown target '{bundle.target}'", path, hint)
-    target = targets[bundle.target](bundle.options)
+    kind = targets[bundle.target]
+    fixed = [option.name for option in kind.known_options if option.name in options and not option.at_load]
+    if fixed:
+        raise TargetError(f"{fixed[0]} is built into the engine", path, f"`dnc compile --option {fixed[0]}=…`")
+    target = kind({**bundle.options, **options})
     missing = target.missing_to_open()
     if missing:
         raise TargetError(f"target {target.name} needs {missing}, which is not installed", path, target.remedy())
-    return Engine(path, bundle, target, threads)
+    return Engine(path, bundle, target, threads, options)
 
 
 class Engine:
     """A network ready to run. One engine may be used from several threads."""
 
-    def __init__(self, folder: Path, bundle: Bundle, target: Target, threads: int | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        bundle: Bundle,
+        target: Target,
+        threads: int | None = None,
+        options: Mapping[str, str] | None = None,
+    ) -> None:
         self.folder = folder
         self.bundle = bundle
         self._target = target
         self._threads = threads
+        self._options = dict(options or {})
         self._opened: Session | None = None
         self._lock = threading.Lock()
 
@@ -69,7 +82,7 @@ class Engine:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickled, as multiprocessing does it, an engine is its folder: it is opened again over there."""
-        return partial(load, threads=self._threads), (self.folder.absolute(),)
+        return partial(load, threads=self._threads, **self._options), (self.folder.absolute(),)
 
     @property
     def session(self) -> Session:

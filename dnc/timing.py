@@ -7,6 +7,7 @@ from resampling the rounds (bootstrap, percentiles).
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -14,11 +15,16 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Ratio", "Timings", "interleave"]
+__all__ = ["Ratio", "Timings", "interleave", "processors"]
 
 _RESAMPLES = 2000
 _WARM_UP = 3
 """Runs before the first round, at most: the first one allocates, the second one may still grow a pool."""
+
+
+def processors() -> int:
+    """How many processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @dataclass(frozen=True)
@@ -67,6 +73,7 @@ def interleave(
     *,
     seconds: float = 1.0,
     rounds: tuple[int, int] = (5, 1000),
+    settle: float = 0.0,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Timings:
     """Times the candidates in turn.
@@ -75,6 +82,8 @@ def interleave(
         candidates: functions without arguments, by name; one call is one measurement.
         seconds: about how long the measuring may take, all together.
         rounds: at least and at most so many rounds, whatever the time.
+        settle: for so many seconds each candidate runs untimed before it is timed, unless it takes ten times as long.
+            Different engines need it: ONNX Runtime's threads spin for milliseconds after a run, in another's way.
         clock: for tests.
 
     Each round runs them in another order: one that evicts the others' data from the cache is not always before the
@@ -95,7 +104,11 @@ def interleave(
         if number >= least and clock() - start > seconds:
             break
         for place in generator.permutation(len(names)):
-            before = clock()
-            candidates[names[place]]()
-            taken[names[place]].append(clock() - before)
+            name = names[place]
+            start_of_turn = before = clock()
+            while before - start_of_turn < settle and min(taken[name], default=0.0) < 10 * settle:
+                candidates[name]()
+                before = clock()
+            candidates[name]()
+            taken[name].append(clock() - before)
     return Timings({name: np.array(values) for name, values in taken.items()})

@@ -422,5 +422,7 @@ class __legacy__:
 
 def _reason_of_pip(result: subprocess.CompletedProcess[str]) -> str:
     lines = [line.strip() for line in result.stderr.splitlines() if line.strip()]
-    errors = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR: ")] or lines[-1:]
+    errors = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR: ")]
+    # Under "ERROR: Exception:" stands a traceback, whose last line says what it was.
+    errors = [error for error in errors if error != "Exception:"] or lines[-1:]
     return "pip: " + ("; ".join(errors) or f"exit code {result.returncode}")

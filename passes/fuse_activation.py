@@ -44,7 +44,7 @@ from dnc.passes.base import (
     sole_user,
 )
 
-__all__ = ["FORMS", "FuseActivation"]
+__all__ = ["FORMS", "FuseActivation", "recognise"]
 
 Pattern = Any
 """X, the name of a number that is read, a number, or (operator, *inputs) or (operator, *inputs, {attribute: pattern});
@@ -195,8 +195,9 @@ class FuseActivation(Pass):
     """
 
     name: ClassVar[str] = "fuse-activation"
-    exactness: ClassVar[float] = 1e-5
-    """The forms are equal; each rounds in its own way, some 1e-7 a layer, which depth adds up."""
+    exactness: ClassVar[float] = 1e-4
+    """The forms are equal but for gelu, whose digits are 1e-5 off Darknet's (2.3e-5 was seen of an output that is small);
+    each rounds in its own way, some 1e-7 a layer, which depth adds up."""
 
     applies_to: ClassVar[str] = "relu, relu6, leaky, elu, selu, hard-sigmoid, hard-swish, swish, mish, gelu in any form"
 
@@ -214,7 +215,7 @@ class FuseActivation(Pass):
         for node in reversed(list(graph)):
             if node in done:
                 continue
-            found = _recognise(node)
+            found = recognise(node)
             if found is None:
                 continue
             kind, writing, match = found
@@ -253,7 +254,7 @@ class _Match(NamedTuple):
     nodes: tuple[ir.Node, ...] = ()
 
 
-def _recognise(node: ir.Node) -> tuple[str, _Writing, _Match] | None:
+def recognise(node: ir.Node) -> tuple[str, _Writing, _Match] | None:
     result = node.outputs[0]
     for kind, writing in _BY_OPERATOR.get(node.op_type, ()):
         for match in _find(writing.pattern, result, _Match()):

@@ -23,7 +23,7 @@ import onnx_ir as ir
 from dnc.errors import DncError, close_match
 from dnc.graph import WHERE
 
-__all__ = ["PRODUCTS", "Keep", "float32_nodes"]
+__all__ = ["PRODUCTS", "Keep", "around_products", "float32_nodes", "layer_of"]
 
 PRODUCTS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 _SECTIONS = ("Exp", "Pow", "Softmax")
@@ -61,7 +61,7 @@ class Keep:
 
     def reason(self, node: ir.Node) -> str:
         """Why the node is kept; empty if it is not."""
-        layer = _layer(node)
+        layer = layer_of(node)
         if layer is not None and any(first <= layer <= last for first, last in self.ranges):
             return f"layer {layer} is kept in float32"
         return f"{node.op_type} is kept in float32" if node.op_type in self.types else ""
@@ -80,7 +80,7 @@ def float32_nodes(model: ir.Model, keep: Keep, *, wide: bool = False) -> dict[ir
     """
     nodes = list(model.graph)
     _check_layers(keep.ranges, nodes)
-    after, before, deciding = _around_products(nodes)
+    after, before, deciding = around_products(nodes)
     sections: dict[str, str] = {}
     for node in nodes:
         if not wide and node.op_type in _SECTIONS and node in after and node in before:
@@ -108,7 +108,7 @@ def float32_nodes(model: ir.Model, keep: Keep, *, wide: bool = False) -> dict[ir
     return reasons
 
 
-def _layer(node: ir.Node) -> int | None:
+def layer_of(node: ir.Node) -> int | None:
     """Darknet's number of the node's layer."""
     match = re.search(r"#(\d+)$", node.metadata_props.get(WHERE, ""))
     return int(match[1]) if match else None
@@ -117,13 +117,13 @@ def _layer(node: ir.Node) -> int | None:
 def _check_layers(ranges: Collection[tuple[int, int]], nodes: Iterable[ir.Node]) -> None:
     if not ranges:
         return
-    end = max((layer for node in nodes if (layer := _layer(node)) is not None), default=-1)
+    end = max((layer for node in nodes if (layer := layer_of(node)) is not None), default=-1)
     last = max(last for _, last in ranges)
     if last > end:
         raise DncError(f"keep names layer {last}, but the network's last is {end}", hint="layers count from 0")
 
 
-def _around_products(nodes: Collection[ir.Node]) -> tuple[set[ir.Node], set[ir.Node], set[ir.Node]]:
+def around_products(nodes: Collection[ir.Node]) -> tuple[set[ir.Node], set[ir.Node], set[ir.Node]]:
     """Nodes with a product before them, with one after them, and those that a comparison with one after it reads."""
     # A node that only an inner graph reads has its reader in no list: what a loop does is no product.
     following = {node: list(node.successors()) for node in nodes}

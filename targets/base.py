@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from dnc.bundle import Bundle
     from dnc.passes import Pass
+    from dnc.quantization import Recipe
 
 __all__ = ["Option", "Session", "Target", "one_of", "whole"]
 
@@ -31,6 +32,8 @@ class Option:
     summary: str
     parse: Callable[[str], Any] = str
     """The value; raises ValueError, which says what is allowed."""
+    at_load: bool = False
+    """Whether it may be given anew when an engine is loaded: it changes nothing that `build` writes."""
 
 
 def whole(low: int, high: int) -> Callable[[str], int]:
@@ -113,13 +116,22 @@ class Target(ABC):
         """The command that installs what is missing."""
         return f'pip install "darknet-compiler[{self.extra}]", or pip install {self.missing()}'
 
-    def resolve(self) -> Target:
-        """The target that does the work: itself, but for those that choose among others."""
-        return self
+    def candidates(self) -> Sequence[Target]:
+        """The targets that may do the work, of those installed the fastest: itself, but for those that choose among
+        others."""
+        return [self]
 
     @abstractmethod
     def passes(self) -> Sequence[Pass]:
         """The passes that the engine profits from, in order."""
+
+    def quantization(self) -> Recipe | None:
+        """Where the engine wants 8-bit numbers; None if it computes with none."""
+        return None
+
+    def final_passes(self) -> Sequence[Pass]:
+        """What follows them and --autotune: passes that store weights in a form that no other pass reads."""
+        return []
 
     def unsupported(self, model: ir.Model) -> list[str]:
         """Everything in the model that the engine cannot run, each with its place in the cfg."""

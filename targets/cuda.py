@@ -18,6 +18,7 @@ from dnc.targets.onnx import MODEL, Onnx, OnnxSession, import_onnxruntime, optim
 
 if TYPE_CHECKING:
     from dnc.passes import Pass
+    from dnc.quantization import Recipe
 
 _WANTED = ("TensorrtExecutionProvider", "CUDAExecutionProvider")
 
@@ -37,6 +38,10 @@ class Cuda(Onnx):
     def passes(self) -> Sequence[Pass]:
         """Activations as ONNX has them: the form that is fastest on a CPU would be seven kernels instead of three."""
         return optimizations("onnx", "bits")
+
+    def quantization(self) -> Recipe | None:
+        """None: TensorRT wants other numbers than ONNX Runtime's CPU provider, and nothing of it was measured."""
+        return None
 
     def open(self, folder: Path, threads: int | None = None) -> Session:
         """A session on the best provider that loads."""

@@ -12,13 +12,15 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy.typing as npt
 
 from dnc.errors import TargetError
-from dnc.targets import Session, Target, targets
+from dnc.targets import Option, Session, Target, targets
+from dnc.targets.base import one_of
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
     from dnc.bundle import Bundle
     from dnc.passes import Pass
+    from dnc.quantization import Recipe
 
 __all__ = ["MODEL", "Onnx", "OnnxSession", "optimizations"]
 
@@ -89,6 +91,14 @@ class Onnx(Target):
     name: ClassVar[str] = "onnx"
     summary: ClassVar[str] = "ONNX Runtime on the CPU; model.onnx is portable"
     extra: ClassVar[str] = "onnx"
+    known_options: ClassVar[Sequence[Option]] = (
+        Option(
+            "precision",
+            "fp32",
+            "fp16: half precision; bf16: weights in bfloat16; int8, mixed: 8 bits, all over or where they cost little",
+            one_of("fp32", "fp16", "bf16", "int8", "mixed"),
+        ),
+    )
 
     def missing(self) -> str:
         """onnxruntime, of any build."""
@@ -97,6 +107,20 @@ class Onnx(Target):
     def passes(self) -> Sequence[Pass]:
         """What ONNX Runtime's CPU provider profits from: see benchmarks/passes.md. It fuses most activations itself."""
         return optimizations("onnxruntime", "integer")
+
+    def quantization(self) -> Recipe | None:
+        """Its kernels for 8 bits compute one operator each and round what it gives; Relu and Clip are that rounding."""
+        from dnc.quantization import MOVES, Recipe
+
+        operators = frozenset({"Conv", "Gemm", "Add", "Mul", "LeakyRelu", "Sigmoid", "Concat"})
+        return Recipe(operators | MOVES, outputs=True, biases=True)
+
+    def final_passes(self) -> Sequence[Pass]:
+        """What stores another precision."""
+        from dnc.passes import passes
+
+        rounding = {"fp16": "to-float16", "bf16": "to-bfloat16"}.get(self.options["precision"])
+        return [] if rounding is None else [passes[rounding](), passes["eliminate-dead-code"]()]
 
     def build(self, model: ir.Model, folder: Path, about: Bundle | None = None) -> Mapping[str, str]:
         """Writes model.onnx."""

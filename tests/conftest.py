@@ -41,6 +41,14 @@ def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) 
     return run
 
 
+@pytest.fixture(autouse=True)
+def _quick_choice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Target cpu times its candidates as shortly as it can, and OpenVINO keeps nothing in the user's cache."""
+    monkeypatch.setattr("dnc.choose.SECONDS", 0.01)
+    monkeypatch.setattr("dnc.choose._SETTLE", 0.0)
+    monkeypatch.setattr("dnc.targets.openvino._cache", lambda folder: None)
+
+
 def _write(folder: Path, name: str, cfg: str, *, seed: int = 0, lenient: bool = False) -> Path:
     """Writes NAME.cfg and NAME.weights, random ones; returns the cfg's path."""
     path = folder / f"{name}.cfg"

@@ -104,12 +104,11 @@ class _Writer:
     def split(self) -> None:
         """Two pointwise convolutions of one input, concatenated: the cross stage of CSP networks."""
         filters, activation = 4 * self.draw(st.integers(1, 4)), self.draw(st.sampled_from(_ACTIVATIONS[:6]))
-        normalize = self.flag()
+        normalize, channels = self.flag(), self.channels
         for number in range(2):
             if number:
+                self.channels = channels
                 self.section("route", layers=-2)
-            elif not self.shapes:
-                return
             self.channels = filters
             self.section("convolutional", filters=filters, size=1, batch_normalize=normalize, activation=activation)
         self.channels = 2 * filters

@@ -79,7 +79,7 @@ def test_engine_is_the_reference(name: str, write: Write, tmp_path: Path) -> Non
         assert difference(got, expected) < NETWORK
 
 
-@pytest.mark.filterwarnings("ignore:no GPU")
+@pytest.mark.filterwarnings("ignore:no GPU", "ignore:no Myriad X")
 @pytest.mark.parametrize("target", targets)
 @pytest.mark.parametrize("name", SHOWCASES)
 def test_showcase_for_every_target(name: str, target: str, write: Write, tmp_path: Path) -> None:
@@ -87,8 +87,8 @@ def test_showcase_for_every_target(name: str, target: str, write: Write, tmp_pat
         pytest.skip(missing)
     cfg = write(name, CFGS[name].read_text(encoding="utf-8"))
     network = Network.load(cfg, cfg.with_suffix(".weights"))
-    x = np.random.default_rng(0).random((2, *network.input_shape), np.float32)
+    x = np.random.default_rng(0).random((targets[target].batch or 2, *network.input_shape), np.float32)
     engine = dnc.compile(cfg, out=tmp_path / "engine", target=target)
     for got, expected in zip(engine.forward(x), run(network, x), strict=True):
-        # A dozen layers, so that LAYER serves for all of them together.
-        assert difference(got, expected) < LAYER
+        # A dozen layers, so that LAYER serves for all of them together. Myriad's have float16 weights, and read bytes.
+        assert difference(got, expected) < (2e-2 if target == "myriad" else LAYER)

@@ -249,7 +249,7 @@ def test_graph_says_where_its_nodes_come_from(write: Write, tmp_path: Path) -> N
 
 def test_progress(write: Write, tmp_path: Path) -> None:
     told: list[str] = []
-    dnc.compile(write("tiny"), out=tmp_path / "e", progress=told.append)
+    dnc.compile(write("tiny"), out=tmp_path / "e", target="onnx", progress=told.append)
     assert told[:2] == ["reading the network", "lowering"]
     assert told[-1] == "writing the engine"
     assert "fold-batchnorm" in told

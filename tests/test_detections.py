@@ -1,8 +1,8 @@
 """Detections of four networks against Darknet's `detector test -thresh 0.1`, from the image file to the box.
 
-The networks run in ONNX Runtime with all passes. libstb decodes as Darknet's stb_image does, so the inputs have the
-same bits and nothing is left but the rounding of the convolutions; Pillow's JPEG decoder rounds otherwise (1 value in
-100 of these photographs), and is held to wider bounds.
+The networks run in ONNX Runtime and in OpenVINO, with all passes. libstb decodes as Darknet's stb_image does, so the
+inputs have the same bits and nothing is left but the rounding of the convolutions; Pillow's JPEG decoder rounds
+otherwise (1 value in 100 of these photographs), and is held to wider bounds.
 """
 
 from __future__ import annotations
@@ -80,14 +80,14 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Engine]:
     """An engine by the network's name, and options of `compile`."""
 
     @functools.cache
-    def build(name: str, **options: str) -> Engine:
+    def build(name: str, target: str = "onnx", **options: str) -> Engine:
         cfg, weights = SHARED / "models" / f"{name}.cfg", SHARED / "models" / f"{name}.weights"
         if not cfg.is_file():
             cfg = Path(__file__).resolve().parents[1] / "cfg" / f"{name}.cfg"
             weights = cache_dir() / f"{name}.weights"
             if not weights.is_file():
                 pytest.skip(f"needs {weights}: `dnc zoo fetch {name}`")
-        return compile(cfg, weights, "onnx", tmp_path_factory.mktemp(name) / "engine", **options)  # type: ignore[arg-type]
+        return compile(cfg, weights, target, tmp_path_factory.mktemp(name) / "engine", **options)  # type: ignore[arg-type]
 
     return build
 
@@ -137,6 +137,16 @@ def test_same_detections(name: str, engine: Callable[..., Engine]) -> None:
 def test_same_detections_on_all_images(name: str, engine: Callable[..., Engine]) -> None:
     pytest.importorskip("libstb")
     hold(engine(name), name, sorted(golden(name)))
+
+
+@needs_shared
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [{}, {"decode": "graph+nms", "input": "u8"}], ids=["host", "graph"])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_same_detections_by_openvino(name: str, options: dict[str, str], engine: Callable[..., Engine]) -> None:
+    pytest.importorskip("libstb")
+    pytest.importorskip("openvino", exc_type=ImportError)
+    hold(engine(name, target="openvino", **options), name, sorted(golden(name)))
 
 
 def hold_pillow(engine: Engine, name: str, images: Sequence[str]) -> None:

@@ -69,6 +69,18 @@ def test_slow_candidates_are_warmed_up_once() -> None:
     assert len(clock.calls) == 6
 
 
+def test_settling() -> None:
+    """Three runs of a fast one before each measurement, none of one that takes as long as ten settlings."""
+    clock = Clock()
+    candidates = {"fast": clock.candidate("fast", lambda: 1.0), "slow": clock.candidate("slow", lambda: 25.0)}
+    timings = interleave(candidates, seconds=1e9, rounds=(4, 4), settle=2.5, clock=clock)
+    assert (timings.median("fast"), timings.median("slow")) == (1.0, 25.0)
+    warm_up = 3
+    assert clock.calls.count("fast") == warm_up + 4 * (3 + 1)
+    # The first time nobody knows yet how long it takes.
+    assert clock.calls.count("slow") == warm_up + 1 + 4
+
+
 @pytest.mark.parametrize("seed", range(10))
 def test_equal_ones_are_equal(seed: int) -> None:
     """At 99 %, ten times of ten, with slow phases of the machine that take half as long again."""

@@ -16,9 +16,18 @@ import click
 @click.option(
     "--threads", type=click.IntRange(min=1), metavar="N", help="Threads for one image; else the engine's choice."
 )
+@click.option("--device", metavar="NAME", help="Where to run, for openvino: CPU, GPU, NPU or AUTO.")
 @click.option("--skip-bad", is_flag=True, help="Warn about an image that cannot be read, and go on.")
 @click.option("--json", "as_json", is_flag=True, help="Print a list with the classes of each image.")
-def command(engine: str, images: tuple[str, ...], top: int, threads: int | None, skip_bad: bool, as_json: bool) -> None:
+def command(
+    engine: str,
+    images: tuple[str, ...],
+    top: int,
+    threads: int | None,
+    device: str | None,
+    skip_bad: bool,
+    as_json: bool,
+) -> None:
     """Name what images show: files, folders or quoted globs."""
     from dnc.cli import print_json
     from dnc.cli._images import find_images, run_images
@@ -26,7 +35,7 @@ def command(engine: str, images: tuple[str, ...], top: int, threads: int | None,
     from dnc.errors import DncError
     from dnc.runtime import load
 
-    loaded = load(engine, threads=threads)
+    loaded = load(engine, threads=threads, **({} if device is None else {"device": device}))
     heads = loaded.bundle.heads
     if not heads or any(isinstance(head, BoxHead) for head in heads):
         hint = f"use `dnc detect {engine}`" if heads else "its outputs come from Engine.forward()"

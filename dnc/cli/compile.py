@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from dnc.cli._numbers import numbers
+from dnc.cli._preprocessing import preprocessing_options
 
 
 def _names(context: click.Context, parameter: click.Parameter, value: str | None) -> list[str] | None:
@@ -31,23 +31,7 @@ def _options(context: click.Context, parameter: click.Parameter, value: tuple[st
     show_default=True,
     help="u8: the graph takes pixels (N, height, width, channels) and preprocesses them.",
 )
-@click.option(
-    "--preprocess",
-    type=click.Choice(["resize", "resize-half-pixel", "letterbox", "center-crop"]),
-    help="How images become the input; else as recorded beside the weights or as the cfg says: letterbox, "
-    "center-crop (classifiers) or resize.",
-)
-@click.option(
-    "--color", type=click.Choice(["rgb", "bgr", "gray"]), help="Order of the channels; else as recorded, or rgb."
-)
-@click.option("--mean", callback=numbers, help="The input is (pixel / 255 - mean) / std; else as recorded, or 0.")
-@click.option("--std", callback=numbers, help="One number, or one per channel, as --mean; else as recorded, or 1.")
-@click.option("--crop", type=float, help="The share of the short side that center-crop keeps; else as recorded, or 1.")
-@click.option(
-    "--interpolation",
-    type=click.Choice(["bilinear", "bicubic"]),
-    help="How center-crop resizes; else as recorded, or bilinear.",
-)
+@preprocessing_options
 @click.option(
     "--decode",
     type=click.Choice(["host", "graph", "graph+nms"]),
@@ -71,6 +55,19 @@ def _options(context: click.Context, parameter: click.Parameter, value: tuple[st
     metavar="KEY=VALUE",
     help="Tell the target something; `dnc targets TARGET` lists what; may be repeated.",
 )
+@click.option(
+    "--precision", metavar="P", help="For --option precision=P: fp32, fp16, bf16, int8, mixed; see `dnc targets NAME`."
+)
+@click.option("--calibration", type=click.Path(), help="What dnc calibrate wrote, for --precision int8 and mixed.")
+@click.option("--keep", callback=_names, metavar="LAYER,…", help="Leave these layers in float32: 36, 30-36, Add.")
+@click.option(
+    "--max-drop",
+    type=click.FloatRange(0),
+    default=0.5,
+    show_default=True,
+    help="For --precision mixed: by how many percentage points mAP@0.50 or top-1 may drop.",
+)
+@click.option("--data", multiple=True, metavar="SOURCE", help="What it is measured on; else what was calibrated on.")
 @click.option("--shaves", type=int, help="For myriad, --option shaves=N: the vector processors to use, 1 to 16.")
 @click.option("--autotune", is_flag=True, help="Measure how each grouped convolution runs fastest on this machine.")
 @click.option("--keep-layers", is_flag=True, help="Make every layer's output an output, for dnc compare.")
@@ -86,6 +83,7 @@ def command(
     as_json: bool,
     options: dict[str, str],
     shaves: int | None,
+    keep: list[str] | None,
     **others: object,
 ) -> None:
     """Compile a network to an engine folder."""
@@ -97,7 +95,7 @@ def command(
     start = time.perf_counter()
     told = options if shaves is None else {**options, "shaves": str(shaves)}
     with progress(not as_json) as tell:
-        engine = compile(cfg, weights, target, out, progress=tell, options=told, **others)  # type: ignore[arg-type]
+        engine = compile(cfg, weights, target, out, progress=tell, options=told, keep=keep or (), **others)  # type: ignore[arg-type]
     bundle = engine.bundle
     if as_json:
         print_json({"folder": str(engine.folder), **bundle.to_json()})
@@ -113,7 +111,7 @@ def command(
     for topic, text in bundle.report.items():
         click.echo(f"  {topic}: {text}")
     tuning = bundle.tuning
-    if tuning:
+    if "layers" in tuning:
         changed = [layer for layer in tuning["layers"] if layer["best"] != "native"]
         text = f"{len(changed)} of {len(tuning['layers'])} grouped convolutions are faster otherwise"
         if tuning["ratio"]:

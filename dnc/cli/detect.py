@@ -33,6 +33,7 @@ import click
 @click.option(
     "--threads", type=click.IntRange(min=1), metavar="N", help="Threads for one image; else the engine's choice."
 )
+@click.option("--device", metavar="NAME", help="Where to run, for openvino: CPU, GPU, NPU or AUTO.")
 @click.option("--skip-bad", is_flag=True, help="Warn about an image that cannot be read, and go on.")
 @click.option("--json", "as_json", is_flag=True, help="Print what `darknet detector test -out` writes.")
 def command(
@@ -42,6 +43,7 @@ def command(
     iou: float,
     out: str | None,
     threads: int | None,
+    device: str | None,
     skip_bad: bool,
     as_json: bool,
 ) -> None:
@@ -59,7 +61,7 @@ def command(
     from dnc.preprocess import read_image
     from dnc.runtime import load
 
-    loaded = load(engine, threads=threads)
+    loaded = load(engine, threads=threads, **({} if device is None else {"device": device}))
     if not any(isinstance(head, BoxHead) for head in loaded.bundle.heads):
         hint = f"use `dnc classify {engine}`" if loaded.bundle.heads else "its outputs come from Engine.forward()"
         raise DncError("this network has no detection layer", engine, hint)

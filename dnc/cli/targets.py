@@ -9,7 +9,7 @@ import click
 @click.argument("name", required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print a list of objects.")
 def command(name: str | None, as_json: bool) -> None:
-    """List the targets to compile for and what each needs, or the options of the target NAME.
+    """List the targets and what each needs, or the options of NAME.
 
     The options are for `dnc compile --option KEY=VALUE`.
     """

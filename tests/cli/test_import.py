@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from dnc.network import Network
-from tests.checkpoints import zipped
+from tests.importer.checkpoints import zipped
 from tests.conftest import Result
 
 Command = Callable[..., Result]

@@ -20,3 +20,13 @@ def test_targets(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     assert [line.split()[0] for line in result.out.splitlines()[1:]] == list(targets)
     listed = {item["name"]: item for item in json.loads(command("targets", "--json").out)}
     assert listed["onnx"] == {"name": "onnx", "summary": targets["onnx"].summary, "missing": "a-package"}
+
+
+def test_options_of_a_target(command: Command) -> None:
+    listed = json.loads(command("targets", "myriad", "--json").out)
+    assert {"key": "shaves", "default": "6"}.items() <= listed[0].items()
+    text = command("targets", "myriad").out.splitlines()
+    assert text[0].split() == ["key", "default", "what", "it", "is"]
+    assert text[1].split()[:2] == ["shaves", "6"]
+    result = command("targets", "myriat")
+    assert (result.code, "did you mean 'myriad'?" in result.err) == (1, True)

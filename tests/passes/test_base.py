@@ -103,7 +103,8 @@ def test_as_a_pass_of_onnx_ir(name: str) -> None:
 def test_declarations(name: str) -> None:
     each = passes[name]
     assert each.name == name
-    assert 0 <= each.exactness < (1e-1 if name in REDUCED else 1e-3)
+    # What 8 bits change is no rounding error: the bound only tells what is left of an output from what is not.
+    assert 0 <= each.exactness < (1e-1 if name in REDUCED else 1.1 if name == "quantize" else 1e-3)
     assert math.isfinite(each.exactness)
     assert each.__doc__
 

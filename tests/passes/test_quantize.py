@@ -1,0 +1,308 @@
+"""8-bit numbers where the recipe has them: which nodes, in which form, on which grid, and what they compute."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dnc.calibration import Channels, Range
+from dnc.errors import DncError
+from dnc.graph import check
+from dnc.lower import lower
+from dnc.network import Network
+from dnc.passes import passes
+from dnc.passes.equalize import Equalize
+from dnc.passes.quantize import Quantize
+from dnc.quantization import MOVES, Grid, Interval, Recipe
+from dnc.targets import targets
+from tests.models import model, ops, outputs
+from tests.networks import NETWORKS
+
+R = np.random.default_rng(0)
+INPUTS = Recipe(frozenset({"Conv", "Gemm", "Concat"}) | MOVES, tied=True, first_limit=63)
+OUTPUTS = Recipe(frozenset({"Conv", "Gemm", "Add", "LeakyRelu", "Concat", "Mul"}) | MOVES, outputs=True, biases=True)
+WEIGHTS = {
+    "w": R.normal(0, 1, (4, 3, 1, 1)),
+    "b": R.normal(0, 1, 4),
+    "d": R.normal(0, 1, (4, 1, 3, 3)),
+    "v": R.normal(0, 1, (4, 4, 1, 1)),
+    "u": R.normal(0, 1, (4, 8, 1, 1)),
+    "g": R.normal(0, 1, (4, 3)),
+    "h": R.normal(0, 1, (2, 4)),
+    "k": np.array(2.0),
+}
+HEAD = "y = Conv(last, v)"
+
+
+def build(body: str, inputs: str = "float[1,3,6,6] input", results: str = "float[1,4,N,M] y") -> ir.Model:
+    words = set(body.replace("(", " ").replace(")", " ").replace(",", " ").split())
+    return model(f"agraph ({inputs}) => ({results}) {{ {body} }}", **{n: a for n, a in WEIGHTS.items() if n in words})
+
+
+def calibrated(built: ir.Model) -> dict[str, Range]:
+    """The ranges of the input and of the layers on random numbers."""
+    copy = built.clone()
+    wanted = [v for n in copy.graph for v in n.outputs if (v.name or "").startswith("layer")]
+    before = list(copy.graph.outputs)
+    copy.graph.outputs.extend(value for value in wanted if value not in before)
+    found = {name: array for name, array in outputs(copy).items() if name.startswith("layer")}
+    feeds = {"input": np.random.default_rng(0).normal(0, 1, [s if isinstance(s, int) else 2 for s in shape(built)])}
+    return {
+        name: Range(min(float(array.min()), -1e-3), float(array.max()), float(array.min()), float(array.max()), 1.0)
+        for name, array in {**found, **feeds}.items()
+    }
+
+
+def shape(built: ir.Model) -> list[object]:
+    value = built.graph.inputs[0]
+    assert value.shape is not None
+    return list(value.shape)
+
+
+def noise(built: ir.Model, recipe: Recipe) -> float:
+    """Of the quantized model, relative to the signal."""
+    ranges = calibrated(built)
+    before = outputs(built)
+    assert Quantize(ranges, recipe).rewrite(built).count
+    check(built, "quantize")
+    after = outputs(built)
+    assert list(after) == list(before)
+    return max(float(np.linalg.norm(after[n] - before[n]) / np.linalg.norm(before[n])) for n in before)
+
+
+BODIES = {
+    "leaky": f"c = Conv(input, w, b)  layer000 = LeakyRelu <alpha=0.1> (c)  last = Conv(layer000, v)  {HEAD}",
+    "relu": f"c = Conv(input, w, b)  layer000 = Relu(c)  last = Conv(layer000, v)  {HEAD}",
+    "swish": f"c = Conv(input, w)  s = Sigmoid(c)  layer000 = Mul(c, s)  last = Conv(layer000, v, b)  {HEAD}",
+    "depthwise": f"layer000 = Conv(input, w, b)  last = Conv <group=4, pads=[1,1,1,1]> (layer000, d, b)  {HEAD}",
+    "shortcut": "layer000 = Conv(input, w, b)  layer001 = Conv(layer000, v)  layer002 = Add(layer001, layer000)  "
+    f"last = Conv(layer002, v, b)  {HEAD}",
+    "route": "layer000 = Conv(input, w, b)  layer001 = Conv(layer000, v)  "
+    "layer002 = Concat <axis=1> (layer001, layer000)  "
+    f"last = Conv(layer002, u, b)  {HEAD}",
+    "pool": "layer000 = Conv(input, w, b)  layer001 = MaxPool <kernel_shape=[2,2], strides=[2,2]> (layer000)  "
+    f"last = Conv(layer001, v)  {HEAD}",
+}
+
+
+@pytest.mark.parametrize("recipe", [INPUTS, OUTPUTS], ids=["inputs", "outputs"])
+@pytest.mark.parametrize("name", BODIES)
+def test_applies(name: str, recipe: Recipe) -> None:
+    """Two or three roundings, each by up to 1/510 of a tensor's range, which is a few deviations wide: some percent.
+    A wrong scale, zero or bias is tens of them."""
+    built = build(BODIES[name])
+    assert noise(built, recipe) < 0.04
+    text = str(built)
+    ranges = calibrated(build(BODIES[name]))
+    assert Quantize(ranges, recipe).rewrite(built).count == 0
+    assert str(built) == text
+    head = list(built.graph)[-1]
+    assert head.op_type == "Conv"
+    assert head.inputs[1] is not None
+    assert head.inputs[1].name == "v"
+
+
+def test_inputs_are_rounded_and_weights_integers() -> None:
+    built = build(BODIES["leaky"])
+    Quantize(calibrated(built), INPUTS).rewrite(built)
+    pair = ["QuantizeLinear", "DequantizeLinear"]
+    weights = ["DequantizeLinear", "Conv"]
+    assert ops(built) == [*pair, *weights, "LeakyRelu", *pair, *weights, "Conv"]
+    first, second = (np.abs(each.const_value.numpy()).max() for each in _integers(built))  # type: ignore[union-attr]
+    assert (first, second) == (63, 127)
+
+
+def _integers(built: ir.Model) -> list[ir.Value]:
+    return [value for value in built.graph.initializers.values() if value.dtype == ir.DataType.INT8]
+
+
+def test_outputs_are_rounded_and_biases_integers() -> None:
+    built = build(BODIES["leaky"].replace("last", "layer001"))
+    Quantize(calibrated(built), OUTPUTS).rewrite(built)
+    pair = ["QuantizeLinear", "DequantizeLinear"]
+    first = [*pair, "DequantizeLinear", "DequantizeLinear", "Conv", *pair, "LeakyRelu"]
+    assert ops(built) == [*first, *pair, "DequantizeLinear", "Conv", *pair, "Conv"]
+    assert any(value.dtype == ir.DataType.INT32 for value in built.graph.initializers.values())
+
+
+def test_relu_stands_before_the_rounding() -> None:
+    """Engines know it as that of the convolution."""
+    built = build("c = Conv(input, w, b)  layer000 = Relu(c)  layer001 = Conv(layer000, v)  y = Conv(layer001, v)")
+    Quantize(calibrated(built), OUTPUTS).rewrite(built)
+    relu = next(node for node in built.graph if node.op_type == "Relu")
+    value = relu.inputs[0]
+    assert value is not None
+    producer = value.producer()
+    assert producer is not None
+    assert producer.op_type == "Conv"
+
+
+def grids(built: ir.Model) -> list[Grid]:
+    found = []
+    for node in built.graph:
+        if node.op_type == "QuantizeLinear":
+            scale, zero = (value.const_value.numpy() for value in node.inputs[1:])  # type: ignore[union-attr]
+            found.append(Grid(float(scale), int(zero)))
+    return found
+
+
+def test_grids() -> None:
+    built = build(BODIES["leaky"])
+    ranges = {"input": Range(-1, 1, -0.25, 1, 1), "layer000": Range(-0.5, 2.05, -9, 9, 1)}
+    Quantize(ranges, INPUTS).rewrite(built)
+    # What is symmetric reaches no further than what was seen.
+    assert grids(built) == [Grid.of(Interval(-0.25, 1)), Grid.of(Interval(-0.5, 2.05))]
+    built = build(BODIES["leaky"].replace("last", "layer001"))
+    Quantize({**ranges, "layer001": Range(-1, 1, -1, 1, 1)}, OUTPUTS).rewrite(built)
+    # Before the activation: -0.5 / 0.1.
+    assert grids(built)[1] == Grid.of(Interval(-0.5 / float(np.float32(0.1)), 2.05))
+
+
+def test_parts_of_a_tied_concatenation_share_a_grid() -> None:
+    built = build(BODIES["route"])
+    ranges = {name: Range(-1, 1, -1, 1, 1) for name in ("input", "layer000", "layer002")}
+    Quantize({**ranges, "layer001": Range(-3, 3, -3, 3, 3), "layer002": Range(-4, 4, -4, 4, 4)}, INPUTS).rewrite(built)
+    concat = next(node for node in built.graph if node.op_type == "Concat")
+    scales = [value.producer().inputs[1].const_value.numpy() for value in concat.inputs]  # type: ignore[union-attr]
+    assert scales == [np.float32(8 / 255)] * 2
+
+
+def test_pools_are_reached_through() -> None:
+    built = build(BODIES["pool"])
+    Quantize(calibrated(built), INPUTS).rewrite(built)
+    pool = next(node for node in built.graph if node.op_type == "MaxPool")
+    value = pool.inputs[0]
+    assert value is not None
+    before = value.producer()
+    assert before is not None
+    assert before.op_type == "DequantizeLinear"
+    assert [use.node.op_type for use in pool.outputs[0].uses()] == ["Conv"]
+
+
+ONE = "float[1,3,1,1] input"
+REFUSES = {
+    "no product comes after it": ("y = Conv(input, w)", "float[1,3,6,6] input", INPUTS, ()),
+    "it computes a single pixel": ("last = Conv(input, w)  " + HEAD, ONE, INPUTS, ()),
+    "no interval of e was calibrated": ("e = Exp(input)  last = Conv(e, w)  " + HEAD, None, INPUTS, ()),
+    "no interval of its result last was calibrated": ("last = Conv(input, w)  " + HEAD, None, OUTPUTS, ()),
+    "Conv is kept in float32": ("last = Conv(input, w)  " + HEAD, None, INPUTS, ("Conv",)),
+    "it reads a constant": (
+        "c = Conv(input, w)  layer000 = Relu(c)  layer001 = Mul(layer000, k)  last = Conv(layer001, v)  " + HEAD,
+        None,
+        OUTPUTS,
+        (),
+    ),
+}
+
+
+@pytest.mark.parametrize("reason", REFUSES)
+def test_refuses(reason: str) -> None:
+    body, inputs, recipe, keep = REFUSES[reason]
+    built = build(body, inputs or "float[1,3,6,6] input")
+    ranges = {name: Range(-4, 4, -4, 4, 4) for name in ("input", "layer000", "layer001")}
+    log = Quantize(ranges, recipe, keep=keep).rewrite(built)
+    assert reason in [note.text for note in log.refused]
+
+
+def test_computed_weights_are_refused() -> None:
+    text = "agraph (float[1,3,6,6] input, float[4,3,1,1] w) => (float[1,4,6,6] y) { a = Conv(input, w) y = Conv(a, v) }"
+    built = model(text, v=WEIGHTS["v"])
+    log = Quantize({"input": Range(-1, 1, -1, 1, 1)}, INPUTS).rewrite(built)
+    assert [note.text for note in log.refused] == [
+        "weights or biases are no constants",
+        "no product comes after it",
+    ]
+
+
+def test_matrix_products() -> None:
+    body = "layer000 = Gemm <transB=1> (input, g, b)  y = Gemm <transB=1> (layer000, h)"
+    built = build(body, "float[1,3] input", "float[1,2] y")
+    assert noise(built, INPUTS) < 0.04
+
+
+def test_weights_are_lazy_and_read_by_two_stored_once() -> None:
+    built = build("layer000 = Conv(input, w)  layer001 = Conv(layer000, v)  last = Conv(layer001, v)  " + HEAD)
+    Quantize(calibrated(built), INPUTS).rewrite(built)
+    integers = _integers(built)
+    assert all(isinstance(value.const_value, ir.LazyTensor) for value in integers)
+    assert len(integers) == 2
+
+
+def test_unknown_layer_to_keep() -> None:
+    with pytest.raises(DncError, match="neither a layer nor an operator"):
+        Quantize(keep=["36x"])
+
+
+@pytest.mark.parametrize("target", [name for name, each in targets.items() if each().quantization() is not None])
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [*((name, "plain") for name in NETWORKS), *(("yolo", each) for each in ("keep", "pixels", "graph"))],
+)
+def test_networks(name: str, options: str, target: str) -> None:
+    """Valid and near, with names kept, in whatever form the graph is."""
+    from dnc.preprocess import Preprocessing
+
+    network = Network.parse(NETWORKS[name]).with_random_weights(0)
+    preprocessing = Preprocessing(network.input_shape[2], network.input_shape[1]) if options == "pixels" else None
+    lowered = lower(
+        network,
+        layers=range(len(network.layers)) if options == "keep" else (),
+        pixels=options == "pixels",
+        preprocessing=preprocessing,
+        decode="graph" if options == "graph" else "host",
+    )
+    every = lower(network, layers=range(len(network.layers)))
+    found = outputs(every)
+    found["input"] = np.array([-5.0, 5.0])
+    ranges = {
+        key: Range(min(float(a.min()), -1e-3), max(float(a.max()), 1e-3), float(a.min()), float(a.max()), 1.0)
+        for key, a in found.items()
+    }
+    channels = {
+        key: Channels(tuple(a.min(axis=(0, 2, 3)).tolist()), tuple(a.max(axis=(0, 2, 3)).tolist()))
+        for key, a in found.items()
+        if a.ndim == 4
+    }
+    recipe = targets[target]().quantization()
+    assert recipe is not None
+    for each in targets[target]().passes():
+        each.rewrite(lowered)
+        check(lowered, each.name)
+    before = outputs(lowered)
+    Equalize(ranges, channels, outputs=recipe.outputs).rewrite(lowered)
+    check(lowered, "equalize")
+    Quantize(ranges, recipe).rewrite(lowered)
+    check(lowered, "quantize")
+    passes["eliminate-dead-code"]().rewrite(lowered)
+    after = outputs(lowered)
+    assert list(after) == list(before)
+    for key in before:
+        assert after[key].shape == before[key].shape
+        assert np.isfinite(after[key]).all()
+    if options == "plain" and name in ("tiny", "yolo"):
+        for key in before:
+            # A few layers deep: the noises of some roundings by 1/510 of a range.
+            assert np.linalg.norm(after[key] - before[key]) < 0.1 * np.linalg.norm(before[key])
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.integers(1, 3), st.integers(1, 4), st.integers(1, 3), st.booleans(), st.integers(0, 99))
+def test_random_geometry(groups: int, own: int, side: int, outputs_too: bool, seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    channels, pad = groups * own, side // 2
+    text = (
+        f"agraph (float[1,2,6,6] input) => (float[1,1,N,M] y) {{ c = Conv(input, w, b)  layer000 = LeakyRelu "
+        f"<alpha=0.1> (c)  layer001 = Conv <group={groups}, pads=[{pad},{pad},{pad},{pad}]> (layer000, v)  "
+        f"y = Conv(layer001, u) }}"
+    )
+    built = model(
+        text,
+        w=generator.normal(0, 1, (channels, 2, 1, 1)),
+        b=generator.normal(0, 1, channels),
+        v=generator.normal(0, 1, (groups * 2, own, side, side)),
+        u=np.ones((1, groups * 2, 1, 1)),
+    )
+    assert noise(built, OUTPUTS if outputs_too else INPUTS) < 0.08

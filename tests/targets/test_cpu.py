@@ -1,0 +1,177 @@
+"""Target `cpu` keeps the fastest candidate that is installed and runs the network, and says what it measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+import dnc
+from dnc.bundle import read_bundle
+from dnc.compiler import explain
+from dnc.errors import TargetError
+from dnc.passes import Pass, passes
+from dnc.targets import Session, Target, targets
+from dnc.targets.cpu import Cpu
+from dnc.targets.onnx import Onnx
+from dnc.timing import interleave
+from tests.conftest import Result
+
+Write = Callable[..., Path]
+
+
+class Fake(Onnx):
+    """ONNX Runtime, which takes as long as it is told to, by a clock of its own; it may be absent, or refuse."""
+
+    now: ClassVar[float] = 0.0
+    seconds: ClassVar[float] = 0.001
+    absent: ClassVar[str] = ""
+    refuses: ClassVar[str] = ""
+    cannot: ClassVar[list[str]] = []
+    threads: ClassVar[list[int | None]] = []
+
+    def missing(self) -> str:
+        return self.absent
+
+    def unsupported(self, model: Any) -> list[str]:
+        return self.cannot
+
+    def open(self, folder: Path, threads: int | None = None) -> Session:
+        if self.refuses:
+            raise TargetError(self.refuses)
+        opened = super().open(folder, threads)
+        Fake.threads.append(threads)
+        seconds = self.seconds
+
+        class Slower(Session):
+            device = "fake"
+
+            def run(self, inputs: Mapping[str, npt.NDArray[Any]]) -> list[npt.NDArray[Any]]:
+                Fake.now += seconds
+                return opened.run(inputs)
+
+        return Slower()
+
+
+class A(Fake):
+    name: ClassVar[str] = "a"
+
+
+class B(Fake):
+    name: ClassVar[str] = "b"
+
+    def passes(self) -> Sequence[Pass]:
+        return [passes["fold-batchnorm"](), passes["eliminate-dead-code"]()]
+
+
+@pytest.fixture
+def fakes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Target cpu chooses between A and B."""
+
+    def offers(self: Cpu) -> Sequence[Target]:
+        return [A(self.given), B(self.given)]
+
+    monkeypatch.setattr(Cpu, "candidates", offers)
+    found = {**dict(targets.items()), "a": A, "b": B}
+    monkeypatch.setattr("dnc.runtime.targets", found)
+    for kind in (A, B):
+        for name in ("seconds", "absent", "refuses", "cannot"):
+            monkeypatch.setattr(kind, name, getattr(Fake, name))
+    monkeypatch.setattr(Fake, "threads", [])
+    monkeypatch.setattr("dnc.choose.processors", lambda: 3)
+    monkeypatch.setattr("dnc.choose.interleave", partial(interleave, clock=lambda: Fake.now))
+
+
+def build(write: Write, tmp_path: Path, **options: Any) -> dnc.Engine:
+    return dnc.compile(write("yolo"), out=tmp_path / "e", target="cpu", **options)
+
+
+@pytest.mark.usefixtures("fakes")
+@pytest.mark.parametrize(("fast", "slow"), [(A, B), (B, A)])
+def test_fastest(fast: type[Fake], slow: type[Fake], write: Write, tmp_path: Path) -> None:
+    """The engine says what it was made for, with whose passes, and by how much the other one is slower."""
+    fast.seconds, slow.seconds = 0.002, 0.005
+    engine = build(write, tmp_path)
+    assert engine.bundle.target == fast.name
+    assert [item["name"] for item in engine.bundle.passes] == [item.name for item in fast().passes()]
+    assert sorted(path.name for path in engine.folder.iterdir()) == ["engine.json", "model.onnx"]
+    measured = engine.bundle.tuning["candidates"]
+    assert measured["threads"] == 3
+    assert measured["milliseconds"] == {fast.name: 2.0, slow.name: 5.0}
+    assert measured["ratios"] == {slow.name: [2.5, 2.5, 2.5]}
+    assert measured["refused"] == {}
+    words = f"{fast.name}, 2.00 ms with 3 threads; {slow.name} takes 2.500 (2.500 to 2.500) times as long"
+    assert engine.bundle.report["choice"] == words
+    assert Fake.threads == [3, 3]
+    assert engine.forward(np.zeros((3, 32, 32)))[0].shape == (21, 8, 8)
+    assert dnc.load(engine.folder).bundle.tuning == engine.bundle.tuning
+
+
+@pytest.mark.usefixtures("fakes")
+@pytest.mark.parametrize(
+    ("what", "value", "reason"),
+    [
+        ("absent", "libb", "needs libb, which is not installed"),
+        ("refuses", "no such thing", "no such thing"),
+        ("cannot", ["a.cfg:3 [x] #0: X"], "cannot run this network:\n    a.cfg:3 [x] #0: X"),
+    ],
+)
+def test_one_is_left(what: str, value: Any, reason: str, write: Write, tmp_path: Path) -> None:
+    """Then nothing is timed, and why is said."""
+    setattr(B, what, value)
+    engine = build(write, tmp_path)
+    assert engine.bundle.target == "a"
+    measured = engine.bundle.tuning["candidates"]
+    assert (measured["milliseconds"], measured["refused"]) == ({}, {"b": reason})
+    assert engine.bundle.report["choice"] == f"a, without timing; b: {reason}"
+    setattr(A, what, value)
+    with pytest.raises(TargetError) as caught:
+        build(write, tmp_path)
+    assert ("libb" in str(caught.value)) if what == "absent" else (reason in str(caught.value))
+    # The engine that stood there still does.
+    assert read_bundle(engine.folder).target == "a"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["e", "yolo.cfg", "yolo.weights"]
+
+
+@pytest.mark.usefixtures("fakes")
+def test_precision_is_the_candidates_(write: Write, tmp_path: Path) -> None:
+    A.seconds, B.seconds = 0.002, 0.005
+    engine = build(write, tmp_path, precision="fp16")
+    assert (engine.bundle.target, engine.bundle.options) == ("a", {"precision": "fp16"})
+    assert {"to-float16"} <= {item["name"] for item in engine.bundle.passes if item["applied"]}
+
+
+@pytest.mark.usefixtures("fakes")
+def test_dumps_are_apart(write: Write, tmp_path: Path) -> None:
+    build(write, tmp_path, dump_dir=tmp_path / "dumps")
+    assert sorted(path.name for path in (tmp_path / "dumps").iterdir()) == ["a", "b"]
+
+
+@pytest.mark.usefixtures("fakes")
+def test_explain_speaks_of_the_first_installed(write: Write) -> None:
+    A.absent = "liba"
+    applied, _ = explain(write("yolo"), target="cpu")
+    assert [item.name for item in applied] == [item.name for item in B().passes()]
+
+
+def test_for_real(write: Write, tmp_path: Path) -> None:
+    """Whichever it is, it computes the same."""
+    cfg = write("yolo")
+    chosen = dnc.compile(cfg, out=tmp_path / "e")
+    plain = dnc.compile(cfg, out=tmp_path / "o", target="onnx")
+    assert chosen.bundle.target in [each.name for each in Cpu().candidates() if not each.missing()]
+    x = np.random.default_rng(0).random((2, 3, 32, 32), np.float32)
+    for found, expected in zip(chosen.forward(x), plain.forward(x), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+
+
+def test_command(command: Callable[..., Result], write: Write, tmp_path: Path) -> None:
+    result = command("compile", write("tiny"), "-o", tmp_path / "e", "--precision", "bf16")
+    assert result.code == 0
+    choice = next(line for line in result.out.splitlines() if line.startswith("  choice: "))
+    assert " takes " in choice or "without timing" in choice
