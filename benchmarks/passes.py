@@ -72,7 +72,7 @@ def main() -> None:
     parser.add_argument("--layers", action="store_true")
     arguments = parser.parse_args()
     for name in arguments.targets.split(","):
-        target = targets[name]()
+        target = targets[name]().taking_turns()
         if target.missing():
             print(f"target {name}: {target.missing()} is not installed\n")
             continue

@@ -8,8 +8,8 @@
    convolutions that read it, cut out of the network, so that changes of layout and lost fusions count. Alternatives
    that could not win even at the speed of the fastest dense convolution seen on the machine are not tried.
 2. The best alternative is kept where it is faster beyond the noise.
-3. The network as a whole is timed both ways, and the choices are dropped unless it is faster: the result is never
-   slower than doing nothing.
+3. The network as a whole is timed both ways, and the choices are dropped unless it is faster, again beyond the noise:
+   the result is never slower than doing nothing.
 
 What was measured is kept in the cache folder by device, engine version, threads and the shapes of what was cut out; a
 layer of another network with the same surroundings is not measured again.
@@ -46,6 +46,7 @@ WIDTHS = (8, 16, 32, 64, None)
 """Channels of a diagonalwise block; None is all of them."""
 _GAIN = 0.98
 """An alternative is taken if it certainly takes less than this share of the native time: more than rounding."""
+_CONFIDENCE = 0.99
 _REACH = 6
 """Nodes that are cut out with a convolution, on either side, at most."""
 _LEAF_SECONDS = 0.3
@@ -169,8 +170,8 @@ def autotune(
         each.rewrite(tuned)
     check(tuned, "tuning")
     timings = bench.compare({NATIVE: model, "tuned": tuned}, _NETWORK_SECONDS, feeds)
-    ratio = timings.ratio("tuned", NATIVE)
-    return Tuned(device, layers, choices, ratio, kept=ratio.high < 1)
+    ratio = timings.ratio("tuned", NATIVE, _CONFIDENCE)
+    return Tuned(device, layers, choices, ratio, kept=ratio.high < _GAIN)
 
 
 def _passes(choices: Mapping[str, str]) -> list[Pass]:
@@ -309,7 +310,7 @@ class _Bench:
     """Builds models for a target and times them in turn."""
 
     def __init__(self, target: Target, threads: int | None, batch: int) -> None:
-        self._target, self._threads, self._batch = target, threads, batch
+        self._target, self._threads, self._batch = target.taking_turns(), threads, batch
 
     def compare(self, models: Mapping[str, ir.Model], seconds: float, feeds: Arrays | None = None) -> Timings:
         """Interleaved timings of models with the same inputs."""
@@ -362,7 +363,7 @@ def _measure(bench: _Bench, region: ir.Model, node: ir.Node, peak: _Peak) -> Mea
         models[alternative] = candidate
     timings = bench.compare(models, _LEAF_SECONDS * len(models))
     best = timings.fastest()
-    if best != NATIVE and timings.ratio(best, NATIVE).high > _GAIN:
+    if best != NATIVE and timings.ratio(best, NATIVE, _CONFIDENCE).high > _GAIN:
         best = NATIVE
     return Measured(where_of(node), _kind(node), {each: timings.median(each) for each in models}, skipped, best)
 

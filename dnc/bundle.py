@@ -43,6 +43,8 @@ SCHEMA = 1
 MANIFEST = "engine.json"
 LABELS = "labels.txt"
 _TRIES = 100
+_OPTIONAL = ("labels", "tuning", "options", "report")
+"""What engine.json need not say: the labels are a file of their own, engines of before lack the rest."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,7 @@ class Bundle:
     def from_json(cls, fields: Mapping[str, Any], labels: tuple[str, ...], where: Path) -> Bundle:
         """The inverse; raises BundleError."""
         try:
-            missing = {item.name for item in dataclasses.fields(cls)} - {"labels", "tuning", "options", "report", *fields}
+            missing = {item.name for item in dataclasses.fields(cls)} - {*_OPTIONAL, *fields}
             if missing:
                 raise ValueError(f"it lacks {', '.join(sorted(missing))}")
             preprocessing = fields["preprocessing"]

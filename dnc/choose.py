@@ -73,7 +73,7 @@ def choose(
         place.mkdir()
         try:
             report = each.target.build(each.model, place, each.about)
-            session = each.target.open(place, processors())
+            session = each.target.taking_turns().open(place, processors())
             session.run(feeds)
         except TargetError as error:
             first = first or error

@@ -42,7 +42,7 @@ def calibrate(
     images: Sequence[Path],
     *,
     method: str = "kl",
-    symmetric: bool = True,
+    symmetric: bool = False,
     percentile: float = PERCENTILE,
     skip_bad: bool = False,
     source: str = "",

@@ -196,7 +196,7 @@ class FuseActivation(Pass):
 
     name: ClassVar[str] = "fuse-activation"
     exactness: ClassVar[float] = 1e-4
-    """The forms are equal but for gelu, whose digits are 1e-5 off Darknet's (2.3e-5 was seen of an output that is small);
+    """The forms are equal but for gelu, whose digits are 1e-5 off Darknet's (2.3e-5 was seen of a small output);
     each rounds in its own way, some 1e-7 a layer, which depth adds up."""
 
     applies_to: ClassVar[str] = "relu, relu6, leaky, elu, selu, hard-sigmoid, hard-swish, swish, mish, gelu in any form"

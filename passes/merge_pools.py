@@ -40,7 +40,7 @@ class MergePools(Pass):
     applies_to: ClassVar[str] = "MaxPool with stride 1 beside a smaller one, or of 9 x 9 and more"
 
     def rewrite(self, model: ir.Model) -> Log:
-        """Applies case 1 until it applies nowhere, then case 2 to what is left, whose parts may serve others in turn."""
+        """Applies case 1 until it applies nowhere, then case 2 to what is left; its parts may serve others in turn."""
         log = Log()
         graph = model.graph
         applied = True

@@ -161,6 +161,10 @@ class Target(ABC):
     def engine(self) -> str:
         """The library that runs the engine and its version, in words: what measurements hold for."""
 
+    def taking_turns(self) -> Target:
+        """This target for engines that are timed in turn with others: nothing of one may run on after its turn."""
+        return self
+
     @abstractmethod
     def open(self, folder: Path, threads: int | None = None) -> Session:
         """Opens what `build` wrote.

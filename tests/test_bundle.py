@@ -61,7 +61,20 @@ def test_contents(engine: Path) -> None:
     fields = json.loads((engine / "engine.json").read_text())
     assert list(fields) == [
         *("schema", "name", "target", "network", "input_shape", "batch", "outputs", "output_shapes", "input_dtype"),
-        *("decode", "extra_inputs", "states", "passes", "tools", "tuning", "options", "report", "preprocessing", "heads", "files", "sha256"),
+        *(
+            "decode",
+            "extra_inputs",
+            "states",
+            "passes",
+            "tools",
+            "tuning",
+            "options",
+            "report",
+            "preprocessing",
+            "heads",
+            "files",
+            "sha256",
+        ),
     ]
     assert sorted(fields["files"]) == ["labels.txt", "model.onnx"]
     text = (engine / "engine.json").read_text()
@@ -71,7 +84,7 @@ def test_contents(engine: Path) -> None:
 @pytest.mark.parametrize("name", NETWORKS)
 def test_round_trip(name: str, write: Write, tmp_path: Path) -> None:
     """What is read is what was written, for every kind of head."""
-    engine = dnc.compile(write(name), out=tmp_path / "e")
+    engine = dnc.compile(write(name), out=tmp_path / "e", target="onnx")
     read = read_bundle(tmp_path / "e")
     assert read == engine.bundle
     with write_folder(tmp_path / "f") as writer:
@@ -282,9 +295,7 @@ def test_empty_folder_and_link(cfg: Path, tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == names
 
 
-def test_failed_replacement_brings_the_old_one_back(
-    cfg: Path, engine: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_failed_replacement_brings_the_old_one_back(cfg: Path, engine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = {path.name: path.read_bytes() for path in engine.iterdir()}
     rename = Path.rename
 

@@ -43,7 +43,12 @@ _COUNT = 100
     "--method", type=click.Choice(["kl", "percentile", "mse", "minmax"]), default="kl", show_default=True
 )
 @click.option("--percentile", type=float, default=99.99, show_default=True, help="What --method percentile keeps.")
-@click.option("--asymmetric", is_flag=True, help="A threshold for each side of 0; else one for both.")
+@click.option(
+    "--symmetric/--asymmetric",
+    default=None,
+    help="One threshold for both sides of 0, or one for each; else asymmetric, which loses less, but symmetric for "
+    "--export, whose tables know no other.",
+)
 @click.option("--out", "-o", type=click.Path(), help="The file; else CFG's name with .calibration.json, here.")
 @click.option("--skip-bad", is_flag=True, help="Warn about an image that cannot be read, and go on.")
 @click.option(
@@ -74,7 +79,7 @@ def command(
     key: str | None,
     method: str,
     percentile: float,
-    asymmetric: bool,
+    symmetric: bool | None,
     out: str | None,
     skip_bad: bool,
     table: str | None,
@@ -123,7 +128,7 @@ def command(
                 preprocessing_for(network, place, **wishes),
                 paths,
                 method=method,
-                symmetric=not asymmetric,
+                symmetric=bool(exports) if symmetric is None else symmetric,
                 percentile=percentile,
                 skip_bad=skip_bad,
                 source=", ".join(map(str, given)),

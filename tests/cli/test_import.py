@@ -1,4 +1,4 @@
-"""dnc import: its options, and what it prints. The importer itself is tested in tests/test_importer.py."""
+"""dnc import: its options, and what it prints. The importer itself is tested in tests/importer/"""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from dnc.network import Network
-from tests.importer.checkpoints import zipped
 from tests.conftest import Result
+from tests.importer.checkpoints import zipped
 
 Command = Callable[..., Result]
 
