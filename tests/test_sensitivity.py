@@ -11,7 +11,7 @@ import pytest
 import dnc
 from dnc.bundle import Bundle
 from dnc.calibration import Calibration
-from dnc.collector import calibrate
+from dnc.calibration.collector import calibrate
 from dnc.compiler import preprocessing_for
 from dnc.dataset import read_dataset
 from dnc.errors import CalibrationError, TargetError

@@ -96,9 +96,9 @@ def command(
     """
     import time
 
-    from dnc.calibration_tables import read_table
+    from dnc.calibration.collector import calibrate
+    from dnc.calibration.tables import read_table
     from dnc.cli import print_json, progress
-    from dnc.collector import calibrate
     from dnc.compiler import find_weights, preprocessing_for
     from dnc.errors import CalibrationError
     from dnc.network import Network
@@ -217,7 +217,7 @@ def _images(sources: Sequence[str], key: str | None, count: int | None, seed: in
 
 
 def _export(form: str, target: str, calibration: Calibration, network: Network, version: str) -> None:
-    from dnc.calibration_tables import write_darknet, write_tensorrt
+    from dnc.calibration.tables import write_darknet, write_tensorrt
 
     if form == "darknet":
         write_darknet(calibration, network, target)

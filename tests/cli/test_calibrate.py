@@ -170,7 +170,7 @@ def test_ctrl_c_leaves_what_was_there(command: Command, folder: Path, monkeypatc
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("dnc.histogram.Histogram.add", interrupted)
+    monkeypatch.setattr("dnc.calibration.histogram.Histogram.add", interrupted)
     result = command("calibrate", "tiny.cfg")
     assert (result.code, "interrupted" in result.err) == (1, True)
     assert sorted(folder.iterdir()) == before

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dnc.calibration import Calibration, Range
-from dnc.calibration_tables import darknet_line, read_table, tensorrt_cache, write_darknet, write_tensorrt
+from dnc.calibration.tables import darknet_line, read_table, tensorrt_cache, write_darknet, write_tensorrt
 from dnc.errors import CalibrationError, CfgError, DncError
 from dnc.network import Network
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from dnc.calibration import Range
+from dnc.calibration.tied_ranges import tie
 from dnc.network import Network
-from dnc.tied_ranges import tie
 
 CFG = """[net]
 width=16

@@ -21,9 +21,9 @@ from typing import Any, TypeVar
 import numpy as np
 
 from dnc.calibration import Calibration, Channels
+from dnc.calibration.histogram import METHODS, PERCENTILE, Histogram
 from dnc.cfg import warn
 from dnc.errors import CalibrationError, ImageError, TargetError
-from dnc.histogram import METHODS, PERCENTILE, Histogram
 from dnc.layers.base import Array, layer_value
 from dnc.lower import lower
 from dnc.network import Network
@@ -55,7 +55,7 @@ def calibrate(
         network: the network, with weights.
         preprocessing: how its engine preprocesses: `dnc.compiler.preprocessing_for`.
         images: the images, each of which is used.
-        method: a name of `dnc.histogram.METHODS`.
+        method: a name of `dnc.calibration.histogram.METHODS`.
         symmetric: one threshold for both sides of 0, else one for each.
         percentile: what the method percentile keeps, in percent.
         skip_bad: an image that cannot be read is a warning.

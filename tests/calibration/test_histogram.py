@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dnc.calibration.histogram import BINS, Histogram, kl_bins, mse_edges, percentile_bins
 from dnc.errors import CalibrationError
-from dnc.histogram import BINS, Histogram, kl_bins, mse_edges, percentile_bins
 
 Counts = npt.NDArray[np.int64]
 

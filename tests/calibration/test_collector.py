@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from dnc.calibration import Calibration
-from dnc.collector import calibrate
+from dnc.calibration.collector import calibrate
 from dnc.compiler import preprocessing_for
 from dnc.errors import CalibrationError, DncWarning, ImageError
 from dnc.layers.base import layer_value

@@ -97,7 +97,7 @@ class Calibration:
     digest: str
     """Of the network: `Network.digest`."""
     method: str
-    """How ranges were chosen: a name of `dnc.histogram.METHODS`, or the format of the table that they came from."""
+    """How ranges were chosen: one of `dnc.calibration.histogram.METHODS`, or the format of the table they are from."""
     symmetric: bool
     preprocessing: Mapping[str, Any]
     """`Preprocessing.to_json`; empty where a table does not say."""
@@ -149,8 +149,8 @@ class Calibration:
 
     @staticmethod
     def from_cfg(network: Network) -> Calibration:
-        """What `input_calibration` of the network's own cfg says: see `dnc.calibration_tables`."""
-        from dnc.calibration_tables import from_cfg
+        """What `input_calibration` of the network's own cfg says: see `dnc.calibration.tables`."""
+        from dnc.calibration.tables import from_cfg
 
         return from_cfg(network)
 
