@@ -12,7 +12,8 @@ from dnc.errors import PassError
 from dnc.lower import lower
 from dnc.network import Network
 from dnc.passes import Pass, passes
-from dnc.passes.base import Log, add_initializer, replace_uses
+from dnc.passes.base import Log, add_initializer, constant_array, replace_uses
+from dnc.passes.diagonalwise import Diagonalwise
 from dnc.pipeline import run_passes
 from dnc.preprocess import Preprocessing
 from dnc.verify import Verifier, error_between, feeds_for, photograph
@@ -89,6 +90,36 @@ def test_dropped_bias_is_named() -> None:
     assert text.startswith("pass drops-bias: it changed the outputs: layer")
     assert "declared 1.0e-05" in text
     assert text.endswith("hint: --skip drops-bias leaves the pass out")
+
+
+def test_wrong_block_is_named() -> None:
+    """A planted fault: diagonalwise puts each filter into the place of its neighbour."""
+    text = (
+        "[net]\nwidth=6\nheight=6\nchannels=8\n[convolutional]\nfilters=8\ngroups=8\nsize=3\npad=1\nactivation=leaky\n"
+    )
+
+    class WrongBlock(Diagonalwise):
+        """diagonalwise with blocks that are off by one."""
+
+        name: ClassVar[str] = "wrong-block"
+
+        def rewrite(self, model: ir.Model) -> Log:
+            log = super().rewrite(model)
+            (conv,) = (node for node in model.graph if node.op_type == "Conv")
+            tensor = constant_array(conv.inputs[1])
+            assert tensor is not None
+            shifted = ir.tensor(np.roll(tensor.numpy(), 1, axis=1), name="shifted")
+            conv.replace_input_with(1, add_initializer(model.graph, shifted))
+            return log
+
+    for plugin, fails in ((Diagonalwise, False), (WrongBlock, True)):
+        built = lowered(text)
+        verifier = Verifier(feeds_for(built))
+        if fails:
+            with pytest.raises(PassError, match="pass wrong-block: it changed the outputs: layer000 by "):
+                run_passes(built, [plugin(width=4)], verify=verifier)
+        else:
+            assert run_passes(built, [plugin(width=4)], verify=verifier)[0].count == 1
 
 
 @pytest.mark.parametrize(("amount", "passes_"), [(0.9e-3, True), (1.1e-3, False), (float("nan"), False)])
