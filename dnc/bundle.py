@@ -306,8 +306,10 @@ def _replace(partial: Path, out: Path) -> None:
                 out.rename(old)
         raise OSError(errno.EBUSY, "other processes write it too", str(out))
     finally:
+        # What was there comes back if nothing took its place; another process may have put its own there by now.
         if old.exists() and not out.exists():
-            old.rename(out)
+            with suppress(OSError):
+                old.rename(out)
         shutil.rmtree(old, ignore_errors=True)
 
 
