@@ -25,7 +25,7 @@ from dnc.errors import PassError
 from dnc.graph import lazy
 from dnc.passes.base import add_initializer, attribute, constant_array
 
-__all__ = ["LIMIT", "channels_of", "check_names", "groups_of", "merge_groups"]
+__all__ = ["LIMIT", "channels_of", "check_names", "chosen", "groups_of", "merge_groups"]
 
 LIMIT = 64 << 20
 """Bytes that the new weights of one layer may have: with all channels of a late layer in one block they would outgrow
@@ -73,6 +73,14 @@ def merge_groups(node: ir.Node, groups: int, graph: ir.Graph) -> str:
     node.replace_input_with(1, add_initializer(graph, lazy(dense, weights, f"{value.name}.blocks", shape=shape)))
     node.attributes["group"] = ir.AttrInt64("group", groups)
     return ""
+
+
+def chosen(model: ir.Model, only: Collection[str] | None) -> list[ir.Node]:
+    """The nodes to look at: those of these names, or all; raises PassError if the model has none of a name."""
+    if only is None:
+        return list(model.graph)
+    check_names(only, model)
+    return [node for node in model.graph if node.name in only]
 
 
 def check_names(names: Collection[str], model: ir.Model) -> None:

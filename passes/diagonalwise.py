@@ -28,7 +28,7 @@ import onnx_ir as ir
 from dnc.errors import DncError
 from dnc.passes import Pass, passes
 from dnc.passes.base import Log
-from dnc.passes.block_diagonal import channels_of, check_names, groups_of, merge_groups
+from dnc.passes.block_diagonal import channels_of, chosen, groups_of, merge_groups
 
 _NARROWEST = 4
 """The least width that is taken in place of the one that was asked for."""
@@ -63,11 +63,7 @@ class Diagonalwise(Pass):
     def rewrite(self, model: ir.Model) -> Log:
         """Rewrites every depthwise convolution, or those of `only`."""
         log = Log()
-        if self.only is not None:
-            check_names(self.only, model)
-        for node in model.graph:
-            if self.only is not None and node.name not in self.only:
-                continue
+        for node in chosen(model, self.only):
             channels = channels_of(node) if node.op_type == "Conv" else 0
             if not 1 < groups_of(node) == channels:
                 if self.only is not None:

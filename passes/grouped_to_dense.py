@@ -19,7 +19,7 @@ import onnx_ir as ir
 from dnc.errors import DncError
 from dnc.passes import Pass, passes
 from dnc.passes.base import Log
-from dnc.passes.block_diagonal import channels_of, check_names, groups_of, merge_groups
+from dnc.passes.block_diagonal import channels_of, chosen, groups_of, merge_groups
 
 
 @passes.register
@@ -51,11 +51,7 @@ class GroupedToDense(Pass):
     def rewrite(self, model: ir.Model) -> Log:
         """Rewrites every grouped convolution, or those of `only`."""
         log = Log()
-        if self.only is not None:
-            check_names(self.only, model)
-        for node in model.graph:
-            if self.only is not None and node.name not in self.only:
-                continue
+        for node in chosen(model, self.only):
             groups = groups_of(node) if node.op_type == "Conv" else 1
             wanted = self.groups if self.only is None else self.only[node.name or ""]
             if groups == 1:

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from dnc.cli._numbers import numbers
+from dnc.cli._lists import numbers
 
 __all__ = ["preprocessing_options"]
 

@@ -39,9 +39,7 @@ _COUNT = 100
     type=click.Choice(["train", "valid"]),
     help="Which list of the .data file; else train where it has one. Do not calibrate on what you measure with.",
 )
-@click.option(
-    "--method", type=click.Choice(["kl", "percentile", "mse", "minmax"]), default="kl", show_default=True
-)
+@click.option("--method", type=click.Choice(["kl", "percentile", "mse", "minmax"]), default="kl", show_default=True)
 @click.option("--percentile", type=float, default=99.99, show_default=True, help="What --method percentile keeps.")
 @click.option(
     "--symmetric/--asymmetric",

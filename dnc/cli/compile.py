@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import click
 
+from dnc.cli._lists import names
 from dnc.cli._preprocessing import preprocessing_options
-
-
-def _names(context: click.Context, parameter: click.Parameter, value: str | None) -> list[str] | None:
-    return None if value is None else [name.strip() for name in value.split(",") if name.strip()]
 
 
 def _options(context: click.Context, parameter: click.Parameter, value: tuple[str, ...]) -> dict[str, str]:
@@ -39,7 +36,7 @@ def _options(context: click.Context, parameter: click.Parameter, value: tuple[st
     show_default=True,
     help="Where boxes are decoded and suppressed.",
 )
-@click.option("--passes", callback=_names, metavar="PASS,…", help="Run these, in order, in place of the target's own.")
+@click.option("--passes", callback=names, metavar="PASS,…", help="Run these, in order, in place of the target's own.")
 @click.option("--skip", multiple=True, metavar="PASS", help="Leave a pass out; may be repeated.")
 @click.option(
     "--verify/--no-verify",
@@ -59,7 +56,7 @@ def _options(context: click.Context, parameter: click.Parameter, value: tuple[st
     "--precision", metavar="P", help="For --option precision=P: fp32, fp16, bf16, int8, mixed; see `dnc targets NAME`."
 )
 @click.option("--calibration", type=click.Path(), help="What dnc calibrate wrote, for --precision int8 and mixed.")
-@click.option("--keep", callback=_names, metavar="LAYER,…", help="Leave these layers in float32: 36, 30-36, Add.")
+@click.option("--keep", callback=names, metavar="LAYER,…", help="Leave these layers in float32: 36, 30-36, Add.")
 @click.option(
     "--max-drop",
     type=click.FloatRange(0),

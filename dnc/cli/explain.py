@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import click
 
+from dnc.cli._lists import names
+
 
 @click.command(epilog="Example: dnc explain yolov4-tiny.cfg --pass fold-batchnorm")
 @click.argument("cfg", type=click.Path())
 @click.option("--weights", "-w", type=click.Path(), help="The .weights; else as for dnc compile; else random ones.")
 @click.option("--target", "-t", default="cpu", show_default=True, help="Whose passes; `dnc targets` lists them.")
 @click.option("--pass", "only", multiple=True, metavar="PASS", help="Show this pass alone; may be repeated.")
-@click.option("--passes", metavar="PASS,…", help="Run these, in order, in place of the target's own.")
+@click.option("--passes", callback=names, metavar="PASS,…", help="Run these, in order, in place of the target's own.")
 @click.option("--skip", multiple=True, metavar="PASS", help="Leave a pass out; may be repeated.")
 @click.option("--verify/--no-verify", default=True, show_default=True, help="Measure by how much the outputs change.")
 @click.option("--cutoff", type=int, metavar="N", help="Take the first N layers, as darknet partial.")
@@ -21,7 +23,7 @@ def command(
     weights: str | None,
     target: str,
     only: tuple[str, ...],
-    passes: str | None,
+    passes: list[str] | None,
     skip: tuple[str, ...],
     as_json: bool,
     **options: bool,
@@ -34,9 +36,8 @@ def command(
     from dnc.compiler import explain
     from dnc.report import Column, Table
 
-    names = None if passes is None else [name.strip() for name in passes.split(",") if name.strip()]
     with progress(not as_json) as tell:
-        applied, real = explain(cfg, weights, target, passes=names, skip=skip, progress=tell, **options)
+        applied, real = explain(cfg, weights, target, passes=passes, skip=skip, progress=tell, **options)
     shown = [item for item in applied if not only or item.name in only]
     if as_json:
         print_json([item.to_json() for item in shown])

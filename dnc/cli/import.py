@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from dnc.cli._numbers import numbers
+from dnc.cli._lists import numbers
 
 
 def _pins(context: click.Context, parameter: click.Parameter, value: tuple[str, ...]) -> list[tuple[int, str]]:

@@ -1,10 +1,10 @@
-"""Options that take numbers."""
+"""Options that take several values in one word, separated by commas."""
 
 from __future__ import annotations
 
 import click
 
-__all__ = ["numbers"]
+__all__ = ["names", "numbers"]
 
 
 def numbers(context: click.Context, parameter: click.Parameter, value: str | None) -> tuple[float, ...] | None:
@@ -16,3 +16,8 @@ def numbers(context: click.Context, parameter: click.Parameter, value: str | Non
         return tuple(float(number) / float(divisor) if slash else float(number) for number, slash, divisor in pairs)
     except (ValueError, ZeroDivisionError):
         raise click.BadParameter("one number, or one per channel separated by commas; 127/255 is a number") from None
+
+
+def names(context: click.Context, parameter: click.Parameter, value: str | None) -> list[str] | None:
+    """A callback: names separated by commas; None as it is."""
+    return None if value is None else [name.strip() for name in value.split(",") if name.strip()]
