@@ -1,10 +1,11 @@
 """Latency on the CPU: dnc's engines against ONNX Runtime and OpenVINO by themselves, and other readers of Darknet.
 
-    python benchmarks/cpu.py NET… [--threads 2] [--seconds 20] [--opencv PYTHON] [--ncnn PYTHON]
+    python benchmarks/cpu.py NET… [--threads 2] [--seconds 20] [--images FOLDER] [--opencv PYTHON] [--ncnn PYTHON]
 
 NET is a .cfg file or the name of a network of cfg/; without weights, random ones stand in, which take as long.
 
     onnx, openvino, openvino bf16   dnc's engines, as `dnc compile --target … --precision …` makes them
+    onnx int8, openvino int8        the same, calibrated on 20 images of --images
     plain ONNX Runtime, OpenVINO    on the ONNX of the graph as it was lowered, before any pass; float32, batch 1
     OpenCV                          readNetFromDarknet, in a process of its own (OpenCV 4: 5 has no such reader)
     ncnn                            pnnx on the same plain ONNX, in a process of its own
@@ -28,6 +29,9 @@ import numpy as np
 import dnc
 from dnc import zoo
 from dnc.autotune import device_name
+from dnc.calibration.collector import calibrate
+from dnc.compiler import preprocessing_for
+from dnc.dataset import images as find_images
 from dnc.graph import serialize_to
 from dnc.lower import lower
 from dnc.network import Network
@@ -37,6 +41,8 @@ from dnc.weights import write_weights
 
 OURS = {"onnx": {"target": "onnx"}, "openvino": {"target": "openvino"}}
 OURS |= {"openvino bf16": {"target": "openvino", "precision": "bf16"}}
+EIGHT_BITS = {f"{target} int8": {"target": target, "precision": "int8"} for target in OURS if " " not in target}
+CALIBRATED_ON = 20
 SETTLE = 0.02
 
 _SERVE = """
@@ -130,12 +136,20 @@ def measure(cfg: Path, arguments: argparse.Namespace, folder: Path) -> tuple[Tim
         network = network.with_random_weights()
         with weights.open("wb") as file:
             write_weights(file, network.layers, network.arrays)
+        # A calibration knows its network by the file's digest.
+        network = Network.load(cfg, weights)
     shape = (1, *network.input_shape)
     x = np.random.default_rng(0).random(shape, np.float32)
     np.save(folder / "x.npy", x)
     runs: dict[str, Callable[[], object]] = {}
-    for name, options in OURS.items():
-        engine = dnc.compile(cfg, weights, out=folder / name, verify=False, **options)  # type: ignore[arg-type]
+    ours: dict[str, dict[str, Any]] = dict(OURS)
+    if arguments.images is not None:
+        images = find_images([arguments.images], limit=CALIBRATED_ON)
+        table = folder / "calibration.json"
+        calibrate(network, preprocessing_for(network, weights), images).write(table)
+        ours |= {name: {**options, "calibration": table} for name, options in EIGHT_BITS.items()}
+    for name, options in ours.items():
+        engine = dnc.compile(cfg, weights, out=folder / name, verify=False, **options)
         session = targets[engine.bundle.target](engine.bundle.options).open(engine.folder, arguments.threads)
         runs[f"dnc {name}"] = lambda session=session: session.run({"input": x})  # type: ignore[misc]
     model = folder / "plain.onnx"
@@ -166,6 +180,7 @@ def main() -> None:
     parser.add_argument("networks", nargs="+")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=20.0)
+    parser.add_argument("--images", metavar="FOLDER")
     parser.add_argument("--opencv", metavar="PYTHON")
     parser.add_argument("--ncnn", metavar="PYTHON")
     arguments = parser.parse_args()

@@ -1,5 +1,7 @@
 """Chooses the fastest of several engines for one network: builds each, runs them in turn, keeps one (target `cpu`).
 
+Engines in other precisions than float32 are among them where the user says how much accuracy they may cost.
+
 All run the same inputs with the same number of threads. What was measured stands in engine.json, under `tuning`.
 """
 
@@ -67,7 +69,7 @@ def choose(
     made: dict[str, Bundle] = {}
     first: TargetError | None = None
     for each in candidates:
-        name = each.target.name
+        name = each.target.title
         progress(f"building for {name}")
         place = folder / name
         place.mkdir()
@@ -91,7 +93,7 @@ def choose(
     for path in sorted((folder / chosen).iterdir()):
         path.rename(folder / path.name)
     for each in candidates:
-        shutil.rmtree(folder / each.target.name)
+        shutil.rmtree(folder / each.target.title)
     bundle = made[chosen]
     return dataclasses.replace(
         bundle,

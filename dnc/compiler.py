@@ -20,7 +20,7 @@ from dnc.autotune import autotune as tune
 from dnc.bundle import Bundle, write_folder
 from dnc.calibration import Calibration
 from dnc.choose import Candidate, choose
-from dnc.dataset import read_dataset
+from dnc.dataset import Dataset, read_dataset
 from dnc.decode import ClassifierHead, Head
 from dnc.errors import CalibrationError, DncError, TargetError, WeightsError, close_match
 from dnc.layers.base import layer_value
@@ -35,7 +35,7 @@ from dnc.preprocess import COLORS, MODES, Preprocessing
 from dnc.quantization import PRECISIONS
 from dnc.recorded import read_recorded
 from dnc.runtime import Engine, load
-from dnc.sensitivity import choose_float_layers
+from dnc.sensitivity import choose_float_layers, drop
 from dnc.targets import Target, find
 from dnc.verify import Verifier, available, feeds_for
 from dnc.weights import release_pages
@@ -68,7 +68,7 @@ def compile(
     precision: str | None = None,
     calibration: str | PathLike[str] | None = None,
     keep: Sequence[str] = (),
-    max_drop: float = 0.5,
+    max_drop: float | None = None,
     data: Sequence[str] = (),
     options: Mapping[str, str] | None = None,
     keep_layers: bool = False,
@@ -103,9 +103,11 @@ def compile(
         precision: the option of that name, which most targets have: "fp32" unless given.
         calibration: what `dnc calibrate` wrote, for precision int8 and mixed.
         keep: what these leave in float32: layer numbers ("36"), ranges of them ("30-36"), operators ("Add").
-        max_drop: for mixed: by how many percentage points mAP@0.50 or top-1 may drop on the images of `data`.
-        data: for mixed: a .data file (its training images, the first 100), a list, a folder; what was calibrated on if
-            not given.
+        max_drop: by how many percentage points mAP@0.50 or top-1 may drop on the images of `data`: for mixed, 0.5
+            unless given; for target cpu with no precision given, which then chooses among the faster ones as well, of
+            which those with 8 bits need a calibration.
+        data: for max_drop: a .data file (its training images, the first 100), a list, a folder; what was calibrated on
+            if not given.
         options: what to tell the target, by name, as text (`Target.known_options`).
         keep_layers: makes the output of every layer an output of the engine, for comparisons.
         dump_dir: a folder for the graph after each pass.
@@ -127,7 +129,13 @@ def compile(
     if precision is not None:
         options = {**(options or {}), "precision": precision}
     choice = find_target(target, options)
-    offers = list(choice.candidates())
+    free = max_drop is not None and "precision" not in choice.given
+    allowed = () if not free else ("bf16", "mixed") if calibration is not None else ("bf16",)
+    offers = list(choice.candidates(allowed))
+    chosen = ("mixed", *allowed)
+    if max_drop is not None and not any(each.options.get("precision") in chosen for each in offers):
+        hint = "it is for --precision mixed, and for --target cpu without --precision"
+        raise DncError(f"target {choice.title} does not choose by accuracy, so max-drop says nothing", hint=hint)
     wanted = [(each, _wanted(each, passes, skip)) for each in offers if not each.missing()]
     batch = choice.batch if batch is None else batch
     if decode not in DECODE or input not in INPUTS:
@@ -138,7 +146,7 @@ def compile(
     cfg = zoo.find_cfg(cfg)
     weights = find_weights(cfg, weights)
     network = Network.load(cfg, weights, lenient=lenient, cutoff=cutoff)
-    measured = _calibration(calibration, network, precision or (options or {}).get("precision"))
+    measured = _calibration(calibration, network, [str(each.options.get("precision", "fp32")) for each in offers])
     heads = _heads(network)
     wishes: dict[str, Any] = {"mode": preprocess, "color": color, "mean": mean, "std": std}
     wishes |= {"crop": crop, "interpolation": interpolation}
@@ -156,15 +164,15 @@ def compile(
     )
     dump = None if dump_dir is None else Path(dump_dir)
     proof = _verifier(network, lowered, preprocessing) if verify else None
-    ready = []
-    others = {each.name: f"needs {missing}, which is not installed" for each in offers if (missing := each.missing())}
+    ready: list[Candidate] = []
+    others = {each.title: f"needs {missing}, which is not installed" for each in offers if (missing := each.missing())}
     for each, first in wanted:
         model = lowered.clone()
-        place = dump if dump is None or offers == [choice] else dump / each.name
+        place = dump if dump is None or offers == [choice] else dump / each.title
         applied = run_passes(model, first, dump=place, verify=proof, progress=tell)
         unsupported = each.unsupported(model)
         if unsupported:
-            others[each.name] = "cannot run this network:\n    " + "\n    ".join(unsupported)
+            others[each.title] = "cannot run this network:\n    " + "\n    ".join(unsupported)
             continue
         tuned = tune(model, each, batch=batch or 1, cache=zoo.cache_dir(), progress=tell) if autotune else None
         more = [] if tuned is None else tuned.passes()
@@ -173,13 +181,20 @@ def compile(
         more += [item for item in each.final_passes() if item.name not in skip]
         applied += run_passes(model, more, dump=place, verify=proof, progress=tell, before=len(applied))
         about = _bundle(network, model, each, preprocessing, heads, names, applied, tuned, batch, input, decode)
-        if measured is not None:
+        if measured is not None and each.options.get("precision") in PRECISIONS:
             more, found = _quantization(model, each, about, measured, keep, max_drop, data, tell)
             more = [item for item in more if item.name not in skip]
             applied += run_passes(model, more, dump=place, verify=proof, progress=tell, before=len(applied))
             about = _bundle(network, model, each, preprocessing, heads, names, applied, tuned, batch, input, decode)
             about = dataclasses.replace(about, report=found)
-        ready.append(Candidate(each, model, about))
+        candidate = Candidate(each, model, about)
+        if free and each.options["precision"] == "bf16":
+            exact = next((other for other in ready if type(other.target) is type(each)), None)
+            loss = None if exact is None else drop(exact, candidate, _dataset(measured, data), progress=tell)
+            if loss is None or loss > (max_drop or 0):
+                others[each.title] = "nothing to compare it with" if loss is None else f"costs {loss:.2f} points"
+                continue
+        ready.append(candidate)
     if not ready:
         listing = "; ".join(f"target {name} {reason}" for name, reason in others.items())
         raise TargetError(listing, cfg, "choose another target")
@@ -197,17 +212,23 @@ def compile(
 
 _MEASURED = 100
 """Images of `data`, at most."""
+_MAX_DROP = 0.5
+"""For precision mixed, in percentage points."""
 
 
-def _calibration(path: str | PathLike[str] | None, network: Network, precision: str | None) -> Calibration | None:
-    """The calibration that the precision needs; None if it needs none."""
-    if precision not in PRECISIONS:
+def _calibration(
+    path: str | PathLike[str] | None, network: Network, precisions: Sequence[str]
+) -> Calibration | None:
+    """The calibration that one of the precisions needs; None if none needs one."""
+    needy = [each for each in precisions if each in PRECISIONS]
+    if not needy:
         if path is not None:
-            raise CalibrationError(f"precision {precision or 'fp32'} needs no calibration", path, "--precision int8")
+            hint = "--precision int8, or --max-drop with --target cpu"
+            raise CalibrationError(f"precision {precisions[0]} needs no calibration", path, hint)
         return None
     if path is None:
         hint = f"`dnc calibrate obj.data {Path(network.file).name}` measures one; name it with --calibration"
-        raise CalibrationError(f"precision {precision} needs a calibration", network.file, hint)
+        raise CalibrationError(f"precision {needy[0]} needs a calibration", network.file, hint)
     measured = Calibration.read(path)
     measured.check(network)
     return measured
@@ -219,7 +240,7 @@ def _quantization(
     about: Bundle,
     measured: Calibration,
     keep: Sequence[str],
-    max_drop: float,
+    max_drop: float | None,
     data: Sequence[str],
     tell: Callable[[str], None],
 ) -> tuple[list[Pass], dict[str, str]]:
@@ -238,13 +259,21 @@ def _quantization(
 
     if target.options["precision"] != "mixed":
         return passes(()), {}
-    source = list(data) or [item for item in str(measured.images.get("source", "")).split(", ") if item]
-    if not source:
-        raise CalibrationError("mixed precision is measured on images; none are named", hint="name them with --data")
-    dataset = read_dataset(source, key="train")
-    dataset = dataclasses.replace(dataset, entries=dataset.entries[:_MEASURED])
-    mixed = choose_float_layers(model, target, about, passes, dataset, max_drop=max_drop, progress=tell)
+    dataset = _dataset(measured, data)
+    most = _MAX_DROP if max_drop is None else max_drop
+    mixed = choose_float_layers(model, target, about, passes, dataset, max_drop=most, progress=tell)
     return passes([str(layer) for layer in mixed.kept]), {"mixed": str(mixed)}
+
+
+def _dataset(measured: Calibration | None, data: Sequence[str]) -> Dataset:
+    """What a drop is measured on: `data`, else what was calibrated on."""
+    source = list(data)
+    if not source and measured is not None:
+        source = [item for item in str(measured.images.get("source", "")).split(", ") if item]
+    if not source:
+        raise CalibrationError("accuracy is measured on images; none are named", hint="name them with --data")
+    dataset = read_dataset(source, key="train")
+    return dataclasses.replace(dataset, entries=dataset.entries[:_MEASURED])
 
 
 def explain(

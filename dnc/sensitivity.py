@@ -1,4 +1,4 @@
-"""Mixed precision: which layers stay in float32, so that 8 bits cost no more than asked.
+"""What less precision costs, and with mixed precision which layers stay in float32, so that it is no more than asked.
 
 1. Each layer alone is quantized, and the noise that this brings into the inputs of the heads is measured against their
    signal on a few images. Noises of layers add up, so that those with most of it are worth most in float32.
@@ -26,6 +26,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from dnc.bundle import Bundle, write_folder
+from dnc.choose import Candidate
 from dnc.dataset import Dataset
 from dnc.decode import BoxHead
 from dnc.errors import DatasetError
@@ -37,7 +38,7 @@ from dnc.preprocess import read_image
 from dnc.runtime import Engine, load
 from dnc.targets import Target
 
-__all__ = ["Mixed", "choose_float_layers", "noises"]
+__all__ = ["Mixed", "choose_float_layers", "drop", "noises"]
 
 Feeds = Mapping[str, npt.NDArray[Any]]
 Quantization = Callable[[Collection[str]], list[Pass]]
@@ -100,12 +101,15 @@ def choose_float_layers(
     arrays = [preprocessing(read_image(path, preprocessing.channels))[None] for path in paths]
     noise = noises(model, quantization, arrays, progress=tell)
     order = sorted(noise, key=lambda layer: -noise[layer])
-    with _measure(model, target, about, dataset, tell) as measure:
-        full = measure(None)
+    with _measure(dataset) as measure:
+        tell("measuring float32")
+        full = measure(model, target, about)
 
         def reached(count: int) -> float:
             tell(f"measuring with {count} of {len(order)} layers in float32")
-            return measure(quantization([str(layer) for layer in order[:count]]))
+            quantized = model.clone()
+            run_passes(quantized, quantization([str(layer) for layer in order[:count]]))
+            return measure(quantized, target, about)
 
         def enough(value: float) -> bool:
             return abs(full - value) * 100 <= max_drop
@@ -123,6 +127,26 @@ def choose_float_layers(
             else:
                 low = middle
     return Mixed(tuple(sorted(order[:high])), len(order), full, best, measure.labelled)
+
+
+def drop(
+    exact: Candidate,
+    other: Candidate,
+    dataset: Dataset,
+    *,
+    progress: Callable[[str], None] | None = None,
+) -> float:
+    """By how many percentage points mAP@0.50 or top-1 of one engine differs from that of another, which is in float32.
+
+    Raises DatasetError if the network takes no images.
+    """
+    tell = progress or (lambda _: None)
+    with _measure(dataset) as measure:
+        values = []
+        for each in (exact, other):
+            tell(f"measuring {each.target.title}")
+            values.append(measure(each.model, each.target, each.about))
+    return abs(values[0] - values[1]) * 100
 
 
 def noises(
@@ -189,22 +213,25 @@ def _outputs(model: ir.Model, arrays: Sequence[npt.NDArray[np.float32]]) -> list
 
 
 class _Measure:
-    """Builds engines, and says how well they do."""
+    """Builds engines, and says how well they do. The first one is in float32: what it finds counts as the truth where
+    images have no labels."""
 
-    def __init__(self, model: ir.Model, target: Target, about: Bundle, dataset: Dataset, folder: Path) -> None:
-        self._model = model
-        self._target = target
-        self._about = about
+    def __init__(self, dataset: Dataset, folder: Path) -> None:
         self._dataset = dataset
         self._folder = folder
         self._labels: Path | None = None
         self._classes: list[int] = []
+        self._first = True
         self.labelled = True
 
-    def __call__(self, passes: Sequence[Pass] | None) -> float:
-        """That of the engine after these passes; None for float32, which comes first."""
-        engine = self._engine(passes or [])
-        if passes is None:
+    def __call__(self, model: ir.Model, target: Target, about: Bundle) -> float:
+        """That of this engine, from 0 to 1."""
+        if about.preprocessing is None or not about.heads:
+            what = "the network finds nothing in images, so nothing can be measured on any"
+            raise DatasetError(what, hint="--precision says what to take without measuring")
+        engine = self._engine(model, target, about)
+        first, self._first = self._first, False
+        if first:
             try:
                 return self._evaluate(engine)
             except DatasetError:
@@ -235,20 +262,15 @@ class _Measure:
             ]
             (self._labels / f"{entry.path.stem}.txt").write_text("\n".join(lines), encoding="utf-8")
 
-    def _engine(self, passes: Sequence[Pass]) -> Engine:
-        model = self._model.clone()
-        run_passes(model, passes)
+    def _engine(self, model: ir.Model, target: Target, about: Bundle) -> Engine:
         folder = self._folder / "engine"
         with write_folder(folder) as writer:
-            report = self._target.build(model, writer.folder, self._about)
-            writer.finish(dataclasses.replace(self._about, report=report))
+            report = target.build(model, writer.folder, about)
+            writer.finish(dataclasses.replace(about, report=report))
         return load(folder)
 
 
 @contextmanager
-def _measure(
-    model: ir.Model, target: Target, about: Bundle, dataset: Dataset, tell: Callable[[str], None]
-) -> Iterator[_Measure]:
-    tell("measuring float32")
+def _measure(dataset: Dataset) -> Iterator[_Measure]:
     with tempfile.TemporaryDirectory() as folder:
-        yield _Measure(model, target, about, dataset, Path(folder))
+        yield _Measure(dataset, Path(folder))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -85,6 +85,8 @@ class Target(ABC):
     extra: ClassVar[str]
     """The extra of the distribution that installs what it needs: `pip install darknet-compiler[extra]`."""
     known_options: ClassVar[Sequence[Option]] = ()
+    faster: ClassVar[Sequence[str]] = ()
+    """The values of its option `precision` that may be faster than float32 and cost accuracy."""
     batch: ClassVar[int | None] = None
     """The size of batches where the user asks for none; None for any size."""
 
@@ -116,9 +118,15 @@ class Target(ABC):
         """The command that installs what is missing."""
         return f'pip install "darknet-compiler[{self.extra}]", or pip install {self.missing()}'
 
-    def candidates(self) -> Sequence[Target]:
+    @property
+    def title(self) -> str:
+        """Its name, and its precision where that is not float32."""
+        precision = self.options.get("precision", "fp32")
+        return self.name if precision == "fp32" else f"{self.name} {precision}"
+
+    def candidates(self, allowed: Collection[str] = ()) -> Sequence[Target]:
         """The targets that may do the work, of those installed the fastest: itself, but for those that choose among
-        others."""
+        others, and may do so among these precisions."""
         return [self]
 
     @abstractmethod

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import ClassVar
 
 from dnc.targets import Target, targets
@@ -22,6 +22,13 @@ class Cpu(Onnx):
         missing = [each.missing() for each in self.candidates()]
         return missing[0] if all(missing) else ""
 
-    def candidates(self) -> Sequence[Target]:
-        """ONNX Runtime and OpenVINO, in the same precision."""
-        return [Onnx(self.given), Openvino(self.given)]
+    def candidates(self, allowed: Collection[str] = ()) -> Sequence[Target]:
+        """ONNX Runtime and OpenVINO, in the same precision; in float32 first where there is a choice."""
+        kinds = (Onnx, Openvino)
+        faster = [(kind, each) for each in allowed for kind in kinds if each in kind.faster]
+        if "precision" in self.given:
+            faster = []
+        return [
+            *(kind(self.given) for kind in kinds),
+            *(kind({**self.given, "precision": each}) for kind, each in faster),
+        ]

@@ -93,6 +93,7 @@ class Onnx(Target):
     name: ClassVar[str] = "onnx"
     summary: ClassVar[str] = "ONNX Runtime on the CPU; model.onnx is portable"
     extra: ClassVar[str] = "onnx"
+    faster: ClassVar[Sequence[str]] = ("mixed",)
     known_options: ClassVar[Sequence[Option]] = (
         Option(
             "precision",

@@ -12,6 +12,7 @@ import dnc
 from dnc.bundle import Bundle
 from dnc.calibration import Calibration
 from dnc.calibration.collector import calibrate
+from dnc.choose import Candidate
 from dnc.compiler import preprocessing_for
 from dnc.dataset import read_dataset
 from dnc.errors import CalibrationError, TargetError
@@ -21,7 +22,7 @@ from dnc.passes import Pass
 from dnc.passes.quantize import Quantize
 from dnc.pipeline import run_passes
 from dnc.runtime import Engine
-from dnc.sensitivity import choose_float_layers, noises
+from dnc.sensitivity import choose_float_layers, drop, noises
 from dnc.targets import targets
 from dnc.verify import photograph
 from tests.conftest import Result
@@ -172,6 +173,17 @@ def test_as_few_as_the_drop_allows(
     if count is not None:
         assert len(found.kept) == count
     assert any(text.startswith("sensitivity of layer 0, 1 of 4") for text in told)
+
+
+def test_drop(measured: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    """Nothing against itself; something against a network whose weights are zero, which finds nothing."""
+    about, _, network = prepared(measured, tmp_path)
+    target, dataset = targets["onnx"](), read_dataset(str(measured[2]))
+    exact = Candidate(target, lower(network), about)
+    assert drop(exact, exact, dataset) == 0
+    arrays = tuple({key: np.zeros_like(array) for key, array in each.items()} for each in network.arrays)
+    empty = Candidate(target, lower(network.with_arrays(arrays)), about)
+    assert drop(exact, empty, dataset) > 20
 
 
 def test_what_is_missing(measured: tuple[Path, Path, Path], command: Callable[..., Result], tmp_path: Path) -> None:

@@ -60,9 +60,8 @@ def _options(context: click.Context, parameter: click.Parameter, value: tuple[st
 @click.option(
     "--max-drop",
     type=click.FloatRange(0),
-    default=0.5,
-    show_default=True,
-    help="For --precision mixed: by how many percentage points mAP@0.50 or top-1 may drop.",
+    help="By how many percentage points mAP@0.50 or top-1 may drop: for --precision mixed [0.5], and for --target cpu, "
+    "which then times less precise engines as well.",
 )
 @click.option("--data", multiple=True, metavar="SOURCE", help="What it is measured on; else what was calibrated on.")
 @click.option("--shaves", type=int, help="For myriad, --option shaves=N: the vector processors to use, 1 to 16.")

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
+import PIL.Image
 import pytest
 
 import dnc
 from dnc.bundle import read_bundle
 from dnc.compiler import explain
-from dnc.errors import TargetError
+from dnc.errors import CalibrationError, DncError, TargetError
 from dnc.passes import Pass, passes
 from dnc.targets import Session, Target, targets
 from dnc.targets.cpu import Cpu
 from dnc.targets.onnx import Onnx
 from dnc.timing import interleave
+from dnc.verify import photograph
 from tests.conftest import Result
 
 Write = Callable[..., Path]
@@ -28,6 +30,7 @@ Write = Callable[..., Path]
 class Fake(Onnx):
     """ONNX Runtime, which takes as long as it is told to, by a clock of its own; it may be absent, or refuse."""
 
+    faster: ClassVar[Sequence[str]] = ("bf16",)
     now: ClassVar[float] = 0.0
     seconds: ClassVar[float] = 0.001
     absent: ClassVar[str] = ""
@@ -46,7 +49,7 @@ class Fake(Onnx):
             raise TargetError(self.refuses)
         opened = super().open(folder, threads)
         Fake.threads.append(threads)
-        seconds = self.seconds
+        seconds = self.seconds / (1 if self.options["precision"] == "fp32" else 5)
 
         class Slower(Session):
             device = "fake"
@@ -73,8 +76,8 @@ class B(Fake):
 def fakes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Target cpu chooses between A and B."""
 
-    def offers(self: Cpu) -> Sequence[Target]:
-        return [A(self.given), B(self.given)]
+    def offers(self: Cpu, allowed: Collection[str] = ()) -> Sequence[Target]:
+        return [A(self.given), B(self.given), *(B({"precision": each}) for each in allowed)]
 
     monkeypatch.setattr(Cpu, "candidates", offers)
     found = {**dict(targets.items()), "a": A, "b": B}
@@ -144,6 +147,47 @@ def test_precision_is_the_candidates_(write: Write, tmp_path: Path) -> None:
     engine = build(write, tmp_path, precision="fp16")
     assert (engine.bundle.target, engine.bundle.options) == ("a", {"precision": "fp16"})
     assert {"to-float16"} <= {item["name"] for item in engine.bundle.passes if item["applied"]}
+
+
+@pytest.fixture
+def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("images") / "photograph.png"
+    PIL.Image.fromarray(photograph()).save(path)
+    return path
+
+
+@pytest.mark.usefixtures("fakes")
+def test_max_drop_allows_less_precision(write: Write, tmp_path: Path, image: Path) -> None:
+    """The fastest of all is kept, with its precision, if accuracy on the images allows."""
+    A.seconds, B.seconds = 0.002, 0.005
+    engine = build(write, tmp_path, max_drop=100.0, data=[str(image)])
+    assert (engine.bundle.target, engine.bundle.options) == ("b", {"precision": "bf16"})
+    assert engine.bundle.tuning["candidates"]["milliseconds"] == {"a": 2.0, "b": 5.0, "b bf16": 1.0}
+    assert [path.name for path in engine.folder.iterdir() if path.is_dir()] == []
+
+
+@pytest.mark.usefixtures("fakes")
+def test_max_drop_refuses(write: Write, tmp_path: Path, image: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dnc.compiler.drop", lambda *_, **__: 0.7)
+    assert build(write, tmp_path, max_drop=0.7, data=[str(image)]).bundle.options == {"precision": "bf16"}
+    engine = build(write, tmp_path, max_drop=0.69, data=[str(image)])
+    assert engine.bundle.tuning["candidates"]["refused"] == {"b bf16": "costs 0.70 points"}
+    assert engine.bundle.options == {}
+
+
+@pytest.mark.usefixtures("fakes")
+def test_max_drop_needs_images_and_a_choice(write: Write, tmp_path: Path) -> None:
+    with pytest.raises(CalibrationError, match="none are named"):
+        build(write, tmp_path, max_drop=1.0)
+    with pytest.raises(DncError, match="does not choose by accuracy"):
+        build(write, tmp_path, max_drop=1.0, precision="bf16")
+
+
+def test_candidates() -> None:
+    assert [each.title for each in Cpu().candidates()] == ["onnx", "openvino"]
+    both = ["onnx", "openvino", "openvino bf16", "onnx mixed", "openvino mixed"]
+    assert [each.title for each in Cpu().candidates(("bf16", "mixed"))] == both
+    assert [each.title for each in Cpu({"precision": "fp16"}).candidates(("bf16",))] == ["onnx fp16", "openvino fp16"]
 
 
 @pytest.mark.usefixtures("fakes")
