@@ -20,7 +20,7 @@ from dnc.autotune import autotune as tune
 from dnc.bundle import Bundle, write_folder
 from dnc.calibration import Calibration
 from dnc.choose import Candidate, choose
-from dnc.dataset import Dataset, read_dataset
+from dnc.dataset import Dataset, read_dataset, read_names
 from dnc.decode import ClassifierHead, Head
 from dnc.errors import CalibrationError, DncError, TargetError, WeightsError, close_match
 from dnc.layers.base import layer_value
@@ -376,39 +376,32 @@ def find_labels(cfg: Path, labels: str | PathLike[str] | None, heads: Sequence[H
     as many lines as there are classes; else the zoo's for a network of that name; else none.
 
     Raises:
-        DncError: the file given cannot be read, or has another number of lines than there are classes.
+        DncError: the file given cannot be read, is empty, or has another number of lines than there are classes.
     """
     if not heads:
         return ()
     classes = heads[-1].classes
     if labels is not None:
-        names = _names(Path(labels))
+        names = read_names(labels)
         if len(names) != classes:
             raise DncError(f"{len(names)} labels for {classes} classes", labels, "one class name a line")
         return names
     own = cfg.with_suffix(".names")
-    if own.is_file() and len(names := _names(own)) == classes:
+    if own.is_file() and len(names := read_names(own)) == classes:
         return names
     beside = []
     for path in sorted(cfg.parent.glob("*.names")):
         # Nobody asked for these files: one that cannot be read is no error.
         with suppress(DncError):
-            beside.append(_names(path))
+            beside.append(read_names(path))
     fitting = [names for names in beside if len(names) == classes]
     if len(fitting) == 1:
         return fitting[0]
     for entry in zoo.entries():
         path = Path(__file__).parent / "data" / f"{entry.labels}.names"
-        if Path(entry.cfg).stem == cfg.stem and path.is_file() and len(names := _names(path)) == classes:
+        if Path(entry.cfg).stem == cfg.stem and path.is_file() and len(names := read_names(path)) == classes:
             return names
     return ()
-
-
-def _names(path: Path) -> tuple[str, ...]:
-    try:
-        return tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
-    except (OSError, UnicodeDecodeError) as error:
-        raise DncError(f"cannot read the labels: {error}", path, "a text file with one class name a line") from error
 
 
 def _heads(network: Network) -> tuple[Head, ...]:

@@ -173,11 +173,17 @@ def read_data(path: str | PathLike[str]) -> DataFile:
 
 
 def read_names(path: str | PathLike[str]) -> tuple[str, ...]:
-    """One class name a line; blank lines do not count. Raises DatasetError if there are none to read."""
-    names = tuple(text for _, text in _lines(Path(path)))
+    """One class name a line; blank lines do not count. Raises DatasetError if there are none to read, or no text."""
+    names = []
+    for where, text in _lines(Path(path)):
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise DatasetError("this name is not in UTF-8", where, "one class name a line") from error
+        names.append(text)
     if not names:
         raise DatasetError("there is no name in this file", path, "one class name a line")
-    return names
+    return tuple(names)
 
 
 def images(
