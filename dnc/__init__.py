@@ -12,20 +12,26 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dnc.compiler import compile as compile
+    from dnc.convert import to_supervision as to_supervision
+    from dnc.decode import Classification as Classification
+    from dnc.decode import Detection as Detection
     from dnc.errors import DncError as DncError
     from dnc.network import Network as Network
     from dnc.runtime import Engine as Engine
     from dnc.runtime import load as load
 
 __version__ = "0.1.0"
-__all__ = ["DncError", "Engine", "Network", "compile", "load"]
+__all__ = ["Classification", "Detection", "DncError", "Engine", "Network", "compile", "load", "to_supervision"]
 
 _HOMES = {
+    "Classification": "dnc.decode",
+    "Detection": "dnc.decode",
     "DncError": "dnc.errors",
     "Engine": "dnc.runtime",
     "Network": "dnc.network",
     "compile": "dnc.compiler",
     "load": "dnc.runtime",
+    "to_supervision": "dnc.convert",
 }
 
 

@@ -37,11 +37,14 @@ from dnc.decode import Head, head_from_json
 from dnc.errors import BundleError
 from dnc.preprocess import Preprocessing
 
-__all__ = ["Bundle", "read_bundle", "write_folder"]
+__all__ = ["Bundle", "parse_manifest", "read_bundle", "write_folder"]
 
 SCHEMA = 1
 MANIFEST = "engine.json"
 LABELS = "labels.txt"
+MANIFEST_LIMIT = 16 << 20
+"""Bytes; those of the largest network in cfg/ are 20,000."""
+_DAMAGED = "the engine is damaged: build it again"
 _TRIES = 100
 _OPTIONAL = ("labels", "tuning", "options", "report")
 """What engine.json need not say: the labels are a file of their own, engines of before lack the rest."""
@@ -142,40 +145,71 @@ def read_bundle(folder: str | Path) -> Bundle:
     """
     folder = Path(folder)
     manifest = folder / MANIFEST
-    damaged = "the engine is damaged: build it again"
     try:
-        fields = json.loads(manifest.read_text(encoding="utf-8"))
+        _check_regular(manifest)
+        with manifest.open("rb") as file:
+            content = file.read(MANIFEST_LIMIT + 1)
     except FileNotFoundError:
         what = "has no engine.json" if folder.is_dir() else "does not exist"
         raise BundleError(f"not an engine: the folder {what}", folder, "make one with `dnc compile`") from None
     except NotADirectoryError:
         raise BundleError("not an engine: a file, not a folder", folder, "make one with `dnc compile`") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise BundleError(f"cannot read engine.json: {error}", manifest, damaged) from error
-    schema = fields.get("schema") if isinstance(fields, dict) else None
-    if type(schema) is not int or schema < 1:
-        raise BundleError("engine.json has no schema number", manifest, damaged)
-    if schema > SCHEMA:
-        newer = f"the engine has schema {schema}, this dnc reads up to {SCHEMA}"
-        raise BundleError(newer, manifest, "a newer dnc made it: update dnc, or build the engine again")
-    if fields.get("sha256") != _digest_of(fields):
-        raise BundleError("engine.json was changed after it was written", manifest, damaged)
-    files = fields.get("files")
-    if not _fits(files, Mapping[str, Mapping[str, Any]]):
-        raise BundleError("engine.json lists no files", manifest, damaged)
+    except (OSError, ValueError) as error:
+        raise BundleError(f"cannot read engine.json: {_reason(error)}", manifest, _DAMAGED) from error
+    fields = parse_manifest(content, manifest)
+    files = fields["files"]
     for name, expected in files.items():
         path = folder / name
-        if name in ("", ".", "..") or Path(name).name != name or "\\" in name:
-            raise BundleError(f"engine.json names a file outside the folder: {name}", manifest, damaged)
         try:
+            _check_regular(path)
             size = path.stat().st_size
-            if size != expected.get("size"):
-                raise BundleError(f"{name} has {size} bytes, not {expected.get('size')}", path, damaged)
-            if _digest(path) != expected.get("sha256"):
-                raise BundleError(f"the contents of {name} have changed", path, damaged)
+            if size != expected["size"]:
+                raise BundleError(f"{name} has {size} bytes, not {expected['size']}", path, _DAMAGED)
+            if _digest(path) != expected["sha256"]:
+                raise BundleError(f"the contents of {name} have changed", path, _DAMAGED)
         except (OSError, ValueError) as error:
-            raise BundleError(f"cannot read {name}: {_reason(error)}", path, damaged) from error
+            raise BundleError(f"cannot read {name}: {_reason(error)}", path, _DAMAGED) from error
     return Bundle.from_json(fields, _read_labels(folder / LABELS) if LABELS in files else (), manifest)
+
+
+def parse_manifest(content: bytes, where: Path) -> dict[str, Any]:
+    """What engine.json says, when it is known to be what a dnc wrote that is not newer; `files` are then names without
+    a folder, each with its size and sha256.
+
+    Raises:
+        BundleError: it is too long, no JSON, damaged, newer, or names a file outside of the engine.
+    """
+    if len(content) > MANIFEST_LIMIT:
+        raise BundleError(f"engine.json is longer than {MANIFEST_LIMIT >> 20} MiB", where, _DAMAGED)
+    try:
+        fields = json.loads(content.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise BundleError(f"cannot read engine.json: {error}", where, _DAMAGED) from error
+    schema = fields.get("schema") if isinstance(fields, dict) else None
+    if type(schema) is not int or schema < 1:
+        raise BundleError("engine.json has no schema number", where, _DAMAGED)
+    if schema > SCHEMA:
+        newer = f"the engine has schema {schema}, this dnc reads up to {SCHEMA}"
+        raise BundleError(newer, where, "a newer dnc made it: update dnc, or build the engine again")
+    if fields.get("sha256") != _digest_of(fields):
+        raise BundleError("engine.json was changed after it was written", where, _DAMAGED)
+    files = fields.get("files")
+    if not _fits(files, Mapping[str, Mapping[str, Any]]):
+        raise BundleError("engine.json lists no files", where, _DAMAGED)
+    for name, expected in files.items():
+        # A colon is a drive or a stream on some systems.
+        if name in ("", ".", "..", MANIFEST) or Path(name).name != name or set(name) & set("\\:"):
+            raise BundleError(f"engine.json names a file outside the folder: {name}", where, _DAMAGED)
+        size = expected.get("size")
+        if type(size) is not int or size < 0 or not isinstance(expected.get("sha256"), str):
+            raise BundleError(f"engine.json does not say what {name} is", where, _DAMAGED)
+    return dict(fields)
+
+
+def _check_regular(path: Path) -> None:
+    """Raises OSError for a pipe or a device, whose end a reader might wait for."""
+    if not path.is_file() and path.exists():
+        raise OSError(errno.EINVAL, "no file", str(path))
 
 
 def _read_labels(path: Path) -> tuple[str, ...]:
@@ -201,7 +235,7 @@ def _fits(value: Any, kind: Any) -> bool:
         each = isinstance(value, Mapping) and all(_fits(item, inner[1]) for item in value.values())
         return each and all(isinstance(key, str) for key in value)
     if kind in (int, float):
-        return type(value) in (int, kind) and math.isfinite(value) and (type(value) is float or abs(value) < 2**31)
+        return type(value) in (int, kind) and (math.isfinite(value) if type(value) is float else abs(value) < 2**31)
     if not is_dataclass(value) or not isinstance(value, kind):
         return isinstance(value, kind)
     hints = get_type_hints(type(value))

@@ -81,12 +81,30 @@ class Detection:
     center_y: float
     width: float
     height: float
+    image_size: tuple[int, int] | None = None
+    """(width, height) of the image in pixels; None where nobody said."""
 
-    def pixels(self, image_width: int, image_height: int) -> tuple[int, int, int, int]:
-        """(left, top, right, bottom) on an image of this size: draw_detections_v3.
+    @property
+    def box(self) -> tuple[float, float, float, float]:
+        """(left, top, right, bottom) in pixels of the image, clipped to it and not rounded, so that right - left is the
+        width. Raises ValueError where the size of the image is not known."""
+        width, height = self._size_of_image()
+        across, down = self.width / 2, self.height / 2
+        return (
+            min(max(0.0, (self.center_x - across) * width), float(width)),
+            min(max(0.0, (self.center_y - down) * height), float(height)),
+            min(max(0.0, (self.center_x + across) * width), float(width)),
+            min(max(0.0, (self.center_y + down) * height), float(height)),
+        )
 
-        Whole pixels of the image, truncated and clipped; right and bottom are included.
+    def pixels(self, image_width: int | None = None, image_height: int | None = None) -> tuple[int, int, int, int]:
+        """(left, top, right, bottom) on an image of this size, its own if not given: draw_detections_v3.
+
+        Whole pixels of the image, truncated and clipped; right and bottom are included. Raises ValueError where the
+        size of the image is not known.
         """
+        if image_width is None or image_height is None:
+            image_width, image_height = self._size_of_image()
 
         def pixel(place: float, size: int) -> int:
             return int(min(max(0, place * size), size - 1))
@@ -98,8 +116,16 @@ class Detection:
             pixel(self.center_y + self.height / 2, image_height),
         )
 
+    def _size_of_image(self) -> tuple[int, int]:
+        if self.image_size is None:
+            raise ValueError("the size of the image is not known; give it to pixels()")
+        return self.image_size
+
     def to_json(self) -> dict[str, Any]:
-        """An entry of `objects` as `detector test -out` writes it: detection_to_json."""
+        """An entry of `objects` as `detector test -out` writes it: detection_to_json. Where the size of the image is
+        known it has `pixels` besides."""
+        sides = ("left", "top", "right", "bottom")
+        pixels = {"pixels": dict(zip(sides, self.pixels(), strict=True))} if self.image_size is not None else {}
         return {
             "class_id": self.class_id,
             "name": self.label,
@@ -110,6 +136,7 @@ class Detection:
                 "height": self.height,
             },
             "confidence": self.confidence,
+            **pixels,
         }
 
 
@@ -421,13 +448,15 @@ def detections(
     iou: float = 0.45,
     transform: BoxTransform | None = None,
     labels: Sequence[str] = (),
+    image_size: tuple[int, int] | None = None,
 ) -> list[Detection]:
     """What one image shows, by descending confidence: test_detector, from get_network_boxes on.
 
     `heads` are in the order of the cfg; `outputs` has what each of them reads under its `output` name, as
     `BoxHead.candidates` takes it; `transform` maps boxes to the image, before the suppression as in Darknet.
     There is a detection for each box and class whose score exceeds `confidence`, as in Darknet's JSON; a
-    class whose label starts with "dont_show" is left out, one without a label goes by its number.
+    class whose label starts with "dont_show" is left out, one without a label goes by its number. `image_size`
+    becomes that of the detections.
 
     Kind and beta of the suppression are those of the last head, as in the command line's test_detector. The
     C++ `Detector` class of Darknet differs: it ignores nms_kind and takes do_nms_sort, that is, "default".
@@ -444,7 +473,7 @@ def detections(
             )
     parts = [head.candidates(outputs[head.output], confidence) for head in heads]
     candidates = Candidates(*map(np.concatenate, zip(*parts, strict=True)))
-    return _suppress(candidates, last, confidence, iou, transform, labels)
+    return _suppress(candidates, last, confidence, iou, transform, labels, image_size)
 
 
 def _suppress(
@@ -454,6 +483,7 @@ def _suppress(
     iou: float,
     transform: BoxTransform | None,
     labels: Sequence[str],
+    image_size: tuple[int, int] | None,
 ) -> list[Detection]:
     """Maps the boxes to the image, suppresses them as the head says, and lists what is left."""
     if transform is not None:
@@ -461,14 +491,20 @@ def _suppress(
     kind, beta = head.nms
     scores = non_maximum_suppression(candidates, kind, iou, beta)
     box, class_id = np.nonzero(scores > np.float32(confidence))
-    return _listed(class_id, scores[box, class_id], candidates.boxes[box], labels)
+    return _listed(class_id, scores[box, class_id], candidates.boxes[box], labels, image_size)
 
 
-def _listed(class_ids: Indices, scores: Floats, boxes: Floats, labels: Sequence[str]) -> list[Detection]:
+def _listed(
+    class_ids: Indices,
+    scores: Floats,
+    boxes: Floats,
+    labels: Sequence[str],
+    image_size: tuple[int, int] | None,
+) -> list[Detection]:
     ranked = np.argsort(-scores, kind="stable")
     found = (
-        Detection(index, _label(labels, index), value, *place)
-        for index, value, place in zip(
+        Detection(index, _label(labels, index), value, x, y, width, height, image_size)
+        for index, value, (x, y, width, height) in zip(
             class_ids[ranked].tolist(), scores[ranked].tolist(), boxes[ranked].tolist(), strict=True
         )
     )
@@ -574,6 +610,7 @@ def from_graph(
     iou: float = 0.45,
     transform: BoxTransform | None = None,
     labels: Sequence[str] = (),
+    image_size: tuple[int, int] | None = None,
 ) -> list[Detection]:
     """As `detections`, for a graph that has decoded the boxes itself.
 
@@ -583,9 +620,9 @@ def from_graph(
     """
     if len(outputs) == 1:
         rows = outputs[0][outputs[0][:, 0] == position]
-        return _listed(rows[:, 1].astype(np.intp), rows[:, 2], rows[:, 3:], labels)
+        return _listed(rows[:, 1].astype(np.intp), rows[:, 2], rows[:, 3:], labels, image_size)
     boxes, scores = outputs[0][position], _above(outputs[1][position], confidence)
     kept = np.flatnonzero(scores.any(axis=1))
     points = np.zeros(len(kept), np.uint8)
     candidates = Candidates(boxes[kept], scores[kept].max(axis=1, initial=0), scores[kept], points)
-    return _suppress(candidates, head, confidence, iou, transform, labels)
+    return _suppress(candidates, head, confidence, iou, transform, labels, image_size)

@@ -1,4 +1,5 @@
-"""A file that appears whole or not at all: written beside its place, then renamed."""
+"""Where files are kept for the user, and a file that appears whole or not at all: written beside its place, then
+renamed."""
 
 from __future__ import annotations
 
@@ -11,7 +12,13 @@ from typing import IO
 
 from dnc.errors import DncError
 
-__all__ = ["whole_file"]
+__all__ = ["cache_dir", "whole_file"]
+
+
+def cache_dir() -> Path:
+    """The folder for what was fetched, and for what can be made again; it need not exist yet."""
+    chosen = os.environ.get("DNC_CACHE")
+    return Path(chosen).expanduser() if chosen else Path.home() / ".cache" / "dnc"
 
 
 @contextmanager

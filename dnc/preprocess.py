@@ -26,6 +26,7 @@ least twice as tall as wide: one value in five of a photograph then differs, nea
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import io
 import os
 from collections.abc import Mapping
@@ -430,7 +431,8 @@ def read_image(source: str | os.PathLike[str] | bytes, channels: int = 3) -> Pix
 def _is_whole(content: bytes) -> bool:
     """Whether the end of a JPEG or PNG file is there."""
     if content.startswith(b"\xff\xd8"):
-        return b"\xff\xd9" in content[-256:]
+        # Cameras write more behind the end; a thumbnail, which has an end of its own, comes before the last scan.
+        return content.rfind(b"\xff\xd9") > content.rfind(b"\xff\xda")
     return content.startswith(b"\x89PNG") and b"IEND" in content[-64:]
 
 
@@ -439,8 +441,11 @@ def _read_with_pillow(content: bytes, channels: int, where: str | None) -> Pixel
     try:
         from PIL import Image
     except ImportError as error:
-        hint = "pip install libstb pillow"
-        raise ImageError("cannot read the image without libstb or Pillow", where, hint) from error
+        if importlib.util.find_spec("libstb") is None:
+            hint = "pip install libstb pillow"
+            raise ImageError("cannot read the image without libstb or Pillow", where, hint) from error
+        what = "cannot read the image: it is damaged, no image, or of a format that takes Pillow"
+        raise ImageError(what, where, "pip install pillow for WebP, TIFF and others") from error
     mode = {1: "L", 3: "RGB", 4: "RGBA"}[channels]
     try:
         with Image.open(io.BytesIO(content)) as image:

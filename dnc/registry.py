@@ -45,7 +45,17 @@ class Registry(Mapping[str, _Class]):
         return self._classes
 
     def __getitem__(self, name: str) -> _Class:
-        return self._scan()[name]
+        if name not in self._classes and not self._scanned:
+            self._import_alone(name)
+        return self._classes[name] if name in self._classes else self._scan()[name]
+
+    def _import_alone(self, name: str) -> None:
+        """Imports the module that is called like the plug-in, if there is one: an app that runs an engine waits for no
+        other target."""
+        module = name.replace("-", "_")
+        package = importlib.import_module(self._package)
+        if any(found.name == module for found in pkgutil.iter_modules(package.__path__)):
+            importlib.import_module(f"{self._package}.{module}")
 
     def __iter__(self) -> Iterator[str]:
         return iter(sorted(self._scan()))

@@ -47,6 +47,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from dnc.errors import DncError, ZooError, close_match
+from dnc.files import cache_dir
 from dnc.recorded import read_recorded, write_recorded
 
 __all__ = [
@@ -207,12 +208,6 @@ def find(name: str) -> Entry:
         hint = close_match(name, known) or "known: " + ", ".join(sorted(known))
         raise ZooError(f"no published weights called '{name}'", hint=hint)
     return known[name]
-
-
-def cache_dir() -> Path:
-    """The folder that fetched weights are kept in; it need not exist yet."""
-    chosen = os.environ.get("DNC_CACHE")
-    return Path(chosen).expanduser() if chosen else Path.home() / ".cache" / "dnc"
 
 
 def cached(entry: Entry) -> Path | None:

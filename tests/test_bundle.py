@@ -175,7 +175,7 @@ def test_no_engine(tmp_path: Path) -> None:
     refused(tmp_path / "missing", "the folder does not exist", "make one with `dnc compile`")
     refused(tmp_path, "the folder has no engine.json")
     (tmp_path / "file").write_text("x")
-    refused(tmp_path / "file", "a file, not a folder")
+    refused(tmp_path / "file", "a file that is no package")
 
 
 NO_MANIFEST = {

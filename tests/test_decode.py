@@ -569,3 +569,17 @@ def test_darknets_gaussian_map_has_an_uncertainty_after_each_coordinate() -> Non
     # Darknet's activations, in float32, against those of this test.
     np.testing.assert_allclose(got.scores, scores, rtol=1e-5)
     np.testing.assert_allclose(got.boxes[:, 2:], sizes, rtol=1e-5)
+
+
+def test_boxes_in_pixels() -> None:
+    """Clipped to the image, not rounded; where nobody says how large it is, that is an error and not a guess."""
+    known = Detection(3, "dog", 0.5, 0.25, 0.5, 0.75, 0.25, (40, 20))
+    assert known.box == (0.0, 7.5, 25.0, 12.5)
+    assert known.pixels() == known.pixels(40, 20) == (0, 7, 25, 12)
+    assert known.pixels(80, 40) == (0, 15, 50, 25)
+    assert known.to_json()["pixels"] == {"left": 0, "top": 7, "right": 25, "bottom": 12}
+    unknown = Detection(3, "dog", 0.5, 0.25, 0.5, 0.75, 0.25)
+    assert "pixels" not in unknown.to_json()
+    for ask in (lambda: unknown.box, unknown.pixels):
+        with pytest.raises(ValueError, match="the size of the image is not known"):
+            ask()

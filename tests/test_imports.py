@@ -18,6 +18,9 @@ ROOT = Path(__file__).parent.parent
 EXTRAS = ("onnxruntime", "openvino", "tvm", "libusb_package", "tensorrt", "torch", "cv2", "scipy", "onnxscript")
 """What is in no dependency of the base install."""
 
+IN_TVM = ("dnc.tvm.schedules", "dnc.tvm.gpu.schedules")
+"""Packages that write TVM's own representation, expression by expression: only a compilation for TVM imports them."""
+
 BLOCK = """
 import sys
 class Blocked:
@@ -47,7 +50,7 @@ def test_all_modules_are_found() -> None:
 
 def test_every_module_imports_without_extras() -> None:
     code = "import importlib\nfor name in sys.argv[1:]: importlib.import_module(name)\nprint('all')"
-    result = run(code, *modules())
+    result = run(code, *(name for name in modules() if not name.startswith(IN_TVM)))
     assert (result.stdout, result.stderr) == ("all\n", "")
 
 

@@ -11,10 +11,13 @@ import sys
 import sysconfig
 import venv
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
+from dnc.network import Network
+from dnc.package import package
 from dnc.weights import write_weights
 from tests.networks import TINY
 
@@ -26,15 +29,18 @@ pytestmark = pytest.mark.slow
 def sources() -> set[str]:
     """What the wheel has of this checkout, by its names there."""
     found = {f"dnc/{path.relative_to(ROOT / 'dnc')}" for path in (ROOT / "dnc").rglob("*.py")}
-    for folder, package in (("passes", "passes"), ("targets", "targets")):
-        found |= {f"dnc/{package}/{path.name}" for path in (ROOT / folder).glob("*.py")}
+    for folder, name in (("passes", "passes"), ("targets", "targets")):
+        found |= {f"dnc/{name}/{path.name}" for path in (ROOT / folder).glob("*.py")}
     found |= {f"dnc/cfgs/{path.name}" for path in (ROOT / "cfg").glob("*.cfg")}
     found |= {f"dnc/data/{path.name}" for path in (ROOT / "dnc" / "data").iterdir() if path.is_file()}
-    return found | {"dnc/zoo.json"}
+    found |= {f"dnc/embed/{path.relative_to(ROOT / 'embed')}" for path in (ROOT / "embed").rglob("*") if path.is_file()}
+    return found | {"dnc/zoo.json", "dnc/depthwise_cuda.json"}
 
 
-def python(environment: Path, *arguments: object, **options: object) -> subprocess.CompletedProcess[str]:
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+def python(
+    environment: Path, *arguments: object, more: Mapping[str, str] | None = None, **options: object
+) -> subprocess.CompletedProcess[str]:
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")} | dict(more or {})
     command = [str(environment / "bin" / "python"), *map(str, arguments)]
     return subprocess.run(command, env=clean, capture_output=True, text=True, **options)  # type: ignore[call-overload, no-any-return]
 
@@ -87,9 +93,11 @@ def test_metadata(wheel: Path) -> None:
     assert "License-Expression: MIT\n" in text
     assert any(name.endswith("licenses/LICENSE") for name in archive.namelist())
     base = set(re.findall(r"^Requires-Dist: ([\w.-]+)(?!.*extra ==)", text, re.MULTILINE))
-    # onnxruntime is an extra: there are several, of which one may be installed.
-    assert not any(name.startswith("onnxruntime") for name in base)
-    assert {"click", "numpy", "onnx", "onnx-ir", "rich"} <= base
+    # The runtime's alone; an engine's library is an extra: there are several, of which one may be installed.
+    assert base == {"libstb", "numpy"}
+    extras = set(re.findall(r"^Provides-Extra: (\S+)", text, re.MULTILINE))
+    targets = {"onnx", "openvino", "cuda", "tvm"}
+    assert targets | {f"runtime-{name}" for name in targets} | {"compiler", "myriad", "all", "dev"} <= extras
 
 
 def test_source_distribution(place: Path, environment: Path, wheel: Path) -> None:
@@ -138,8 +146,6 @@ print(json.dumps([sorted(passes), sorted(targets), len(zoo.entries()), cfgs]))
     assert "onnx" in known_targets
     assert entries > 3
     assert len(layers) > 3
-    from dnc.network import Network
-
     network = Network.parse(TINY).with_random_weights(0)
     (folder / "tiny.cfg").write_text(TINY)
     with (folder / "tiny.weights").open("wb") as file:
@@ -155,3 +161,62 @@ def test_this_environment_is_no_part_of_it(installed: Path) -> None:
     result = python(installed, "-c", "import dnc; print(dnc.__file__)", cwd="/")
     assert str(ROOT) not in result.stdout
     assert sys.prefix not in result.stdout
+
+
+COMPILER = ("click", "onnx", "onnx-ir", "pillow", "rich")
+"""What an app that runs engines need not have."""
+
+
+@pytest.mark.network
+@pytest.mark.parametrize(("target", "library"), [("onnx", "onnxruntime"), ("openvino", "openvino")])
+def test_runtime_alone(target: str, library: str, place: Path, wheel: Path, tmp_path: Path) -> None:
+    """`pip install darknet-compiler[runtime-TARGET]` in an environment of its own: numpy, the decoder of images and the
+    engine's library; a folder and a package give this environment's boxes, from a JPEG file on."""
+    import dnc
+
+    pytest.importorskip(library)
+    network = Network.parse(TINY).with_random_weights(0)
+    cfg = tmp_path / "tiny.cfg"
+    cfg.write_text(TINY)
+    with cfg.with_suffix(".weights").open("wb") as file:
+        write_weights(file, network.layers, network.arrays)
+    engine = dnc.compile(cfg, target=target, out=tmp_path / "tiny.engine")
+    package(engine.folder, tmp_path / "tiny.dnc")
+    photograph = ROOT / "dnc" / "data" / "photograph.jpg"
+    expected = [box.to_json() for box in engine.detect(photograph, confidence=0.1)]
+    assert expected
+    venv.create(tmp_path / "venv", with_pip=True)
+    result = python(tmp_path / "venv", "-m", "pip", "install", "--quiet", f"{wheel}[runtime-{target}]")
+    if result.returncode:
+        pytest.skip(f"{library} cannot be fetched")
+    listed = json.loads(python(tmp_path / "venv", "-m", "pip", "list", "--format=json").stdout)
+    installed = {each["name"].lower() for each in listed}
+    assert {"numpy", "libstb", library} <= installed
+    assert not {*COMPILER, "sympy"} & installed
+    code = """
+import asyncio, json, sys, dnc
+for path in sys.argv[2:]:
+    with dnc.load(path) as engine:
+        found = engine.detect(sys.argv[1], confidence=0.1)
+        assert list(engine.stream([sys.argv[1]] * 3, confidence=0.1)) == [found] * 3
+        assert asyncio.run(engine.detect_async(sys.argv[1], confidence=0.1)) == found
+    print(json.dumps([box.to_json() for box in found]))
+"""
+    clean = {"DNC_CACHE": str(tmp_path / "cache")}
+    found = python(tmp_path / "venv", "-c", code, photograph, engine.folder, tmp_path / "tiny.dnc", cwd="/", more=clean)
+    assert found.returncode == 0, found.stderr
+    for line in found.stdout.splitlines():
+        for box, right in zip(json.loads(line), expected, strict=True):
+            assert box["name"] == right["name"]
+            # Another version of a library may round otherwise.
+            assert box["confidence"] == pytest.approx(right["confidence"], abs=1e-4)
+            assert box["pixels"] == pytest.approx(right["pixels"], abs=1)
+    command = subprocess.run([tmp_path / "venv" / "bin" / "dnc", "info", "x"], capture_output=True, text=True)
+    only = 'only the runtime is installed; the commands need: pip install "darknet-compiler[compiler]"'
+    assert (command.returncode, command.stdout, command.stderr) == (1, "", f"dnc: error: {only}\n")
+    # What stb_image does not read says what to install.
+    (tmp_path / "bad.jpg").write_bytes(photograph.read_bytes()[:5000])
+    code = "import dnc, sys; dnc.load(sys.argv[1]).detect(sys.argv[2])"
+    found = python(tmp_path / "venv", "-c", code, engine.folder, tmp_path / "bad.jpg", cwd="/")
+    assert "ImageError: cannot read the image: it is damaged" in found.stderr
+    assert "pip install pillow" in found.stderr

@@ -464,6 +464,23 @@ def test_damaged_files_are_refused(kind: str, tmp_path: Path) -> None:
         assert caught.value.where == str(path)
 
 
+def test_what_cameras_write_behind_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A preview, or data of their own; and a thumbnail with an end of its own before the picture. Without Pillow, which
+    the runtime does not bring."""
+    image = Image.fromarray(pixels(12, 64, 64, 3))
+    content = encoded(image, "JPEG")
+    thumbnail = encoded(image.resize((8, 8)), "JPEG")
+    application = b"\xff\xe1" + (len(thumbnail) + 2).to_bytes(2, "big") + thumbnail
+    with_thumbnail = content[:2] + application + content[2:]
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    expected = read_image(content)
+    for whole in (content + bytes(1000), content + content, with_thumbnail, with_thumbnail + bytes(1000)):
+        np.testing.assert_array_equal(read_image(whole), expected)
+    with pytest.raises(ImageError, match="or of a format that takes Pillow") as caught:
+        read_image(with_thumbnail[:-100])
+    assert "pip install pillow" in caught.value.hint
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.data())
 def test_flipped_bytes_never_escape_as_another_error(data: st.DataObject) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import subprocess
 import sys
 import textwrap
 from collections.abc import Callable, Iterator
@@ -97,3 +98,18 @@ def test_folders() -> None:
             assert name == each.name
             assert name == name.lower()
             assert each.__doc__
+
+
+def test_one_plug_in_is_found_without_the_others() -> None:
+    code = """
+import subprocess
+import sys
+from dnc.targets import targets
+assert targets["onnx"].name == "onnx"
+print(sorted(name for name in sys.modules if name.startswith("dnc.targets.") and not name.endswith(".base")))
+for name in ("", ".", "os", "base", "..errors", "a.b"):
+    assert name not in targets
+print(len(targets) > 3)
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.stdout == "['dnc.targets.onnx']\nTrue\n", result.stderr

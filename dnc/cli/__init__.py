@@ -34,6 +34,10 @@ _BUG = 70
 """Exit code for what is not the user's fault (sysexits.h: EX_SOFTWARE)."""
 
 
+_COMPILER = ("onnx", "onnx_ir", "PIL", "rich")
+"""What the extra `compiler` installs besides click."""
+
+
 class _Commands(click.Group):
     """Finds commands among the modules of this package."""
 
@@ -101,7 +105,12 @@ def main() -> None:
     except MemoryError:
         click.echo("dnc: error: there is not enough memory", err=True)
         sys.exit(1)
-    except Exception:
+    except Exception as error:
+        missing = error.name if isinstance(error, ModuleNotFoundError) else None
+        if missing in _COMPILER:
+            what = f'{missing} is not installed; the commands need: pip install "darknet-compiler[compiler]"'
+            click.echo(f"dnc: error: {what}", err=True)
+            sys.exit(1)
         import traceback
 
         traceback.print_exc()

@@ -74,17 +74,14 @@ def command(
             # A network for gray images does not make the picture gray.
             color = seen.pixels if seen.pixels.shape[2:] == (3,) else read_image(seen.path)
             save_picture(draw(color, seen.result), pictures[seen.path])
-        boxes = [box.pixels(width, height) for box in seen.result]
         if as_json:
-            objects = [
-                {**box.to_json(), "pixels": dict(zip(("left", "top", "right", "bottom"), place, strict=True))}
-                for box, place in zip(seen.result, boxes, strict=True)
-            ]
+            objects = [box.to_json() for box in seen.result]
             frames.append({"frame_id": len(frames) + 1, "filename": str(seen.path), "objects": objects})
             continue
         click.echo(f"{seen.path}: {width} x {height}, {seen.seconds * 1000:.1f} ms")
         longest = max((len(box.label) for box in seen.result), default=0)
-        for box, (left, top, right, bottom) in zip(seen.result, boxes, strict=True):
+        for box in seen.result:
+            left, top, right, bottom = box.pixels()
             place = f"{left:>5} {top:>5} {right:>5} {bottom:>5}"
             click.echo(f"  {box.label:<{longest}} {box.confidence:>6.1%} {place}")
     if as_json:

@@ -1,0 +1,51 @@
+"""dnc doctor"""
+
+from __future__ import annotations
+
+import click
+
+
+@click.command(epilog="Example: dnc doctor --json")
+@click.option("--json", "as_json", is_flag=True, help="Print an object.")
+@click.option(
+    "--seconds",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="X",
+    help="How long each target may take. [default: 120]",
+)
+def command(as_json: bool, seconds: float | None) -> None:
+    """Say what is installed, and which targets work.
+
+    Each target that is installed compiles a tiny network and runs it, in a process of its own. For what does not work,
+    the command that mends it is printed.
+    """
+    from dnc import doctor
+    from dnc.bench.machine import describe
+    from dnc.cli import print_json, progress
+    from dnc.report import Column, Table
+
+    with progress(not as_json) as tell:
+        found = doctor.examine(seconds or doctor.SECONDS, tell)
+    if as_json:
+        print_json(found)
+        return
+    click.echo(f"dnc {found['dnc']} in {found['folder']}")
+    for line in describe(found["machine"]):
+        click.echo(line)
+    click.echo(", ".join(f"{name} {number}" for name, number in found["packages"].items()))
+    click.echo("\n", nl=False)
+    columns = Column("target"), Column("state"), Column("what it says", folds=True), Column("to mend", folds=True)
+    table = Table(columns)
+    for each in found["targets"]:
+        said = "; ".join(filter(None, (each["device"], each["reason"])))
+        table.add(each["target"], each["state"], said, each["remedy"])
+    for each in found["toolchains"]:
+        table.add(f"toolchain {each['name']}", each["state"], each["reason"], each["remedy"])
+    table.show()
+    cache = found["cache"]
+    held = ", ".join(f"{kind} {size / 1e6:.1f} MB" for kind, size in cache["bytes"].items()) or "empty"
+    click.echo(f"\ncache {cache['folder']}: {held}" + (f"; not writable: {cache['remedy']}" if cache["remedy"] else ""))
+    for name, path in found["tools"].items():
+        click.echo(f"{name} {path}")
+    for warning in found["warnings"]:
+        click.echo(f"warning: {warning}", err=True)

@@ -1,0 +1,43 @@
+"""`dnc doctor`"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+import pytest
+
+from dnc import doctor
+from dnc.targets import targets
+from tests.conftest import Result
+
+Command = Callable[..., Result]
+
+
+@pytest.fixture(autouse=True)
+def _few(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "targets", {"onnx": targets["onnx"], "cuda": targets["cuda"]})
+    monkeypatch.setattr(targets["cuda"], "missing", lambda _: "onnxruntime-gpu")
+
+
+def test_text(command: Command) -> None:
+    result = command("doctor")
+    assert (result.code, result.err) == (0, "")
+    lines = {line.split()[0]: line for line in result.out.splitlines() if line}
+    assert lines["onnx"].split()[:3] == ["onnx", "works", "CPU"]
+    assert 'pip install "darknet-compiler[cuda]"' in lines["cuda"]
+    assert "cache" in lines
+
+
+def test_json(command: Command) -> None:
+    result = command("doctor", "--json", "--seconds", "60")
+    assert result.code == 0
+    found = json.loads(result.out)
+    assert {each["target"]: each["state"] for each in found["targets"]} == {"onnx": "works", "cuda": "missing"}
+
+
+def test_time_limit(command: Command) -> None:
+    result = command("doctor", "--seconds", "0.01")
+    assert result.code == 0
+    assert "no answer within 0 s" in result.out
+    assert command("doctor", "--seconds", "0").code == 2

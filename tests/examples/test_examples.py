@@ -1,0 +1,106 @@
+"""The examples, as far as a machine without cameras allows."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import dnc
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+Write = Callable[..., Path]
+
+
+def run(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(EXAMPLES / name), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=100)
+
+
+def test_webcam(write: Write, tmp_path: Path) -> None:
+    """A video of twelve frames in, one with boxes on them out."""
+    cv2 = pytest.importorskip("cv2")
+    engine = dnc.compile(write("yolo"), out=tmp_path / "e", target="onnx")
+    generator = np.random.default_rng(0)
+    video = cv2.VideoWriter(str(tmp_path / "in.avi"), cv2.VideoWriter.fourcc(*"MJPG"), 5, (64, 48))
+    if not video.isOpened():
+        pytest.skip("this OpenCV writes no videos")
+    for _ in range(12):
+        # Gray, so that what is green was drawn.
+        shade = np.kron(generator.integers(0, 256, (6, 8, 1), np.uint8), np.ones((8, 8, 3), np.uint8))
+        video.write(shade)
+    video.release()
+    result = run("webcam.py", engine.folder, tmp_path / "in.avi", "-o", tmp_path / "out.avi", "-c", "0.1")
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.startswith("12 frames, ")
+    copy = cv2.VideoCapture(str(tmp_path / "out.avi"))
+    frames = []
+    while (read := copy.read())[0]:
+        frames.append(read[1].astype(int))
+    assert len(frames) == 12
+    assert all((frame[:, :, 1] - frame[:, :, 0] > 60).any() for frame in frames)
+    result = run("webcam.py", engine.folder, tmp_path / "absent.avi")
+    assert result.returncode == 1
+    assert "cannot open" in result.stderr
+
+
+def test_oak_camera(tmp_path: Path) -> None:
+    """The pipeline of an engine of target myriad, whose blob no device loads here."""
+    depthai = pytest.importorskip("depthai")
+    if int(depthai.__version__.partition(".")[0]) != 2:
+        pytest.skip("the example is for DepthAI 2")
+    from dnc import toolchain
+
+    if toolchain.damage("myriad") != "":
+        pytest.skip("the toolchain is not installed: dnc toolchain install myriad")
+    from tests.conftest import _write
+    from tests.networks import TINY
+
+    cfg = _write(tmp_path, "tiny", TINY.replace("=16\n", "=32\n"))
+    engine = dnc.compile(cfg, out=tmp_path / "e", target="myriad", verify=False)
+    result = run("oak_camera.py", engine.folder, "--dry-run")
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.splitlines()[-1] == "ColorCamera -> DetectionNetwork -> XLinkOut"
+
+
+def test_oak_camera_reads_what_the_target_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a stand-in for DepthAI that records what it is told."""
+    told: list[tuple[str, tuple[object, ...]]] = []
+
+    class Recorder:
+        def __init__(self, path: str = "") -> None:
+            self._path = path
+
+        def __getattr__(self, name: str) -> Recorder:
+            return Recorder(f"{self._path}.{name}")
+
+        def __call__(self, *arguments: object) -> Recorder:
+            told.append((self._path, arguments))
+            return Recorder(self._path)
+
+    monkeypatch.setitem(sys.modules, "depthai", Recorder())
+    (tmp_path / "model.json").write_text(json.dumps({"color": "rgb"}))
+    specific = {"classes": 2, "coordinates": 4, "anchors": [1.0, 2.0], "anchor_masks": {"side4": [0]}}
+    specific |= {"iou_threshold": 0.4, "confidence_threshold": 0.3}
+    config = {"input_size": "64x48", "NN_specific_metadata": specific}
+    (tmp_path / "yolo.json").write_text(json.dumps({"nn_config": config, "mappings": {"labels": ["cat", "dog"]}}))
+    import importlib.util
+
+    spec = importlib.util.spec_from_file_location("oak_camera", EXAMPLES / "oak_camera.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    _, labels = module.build(tmp_path)
+    assert labels == ["cat", "dog"]
+    said = {path.rpartition(".")[2]: arguments for path, arguments in told}
+    assert said["setPreviewSize"] == (64, 48)
+    assert said["setNumClasses"] == (2,)
+    assert said["setAnchorMasks"] == ({"side4": [0]},)
+    assert said["setBlobPath"] == (str(tmp_path / "model.blob"),)
+    assert said["setConfidenceThreshold"] == (0.3,)
