@@ -1,0 +1,384 @@
+// Target tvm: model.so, run by TVM's runtime as dnc/tvm/session.py does. TVM keeps one pool of workers for each thread
+// that calls it, so the library never calls it in the application's threads, but in its own: as many as run at the
+// same time, each with a virtual machine. They share the code and the weights.
+
+#include <dlfcn.h>
+#include <tvm/ffi/container/array.h>
+#include <tvm/ffi/container/tensor.h>
+#include <tvm/ffi/extra/module.h>
+#include <tvm/ffi/function.h>
+
+#include <algorithm>
+#include <condition_variable>
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <fstream>
+#include <functional>
+#include <future>
+#include <mutex>
+#include <optional>
+#include <set>
+#include <sstream>
+#include <string>
+#include <thread>
+#include <utility>
+
+#include "backend.hpp"
+#include "error.hpp"
+#include "json.hpp"
+
+namespace dnc_runtime {
+
+namespace {
+
+namespace ffi = tvm::ffi;
+
+constexpr const char* again = "build the engine again";
+constexpr std::size_t alignment = 64;  // what LLVM was told of every array
+constexpr int pooled = 2;              // the allocator that keeps memory for the next run
+
+// The first line of what TVM says; the others are its stack.
+std::string reason(const std::exception& error) {
+    const std::string text = error.what();
+    return text.substr(0, text.find('\n'));
+}
+
+std::string read(const std::string& path) {
+    std::ifstream file(path, std::ios::binary);
+    std::ostringstream text;
+    text << file.rdbuf();
+    if (!file) throw Error(DNC_ERROR_TARGET, "cannot read the file", path, again);
+    return text.str();
+}
+
+std::vector<std::string> strings(const Json* value) {
+    std::vector<std::string> found;
+    const Json::Array* items = value == nullptr ? nullptr : value->array();
+    if (items == nullptr) return found;
+    for (const Json& item : *items) {
+        if (const std::string* text = item.string()) found.push_back(*text);
+    }
+    return found;
+}
+
+std::vector<std::string> names_of(const Json* values) {
+    std::vector<std::string> found;
+    const Json::Array* items = values == nullptr ? nullptr : values->array();
+    if (items == nullptr) return found;
+    for (const Json& item : *items) {
+        const Json* name = item.find("name");
+        found.push_back(name == nullptr || name->string() == nullptr ? "" : *name->string());
+    }
+    return found;
+}
+
+// What the first processor has, by Linux; nothing where that cannot be known.
+std::set<std::string> processor_flags() {
+    std::ifstream file("/proc/cpuinfo");
+    for (std::string line; std::getline(file, line);) {
+        if (line.rfind("flags", 0) != 0 && line.rfind("Features", 0) != 0) continue;
+        std::istringstream words(line.substr(line.find(':') + 1));
+        std::set<std::string> flags;
+        for (std::string word; words >> word;) flags.insert(word);
+        return flags;
+    }
+    return {};
+}
+
+const char* machine() {
+#if defined(__x86_64__)
+    return "x86_64";
+#elif defined(__aarch64__)
+    return "aarch64";
+#else
+    return "another architecture";
+#endif
+}
+
+// What model.json says of the machine that model.so is for, and of its inputs and outputs.
+struct About {
+    std::string mcpu;
+    std::vector<std::string> inputs;
+    std::vector<bool> shared;  // which outputs are memory of the graph's own
+
+    About(const Bundle& bundle, const std::string& path) {
+        const Json json = Json::parse(read(path));
+        const auto text = [&](const char* name) {
+            const Json* value = json.find(name);
+            const std::string* found = value == nullptr ? nullptr : value->string();
+            if (found == nullptr) throw Error(DNC_ERROR_TARGET, std::string("it lacks ") + name, path, again);
+            return *found;
+        };
+        mcpu = text("mcpu");
+        const std::string wanted = text("architecture");
+        if (wanted != machine()) {
+            throw Error(DNC_ERROR_TARGET, "the engine is for " + wanted + ", this machine is " + machine(),
+                        bundle.folder, "run it there, or build it again without --option triple");
+        }
+        const std::set<std::string> own = processor_flags();
+        std::string missing;
+        for (const std::string& flag : strings(json.find("cpuinfo"))) {
+            if (!own.empty() && own.count(flag) == 0) missing += (missing.empty() ? "" : ", ") + flag;
+        }
+        if (!missing.empty()) {
+            throw Error(DNC_ERROR_TARGET, "the engine is for " + mcpu + ": this processor lacks " + missing,
+                        bundle.folder, "build the engine again with --option mcpu=host, here, or mcpu=x86-64-v2 for any");
+        }
+        inputs = names_of(json.find("inputs"));
+        const std::vector<std::string> taken = strings(json.find("shared"));
+        for (const std::string& name : names_of(json.find("outputs"))) {
+            shared.push_back(std::find(taken.begin(), taken.end(), name) != taken.end());
+        }
+        if (shared.size() != bundle.outputs.size() + bundle.states.size()) {
+            throw Error(DNC_ERROR_TARGET, "the model's outputs are not those in engine.json", path, again);
+        }
+    }
+};
+
+// TVM's runtime in this process, which can have one: that which is there already, else the engine's.
+void load_runtime(const Bundle& bundle) {
+    static std::mutex mutex;
+    const std::lock_guard<std::mutex> lock(mutex);
+    // By default it binds the caller's thread to processors for good, and idle workers wait busily for milliseconds.
+    setenv("TVM_BIND_THREADS", "0", 0);
+    setenv("TVM_NUM_THREADS", std::to_string(std::max(1U, std::thread::hardware_concurrency())).c_str(), 0);
+    setenv("TVM_THREAD_POOL_SPIN_COUNT", "3000", 0);
+    if (ffi::Function::GetGlobal("runtime.config_threadpool").has_value()) return;
+    const std::string name = "libtvm_runtime.so";
+    const bool own = bundle.files.count(name) != 0;
+    const std::string path = own ? bundle.path(name) : name;
+    if (dlopen(path.c_str(), RTLD_NOW | RTLD_GLOBAL) == nullptr) {
+        const char* said = dlerror();
+        throw Error(DNC_ERROR_TARGET, std::string("TVM's runtime cannot be loaded: ") + (said == nullptr ? "" : said),
+                    bundle.folder, "build the engine with --option runtime=bundled");
+    }
+}
+
+// Memory that belongs to somebody else.
+struct Borrowed {
+    void* data;
+    void AllocData(DLTensor* tensor) const { tensor->data = data; }
+    void FreeData(DLTensor*) const {}
+};
+
+struct Allocated {
+    void AllocData(DLTensor* tensor) const {
+        const std::size_t size = (ffi::GetDataSize(*tensor) + alignment - 1) / alignment * alignment;
+        tensor->data = std::aligned_alloc(alignment, std::max(size, alignment));
+        if (tensor->data == nullptr) throw std::bad_alloc();
+    }
+    void FreeData(DLTensor* tensor) const { std::free(tensor->data); }
+};
+
+ffi::Tensor tensor_of(const Tensor& input) {
+    const DLDevice cpu{kDLCPU, 0};
+    const DLDataType real{kDLFloat, 32, 1}, byte{kDLUInt, 8, 1};
+    const DLDataType type = input.type == DNC_UINT8 ? byte : real;
+    const std::vector<std::int64_t> sides(input.shape.begin(), input.shape.end());
+    const ffi::ShapeView shape(sides.data(), sides.size());
+    // TVM does not write into inputs, but has no type for what is only read.
+    void* const data = const_cast<void*>(input.data);
+    if (reinterpret_cast<std::uintptr_t>(data) % alignment == 0) {
+        return ffi::Tensor::FromNDAlloc(Borrowed{data}, shape, type, cpu);
+    }
+    ffi::Tensor copy = ffi::Tensor::FromNDAlloc(Allocated(), shape, type, cpu);
+    std::memcpy(copy.data_ptr(), data, input.bytes());
+    return copy;
+}
+
+// A thread with a virtual machine and a pool of TVM's.
+class Worker {
+public:
+    Worker(const std::string& path, int threads) : thread_([this] { serve(); }) {
+        try {
+            submit([this, &path, threads] { open(path, threads); });
+        } catch (...) {
+            stop();
+            throw;
+        }
+    }
+
+    Worker(const Worker&) = delete;
+    Worker& operator=(const Worker&) = delete;
+
+    ~Worker() { stop(); }
+
+    ffi::Array<ffi::Tensor> run(const std::vector<ffi::Tensor>& inputs) {
+        std::optional<ffi::Array<ffi::Tensor>> outputs;
+        submit([&] {
+            std::vector<ffi::AnyView> arguments(inputs.begin(), inputs.end());
+            ffi::Any result;
+            main_->CallPacked(arguments.data(), static_cast<std::int32_t>(arguments.size()), &result);
+            outputs = result.cast<ffi::Array<ffi::Tensor>>();
+        });
+        return *outputs;
+    }
+
+private:
+    void open(const std::string& path, int threads) {
+        if (threads > 0) (*ffi::Function::GetGlobal("runtime.config_threadpool"))(1, threads);
+        const ffi::Module library = ffi::Module::LoadFromFile(path);
+        machine_ = (*library->GetFunction("vm_load_executable"))().cast<ffi::Module>();
+        (*(*machine_)->GetFunction("vm_initialization"))(static_cast<int>(kDLCPU), 0, pooled);
+        main_ = (*machine_)->GetFunction("main").value();
+    }
+
+    void serve() {
+        for (;;) {
+            std::packaged_task<void()> task;
+            {
+                std::unique_lock<std::mutex> lock(mutex_);
+                changed_.wait(lock, [this] { return stopped_ || task_.has_value(); });
+                if (!task_.has_value()) break;
+                task = std::move(*task_);
+                task_.reset();
+            }
+            task();
+        }
+        // What TVM made in this thread ends in it.
+        main_.reset();
+        machine_.reset();
+    }
+
+    void submit(const std::function<void()>& work) {
+        std::packaged_task<void()> task(work);
+        std::future<void> done = task.get_future();
+        {
+            const std::lock_guard<std::mutex> lock(mutex_);
+            task_ = std::move(task);
+        }
+        changed_.notify_one();
+        done.get();
+    }
+
+    void stop() {
+        {
+            const std::lock_guard<std::mutex> lock(mutex_);
+            stopped_ = true;
+        }
+        changed_.notify_one();
+        if (thread_.joinable()) thread_.join();
+    }
+
+    std::mutex mutex_;
+    std::condition_variable changed_;
+    std::optional<std::packaged_task<void()>> task_;
+    bool stopped_ = false;
+    std::optional<ffi::Module> machine_;
+    std::optional<ffi::Function> main_;
+    std::thread thread_;  // the last member: it uses the others
+};
+
+// Memory of TVM's, which belongs to nobody else, but for outputs that the graph takes over from elsewhere.
+class TvmOutputs : public Outputs {
+public:
+    TvmOutputs(const ffi::Array<ffi::Tensor>& given, const std::vector<bool>& shared) {
+        if (given.size() != shared.size()) {
+            throw Error(DNC_ERROR_TARGET, "the model's outputs are not those in engine.json", "", again);
+        }
+        for (std::size_t place = 0; place < shared.size(); ++place) {
+            ffi::Tensor tensor = given[static_cast<std::int64_t>(place)];
+            const DLDataType type = tensor.dtype();
+            if (type.code != kDLFloat || type.bits != 32) {
+                throw Error(DNC_ERROR_TARGET, "output " + std::to_string(place) + " of the model is no float32", "",
+                            again);
+            }
+            Shape shape;
+            for (const std::int64_t side : tensor.shape()) shape.push_back(static_cast<std::size_t>(side));
+            Tensor found{"", DNC_FLOAT32, shape, tensor.data_ptr()};
+            if (shared[place]) {
+                const auto* first = static_cast<const float*>(found.data);
+                copies_.emplace_back(first, first + found.bytes() / sizeof(float));
+                found.data = copies_.back().data();
+            } else {
+                held_.push_back(std::move(tensor));
+            }
+            tensors_.push_back(std::move(found));
+        }
+    }
+
+    const std::vector<Tensor>& tensors() const override { return tensors_; }
+
+private:
+    std::vector<ffi::Tensor> held_;
+    std::vector<std::vector<float>> copies_;
+    std::vector<Tensor> tensors_;
+};
+
+class TvmBackend : public Backend {
+public:
+    TvmBackend(const Bundle& bundle, const OpenOptions& given)
+        : path_(bundle.path("model.so")), threads_(given.threads), about_(bundle, bundle.path("model.json")) {
+        if (!given.options.empty()) {
+            const std::string option = given.options.begin()->first + "=" + given.options.begin()->second;
+            throw Error(DNC_ERROR_ARGUMENT, "target tvm takes no options when an engine is opened", bundle.folder,
+                        "`dnc compile --option " + option + "`");
+        }
+        load_runtime(bundle);
+        try {
+            // The first one shows whether the engine loads at all.
+            free_.push_back(std::make_unique<Worker>(path_, threads_));
+        } catch (const std::exception& error) {
+            throw Error(DNC_ERROR_TARGET, "TVM refuses the engine: " + reason(error), path_, again);
+        }
+    }
+
+    std::string device() const override { return "CPU (" + about_.mcpu + ", TVM)"; }
+
+    std::unique_ptr<Outputs> run(const std::vector<Tensor>& inputs) override {
+        try {
+            std::vector<ffi::Tensor> ordered;
+            for (const std::string& name : about_.inputs) {
+                const auto same = [&name](const Tensor& input) { return input.name == name; };
+                const auto found = std::find_if(inputs.begin(), inputs.end(), same);
+                if (found == inputs.end()) {
+                    throw Error(DNC_ERROR_TARGET, "the model has an input " + name + ", engine.json has none", path_,
+                                again);
+                }
+                ordered.push_back(tensor_of(*found));
+            }
+            // One that failed is not used again.
+            std::unique_ptr<Worker> worker = take();
+            const ffi::Array<ffi::Tensor> outputs = worker->run(ordered);
+            give(std::move(worker));
+            return std::make_unique<TvmOutputs>(outputs, about_.shared);
+        } catch (const Error&) {
+            throw;
+        } catch (const std::exception& error) {
+            throw Error(DNC_ERROR_TARGET, "TVM failed: " + reason(error), path_);
+        }
+    }
+
+private:
+    std::unique_ptr<Worker> take() {
+        {
+            const std::lock_guard<std::mutex> lock(mutex_);
+            if (!free_.empty()) {
+                std::unique_ptr<Worker> worker = std::move(free_.back());
+                free_.pop_back();
+                return worker;
+            }
+        }
+        return std::make_unique<Worker>(path_, threads_);
+    }
+
+    void give(std::unique_ptr<Worker> worker) {
+        const std::lock_guard<std::mutex> lock(mutex_);
+        free_.push_back(std::move(worker));
+    }
+
+    std::string path_;
+    int threads_;
+    About about_;
+    std::mutex mutex_;
+    std::vector<std::unique_ptr<Worker>> free_;
+};
+
+}  // namespace
+
+std::unique_ptr<Backend> open_tvm(const Bundle& bundle, const OpenOptions& options) {
+    return std::make_unique<TvmBackend>(bundle, options);
+}
+
+}  // namespace dnc_runtime

@@ -1,0 +1,518 @@
+#include "bundle.hpp"
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <cmath>
+#include <cstdint>
+#include <cstdio>
+#include <cstring>
+#include <filesystem>
+#include <initializer_list>
+#include <memory>
+#include <set>
+#include <stdexcept>
+#include <system_error>
+
+#include "error.hpp"
+#include "json.hpp"
+#include "sha256.hpp"
+
+namespace dnc_runtime {
+
+namespace {
+
+constexpr long long schema = 1;
+constexpr const char* damaged = "the engine is damaged: build it again";
+constexpr const char* unknown = "a newer dnc made it: update dnc, or build the engine again";
+constexpr std::size_t max_text = std::size_t{1} << 24;      // bytes of engine.json, and of labels.txt
+constexpr std::size_t max_elements = std::size_t{1} << 30;  // of an input
+constexpr long long max_classes = 1 << 20;
+constexpr long long max_anchors = 1 << 10;
+constexpr long long max_grid = 1 << 12;
+constexpr long long max_int = 2147483647;
+
+// A file, read in pieces.
+class File {
+public:
+    explicit File(const std::string& path) : path_(path), file_(nullptr, &std::fclose) {
+        std::error_code error;
+        // What is no file might never end, or never begin.
+        size_ = std::filesystem::file_size(path, error);
+        if (error) fail(error.message());
+        file_.reset(std::fopen(path.c_str(), "rb"));
+        if (!file_) fail(std::strerror(errno));
+    }
+
+    std::uintmax_t size() const { return size_; }
+
+    // Fills the buffer as far as the file goes.
+    std::size_t read(char* buffer, std::size_t size) {
+        const std::size_t count = std::fread(buffer, 1, size, file_.get());
+        if (count < size && std::ferror(file_.get()) != 0) fail(std::strerror(errno));
+        return count;
+    }
+
+private:
+    [[noreturn]] void fail(const std::string& why) const {
+        const std::string name = path_.substr(path_.find_last_of('/') + 1);
+        throw Error(DNC_ERROR_ENGINE, "cannot read " + name + ": " + why, path_, damaged);
+    }
+
+    std::string path_;
+    std::uintmax_t size_ = 0;
+    std::unique_ptr<std::FILE, int (*)(std::FILE*)> file_;
+};
+
+std::string read_text(const std::string& path) {
+    File file(path);
+    std::string text;
+    std::array<char, 1 << 16> buffer;
+    while (const std::size_t count = file.read(buffer.data(), buffer.size())) {
+        text.append(buffer.data(), count);
+        if (text.size() > max_text) throw Error(DNC_ERROR_ENGINE, "the file is too large", path, damaged);
+    }
+    return text;
+}
+
+void check_file(const std::string& path, const std::string& name, long long size, const std::string& expected) {
+    File file(path);
+    if (size < 0 || file.size() != static_cast<std::uintmax_t>(size)) {
+        const std::string what = name + " has " + std::to_string(file.size()) + " bytes, not " + std::to_string(size);
+        throw Error(DNC_ERROR_ENGINE, what, path, damaged);
+    }
+    Sha256 digest;
+    std::vector<char> buffer(1 << 18);
+    while (const std::size_t count = file.read(buffer.data(), buffer.size())) digest.update(buffer.data(), count);
+    if (digest.finish() != expected) {
+        throw Error(DNC_ERROR_ENGINE, "the contents of " + name + " have changed", path, damaged);
+    }
+}
+
+// What is wrong with engine.json; read_bundle says where.
+[[noreturn]] void refuse(const std::string& what) { throw std::invalid_argument(what); }
+
+long long whole(const Json& json, const std::string& what, long long low, long long high) {
+    const std::optional<long long> value = json.integer();
+    if (!value || *value < low || *value > high) {
+        refuse(what + " is no whole number from " + std::to_string(low) + " to " + std::to_string(high));
+    }
+    return *value;
+}
+
+std::size_t count(const Json& json, const std::string& what, long long high = max_int, long long low = 1) {
+    return static_cast<std::size_t>(whole(json, what, low, high));
+}
+
+double number(const Json& json, const std::string& what) {
+    const std::optional<double> value = json.number();
+    if (!value || std::abs(*value) > static_cast<double>(max_int)) refuse(what + " is no number");
+    return *value;
+}
+
+const std::string& text(const Json& json, const std::string& what) {
+    const std::string* value = json.string();
+    if (value == nullptr) refuse(what + " is no text");
+    return *value;
+}
+
+bool truth(const Json& json, const std::string& what) {
+    const bool* value = json.boolean();
+    if (value == nullptr) refuse(what + " is neither true nor false");
+    return *value;
+}
+
+const Json::Array& items(const Json& json, const std::string& what) {
+    const Json::Array* value = json.array();
+    if (value == nullptr) refuse(what + " is no list");
+    return *value;
+}
+
+const Json::Object& members(const Json& json, const std::string& what) {
+    const Json::Object* value = json.object();
+    if (value == nullptr) refuse(what + " is no object");
+    return *value;
+}
+
+Shape shape(const Json& json, const std::string& what, long long low = 1) {
+    Shape sides;
+    for (const Json& side : items(json, what)) sides.push_back(count(side, "a side of " + what, max_int, low));
+    return sides;
+}
+
+// How many numbers an input of this shape has.
+std::size_t elements(const Shape& sides, const std::string& what) {
+    std::size_t product = 1;
+    for (const std::size_t side : sides) {
+        if (side > max_elements / product) refuse(what + " is too large");
+        product *= side;
+    }
+    return product;
+}
+
+// The fields of an object: each is to be asked for, and what nobody asked for is refused.
+class Fields {
+public:
+    Fields(const Json& json, std::string what) : json_(json), what_(std::move(what)) { members(json, what_); }
+
+    const Json& need(const std::string& name) {
+        const Json* found = maybe(name);
+        if (found == nullptr) refuse(what_ + " lacks " + name);
+        return *found;
+    }
+
+    const Json* maybe(const std::string& name) {
+        asked_.insert(name);
+        return json_.find(name);
+    }
+
+    void end() const {
+        for (const Json::Member& member : *json_.object()) {
+            if (asked_.count(member.name) == 0) refuse(what_ + " has a field '" + member.name + "'; " + unknown);
+        }
+    }
+
+private:
+    const Json& json_;
+    std::string what_;
+    std::set<std::string> asked_;
+};
+
+// Which of some words a text is.
+std::size_t word(const Json& json, const std::string& what, std::initializer_list<const char*> known) {
+    const std::string& given = text(json, what);
+    const auto found = std::find(known.begin(), known.end(), given);
+    if (found == known.end()) refuse("unknown " + what + " '" + given + "'; " + unknown);
+    return static_cast<std::size_t>(found - known.begin());
+}
+
+std::vector<float> per_channel(const Json& json, const std::string& what, std::size_t channels, bool positive) {
+    std::vector<float> values;
+    for (const Json& item : items(json, what)) {
+        const double value = number(item, what);
+        if (positive && !(value > 0)) refuse(what + " is not positive");
+        values.push_back(static_cast<float>(value));
+    }
+    if (values.size() != 1 && values.size() != channels) {
+        refuse(what + " has neither 1 number nor one for each channel");
+    }
+    return values;
+}
+
+Preprocessing preprocessing(const Json& json) {
+    Fields fields(json, "preprocessing");
+    Preprocessing p;
+    p.width = count(fields.need("width"), "width", max_side);
+    p.height = count(fields.need("height"), "height", max_side);
+    const Json* channels = fields.maybe("channels");
+    if (channels != nullptr) p.channels = count(*channels, "channels", 4);
+    if (p.channels == 2) refuse("an image has no 2 channels");
+    const Json* mode = fields.maybe("mode");
+    if (mode != nullptr) {
+        p.mode = static_cast<Preprocessing::Mode>(
+            word(*mode, "mode", {"resize", "resize-half-pixel", "letterbox", "center-crop"}));
+    }
+    const Json* color = fields.maybe("color");
+    const std::size_t kind = color == nullptr ? 0 : word(*color, "color", {"rgb", "bgr", "gray"});
+    if ((kind == 2) != (p.channels == 1)) refuse("the color does not fit the channels");
+    p.bgr = kind == 1;
+    if (const Json* scale = fields.maybe("scale")) p.scale = number(*scale, "scale");
+    if (!(p.scale > 0)) refuse("scale is not positive");
+    p.mean = per_channel(fields.need("mean"), "mean", p.channels, false);
+    p.std = per_channel(fields.need("std"), "std", p.channels, true);
+    if (const Json* crop = fields.maybe("crop")) p.crop = number(*crop, "crop");
+    const Json* interpolation = fields.maybe("interpolation");
+    p.bicubic = interpolation != nullptr && word(*interpolation, "interpolation", {"bilinear", "bicubic"}) == 1;
+    const bool cropped = p.crop < 1;
+    if (!(p.crop >= 0.1 && p.crop <= 1)) refuse("a crop is from 0.1 to 1");
+    if ((cropped || p.bicubic) && p.mode != Preprocessing::Mode::center_crop) {
+        refuse("crop and bicubic are for center-crop");
+    }
+    fields.end();
+    return p;
+}
+
+void yolo_fields(Fields& fields, Head& head) {
+    const Json::Array& input = items(fields.need("input_size"), "input_size");
+    if (input.size() != 2) refuse("input_size is no pair");
+    for (std::size_t axis = 0; axis < 2; ++axis) {
+        head.input_size[axis] = static_cast<double>(count(input[axis], "input_size"));
+    }
+    // Applied in the map already.
+    if (const Json* scale = fields.maybe("scale_x_y")) number(*scale, "scale_x_y");
+    if (const Json* coords = fields.maybe("new_coords")) head.new_coords = truth(*coords, "new_coords");
+    if (const Json* kind = fields.maybe("nms_kind")) {
+        const std::size_t found = word(*kind, "nms_kind", {"default", "greedynms", "diounms", "cornersnms"});
+        head.nms = found == 1 ? NmsKind::greedynms : found == 2 ? NmsKind::diounms : NmsKind::plain;
+    }
+    if (const Json* beta = fields.maybe("beta_nms")) head.beta = static_cast<float>(number(*beta, "beta_nms"));
+    const Json* point = head.kind == HeadKind::gaussian_yolo ? fields.maybe("yolo_point") : nullptr;
+    if (point != nullptr) {
+        head.point = static_cast<Point>(word(*point, "yolo_point", {"center", "left_top", "right_bottom"}));
+    }
+}
+
+void read_tree(Fields& fields, Head& head) {
+    const Json* tree = fields.maybe("tree");
+    if (tree == nullptr) return;
+    for (const Json& parent : items(*tree, "tree")) {
+        // Of roots, any negative number.
+        const auto before = static_cast<long long>(head.tree.size()) - 1;
+        head.tree.push_back(static_cast<std::ptrdiff_t>(whole(parent, "the parent of a node", -max_int, before)));
+    }
+    if (!head.tree.empty() && head.tree.size() != head.classes) {
+        refuse("the class tree has not as many nodes as there are classes");
+    }
+}
+
+Head head_of(const Json& json) {
+    Fields fields(json, "a head");
+    Head head;
+    head.kind = static_cast<HeadKind>(
+        word(fields.need("kind"), "kind of head", {"yolo", "gaussian_yolo", "region", "detection", "classifier"}));
+    head.kind_name = text(fields.need("kind"), "kind of head");
+    head.output = text(fields.need("output"), "a head's output");
+    head.where = text(fields.need("where"), "a head's place");
+    head.classes = count(fields.need("classes"), "classes", max_classes);
+    const bool region = head.kind == HeadKind::region, yolo = head.kind <= HeadKind::gaussian_yolo;
+    if (yolo || region) {
+        for (const Json& pair : items(fields.need("anchors"), "anchors")) {
+            const Json::Array& sides = items(pair, "an anchor");
+            if (sides.size() != 2) refuse("an anchor is no pair");
+            head.anchors.push_back(
+                {static_cast<float>(number(sides[0], "an anchor")), static_cast<float>(number(sides[1], "an anchor"))});
+        }
+        if (head.anchors.empty() || head.anchors.size() > max_anchors) refuse("a head has no anchors, or too many");
+    }
+    if (yolo) yolo_fields(fields, head);
+    if (region || head.kind == HeadKind::classifier) read_tree(fields, head);
+    if (region) {
+        if (const Json* sure = fields.maybe("tree_threshold")) {
+            head.tree_threshold = static_cast<float>(number(*sure, "tree_threshold"));
+        }
+        if (const Json* map = fields.maybe("map")) {
+            const auto nodes = static_cast<long long>(head.classes);
+            for (const Json& node : items(*map, "map")) head.map.push_back(count(node, "a node of map", nodes - 1, 0));
+        }
+        // Without a tree it is not looked at.
+        if (head.tree.empty()) head.map.clear();
+        if (const Json* fix = fields.maybe("classfix")) {
+            head.classfix = static_cast<int>(whole(*fix, "classfix", -max_int, max_int));
+        }
+    }
+    if (head.kind == HeadKind::detection) {
+        head.side = count(fields.need("side"), "side", max_grid);
+        head.num = count(fields.need("num"), "num", max_anchors);
+        if (const Json* root = fields.maybe("sqrt")) head.sqrt = truth(*root, "sqrt");
+    }
+    fields.end();
+    return head;
+}
+
+// The lines of labels.txt as Python reads them.
+std::vector<std::string> lines(const std::string& content) {
+    std::vector<std::string> found(1);
+    for (std::size_t place = 0; place < content.size(); ++place) {
+        const bool carriage = content[place] == '\r';
+        if (carriage && content.substr(place + 1, 1) == "\n") ++place;
+        if (carriage || content[place] == '\n') {
+            found.emplace_back();
+        } else {
+            found.back() += content[place];
+        }
+    }
+    if (found.size() > 1 && found.back().empty()) found.pop_back();
+    return found;
+}
+
+// What only a changed engine.json with a right digest could hold; after this, no index leaves its array.
+void check(const Bundle& bundle) {
+    const std::size_t inputs = elements(bundle.input_shape, "the input");
+    if (bundle.input_shape.size() != 1 && bundle.input_shape.size() != 3) refuse("no input has such a shape");
+    if (bundle.batch > max_elements / inputs) refuse("the batch is too large");
+    if (bundle.outputs.empty() || bundle.outputs.size() != bundle.output_shapes.size()) {
+        refuse("outputs and their shapes do not fit");
+    }
+    for (const auto& [name, sides] : bundle.states) elements(sides, "state " + name);
+    const std::optional<Preprocessing>& p = bundle.preprocessing;
+    if (p && Shape{p->channels, p->height, p->width} != bundle.input_shape) {
+        refuse("the preprocessing does not fit the input");
+    }
+    if (bundle.takes_pixels && !p) refuse("an input of pixels lacks its preprocessing");
+    const std::vector<const Head*> boxes = bundle.box_heads();
+    if (bundle.decode != Bundle::Decode::host) {
+        const std::size_t wanted = bundle.decode == Bundle::Decode::graph ? 2 : 1;
+        if (boxes.empty() || bundle.outputs.size() < wanted) refuse("the graph decodes no boxes");
+        return;
+    }
+    for (const Head& head : bundle.heads) {
+        if (std::count(bundle.outputs.begin(), bundle.outputs.end(), head.output) == 0) {
+            refuse("a head reads what is no output");
+        }
+    }
+    for (const Head* head : boxes) {
+        if (head->classes != boxes.back()->classes || head->columns() != boxes.back()->columns()) {
+            refuse("the heads differ in their classes");
+        }
+    }
+}
+
+Bundle parse(const Json& json) {
+    Bundle bundle;
+    Fields fields(json, "engine.json");
+    for (const char* known : {"schema", "files", "sha256"}) fields.need(known);
+    bundle.name = text(fields.need("name"), "name");
+    bundle.target = text(fields.need("target"), "target");
+    members(fields.need("network"), "network");
+    bundle.input_shape = shape(fields.need("input_shape"), "input_shape");
+    const Json& batch = fields.need("batch");
+    if (batch.string() == nullptr) bundle.batch = count(batch, "batch");
+    for (const Json& name : items(fields.need("outputs"), "outputs")) bundle.outputs.push_back(text(name, "an output"));
+    for (const Json& each : items(fields.need("output_shapes"), "output_shapes")) {
+        bundle.output_shapes.push_back(shape(each, "output_shapes", 0));
+    }
+    const Json& prepared = fields.need("preprocessing");
+    if (!prepared.is_null()) bundle.preprocessing = preprocessing(prepared);
+    bundle.takes_pixels = word(fields.need("input_dtype"), "input_dtype", {"float32", "uint8"}) == 1;
+    bundle.decode = static_cast<Bundle::Decode>(word(fields.need("decode"), "decode", {"host", "graph", "graph+nms"}));
+    for (const Json& each : items(fields.need("heads"), "heads")) bundle.heads.push_back(head_of(each));
+    std::vector<std::string> extra;
+    for (const Json& each : items(fields.need("extra_inputs"), "extra_inputs")) {
+        extra.push_back(text(each, "an extra input"));
+    }
+    bundle.window = extra.size() == 3;
+    const std::vector<std::string> thresholds{"confidence", "iou", "window"};
+    const bool suppresses = bundle.decode == Bundle::Decode::graph_nms;
+    if (extra.size() == 1 || extra.size() > 3 || extra.empty() == suppresses ||
+        !std::equal(extra.begin(), extra.end(), thresholds.begin())) {
+        refuse("the extra inputs do not fit decode");
+    }
+    for (const Json::Member& state : members(fields.need("states"), "states")) {
+        bundle.states.emplace_back(state.name, shape(state.value, "state " + state.name));
+    }
+    for (const Json& pass : items(fields.need("passes"), "passes")) members(pass, "a pass");
+    const auto texts = [](const Json* object, const std::string& what) {
+        std::map<std::string, std::string> found;
+        if (object == nullptr) return found;
+        for (const Json::Member& member : members(*object, what)) found[member.name] = text(member.value, what);
+        return found;
+    };
+    texts(&fields.need("tools"), "tools");
+    if (const Json* tuning = fields.maybe("tuning")) members(*tuning, "tuning");
+    bundle.options = texts(fields.maybe("options"), "options");
+    texts(fields.maybe("report"), "report");
+    fields.end();
+    check(bundle);
+    return bundle;
+}
+
+// The files that engine.json lists, each checked.
+std::map<std::string, std::string> check_files(const Json& json, const std::string& folder,
+                                               const std::string& manifest) {
+    const Json* listed = json.find("files");
+    if (listed == nullptr || listed->object() == nullptr) {
+        throw Error(DNC_ERROR_ENGINE, "engine.json lists no files", manifest, damaged);
+    }
+    std::map<std::string, std::string> found;
+    for (const Json::Member& file : *listed->object()) {
+        const std::string& name = file.name;
+        // A colon is a drive or a stream on some systems.
+        const bool special = name.empty() || name == "." || name == ".." || name == "engine.json";
+        if (special || name.find_first_of(std::string("/\\:\0", 4)) != std::string::npos) {
+            throw Error(DNC_ERROR_ENGINE, "engine.json names a file outside the folder: " + name, manifest, damaged);
+        }
+        const Json* size = file.value.find("size");
+        const Json* digest = file.value.find("sha256");
+        if (size == nullptr || !size->integer() || digest == nullptr || digest->string() == nullptr) {
+            throw Error(DNC_ERROR_ENGINE, "engine.json does not say what " + name + " is", manifest, damaged);
+        }
+        check_file(folder + "/" + name, name, *size->integer(), *digest->string());
+        found[name] = *digest->string();
+    }
+    return found;
+}
+
+}  // namespace
+
+std::vector<const Head*> Bundle::box_heads() const {
+    std::vector<const Head*> found;
+    for (const Head& head : heads) {
+        if (head.gives_boxes()) found.push_back(&head);
+    }
+    return found;
+}
+
+std::size_t Bundle::classes() const {
+    if (heads.empty()) return 0;
+    const std::vector<const Head*> boxes = box_heads();
+    return boxes.empty() ? heads.back().classes : boxes.back()->columns();
+}
+
+std::string Bundle::path(const std::string& file) const {
+    if (files.count(file) == 0) {
+        throw Error(DNC_ERROR_ENGINE, "an engine of target " + target + " has a file " + file, folder, damaged);
+    }
+    return folder + "/" + file;
+}
+
+Bundle read_bundle(const std::string& folder) {
+    const std::string manifest = folder + "/engine.json";
+    const char* make = "make one with `dnc compile`";
+    std::error_code none;
+    if (!std::filesystem::exists(folder, none)) {
+        throw Error(DNC_ERROR_ENGINE, "not an engine: the folder does not exist", folder, make);
+    }
+    if (!std::filesystem::is_directory(folder, none)) {
+        throw Error(DNC_ERROR_ENGINE, "not an engine: a file, not a folder", folder,
+                    "a package of `dnc package` is a zip: unpack it into a folder");
+    }
+    if (!std::filesystem::exists(manifest, none)) {
+        throw Error(DNC_ERROR_ENGINE, "not an engine: the folder has no engine.json", folder, make);
+    }
+    const std::string content = read_text(manifest);
+    Json json;
+    try {
+        json = Json::parse(content);
+    } catch (const Error& error) {
+        throw Error(DNC_ERROR_ENGINE, std::string("cannot read engine.json: ") + error.what(), manifest, damaged);
+    }
+    const Json* number = json.find("schema");
+    const std::optional<long long> found = number == nullptr ? std::nullopt : number->integer();
+    if (!found || *found < 1) throw Error(DNC_ERROR_ENGINE, "engine.json has no schema number", manifest, damaged);
+    if (*found > schema) {
+        const std::string newer =
+            "the engine has schema " + std::to_string(*found) + ", this dnc reads up to " + std::to_string(schema);
+        throw Error(DNC_ERROR_ENGINE, newer, manifest, unknown);
+    }
+    const std::string canonical = json.canonical("sha256");
+    Sha256 digest;
+    digest.update(canonical.data(), canonical.size());
+    const Json* expected = json.find("sha256");
+    if (expected == nullptr || expected->string() == nullptr || *expected->string() != digest.finish()) {
+        throw Error(DNC_ERROR_ENGINE, "engine.json was changed after it was written", manifest, damaged);
+    }
+    const std::map<std::string, std::string> files = check_files(json, folder, manifest);
+    Bundle bundle;
+    try {
+        bundle = parse(json);
+    } catch (const std::invalid_argument& error) {
+        const std::string what = std::string("engine.json is not what dnc writes: ") + error.what();
+        throw Error(DNC_ERROR_ENGINE, what, manifest, "build the engine again");
+    }
+    bundle.folder = folder;
+    bundle.files = files;
+    if (files.count("labels.txt") != 0) {
+        const std::string names = read_text(folder + "/labels.txt");
+        if (!is_utf8(names)) {
+            throw Error(DNC_ERROR_ENGINE, "cannot read the labels: they are no UTF-8", folder + "/labels.txt",
+                        "build the engine again");
+        }
+        bundle.labels = lines(names);
+    }
+    for (std::size_t index = bundle.labels.size(); index < bundle.classes(); ++index) {
+        bundle.labels.push_back(std::to_string(index));
+    }
+    return bundle;
+}
+
+}  // namespace dnc_runtime

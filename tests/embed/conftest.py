@@ -1,0 +1,65 @@
+"""What the tests of the library share: the library, the harness, and engine folders made for them."""
+
+from __future__ import annotations
+
+import ctypes
+import dataclasses
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dnc.bundle import Bundle, write_folder
+from tests.embed import native
+
+Folder = Callable[..., Path]
+
+
+@pytest.fixture(scope="session")
+def compiler() -> None:
+    if shutil.which("g++") is None:
+        pytest.skip("there is no g++")
+
+
+@pytest.fixture(scope="session")
+def library_file(compiler: None) -> Path:
+    pytest.importorskip("openvino", exc_type=ImportError)
+    return native.build_library()
+
+
+@pytest.fixture(scope="session")
+def lib(library_file: Path) -> ctypes.CDLL:
+    return native.library(library_file)
+
+
+@pytest.fixture(scope="session")
+def harness(compiler: None) -> Iterator[native.Harness]:
+    running = native.Harness(native.build_harness())
+    yield running
+    running.close()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Folder:
+    """Writes an engine folder without a model."""
+    count = iter(range(1_000_000))
+
+    def write(**fields: Any) -> Path:
+        bundle = Bundle(
+            name="net",
+            target="openvino",
+            network={},
+            input_shape=(3, 32, 48),
+            batch="N",
+            outputs=("out",),
+            output_shapes=((1,),),
+            preprocessing=None,
+        )
+        place = tmp_path / f"engine{next(count)}"
+        with write_folder(place) as writer:
+            writer.finish(dataclasses.replace(bundle, **fields))
+        return place
+
+    return write

@@ -1,0 +1,100 @@
+"""libdnc_runtime on engines of target tvm: what Python computes, and what it refuses."""
+
+from __future__ import annotations
+
+import ctypes as c
+import hashlib
+import json
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import dnc
+import dnc.targets
+from tests.embed import native
+from tests.embed.native import NativeError
+from tests.embed.test_bundle import sign
+from tests.embed.test_engine import IMAGES, hold
+
+pytest.importorskip("tvm_ffi")
+if dnc.targets.targets["tvm"]().missing():
+    pytest.skip("tvm is not installed", allow_module_level=True)
+
+Write = Callable[..., Path]
+
+
+@pytest.fixture(scope="module")
+def lib(compiler: None) -> c.CDLL:
+    return native.library(native.build_library())
+
+
+def compiled(write: Write, name: str, **options: object) -> dnc.Engine:
+    cfg = write(name)
+    return dnc.compile(cfg, target="tvm", out=cfg.with_name("e"), verify=False, **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("options", [{}, {"input": "u8"}, {"decode": "graph"}], ids=str)
+def test_boxes(lib: c.CDLL, write: Write, options: dict[str, object]) -> None:
+    engine = compiled(write, "yolo", **options)
+    assert hold(lib, engine, IMAGES, confidence=0.2) > 0
+
+
+def test_arrays_and_threads(lib: c.CDLL, write: Write) -> None:
+    """Arrays on any border, from several threads at once, each with its own numbers."""
+    engine = compiled(write, "yolo")
+    own = native.Engine(lib, engine.folder)
+    generator = np.random.default_rng(0)
+    room = generator.random((8, 3 * 32 * 32 + 1), np.float32)
+    inputs = [row[place % 2 :][: 3 * 32 * 32].reshape(1, 3, 32, 32) for place, row in enumerate(room)]
+    expected = [engine.forward(x)[0] for x in inputs]
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda x: own.run({"input": x}), inputs * 5))
+    for outputs, wanted in zip(found, expected * 5, strict=True):
+        np.testing.assert_array_equal(next(iter(outputs.arrays().values())), wanted)
+        outputs.close()
+    own.close()
+
+
+def test_states(lib: c.CDLL, write: Write) -> None:
+    """States are inputs, their successors outputs."""
+    engine = compiled(write, "rnn")
+    own = native.Engine(lib, engine.folder)
+    x = np.random.default_rng(1).random((1, *engine.bundle.input_shape), np.float32)
+    states = {name: np.full((1, *shape), 0.5, np.float32) for name, shape in engine.bundle.states.items()}
+    run = own.run({"input": x, **states})
+    outputs = run.arrays()
+    after = dict(states)
+    np.testing.assert_array_equal(outputs[engine.bundle.outputs[0]], engine.forward(x, after)[0])
+    for name in states:
+        np.testing.assert_array_equal(outputs[name], after[name])
+    run.close()
+    own.close()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"architecture": "riscv64"}, "the engine is for riscv64"),
+        ({"cpuinfo": ["no_such_flag"]}, "this processor lacks no_such_flag"),
+        ({"mcpu": 3}, "it lacks mcpu"),
+        ({"outputs": []}, "the model's outputs are not those in engine.json"),
+    ],
+    ids=str,
+)
+def test_what_it_refuses(lib: c.CDLL, write: Write, change: dict[str, object], said: str) -> None:
+    """A machine that cannot run the code never gets to it."""
+    engine = compiled(write, "tiny")
+    about = engine.folder / "model.json"
+    about.write_text(json.dumps({**json.loads(about.read_text()), **change}))
+    manifest = engine.folder / "engine.json"
+    fields = json.loads(manifest.read_text())
+    fields["files"]["model.json"] = {
+        "size": about.stat().st_size,
+        "sha256": hashlib.sha256(about.read_bytes()).hexdigest(),
+    }
+    sign(engine.folder, fields)
+    with pytest.raises(NativeError, match=said):
+        native.Engine(lib, engine.folder)
