@@ -13,6 +13,9 @@
 
 What was measured is kept in the cache folder by device, engine version, threads and the shapes of what was cut out; a
 layer of another network with the same surroundings is not measured again.
+
+For NVIDIA's GPUs depthwise convolutions can be chosen without the device, by what was measured once for its generation
+(`from_table`, `dnc.depthwise`); there, the network as a whole is timed by nobody.
 """
 
 from __future__ import annotations
@@ -31,15 +34,17 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from dnc import depthwise
 from dnc.errors import DncError
 from dnc.files import whole_file
+from dnc.gpu import gpus
 from dnc.graph import check, where_of
 from dnc.passes import Pass, passes
 from dnc.passes.base import attribute
 from dnc.targets import Session, Target
 from dnc.timing import Ratio, Timings, interleave, processors
 
-__all__ = ["Measured", "Tuned", "autotune", "device_name"]
+__all__ = ["NATIVE", "Measured", "Tuned", "autotune", "device_name", "from_table"]
 
 NATIVE = "native"
 WIDTHS = (8, 16, 32, 64, None)
@@ -82,6 +87,8 @@ class Tuned:
     network: Ratio | None = None
     """Time of the tuned network as a multiple of the untuned one's; None where no layer was to change."""
     kept: bool = False
+    table: str = ""
+    """The generation whose table decided; empty where it was measured."""
 
     def passes(self) -> list[Pass]:
         """The passes that carry the choices out; none if they were dropped."""
@@ -100,7 +107,8 @@ class Tuned:
             }
             for item in self.layers
         ]
-        return {"device": self.device, "kept": self.kept, "ratio": ratio, "layers": layers}
+        table = {"table": self.table} if self.table else {}
+        return {"device": self.device, **table, "kept": self.kept, "ratio": ratio, "layers": layers}
 
 
 def _tuple(ratio: Ratio) -> tuple[float, float, float]:
@@ -150,18 +158,21 @@ def autotune(
     layers: list[Measured] = []
     choices: dict[str, str] = {}
     known: dict[str, Measured] = {}
-    for number, node in enumerate(sites, 1):
-        region = _cut_out(model, node)
-        key = _signature(region, batch)
-        if key not in known:
-            tell(f"tuning {number} of {len(sites)}: {_kind(node)}")
-            known[key] = memory.get(key) or _measure(bench, region, node, memory.peak)
-            memory.put(key, known[key])
-        found = known[key]
-        layers.append(Measured(where_of(node), found.kind, found.seconds, found.skipped, found.best))
-        if found.best != NATIVE:
-            choices[node.name or ""] = found.best
-    memory.save()
+    try:
+        for number, node in enumerate(sites, 1):
+            region = _cut_out(model, node)
+            key = _signature(region, batch)
+            if key not in known:
+                tell(f"tuning {number} of {len(sites)}: {_kind(node)}")
+                known[key] = memory.get(key) or _measure(bench, region, node, memory.peak)
+                memory.put(key, known[key])
+            found = known[key]
+            layers.append(Measured(where_of(node), found.kind, found.seconds, found.skipped, found.best))
+            if found.best != NATIVE:
+                choices[node.name or ""] = found.best
+    finally:
+        # What is stopped goes on from here the next time.
+        memory.save()
     if not choices:
         return Tuned(device, layers)
     tell("timing the whole network")
@@ -172,6 +183,34 @@ def autotune(
     timings = bench.compare({NATIVE: model, "tuned": tuned}, _NETWORK_SECONDS, feeds)
     ratio = timings.ratio("tuned", NATIVE, _CONFIDENCE)
     return Tuned(device, layers, choices, ratio, kept=ratio.high < _GAIN)
+
+
+def from_table(model: ir.Model, target: Target, *, batch: int = 1) -> Tuned | None:
+    """What was measured once for the generation of GPU that a target compiles for, without measuring anything.
+
+    Args:
+        model: after the target's passes; it is not changed.
+        target: its option `arch` names the generation; that of this machine's GPU, if there is one, where it is empty.
+        batch: the batch size of the engine.
+
+    Returns:
+        The choices; None for targets without generations, and where nothing was measured for this one, or for none of
+        the network's convolutions.
+    """
+    options = target.options
+    if "arch" not in options or options["backend"] != "onnxruntime":
+        return None
+    arch = options["arch"] or next((gpu.arch for gpu in gpus()[options["device"] :]), "")
+    providers = ("tensorrt", "cuda") if options["provider"] == "auto" else (options["provider"],)
+    known = depthwise.find(arch, providers, options["precision"], options["layout"], batch)
+    sites = {node: _kind(node) for node in model.graph} if known is not None else {}
+    best = {node: known.fastest(kind) for node, kind in sites.items() if known is not None and kind}
+    found = {node: choice for node, choice in best.items() if choice}
+    if not found:
+        return None
+    layers = [Measured(where_of(node), sites[node], {}, {}, choice) for node, choice in found.items()]
+    choices = {node.name or "": choice for node, choice in found.items() if choice != NATIVE}
+    return Tuned(str(known), layers, choices, kept=bool(choices), table=arch)
 
 
 def _passes(choices: Mapping[str, str]) -> list[Pass]:

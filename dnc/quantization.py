@@ -2,8 +2,9 @@
 
     real = scale (integer - zero)
 
-Activations are unsigned, 0 to 255, one scale for a tensor. Their interval always holds 0, which stands for itself, so
-that padding with zeros adds no error. Weights are signed and symmetric, -127 to 127, one scale for each output channel.
+Activations are unsigned, 0 to 255, or, for engines that have no other zero than 0, signed, -128 to 127; one scale for a
+tensor. Their interval always holds 0, which stands for itself, so that padding with zeros adds no error. Weights are
+signed and symmetric, -127 to 127, one scale for each output channel.
 """
 
 from __future__ import annotations
@@ -41,14 +42,17 @@ class Grid(NamedTuple):
     zero: int
 
     @classmethod
-    def of(cls, interval: Interval, zeros: bool = True) -> Grid:
+    def of(cls, interval: Interval, zeros: bool = True, signed: bool = False) -> Grid:
         """The finest grid that covers the interval.
 
         Args:
             interval: of real numbers.
             zeros: any integer may stand for 0; else 128, or 0 where nothing is negative.
+            signed: the integers are -127 to 127, and 0 stands for 0.
         """
         low, high = min(interval.low, 0.0), max(interval.high, 0.0)
+        if signed:
+            return cls(_float32(max(-low, high) / 127), 0)
         if not zeros:
             scale = high / 255 if low == 0 else max(-low / 128, high / 127)
             return cls(_float32(scale), 0 if low == 0 else 128)
@@ -72,6 +76,8 @@ class Recipe:
     them, and does not join several, knows them by that."""
     zeros: bool = True
     """Any integer may stand for 0: see `Grid.of`."""
+    signed: bool = False
+    """Activations are signed, 0 stands for 0, and the calibration has to be a symmetric one."""
     tied: bool = False
     """The parts of a concatenation share a scale."""
     biases: bool = False

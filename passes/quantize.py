@@ -3,7 +3,8 @@
     x  ->  DequantizeLinear(QuantizeLinear(x)):    scale (clamp(round(x / scale) + zero, 0, 255) - zero)
 
 That is how every engine is told: it takes the pairs away again and computes with the integers between them. Which
-operators, and what else the engine wants, is the target's `Recipe`; the intervals are measured (`dnc.calibration`).
+operators, and what else the engine wants (signed integers, -128 to 127, for one), is the target's `Recipe`; the
+intervals are measured (`dnc.calibration`).
 
 1. What is quantized: the operators of the recipe, from the network's first product (Conv, Gemm) to the ones before its
    last. Float32 stay those last ones, which heads are made of, and all that comes after them; what was asked for; what
@@ -254,7 +255,7 @@ class _Rounding:
         return new
 
     def _grid(self, value: ir.Value) -> Grid:
-        return Grid.of(self._intervals[value], self._recipe.zeros)
+        return Grid.of(self._intervals[value], self._recipe.zeros, self._recipe.signed)
 
     def _round(self, value: ir.Value, reader: ir.Node, grid: Grid) -> ir.Value:
         """The value in 8 bits, for a reader."""
@@ -267,13 +268,14 @@ class _Rounding:
     def _pair(self, value: ir.Value, grid: Grid, before: ir.Node, everywhere: bool = False) -> ir.Value:
         """DequantizeLinear(QuantizeLinear(value)); with `everywhere`, for all that reads the value."""
         name, shape, kind = value.name, value.shape, value.type
+        numpy, onnx = (np.int8, ir.DataType.INT8) if self._recipe.signed else (np.uint8, ir.DataType.UINT8)
         constants = [
             add_initializer(self._graph, ir.Tensor(array, name=f"{name}.{what}"))
-            for what, array in (("scale", np.array(grid.scale, np.float32)), ("zero", np.array(grid.zero, np.uint8)))
+            for what, array in (("scale", np.array(grid.scale, np.float32)), ("zero", np.array(grid.zero, numpy)))
         ]
         quantize = add_node(self._graph, before, "QuantizeLinear", [value, *constants], name=f"{name}/QuantizeLinear")
         eight = quantize.outputs[0]
-        eight.shape, eight.type = shape, ir.TensorType(ir.DataType.UINT8)
+        eight.shape, eight.type = shape, ir.TensorType(onnx)
         back = add_node(self._graph, before, "DequantizeLinear", [eight, *constants], name=f"{name}/DequantizeLinear")
         result = back.outputs[0]
         result.shape, result.type = shape, kind

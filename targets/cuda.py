@@ -1,65 +1,234 @@
-"""Target `cuda`: ONNX Runtime on an NVIDIA GPU, by its TensorRT provider or its CUDA provider.
+"""Target `cuda`: NVIDIA's GPUs, by one of several back ends.
 
-The engine is the same model.onnx as target onnx's. Which provider really runs is only known where it is opened: what
-the installed onnxruntime has, and whether its libraries load. A fall-back is a `DncWarning`, and is in `device`.
+    backend        the engine
+    onnxruntime    model.onnx, portable; ONNX Runtime's TensorRT or CUDA provider runs it (`dnc.cuda`)
+    tvm            model.so: kernels compiled here for --option arch, by TVM and nvcc (`dnc.tvm.gpu`); float32, float16
+
+A back end is a target by itself, with the options of this one: a class here, and a line in `BACKENDS`.
+
+Compiling needs no GPU, and no ONNX Runtime either. What can be decided by measuring is decided so: with --autotune on
+the device; else, of depthwise convolutions, by what was measured once for the GPU's generation (`dnc.depthwise`), which
+--option arch names on a machine that has none.
+
+    precision      model.onnx                               arithmetic
+    fp32           float32                                  float32
+    tf32           float32                                  TF32 in products, on GPUs from sm_80 on
+    fp16           float16 between its ends                 the same; TensorRT may take it elsewhere too
+    int8, mixed    8 bits, symmetric, around products       8 bits there, float32 elsewhere; TensorRT alone has it
 """
 
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from dnc.cfg import warn
 from dnc.errors import TargetError
-from dnc.targets import Session, targets
-from dnc.targets.onnx import MODEL, Onnx, OnnxSession, import_onnxruntime, optimizations
+from dnc.gpu import arch, gpus
+from dnc.targets import Option, Session, Target, targets
+from dnc.targets.base import one_of, whole
+from dnc.targets.onnx import Onnx, optimizations
+from dnc.tvm.gpu.target import OPTIONS, TvmGpu
 
 if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from dnc.bundle import Bundle
     from dnc.passes import Pass
     from dnc.quantization import Recipe
 
-_WANTED = ("TensorrtExecutionProvider", "CUDAExecutionProvider")
+__all__ = ["BACKENDS", "Cuda", "OnnxRuntime"]
+
+_SWITCH = one_of("on", "off")
+_OPTIONS: Sequence[Option] = (
+    Option(
+        "backend",
+        "onnxruntime",
+        "what runs the network: onnxruntime; tvm: kernels compiled ahead of time, here, for the GPU that arch names",
+        one_of("onnxruntime", "tvm"),
+    ),
+    Option(
+        "provider",
+        "auto",
+        "tensorrt; cuda; auto: TensorRT where it is installed, but for fp32, else CUDA",
+        one_of("auto", "tensorrt", "cuda"),
+        at_load=True,
+    ),
+    Option(
+        "precision",
+        "fp32",
+        "tf32: products in TF32; fp16: half precision; int8, mixed: 8 bits, all over or where they cost little, by "
+        "TensorRT alone",
+        one_of("fp32", "tf32", "fp16", "int8", "mixed"),
+    ),
+    Option(
+        "arch",
+        "",
+        "the GPU's generation, as sm_87, for what was measured on one; tvm: or several, as sm_75,sm_87; that of this "
+        "machine's GPU if not given",
+        arch,
+    ),
+    Option("device", "0", "the number of the GPU", whole(0, 63), at_load=True),
+    Option("layout", "nchw", "nhwc: the CUDA provider prefers it", one_of("nchw", "nhwc"), at_load=True),
+    Option("graphs", "off", "on: a run is one CUDA graph; needs --batch, and one run at a time", _SWITCH, at_load=True),
+    Option("cache", "on", "off: TensorRT builds its engine at every start", _SWITCH, at_load=True),
+    Option("fallback", "off", "on: where no GPU can be used the CPU runs it, with a warning", _SWITCH, at_load=True),
+    *OPTIONS,
+)
 
 
-@targets.register
-class Cuda(Onnx):
-    """ONNX Runtime with TensorRT, CUDA or, reported, the CPU."""
+class OnnxRuntime(Onnx):
+    """Back end `onnxruntime`."""
 
     name: ClassVar[str] = "cuda"
-    summary: ClassVar[str] = "ONNX Runtime on an NVIDIA GPU (TensorRT, else CUDA; falls back to the CPU with a warning)"
-    extra: ClassVar[str] = "cuda"
+    known_options: ClassVar[Sequence[Option]] = _OPTIONS
+
+    def __init__(self, given: Mapping[str, str] | None = None) -> None:
+        super().__init__(given)
+        from dnc.cuda import EIGHT_BITS
+
+        precision = self.options["precision"]
+        if self.options["provider"] == "cuda" and precision in EIGHT_BITS:
+            what = f"precision {precision} is TensorRT's: the CUDA provider has no 8-bit convolutions"
+            raise TargetError(what, hint="leave out provider=cuda, or --precision fp16")
+        foreign = [option.name for option in OPTIONS if option.name in self.given]
+        if foreign:
+            raise TargetError(f"back end onnxruntime has no {', '.join(foreign)}", hint="--option backend=tvm has")
+        if "," in self.options["arch"]:
+            raise TargetError("back end onnxruntime has no use for more than one arch", hint="name one, or backend=tvm")
 
     def missing(self) -> str:
-        """onnxruntime-gpu is needed to run; onnxruntime of any build says so when it opens the engine."""
-        return "" if importlib.util.find_spec("onnxruntime") else "onnxruntime-gpu"
+        """Nothing: onnx writes the engine."""
+        return ""
+
+    def remedy(self) -> str:
+        """With NVIDIA's libraries."""
+        return 'pip install "darknet-compiler[cuda]", or pip install "onnxruntime-gpu[cuda,cudnn]"'
 
     def passes(self) -> Sequence[Pass]:
         """Activations as ONNX has them: the form that is fastest on a CPU would be seven kernels instead of three."""
         return optimizations("onnx", "bits")
 
     def quantization(self) -> Recipe | None:
-        """None: TensorRT wants other numbers than ONNX Runtime's CPU provider, and nothing of it was measured."""
-        return None
+        """TensorRT wants the inputs of products, signed, with 0 as 0; what they are computed from it finds itself."""
+        from dnc.quantization import Recipe
+
+        return Recipe(frozenset({"Conv", "Gemm"}), signed=True)
+
+    def unsupported(self, model: ir.Model) -> list[str]:
+        """CUDA graphs of batches of any size."""
+        free = [
+            value.name
+            for value in model.graph.inputs
+            if value.shape is None or any(not isinstance(side, int) for side in value.shape)
+        ]
+        if self.options["graphs"] == "off" or not free:
+            return []
+        return [f"graphs=on: CUDA graphs need fixed shapes, and {free[0]} takes batches of any size: --batch N"]
+
+    def build(self, model: ir.Model, folder: Path, about: Bundle | None = None) -> Mapping[str, str]:
+        """Writes model.onnx, and says what no GPU has seen."""
+        super().build(model, folder, about)
+        tuning = {} if about is None else about.tuning
+        if tuning and not tuning.get("table"):
+            return {"device": f"grouped convolutions were timed on {tuning['device']}; the engine was not tried"}
+        report = {"device": "nothing was timed or tried on a GPU"}
+        generation = self.options["arch"] or next((gpu.arch for gpu in gpus()[self.options["device"] :]), "")
+        if tuning:
+            report["depthwise"] = f"by {tuning['device']}"
+        elif generation:
+            report["depthwise"] = f"native: nothing was measured for {generation} under these conditions"
+        else:
+            report["depthwise"] = "native: for which GPU is unknown; --option arch=sm_87 names it"
+        return report
+
+    def engine(self) -> str:
+        """ONNX Runtime, how it is told to compute, and on which GPU."""
+        from dnc.cuda import providers_for
+
+        gpu = next((f"{gpu.name}, driver {gpu.driver}" for gpu in gpus()[self.options["device"] :]), "no GPU")
+        told = [self.options["precision"], self.options["layout"]] + ["graphs"] * (self.options["graphs"] == "on")
+        return f"{super().engine()} {'/'.join(providers_for(self.options))} {' '.join(told)} on {gpu}"
 
     def open(self, folder: Path, threads: int | None = None) -> Session:
-        """A session on the best provider that loads."""
-        onnxruntime = import_onnxruntime()
-        if hasattr(onnxruntime, "preload_dlls"):
-            # CUDA and cuDNN from PyPI's nvidia-* wheels are not on the loader's path.
-            onnxruntime.preload_dlls()
-        available = onnxruntime.get_available_providers()
-        providers = [provider for provider in _WANTED if provider in available]
-        # TensorRT is listed by every GPU build, whether its libraries are there or not: it is tried alone first.
-        for first in range(len(providers)):
-            session = OnnxSession(folder / MODEL, [*providers[first:], "CPUExecutionProvider"], threads)
-            if session.providers[0] == providers[first]:
-                if first:
-                    missed = ", ".join(provider.removesuffix("ExecutionProvider") for provider in providers[:first])
-                    warn(TargetError(f"{missed} did not load; running on {session.device}", folder))
-                return session
-        reason = "its libraries or the GPU's driver did not load" if providers else "onnxruntime has no CUDA provider"
-        hint = "pip install onnxruntime-gpu in place of onnxruntime, and check nvidia-smi"
-        warn(TargetError(f"no GPU: {reason}; running on the CPU", folder, hint))
-        return OnnxSession(folder / MODEL, ["CPUExecutionProvider"], threads)
+        """A session on the GPU."""
+        from dnc.cuda import open_engine
+
+        if importlib.util.find_spec("onnxruntime") is None:
+            # What compiles may load what it compiled, as long as it does not run it.
+            what = "target cuda needs onnxruntime-gpu to run engines, which is not installed"
+            raise TargetError(what, folder, self.remedy())
+        return open_engine(folder, self.options, threads)
+
+
+class Tvm(TvmGpu):
+    """Back end `tvm`."""
+
+    known_options: ClassVar[Sequence[Option]] = _OPTIONS
+
+
+BACKENDS: Mapping[str, type[Target]] = {"onnxruntime": OnnxRuntime, "tvm": Tvm}
+
+
+@targets.register
+class Cuda(Target):
+    """NVIDIA's GPUs: whatever is asked of it, its back end answers."""
+
+    name: ClassVar[str] = "cuda"
+    summary: ClassVar[str] = "NVIDIA's GPUs: ONNX Runtime with TensorRT or CUDA; compiles without one"
+    extra: ClassVar[str] = "cuda"
+    known_options: ClassVar[Sequence[Option]] = _OPTIONS
+
+    def __init__(self, given: Mapping[str, str] | None = None) -> None:
+        super().__init__(given)
+        self._backend = BACKENDS[self.options["backend"]](given)
+        self.batch = self._backend.batch  # type: ignore[misc]  # of this one, not of all
+
+    def missing(self) -> str:
+        """What the back end needs to compile."""
+        return self._backend.missing()
+
+    def missing_to_open(self) -> str:
+        """What it needs to run."""
+        return self._backend.missing_to_open()
+
+    def remedy(self) -> str:
+        """How that is installed."""
+        return self._backend.remedy()
+
+    def passes(self) -> Sequence[Pass]:
+        """Its passes."""
+        return self._backend.passes()
+
+    def quantization(self) -> Recipe | None:
+        """Its 8-bit numbers."""
+        return self._backend.quantization()
+
+    def final_passes(self) -> Sequence[Pass]:
+        """Its precision."""
+        return self._backend.final_passes()
+
+    def unsupported(self, model: ir.Model) -> list[str]:
+        """What it cannot run."""
+        return self._backend.unsupported(model)
+
+    def build(self, model: ir.Model, folder: Path, about: Bundle | None = None) -> Mapping[str, str]:
+        """Writes its files."""
+        return self._backend.build(model, folder, about)
+
+    def versions(self) -> dict[str, str]:
+        """Versions of what makes them."""
+        return self._backend.versions()
+
+    def engine(self) -> str:
+        """What runs them, and on which GPU."""
+        return self._backend.engine()
+
+    def taking_turns(self) -> Target:
+        """On the device or not at all: the CPU's times say nothing about it."""
+        return type(self)({**self.given, "fallback": "off"})
+
+    def open(self, folder: Path, threads: int | None = None) -> Session:
+        """A session of the back end."""
+        return self._backend.open(folder, threads)

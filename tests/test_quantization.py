@@ -21,6 +21,16 @@ def test_a_grid_covers_its_interval(low: float, high: float, zeros: bool) -> Non
     np.testing.assert_allclose(found, ends, rtol=0, atol=1.01 * grid.scale)
 
 
+@given(st.floats(-1e6, 0), st.floats(0, 1e6))
+def test_a_signed_grid_is_symmetric(low: float, high: float) -> None:
+    grid = Grid.of(Interval(low, high), signed=True)
+    assert grid.zero == 0
+    ends = np.array([low, high])
+    # The scale, a float32, may be rounded down: 127 of them are then less than the end by 1e-7 of it.
+    assert (np.abs(ends) <= 127 * grid.scale * (1 + 1e-6)).all()
+    assert grid.scale <= max(-low, high, 1e-30) / 127 * (1 + 1e-6)
+
+
 @pytest.mark.parametrize(
     ("interval", "zeros", "expected"),
     [

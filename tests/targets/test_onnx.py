@@ -1,10 +1,9 @@
-"""Target `onnx`, and `cuda`, which is made of it."""
+"""Target `onnx`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,11 +11,10 @@ import onnx
 import pytest
 
 import dnc
-from dnc.errors import DncWarning, TargetError
+from dnc.errors import TargetError
 from dnc.passes import Pass
 from dnc.targets import Session, Target, targets
-from dnc.targets.cuda import Cuda
-from dnc.targets.onnx import Onnx, OnnxSession, import_onnxruntime
+from dnc.targets.onnx import Onnx, import_onnxruntime
 
 Write = Callable[..., Path]
 
@@ -85,77 +83,9 @@ def test_models_that_are_refused(tmp_path: Path) -> None:
         Onnx().open(tmp_path, threads=-7)
 
 
-class FakeSession(OnnxSession):
-    """A session that got the providers it is told, whatever was asked for."""
-
-    loads: tuple[str, ...] = ()
-    asked: list[list[str]] = []
-
-    def __init__(self, path: Path, providers: list[str], threads: int | None) -> None:
-        FakeSession.asked.append(list(providers))
-        self.providers = [provider for provider in providers if provider in (*FakeSession.loads, CPU)]
-        self.device = self.providers[0].removesuffix("ExecutionProvider")
-
-
-TENSORRT, CUDA, CPU = "TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"
-
-
-@pytest.mark.parametrize(
-    ("available", "loads", "device", "warning"),
-    [
-        ([TENSORRT, CUDA, CPU], (TENSORRT, CUDA), "Tensorrt", ""),
-        ([TENSORRT, CUDA, CPU], (CUDA,), "CUDA", "Tensorrt did not load; running on CUDA"),
-        ([CUDA, CPU], (CUDA,), "CUDA", ""),
-        ([TENSORRT, CUDA, CPU], (), "CPU", "no GPU: its libraries or the GPU's driver did not load"),
-        ([CPU], (), "CPU", "no GPU: onnxruntime has no CUDA provider"),
-    ],
-)
-def test_cuda_falls_back(
-    available: list[str],
-    loads: tuple[str, ...],
-    device: str,
-    warning: str,
-    folder: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """TensorRT, else CUDA, else the CPU; every step down is a warning, and `device` is what really runs."""
-    runtime = SimpleNamespace(get_available_providers=lambda: available, preload_dlls=lambda: None)
-    monkeypatch.setattr("dnc.targets.cuda.import_onnxruntime", lambda: runtime)
-    monkeypatch.setattr("dnc.targets.cuda.OnnxSession", FakeSession)
-    monkeypatch.setattr(FakeSession, "loads", loads)
-    monkeypatch.setattr(FakeSession, "asked", [])
-    if warning:
-        with pytest.warns(DncWarning, match=warning):
-            session = Cuda().open(folder)
-    else:
-        session = Cuda().open(folder)
-    assert session.device == device
-    assert all(asked[-1] == CPU for asked in FakeSession.asked)
-
-
-def test_cuda_without_a_gpu(write: Write, tmp_path: Path) -> None:
-    """Built anywhere; on a machine without a GPU it runs on the CPU, says so, and gives the same numbers."""
-    import onnxruntime
-
-    if CUDA in onnxruntime.get_available_providers():
-        pytest.skip("this onnxruntime has a CUDA provider")
-    cfg = write("tiny")
-    x = np.random.default_rng(0).random((3, 16, 16), np.float32)
-    engine = dnc.compile(cfg, out=tmp_path / "e", target="cuda")
-    assert engine.bundle.target == "cuda"
-    with pytest.warns(DncWarning, match=r"no GPU: (.|\n)*pip install onnxruntime-gpu"):
-        (output,) = engine.forward(x)
-    assert engine.device == "CPU"
-    plain = dnc.compile(cfg, out=tmp_path / "f", target="onnx")
-    assert np.array_equal(plain.forward(x)[0], output)
-    model = (tmp_path / "e" / "model.onnx").read_bytes()
-    assert model == (tmp_path / "f" / "model.onnx").read_bytes()
-
-
 def test_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name, package=None: None)
     assert Onnx().missing() == "onnxruntime"
-    assert Cuda().missing() == "onnxruntime-gpu"
 
 
 def test_libraries_that_do_not_load(monkeypatch: pytest.MonkeyPatch) -> None:
