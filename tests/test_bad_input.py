@@ -656,7 +656,7 @@ def test_odd_images(engine: dnc.Engine) -> None:
     for name, data in files.items():
         assert isinstance(engine(data, confidence=0.01), list), name
         with Image.open(io.BytesIO(data)) as image:
-            assert isinstance(engine(image), list), name  # type: ignore[arg-type]
+            assert isinstance(engine(image), list), name
 
 
 @pytest.mark.slow
