@@ -1,0 +1,10 @@
+"""Target `tvm`: from the graph to machine code (`compile`), and from there to numbers (`session`).
+
+    emit        the graph -> Relax, channels last; builder, operators: its parts
+    pixels      preprocessing of images of any size (--input u8) as one function of the module
+    schedules   how the loops of each function run
+    functions   exp, sigmoid, tanh, ... as polynomials on vectors
+    processor   what machine code may use, and whether a processor has it
+    compile     the passes of TVM in order, and model.so
+    session     runs model.so; needs TVM's runtime alone
+"""

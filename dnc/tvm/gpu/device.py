@@ -1,0 +1,67 @@
+"""NVIDIA's GPUs, as the schedules and the compilers see them.
+
+An architecture is named sm_XY, X.Y being the compute capability of the CUDA programming guide. Code for one runs on
+GPUs of the same X and a larger Y; code in PTX on all later ones, whose driver compiles it when the engine is opened.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+__all__ = ["ARCHITECTURES", "Device", "architectures", "runs_on"]
+
+ARCHITECTURES = {
+    "sm_75": ("Turing: T4, RTX 20, GTX 16", 40),
+    "sm_80": ("Ampere: A100", 108),
+    "sm_86": ("Ampere: A10, RTX 30", 72),
+    "sm_87": ("Ampere: Jetson Orin", 16),
+    "sm_88": ("Ampere: Jetson", 16),
+    "sm_89": ("Ada: L4, RTX 40", 60),
+    "sm_90": ("Hopper: H100, H200", 132),
+    "sm_100": ("Blackwell: B200", 148),
+    "sm_103": ("Blackwell: B300", 148),
+    "sm_110": ("Blackwell: Jetson Thor", 20),
+    "sm_120": ("Blackwell: RTX 50", 84),
+    "sm_121": ("Blackwell: DGX Spark", 48),
+}
+"""What each is, and how many multiprocessors a usual GPU of it has: the schedules want as many blocks at least."""
+
+
+@dataclass(frozen=True)
+class Device:
+    """A GPU. The limits are those that every architecture of the table has without asking for more."""
+
+    processors: int
+    """Multiprocessors."""
+    shared: int = 48 * 1024
+    """Bytes of shared memory of a block."""
+    threads: int = 1024
+    """Of a block, at most."""
+    warp: int = 32
+
+    @classmethod
+    def of(cls, archs: Sequence[str]) -> Device:
+        """What the schedules aim at where code is made for several: the largest GPU among them."""
+        return cls(max(ARCHITECTURES[arch][1] for arch in archs))
+
+
+def architectures(text: str) -> tuple[str, ...]:
+    """Architectures from `sm_75,sm_87`, in order; for `Option.parse`: raises ValueError, which says what is allowed."""
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if not names or any(name not in ARCHITECTURES for name in names):
+        raise ValueError(f"one or more of {', '.join(ARCHITECTURES)}, with commas between")
+    return tuple(sorted(set(names), key=_number))
+
+
+def _number(arch: str) -> int:
+    return int(arch.removeprefix("sm_"))
+
+
+def runs_on(archs: Sequence[str], ptx: str, capability: str) -> bool:
+    """Whether machine code for some architectures, or PTX of one, if any, runs on a GPU of a capability like 8.7."""
+    major, _, minor = capability.partition(".")
+    have = int(major) * 10 + int(minor or 0)
+    if ptx and have >= _number(ptx):
+        return True
+    return any(have // 10 == number // 10 and have >= number for number in map(_number, archs))

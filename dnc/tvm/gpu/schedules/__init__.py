@@ -1,0 +1,101 @@
+"""Schedules for GPUs: how each function runs on blocks of threads. Nothing is measured.
+
+`apply` takes a Relax module after LegalizeOps, FuseOps and FuseTIR, its images (N, H, W, C) and its weights
+(kh, kw, I, O), and gives it back with every function written anew:
+
+    product         convolutions and connected layers, in tiles, by the ordinary units
+    tensor-product  the same in float16, by the tensor cores
+    depthwise       convolutions of single channels
+    pool            windows of which the largest or the sum is taken
+    reduction       sums and extremes along axes; convolutions and connected layers with a few pixels
+    injective       everything that computes each element by itself
+    dlight          what none of these knows, by the rules that come with TVM
+
+The rules read the functions as those for CPUs do (dnc.tvm.schedules); a convolution that reads its input through a
+border of zeros reads the input itself.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from tvm import relax
+from tvm.s_tir import dlight
+
+from dnc.tvm.gpu.device import Device
+from dnc.tvm.gpu.schedules.depthwise import depthwise
+from dnc.tvm.gpu.schedules.injective import injective
+from dnc.tvm.gpu.schedules.reduction import reduction
+from dnc.tvm.gpu.schedules.tensors import tensor_product
+from dnc.tvm.gpu.schedules.tiled import scalar_product
+from dnc.tvm.schedules.dense import product
+from dnc.tvm.schedules.kernel import Kernel
+from dnc.tvm.schedules.loops import Expr
+from dnc.tvm.schedules.rewriting import report, rewrite
+from dnc.tvm.schedules.stages import Segment, Stage, Unmatched, replaced
+from dnc.tvm.schedules.window import Window, match
+
+__all__ = ["apply", "report"]
+
+_SCHEDULED = "tirx.is_scheduled"
+"""The attribute that dlight goes by."""
+_FEW = 8
+"""Pixels below which there is nothing to tile."""
+
+
+def apply(module: Any, device: Device) -> Any:
+    """The module with every function scheduled. A CUDA target must be in scope."""
+
+    def rule(segment: Segment, stages: Sequence[Stage]) -> Kernel:
+        return _kernel(segment, stages, device)
+
+    module = rewrite(module, rule)
+    for name, rules in report(module).items():
+        if rules != "view" and not rules.startswith("none"):
+            module[name] = module[name].with_attr(_SCHEDULED, True)
+    gpu = dlight.gpu
+    others = (gpu.Matmul(), gpu.GEMV(), gpu.Reduction(), gpu.GeneralReduction(), gpu.Fallback())
+    return dlight.ApplyDefaultSchedule(*others)(relax.transform.RewriteDataflowReshape()(module))
+
+
+def _kernel(segment: Segment, stages: Sequence[Stage], device: Device) -> Kernel:
+    """What the first rule that matches makes of a segment; raises Unmatched if none does."""
+    window = match(segment, stages) or product(segment)
+    if window is not None:
+        kernel = _slide(segment, window, device)
+        if kernel is not None:
+            return kernel
+    kernel = injective(segment) or reduction(segment, device)
+    if kernel is None:
+        raise Unmatched(f"no rule for block {segment.anchor.name}")
+    return kernel
+
+
+def _slide(segment: Segment, window: Window, device: Device) -> Kernel | None:
+    pixels = math.prod(window.output[:3])
+    if window.weight is None and window.output[1:3] == (1, 1):
+        # One window for the whole map: threads share its terms.
+        return None
+    kernel = depthwise(segment, window, device)
+    if kernel is not None:
+        return kernel
+    if pixels >= _FEW:
+        return tensor_product(segment, window, device) or scalar_product(segment, window, device)
+    if window.border is None:
+        return None
+    kernel = reduction(_through(segment, window.border), device)
+    return None if kernel is None else replace(kernel, replaces=(window.border.buffer,))
+
+
+def _through(segment: Segment, border: Stage) -> Segment:
+    """The segment with what a stage before it computes, where it reads that."""
+
+    def load(found: Any) -> Expr:
+        inside = found.source.same_as(border.buffer)
+        return replaced(border.value, border.axes, found.indices) if inside else found
+
+    anchor = replace(segment.anchor, value=replaced(segment.anchor.value, (), (), load))
+    return Segment(anchor, segment.rest, segment.kept)

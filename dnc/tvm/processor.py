@@ -1,0 +1,72 @@
+"""Which instructions an engine's machine code may use, and whether this processor has them.
+
+LLVM and Linux name the extensions of processors differently; this is the table of those that code for networks uses. An
+engine keeps LLVM's names in model.json. Where there is no /proc/cpuinfo, nothing is said about this processor.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Collection, Iterable
+from pathlib import Path
+
+__all__ = ["architecture", "extensions", "linux_names", "missing_extensions"]
+
+_CPUINFO = Path("/proc/cpuinfo")
+# fmt: off
+_FLAGS = {
+    "x86_64": {
+        "sse3": "pni", "ssse3": "ssse3", "sse4.1": "sse4_1", "sse4.2": "sse4_2", "sse4a": "sse4a", "popcnt": "popcnt",
+        "movbe": "movbe", "avx": "avx", "f16c": "f16c", "fma": "fma", "fma4": "fma4", "xop": "xop", "avx2": "avx2",
+        "bmi": "bmi1", "bmi2": "bmi2", "lzcnt": "abm", "adx": "adx", "gfni": "gfni", "avx512f": "avx512f",
+        "avx512cd": "avx512cd", "avx512bw": "avx512bw", "avx512dq": "avx512dq", "avx512vl": "avx512vl",
+        "avx512ifma": "avx512ifma", "avx512vbmi": "avx512vbmi", "avx512vbmi2": "avx512_vbmi2",
+        "avx512vnni": "avx512_vnni", "avx512bitalg": "avx512_bitalg", "avx512vpopcntdq": "avx512_vpopcntdq",
+        "avx512bf16": "avx512_bf16", "avx512fp16": "avx512_fp16", "avx512vp2intersect": "avx512_vp2intersect",
+        "avxvnni": "avx_vnni", "avxifma": "avx_ifma", "avxvnniint8": "avx_vnni_int8", "avxneconvert": "avx_ne_convert",
+        "amx-tile": "amx_tile", "amx-int8": "amx_int8", "amx-bf16": "amx_bf16",
+    },
+    "aarch64": {
+        "fp-armv8": "fp", "neon": "asimd", "lse": "atomics", "rdm": "asimdrdm", "fullfp16": "asimdhp",
+        "dotprod": "asimddp", "fp16fml": "asimdfhm", "rcpc": "lrcpc", "sve": "sve", "sve2": "sve2", "i8mm": "i8mm",
+        "bf16": "bf16",
+    },
+}
+# fmt: on
+_SAME = {"amd64": "x86_64", "x86-64": "x86_64", "arm64": "aarch64"}
+
+
+def architecture(name: str | None = None) -> str:
+    """The usual name of an architecture or of that in a triple; this machine's if none is given."""
+    first = (name or platform.machine()).partition("-")[0].lower()
+    return _SAME.get(first, first)
+
+
+def extensions(features: Collection[str], machine: str) -> list[str]:
+    """Those of LLVM's features of an architecture that `missing_extensions` knows, sorted."""
+    return sorted(name for name in features if name in _FLAGS.get(machine, ()))
+
+
+def linux_names(names: Iterable[str], machine: str) -> list[str]:
+    """What Linux calls these extensions in /proc/cpuinfo, for readers of model.json without this table."""
+    return sorted(_FLAGS[machine][name] for name in names)
+
+
+def missing_extensions(needed: Iterable[str], machine: str) -> list[str]:
+    """Which of these extensions this processor does not have; none where that cannot be known."""
+    flags = _flags()
+    known = _FLAGS.get(machine, {})
+    return [name for name in needed if name in known and flags and known[name] not in flags]
+
+
+def _flags() -> set[str]:
+    """What the first processor has, by Linux."""
+    try:
+        lines = _CPUINFO.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return set()
+    for line in lines:
+        name, _, value = line.partition(":")
+        if name.strip() in ("flags", "Features"):
+            return set(value.split())
+    return set()
