@@ -1,0 +1,136 @@
+"""Latency of dnc's target tvm: against TVM as its manual shows it, ONNX Runtime and OpenVINO; what compiling costs.
+
+    python -m benchmarks.tvm_engines NET… [--threads 2] [--seconds 20] [--cpu] [--mcpu host]
+
+NET is a .cfg file or the name of a network of cfg/; without weights, random ones stand in, which take as long.
+
+    dnc tvm                         `dnc compile --target tvm`, nothing tuned
+    plain TVM                       the ONNX importer and relax's default pipelines, for the same processor
+    plain ONNX Runtime, OpenVINO    see benchmarks/cpu.py; all four read the graph as it was lowered; float32, batch 1
+
+All run in turn, round after round; ratios are medians over the rounds, with 95 % intervals. With --cpu it is not the
+time but the processor's time that counts, on one thread: what else the machine does then matters less. Compiling is
+measured in a process of its own: its processor time, its time by the clock, and the most memory it ever had. Prints
+Markdown.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.cpu import SETTLE, plain
+from dnc import zoo
+from dnc.autotune import device_name
+from dnc.graph import serialize_to
+from dnc.lower import lower
+from dnc.network import Network
+from dnc.runtime import load
+from dnc.targets import targets
+from dnc.timing import Timings, interleave
+from dnc.weights import write_weights
+
+OURS, TVM, PEERS = "dnc tvm", "plain TVM", ("plain ONNX Runtime", "plain OpenVINO")
+
+
+def compiled(cfg: Path, weights: Path, mcpu: str, out: Path) -> tuple[float, float, float]:
+    """Compiles in a process of its own: seconds by the clock, of the processor, and MB."""
+    command = [sys.executable, "-m", "dnc", "compile", str(cfg), "--weights", str(weights), "--target", "tvm"]
+    command += ["--no-verify", "--option", f"mcpu={mcpu}", "-o", str(out)]
+    start = time.perf_counter()
+    child = os.posix_spawn(
+        sys.executable, command, os.environ, file_actions=[(os.POSIX_SPAWN_OPEN, 1, os.devnull, 1, 0)]
+    )
+    _, status, usage = os.wait4(child, 0)
+    if status:
+        raise SystemExit(f"{' '.join(command)} failed")
+    return time.perf_counter() - start, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
+
+
+def plain_tvm(path: Path, x: Any, mcpu: str) -> Callable[[], object]:
+    """TVM as its manual shows it."""
+    import onnx
+    import tvm
+    from tvm import relax
+    from tvm.relax.frontend.onnx import from_onnx
+
+    from dnc.tvm.compile import machine_for
+
+    target = machine_for("", mcpu).target
+    module = from_onnx(onnx.load(path), keep_params_in_input=False)
+    with target, tvm.transform.PassContext(opt_level=3):
+        module = relax.transform.DecomposeOpsForInference()(module)
+        executable = tvm.compile(relax.get_pipeline("zero")(module), target)
+    main = relax.VirtualMachine(executable, tvm.cpu())["main"]
+    given = tvm.runtime.tensor(x)
+    return lambda: main(given)
+
+
+def measure(cfg: Path, arguments: argparse.Namespace, folder: Path) -> tuple[Timings, tuple[float, float, float]]:
+    """Timings of all four, and what compiling cost."""
+    weights = zoo.weights_for(cfg)
+    network = Network.load(cfg, weights)
+    if weights is None:
+        weights = folder / "random.weights"
+        network = network.with_random_weights()
+        with weights.open("wb") as file:
+            write_weights(file, network.layers, network.arrays)
+    x = np.random.default_rng(0).random((1, *network.input_shape), np.float32)
+    model = folder / "plain.onnx"
+    serialize_to(lower(network, batch=1), model)
+    cost = compiled(cfg, weights, arguments.mcpu, folder / "engine")
+    bundle = load(folder / "engine", threads=arguments.threads).bundle
+    session = targets["tvm"](bundle.options).open(folder / "engine", arguments.threads)
+    runs: dict[str, Callable[[], object]] = {OURS: lambda: session.run({"input": x})}
+    runs |= plain(model, x, arguments.threads)
+    if not arguments.without_plain:
+        runs[TVM] = plain_tvm(model, x, arguments.mcpu)
+    clock = time.process_time if arguments.cpu else time.perf_counter
+    return interleave(runs, seconds=arguments.seconds, rounds=(9, 400), settle=SETTLE, clock=clock), cost
+
+
+def main() -> None:
+    """One table, a line for each network, and the geometric means."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("networks", nargs="+")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--seconds", type=float, default=20.0)
+    parser.add_argument("--cpu", action="store_true")
+    parser.add_argument("--mcpu", default="host")
+    parser.add_argument("--without-plain", action="store_true", help="leave out plain TVM, which takes longest")
+    arguments = parser.parse_args()
+    if arguments.cpu:
+        arguments.threads = 1
+    # Of plain TVM, which runs in this thread.
+    os.environ["TVM_NUM_THREADS"] = str(arguments.threads)
+    others = [name for name in (*PEERS, TVM) if name != TVM or not arguments.without_plain]
+    speeds: dict[str, list[float]] = {name: [] for name in others}
+    what = "processor time, 1 thread" if arguments.cpu else f"{arguments.threads} threads"
+    print(f"{device_name()}, {arguments.mcpu}, {what}\n")
+    print("Times of dnc's target tvm, as multiples of those of the others.\n")
+    print(f"| network | ms | {' | '.join(others)} | compiled in s (of the processor) | MB |")
+    print("| --- " * (len(others) + 4) + "|")
+    for each in arguments.networks:
+        cfg = zoo.find_cfg(each)
+        with tempfile.TemporaryDirectory() as scratch:
+            timings, (elapsed, busy, memory) = measure(cfg, arguments, Path(scratch))
+        cells = [cfg.stem, f"{timings.median(OURS) * 1e3:.2f}"]
+        for name in others:
+            ratio = timings.ratio(OURS, name)
+            speeds[name].append(ratio.value)
+            cells.append(str(ratio))
+        print(f"| {' | '.join(cells)} | {elapsed:.1f} ({busy:.1f}) | {memory:.0f} |", flush=True)
+    means = [f"{np.exp(np.mean(np.log(values))):.3f}" for values in speeds.values()]
+    print(f"| geometric mean | | {' | '.join(means)} | | |")
+
+
+if __name__ == "__main__":
+    main()
