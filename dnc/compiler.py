@@ -15,8 +15,8 @@ import onnx_ir as ir
 
 import dnc
 from dnc import zoo
-from dnc.autotune import Tuned
-from dnc.autotune import autotune as tune
+from dnc.autotune import Tuned, from_table
+from dnc.autotune import autotune as choose_forms
 from dnc.bundle import Bundle, write_folder
 from dnc.calibration import Calibration
 from dnc.choose import Candidate, choose
@@ -65,6 +65,8 @@ def compile(
     skip: Sequence[str] = (),
     verify: bool = True,
     autotune: bool = False,
+    tune: int | None = None,
+    remote: str | None = None,
     precision: str | None = None,
     calibration: str | PathLike[str] | None = None,
     keep: Sequence[str] = (),
@@ -82,7 +84,7 @@ def compile(
     Args:
         cfg: the .cfg file, or the name of a network of cfg/.
         weights: the .weights file; looked for beside the cfg and in the zoo's cache if not given.
-        target: a name of `dnc.targets.targets`.
+        target: a name of `dnc.targets.targets`; "aarch64" is tvm with triple=aarch64.
         out: the engine folder; the cfg's name with .engine, in the current folder, if not given.
         batch: the batch size; any if not given, or what the target has to have.
         input: "f32": the engine takes preprocessed arrays; "u8": pixels, and preprocesses them itself.
@@ -100,6 +102,8 @@ def compile(
         verify: compares the outputs after each pass with those before it, on noise and on a photograph, and fails if
             they differ by more than the pass declares. Needs ONNX Runtime, and is left out without it.
         autotune: measures on the target how each grouped convolution runs fastest (`dnc.autotune`).
+        tune: for target tvm, how many ways of writing its kernels to measure (`dnc.tvm.tuning`).
+        remote: for tune, where to measure if not here: HOST:PORT[,key=KEY][,threads=N] of a TVM RPC server or tracker.
         precision: the option of that name, which most targets have: "fp32" unless given.
         calibration: what `dnc calibrate` wrote, for precision int8 and mixed.
         keep: what these leave in float32: layer numbers ("36"), ranges of them ("30-36"), operators ("Add").
@@ -129,6 +133,10 @@ def compile(
     if precision is not None:
         options = {**(options or {}), "precision": precision}
     choice = find_target(target, options)
+    if tune is not None and not choice.tunes:
+        raise TargetError(f"target {choice.name} has no kernels to tune", hint="--target tvm")
+    if remote is not None and tune is None:
+        raise DncError("remote says where to tune", hint="give --tune TRIALS as well; `dnc bench --remote` measures")
     free = max_drop is not None and "precision" not in choice.given
     allowed = () if not free else ("bf16", "mixed") if calibration is not None else ("bf16",)
     offers = list(choice.candidates(allowed))
@@ -174,7 +182,10 @@ def compile(
         if unsupported:
             others[each.title] = "cannot run this network:\n    " + "\n    ".join(unsupported)
             continue
-        tuned = tune(model, each, batch=batch or 1, cache=zoo.cache_dir(), progress=tell) if autotune else None
+        if autotune:
+            tuned: Tuned | None = choose_forms(model, each, batch=batch or 1, cache=zoo.cache_dir(), progress=tell)
+        else:
+            tuned = from_table(model, each, batch=batch or 1)
         more = [] if tuned is None else tuned.passes()
         if more:
             more.append(known_passes["eliminate-dead-code"]())
@@ -201,7 +212,20 @@ def compile(
     folder = Path(out) if out is not None else Path(f"{cfg.stem}.engine")
     tell("writing the engine")
     with write_folder(folder) as writer:
-        if offers == [choice]:
+        if tune is not None:
+            about = ready[0].about
+            report, won = choice.build_tuned(
+                ready[0].model,
+                writer.folder,
+                about,
+                tune,
+                remote=remote or "",
+                cache=zoo.cache_dir(),
+                progress=tell,
+            )
+            tuning = {**about.tuning, "kernels": won}
+            bundle = dataclasses.replace(about, report={**about.report, **report}, tuning=tuning)
+        elif offers == [choice]:
             report = choice.build(ready[0].model, writer.folder, ready[0].about)
             bundle = dataclasses.replace(ready[0].about, report={**ready[0].about.report, **report})
         else:
@@ -248,6 +272,9 @@ def _quantization(
     recipe = target.quantization()
     if recipe is None:
         raise TargetError(f"target {target.name} has no 8-bit arithmetic that dnc knows of", hint="--target onnx")
+    if recipe.signed and not measured.symmetric:
+        what = f"target {target.name} rounds to numbers that are symmetric about 0, and the calibration is asymmetric"
+        raise CalibrationError(what, hint="measure it with `dnc calibrate --symmetric`")
 
     def passes(others: Collection[str]) -> list[Pass]:
         kept = [*keep, *others]
@@ -346,9 +373,14 @@ def _verifier(network: Network, model: ir.Model, preprocessing: Preprocessing | 
     return Verifier(feeds, watch, lambda: release_pages(network.arrays))
 
 
+_SHORT = {"aarch64": ("tvm", {"triple": "aarch64"})}
+"""Targets with options that have a name of their own."""
+
+
 def find_target(name: str, options: Mapping[str, str] | None = None) -> Target:
     """The target of this name; raises TargetError if it or an option is unknown, or it is not installed."""
-    target = find(name)(options)
+    name, more = _SHORT.get(name, (name, {}))
+    target = find(name)({**more, **(options or {})})
     missing = target.missing()
     if missing:
         raise TargetError(f"target {name} needs {missing}, which is not installed", hint=target.remedy())

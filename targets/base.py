@@ -68,6 +68,22 @@ class Session(ABC):
     def run(self, inputs: Mapping[str, npt.NDArray[Any]]) -> list[npt.NDArray[Any]]:
         """The outputs in the model's order, for inputs by name."""
 
+    def profile(self, inputs: Mapping[str, npt.NDArray[Any]], runs: int) -> list[tuple[str, float]]:
+        """How long each node takes, for `dnc bench --layers`.
+
+        Args:
+            inputs: as for `run`.
+            runs: how often to run; outliers among them do not count.
+
+        Returns:
+            Names and seconds, in order. A node that the engine made itself has the name of what it writes or reads
+            behind its own.
+
+        Raises:
+            TargetError: the engine does not tell.
+        """
+        raise TargetError(f"{self.device} does not tell how long its layers take", hint="measure on another target")
+
 
 class Target(ABC):
     """One engine. A target's only state is its options: all else it needs is in the model or in the engine folder.
@@ -89,6 +105,9 @@ class Target(ABC):
     """The values of its option `precision` that may be faster than float32 and cost accuracy."""
     batch: ClassVar[int | None] = None
     """The size of batches where the user asks for none; None for any size."""
+
+    tunes: ClassVar[bool] = False
+    """Whether `build_tuned` does anything."""
 
     def __init__(self, given: Mapping[str, str] | None = None) -> None:
         known = {option.name: option for option in self.known_options}
@@ -160,6 +179,34 @@ class Target(ABC):
         Raises:
             TargetError: the engine's compiler refuses the model.
         """
+
+    def build_tuned(
+        self,
+        model: ir.Model,
+        folder: Path,
+        about: Bundle,
+        trials: int,
+        *,
+        remote: str = "",
+        cache: Path | None = None,
+        progress: Callable[[str], None] = lambda _: None,
+    ) -> tuple[Mapping[str, str], Mapping[str, Any]]:
+        """`build`, with parts of the engine chosen by measuring them, for targets that have such parts.
+
+        Args:
+            model, folder, about: as for `build`.
+            trials: how many to measure.
+            remote: where to measure, if not here.
+            cache: the folder to keep measurements in; none are kept if not given.
+            progress: is told what happens now.
+
+        Returns:
+            What `build` does; and for engine.json, under `tuning`, what was measured.
+
+        Raises:
+            TargetError: as `build`; the device does not answer.
+        """
+        raise TargetError(f"target {self.name} has nothing to tune", hint="--target tvm")
 
     @abstractmethod
     def versions(self) -> dict[str, str]:

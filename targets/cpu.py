@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import ClassVar
 
-from dnc.targets import Target, targets
+from dnc.targets import Option, Target, targets
 from dnc.targets.onnx import Onnx
 from dnc.targets.openvino import Openvino
+from dnc.targets.tvm import PRECISIONS, Tvm
 
 
 @targets.register
@@ -16,6 +17,7 @@ class Cpu(Onnx):
 
     name: ClassVar[str] = "cpu"
     summary: ClassVar[str] = "the fastest engine for this machine's CPU, by timing those that are installed"
+    known_options: ClassVar[Sequence[Option]] = [each for each in Onnx.known_options if each.name == "precision"]
 
     def missing(self) -> str:
         """The first candidate's library, if there is none of any."""
@@ -23,8 +25,10 @@ class Cpu(Onnx):
         return missing[0] if all(missing) else ""
 
     def candidates(self, allowed: Collection[str] = ()) -> Sequence[Target]:
-        """ONNX Runtime and OpenVINO, in the same precision; in float32 first where there is a choice."""
-        kinds = (Onnx, Openvino)
+        """ONNX Runtime, OpenVINO and, where it has the precision, TVM; in float32 first where there is a choice."""
+        kinds: list[type[Target]] = [Onnx, Openvino]
+        if self.options["precision"] in PRECISIONS:
+            kinds.append(Tvm)
         faster = [(kind, each) for each in allowed for kind in kinds if each in kind.faster]
         if "precision" in self.given:
             faster = []

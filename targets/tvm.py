@@ -31,10 +31,11 @@ if TYPE_CHECKING:
     from dnc.passes import Pass
     from dnc.tvm.compile import Machine
 
-__all__ = ["FFI", "Tvm", "described"]
+__all__ = ["FFI", "PRECISIONS", "Tvm", "described"]
 
 FFI = "apache-tvm-ffi==0.1.14.post1"
 """The interface for Python, in the version that fits."""
+PRECISIONS = ("fp32", "fp16")
 _HALF = {"x86_64": "avx512fp16", "aarch64": "fullfp16"}
 """The extension that computes with float16, by architecture."""
 
@@ -42,7 +43,7 @@ _HALF = {"x86_64": "avx512fp16", "aarch64": "fullfp16"}
 def _precision(text: str) -> str:
     if text in ("int8", "mixed"):
         raise ValueError("one of fp32, fp16: with 8 bits TVM would round to them, and then compute in float32")
-    if text not in ("fp32", "fp16"):
+    if text not in PRECISIONS:
         raise ValueError("one of fp32, fp16")
     return text
 

@@ -65,7 +65,15 @@ def _options(context: click.Context, parameter: click.Parameter, value: tuple[st
 )
 @click.option("--data", multiple=True, metavar="SOURCE", help="What it is measured on; else what was calibrated on.")
 @click.option("--shaves", type=int, help="For myriad, --option shaves=N: the vector processors to use, 1 to 16.")
+@click.option("--mcpu", help="For tvm, --option mcpu=CPU: the processor, as LLVM names it.")
+@click.option("--backend", help="For cuda, --option backend=NAME: onnxruntime or tvm.")
+@click.option("--arch", help="For cuda, --option arch=sm_87,…: generations of GPUs.")
+@click.option("--allow-fallback", is_flag=True, help="For cuda, --option fallback=on: run on the CPU without a GPU.")
 @click.option("--autotune", is_flag=True, help="Measure how each grouped convolution runs fastest on this machine.")
+@click.option(
+    "--tune", type=click.IntRange(min=1), metavar="TRIALS", help="For tvm: measure so many ways of writing its kernels."
+)
+@click.option("--remote", metavar="HOST:PORT[,key=K]", help="For --tune: on a device behind TVM's RPC.")
 @click.option("--keep-layers", is_flag=True, help="Make every layer's output an output, for dnc compare.")
 @click.option("--dump-dir", type=click.Path(), help="Write the graph after each pass there.")
 @click.option("--cutoff", type=int, metavar="N", help="Take the first N layers, as darknet partial.")
@@ -79,6 +87,10 @@ def command(
     as_json: bool,
     options: dict[str, str],
     shaves: int | None,
+    mcpu: str | None,
+    backend: str | None,
+    arch: str | None,
+    allow_fallback: bool,
     keep: list[str] | None,
     **others: object,
 ) -> None:
@@ -89,7 +101,9 @@ def command(
     from dnc.compiler import compile
 
     start = time.perf_counter()
-    told = options if shaves is None else {**options, "shaves": str(shaves)}
+    fallback = "on" if allow_fallback else None
+    short = {"shaves": shaves, "mcpu": mcpu, "backend": backend, "arch": arch, "fallback": fallback}
+    told = {**options, **{name: str(value) for name, value in short.items() if value is not None}}
     with progress(not as_json) as tell:
         engine = compile(cfg, weights, target, out, progress=tell, options=told, keep=keep or (), **others)  # type: ignore[arg-type]
     bundle = engine.bundle

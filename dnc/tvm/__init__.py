@@ -7,4 +7,6 @@
     processor   what machine code may use, and whether a processor has it
     compile     the passes of TVM in order, and model.so
     session     runs model.so; needs TVM's runtime alone
+    tuning      --tune: kernels chosen by measuring them
+    remote      machines that measure: this one, or a device behind TVM's RPC
 """

@@ -182,7 +182,7 @@ def unsupported(model: ir.Model) -> list[str]:
         sides = list(value.shape or ())
         if not all(isinstance(side, int) for side in (sides[:1] if value.dtype == ir.DataType.UINT8 else sides)):
             shape = ", ".join(map(str, sides))
-            found[f"input {value.name}: its shape ({shape}) is not fixed: leave --batch out, or give a number"] = None
+            found[f"input {value.name}: its shape ({shape}) is not fixed: --batch 1 fixes it"] = None
     known = {value for value in model.graph.initializers.values() if constant_array(value) is not None}
     for node in model.graph:
         name = node.name or ""

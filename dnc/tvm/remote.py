@@ -14,6 +14,7 @@ unless it is told how many.
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
 import socket
@@ -23,6 +24,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy.typing as npt
@@ -32,7 +34,7 @@ from dnc.timing import processors
 from dnc.tvm.compile import import_tvm
 from dnc.tvm.session import SETTINGS, reason
 
-__all__ = ["Address", "Device", "connect", "here"]
+__all__ = ["Address", "Device", "Lost", "connect", "here"]
 
 _FORM = "HOST:PORT[,key=KEY][,threads=N]"
 _START = "start one there: python -m tvm.exec.rpc_server --host 0.0.0.0 --port PORT --port-end PORT+1"
@@ -42,6 +44,10 @@ _PATIENCE = 5.0
 """Seconds to wait for an answer, and for a tracker's device to be given back by whoever had it last."""
 _LEAST = 0.004
 """Seconds that one measurement takes at least: it is the mean of as many runs as that needs."""
+
+
+class Lost(TargetError):
+    """The device has gone."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +119,7 @@ class Device:
             # TVM raises InternalError where a socket fails, RPCError for what goes wrong on the device.
             if self.name and not _is_told(text):
                 gone = "see what its server says; a processor that lacks an instruction ends it: check --option mcpu"
-                raise TargetError(f"the connection to {place} is lost: {reason(error)}", hint=gone) from error
+                raise Lost(f"the connection to {place} is lost: {reason(error)}", hint=gone) from error
             raise TargetError(f"{place} {what}: {_last(text)}", hint=hint) from error
 
     def load(self, path: Path, built_for: str) -> Any:
@@ -176,14 +182,23 @@ def _last(text: str) -> str:
     return lines[-1].strip() if lines else "no reason is given"
 
 
+def _rpc() -> ModuleType:
+    """tvm.rpc, which does not say what it does."""
+    import_tvm()
+    try:
+        rpc = importlib.import_module("tvm.rpc")
+    except ImportError as error:
+        hint = "pip install psutil cloudpickle tornado"
+        raise TargetError(f"TVM's RPC cannot be loaded: {error}", hint=hint) from error
+    logging.getLogger("RPCServer").setLevel(logging.WARNING)
+    return rpc
+
+
 def here(threads: int | None = None) -> Device:
     """This machine, with as many threads for a run as engines have that are opened here."""
-    import_tvm()
-    from tvm import rpc
-
+    rpc = _rpc()
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
-    logging.getLogger("RPCServer").setLevel(logging.WARNING)
     return Device(rpc.LocalSession(), "", threads or processors())
 
 
@@ -193,10 +208,7 @@ def connect(address: Address, tell: Callable[[str], None] = lambda _: None) -> D
     Raises:
         TargetError: nobody listens there; the device is busy; the key is another; there is no TVM here.
     """
-    import_tvm()
-    from tvm import rpc
-
-    logging.getLogger("RPCServer").setLevel(logging.WARNING)
+    rpc = _rpc()
     tell(f"connecting to {address}")
     answer = _greet(address)
     try:

@@ -54,7 +54,7 @@ from dnc.tvm import schedules
 from dnc.tvm.compile import Machine, fused, link_with
 from dnc.tvm.compile import build as compile_network
 from dnc.tvm.functions import lowered
-from dnc.tvm.remote import Device
+from dnc.tvm.remote import Device, Lost
 from dnc.tvm.schedules.rewriting import calls, scheduled
 from dnc.tvm.session import MODEL
 
@@ -69,6 +69,7 @@ _RULES = ("pointwise", "spatial", "depthwise", "none")
 """Of kernels that are tuned: those that compute sums, and those that no rule wrote."""
 _GAIN = 0.98
 _CONFIDENCE = 0.99
+_SAMPLES = 3
 _ROUNDS = (3, 3)
 _HOPELESS = 1.5
 """A candidate that takes so many times as long is timed once."""
@@ -327,7 +328,9 @@ class _Tuner:
         kernels = []
         for number, (name, function) in enumerate(fixed.items(), 1):
             progress(f"timing kernel {number} of {len(fixed)}")
-            seconds = self._device.kernel(library, name, self._arguments(function))() * len(called[name])
+            run = self._device.kernel(library, name, self._arguments(function))
+            # Whatever else the machine does only adds to it.
+            seconds = min(run() for _ in range(_SAMPLES)) * len(called[name])
             loops = self._module[name]
             key = f"{structural_hash(loops) % (1 << 64):016x}"
             layers = [places[mark] for call in called[name] if (mark := _mark_of(call)) in places]
@@ -349,11 +352,18 @@ class _Tuner:
             ratios = [ratio for _, ratio in self._database.trials(kernel.key) if ratio is not None]
             best = f", best {min(ratios):.2f} of the untuned" if ratios else ""
             progress(f"tuning {kernel.title}, {count.format(done + number)}{best}")
-            way, function = (tiles.next() if number % 2 == 0 else None) or search.next()
-            if function is None:
+            ways = (tiles, search) if number % 2 == 0 else (search, tiles)
+            found = ways[0].next() or ways[1].next()
+            if found is None:
                 break
-            ratio, error = self._trial(kernel, function)
-            self._database.put(kernel.key, way, ratio, error)
+            way, function = found
+            try:
+                ratio, why = self._trial(kernel, function)
+            except Lost as error:
+                # Perhaps it was this one that ended the server: it is not tried again.
+                self._database.put(kernel.key, way, None, error.message)
+                raise
+            self._database.put(kernel.key, way, ratio, why)
             if not isinstance(way, int):
                 search.tell(ratio)
         return self._final(kernel)
@@ -362,9 +372,9 @@ class _Tuner:
         """A candidate's time as a multiple of the rule's, or why it has none."""
         try:
             runs = self._runs({"rule": self._scheduled[kernel.name], "candidate": function})
+        except Lost:
+            raise
         except TargetError as error:
-            if "connection" in error.message:
-                raise
             return None, error.message
         once = runs["candidate"]() / runs["rule"]()
         if once > _HOPELESS:
@@ -474,22 +484,29 @@ class _Search:
         self._machine = machine
         self._known = [(way, ratio) for way, ratio in known if not isinstance(way, int)]
         self._context: Any = None
+        self._over = False
         self._batch: list[Any] = []
         self._told: list[float | None] = []
 
-    def next(self) -> tuple[Way, Any]:
-        """A trace and the function that it makes; ([], None) if the search is over, or has nothing for this kernel."""
+    def next(self) -> tuple[Way, Any] | None:
+        """A trace and the function that it makes; None if the search is over, or has nothing for this kernel."""
+        if self._over:
+            return None
         try:
             if self._context is None:
                 self._start()
             if len(self._told) == len(self._batch):
                 self._fetch()
+        except ImportError as error:
+            hint = "pip install psutil cloudpickle"
+            raise TargetError(f"MetaSchedule cannot be loaded: {error}", hint=hint) from error
         except (RuntimeError, ValueError, TypeError) as error:
             # Its rules do not take every function; the rule's kernel is there in any case.
             logging.getLogger(__name__).debug("MetaSchedule: %s", error)
             self._batch = []
         if not self._batch:
-            return [], None
+            self._over = True
+            return None
         schedule = self._batch[len(self._told)].sch
         return _plain(schedule.trace.as_json()), _bare(schedule.mod)
 

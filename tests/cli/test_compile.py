@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from inspect import signature
 from pathlib import Path
 
@@ -11,16 +11,20 @@ import pytest
 
 import dnc
 from dnc.cli.compile import command as compile_command
+from dnc.compiler import find_target
 from dnc.recorded import write_recorded
+from dnc.targets import Target, targets
 from tests.conftest import Result
 
 Command = Callable[..., Result]
+Write = Callable[..., Path]
 
 
 def test_options_are_those_of_the_library() -> None:
     from dnc.compiler import compile
 
-    options = {parameter.name for parameter in compile_command.params} - {"as_json", "shaves"}
+    short = {"shaves", "mcpu", "backend", "arch", "allow_fallback"}
+    options = {parameter.name for parameter in compile_command.params} - {"as_json"} - short
     assert options == set(signature(compile).parameters) - {"progress"}
 
 
@@ -64,3 +68,27 @@ def test_recorded_preprocessing_and_options(command: Command, engines: Path, tmp
     result = command(*arguments, "--preprocess", "resize", "--crop", "0.5")
     assert (result.code, "a crop of 0.5 is for center-crop, not for resize" in result.err) == (1, True)
     assert command(*arguments, "--mean", "1/0").code == 2
+
+
+def test_short_names(command: Command, write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They reach the target; one that it does not have is refused as if it were spelled out."""
+    told: list[Mapping[str, str]] = []
+
+    def remember(name: str, options: Mapping[str, str]) -> Target:
+        told.append(options)
+        return find_target(name)
+
+    monkeypatch.setattr("dnc.compiler.find_target", remember)
+    arguments = ["--mcpu", "znver4", "--backend", "tvm", "--arch", "sm_87", "--allow-fallback", "--shaves", "3"]
+    assert command("compile", write("tiny"), "-t", "onnx", "-o", tmp_path / "e", *arguments).code == 0
+    assert told == [{"mcpu": "znver4", "backend": "tvm", "arch": "sm_87", "fallback": "on", "shaves": "3"}]
+    monkeypatch.undo()
+    refused = command("compile", tmp_path / "tiny.cfg", "-t", "onnx", "-o", tmp_path / "f", "--mcpu", "znver4")
+    assert (refused.code, "has no option 'mcpu'" in refused.err) == (1, True)
+
+
+def test_aarch64_is_tvm_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    tvm = targets["tvm"]
+    monkeypatch.setattr(tvm, "missing", lambda self: "")
+    found = find_target("aarch64", {"mcpu": "cortex-a72"})
+    assert (found.name, found.given) == ("tvm", {"triple": "aarch64", "mcpu": "cortex-a72"})

@@ -184,10 +184,13 @@ def test_max_drop_needs_images_and_a_choice(write: Write, tmp_path: Path) -> Non
 
 
 def test_candidates() -> None:
-    assert [each.title for each in Cpu().candidates()] == ["onnx", "openvino"]
-    both = ["onnx", "openvino", "openvino bf16", "onnx mixed", "openvino mixed"]
-    assert [each.title for each in Cpu().candidates(("bf16", "mixed"))] == both
-    assert [each.title for each in Cpu({"precision": "fp16"}).candidates(("bf16",))] == ["onnx fp16", "openvino fp16"]
+    def titles(target: Cpu, *allowed: str) -> list[str]:
+        return [each.title for each in target.candidates(allowed)]
+
+    assert titles(Cpu()) == ["onnx", "openvino", "tvm"]
+    assert titles(Cpu(), "bf16", "mixed") == [*titles(Cpu()), "openvino bf16", "onnx mixed", "openvino mixed"]
+    assert titles(Cpu({"precision": "fp16"}), "bf16") == ["onnx fp16", "openvino fp16", "tvm fp16"]
+    assert titles(Cpu({"precision": "int8"})) == ["onnx int8", "openvino int8"]
 
 
 @pytest.mark.usefixtures("fakes")

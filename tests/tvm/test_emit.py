@@ -27,7 +27,7 @@ def test_refused_operators() -> None:
     for number, node in enumerate(built.graph):
         node.metadata_props["dnc.where"] = f"a.cfg:{number} [layer] #{number}"
     assert Tvm().unsupported(built) == [
-        "input f: its shape (N, 2) is not fixed: leave --batch out, or give a number",
+        "input f: its shape (N, 2) is not fixed: --batch 1 fixes it",
         "a.cfg:0 [layer] #0: Erf: dnc does not write it for TVM",
         "a.cfg:1 [layer] #1: Resize: only the repetition of pixels is known here",
         "a.cfg:2 [layer] #2: Reshape: its input 1 is computed, it must be constant",

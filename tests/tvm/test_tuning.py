@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ import pytest
 import dnc
 from dnc.errors import DncError, TargetError
 from dnc.timing import Timings
+from dnc.tvm.compile import machine_for
 from dnc.tvm.session import MODEL
 from tests.tvm.rpc_servers import running
 
@@ -26,9 +27,8 @@ pytest.importorskip("tvm.relax", exc_type=ImportError)
 for package in ("psutil", "cloudpickle"):
     pytest.importorskip(package)
 
-from dnc.tvm import tuning
-from dnc.tvm.compile import machine_for
-from dnc.tvm.tuning import Database, Kernel, device_name
+tuning = pytest.importorskip("dnc.tvm.tuning")
+Database, Kernel, device_name = tuning.Database, tuning.Kernel, tuning.device_name
 
 needs_linker = pytest.mark.skipif(shutil.which("g++") is None, reason="model.so is linked with g++")
 
@@ -36,7 +36,7 @@ Write = Callable[..., Path]
 CONV = "[convolutional]\nfilters={}\nsize={}\npad=1\nactivation={}\n"
 NET = "[net]\nwidth=12\nheight=12\nchannels=3\n"
 FIRST = NET + CONV.format(32, 3, "leaky") + CONV.format(48, 3, "relu")
-SECOND = NET + CONV.format(32, 3, "leaky") + CONV.format(24, 1, "linear")
+SECOND = FIRST + CONV.format(24, 1, "linear")
 BOUND = 1e-5
 """Of the largest value: the sums of two layers in float32, in another order."""
 
@@ -122,7 +122,7 @@ def test_device_name() -> None:
 
 
 def test_share_out() -> None:
-    def kernel(share: float, rule: str) -> Kernel:
+    def kernel(share: float, rule: str) -> Any:
         return Kernel(rule, "", (), rule, 1, share, share)
 
     kernels = [kernel(0.5, "spatial"), kernel(0.2, "injective"), kernel(0.2, "pointwise"), kernel(0.1, "depthwise")]
@@ -162,8 +162,8 @@ def test_only_where_it_helps(write: Write) -> None:
         dnc.compile(write("n", FIRST), target="onnx", tune=4)
     with pytest.raises(DncError, match="remote says where to tune"):
         dnc.compile(write("n", FIRST), target="tvm", remote="pi:9090")
+    other = "riscv64" if os.uname().machine != "riscv64" else "aarch64"
     with pytest.raises(TargetError, match="nothing can be tuned for"):
-        other = "riscv64" if os.uname().machine != "riscv64" else "aarch64"
         dnc.compile(write("n", FIRST), target="tvm", tune=4, options={"triple": other, "cc": sys.executable})
 
 
@@ -181,21 +181,17 @@ def test_kept_and_reused(write: Write, tmp_path: Path, cache: Path) -> None:
     found = engine.bundle.tuning["kernels"]
     assert sum(kernel["trials"] for kernel in found["kernels"]) == found["trials"] == 6
     places = [place for kernel in found["kernels"] for place in kernel["layers"]]
-    assert "first.cfg:9 [convolutional] #1" in places
+    assert "first.cfg:10 [convolutional] #1" in places
     assert "kernels" in engine.bundle.report
     same(engine, compiled(write("first", FIRST), tmp_path / "plain"))
 
-    # Shares of time are measured again: a kernel may now have one trial more than then.
-    said.clear()
-    compiled(write("first", FIRST), tmp_path / "e", tune=6, progress=said.append)
-    assert len(lines(cache)) <= 8
-    before = lines(cache)
-    compiled(write("second", SECOND), tmp_path / "s", tune=8)
-    keys = {item["kernel"] for item in before}
-    shared = {item["kernel"] for item in lines(cache)[len(before) :]} & keys
-    new = {item["kernel"] for item in lines(cache)[len(before) :]} - keys
-    assert len(new) == 1
-    assert len(shared) <= 1
+    # Shares are measured anew each time; but 4 trials are fewer than those that the second layer already has.
+    heavy = max((item["kernel"] for item in trials), key=[item["kernel"] for item in trials].count)
+    for name, text in (("first", FIRST), ("second", SECOND)):
+        said.clear()
+        compiled(write(name, text), tmp_path / name, tune=4, progress=said.append)
+        assert not any(text.startswith("tuning layer 1,") for text in said)
+        assert heavy not in {item["kernel"] for item in lines(cache)[len(trials) :]}
 
 
 @pytest.mark.slow
@@ -234,13 +230,13 @@ def planted(kernel: float, network: float) -> Callable[..., Timings]:
 
 
 @pytest.fixture(params=["tiles", "MetaSchedule"])
-def winner(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def winner(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Only these are tried."""
     if request.param == "MetaSchedule":
         monkeypatch.setattr(tuning._Tiles, "next", lambda self: None)
     else:
-        monkeypatch.setattr(tuning._Search, "next", lambda self: ([], None))
-    return request.param
+        monkeypatch.setattr(tuning._Search, "next", lambda self: None)
+    return str(request.param)
 
 
 @pytest.mark.slow
@@ -273,15 +269,13 @@ def test_never_slower(
         assert "tile 1" in best if winner == "tiles" else "MetaSchedule" in best
     functions = engine.bundle.report["functions"]
     assert ("MetaSchedule" in functions) == (kept and winner == "MetaSchedule")
-    assert ((engine.folder / MODEL).stat().st_size != (plain.folder / MODEL).stat().st_size) or not kept
+    assert ((engine.folder / MODEL).read_bytes() != (plain.folder / MODEL).read_bytes()) is kept
     same(engine, plain)
 
 
 @pytest.mark.slow
 @needs_linker
-def test_other_numbers_are_refused(
-    write: Write, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_other_numbers_are_refused(write: Write, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A tuned network that computes something else is not used, however fast it is."""
     monkeypatch.setattr(tuning, "interleave", planted(0.5, 0.5))
     network = tuning.Device.network
@@ -312,3 +306,19 @@ def test_remote(write: Write, tmp_path: Path, cache: Path, command: Callable[...
         assert "1 threads" in found["device"]
         assert len(lines(cache)) == 3
     same(dnc.load(tmp_path / "e"), compiled(cfg, tmp_path / "plain"))
+
+
+@pytest.mark.slow
+@needs_linker
+def test_device_that_goes(write: Write, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel that was running then is not tried again: it may be what ended the server."""
+
+    def lose(*_: Any) -> Any:
+        raise tuning.Lost("the connection is lost")
+
+    monkeypatch.setattr(tuning._Tuner, "_trial", lose)
+    for count in (1, 2):
+        with pytest.raises(TargetError, match="the connection is lost"):
+            compiled(write("first", FIRST), tmp_path / "e", tune=6)
+        assert len(lines(cache)) == count
+    assert not (tmp_path / "e").exists()
