@@ -198,7 +198,7 @@ def from_table(model: ir.Model, target: Target, *, batch: int = 1) -> Tuned | No
         the network's convolutions.
     """
     options = target.options
-    if "arch" not in options or options["backend"] != "onnxruntime":
+    if "arch" not in options or options["backend"] == "tvm":
         return None
     arch = options["arch"] or next((gpu.arch for gpu in gpus()[options["device"] :]), "")
     providers = ("tensorrt", "cuda") if options["provider"] == "auto" else (options["provider"],)

@@ -4,7 +4,8 @@
     onnxruntime    model.onnx, portable; ONNX Runtime's TensorRT or CUDA provider runs it (`dnc.cuda`)
     tvm            model.so: kernels compiled here for --option arch, by TVM and nvcc (`dnc.tvm.gpu`); float32, float16
 
-A back end is a target by itself, with the options of this one: a class here, and a line in `BACKENDS`.
+A back end is a target by itself, with the options of this one: a class here, and a line in `BACKENDS`. Where there is a
+GPU and none is asked for, all are built and timed (`dnc.choose`).
 
 Compiling needs no GPU, and no ONNX Runtime either. What can be decided by measuring is decided so: with --autotune on
 the device; else, of depthwise convolutions, by what was measured once for the GPU's generation (`dnc.depthwise`), which
@@ -20,7 +21,8 @@ the device; else, of depthwise convolutions, by what was measured once for the G
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -44,9 +46,10 @@ _SWITCH = one_of("on", "off")
 _OPTIONS: Sequence[Option] = (
     Option(
         "backend",
-        "onnxruntime",
-        "what runs the network: onnxruntime; tvm: kernels compiled ahead of time, here, for the GPU that arch names",
-        one_of("onnxruntime", "tvm"),
+        "auto",
+        "what runs the network: onnxruntime; tvm: kernels compiled ahead of time, here, for the GPU that arch names; "
+        "auto: the faster one on this machine's GPU, onnxruntime where there is none",
+        one_of("auto", "onnxruntime", "tvm"),
     ),
     Option(
         "provider",
@@ -182,8 +185,25 @@ class Cuda(Target):
 
     def __init__(self, given: Mapping[str, str] | None = None) -> None:
         super().__init__(given)
-        self._backend = BACKENDS[self.options["backend"]](given)
+        backend = self.options["backend"]
+        self._backend = BACKENDS["onnxruntime" if backend == "auto" else backend](given)
         self.batch = self._backend.batch  # type: ignore[misc]  # of this one, not of all
+
+    @property
+    def title(self) -> str:
+        """With the back end that was asked for."""
+        return " by ".join([super().title, *([self.given["backend"]] if "backend" in self.given else [])])
+
+    def candidates(self, allowed: Collection[str] = ()) -> Sequence[Target]:
+        """Each back end that has the options, where one of them can be timed; else what was asked for."""
+        if self.options["backend"] != "auto" or not gpus():
+            return [self]
+        found: list[Target] = []
+        for backend in BACKENDS:
+            # One that lacks an option or a precision is none.
+            with suppress(TargetError):
+                found.append(type(self)({**self.given, "backend": backend}))
+        return found
 
     def missing(self) -> str:
         """What the back end needs to compile."""
@@ -227,7 +247,7 @@ class Cuda(Target):
 
     def taking_turns(self) -> Target:
         """On the device or not at all: the CPU's times say nothing about it."""
-        return type(self)({**self.given, "fallback": "off"})
+        return self if self.options["fallback"] == "off" else type(self)({**self.given, "fallback": "off"})
 
     def open(self, folder: Path, threads: int | None = None) -> Session:
         """A session of the back end."""

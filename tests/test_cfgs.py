@@ -88,7 +88,8 @@ def test_showcase_for_every_target(name: str, target: str, write: Write, tmp_pat
     cfg = write(name, CFGS[name].read_text(encoding="utf-8"))
     network = Network.load(cfg, cfg.with_suffix(".weights"))
     x = np.random.default_rng(0).random((targets[target].batch or 2, *network.input_shape), np.float32)
-    engine = dnc.compile(cfg, out=tmp_path / "engine", target=target)
+    options = {"fallback": "on"} if target == "cuda" else {}
+    engine = dnc.compile(cfg, out=tmp_path / "engine", target=target, options=options)
     for got, expected in zip(engine.forward(x), run(network, x), strict=True):
         # A dozen layers, so that LAYER serves for all of them together. Myriad's have float16 weights, and read bytes.
         assert difference(got, expected) < (2e-2 if target == "myriad" else LAYER)

@@ -18,8 +18,8 @@ ROOT = Path(__file__).parent.parent
 EXTRAS = ("onnxruntime", "openvino", "tvm", "libusb_package", "tensorrt", "torch", "cv2", "scipy", "onnxscript")
 """What is in no dependency of the base install."""
 
-IN_TVM = ("dnc.tvm.schedules", "dnc.tvm.gpu.schedules")
-"""Packages that write TVM's own representation, expression by expression: only a compilation for TVM imports them."""
+IN_TVM = ("dnc.tvm.schedules", "dnc.tvm.gpu.schedules", "dnc.tvm.tuning")
+"""What writes TVM's own representation, expression by expression: only a compilation for TVM imports it."""
 
 BLOCK = """
 import sys

@@ -323,6 +323,21 @@ def test_options() -> None:
     assert not fixed & {"provider", "device", "layout", "graphs", "cache", "fallback"}
 
 
+def test_back_ends_are_timed_where_there_is_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All that have what is asked for; without a GPU nothing can be timed."""
+
+    def titles(**given: str) -> list[str]:
+        return [each.title for each in Cuda(given).candidates()]
+
+    assert titles() == ["cuda"]
+    monkeypatch.setattr("dnc.targets.cuda.gpus", lambda: (Gpu("NVIDIA A", "sm_80", "1.2"),))
+    assert titles() == ["cuda by onnxruntime", "cuda by tvm"]
+    assert titles(precision="fp16") == ["cuda fp16 by onnxruntime", "cuda fp16 by tvm"]
+    assert titles(precision="tf32") == ["cuda tf32 by onnxruntime"]
+    assert titles(backend="tvm") == ["cuda by tvm"]
+    assert all(each.taking_turns() is each for each in Cuda().candidates())
+
+
 def test_another_back_end(write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is one class, which the target asks everything."""
     asked: list[str] = []
