@@ -392,7 +392,7 @@ def test_what_cannot_be_compared(folder: Path) -> None:
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="needs ../shared")
-@pytest.mark.parametrize("target", ["reference", "cpu"])
+@pytest.mark.parametrize("target", ["reference", "onnx"])
 def test_everything_that_darknet_computed(target: str) -> None:
     """Each of the small networks holds to the tolerance of `dnc compare`, by a factor of five."""
     recordings = sorted((SHARED / "golden/micro").glob("*.npz"))

@@ -32,7 +32,7 @@ def test_all_in_any_order(text: str, seed: int, order: list[str]) -> None:
     run_passes(built, [passes[name]() for name in order], verify=Verifier(feeds_for(built, images=2, seed=seed)))
 
 
-@settings(RANDOM, max_examples=60)
+@settings(RANDOM, max_examples=40)
 @given(text=random_networks(), seed=st.integers(0, 9))
 def test_targets(text: str, seed: int) -> None:
     """Every target's own list, and nothing to do for a second run of it."""
