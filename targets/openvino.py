@@ -42,6 +42,7 @@ from dnc.bundle import MANIFEST
 from dnc.errors import TargetError
 from dnc.targets import Option, Session, Target, targets
 from dnc.targets.base import one_of
+from dnc.timing import typical, warm_up
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -55,6 +56,7 @@ __all__ = ["Openvino", "OpenvinoSession"]
 MODEL, WEIGHTS = "model.xml", "model.bin"
 _PLACES = ("Exception from", "Check '", "To facilitate the conversion")
 """How lines of its messages start that are about its sources and its documentation."""
+_CACHING = ("CACHE_DIR", "CACHE_MODE", "WEIGHTS_PATH")
 _DEVICES = ("CPU", "GPU", "NPU", "AUTO")
 
 
@@ -141,6 +143,28 @@ class OpenvinoSession(Session):
             return self._requests(count).run(inputs)
         except RuntimeError as error:
             raise TargetError(f"OpenVINO failed: {_reason(error)}") from error
+
+    def profile(self, inputs: Mapping[str, npt.NDArray[Any]], runs: int) -> list[tuple[str, float]]:
+        """OpenVINO's performance counters, in whole microseconds."""
+        openvino = import_openvino()
+        # What is cached was compiled without counters.
+        config = {name: value for name, value in self._config.items() if name not in _CACHING}
+        try:
+            model = self._core.read_model(self._path)
+            model.reshape({name: openvino.PartialShape(array.shape) for name, array in inputs.items()})
+            compiled = self._core.compile_model(model, self._asked, {**config, "PERF_COUNT": True})
+            request = compiled.create_infer_request()
+            table = []
+            warm_up(lambda: request.infer(dict(inputs), share_inputs=True, share_outputs=True))
+            for _ in range(runs):
+                request.infer(dict(inputs), share_inputs=True, share_outputs=True)
+                counters = request.profiling_info
+                table.append([each.real_time.total_seconds() for each in counters])
+        except RuntimeError as error:
+            raise TargetError(f"OpenVINO failed: {_reason(error)}") from error
+        ran = openvino.ProfilingInfo.Status.EXECUTED
+        pairs = zip(counters, typical(np.array(table)), strict=True)
+        return [(each.node_name, float(seconds)) for each, seconds in pairs if each.status == ran]
 
 
 def _fix_batch(model: Any, shape_of: Any) -> bool:
@@ -291,7 +315,7 @@ def _read(model: ir.Model) -> Any:
 
 def _cache(folder: Path) -> Path | None:
     """Where OpenVINO may keep what it compiled of an engine; None for a folder that is no finished engine."""
-    from dnc.zoo import cache_dir
+    from dnc.files import cache_dir
 
     try:
         files = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]

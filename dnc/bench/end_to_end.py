@@ -1,0 +1,236 @@
+"""From image files, a video or a camera to boxes, and where the time goes on the way.
+
+    decode         the file's or the stream's next picture becomes pixels; of a camera, the wait for it as well
+    preprocess     pixels become the network's input
+    infer          the network
+    postprocess    its maps become boxes, with the suppression of those that repeat
+
+It is what an application does with `engine(image)`, one frame after the other: the stages are told apart by when the
+engine's session is entered and left, so nothing of the runtime is done in another way for the measurement.
+
+With a frame rate, frames come at their times, as from a camera: who is still busy when the next one comes misses it,
+and takes the newest one after that. Files are read as fast as they can be without a rate, and none is missed.
+"""
+
+from __future__ import annotations
+
+import importlib
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from dnc.bench.subject import Subject
+from dnc.errors import DncError
+from dnc.preprocess import Pixels, read_image
+from dnc.runtime import Engine
+from dnc.targets import Session, targets
+
+__all__ = ["STAGES", "EndToEnd", "Files", "Source", "Video", "run"]
+
+STAGES = ("decode", "preprocess", "infer", "postprocess")
+
+
+class Source(Protocol):
+    """Frames."""
+
+    name: str
+    rate: float
+    """Frames a second that come by themselves, of a camera; 0 if they wait to be read."""
+
+    def read(self) -> Pixels | None:
+        """The next frame, decoded: (H, W, C) in RGB; None after the last one."""
+        ...
+
+    def skip(self) -> bool:
+        """Passes over the next frame; False after the last one."""
+        ...
+
+
+class Files:
+    """Image files, round and round.
+
+    Raises ImageError where one cannot be read.
+    """
+
+    def __init__(self, paths: Sequence[Path], channels: int) -> None:
+        self.name = f"{len(paths)} images"
+        self.rate = 0.0
+        self._paths, self._channels, self._next = paths, channels, 0
+
+    def read(self) -> Pixels | None:
+        """The next file."""
+        path = self._paths[self._next % len(self._paths)]
+        self._next += 1
+        return read_image(path, self._channels)
+
+    def skip(self) -> bool:
+        """There is always another one."""
+        self._next += 1
+        return True
+
+
+class Video:
+    """A video file or a camera, read by OpenCV.
+
+    Args:
+        what: the file, or the camera's number.
+
+    Raises:
+        DncError: OpenCV is not installed, or cannot open it.
+    """
+
+    def __init__(self, what: Path | int) -> None:
+        try:
+            self._cv2 = importlib.import_module("cv2")
+        except ImportError as error:
+            hint = 'pip install "darknet-compiler[video]", or pip install opencv-python-headless'
+            raise DncError("videos and cameras need OpenCV, which is not installed", str(what), hint) from error
+        camera = isinstance(what, int)
+        self.name = what.name if isinstance(what, Path) else f"camera {what}"
+        if isinstance(what, Path) and not what.is_file():
+            raise DncError("there is no such video", what)
+        self._capture = self._cv2.VideoCapture(what if camera else str(what))
+        if not self._capture.isOpened():
+            hint = "is it plugged in, and may this user read /dev/video*?" if camera else "OpenCV knows no such format"
+            raise DncError("the camera cannot be opened" if camera else "the video cannot be read", self.name, hint)
+        self.rate = float(self._capture.get(self._cv2.CAP_PROP_FPS)) if camera else 0.0
+
+    def read(self) -> Pixels | None:
+        """The next frame."""
+        good, frame = self._capture.read()
+        if not good:
+            return None
+        pixels: npt.NDArray[np.uint8] = frame[:, :, ::-1] if frame.ndim == 3 else frame
+        return pixels
+
+    def skip(self) -> bool:
+        """Its pixels are not made."""
+        return bool(self._capture.grab())
+
+
+@dataclass(frozen=True)
+class EndToEnd:
+    """What a run of frames took."""
+
+    engine: str
+    source: str
+    frames: int
+    dropped: int | None
+    """Frames that came while the engine was busy; None where nothing comes by itself."""
+    seconds: float
+    stages: Mapping[str, Mapping[str, float]]
+    """Seconds of a frame by stage, and of all together as `total`: median, p90, p99, mean."""
+    results: int
+    """Boxes or classes, of all frames together."""
+
+    @property
+    def rate(self) -> float:
+        """Frames a second."""
+        return self.frames / self.seconds
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {**asdict(self), "frames_per_second": self.rate}
+
+
+class _Watched(Session):
+    """A session that remembers when it was entered and left."""
+
+    def __init__(self, session: Session, clock: Callable[[], float]) -> None:
+        self.device = session.device
+        self._session, self._clock = session, clock
+        self.entered = self.left = 0.0
+
+    def run(self, inputs: Mapping[str, npt.NDArray[Any]]) -> list[npt.NDArray[Any]]:
+        self.entered = self._clock()
+        outputs = self._session.run(inputs)
+        self.left = self._clock()
+        return outputs
+
+
+@contextmanager
+def _watched(subject: Subject, clock: Callable[[], float]) -> Iterator[tuple[Engine, _Watched]]:
+    kind = targets[subject.bundle.target]
+    session = _Watched(subject.session(), clock)
+    # The engine opens what its target gives it.
+    watching = type("Watching", (kind,), {"open": lambda *_: session})
+    yield Engine(subject.folder, subject.bundle, watching(subject.bundle.options), subject.threads), session
+
+
+def run(
+    subject: Subject,
+    source: Source,
+    *,
+    seconds: float,
+    least: int = 1,
+    rate: float = 0.0,
+    clock: Callable[[], float] = time.perf_counter,
+    sleep: Callable[[float], None] = time.sleep,
+    progress: Callable[[str], None] = lambda _: None,
+) -> EndToEnd:
+    """Runs an engine on frames until they end or the time is over.
+
+    Args:
+        subject: the engine, with a batch of 1.
+        source: the frames.
+        seconds: how long.
+        least: frames at least.
+        rate: frames a second that come, whether the engine is ready or not; the source's own, or none, if 0.
+        clock, sleep: for tests.
+        progress: is told what happens now.
+
+    Raises:
+        DncError: the engine takes no images, a frame cannot be read, or there is none.
+    """
+    if subject.bundle.preprocessing is None:
+        raise DncError("this network takes no images", subject.folder)
+    paced = rate or source.rate
+    table: list[list[float]] = []
+    results = dropped = 0
+    with _watched(subject, clock) as (engine, session):
+        start = clock()
+        number = 0
+        while True:
+            missed = 0
+            if paced:
+                newest = int((clock() - start) * paced)
+                # What a camera's driver could not hand over is gone; of a file, the frames that are late are passed by.
+                while number < newest and (source.rate or source.skip()):
+                    missed += 1
+                    number += 1
+                sleep(max(0.0, start + number / paced - clock()))
+            begin = clock()
+            if len(table) >= least and begin - start > seconds:
+                break
+            pixels = source.read()
+            if pixels is None:
+                break
+            decoded = clock()
+            found = engine(pixels)
+            end = clock()
+            moments = (begin, decoded, session.entered, session.left, end)
+            table.append(np.diff(moments).tolist())
+            results += len(found)
+            dropped += missed
+            number += 1
+            if len(table) == 1:
+                # The first frame opened libraries and allocated.
+                progress(f"running {subject.name} on {source.name}")
+        taken = clock() - start
+    if not table:
+        raise DncError("there is no frame", source.name)
+    times = np.array(table)
+    columns = {**dict(zip(STAGES, times.T, strict=True)), "total": times.sum(axis=1)}
+    stages = {name: _figures(values) for name, values in columns.items()}
+    return EndToEnd(subject.name, source.name, len(table), dropped if paced else None, taken, stages, results)
+
+
+def _figures(values: npt.NDArray[np.float64]) -> dict[str, float]:
+    median, p90, p99 = np.quantile(values, [0.5, 0.9, 0.99]).tolist()
+    return {"median": median, "p90": p90, "p99": p99, "mean": float(np.mean(values))}

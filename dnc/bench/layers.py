@@ -1,0 +1,172 @@
+"""Where a network's time goes: by section of the cfg, against what the machine can do (a roofline).
+
+The engine says how long each of its nodes takes (`Session.profile`); nodes are added up by section. Nothing is scaled:
+what the network takes beside its nodes, measured without a profile and in turn with it, is a row of its own, "between
+layers"; it is negative where measuring the nodes slows them down. What an engine has joined with a neighbour has no
+row: the neighbour's time includes it.
+
+    bound    compute or memory: which of the two peaks the section's operations and bytes come to first
+    roof     the least time that the peaks allow, as a share of the time it takes
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from dnc.bench.peaks import Peaks, peaks
+from dnc.bench.subject import Subject
+from dnc.bench.work import Work, place_of, read_work
+from dnc.timing import warm_up
+
+__all__ = ["BETWEEN", "Layer", "Layers", "attribute", "profile"]
+
+BETWEEN = "between layers"
+_MADE = "made by the engine"
+_SECONDS = 6.0
+"""How long a profile and the network without one take turns; and how often at least."""
+_CHUNKS = 4
+_CHUNK_SECONDS = 0.03
+_RUNS = (6, 30)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A section and its time."""
+
+    where: str
+    """`a.cfg:22 [convolutional] #0`, as far as is known."""
+    seconds: float
+    operations: float
+    bytes: float
+    share: float
+    """Of the network's time."""
+    bound: str
+    """`compute` or `memory`; empty where nothing is computed or moved."""
+    roof: float
+    """The share of its time that the peaks would allow."""
+
+    @property
+    def operations_per_second(self) -> float:
+        """What it reaches."""
+        return self.operations / self.seconds if self.seconds > 0 else 0.0
+
+    @property
+    def bytes_per_second(self) -> float:
+        """What it reaches."""
+        return self.bytes / self.seconds if self.seconds > 0 else 0.0
+
+
+@dataclass(frozen=True)
+class Layers:
+    """All of an engine's sections that have nodes of their own, in order."""
+
+    engine: str
+    rows: tuple[Layer, ...]
+    seconds: float
+    """Of the network as a whole, without a profile."""
+    between: float
+    """Seconds of it that are in no row."""
+    joined: tuple[str, ...]
+    """Sections that compute something and have no row."""
+    peaks: Peaks
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON values."""
+        return asdict(self)
+
+
+def profile(
+    subject: Subject,
+    places: Mapping[str, str] | None = None,
+    *,
+    measured: Peaks | None = None,
+    progress: Callable[[str], None] = lambda _: None,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Layers:
+    """Measures an engine's sections.
+
+    Args:
+        subject: the engine.
+        places: sections of its cfg by `#` and their number, where the cfg is known; the engine may know them itself.
+        measured: the peaks, if they are known.
+        progress: is told what happens now.
+        clock: for tests.
+
+    Raises:
+        TargetError: the engine does not tell how long its layers take, or its model cannot be read.
+    """
+    work = read_work(subject.folder, subject.bundle, subject.batch)
+    limits = measured or peaks(subject.target, subject.threads, progress)
+    session = subject.session()
+    progress(f"timing the layers of {subject.name}")
+    start = clock()
+    session.run(subject.feeds)
+    runs = int(np.clip(_CHUNK_SECONDS / max(clock() - start, 1e-6), *_RUNS))
+    chunks: list[tuple[float, list[tuple[str, float]]]] = []
+    start = clock()
+    while len(chunks) < _CHUNKS or clock() - start < _SECONDS:
+        whole = []
+        warm_up(lambda: session.run(subject.feeds))
+        for _ in range(runs):
+            before = clock()
+            session.run(subject.feeds)
+            whole.append(clock() - before)
+        chunks.append((float(np.median(whole)), session.profile(subject.feeds, runs)))
+    return attribute(subject.name, work, chunks, limits, places or {})
+
+
+def attribute(
+    engine: str,
+    work: Sequence[Work],
+    chunks: Sequence[tuple[float, Sequence[tuple[str, float]]]],
+    limits: Peaks,
+    places: Mapping[str, str],
+) -> Layers:
+    """Adds nodes up by section.
+
+    Args:
+        engine: its name.
+        work: what its sections compute.
+        chunks: seconds of the network and, just after, of each node; several times.
+        limits: the peaks.
+        places: see `profile`.
+    """
+    columns = {each: number for number, each in enumerate([*(each.place for each in work), _MADE])}
+    # The network's time stands beside its nodes', so that both are those of the same chunks.
+    table = np.zeros((len(chunks), len(columns) + 1))
+    seen: set[str] = set()
+    for row, (whole, nodes) in zip(table, chunks, strict=True):
+        row[-1] = whole
+        for name, seconds in nodes:
+            parts = (place_of(word) for word in name.split())
+            place = next((place for place in parts if place in columns), _MADE)
+            row[columns[place]] += seconds
+            seen.add(place)
+    # Of chunks, the fastest quarter: what disturbs the machine disturbs layers unequally.
+    quiet = table[np.argsort(table.sum(axis=1))[: -(-len(table) // 4)]]
+    *means, whole = np.mean(quiet, axis=0).tolist()
+    taken = dict(zip(columns, means, strict=True))
+    rows = []
+    for each in (*work, Work(_MADE, _MADE)):
+        if each.place not in seen:
+            continue
+        # Zero where it is too short to be measured.
+        seconds = taken[each.place]
+        least = limits.attainable(each.operations, each.bytes)
+        bound = "compute" if each.operations > limits.ridge * each.bytes else "memory"
+        where = places.get(each.place, each.where)
+        share = seconds / whole
+        roof = least / seconds if seconds else 0.0
+        rows.append(Layer(where, seconds, each.operations, each.bytes, share, bound if least else "", roof))
+    joined = [
+        places.get(each.place, each.where)
+        for each in work
+        if each.operations and each.place.startswith("#") and each.place not in seen
+    ]
+    between = whole - sum(taken.values())
+    return Layers(engine, tuple(rows), whole, between, tuple(joined), limits)

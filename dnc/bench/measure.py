@@ -1,0 +1,323 @@
+"""Measures engines and peers: latency, throughput, start-up time, memory, energy. The result is a `Recording`.
+
+Its JSON holds every round, with those of the yardstick (`dnc.bench.yardstick`), so that recordings of different days
+can be compared:
+
+    schema      1
+    made        when, and by which dnc
+    settings    threads, batch, streams; the confidence of all intervals
+    machine     see `dnc.bench.machine`
+    engines     figures of each engine and peer, the first of which the ratios are to; seconds, bytes, joules
+    rounds      opening, waited: see `dnc.timing.Timings`; seconds by engine
+    notes       what could not be measured, and why
+    layers, end_to_end      with --layers, --images, --video, --camera
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import dnc
+from dnc.bench.energy import joules, meters
+from dnc.bench.machine import machine
+from dnc.bench.peers import Peer
+from dnc.bench.subject import Subject
+from dnc.bench.yardstick import NAME as YARDSTICK
+from dnc.bench.yardstick import yardstick
+from dnc.errors import DncError, TargetError
+from dnc.timing import CONFIDENCE, Interval, Opener, Ratio, Timings, compete
+
+__all__ = ["Figures", "Recording", "Settings", "measure", "read_recording"]
+
+SCHEMA = 1
+_SHARES = (0.0, 0.5, 0.9, 0.99)
+_STARTS = (3, 7)
+"""Processes that are started for each engine, at least and at most, after one that is not counted."""
+_START_SECONDS = 5.0
+_MEMORY_RUNS = 10
+_ENERGY_SECONDS = 2.0
+_SETTLE = 0.02
+_BUSY = 0.5
+"""The share of disturbed rounds from which on there is a remark."""
+_GPUS = ("CUDA", "Tensorrt")
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How engines are run."""
+
+    threads: int
+    batch: int = 1
+    streams: int = 1
+    seconds: float = 20.0
+    """How long the timing takes, all together; start-up and energy come on top."""
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What was measured of an engine or a peer; None where it was not."""
+
+    name: str
+    kind: str
+    """`engine` or `peer`."""
+    device: str
+    network: Mapping[str, Any]
+    """cfg, digest, bflops, ... of engine.json; of a peer, that of the first engine."""
+    latency: Mapping[str, float]
+    """Seconds of one call: min, median, p90, p99; with one caller, low and high, the ends of the median's interval."""
+    runs: int
+    throughput: Interval
+    """Images a second."""
+    ratio: Ratio | None = None
+    """Time as a multiple of the first engine's."""
+    startup: Mapping[str, float] | None = None
+    """Seconds from opening to the first result, `ready`; of that `open`, and before it `import`; from the start of the
+    process to the result, `process`."""
+    memory: int | None = None
+    """Bytes that its process held at most."""
+    energy: float | None = None
+    """Joules for an image."""
+    options: Mapping[str, str] = field(default_factory=dict)
+    target: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON values."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Recording:
+    """A measurement."""
+
+    settings: Settings
+    machine: Mapping[str, Any]
+    figures: tuple[Figures, ...]
+    timings: Timings
+    notes: tuple[str, ...] = ()
+    made: Mapping[str, str] = field(default_factory=dict)
+    confidence: float = CONFIDENCE
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything, as JSON values."""
+        timings = self.timings
+        return {
+            "schema": SCHEMA,
+            "made": dict(self.made),
+            "settings": {**asdict(self.settings), "confidence": self.confidence},
+            "machine": dict(self.machine),
+            "engines": [each.to_json() for each in self.figures],
+            "rounds": {
+                "opening": [] if timings.opening is None else timings.opening.tolist(),
+                "waited": [] if timings.waited is None else [float(f"{each:.4g}") for each in timings.waited],
+                "seconds": {
+                    name: [float(f"{each:.6g}") for each in values] for name, values in timings.seconds.items()
+                },
+            },
+            "notes": list(self.notes),
+        }
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Recording:
+        """The inverse; raises KeyError, TypeError or ValueError for what is none."""
+        settings = {name: value for name, value in content["settings"].items() if name != "confidence"}
+        rounds = content["rounds"]
+        opening = np.array(rounds["opening"], np.intp)
+        waited = np.array(rounds["waited"], np.float64)
+        seconds = {str(name): np.array(values, np.float64) for name, values in rounds["seconds"].items()}
+        if any(each.shape != opening.shape for each in (waited, *seconds.values())) or not len(opening):
+            raise ValueError("its rounds do not fit together")
+        if not all(np.isfinite(each).all() and (each > 0).all() for each in seconds.values()):
+            raise ValueError("its seconds are not positive")
+        figures = []
+        for each in content["engines"]:
+            ratio = None if each["ratio"] is None else Ratio(**each["ratio"])
+            figures.append(Figures(**{**each, "throughput": Interval(**each["throughput"]), "ratio": ratio}))
+        if not figures or any(each.name not in seconds for each in figures) or YARDSTICK not in seconds:
+            raise ValueError("it has no rounds of an engine or of the yardstick")
+        return cls(
+            Settings(**settings),
+            dict(content["machine"]),
+            tuple(figures),
+            Timings(seconds, opening, waited=waited),
+            tuple(content["notes"]),
+            dict(content["made"]),
+            float(content["settings"]["confidence"]),
+        )
+
+
+def read_recording(path: Path) -> Recording:
+    """Reads what `dnc bench --json` printed.
+
+    Raises:
+        DncError: it is no recording, or a newer dnc made it.
+    """
+    hint = "make one with `dnc bench ENGINE --json > FILE`"
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DncError(f"cannot read the recording: {error.strerror or error}", path, hint) from error
+    except (ValueError, RecursionError) as error:
+        raise DncError(f"this is no recording: {error}", path, hint) from error
+    schema = content.get("schema") if isinstance(content, dict) else None
+    if not isinstance(schema, int):
+        raise DncError("this is no recording: it has no schema number", path, hint)
+    if schema > SCHEMA:
+        raise DncError(f"the recording has schema {schema}, this dnc reads up to {SCHEMA}", path, "update dnc")
+    try:
+        return Recording.from_json(content)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise DncError(f"this is no recording: {error!r}", path, hint) from error
+
+
+def measure(
+    subjects: Sequence[Subject],
+    peers: Sequence[Peer] = (),
+    *,
+    seconds: float = 20.0,
+    extras: bool = True,
+    device: str = "",
+    progress: Progress = lambda _: None,
+) -> Recording:
+    """Measures engines, in turn, and peers with them.
+
+    Args:
+        subjects: the engines, with the same threads, batch and callers; the others are compared with the first.
+        peers: other libraries; one that does not run becomes a note.
+        seconds: how long the timing may take.
+        extras: start-up time, memory and energy as well.
+        device: where the engines run, if not here.
+        progress: is told what happens now.
+
+    Raises:
+        TargetError: an engine does not run.
+    """
+    first = subjects[0]
+    settings = Settings(first.threads, first.batch, first.streams, seconds)
+    found_on = machine() | ({"remote": device} if device else {})
+    notes: list[str] = []
+    if device:
+        notes.append(f"the engines ran on the device at {device}, and the machine above sent them there")
+    running: list[Peer] = []
+    for peer in peers:
+        progress(f"starting {peer.name}")
+        try:
+            with peer.open() as run:
+                run()
+            running.append(peer)
+        except TargetError as error:
+            notes.append(error.message + (f" ({error.hint})" if error.hint else ""))
+    starts = _start_ups(subjects, progress) if extras else {}
+    candidates: dict[str, Opener] = {subject.name: subject.open for subject in subjects}
+    candidates |= {peer.title: peer.open for peer in running}
+    candidates[YARDSTICK] = lambda: yardstick(settings.threads)
+    timings = compete(candidates, seconds=seconds, settle=_SETTLE, aside=[YARDSTICK], progress=progress)
+    figures = []
+    for subject in subjects:
+        start = starts.get(subject.name, {})
+        progress(f"energy of {subject.name}")
+        energy, reason = _energy(subject, start.get("device", "")) if extras else (None, "")
+        if reason and reason not in notes:
+            notes.append(reason)
+        about_it: dict[str, Any] = {"name": subject.name, "kind": "engine", "device": start.get("device", device)}
+        about_it |= {"network": subject.bundle.network, "target": subject.bundle.target}
+        about_it |= {"options": dict(subject.bundle.options), "energy": energy}
+        about_it |= {"startup": start.get("startup"), "memory": start.get("memory")}
+        figures.append(Figures(**about_it, **_timed(timings, first, subject)))
+    for peer in running:
+        about_it = {"name": peer.title, "kind": "peer", "device": "CPU", "network": first.bundle.network}
+        about_it |= {"startup": {"ready": peer.told["open"]}, "memory": peer.told["memory"]}
+        figures.append(Figures(**about_it, **_timed(timings, first, peer)))
+    if timings.disturbed > _BUSY:
+        notes.append(f"other processes ran in {timings.disturbed:.0%} of the rounds: intervals are wide")
+    made = {"at": datetime.now(UTC).isoformat(timespec="seconds"), "dnc": dnc.__version__}
+    return Recording(settings, found_on, tuple(figures), timings, tuple(notes), made)
+
+
+def _timed(timings: Timings, first: Subject, each: Subject | Peer) -> dict[str, Any]:
+    """The figures that come from the timings."""
+    name = each.title if isinstance(each, Peer) else each.name
+    quiet = timings.quiet()
+    time_of_one = quiet.time(name)
+    batch = first.batch
+    throughput = Interval(batch / time_of_one.value, batch / time_of_one.high, batch / time_of_one.low)
+    latencies = each.latencies if isinstance(each, Subject) and each.streams > 1 else None
+    if latencies:
+        numbers = np.quantile(latencies, _SHARES).tolist()
+        runs = len(latencies)
+    else:
+        numbers = timings.quantiles(name, _SHARES)
+        runs = len(timings.runs.get(name, timings.seconds[name]))
+    latency = dict(zip(("min", "median", "p90", "p99"), numbers, strict=True))
+    if not latencies:
+        latency |= {"median": time_of_one.value, "low": time_of_one.low, "high": time_of_one.high}
+    ratio = None if each is first else quiet.ratio(name, first.name, CONFIDENCE)
+    return {"latency": latency, "runs": runs, "throughput": throughput, "ratio": ratio}
+
+
+def _start_ups(subjects: Sequence[Subject], progress: Progress) -> dict[str, dict[str, Any]]:
+    """Medians over fresh processes, which are started in turn."""
+    found: dict[str, list[dict[str, Any]]] = {subject.name: [] for subject in subjects}
+    with tempfile.TemporaryDirectory(prefix="dnc-bench-") as scratch:
+        files = {}
+        for number, subject in enumerate(subjects):
+            files[subject.name] = Path(scratch) / f"{number}.npz"
+            np.savez(files[subject.name], **subject.feeds)  # type: ignore[arg-type]
+        begin = time.perf_counter()
+        least, most = _STARTS
+        for number in range(most + 1):
+            if number > least and time.perf_counter() - begin > _START_SECONDS * len(subjects):
+                break
+            for subject in subjects:
+                progress(f"starting {subject.name} in a process of its own, {number + 1}")
+                told = _start(subject, files[subject.name])
+                if number:
+                    # The first one reads the files from the disk, and fills the caches of libraries that have one.
+                    found[subject.name].append(told)
+    figures = {}
+    for name, several in found.items():
+        keys = ("import", "open", "ready", "process")
+        medians = {key: float(np.median([each[key] for each in several])) for key in keys}
+        memory = int(np.median([each["memory"] for each in several]))
+        figures[name] = {"startup": medians, "memory": memory, "device": several[-1]["device"]}
+    return figures
+
+
+def _start(subject: Subject, inputs: Path) -> dict[str, Any]:
+    command = [sys.executable, "-m", "dnc.bench.child", str(subject.folder.absolute()), str(inputs)]
+    command += [str(subject.threads), str(_MEMORY_RUNS)]
+    search = [str(Path(dnc.__file__).parent.parent), os.environ.get("PYTHONPATH", "")]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, search))}
+    begin = time.perf_counter()
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    seconds = time.perf_counter() - begin
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or [f"code {done.returncode}"])[-1]
+        raise TargetError(f"the engine does not start in a process of its own: {last}", subject.folder)
+    told: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    ready = told["open"] + told["first"]
+    return {**told, "ready": ready, "process": seconds - told["rest"]}
+
+
+def _energy(subject: Subject, device: str) -> tuple[float | None, str]:
+    """Joules for an image, of everything that counts them; or why they are not known."""
+    counters, reason = meters(gpu=device in _GPUS)
+    if not counters:
+        return None, f"energy is not known: {reason}"
+    with subject.open() as run:
+        run()
+        spent, runs = joules(run, counters, _ENERGY_SECONDS)
+    return sum(spent.values()) / (runs * subject.batch), ""

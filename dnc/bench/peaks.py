@@ -1,0 +1,140 @@
+"""The most that this machine does: measured, never looked up.
+
+    compute      operations a second of the engine's own library, on the convolutions that suit it best, in the same
+                 precision and with the same threads; the fastest run of several shapes counts
+    bandwidth    bytes a second that all threads together copy, read and written, of more than the last cache holds
+
+The compute peak is what the library reaches where nothing is in its way, which is what the layers of a network can be
+held against. What a layer moves within the caches may exceed the bandwidth.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from dnc.bench.machine import last_cache
+from dnc.targets import Target
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+__all__ = ["Peaks", "bandwidth", "compute", "peaks"]
+
+_SHAPES = {"3x3": (256, 3, 28), "1x1": (512, 1, 28), "1x1 large": (256, 1, 64)}
+"""Channels in and out, kernel, height and width."""
+_SECONDS = 0.7
+_UNKNOWN_CACHE = 64 << 20
+
+
+@dataclass(frozen=True)
+class Peaks:
+    """Operations and bytes a second."""
+
+    compute: float
+    bandwidth: float
+    threads: int
+    precision: str
+
+    @property
+    def ridge(self) -> float:
+        """Operations for each byte from which on computing takes longer than moving."""
+        return self.compute / self.bandwidth
+
+    def attainable(self, operations: float, moved: float) -> float:
+        """The fewest seconds that work can take."""
+        return max(operations / self.compute, moved / self.bandwidth)
+
+
+def peaks(target: Target, threads: int, progress: Callable[[str], None] = lambda _: None) -> Peaks:
+    """Both, for the target's options (its precision).
+
+    Raises:
+        TargetError: the engine does not run.
+    """
+    precision = str(target.options.get("precision", "fp32"))
+    progress("measuring the compute peak")
+    operations = compute(target, threads)
+    progress("measuring the bandwidth")
+    return Peaks(operations, bandwidth(threads), threads, precision)
+
+
+def compute(target: Target, threads: int, clock: Callable[[], float] = time.perf_counter) -> float:
+    """Operations a second."""
+    best = 0.0
+    for channels, kernel, side in _SHAPES.values():
+        model = _convolution(channels, kernel, side, target)
+        with tempfile.TemporaryDirectory(prefix="dnc-peak-") as scratch:
+            target.build(model, Path(scratch))
+            session = target.open(Path(scratch), threads)
+            x = {"input": np.random.default_rng(0).random((1, channels, side, side), np.float32)}
+            fastest, start = np.inf, clock()
+            while clock() - start < _SECONDS or fastest == np.inf:
+                before = clock()
+                session.run(x)
+                fastest = min(fastest, clock() - before)
+            del session
+        best = max(best, 2 * channels * channels * kernel * kernel * side * side / fastest)
+    return best
+
+
+def _convolution(channels: int, kernel: int, side: int, target: Target) -> ir.Model:
+    """One that is large; with 8 bits a small one follows, because the last one of a network stays in float."""
+    from dnc.calibration import Range
+    from dnc.lower import lower
+    from dnc.network import Network
+    from dnc.passes.quantize import Quantize
+    from dnc.pipeline import run_passes
+    from dnc.quantization import PRECISIONS
+
+    text = (
+        f"[net]\nwidth={side}\nheight={side}\nchannels={channels}\n"
+        f"[convolutional]\nfilters={channels}\nsize={kernel}\npad=1\nactivation=linear\n"
+    )
+    recipe = target.quantization() if target.options.get("precision") in PRECISIONS else None
+    if recipe is not None:
+        text += "[convolutional]\nfilters=1\nsize=1\nactivation=linear\n"
+    network = Network.parse(text).with_random_weights(0)
+    model = lower(network, batch=1)
+    passes = [*target.passes(), *target.final_passes()]
+    if recipe is not None:
+        # Noise from 0 to 1 goes in; what comes out need not be right.
+        ranges: Mapping[str, Range] = {
+            value.name or "": Range.symmetric(1.0, 0.0, 1.0)
+            for value in (*model.graph.inputs, *(output for node in model.graph for output in node.outputs))
+        }
+        passes.append(Quantize(ranges, recipe))
+    run_passes(model, passes)
+    return model
+
+
+def bandwidth(
+    threads: int, size: int | None = None, seconds: float = _SECONDS, clock: Callable[[], float] = time.perf_counter
+) -> float:
+    """Bytes a second that are read and written.
+
+    Args:
+        threads: that copy at the same time, each its own part.
+        size: bytes to copy; four times the last cache if not given.
+        seconds: how long to measure.
+        clock: for tests.
+    """
+    total = size or 4 * (last_cache() or _UNKNOWN_CACHE)
+    parts = [np.ones(total // threads // 8) for _ in range(threads)]
+    copies = [np.zeros_like(part) for part in parts]
+    moved = 2 * sum(part.nbytes for part in parts)
+    fastest = np.inf
+    with ThreadPoolExecutor(threads) as pool:
+        start = clock()
+        while clock() - start < seconds or fastest == np.inf:
+            before = clock()
+            list(pool.map(np.copyto, copies, parts))
+            fastest = min(fastest, clock() - before)
+    return moved / fastest

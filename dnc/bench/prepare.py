@@ -1,0 +1,227 @@
+"""From what `dnc bench` is told to what it measures: engines, given or compiled; peers; and the cfg behind them."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from dnc import zoo
+from dnc.bench.peers import Peer, Plain, check_names
+from dnc.bench.subject import Subject, engine_name, unique
+from dnc.bundle import MANIFEST
+from dnc.cfg import warn
+from dnc.dataset import is_folder
+from dnc.errors import DncError, close_match
+from dnc.network import Network
+from dnc.targets import find
+from dnc.verify import photograph
+
+if TYPE_CHECKING:
+    from dnc.tvm.remote import Device
+
+__all__ = ["Wishes", "find_here", "is_engine", "make_peers", "make_subjects", "network_of", "sections"]
+
+PACKAGE = ".dnc"
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What the user asks for."""
+
+    threads: int
+    batch: int = 1
+    streams: int = 1
+    targets: Sequence[str] = ()
+    """For a cfg: cpu if there is none."""
+    precisions: Sequence[str] = ()
+    weights: Path | None = None
+    calibration: Path | None = None
+    peers: Sequence[str] = ()
+    interpreters: Mapping[str, str] = field(default_factory=dict)
+    """The Python of a peer."""
+    device: Device | None = None
+    """Where engines run, if not here."""
+
+
+def is_engine(path: str | Path) -> bool:
+    """Whether this is an engine folder or package, by its looks, rather than a cfg."""
+    return is_folder(path) or Path(path).suffix.lower() == PACKAGE
+
+
+def find_here(folder: Path) -> str:
+    """The only engine of a folder, or the folder itself, or else its only cfg.
+
+    Raises:
+        DncError: there is none, or there are several.
+    """
+    if (folder / MANIFEST).is_file():
+        return str(folder)
+    try:
+        inside = sorted(folder.iterdir())
+    except OSError as error:
+        raise DncError(f"cannot read the folder: {error.strerror or error}", folder) from error
+    engines = [path for path in inside if path.suffix == PACKAGE or (path / MANIFEST).is_file()]
+    found = engines or [path for path in inside if path.suffix == ".cfg"]
+    if len(found) == 1:
+        return str(found[0])
+    if not found:
+        raise DncError("there is no engine and no cfg here", folder, "name one: dnc bench NET.cfg")
+    names = ", ".join(path.name for path in found[:5]) + (", ..." if len(found) > 5 else "")
+    kind = "engines" if engines else "cfgs"
+    raise DncError(f"there are {len(found)} {kind} here: {names}", folder, "name those to measure")
+
+
+def make_subjects(
+    what: Sequence[str], wishes: Wishes, scratch: Path, progress: Callable[[str], None] = lambda _: None
+) -> list[Subject]:
+    """The engines that are named, and those of cfgs that are named, which are compiled.
+
+    Args:
+        what: engine folders, packages, cfg files or names of networks of cfg/.
+        wishes: see `Wishes`.
+        scratch: a folder for what is compiled.
+        progress: is told what happens now.
+
+    Raises:
+        DncError: something is no engine and no cfg, cannot be compiled, or does not take the batch.
+    """
+    for name in wishes.targets:
+        # Before anything is compiled.
+        find(name)
+    places: list[tuple[str, Path]] = []
+    for item in what:
+        if is_engine(item):
+            places.append((engine_name(Path(item).absolute()), Path(item)))
+        else:
+            places += _compile(item, wishes, scratch / str(len(places)), progress)
+    names = unique([name for name, _ in places])
+    if wishes.device is not None:
+        from dnc.bench.remote import RemoteSubject
+
+        return [
+            RemoteSubject(name, place, wishes.device.threads, wishes.batch, device=wishes.device)
+            for name, (_, place) in zip(names, places, strict=True)
+        ]
+    several = len(places) > 1
+    return [
+        Subject(name, place, wishes.threads, wishes.batch, wishes.streams, turns=several)
+        for name, (_, place) in zip(names, places, strict=True)
+    ]
+
+
+def _compile(
+    item: str, wishes: Wishes, scratch: Path, progress: Callable[[str], None]
+) -> list[tuple[str, Path]]:
+    from dnc.compiler import compile
+    from dnc.quantization import PRECISIONS
+
+    cfg = zoo.find_cfg(item)
+    if not os.access(cfg, os.F_OK):
+        known = [path.name for path in Path().iterdir() if is_engine(path) or path.suffix == ".cfg"]
+        hint = close_match(item, known) or "name an engine folder, a .cfg file, or a network of cfg/"
+        raise DncError(f"there is no engine and no cfg '{item}'", hint=hint)
+    scratch.mkdir()
+    weights = _weights(cfg, wishes, scratch)
+    found = []
+    for target in wishes.targets or ["cpu"]:
+        for precision in wishes.precisions or [""]:
+            title = " ".join(filter(None, [cfg.stem, target if wishes.targets else "", precision]))
+            place = scratch / f"{target}-{precision}"
+            calibration = wishes.calibration if precision in PRECISIONS else None
+            engine = compile(
+                cfg,
+                weights,
+                target,
+                place,
+                precision=precision or None,
+                calibration=calibration,
+                verify=False,
+                progress=lambda text, title=title: progress(f"{title}: {text}"),  # type: ignore[misc]
+            )
+            if target == "cpu" and engine.bundle.target != target:
+                title = title.replace(" cpu", "", 1) + f" ({engine.bundle.target})"
+            found.append((title, engine.folder))
+    return found
+
+
+def _weights(cfg: Path, wishes: Wishes, scratch: Path) -> Path:
+    """The given ones, those that are found, or random ones: which take as long."""
+    from dnc.weights import write_weights
+
+    found = wishes.weights or zoo.weights_for(cfg)
+    if found is not None:
+        return found
+    warn(DncError("no weights beside the cfg or in the zoo's cache: random ones stand in", cfg, "--weights names some"))
+    network = Network.load(cfg).with_random_weights()
+    path = scratch / "random.weights"
+    with path.open("wb") as file:
+        write_weights(file, network.layers, network.arrays)
+    return path
+
+
+def network_of(subject: Subject, what: Sequence[str], wishes: Wishes, scratch: Path) -> tuple[Network, Path] | None:
+    """The network that an engine was compiled from, with its weights and their file; None if it is not found.
+
+    It is looked for among the cfgs that were named, beside the engine, here, and in cfg/.
+    """
+    name = str(subject.bundle.network.get("cfg"))
+    named = [zoo.find_cfg(item) for item in what if not is_engine(item)]
+    random = list(scratch.glob("*/random.weights"))
+    for cfg in [*named, subject.folder.parent / name, Path(name), zoo.find_cfg(name)]:
+        if not os.access(cfg, os.F_OK):
+            continue
+        for weights in [wishes.weights, zoo.weights_for(cfg), *random]:
+            try:
+                network = Network.load(cfg, weights) if weights is not None else None
+            except DncError:
+                continue
+            if network is not None and weights is not None and network.digest == subject.bundle.network.get("digest"):
+                return network, weights
+    return None
+
+
+def sections(network: Network) -> dict[str, str]:
+    """The place of each section in the cfg, by `#` and its number."""
+    return {f"#{layer.index}": layer.where.short for layer in network.layers}
+
+
+def make_peers(
+    subject: Subject, what: Sequence[str], wishes: Wishes, scratch: Path
+) -> list[Peer]:
+    """The peers on the network of an engine.
+
+    Raises:
+        DncError: there is no such peer; the network's cfg is not found; it takes no arrays of float32.
+    """
+    check_names([*wishes.peers, *wishes.interpreters])
+    if not wishes.peers:
+        return []
+    found = network_of(subject, what, wishes, scratch)
+    if found is None:
+        cfg = subject.bundle.network.get("cfg")
+        hint = "put the cfg and its weights beside the engine, or name the cfg instead of the engine"
+        what_is_missing = f"peers read {cfg} and its weights, which are not found as the engine has them"
+        raise DncError(what_is_missing, subject.folder, hint)
+    network, weights = found
+    folder = scratch / "peers"
+    folder.mkdir()
+    plain = Plain.write(network, weights, _array(subject), folder)
+    return [
+        Peer(name, plain, wishes.threads, folder, wishes.interpreters.get(name, sys.executable))
+        for name in dict.fromkeys(wishes.peers)
+    ]
+
+
+def _array(subject: Subject) -> npt.NDArray[np.float32]:
+    """The engine's input, preprocessed if the engine does that itself."""
+    preprocessing = subject.bundle.preprocessing
+    if subject.bundle.input_dtype == "uint8" and preprocessing is not None:
+        return np.stack([preprocessing(photograph())] * subject.batch)
+    return np.asarray(subject.feeds["input"], np.float32)

@@ -1,0 +1,61 @@
+"""Engines of target tvm on a device behind TVM's RPC (`dnc.tvm.remote`), as `dnc bench --remote` times them.
+
+model.so is sent to the device anew for each opening. The device takes the time itself, so that the network between does
+not count: what is reported of a call is the mean of some milliseconds of calls. Start-up, memory and energy are not
+measured. The yardstick runs here, where the engines do not: recordings of devices cannot be compared with `--diff`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dnc.bench.subject import Subject
+from dnc.errors import TargetError
+from dnc.timing import Run
+
+if TYPE_CHECKING:
+    from dnc.tvm.remote import Device
+
+__all__ = ["RemoteSubject"]
+
+
+@dataclass
+class RemoteSubject(Subject):
+    """An engine folder to time on a device.
+
+    Raises:
+        TargetError: it is no engine of target tvm, or its code is for another architecture.
+    """
+
+    device: Device | None = None
+    _about: dict[str, Any] = field(init=False, repr=False, default_factory=dict)
+
+    def __post_init__(self) -> None:
+        from dnc.tvm.session import ABOUT
+
+        super().__post_init__()
+        if self.bundle.target != "tvm":
+            what = f"--remote runs engines of target tvm, and this is one of target {self.bundle.target}"
+            raise TargetError(what, self.folder, "dnc compile --target tvm, with --option triple=… for another machine")
+        try:
+            self._about = json.loads((self.folder / ABOUT).read_text(encoding="utf-8"))
+            self._names = [each["name"] for each in self._about["inputs"]]
+            self._machine = f"{self._about['triple']} {self._about['mcpu']}"
+        except (OSError, ValueError, LookupError, TypeError) as error:
+            raise TargetError(f"cannot read {ABOUT}: {error}", self.folder, "build the engine again") from error
+
+    @contextmanager
+    def open(self) -> Iterator[Run]:
+        """The library on the device, as a function that gives seconds."""
+        from dnc.tvm.session import MODEL
+
+        assert self.device is not None
+        module = self.device.load(self.folder / MODEL, self._machine)
+        run, _ = self.device.network(module, [np.ascontiguousarray(self.feeds[name]) for name in self._names])
+        yield run

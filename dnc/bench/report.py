@@ -1,0 +1,187 @@
+"""What `dnc bench` prints: tables for a terminal, the same in Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from dnc.bench.end_to_end import STAGES, EndToEnd
+from dnc.bench.layers import BETWEEN, Layers
+from dnc.bench.machine import describe
+from dnc.bench.measure import Figures, Recording
+from dnc.report import Column, Table
+
+__all__ = [
+    "Report",
+    "figures_table",
+    "frames_report",
+    "frames_table",
+    "layers_report",
+    "layers_table",
+    "markdown",
+    "recording_report",
+]
+
+_LAYERS_FIT = 0.15
+"""By which share layers may miss the network's time before there is a remark."""
+
+
+@dataclass
+class Report:
+    """Titles, lines of text and tables, in order."""
+
+    parts: list[tuple[str, Sequence[str], Table | None]] = field(default_factory=list)
+
+    def add(self, title: str, lines: Sequence[str] = (), table: Table | None = None) -> None:
+        """Appends a part; the first may go without a title."""
+        self.parts.append((title, lines, table))
+
+    def show(self) -> None:
+        """Prints it to stdout."""
+        import click
+
+        for number, (title, lines, table) in enumerate(self.parts):
+            if number:
+                click.echo()
+            if title:
+                click.echo(title)
+            if table is not None:
+                table.show()
+            for line in lines:
+                click.echo(line)
+
+    def markdown(self) -> str:
+        """The same for a README or a summary of CI."""
+        texts = []
+        for title, lines, table in self.parts:
+            texts += [f"### {title}"] if title else []
+            texts += [markdown(table)] if table is not None else []
+            texts += ["  \n".join(map(_escaped, lines))] if lines else []
+        return "\n\n".join(texts)
+
+
+def _escaped(text: str) -> str:
+    return text.replace("|", "\\|").replace("<", "&lt;")
+
+
+def markdown(table: Table) -> str:
+    """A table in Markdown."""
+    rows = [[column.title for column in table.columns]]
+    rows += [["---:" if column.right else "---" for column in table.columns]]
+    rows += [list(map(_escaped, row)) for row in table.rows]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def recording_report(recording: Recording) -> Report:
+    """The machine, the figures, and what they hold for."""
+    settings, timings = recording.settings, recording.timings
+    report = Report()
+    report.add("", describe(recording.machine))
+    how = f"{settings.threads} threads"
+    if settings.batch > 1:
+        how += f", batches of {settings.batch}"
+    if settings.streams > 1:
+        how += f", {settings.streams} callers at the same time"
+    lines = [
+        f"{how}; opened {timings.openings} times, {timings.rounds} rounds in turn; "
+        f"intervals hold with {recording.confidence:.1%} confidence each"
+    ]
+    report.add("", [*lines, *recording.notes], figures_table(recording))
+    return report
+
+
+def figures_table(recording: Recording) -> Table:
+    """A row for each engine and peer."""
+    every = recording.figures
+    titles = ("ms, median", "min", "p90", "p99", "images/s", "start-up", "memory", "energy")
+    columns = [Column(""), *(Column(title, right=True) for title in titles)]
+    shown = [True] * 6 + [any(value) for value in zip(*(_optional(each) for each in every), strict=True)]
+    if len(every) > 1:
+        columns.append(Column(f"of the time of {every[0].name}", right=True))
+        shown.append(True)
+    table = Table([column for column, show in zip(columns, shown, strict=True) if show])
+    for each in every:
+        latency = each.latency
+        median = _ms(latency["median"])
+        if "low" in latency:
+            median += f" ({_ms(latency['low'])} to {_ms(latency['high'])})"
+        cells = [each.name, median, *(_ms(latency[name]) for name in ("min", "p90", "p99"))]
+        cells += [f"{each.throughput.value:.4g}", *_optional(each)]
+        if len(every) > 1:
+            cells.append(str(each.ratio or 1))
+        table.add(*(cell for cell, show in zip(cells, shown, strict=True) if show))
+    return table
+
+
+def _optional(each: Figures) -> tuple[str, str, str]:
+    """Start-up, memory and energy; empty where they are not known."""
+    return (
+        "" if each.startup is None else f"{each.startup['ready'] * 1e3:.0f} ms",
+        "" if each.memory is None else f"{each.memory / 1e6:.0f} MB",
+        "" if each.energy is None else f"{each.energy * 1e3:.3g} mJ",
+    )
+
+
+def _ms(seconds: float) -> str:
+    return f"{seconds * 1e3:.4g}" if seconds < 1 else f"{seconds * 1e3:.0f}"
+
+
+def layers_report(layers: Layers, report: Report) -> None:
+    """Adds the layers of an engine."""
+    peaks = layers.peaks
+    lines = [
+        f"peaks measured here with {peaks.threads} threads in {peaks.precision}: {peaks.compute / 1e9:.4g} GFLOP/s, "
+        f"{peaks.bandwidth / 1e9:.4g} GB/s; more than that is moved where it stays in the caches"
+    ]
+    if layers.joined:
+        lines.append(f"joined with their neighbours: {', '.join(layers.joined)}")
+    if abs(layers.between) > _LAYERS_FIT * layers.seconds:
+        lines.append("the layers do not add up to the network: was the machine busy? measure again")
+    report.add(f"{layers.engine}, layer by layer", lines, layers_table(layers))
+
+
+def layers_table(layers: Layers) -> Table:
+    """A row for each section, for what is between them, and for the network."""
+    titles = ("layer", "µs", "share", "MFLOP", "MB", "GFLOP/s", "GB/s", "bound by", "of the roof")
+    table = Table([Column(title, right=title not in ("layer", "bound by")) for title in titles])
+    for row in layers.rows:
+        table.add(
+            row.where,
+            f"{row.seconds * 1e6:.1f}",
+            f"{row.share:.1%}",
+            f"{row.operations / 1e6:.3f}",
+            f"{row.bytes / 1e6:.3f}",
+            f"{row.operations_per_second / 1e9:.4g}" if row.operations and row.seconds else "",
+            f"{row.bytes_per_second / 1e9:.4g}" if row.bytes and row.seconds else "",
+            row.bound,
+            f"{row.roof:.0%}" if row.roof else "",
+        )
+    blank = [""] * 3
+    operations, moved = sum(row.operations for row in layers.rows), sum(row.bytes for row in layers.rows)
+    between = f"{layers.between / layers.seconds:.1%}"
+    table.add(BETWEEN, f"{layers.between * 1e6:.1f}", between, "", "", "", *blank)
+    speed = f"{operations / layers.seconds / 1e9:.4g}"
+    totals = (f"{operations / 1e6:.3f}", f"{moved / 1e6:.3f}", speed, f"{moved / layers.seconds / 1e9:.4g}")
+    table.add("network", f"{layers.seconds * 1e6:.1f}", "100.0%", *totals, "", "")
+    return table
+
+
+def frames_report(results: Sequence[EndToEnd], report: Report) -> None:
+    """Adds what frames took."""
+    lines = [f"{each.engine}: {each.frames} frames of {each.source}, {each.results} results" for each in results]
+    report.add("From images to results", lines, frames_table(results))
+
+
+def frames_table(results: Sequence[EndToEnd]) -> Table:
+    """A row for each engine: milliseconds of each stage."""
+    dropped = any(each.dropped is not None for each in results)
+    titles = ["", *(f"{name}, ms" for name in STAGES), "total", "p99", "frames/s", *["dropped"] * dropped]
+    table = Table([Column(title, right=bool(title)) for title in titles])
+    for each in results:
+        cells = [each.engine, *(_ms(each.stages[name]["median"]) for name in (*STAGES, "total"))]
+        cells += [_ms(each.stages["total"]["p99"]), f"{each.rate:.4g}"]
+        if dropped:
+            share = (each.dropped or 0) / (each.frames + (each.dropped or 0))
+            cells.append(f"{each.dropped} ({share:.0%})")
+        table.add(*cells)
+    return table

@@ -1,0 +1,171 @@
+"""What is timed: an engine folder, with the threads, the batch and the callers that it is to have."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dnc.bundle import Bundle
+from dnc.errors import DncError
+from dnc.runtime import load
+from dnc.targets import Session, Target, targets
+from dnc.timing import Run
+from dnc.verify import photograph
+
+__all__ = ["Callers", "Subject", "engine_name", "feeds", "unique"]
+
+_BURST = 0.05
+"""Seconds that all callers run before they wait for each other, so that this waiting does not count."""
+_WARM_UP = 3
+"""Bursts whose latencies are not kept."""
+
+
+def feeds(bundle: Bundle, batch: int) -> dict[str, npt.NDArray[Any]]:
+    """Inputs by name: a photograph, so that the suppression of boxes has something to do; else noise; zero states."""
+    preprocessing = bundle.preprocessing
+    if preprocessing is None:
+        x: npt.NDArray[Any] = np.random.default_rng(0).random((batch, *bundle.input_shape), np.float32)
+    else:
+        image = photograph()
+        pixels = bundle.input_dtype == "uint8"
+        x = np.stack([preprocessing.match_channels(image) if pixels else preprocessing(image)] * batch)
+    inputs: dict[str, npt.NDArray[Any]] = {"input": x}
+    values = {"confidence": [0.25], "iou": [0.45], "window": [[0, 0, 1, 1]] * batch}
+    inputs |= {name: np.array(values[name], np.float32) for name in bundle.extra_inputs}
+    return inputs | {name: np.zeros((batch, *shape), np.float32) for name, shape in bundle.states.items()}
+
+
+@dataclass
+class Subject:
+    """An engine folder to time.
+
+    Raises:
+        DncError: the folder is no engine, or cannot take batches of this size.
+    """
+
+    name: str
+    folder: Path
+    threads: int
+    batch: int = 1
+    streams: int = 1
+    turns: bool = False
+    """Whether it takes turns with other engines in this process: its threads must not run on."""
+    bundle: Bundle = field(init=False)
+    latencies: list[float] = field(init=False, default_factory=list)
+    """Seconds of each call, of several callers."""
+
+    def __post_init__(self) -> None:
+        engine = load(self.folder, threads=self.threads)
+        self.folder, self.bundle = engine.folder, engine.bundle
+        fixed = self.bundle.batch
+        if isinstance(fixed, int) and fixed != self.batch:
+            hint = f"--batch {fixed}, or compile it with --batch {self.batch}"
+            raise DncError(f"the engine takes batches of {fixed}, not of {self.batch}", self.folder, hint)
+        self.feeds = feeds(self.bundle, self.batch)
+
+    @property
+    def target(self) -> Target:
+        """Who opens it."""
+        target = targets[self.bundle.target](self.bundle.options)
+        return target.taking_turns() if self.turns else target
+
+    def session(self) -> Session:
+        """A new session."""
+        return self.target.open(self.folder, self.threads)
+
+    @contextmanager
+    def open(self) -> Iterator[Run]:
+        """A new session, as a function that runs it once; or for several callers, that gives the seconds between one
+        result and the next one, of all callers together."""
+        session = self.session()
+
+        def run() -> object:
+            return session.run(self.feeds)
+
+        if self.streams == 1:
+            yield run
+            return
+        with Callers(run, self.streams) as callers:
+            callers.latencies = self.latencies
+            yield callers
+
+
+class Callers:
+    """Several threads that call a function at the same time, again and again.
+
+    Each call of the object is a burst: every thread makes as many calls as fit into some time. The burst begins when
+    all are ready, and ends with the last of them.
+    """
+
+    def __init__(self, run: Run, count: int, clock: Callable[[], float] = time.perf_counter) -> None:
+        self.latencies: list[float] = []
+        self._run, self._count, self._clock = run, count, clock
+        self._calls, self._bursts = 1, 0
+        self._failure: BaseException | None = None
+        self._over = False
+        self._begin, self._end = threading.Barrier(count + 1), threading.Barrier(count + 1)
+        self._threads = [threading.Thread(target=self._work, daemon=True) for _ in range(count)]
+
+    def __enter__(self) -> Callers:
+        start = self._clock()
+        self._run()
+        self._calls = max(1, round(_BURST / max(self._clock() - start, 1e-6)))
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over = True
+        self._begin.wait()
+        for thread in self._threads:
+            thread.join()
+
+    def __call__(self) -> float:
+        """A burst; seconds over the number of results."""
+        self._bursts += 1
+        start = self._clock()
+        self._begin.wait()
+        self._end.wait()
+        seconds = self._clock() - start
+        if self._failure is not None:
+            raise self._failure
+        return seconds / (self._count * self._calls)
+
+    def _work(self) -> None:
+        while True:
+            self._begin.wait()
+            if self._over:
+                return
+            try:
+                for _ in range(self._calls):
+                    start = self._clock()
+                    self._run()
+                    if self._bursts > _WARM_UP:
+                        self.latencies.append(self._clock() - start)
+            except BaseException as error:
+                self._failure = error
+            self._end.wait()
+
+
+def unique(names: Sequence[str]) -> list[str]:
+    """The names, of which those that come again are numbered."""
+    found: list[str] = []
+    for name in names:
+        numbered = (name if number == 1 else f"{name} ({number})" for number in itertools.count(1))
+        found.append(next(each for each in numbered if each not in found))
+    return found
+
+
+def engine_name(folder: str | PathLike[str]) -> str:
+    """How an engine is called in tables."""
+    return Path(folder).name.removesuffix(".engine")

@@ -1,0 +1,342 @@
+"""dnc bench"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from dnc.cli._lists import names
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextlib import AbstractContextManager
+    from pathlib import Path
+
+    from dnc.bench.difference import Difference
+    from dnc.bench.end_to_end import EndToEnd
+    from dnc.bench.layers import Layers
+    from dnc.bench.measure import Recording
+    from dnc.bench.prepare import Wishes
+    from dnc.bench.subject import Subject
+    from dnc.tvm.remote import Device
+
+    Progress = Callable[[str], None]
+
+
+def _interpreters(context: click.Context, parameter: click.Parameter, value: tuple[str, ...]) -> dict[str, str]:
+    if any("=" not in item or item.startswith("=") or item.endswith("=") for item in value):
+        raise click.BadParameter("NAME=/path/to/python")
+    return {name: python for name, _, python in (item.partition("=") for item in value)}
+
+
+def _threshold(context: click.Context, parameter: click.Parameter, value: str) -> float:
+    from dnc.bench.difference import parse_threshold
+
+    try:
+        return parse_threshold(value)
+    except ValueError:
+        raise click.BadParameter(f"'{value}' is no share; 5% or 0.05 is one") from None
+
+
+@click.command(epilog="Example: dnc bench yolov4-tiny.cfg --target onnx,openvino --against opencv --layers")
+@click.argument("what", nargs=-1, metavar="[ENGINE|CFG]...", type=click.Path())
+@click.option("--target", "-t", callback=names, metavar="T,…", help="Compile a cfg for these; else cpu.")
+@click.option("--precision", callback=names, metavar="P,…", help="And in these precisions; else fp32.")
+@click.option("--weights", "-w", type=click.Path(), help="Of a cfg; else beside it, else the zoo's, else random ones.")
+@click.option("--calibration", type=click.Path(), help="What dnc calibrate wrote, for --precision int8 and mixed.")
+@click.option(
+    "--against", callback=names, metavar="PEER,…", help="Peers as well: opencv, ncnn, darknet2any, ort, openvino."
+)
+@click.option(
+    "--peer",
+    "interpreters",
+    multiple=True,
+    callback=_interpreters,
+    metavar="PEER=PYTHON",
+    help="The interpreter that has the peer, if it is not this one; may be repeated.",
+)
+@click.option("--threads", type=click.IntRange(min=1), metavar="N", help="Threads of a run; else all processors.")
+@click.option("--batch", type=click.IntRange(min=1), metavar="N", default=1, show_default=True, help="Images of a run.")
+@click.option(
+    "--streams", type=click.IntRange(min=1), metavar="N", default=1, show_default=True, help="Callers at the same time."
+)
+@click.option(
+    "--seconds",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="S",
+    default=20.0,
+    show_default=True,
+    help="How long to time, all together; less where intervals are narrow before.",
+)
+@click.option("--layers", is_flag=True, help="Time by section of the cfg, against the machine's measured peaks.")
+@click.option("--images", multiple=True, metavar="PATH", help="From image files to boxes; may be repeated.")
+@click.option("--video", type=click.Path(), metavar="FILE", help="From a video to boxes.")
+@click.option("--camera", type=click.IntRange(min=0), metavar="N", help="From a camera to boxes.")
+@click.option(
+    "--fps",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="X",
+    help="So many frames come in a second; who is too slow for them drops some.",
+)
+@click.option(
+    "--diff", nargs=2, type=click.Path(), metavar="OLD NEW", help="Is NEW slower? Two recordings (--json), or engines."
+)
+@click.option(
+    "--fail-above",
+    callback=_threshold,
+    metavar="X%",
+    default="5%",
+    show_default=True,
+    help="With --diff, exit with 1 if NEW certainly takes more than that longer.",
+)
+@click.option(
+    "--remote",
+    metavar="HOST:PORT[,key=K]",
+    help="Engines of target tvm on a device behind TVM's RPC server or tracker.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one object: a recording, which --diff reads.")
+@click.option("--markdown", is_flag=True, help="Print Markdown.")
+@click.option("--plot", type=click.Path(), metavar="FILE", help="Draw bars, and with --layers rooflines: .png, .svg.")
+@click.pass_context
+def command(
+    context: click.Context,
+    /,
+    what: tuple[str, ...],
+    layers: bool,
+    images: tuple[str, ...],
+    video: str | None,
+    camera: int | None,
+    fps: float | None,
+    diff: tuple[str, str] | None,
+    fail_above: float,
+    seconds: float,
+    as_json: bool,
+    markdown: bool,
+    plot: str | None,
+    **options: Any,
+) -> None:
+    """Measure how fast engines are, and compare them.
+
+    Latency, throughput, start-up, memory and energy, of several engines in turn: ratios to the first one have intervals
+    that a noisy machine widens, but does not fool. Without arguments, the engine or the cfg of the current folder.
+    """
+    import tempfile
+    from pathlib import Path
+
+    from dnc.cli import print_json, progress
+
+    sources = sum([bool(images), video is not None, camera is not None])
+    if sources > 1:
+        raise click.UsageError("give one of --images, --video and --camera")
+    if fps is not None and not sources:
+        raise click.UsageError("--fps is for --images, --video and --camera")
+    if diff is not None and (what or sources or layers or plot or options["against"]):
+        raise click.UsageError("--diff takes two recordings or engines, and nothing else is measured")
+    if as_json and markdown:
+        raise click.UsageError("give either --json or --markdown")
+    if sources and (options["against"] or layers or plot or options["batch"] > 1 or options["streams"] > 1):
+        raise click.UsageError("from images to boxes there are no peers, layers, plots, batches or streams")
+    if options["remote"] and (sources or layers or options["against"] or options["streams"] > 1):
+        raise click.UsageError("with --remote there are no images, layers, peers or streams")
+    if options["remote"] and diff is not None and not all(map(_is_engine, diff)):
+        raise click.UsageError("with --remote, --diff takes two engines")
+    if options["against"] and options["streams"] > 1:
+        raise click.UsageError("peers have one caller: leave --streams out")
+    with (
+        tempfile.TemporaryDirectory(prefix="dnc-bench-") as scratch,
+        progress(not as_json) as tell,
+        _device(options, tell) as device,
+    ):
+        wishes = _wishes(**options, device=device)
+        if diff is not None:
+            found = _differences(diff, fail_above, seconds, wishes, Path(scratch), tell)
+        elif sources:
+            frames = _frames(what, images, video, camera, fps, seconds, wishes, Path(scratch), tell)
+        else:
+            result = _measure(what, layers, plot, seconds, wishes, Path(scratch), tell)
+    if diff is not None:
+        if as_json:
+            print_json([each.to_json() for each in found])
+        else:
+            for each in found:
+                click.echo(str(each))
+                for note in each.notes:
+                    click.echo(f"  {note}")
+        context.exit(1 if any(each.slower for each in found) else 0)
+    if sources:
+        _show_frames(frames, as_json, markdown)
+        return
+    recording, tables = result
+    if as_json:
+        print_json({**recording.to_json(), "layers": [each.to_json() for each in tables]})
+        return
+    from dnc.bench.report import layers_report, recording_report
+
+    report = recording_report(recording)
+    for table in tables:
+        layers_report(table, report)
+    click.echo(report.markdown()) if markdown else report.show()
+
+
+def _device(options: dict[str, Any], tell: Progress) -> AbstractContextManager[Device | None]:
+    """The device that --remote names, of which nothing is left in the options; None without."""
+    from contextlib import nullcontext
+    from dataclasses import replace
+
+    remote = options.pop("remote")
+    if remote is None:
+        return nullcontext()
+    from dnc.tvm.remote import Address, connect
+
+    address = Address.parse(remote)
+    return connect(replace(address, threads=options["threads"] or address.threads), tell)
+
+
+def _wishes(
+    target: list[str] | None,
+    precision: list[str] | None,
+    weights: str | None,
+    calibration: str | None,
+    against: list[str] | None,
+    interpreters: dict[str, str],
+    threads: int | None,
+    batch: int,
+    streams: int,
+    device: Device | None,
+) -> Wishes:
+    from pathlib import Path
+
+    from dnc.bench.peers import check_names
+    from dnc.bench.prepare import Wishes
+    from dnc.timing import processors
+
+    check_names([*(against or ()), *interpreters])
+    return Wishes(
+        threads or processors(),
+        batch,
+        streams,
+        tuple(target or ()),
+        tuple(precision or ()),
+        None if weights is None else Path(weights),
+        None if calibration is None else Path(calibration),
+        tuple(against or ()),
+        interpreters,
+        device,
+    )
+
+
+def _is_engine(path: str) -> bool:
+    from dnc.bench.prepare import is_engine
+
+    return is_engine(path)
+
+
+def _subjects(what: tuple[str, ...], wishes: Wishes, scratch: Path, tell: Progress) -> list[Subject]:
+    from pathlib import Path
+
+    from dnc.bench.prepare import find_here, is_engine, make_subjects
+
+    what = what or (find_here(Path()),)
+    if all(map(is_engine, what)) and (wishes.targets or wishes.precisions or wishes.weights or wishes.calibration):
+        raise click.UsageError("--target, --precision, --weights and --calibration are for a cfg; these are engines")
+    return make_subjects(what, wishes, scratch, tell)
+
+
+def _measure(
+    what: tuple[str, ...],
+    layers: bool,
+    picture: str | None,
+    seconds: float,
+    wishes: Wishes,
+    scratch: Path,
+    tell: Progress,
+) -> tuple[Recording, list[Layers]]:
+    """The recording, and the layers of each engine if they are wanted."""
+    from pathlib import Path
+
+    from dnc.bench.layers import profile
+    from dnc.bench.measure import measure
+    from dnc.bench.plot import import_matplotlib, plot
+    from dnc.bench.prepare import make_peers, network_of, sections
+
+    if picture is not None:
+        # Before anything is measured.
+        import_matplotlib(Path(picture))
+    subjects = _subjects(what, wishes, scratch, tell)
+    peers = make_peers(subjects[0], what, wishes, scratch)
+    away = wishes.device.name if wishes.device is not None else ""
+    recording = measure(subjects, peers, seconds=seconds, extras=not away, device=away, progress=tell)
+    tables = []
+    for subject in subjects if layers else []:
+        found = network_of(subject, what, wishes, scratch)
+        tables.append(profile(subject, sections(found[0]) if found else None, progress=tell))
+    if picture is not None:
+        plot(recording, tables, Path(picture))
+    return recording, tables
+
+
+def _frames(
+    what: tuple[str, ...],
+    images: tuple[str, ...],
+    video: str | None,
+    camera: int | None,
+    fps: float | None,
+    seconds: float,
+    wishes: Wishes,
+    scratch: Path,
+    tell: Progress,
+) -> list[EndToEnd]:
+    from pathlib import Path
+
+    from dnc.bench.end_to_end import Files, Source, Video, run
+    from dnc.dataset import find_images
+
+    paths = find_images(images) if images else []
+    subjects = _subjects(what, wishes, scratch, tell)
+    results = []
+    for subject in subjects:
+        preprocessing = subject.bundle.preprocessing
+        channels = 3 if preprocessing is None else preprocessing.channels
+        source: Source = Files(paths, channels) if images else Video(camera if video is None else Path(video))  # type: ignore[arg-type]
+        share = seconds / len(subjects)
+        results.append(run(subject, source, seconds=share, least=len(paths), rate=fps or 0.0, progress=tell))
+    return results
+
+
+def _show_frames(frames: list[EndToEnd], as_json: bool, markdown: bool) -> None:
+    from dnc.bench.machine import describe, machine
+    from dnc.bench.report import Report, frames_report
+    from dnc.cli import print_json
+
+    if as_json:
+        print_json({"machine": machine(), "end_to_end": [each.to_json() for each in frames]})
+        return
+    report = Report()
+    report.add("", describe(machine()))
+    frames_report(frames, report)
+    click.echo(report.markdown()) if markdown else report.show()
+
+
+def _differences(
+    given: tuple[str, str], threshold: float, seconds: float, wishes: Wishes, scratch: Path, tell: Progress
+) -> list[Difference]:
+    from pathlib import Path
+
+    from dnc.bench.difference import Difference, compare_recordings
+    from dnc.bench.measure import measure, read_recording
+    from dnc.bench.prepare import is_engine, make_subjects
+    from dnc.timing import CONFIDENCE
+
+    engines = [is_engine(each) for each in given]
+    if any(engines) and not all(engines):
+        raise click.UsageError("--diff takes two recordings or two engines, not one of each")
+    if not any(engines):
+        old, new = (read_recording(Path(each)) for each in given)
+        return compare_recordings(old, new, given, threshold)
+    subjects = make_subjects(given, wishes, scratch, tell)
+    away = wishes.device.name if wishes.device is not None else ""
+    recording = measure(subjects, seconds=seconds, extras=False, device=away, progress=tell)
+    first, second = (subject.name for subject in subjects)
+    ratio = recording.timings.quiet().ratio(second, first, CONFIDENCE)
+    return [Difference(given[0], given[1], ratio, threshold)]
