@@ -34,7 +34,6 @@ import io
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 import threading
@@ -48,6 +47,7 @@ import numpy.typing as npt
 from dnc.bundle import MANIFEST
 from dnc.cfg import warn
 from dnc.errors import TargetError
+from dnc.files import cache_dir, prune
 from dnc.targets import Session
 from dnc.targets.onnx import MODEL, OnnxSession, import_onnxruntime
 
@@ -259,8 +259,6 @@ def _cache(folder: Path, conditions: str) -> tuple[Path, Path] | None:
         folder: the engine folder.
         conditions: what else its engines depend on. The GPU and TensorRT's version are in their names.
     """
-    from dnc.zoo import cache_dir
-
     root = cache_dir() / "tensorrt"
     try:
         digest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["sha256"]
@@ -269,21 +267,10 @@ def _cache(folder: Path, conditions: str) -> tuple[Path, Path] | None:
         for each in (place, times):
             each.mkdir(parents=True, exist_ok=True)
         os.utime(place)
-        _prune(root, {place, times})
+        prune(root, _CACHE_LIMIT, {place, times})
     except (OSError, ValueError, LookupError, TypeError):
         return None
     return (place, times) if os.access(place, os.W_OK) else None
-
-
-def _prune(root: Path, keep: set[Path]) -> None:
-    """Removes the folders that were used longest ago, as long as all together have more than the limit."""
-    folders = sorted((each for each in root.iterdir() if each.is_dir()), key=lambda each: each.stat().st_mtime)
-    sizes = {each: sum(file.stat().st_size for file in each.iterdir()) for each in folders}
-    total = sum(sizes.values())
-    for each in folders:
-        if total > _CACHE_LIMIT and each not in keep:
-            shutil.rmtree(each, ignore_errors=True)
-            total -= sizes[each]
 
 
 class CudaSession(OnnxSession):

@@ -5,20 +5,38 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Iterator
+import shutil
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
 from dnc.errors import DncError
 
-__all__ = ["cache_dir", "whole_file"]
+__all__ = ["cache_dir", "prune", "whole_file"]
 
 
 def cache_dir() -> Path:
     """The folder for what was fetched, and for what can be made again; it need not exist yet."""
     chosen = os.environ.get("DNC_CACHE")
     return Path(chosen).expanduser() if chosen else Path.home() / ".cache" / "dnc"
+
+
+def prune(root: Path, limit: int, keep: Collection[Path]) -> None:
+    """Removes the folders in `root` that were used longest ago, as long as all together have more bytes than the limit.
+
+    Args:
+        root: a folder of folders with files; the time of a folder says when it was used.
+        limit: bytes.
+        keep: folders that stay.
+    """
+    folders = sorted((each for each in root.iterdir() if each.is_dir()), key=lambda each: each.stat().st_mtime)
+    sizes = {each: sum(file.stat().st_size for file in each.iterdir()) for each in folders}
+    total = sum(sizes.values())
+    for each in folders:
+        if total > limit and each not in keep:
+            shutil.rmtree(each, ignore_errors=True)
+            total -= sizes[each]
 
 
 @contextmanager

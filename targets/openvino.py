@@ -313,15 +313,21 @@ def _read(model: ir.Model) -> Any:
         raise TargetError(f"OpenVINO refuses the model: {reason}{places}") from error
 
 
+_CACHE_LIMIT = 2 << 30
+"""Bytes of all that OpenVINO compiled and keeps."""
+
+
 def _cache(folder: Path) -> Path | None:
     """Where OpenVINO may keep what it compiled of an engine; None for a folder that is no finished engine."""
-    from dnc.files import cache_dir
+    from dnc.files import cache_dir, prune
 
     try:
         files = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
         digests = "".join(files[name]["sha256"] for name in (MODEL, WEIGHTS))
         place = cache_dir() / "openvino" / hashlib.sha256(digests.encode()).hexdigest()[:16]
         place.mkdir(parents=True, exist_ok=True)
+        os.utime(place)
+        prune(place.parent, _CACHE_LIMIT, [place])
     except (OSError, ValueError, LookupError, TypeError):
         return None
     return place if os.access(place, os.W_OK) else None

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from dnc.errors import DncError
-from dnc.files import whole_file
+from dnc.files import prune, whole_file
 
 
 def names(folder: Path) -> list[str]:
@@ -65,3 +65,14 @@ def test_a_link_is_followed(tmp_path: Path) -> None:
         file.write(b"new")
     assert (tmp_path / "link").is_symlink()
     assert (tmp_path / "a").read_bytes() == b"new"
+
+
+def test_the_longest_unused_folders_go(tmp_path: Path) -> None:
+    for used, name in enumerate("abcd"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "x").write_bytes(bytes(100))
+        os.utime(tmp_path / name, (used, used))
+    prune(tmp_path, 400, [])
+    assert names(tmp_path) == ["a", "b", "c", "d"]
+    prune(tmp_path, 250, [tmp_path / "a"])
+    assert names(tmp_path) == ["a", "d"]

@@ -157,7 +157,7 @@ class _Watched(Session):
 @contextmanager
 def _watched(subject: Subject, clock: Callable[[], float]) -> Iterator[tuple[Engine, _Watched]]:
     kind = targets[subject.bundle.target]
-    session = _Watched(subject.session(), clock)
+    session = _Watched(subject.target.open(subject.folder, subject.threads), clock)
     # The engine opens what its target gives it.
     watching = type("Watching", (kind,), {"open": lambda *_: session})
     yield Engine(subject.folder, subject.bundle, watching(subject.bundle.options), subject.threads), session

@@ -109,9 +109,8 @@ def make_subjects(
             RemoteSubject(name, place, wishes.device.threads, wishes.batch, device=wishes.device)
             for name, (_, place) in zip(names, places, strict=True)
         ]
-    several = len(places) > 1
     return [
-        Subject(name, place, wishes.threads, wishes.batch, wishes.streams, turns=several)
+        Subject(name, place, wishes.threads, wishes.batch, wishes.streams)
         for name, (_, place) in zip(names, places, strict=True)
     ]
 

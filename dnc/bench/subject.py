@@ -58,8 +58,6 @@ class Subject:
     threads: int
     batch: int = 1
     streams: int = 1
-    turns: bool = False
-    """Whether it takes turns with other engines in this process: its threads must not run on."""
     bundle: Bundle = field(init=False)
     latencies: list[float] = field(init=False, default_factory=list)
     """Seconds of each call, of several callers."""
@@ -76,12 +74,11 @@ class Subject:
     @property
     def target(self) -> Target:
         """Who opens it."""
-        target = targets[self.bundle.target](self.bundle.options)
-        return target.taking_turns() if self.turns else target
+        return targets[self.bundle.target](self.bundle.options)
 
     def session(self) -> Session:
-        """A new session."""
-        return self.target.open(self.folder, self.threads)
+        """A new session that takes turns with others: its threads do not run on when it has run."""
+        return self.target.taking_turns().open(self.folder, self.threads)
 
     @contextmanager
     def open(self) -> Iterator[Run]:

@@ -13,6 +13,7 @@ from dnc.bench.end_to_end import STAGES, Files, Video, run
 from dnc.bench.subject import Subject
 from dnc.errors import DncError, ImageError
 from dnc.preprocess import Pixels
+from dnc.targets.onnx import Onnx
 
 
 class World:
@@ -62,13 +63,13 @@ def subject(engines: Path, world: World, monkeypatch: pytest.MonkeyPatch) -> Sub
     slow = Subject("tiny", engines / "tiny.engine", 1)
     session = slow.session()
     original = session.run
+    monkeypatch.setattr(Onnx, "open", lambda *_: session)
 
     def taking(inputs: object) -> list[object]:
         world.now += 0.03
         return original(inputs)  # type: ignore[arg-type, return-value]
 
     monkeypatch.setattr(session, "run", taking)
-    monkeypatch.setattr(slow, "session", lambda: session)
     return slow
 
 

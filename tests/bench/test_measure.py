@@ -17,7 +17,7 @@ from dnc.timing import processors
 
 
 def test_two_engines(engines: Path, tmp_path: Path) -> None:
-    subjects = [Subject(name, engines / "tiny.engine", 1, turns=True) for name in ("a", "b")]
+    subjects = [Subject(name, engines / "tiny.engine", 1) for name in ("a", "b")]
     said: list[str] = []
     recording = measure(subjects, seconds=0.01, progress=said.append)
     first, second = recording.figures

@@ -56,7 +56,7 @@ def test_markdown_is_escaped() -> None:
 
 
 def test_a_recording(engines: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    subjects = [Subject(name, engines / "tiny.engine", 1, turns=True) for name in ("a", "b")]
+    subjects = [Subject(name, engines / "tiny.engine", 1) for name in ("a", "b")]
     recording = measure(subjects, seconds=0.01, extras=False)
     report = recording_report(recording)
     report.show()

@@ -11,6 +11,7 @@ import pytest
 import dnc
 from dnc.bench.subject import Callers, Subject, engine_name, feeds, unique
 from dnc.errors import DncError
+from dnc.targets.onnx import Onnx
 from tests.conftest import _write
 from tests.networks import NETWORKS, RECURRENT
 
@@ -45,9 +46,16 @@ def test_a_batch_that_does_not_fit(tmp_path: Path) -> None:
     assert caught.value.hint == "--batch 2, or compile it with --batch 1"
 
 
-def test_threads_of_engines_that_take_turns_do_not_spin(engines: Path) -> None:
-    assert Subject("a", engines / "tiny.engine", 1, turns=True).target.options["spin"] == "off"
-    assert Subject("a", engines / "tiny.engine", 1).target.options["spin"] == "on"
+def test_threads_do_not_run_on_into_anothers_turn(engines: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def opened(self: Onnx, folder: Path, threads: int | None = None) -> None:
+        asked.append(self.options["spin"])
+
+    monkeypatch.setattr(Onnx, "open", opened)
+    subject = Subject("a", engines / "tiny.engine", 1)
+    subject.session()
+    assert (asked, subject.target.options["spin"]) == (["off"], "on")
 
 
 def test_all_callers_call_at_the_same_time() -> None:
