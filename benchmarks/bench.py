@@ -89,8 +89,8 @@ def compile_engine(name: str, folder: Path) -> Path:
 
 def compared(folder: Path, by: float, arguments: argparse.Namespace) -> Ratio:
     """The ratio of an engine that is slower by some share to one that is not."""
-    first = Subject("first", folder, arguments.threads, turns=True)
-    second = Slowed("second", folder, arguments.threads, turns=True, by=by)
+    first = Subject("first", folder, arguments.threads)
+    second = Slowed("second", folder, arguments.threads, by=by)
     timings = measure([first, second], seconds=arguments.seconds, extras=False).timings
     return timings.quiet().ratio("second", "first", CONFIDENCE)
 
