@@ -8,9 +8,9 @@ comes from resampling the rounds (bootstrap, percentiles), in blocks, because wh
 
 `compete` is for figures that people quote. Two sessions of one engine may differ by a percent or two for as long as
 they are open, by where their memory lies; so all are opened anew several times, in another order. Rounds of one opening
-say nothing about the next one: of nested data the outermost level alone is resampled, whole (Davison and Hinkley,
-Bootstrap Methods and their Application, 1997, 3.8). The result is the mean over the openings, of logarithms; its
-standard error comes from resampling them, and as they are few, the interval is as wide as Student's t says.
+say nothing about the next one: each opening counts as one number. The result is their mean, of logarithms, without
+the tenth at either end, in which something else happened; its interval is Tukey and McLaughlin's (Sankhya A 25, 1963),
+as wide as Student's t says for so few. Resampling them would not do: the ends of a few numbers are no 99.9 % interval.
 
 Rounds in which another process took a processor away are left out where enough are left without: that happens to all
 candidates alike, and what is left says more.
@@ -43,6 +43,7 @@ __all__ = [
     "mean_interval",
     "processors",
     "student",
+    "trimmed_mean",
     "typical",
     "waited",
     "warm_up",
@@ -188,14 +189,23 @@ def _block_medians(values: Floats) -> Floats:
     return np.asarray(np.median(values[places.reshape(_RESAMPLES, -1)[:, :count]], axis=1))
 
 
-def mean_interval(values: Floats, confidence: float) -> Floats:
-    """The mean of at least two independent numbers, and the ends of its interval."""
+def trimmed_mean(values: Floats) -> tuple[float, float, int]:
+    """The mean of at least two independent numbers without the tenth at either end, the square of its standard error,
+    and the degrees of freedom that this has."""
     count = len(values)
-    picked = values[np.random.default_rng(0).integers(0, count, (_RESAMPLES, count))]
-    # What is resampled has been measured, and lies nearer to its own mean than to the true one.
-    error = float(np.std(np.mean(picked, axis=1))) * np.sqrt(count / (count - 1))
-    reach = student((1 + confidence) / 2, count - 1) * error
-    return float(np.mean(values)) + np.array([0, -reach, reach])
+    cut = count // 10
+    order = np.sort(values)
+    left = count - 2 * cut
+    # What was cut off still counts, as the nearest of what is left.
+    spread = float(np.var(np.clip(order, order[cut], order[count - 1 - cut]), ddof=1))
+    return float(np.mean(order[cut : count - cut])), spread * (count - 1) / (left * (left - 1)), left - 1
+
+
+def mean_interval(values: Floats, confidence: float) -> Floats:
+    """The trimmed mean of at least two independent numbers, and the ends of its interval."""
+    mean, squared, freedom = trimmed_mean(values)
+    reach = student((1 + confidence) / 2, freedom) * squared**0.5
+    return mean + np.array([0, -reach, reach])
 
 
 @cache

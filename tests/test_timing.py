@@ -217,12 +217,22 @@ def test_rounds_that_waited_are_left_out() -> None:
     assert Timings(seconds, opening, waited=busy).quiet().rounds == 12
 
 
-def test_an_interval_holds_the_mean_as_often_as_it_says() -> None:
-    """At 90 %, of 2000 samples of 8: the share is right within four standard deviations, 0.027."""
+@pytest.mark.parametrize("count", [6, 20])
+def test_an_interval_holds_the_mean_as_often_as_it_says(count: int) -> None:
+    """At 90 %, of 2000 samples: the share is right within four standard deviations, 0.027."""
     generator = np.random.default_rng(1)
-    samples = generator.normal(3.0, 1.0, (2000, 8))
+    samples = generator.normal(3.0, 1.0, (2000, count))
     inside = sum(low <= 3.0 <= high for _, low, high in (mean_interval(sample, 0.9) for sample in samples))
     assert inside / 2000 == pytest.approx(0.9, abs=0.027)
+
+
+def test_openings_in_which_something_else_happened_do_not_count() -> None:
+    values = np.random.default_rng(2).normal(0, 0.01, 20)
+    value, low, high = mean_interval(values, CONFIDENCE)
+    values[7:9] = 5.0
+    disturbed = mean_interval(values, CONFIDENCE)
+    assert disturbed[0] == pytest.approx(value, abs=0.005)
+    assert disturbed[2] - disturbed[1] < 2 * (high - low)
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,8 @@ Two engines run in turn, and what is compared is their ratio (`dnc.timing.compet
 Two recordings were made at different times, when the machine may have been faster or slower. Each has the yardstick's
 times beside its engine's: what is compared is the engine's time as a multiple of the yardstick's. A network of many
 small layers suffers more than the yardstick from waiting for a processor, so only the rounds that waited for none are
-taken, if there are enough. The interval is Welch's, over the openings of either recording: they are
-independent, and may spread differently.
+taken, if there are enough. The interval is Welch's for trimmed means (Yuen, Biometrika 61, 1974), over the openings of
+either recording: they are independent, and may spread differently.
 
 It is slower where the whole interval of the ratio lies above the threshold; what is within the noise passes.
 """
@@ -22,7 +22,7 @@ import numpy as np
 from dnc.bench.measure import Figures, Recording
 from dnc.bench.yardstick import NAME as YARDSTICK
 from dnc.errors import DncError
-from dnc.timing import CONFIDENCE, Ratio, student
+from dnc.timing import CONFIDENCE, Ratio, student, trimmed_mean
 
 __all__ = ["Difference", "compare_recordings", "parse_threshold"]
 
@@ -137,7 +137,7 @@ def _changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 
 
 def _ratio(old: Recording, new: Recording, before: str, after: str) -> tuple[Ratio, list[str]]:
-    notes, means, variances, counts = [], [], [], []
+    notes, parts = [], []
     for recording, name, when in ((old, before, "old"), (new, after, "new")):
         timings = recording.timings.quiet()
         if recording.timings.disturbed > _BUSY:
@@ -146,12 +146,10 @@ def _ratio(old: Recording, new: Recording, before: str, after: str) -> tuple[Rat
         if len(values) < _OPENINGS:
             hint = "record for longer: --seconds"
             raise DncError(f"the {when} recording has {len(values)} openings, too few to compare", name, hint)
-        means.append(float(np.mean(values)))
-        variances.append(float(np.var(values, ddof=1)) / len(values))
-        counts.append(len(values))
-    error = sum(variances)
-    parts = sum(variance**2 / (count - 1) for variance, count in zip(variances, counts, strict=True))
-    freedom = error**2 / parts if parts else float(min(counts) - 1)
-    reach = student((1 + CONFIDENCE) / 2, freedom) * error**0.5
-    change = means[1] - means[0]
+        parts.append(trimmed_mean(values))
+    squared = sum(part[1] for part in parts)
+    weighed = sum(part[1] ** 2 / part[2] for part in parts)
+    freedom = squared**2 / weighed if weighed else min(part[2] for part in parts)
+    reach = student((1 + CONFIDENCE) / 2, freedom) * squared**0.5
+    change = parts[1][0] - parts[0][0]
     return Ratio(*np.exp([change, change - reach, change + reach]).tolist()), notes
