@@ -8,7 +8,8 @@ NET is a .cfg file or the name of a network of cfg/; without weights, random one
 
     CUDA, CUDA nhwc, CUDA graphs    dnc's target cuda, by the CUDA provider; graphs: a run is one CUDA graph
     TensorRT                        the same by the TensorRT provider, where there is one
-    TVM                             the same by back end tvm, where that is installed
+    TVM kernels, TVM graphs         the same by back end tvm, where that is installed: one by one, and as CUDA graphs
+    TVM tuned                       as graphs, with kernels chosen by measuring --trials of them
     PyTorch, PyTorch compiled       the same graph in torch.fx, channels_last, eager and by torch.compile; needs torch
 
 Every run takes an array on the host and gives arrays on the host, so that it ends when the GPU is done. Float32 is
@@ -63,10 +64,21 @@ ENGINES: Mapping[str, Mapping[str, str]] = {
     "CUDA nhwc": {"provider": "cuda", "layout": "nhwc"},
     "CUDA graphs": {"provider": "cuda", "graphs": "on"},
     "TensorRT": {"provider": "tensorrt"},
-    "TVM": {"backend": "tvm"},
+    "TVM kernels": {"backend": "tvm", "graphs": "off"},
+    "TVM graphs": {"backend": "tvm", "graphs": "on"},
+    "TVM tuned": {"backend": "tvm", "graphs": "on"},
 }
+TUNED = "TVM tuned"
 TORCH = ("PyTorch", "PyTorch compiled")
-SLOW = {"TensorRT": 60.0, "TVM": 60.0, "PyTorch compiled": 45.0, "a network": 20.0, "layers": 90.0}
+SLOW = {
+    "TensorRT": 60.0,
+    "TVM kernels": 60.0,
+    "TVM graphs": 60.0,
+    TUNED: 300.0,
+    "PyTorch compiled": 45.0,
+    "a network": 20.0,
+    "layers": 90.0,
+}
 """Seconds that things are expected to take, until one was measured: opening an engine; the rest of a network's row; the
 layers of a network in one precision and batch."""
 SHARE = 0.6
@@ -124,14 +136,17 @@ def prepare(network: Network, target: Target, batch: int) -> ir.Model:
     return model
 
 
-def open_engine(network: Network, target: Target, folder: Path, x: Any) -> Run:
-    """Builds and opens one of dnc's engines."""
+def open_engine(network: Network, target: Target, folder: Path, x: Any, trials: int = 0) -> Run:
+    """Builds and opens one of dnc's engines, tuned with so many trials."""
     if missing := target.missing():
         raise TargetError(f"{missing} is not installed")
     folder.mkdir()
     model = prepare(network, target, len(x))
     run_passes(model, target.final_passes())
-    target.build(model, folder)
+    if trials:
+        target.build_tuned(model, folder, None, trials, cache=zoo.cache_dir())
+    else:
+        target.build(model, folder)
     session = target.open(folder)
     return lambda: session.run({"input": x})
 
@@ -280,7 +295,8 @@ def measure(
                     runs[name] = open_torch(model, precision, device, x, name != TORCH[0])
                 else:
                     target = target_for(arguments.provider, precision, cache="off", **ENGINES.get(name, {}))
-                    runs[name] = open_engine(network, target, Path(scratch) / str(number), x)
+                    trials = arguments.trials if name == TUNED else 0
+                    runs[name] = open_engine(network, target, Path(scratch) / str(number), x, trials)
                 found = runs[name]()
             except Exception as error:
                 # Whatever is the matter with one of them must not cost the figures of the others.
@@ -419,12 +435,13 @@ def main() -> None:
         "--batches", type=lambda text: [int(each) for each in words(text)], default=[1, 16], metavar="N,…"
     )
     parser.add_argument("--seconds", type=float, default=2.0, help="for each network, precision and batch")
+    parser.add_argument("--trials", type=int, default=100, help="for TVM tuned, of each network")
     parser.add_argument("--minutes", type=float, default=8.5, help="for all; what is left out says so")
     parser.add_argument("--only", choices=["engines", "layers"])
     parser.add_argument("--table", type=Path, metavar="FILE")
     arguments = parser.parse_args()
     known = ["CPU", *TORCH] if arguments.provider == "cpu" else [*ENGINES, *TORCH]
-    arguments.engines = arguments.engines or known
+    arguments.engines = arguments.engines or [name for name in known if name != TUNED]
     if unknown := set(arguments.engines) - set(known):
         parser.error(f"no engine {', '.join(unknown)}; there is {', '.join(known)}")
     if arguments.table is not None and (arguments.provider == "cpu" or not gpus()):

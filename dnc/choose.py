@@ -74,7 +74,7 @@ def choose(
         place = folder / name
         place.mkdir()
         try:
-            report = each.target.build(each.model, place, each.about)
+            report = each.target.build(each.model, place, each.about, progress)
             session = each.target.taking_turns().open(place, processors())
             session.run(feeds)
         except TargetError as error:

@@ -102,7 +102,7 @@ def compile(
         verify: compares the outputs after each pass with those before it, on noise and on a photograph, and fails if
             they differ by more than the pass declares. Needs ONNX Runtime, and is left out without it.
         autotune: measures on the target how each grouped convolution runs fastest (`dnc.autotune`).
-        tune: for target tvm, how many ways of writing its kernels to measure (`dnc.tvm.tuning`).
+        tune: for TVM's targets, how many ways of writing its kernels to measure (`dnc.tvm.tuning`).
         remote: for tune, where to measure if not here: HOST:PORT[,key=KEY][,threads=N] of a TVM RPC server or tracker.
         precision: the option of that name, which most targets have: "fp32" unless given.
         calibration: what `dnc calibrate` wrote, for precision int8 and mixed.
@@ -134,7 +134,8 @@ def compile(
         options = {**(options or {}), "precision": precision}
     choice = find_target(target, options)
     if tune is not None and not choice.tunes:
-        raise TargetError(f"target {choice.name} has no kernels to tune", hint="--target tvm")
+        hint = "--target tvm, or --target cuda --backend tvm"
+        raise TargetError(f"target {choice.name} has no kernels to tune", hint=hint)
     if remote is not None and tune is None:
         raise DncError("remote says where to tune", hint="give --tune TRIALS as well; `dnc bench --remote` measures")
     free = max_drop is not None and "precision" not in choice.given
@@ -226,7 +227,7 @@ def compile(
             tuning = {**about.tuning, "kernels": won}
             bundle = dataclasses.replace(about, report={**about.report, **report}, tuning=tuning)
         elif offers == [choice]:
-            report = choice.build(ready[0].model, writer.folder, ready[0].about)
+            report = choice.build(ready[0].model, writer.folder, ready[0].about, tell)
             bundle = dataclasses.replace(ready[0].about, report={**ready[0].about.report, **report})
         else:
             bundle = choose(ready, writer.folder, feeds_for(lowered, preprocessing, images=1), others, tell)

@@ -28,10 +28,13 @@ import dnc
 from dnc import toolchain
 from dnc.errors import DncError, DncWarning
 from dnc.files import cache_dir
+from dnc.gpu import gpus
 from dnc.targets import targets
 
 __all__ = ["State", "examine", "try_target"]
 
+ARCH = "sm_75"
+"""What is compiled for where there is no GPU."""
 SECONDS = 120.0
 """How long a target may take; an engine for TensorRT or a Myriad X takes some of it."""
 TOLERANCE = 0.02
@@ -39,12 +42,14 @@ TOLERANCE = 0.02
 PACKAGES = (
     *("numpy", "libstb", "click", "onnx", "onnx-ir", "pillow", "rich"),
     *("onnxruntime", "onnxruntime-gpu", "openvino", "apache-tvm", "apache-tvm-ffi", "pycocotools", "matplotlib"),
+    *("nvidia-cuda-nvcc", "nvidia-cuda-nvrtc", "nvidia-cuda-runtime"),
     *("opencv-python", "opencv-python-headless", "depthai", "supervision"),
 )
 """What dnc can make use of, by the names of its distributions."""
 
-TOOLS = ("g++", "cmake", "nvidia-smi", "ffmpeg")
+TOOLS = ("g++", "cmake", "nvidia-smi", "nvcc", "ffmpeg")
 
+_BY_TVM = "cuda by tvm"
 _CHILD = "import sys; from dnc import doctor; doctor._answer(sys.argv[1])"
 _TINY = """[net]
 width=32
@@ -95,7 +100,7 @@ def examine(seconds: float = SECONDS, progress: Callable[[str], None] = lambda _
     from dnc.bench.machine import machine
 
     states = []
-    for each in targets:
+    for each in (*targets, *([_BY_TVM] if "cuda" in targets else [])):
         progress(f"trying target {each}")
         states.append(asdict(_state(each, seconds)))
     progress("looking at the machine")
@@ -111,6 +116,13 @@ def examine(seconds: float = SECONDS, progress: Callable[[str], None] = lambda _
         "cache": _cache(),
         "warnings": _conflicts(),
     }
+
+
+def _named(name: str) -> tuple[str, dict[str, str]]:
+    """A target's name and options: the back end of cuda that it takes only where it is asked for is tried as well."""
+    if name != _BY_TVM:
+        return name, {}
+    return "cuda", {"backend": "tvm"} | ({} if gpus() else {"arch": ARCH})
 
 
 def try_target(name: str) -> State:
@@ -130,7 +142,9 @@ def try_target(name: str) -> State:
         with cfg.with_suffix(".weights").open("wb") as file:
             write_weights(file, network.layers, network.arrays)
         try:
-            with dnc.compile(cfg, target=name, out=Path(scratch) / "tiny.engine", verify=False) as engine:
+            target, options = _named(name)
+            out = Path(scratch) / "tiny.engine"
+            with dnc.compile(cfg, target=target, out=out, verify=False, options=options) as engine:
                 (output,) = engine.forward(x)
                 device = engine.device
         except DncError as error:
@@ -145,7 +159,8 @@ def try_target(name: str) -> State:
 
 
 def _state(name: str, seconds: float) -> State:
-    target = targets[name]()
+    target_name, options = _named(name)
+    target = targets[target_name](options)
     missing = target.missing()
     if missing:
         return State(name, "missing", reason=missing, remedy=target.remedy())

@@ -19,7 +19,14 @@ if TYPE_CHECKING:
     from dnc.passes import Pass
     from dnc.quantization import Recipe
 
-__all__ = ["Option", "Session", "Target", "one_of", "whole"]
+__all__ = ["Option", "Progress", "Session", "Target", "one_of", "silent", "whole"]
+
+Progress = Callable[[str], None]
+"""Is told what happens now."""
+
+
+def silent(_: str) -> None:
+    """Nobody is told."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +84,7 @@ class Session(ABC):
 
         Returns:
             Names and seconds, in order. A node that the engine made itself has the name of what it writes or reads
-            behind its own.
+            behind its own, after a blank; nodes that it computes together are joined by +.
 
         Raises:
             TargetError: the engine does not tell.
@@ -165,13 +172,16 @@ class Target(ABC):
         return []
 
     @abstractmethod
-    def build(self, model: ir.Model, folder: Path, about: Bundle | None = None) -> Mapping[str, str]:
+    def build(
+        self, model: ir.Model, folder: Path, about: Bundle | None = None, progress: Progress = silent
+    ) -> Mapping[str, str]:
         """Writes the engine's files into a folder that exists.
 
         Args:
             model: what is left after the passes; it stays as it is.
             folder: the folder.
             about: the network's heads, labels and preprocessing; None for parts of networks that are only measured.
+            progress: is told what happens now.
 
         Returns:
             What there is to say about the engine, by topic: it is kept in engine.json and shown.
@@ -184,12 +194,12 @@ class Target(ABC):
         self,
         model: ir.Model,
         folder: Path,
-        about: Bundle,
+        about: Bundle | None,
         trials: int,
         *,
         remote: str = "",
         cache: Path | None = None,
-        progress: Callable[[str], None] = lambda _: None,
+        progress: Progress = silent,
     ) -> tuple[Mapping[str, str], Mapping[str, Any]]:
         """`build`, with parts of the engine chosen by measuring them, for targets that have such parts.
 

@@ -24,12 +24,12 @@ import importlib.util
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from dnc.errors import TargetError
 from dnc.gpu import arch, gpus
 from dnc.targets import Option, Session, Target, targets
-from dnc.targets.base import one_of, whole
+from dnc.targets.base import Progress, one_of, silent, whole
 from dnc.targets.onnx import Onnx, optimizations
 from dnc.tvm.gpu.target import OPTIONS, TvmGpu
 
@@ -74,7 +74,14 @@ _OPTIONS: Sequence[Option] = (
     ),
     Option("device", "0", "the number of the GPU", whole(0, 63), at_load=True),
     Option("layout", "nchw", "nhwc: the CUDA provider prefers it", one_of("nchw", "nhwc"), at_load=True),
-    Option("graphs", "off", "on: a run is one CUDA graph; needs --batch, and one run at a time", _SWITCH, at_load=True),
+    Option(
+        "graphs",
+        "auto",
+        "on: a run is one CUDA graph, one run at a time; onnxruntime then needs --batch, and has none with auto; with "
+        "auto tvm times both when the engine is opened",
+        one_of("auto", "on", "off"),
+        at_load=True,
+    ),
     Option("cache", "on", "off: TensorRT builds its engine at every start", _SWITCH, at_load=True),
     Option("fallback", "off", "on: where no GPU can be used the CPU runs it, with a warning", _SWITCH, at_load=True),
     *OPTIONS,
@@ -126,13 +133,15 @@ class OnnxRuntime(Onnx):
             for value in model.graph.inputs
             if value.shape is None or any(not isinstance(side, int) for side in value.shape)
         ]
-        if self.options["graphs"] == "off" or not free:
+        if self.options["graphs"] != "on" or not free:
             return []
         return [f"graphs=on: CUDA graphs need fixed shapes, and {free[0]} takes batches of any size: --batch N"]
 
-    def build(self, model: ir.Model, folder: Path, about: Bundle | None = None) -> Mapping[str, str]:
+    def build(
+        self, model: ir.Model, folder: Path, about: Bundle | None = None, progress: Progress = silent
+    ) -> Mapping[str, str]:
         """Writes model.onnx, and says what no GPU has seen."""
-        super().build(model, folder, about)
+        super().build(model, folder, about, progress)
         tuning = {} if about is None else about.tuning
         if tuning and not tuning.get("table"):
             return {"device": f"grouped convolutions were timed on {tuning['device']}; the engine was not tried"}
@@ -187,7 +196,8 @@ class Cuda(Target):
         super().__init__(given)
         backend = self.options["backend"]
         self._backend = BACKENDS["onnxruntime" if backend == "auto" else backend](given)
-        self.batch = self._backend.batch  # type: ignore[misc]  # of this one, not of all
+        # Of this one, not of all.
+        self.batch, self.tunes = self._backend.batch, self._backend.tunes  # type: ignore[misc]
 
     @property
     def title(self) -> str:
@@ -233,9 +243,25 @@ class Cuda(Target):
         """What it cannot run."""
         return self._backend.unsupported(model)
 
-    def build(self, model: ir.Model, folder: Path, about: Bundle | None = None) -> Mapping[str, str]:
+    def build(
+        self, model: ir.Model, folder: Path, about: Bundle | None = None, progress: Progress = silent
+    ) -> Mapping[str, str]:
         """Writes its files."""
-        return self._backend.build(model, folder, about)
+        return self._backend.build(model, folder, about, progress)
+
+    def build_tuned(
+        self,
+        model: ir.Model,
+        folder: Path,
+        about: Bundle | None,
+        trials: int,
+        *,
+        remote: str = "",
+        cache: Path | None = None,
+        progress: Progress = silent,
+    ) -> tuple[Mapping[str, str], Mapping[str, Any]]:
+        """Writes them with kernels chosen by measuring, if its back end can."""
+        return self._backend.build_tuned(model, folder, about, trials, remote=remote, cache=cache, progress=progress)
 
     def versions(self) -> dict[str, str]:
         """Versions of what makes them."""

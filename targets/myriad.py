@@ -31,7 +31,7 @@ from dnc import toolchain
 from dnc.cfg import warn
 from dnc.errors import PassError, TargetError
 from dnc.targets import Option, Session, Target, targets
-from dnc.targets.base import one_of, whole
+from dnc.targets.base import Progress, one_of, silent, whole
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -191,7 +191,9 @@ class Myriad(Target):
         warn(TargetError("no Myriad X: running on the toolchain's CPU plugin", folder, f"a device loads {BLOB}"))
         return PluginSession(folder)
 
-    def build(self, model: ir.Model, folder: Path, about: Bundle | None = None) -> Mapping[str, str]:
+    def build(
+        self, model: ir.Model, folder: Path, about: Bundle | None = None, progress: Progress = silent
+    ) -> Mapping[str, str]:
         """Compiles the blob and writes what stands beside it."""
         from dnc.graph import serialize_to
         from dnc.myriad.graph import IMAGE, pixels_for, prepare

@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from dnc.errors import TargetError
 from dnc.targets import Option, Session, Target, targets
-from dnc.targets.base import one_of
+from dnc.targets.base import Progress, one_of, silent
 from dnc.timing import typical, warm_up
 
 if TYPE_CHECKING:
@@ -243,7 +243,9 @@ class Onnx(Target):
         rounding = {"fp16": "to-float16", "bf16": "to-bfloat16"}.get(self.options["precision"])
         return [] if rounding is None else [passes[rounding](), passes["eliminate-dead-code"]()]
 
-    def build(self, model: ir.Model, folder: Path, about: Bundle | None = None) -> Mapping[str, str]:
+    def build(
+        self, model: ir.Model, folder: Path, about: Bundle | None = None, progress: Progress = silent
+    ) -> Mapping[str, str]:
         """Writes model.onnx."""
         from dnc.graph import serialize_to
 

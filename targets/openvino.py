@@ -41,7 +41,7 @@ import numpy.typing as npt
 from dnc.bundle import MANIFEST
 from dnc.errors import TargetError
 from dnc.targets import Option, Session, Target, targets
-from dnc.targets.base import one_of
+from dnc.targets.base import Progress, one_of, silent
 from dnc.timing import typical, warm_up
 
 if TYPE_CHECKING:
@@ -238,7 +238,9 @@ class Openvino(Target):
 
         return Recipe(frozenset({"Conv", "Gemm", "Concat"}) | MOVES, tied=True, first_limit=63)
 
-    def build(self, model: ir.Model, folder: Path, about: Bundle | None = None) -> Mapping[str, str]:
+    def build(
+        self, model: ir.Model, folder: Path, about: Bundle | None = None, progress: Progress = silent
+    ) -> Mapping[str, str]:
         """Writes model.xml and model.bin."""
         openvino = import_openvino()
         read = _read(model)

@@ -71,7 +71,10 @@ def _options(context: click.Context, parameter: click.Parameter, value: tuple[st
 @click.option("--allow-fallback", is_flag=True, help="For cuda, --option fallback=on: run on the CPU without a GPU.")
 @click.option("--autotune", is_flag=True, help="Measure how each grouped convolution runs fastest on this machine.")
 @click.option(
-    "--tune", type=click.IntRange(min=1), metavar="TRIALS", help="For tvm: measure so many ways of writing its kernels."
+    "--tune",
+    type=click.IntRange(min=1),
+    metavar="TRIALS",
+    help="For tvm, and cuda with --backend tvm: measure so many ways of writing its kernels.",
 )
 @click.option("--remote", metavar="HOST:PORT[,key=K]", help="For --tune: on a device behind TVM's RPC.")
 @click.option("--keep-layers", is_flag=True, help="Make every layer's output an output, for dnc compare.")

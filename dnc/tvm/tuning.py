@@ -1,18 +1,21 @@
-"""Kernels chosen by measuring: `--tune TRIALS` of target tvm.
+"""Kernels chosen by measuring: `--tune TRIALS` of target tvm, and of target cuda's back end tvm.
 
 1. Each kernel of the network is timed alone, on the device. The trials are shared out among those that compute sums
    (convolutions, products) by their share of the network's time.
 2. A trial writes a kernel in another way, builds it, and times it in turn with the kernel of the rule:
 
-       tile N          the rule's own loops with the tile that its count puts in place N (`dnc.tvm.schedules.tiles`)
-       MetaSchedule    a schedule from TVM's search, of multi-level tilings with random cost model
+       tile N          the rule's own loops with the tile that its formula puts in place N
+       MetaSchedule    for CPUs: a schedule from TVM's search, of multi-level tilings with random cost model
 
-   in turn: the first are few and good, the second many.
+   The first are few and good, the second many.
 3. The best of each kernel replaces the rule's if it certainly takes less than 98 % of its time.
 4. The network as a whole is built both ways and timed in turn. Unless the tuned one is certainly faster, and its
    outputs are the same, the other is kept: the result is never slower than the untuned one.
 
-Trials are kept in the user's cache, in a file for each kind of device (processor, extensions, threads, versions):
+`Tuner` is what CPUs (`dnc.tvm.cpu_tuning`) and GPUs (`dnc.tvm.gpu.tuning`) have in common; what builds, and what
+measures, is theirs.
+
+Trials are kept in the user's cache, in a file for each kind of device (what it is, threads, versions):
 
     {"schema": 1, "device": "…"}
     {"kernel": "…", "way": 3, "ratio": 0.94}
@@ -28,18 +31,14 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import importlib.util
 import json
-import logging
+import re
 import shutil
-import subprocess
-import sys
-import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -48,49 +47,55 @@ import onnx_ir as ir
 import dnc
 from dnc.errors import TargetError
 from dnc.graph import where_of
-from dnc.passes.base import constant_array
-from dnc.timing import Ratio, interleave
-from dnc.tvm import schedules
-from dnc.tvm.compile import Machine, fused, link_with
-from dnc.tvm.compile import build as compile_network
-from dnc.tvm.functions import lowered
-from dnc.tvm.remote import Device, Lost
-from dnc.tvm.schedules.rewriting import calls, scheduled
-from dnc.tvm.session import MODEL
+from dnc.timing import Ratio, Run, interleave
+from dnc.tvm.remote import Lost
 
-__all__ = ["Database", "Kernel", "build", "device_name"]
+__all__ = [
+    "Candidates",
+    "Database",
+    "Forms",
+    "Kernel",
+    "Outputs",
+    "Progress",
+    "Result",
+    "Tuner",
+    "Way",
+    "key_of",
+    "places_of",
+    "summary",
+    "versions",
+]
 
 Way = int | list[Any]
 """A tile's place, or a trace of MetaSchedule."""
 Progress = Callable[[str], None]
+Outputs = Sequence[npt.NDArray[Any]]
+Candidates = Generator[tuple[Way, Any], float | None, None]
+Built = TypeVar("Built")
+"""What there is to say of a library that was built."""
 
 _SCHEMA = 1
-_RULES = ("pointwise", "spatial", "depthwise", "none")
-"""Of kernels that are tuned: those that compute sums, and those that no rule wrote."""
 _GAIN = 0.98
 _CONFIDENCE = 0.99
-_SAMPLES = 3
 _ROUNDS = (3, 3)
 _HOPELESS = 1.5
 """A candidate that takes so many times as long is timed once."""
 _FINAL_SECONDS = 0.6
 _FINALISTS = 2
 _NETWORK_SECONDS = 4.0
-_BATCH = 4
-"""Schedules that MetaSchedule is asked for at once."""
+_FORMS = 60
+"""Places of tiles that are looked at."""
 _CLOSE = 1e-4
 """Of an output's largest value: sums of float32 in another order, through all layers."""
-_CLOSE_HALF = 2e-2
-"""For float16, which has 11 bits."""
+_CLOSE_ROUNDED = 2e-2
+"""Where what they give is rounded to 11 bits or less: a sum that differs in its last bit may become another number."""
 
 
-def device_name(machine: Machine, threads: int) -> str:
-    """What measurements hold for."""
+def versions() -> str:
+    """Of what writes kernels, for the name of a device."""
     from importlib.metadata import version
 
-    features = " ".join(machine.extensions)
-    versions = f"TVM {version('apache-tvm')}, dnc {dnc.__version__}"
-    return f"{machine.architecture} {machine.mcpu}, {features}, {threads} threads, {versions}"
+    return f"TVM {version('apache-tvm')}, dnc {dnc.__version__}"
 
 
 class Database:
@@ -168,8 +173,6 @@ class Kernel:
     best: Way | None = None
     """What replaces the rule's kernel; None if nothing does."""
     ratio: Ratio | None = None
-    function: Any = field(default=None, repr=False)
-    """The loops before any schedule."""
 
     @property
     def title(self) -> str:
@@ -200,459 +203,269 @@ def _numbers(ratio: Ratio) -> list[float]:
     return [round(each, 4) for each in (ratio.value, ratio.low, ratio.high)]
 
 
-def build(
-    emit: Callable[[], Any],
-    machine: Machine,
-    linker: str,
-    path: Path,
-    *,
-    model: ir.Model,
-    feeds: Mapping[str, npt.NDArray[Any]],
-    trials: int,
-    device: Device,
-    cache: Path | None,
-    progress: Progress,
-) -> tuple[Mapping[str, int], dict[str, Any]]:
-    """Writes the library of a network, with kernels that were chosen by measuring.
+@dataclass(frozen=True)
+class Result(Generic[Built]):
+    """A network that was tuned."""
+
+    built: Built
+    """Of the library that is kept."""
+    about: Mapping[str, Any]
+    """What was measured and won, for engine.json."""
+
+
+class Tuner(ABC, Generic[Built]):
+    """The kernels of one network on one device.
 
     Args:
-        emit, machine, linker, path: as for `dnc.tvm.compile.build`.
-        model: what is emitted, for the names of its layers.
-        feeds: inputs of the network.
-        trials: how many kernels to try, all together; those that the cache knows count.
-        device: what measures.
+        device: what measurements hold for.
+        place: where it is measured; "" for this machine.
         cache: the folder to keep trials in; None to keep none.
         progress: is told what happens now.
-
-    Returns:
-        What `dnc.tvm.compile.build` does, and for engine.json what was measured and won.
-
-    Raises:
-        TargetError: TVM fails; the device fails.
+        precision: in which the network is computed.
     """
-    with tempfile.TemporaryDirectory(prefix="dnc-tune-") as scratch:
-        tuner = _Tuner(emit, machine, linker, device, Database(cache, device_name(machine, device.threads)), scratch)
-        kernels = tuner.kernels(model, progress)
-        _share_out(kernels, trials)
+
+    rules: frozenset[str]
+    """The rules whose kernels are tuned: those that compute sums, and for what no rule wrote, "none"."""
+
+    def __init__(self, device: str, place: str, cache: Path | None, progress: Progress, *, precision: str) -> None:
+        self.device, self.place, self.progress = device, place, progress
+        self._close = _CLOSE if precision == "fp32" else _CLOSE_ROUNDED
+        self.database = Database(cache, device)
+
+    @abstractmethod
+    def kernels(self) -> Sequence[Kernel]:
+        """All that can be timed alone, with the seconds that they take."""
+
+    @abstractmethod
+    def candidates(self, kernel: Kernel, known: Sequence[tuple[Way, float | None]]) -> Candidates:
+        """Ways of writing a kernel that are not known yet, each with what `runs` wants for it. It is sent the ratio of
+        each."""
+
+    @abstractmethod
+    def write(self, kernel: Kernel, way: Way) -> Any:
+        """What `runs` wants for a way; None, or TargetError, if it cannot be written so any more."""
+
+    @abstractmethod
+    def runs(self, kernel: Kernel, candidates: Mapping[str, Any]) -> Mapping[str, Run]:
+        """What times each of several candidates, by name, of which "rule" stands for the rule's own; raises TargetError
+        if one of them cannot be built or run."""
+
+    @abstractmethod
+    def winner(self, kernel: Kernel, way: Way, candidate: Any) -> Any:
+        """What `build` wants for a way that won."""
+
+    @abstractmethod
+    def build(self, path: Path, chosen: Mapping[str, Any]) -> Built:
+        """Writes the library of the network, with what is chosen for some kernels, by their functions' names."""
+
+    @abstractmethod
+    def networks(self, libraries: Mapping[str, Path]) -> tuple[Mapping[str, Run], Mapping[str, Outputs]]:
+        """What times whole networks, and what they compute of the same inputs."""
+
+    def tune(self, path: Path, scratch: Path, trials: int) -> Result[Built]:
+        """Writes the library of the network, with kernels that were chosen by measuring.
+
+        Args:
+            path: the library.
+            scratch: a folder for another one.
+            trials: how many kernels to try, all together; those that the cache knows count.
+
+        Raises:
+            TargetError: TVM fails; the device fails.
+        """
+        kernels = sorted(self.kernels(), key=lambda kernel: -kernel.seconds)
+        total = sum(kernel.seconds for kernel in kernels)
+        for kernel in kernels:
+            kernel.share = kernel.seconds / total
+        _share_out([kernel for kernel in kernels if self.rules & set(re.split(r"[+,]", kernel.rule))], trials)
         chosen: dict[str, Any] = {}
         done = 0
         for kernel in kernels:
             if kernel.trials:
-                won = tuner.tune(kernel, f"{{}} of {trials} trials", done, progress)
+                self._try(kernel, f"{{}} of {trials} trials", done)
                 done += kernel.trials
+                won = self._final(kernel)
                 if won is not None:
                     chosen[kernel.name] = won
-        progress("compiling the network")
-        rules = compile_network(emit, machine, linker, path)
-        ratio, kept, why = None, False, "no kernel is faster than the rule's"
+        self.progress("compiling the network")
+        built = self.build(path, {})
+        ratio, why = None, "no kernel is faster than the rule's"
         if chosen:
-            tuned = Path(scratch) / MODEL
-            found = compile_network(emit, machine, linker, tuned, chosen)
-            progress("timing the whole network")
-            ratio, why = _compare(device, machine, path, tuned, feeds)
-            kept = not why
-            if kept:
+            tuned = scratch / path.name
+            found = self.build(tuned, chosen)
+            self.progress("timing the whole network")
+            ratio, why = self._compare(path, tuned)
+            if not why:
                 shutil.copyfile(tuned, path)
-                rules = found
-    about = {
-        "device": device_name(machine, device.threads),
-        "measured_at": device.name,
-        "trials": trials,
-        "kept": kept,
-        "ratio": None if ratio is None else _numbers(ratio),
-        "dropped": why,
-        "kernels": [kernel.to_json() for kernel in kernels if kernel.trials],
-    }
-    return rules, about
+                built = found
+        about = {
+            "device": self.device,
+            "measured_at": self.place,
+            "trials": trials,
+            "kept": bool(chosen) and not why,
+            "ratio": None if ratio is None else _numbers(ratio),
+            "dropped": why,
+            "kernels": [kernel.to_json() for kernel in kernels if kernel.trials],
+        }
+        return Result(built, about)
 
-
-def _share_out(kernels: Sequence[Kernel], trials: int) -> None:
-    """Gives each kernel its trials, by its share; what rounding leaves goes to the largest."""
-    able = [kernel for kernel in kernels if kernel.rule.startswith(_RULES)]
-    total = sum(kernel.share for kernel in able)
-    for kernel in able:
-        kernel.trials = int(trials * kernel.share / total)
-    for kernel in able[: trials - sum(kernel.trials for kernel in able)]:
-        kernel.trials += 1
-
-
-def _compare(
-    device: Device, machine: Machine, path: Path, tuned: Path, feeds: Mapping[str, npt.NDArray[Any]]
-) -> tuple[Ratio | None, str]:
-    """The tuned network's time as a multiple of the other's; and why it is not to be had, if so."""
-    runs, outputs = {}, {}
-    for name, library in (("rule", path), ("tuned", tuned)):
-        module = device.load(library, f"{machine.architecture} {machine.mcpu}")
-        runs[name], outputs[name] = device.network(module, [np.ascontiguousarray(each) for each in feeds.values()])
-    for found, expected in zip(outputs["tuned"], outputs["rule"], strict=True):
-        bound = _CLOSE_HALF if expected.dtype == np.float16 else _CLOSE
-        if not np.allclose(found, expected, rtol=0, atol=bound * np.abs(expected).max(initial=0), equal_nan=True):
-            return None, "its outputs differ"
-    ratio = interleave(runs, seconds=_NETWORK_SECONDS, rounds=(15, 1000)).ratio("tuned", "rule", _CONFIDENCE)
-    return ratio, "" if ratio.high < 1 else "the network as a whole is not certainly faster"
-
-
-class _Tuner:
-    """The kernels of one network on one device."""
-
-    def __init__(
-        self,
-        emit: Callable[[], Any],
-        machine: Machine,
-        linker: str,
-        device: Device,
-        database: Database,
-        scratch: str,
-    ) -> None:
-        import tvm
-
-        self._tvm = tvm
-        self._machine, self._linker, self._device, self._database = machine, linker, device, database
-        self._scratch = Path(scratch)
-        with _refusals(), machine.target, tvm.transform.PassContext(opt_level=3):
-            self._module = fused(emit())
-            self._scheduled = schedules.apply(self._module, machine.target)
-
-    def kernels(self, model: ir.Model, progress: Progress) -> list[Kernel]:
-        """All that can be timed alone, the one with the largest share first."""
-        from tvm_ffi import structural_hash
-
-        rules = schedules.report(self._scheduled)
-        places = _layers(model)
-        called: dict[str, list[Any]] = {}
-        for call in calls(self._module):
-            called.setdefault(call.args[0].name_hint, []).append(call)
-        functions = {name: self._scheduled[name] for name in called}
-        fixed = {name: each for name, each in functions.items() if _is_fixed(each) and rules.get(name) != "view"}
-        library = self._library(fixed)
-        kernels = []
-        for number, (name, function) in enumerate(fixed.items(), 1):
-            progress(f"timing kernel {number} of {len(fixed)}")
-            run = self._device.kernel(library, name, self._arguments(function))
-            # Whatever else the machine does only adds to it.
-            seconds = min(run() for _ in range(_SAMPLES)) * len(called[name])
-            loops = self._module[name]
-            key = f"{structural_hash(loops) % (1 << 64):016x}"
-            layers = [places[mark] for call in called[name] if (mark := _mark_of(call)) in places]
-            kernel = Kernel(
-                name, key, tuple(dict.fromkeys(layers)), rules.get(name, ""), len(called[name]), seconds, function=loops
-            )
-            kernels.append(kernel)
-        total = sum(kernel.seconds for kernel in kernels)
-        for kernel in kernels:
-            kernel.share = kernel.seconds / total
-        return sorted(kernels, key=lambda kernel: -kernel.seconds)
-
-    def tune(self, kernel: Kernel, count: str, done: int, progress: Progress) -> Any:
-        """Tries other ways of a kernel; returns what replaces the rule's for `dnc.tvm.schedules.apply`, or None."""
-        known = list(self._database.trials(kernel.key))
-        search = _Search(kernel.function, self._machine, known)
-        tiles = _Tiles(self._module, kernel.name, self._machine, known)
+    def _try(self, kernel: Kernel, count: str, done: int) -> None:
+        """The trials of a kernel."""
+        known = list(self.database.trials(kernel.key))
+        if len(known) >= kernel.trials:
+            return
+        candidates = self.candidates(kernel, known)
+        ratio: float | None = None
         for number in range(len(known), kernel.trials):
-            ratios = [ratio for _, ratio in self._database.trials(kernel.key) if ratio is not None]
+            ratios = [ratio for _, ratio in self.database.trials(kernel.key) if ratio is not None]
             best = f", best {min(ratios):.2f} of the untuned" if ratios else ""
-            progress(f"tuning {kernel.title}, {count.format(done + number)}{best}")
-            ways = (tiles, search) if number % 2 == 0 else (search, tiles)
-            found = ways[0].next() or ways[1].next()
-            if found is None:
-                break
-            way, function = found
+            self.progress(f"tuning {kernel.title}, {count.format(done + number)}{best}")
             try:
-                ratio, why = self._trial(kernel, function)
+                way, candidate = next(candidates) if number == len(known) else candidates.send(ratio)
+            except StopIteration:
+                break
+            try:
+                ratio, why = self._trial(kernel, candidate)
             except Lost as error:
                 # Perhaps it was this one that ended the server: it is not tried again.
-                self._database.put(kernel.key, way, None, error.message)
+                self.database.put(kernel.key, way, None, error.message)
                 raise
-            self._database.put(kernel.key, way, ratio, why)
-            if not isinstance(way, int):
-                search.tell(ratio)
-        return self._final(kernel)
+            self.database.put(kernel.key, way, ratio, why)
 
-    def _trial(self, kernel: Kernel, function: Any) -> tuple[float | None, str]:
+    def _trial(self, kernel: Kernel, candidate: Any) -> tuple[float | None, str]:
         """A candidate's time as a multiple of the rule's, or why it has none."""
         try:
-            runs = self._runs({"rule": self._scheduled[kernel.name], "candidate": function})
+            runs = self.runs(kernel, {"rule": None, "candidate": candidate})
+            once = _seconds(runs["candidate"]) / _seconds(runs["rule"])
+            if once > _HOPELESS:
+                return round(once, 4), ""
+            timings = interleave(runs, rounds=_ROUNDS, seconds=0.0)
         except Lost:
             raise
         except TargetError as error:
             return None, error.message
-        once = runs["candidate"]() / runs["rule"]()
-        if once > _HOPELESS:
-            return round(once, 4), ""
-        timings = interleave(runs, rounds=_ROUNDS, seconds=0.0)
         return round(float(np.median(timings.seconds["candidate"] / timings.seconds["rule"])), 4), ""
 
     def _final(self, kernel: Kernel) -> Any:
-        """The best candidates once more, for longer."""
-        ran = [(ratio, way) for way, ratio in self._database.trials(kernel.key) if ratio is not None and ratio < 1]
-        functions: dict[str, Any] = {"rule": self._scheduled[kernel.name]}
-        ways: dict[str, tuple[Way, Any]] = {}
+        """The best candidates once more, for longer; what `build` wants for the one that certainly wins, or None."""
+        ran = [(ratio, way) for way, ratio in self.database.trials(kernel.key) if ratio is not None and ratio < 1]
+        candidates: dict[str, Any] = {"rule": None}
+        ways: dict[str, Way] = {}
         for number, (_, way) in enumerate(sorted(ran, key=lambda item: item[0])[:_FINALISTS]):
             # What an older dnc or TVM could write, this one perhaps cannot.
             with contextlib.suppress(TargetError):
-                function = self._write(kernel, way)
-                if function is not None:
-                    functions[f"candidate{number}"] = function
-                    ways[f"candidate{number}"] = (way, way if isinstance(way, int) else function)
+                candidate = self.write(kernel, way)
+                if candidate is not None:
+                    candidates[f"candidate{number}"], ways[f"candidate{number}"] = candidate, way
         if not ways:
             return None
-        timings = interleave(self._runs(functions), seconds=_FINAL_SECONDS * len(functions), rounds=(15, 1000))
+        try:
+            runs = self.runs(kernel, candidates)
+            timings = interleave(runs, seconds=_FINAL_SECONDS * len(candidates), rounds=(15, 1000))
+        except Lost:
+            raise
+        except TargetError:
+            return None
         best = min(ways, key=timings.median)
         ratio = timings.ratio(best, "rule", _CONFIDENCE)
         if ratio.high >= _GAIN:
             return None
-        kernel.ratio, kernel.best = ratio, ways[best][0]
-        return ways[best][1]
+        kernel.ratio, kernel.best = ratio, ways[best]
+        return self.winner(kernel, ways[best], candidates[best])
 
-    def _write(self, kernel: Kernel, way: Way) -> Any:
-        if isinstance(way, int):
-            return scheduled(self._module, kernel.name, self._machine.target, way)
-        return replayed(kernel.function, way)
-
-    def _runs(self, functions: Mapping[str, Any]) -> dict[str, Callable[[], float]]:
-        library = self._library(functions)
-        return {
-            name: self._device.kernel(library, name, self._arguments(function)) for name, function in functions.items()
-        }
-
-    def _library(self, functions: Mapping[str, Any]) -> Any:
-        """The functions as a library on the device."""
-        tvm, machine = self._tvm, self._machine
-        named = {name: function.with_attr("global_symbol", name) for name, function in functions.items()}
-        path = self._scratch / "kernels.so"
-        with _refusals():
-            with machine.target, tvm.transform.PassContext(opt_level=3), lowered():
-                executable = tvm.compile(tvm.IRModule(named), machine.target)
-            executable.export_library(str(path), fcompile=link_with(self._linker, machine))
-        return self._device.load(path, f"{machine.architecture} {machine.mcpu}")
-
-    def _arguments(self, function: Any) -> list[Any]:
-        """Numbers for each parameter: small and positive, so that nothing overflows or becomes denormal."""
-        generator = np.random.default_rng(0)
-        arrays = []
-        for parameter in function.params:
-            sides = [int(side) for side in parameter.shape]
-            dtype = np.dtype(str(parameter.dtype))
-            drawn = generator.random(sides, np.float32) * 0.1 if dtype.kind == "f" else np.zeros(sides)
-            arrays.append(drawn.astype(dtype))
-        return self._device.tensors(arrays)
+    def _compare(self, path: Path, tuned: Path) -> tuple[Ratio | None, str]:
+        """The tuned network's time as a multiple of the other's; and why it is not to be had, if so."""
+        runs, outputs = self.networks({"rule": path, "tuned": tuned})
+        for found, expected in zip(outputs["tuned"], outputs["rule"], strict=True):
+            bound = self._close * np.abs(expected).max(initial=0)
+            if not np.allclose(found, expected, rtol=0, atol=bound, equal_nan=True):
+                return None, "its outputs differ"
+        timings = interleave(runs, seconds=_NETWORK_SECONDS, rounds=(15, 1000))
+        ratio = timings.ratio("tuned", "rule", _CONFIDENCE)
+        return ratio, "" if ratio.high < 1 else "the network as a whole is not certainly faster"
 
 
-@contextlib.contextmanager
-def _refusals() -> Iterator[None]:
-    """What TVM and the linker raise, as TargetError."""
-    try:
-        yield
-    except subprocess.CalledProcessError as error:
-        raise TargetError(f"the linker fails: {error.stderr.strip()}") from error
-    except (RuntimeError, ValueError, TypeError, AttributeError, LookupError) as error:
-        raise TargetError(f"TVM cannot compile a kernel: {error}") from error
+def _seconds(run: Run) -> float:
+    seconds = run()
+    assert isinstance(seconds, float)
+    return seconds
 
 
-class _Tiles:
-    """The rule's loops with other tiles, those that its count likes best first."""
+def _share_out(kernels: Sequence[Kernel], trials: int) -> None:
+    """Gives each kernel its trials, by its share; what rounding leaves goes to the largest."""
+    total = sum(kernel.share for kernel in kernels)
+    for kernel in kernels:
+        kernel.trials = int(trials * kernel.share / total)
+    for kernel in kernels[: trials - sum(kernel.trials for kernel in kernels)]:
+        kernel.trials += 1
 
-    def __init__(self, module: Any, name: str, machine: Machine, known: Sequence[tuple[Way, float | None]]) -> None:
-        self._module, self._name, self._target = module, name, machine.target
-        tried = [way for way, _ in known if isinstance(way, int)]
-        self._seen = {self._hash(rank) for rank in (0, *tried)}
-        self._next = max(tried, default=0) + 1
 
-    def _hash(self, rank: int) -> int | None:
-        from tvm_ffi import structural_hash
+class Forms:
+    """The forms that a rule has for a kernel, those that its formula likes best first, each once.
 
-        function = scheduled(self._module, self._name, self._target, rank)
-        return None if function is None else int(structural_hash(function))
+    Args:
+        write: gives the tirx.PrimFunc of a place; None if no rule matches.
+        tried: places that do not count any more.
+    """
 
-    def next(self) -> tuple[Way, Any] | None:
-        """The next one that differs from all before; None if there is none."""
-        while self._next < _TILES:
-            rank = self._next
+    def __init__(self, write: Callable[[int], Any], tried: Iterable[int]) -> None:
+        self._write = write
+        known = list(tried)
+        self._seen = {_hash(write(place)) for place in (0, *known)}
+        self._next = max(known, default=0) + 1
+
+    def __iter__(self) -> Iterator[tuple[int, Any]]:
+        return self
+
+    def __next__(self) -> tuple[int, Any]:
+        """Place and function of the next one."""
+        while self._next < _FORMS:
+            place = self._next
             self._next += 1
-            mark = self._hash(rank)
+            function = self._write(place)
+            mark = _hash(function)
             if mark not in self._seen:
                 self._seen.add(mark)
-                return rank, scheduled(self._module, self._name, self._target, rank)
-        return None
+                return place, function
+        raise StopIteration
 
 
-class _Search:
-    """TVM's evolutionary search among its own schedules of a kernel. It starts when it is first asked."""
+def _hash(function: Any) -> int | None:
+    from tvm_ffi import structural_hash
 
-    def __init__(self, function: Any, machine: Machine, known: Sequence[tuple[Way, float | None]]) -> None:
-        self._module = _module_of(function)
-        self._machine = machine
-        self._known = [(way, ratio) for way, ratio in known if not isinstance(way, int)]
-        self._context: Any = None
-        self._over = False
-        self._batch: list[Any] = []
-        self._told: list[float | None] = []
-
-    def next(self) -> tuple[Way, Any] | None:
-        """A trace and the function that it makes; None if the search is over, or has nothing for this kernel."""
-        if self._over:
-            return None
-        try:
-            if self._context is None:
-                self._start()
-            if len(self._told) == len(self._batch):
-                self._fetch()
-        except ImportError as error:
-            hint = "pip install psutil cloudpickle"
-            raise TargetError(f"MetaSchedule cannot be loaded: {error}", hint=hint) from error
-        except (RuntimeError, ValueError, TypeError) as error:
-            # Its rules do not take every function; the rule's kernel is there in any case.
-            logging.getLogger(__name__).debug("MetaSchedule: %s", error)
-            self._batch = []
-        if not self._batch:
-            self._over = True
-            return None
-        schedule = self._batch[len(self._told)].sch
-        return _plain(schedule.trace.as_json()), _bare(schedule.mod)
-
-    def tell(self, ratio: float | None) -> None:
-        """The ratio of the last one."""
-        self._told.append(ratio)
-
-    def _start(self) -> None:
-        import tvm
-
-        with _without_intrinsics():
-            from tvm.s_tir import meta_schedule as ms
-
-            quiet = logging.getLogger("dnc.tvm.search")
-            quiet.setLevel(logging.CRITICAL)
-            settings = {key: value for key, value in json.loads(str(self._machine.target)).items() if key in _TARGET}
-            context = ms.TuneContext(
-                self._module,
-                target=tvm.target.Target({**settings, "num-cores": _CORES}),
-                # What is named after its kind alone uses no instruction that would have to be registered.
-                space_generator=ms.space_generator.PostOrderApply(
-                    sch_rules="llvm", postprocs="llvm", mutator_probs="llvm"
-                ),
-                search_strategy=ms.search_strategy.EvolutionarySearch(
-                    population_size=64, init_min_unmeasured=16, genetic_num_iters=2
-                ),
-                rand_state=1 + len(self._known),
-                num_threads=1,
-                logger=quiet,
-            )
-            database = ms.database.MemoryDatabase()
-            workload = database.commit_workload(self._module)
-            # It goes on from what is known to be good.
-            for way, ratio in self._known:
-                with contextlib.suppress(TargetError):
-                    assert isinstance(way, list)
-                    trace = _schedule(self._module, way).trace
-                    seconds = [1e3 if ratio is None else ratio]
-                    database.commit_tuning_record(ms.database.TuningRecord(trace, workload, seconds))
-            space = context.generate_design_space()
-            model = ms.cost_model.RandomModel(seed=1)
-            context.pre_tuning(_ENDLESS, _BATCH, space, database, model)
-        self._context, self._database, self._workload, self._ms = context, database, workload, ms
-
-    def _fetch(self) -> None:
-        if self._batch:
-            results = []
-            for candidate, ratio in zip(self._batch, self._told, strict=True):
-                seconds = [1e3 if ratio is None else ratio]
-                results.append(self._ms.runner.RunnerResult(seconds, None))
-                record = self._ms.database.TuningRecord(candidate.sch.trace, self._workload, seconds)
-                self._database.commit_tuning_record(record)
-            self._context.notify_runner_results(self._batch, results)
-        self._batch = list(self._context.generate_measure_candidates() or ())
-        self._told = []
+    return None if function is None else int(structural_hash(function))
 
 
-_TILES = 60
-"""Places of tiles that are looked at."""
-_ENDLESS = 1 << 20
-_CORES = 16
-"""MetaSchedule shares work among many more tasks than there are threads; this is all that it needs the number for."""
-_TARGET = ("kind", "mcpu", "mattr", "mtriple")
+def key_of(loops: Any) -> str:
+    """What a kernel is called in the database, by its loops before any schedule."""
+    from tvm_ffi import structural_hash
+
+    return f"{structural_hash(loops) % (1 << 64):016x}"
 
 
-def _module_of(function: Any) -> Any:
-    import tvm
+def places_of(kernels: Sequence[Sequence[str]], model: ir.Model) -> dict[str, tuple[str, ...]]:
+    """The sections of the cfg that each function computes.
 
-    return tvm.IRModule({"main": function.with_attr("global_symbol", "main")})
-
-
-def _bare(module: Any) -> Any:
-    return module["main"].without_attr("global_symbol")
-
-
-def _schedule(module: Any, trace: list[Any]) -> Any:
-    from tvm import s_tir
-
-    schedule = s_tir.Schedule(module)
-    with _refusals():
-        s_tir.schedule.Trace.apply_json_to_schedule(trace, schedule)
-    return schedule
+    Args:
+        kernels: what `dnc.tvm.provenance.kernels_of` says of the functions.
+        model: what was emitted.
+    """
+    places = {node.name: where_of(node) for node in model.graph}
+    found: dict[str, dict[str, None]] = {}
+    for function, nodes in kernels:
+        for node in nodes.split("+"):
+            if places.get(node):
+                found.setdefault(function, {})[places[node]] = None
+    return {function: tuple(several) for function, several in found.items()}
 
 
-def replayed(function: Any, trace: list[Any]) -> Any:
-    """What a trace of MetaSchedule makes of a function; raises TargetError if it does not fit."""
-    return _bare(_schedule(_module_of(function), trace).mod)
-
-
-def _plain(value: Any) -> Any:
-    """TVM's containers and numbers as JSON values."""
-    from tvm import tirx
-
-    if isinstance(value, tirx.IntImm | tirx.FloatImm):
-        return value.value
-    if value is None or isinstance(value, str | int | float):
-        return value
-    if hasattr(value, "items"):
-        return {str(key): _plain(each) for key, each in value.items()}
-    return [_plain(each) for each in value]
-
-
-@contextlib.contextmanager
-def _without_intrinsics() -> Iterator[None]:
-    """MetaSchedule imports the intrinsics of all processors, which takes half a minute, and here uses none."""
-    name = "tvm.s_tir.tensor_intrin"
-    absent = name not in sys.modules
-    if absent:
-        spec = importlib.util.find_spec(name)
-        package = ModuleType(name)
-        package.__path__ = list(spec.submodule_search_locations or ()) if spec is not None else []
-        sys.modules[name] = package
-    try:
-        yield
-    finally:
-        if absent:
-            del sys.modules[name]
-
-
-def _is_fixed(function: Any) -> bool:
-    from tvm import tirx
-
-    return all(isinstance(side, tirx.IntImm) for parameter in function.params for side in parameter.shape)
-
-
-_Mark = tuple[int, float, float, float]
-"""What tells weights from others in any layout: how many, the first, the smallest and the largest."""
-
-
-def _mark(array: npt.NDArray[Any]) -> _Mark:
-    return array.size, float(array.flat[0]), float(array.min()), float(array.max())
-
-
-def _layers(model: ir.Model) -> dict[_Mark, str]:
-    """The cfg sections of convolutions and products, by their weights: TVM does not keep names."""
-    found = {}
-    for node in model.graph:
-        weights = constant_array(node.inputs[1]) if node.op_type in ("Conv", "Gemm", "MatMul") else None
-        if weights is not None and weights.size:
-            found[_mark(weights.numpy())] = where_of(node)
-    return found
-
-
-def _mark_of(call: Any) -> _Mark | None:
-    from tvm.ir import GenericConst
-
-    constants = [each.value.numpy() for each in call.args[1] if isinstance(each, GenericConst)]
-    largest = max(constants, key=lambda each: each.size, default=None)
-    return None if largest is None or not largest.size else _mark(largest)
+def summary(about: Mapping[str, Any]) -> str:
+    """What was won, in a line for the report."""
+    won = [kernel["best"] for kernel in about["kernels"] if kernel["best"] != "rule"]
+    searched = won.count("MetaSchedule")
+    text = f"of {len(about['kernels'])} kernels {len(won) - searched} are faster with other tiles"
+    text += f", {searched} by MetaSchedule" * bool(searched)
+    if about["ratio"] is not None:
+        value, low, high = about["ratio"]
+        text += f"; network {value:.3f} ({low:.3f} to {high:.3f}) of its time"
+    return text + (", kept" if about["kept"] else f"; nothing is changed: {about['dropped']}")

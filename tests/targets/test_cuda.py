@@ -333,7 +333,7 @@ def test_back_ends_are_timed_where_there_is_a_gpu(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("dnc.targets.cuda.gpus", lambda: (Gpu("NVIDIA A", "sm_80", "1.2"),))
     assert titles() == ["cuda by onnxruntime", "cuda by tvm"]
     assert titles(precision="fp16") == ["cuda fp16 by onnxruntime", "cuda fp16 by tvm"]
-    assert titles(precision="tf32") == ["cuda tf32 by onnxruntime"]
+    assert titles(precision="int8") == ["cuda int8 by onnxruntime"]
     assert titles(backend="tvm") == ["cuda by tvm"]
     assert all(each.taking_turns() is each for each in Cuda().candidates())
 

@@ -26,6 +26,7 @@ ARCHITECTURES = {
     "sm_121": ("Blackwell: DGX Spark", 48),
 }
 """What each is, and how many multiprocessors a usual GPU of it has: the schedules want as many blocks at least."""
+_COPIES_FROM = 80
 
 
 @dataclass(frozen=True)
@@ -39,11 +40,19 @@ class Device:
     threads: int = 1024
     """Of a block, at most."""
     warp: int = 32
+    copies: bool = False
+    """Whether it copies from memory to shared memory while threads go on: sm_80 and later."""
+    tf32: bool = False
+    """Whether products of float32 may be computed from 11 bits of their factors, which sm_80 and later do fast."""
+    rank: int = 0
+    """Which form a kernel takes: 0 the best by the formulas of the schedules, 1 the next one, ...; the last one where
+    there are fewer."""
 
     @classmethod
     def of(cls, archs: Sequence[str]) -> Device:
-        """What the schedules aim at where code is made for several: the largest GPU among them."""
-        return cls(max(ARCHITECTURES[arch][1] for arch in archs))
+        """What the schedules aim at where code is made for several: the largest GPU among them, with what all have."""
+        copies = all(_number(arch) >= _COPIES_FROM for arch in archs)
+        return cls(max(ARCHITECTURES[arch][1] for arch in archs), copies=copies)
 
 
 def architectures(text: str) -> tuple[str, ...]:

@@ -16,23 +16,27 @@ from __future__ import annotations
 import importlib.util
 import json
 import shutil
+import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from dnc.errors import TargetError
 from dnc.gpu import gpus
 from dnc.targets import Option, Session, Target
-from dnc.targets.base import one_of
+from dnc.targets.base import Progress, one_of, silent
 from dnc.targets.onnx import optimizations
 from dnc.targets.tvm import FFI, described
+from dnc.tvm.gpu.device import architectures
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
     from dnc.bundle import Bundle
     from dnc.passes import Pass
+    from dnc.tvm.gpu.process import Job
 
 __all__ = ["OPTIONS", "TvmGpu"]
 
@@ -48,8 +52,8 @@ OPTIONS: Sequence[Option] = (
     ),
 )
 """Its own; the others are those of target cuda."""
-_PRECISIONS = ("fp32", "fp16")
-_FOREIGN = ("provider", "layout", "graphs", "cache", "fallback")
+_PRECISIONS = ("fp32", "tf32", "fp16")
+_FOREIGN = ("provider", "layout", "cache", "fallback")
 """Options of target cuda that are ONNX Runtime's."""
 
 
@@ -60,6 +64,7 @@ class TvmGpu(Target):
     summary: ClassVar[str] = "kernels compiled ahead of time"
     extra: ClassVar[str] = "tvm"
     batch: ClassVar[int | None] = 1
+    tunes: ClassVar[bool] = True
 
     def __init__(self, given: Mapping[str, str] | None = None) -> None:
         super().__init__(given)
@@ -83,8 +88,8 @@ class TvmGpu(Target):
         return "" if importlib.util.find_spec("tvm_ffi") else FFI
 
     def remedy(self) -> str:
-        """TVM; NVIDIA's compilers are asked for when they are wanted."""
-        return 'pip install "darknet-compiler[tvm]"'
+        """TVM, with NVIDIA's compiler; what runs engines is less."""
+        return 'pip install "darknet-compiler[cuda-tvm]"; to run engines, "…[runtime-cuda-tvm]" is enough'
 
     def passes(self) -> Sequence[Pass]:
         """Activations as ONNX has them: they are computed with what is before them."""
@@ -101,7 +106,7 @@ class TvmGpu(Target):
         """See `dnc.tvm.emit`."""
         from dnc.tvm.emit import unsupported
 
-        return unsupported(model)
+        return unsupported(model, gpu=True)
 
     def architectures(self) -> tuple[str, ...]:
         """The GPUs that are compiled for.
@@ -109,8 +114,6 @@ class TvmGpu(Target):
         Raises:
             TargetError: none is named, and this machine has none; or one is not known.
         """
-        from dnc.tvm.gpu.device import architectures
-
         given = self.options["arch"] or next((gpu.arch for gpu in gpus()[self.options["device"] :]), "")
         hint = "--option arch=sm_87 names one, arch=sm_75,sm_87 several"
         if not given:
@@ -120,31 +123,108 @@ class TvmGpu(Target):
         except ValueError as error:
             raise TargetError(f"option arch={given} of target cuda is not {error}", hint=hint) from error
 
-    def build(self, model: ir.Model, folder: Path, about: Bundle | None = None) -> Mapping[str, str]:
+    def build(
+        self, model: ir.Model, folder: Path, about: Bundle | None = None, progress: Progress = silent
+    ) -> Mapping[str, str]:
         """Compiles model.so and writes what stands beside it."""
-        from dnc.tvm.compile import machine_for
-        from dnc.tvm.gpu.process import Job, make_library
-        from dnc.tvm.session import ABOUT, MODEL
+        from dnc.tvm.gpu.process import Compiler
+        from dnc.tvm.session import MODEL
 
-        archs = self.architectures()
-        options = self.options
-        job = Job(archs, options["triple"], linker=options["cc"], compiler=options["compiler"])
-        machine = machine_for(job.triple, job.mcpu)
         preprocessing = None if about is None else about.preprocessing
-        reply = make_library(model, preprocessing, job, folder / MODEL)
-        record = {
-            "triple": machine.triple,
+        with Compiler(model, preprocessing, self._job(), progress) as compiler:
+            reply = compiler.network(folder / MODEL)
+        return self._finish(model, folder, about, reply, "nothing was timed or tried on a GPU")
+
+    def build_tuned(
+        self,
+        model: ir.Model,
+        folder: Path,
+        about: Bundle | None,
+        trials: int,
+        *,
+        remote: str = "",
+        cache: Path | None = None,
+        progress: Progress = silent,
+    ) -> tuple[Mapping[str, str], Mapping[str, Any]]:
+        """The same with kernels chosen by measuring on a GPU of this machine: see `dnc.tvm.tuning`."""
+        from dnc.tvm.gpu.device import runs_on
+        from dnc.tvm.gpu.process import Compiler
+        from dnc.tvm.gpu.tuning import GpuTuner, Measurer
+        from dnc.tvm.session import MODEL
+        from dnc.tvm.tuning import summary
+        from dnc.verify import feeds_for
+
+        preprocessing = None if about is None else about.preprocessing
+        if remote:
+            raise TargetError("a GPU is tuned on the machine that has it", hint="leave out --remote")
+        with Measurer(self.options["device"], progress) as measurer:
+            here = f"sm_{measurer.capability.replace('.', '')}"
+            job = self._job(here)
+            if not runs_on(job.archs, job.archs[-1], measurer.capability):
+                what = f"nothing can be tuned for {', '.join(job.archs)} here: the {measurer.name} is {here}"
+                raise TargetError(what, hint=f"--option arch={here}")
+            with (
+                tempfile.TemporaryDirectory(prefix="dnc-tune-") as scratch,
+                Compiler(model, preprocessing, job, progress) as compiler,
+            ):
+                tuner = GpuTuner(
+                    compiler,
+                    measurer,
+                    model,
+                    feeds_for(model, preprocessing, images=1),
+                    archs=[*job.archs, *(["in TF32"] if job.tf32 else [])],
+                    graphs=self.options["graphs"],
+                    precision=self.options["precision"],
+                    record=partial(self._record, model, about),
+                    scratch=Path(scratch),
+                    cache=cache,
+                    progress=progress,
+                )
+                tuned = tuner.tune(folder / MODEL, Path(scratch), trials)
+        report = self._finish(model, folder, about, tuned.built, f"kernels were timed on the {measurer.name}")
+        return {**report, "tuning": summary(tuned.about)}, tuned.about
+
+    def _job(self, otherwise: str = "") -> Job:
+        """What is compiled for; a GPU of the architecture `otherwise` where none is named."""
+        from dnc.tvm.gpu.device import Device
+        from dnc.tvm.gpu.process import Job
+
+        options = self.options
+        archs = self.architectures() if options["arch"] or not otherwise else architectures(otherwise)
+        tf32 = options["precision"] == "tf32"
+        if tf32 and not Device.of(archs).copies:
+            raise TargetError(f"{archs[0]} has no TF32", hint="precision tf32 is for sm_80 and later")
+        return Job(archs, options["triple"], linker=options["cc"], compiler=options["compiler"], tf32=tf32)
+
+    def _record(self, model: ir.Model, about: Bundle | None, reply: Mapping[str, Any]) -> Mapping[str, Any]:
+        """model.json."""
+        from dnc.bench.work import described_work
+        from dnc.tvm.compile import machine_for
+
+        return {
+            "triple": machine_for(self.options["triple"], "generic").triple,
             "archs": reply["archs"],
             "ptx": reply["ptx"],
             "inputs": described(model.graph.inputs),
             "outputs": described(model.graph.outputs),
             "versions": self.versions(),
+            "kernels": reply["kernels"],
+            "work": [] if about is None else described_work(model, about),
         }
+
+    def _finish(
+        self, model: ir.Model, folder: Path, about: Bundle | None, reply: Mapping[str, Any], tried: str
+    ) -> dict[str, str]:
+        """Writes what stands beside model.so; what there is to say."""
+        from dnc.tvm.processor import architecture
+        from dnc.tvm.session import ABOUT
+
+        record = self._record(model, about, reply)
         (folder / ABOUT).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
         report = {
-            "device": f"{_forms(reply)}, by {reply['compiler']}; nothing was timed or tried on a GPU",
+            "device": f"{_forms(reply)}, by {reply['compiler']}; {tried}",
             "kernels": _summary(reply),
-            "runtime": self._bundle_runtime(folder, machine.is_host),
+            "runtime": self._bundle_runtime(folder, architecture(record["triple"]) == architecture()),
         }
         return {key: value for key, value in report.items() if value}
 
@@ -180,7 +260,7 @@ class TvmGpu(Target):
         """A session on the GPU."""
         from dnc.tvm.gpu.session import GpuSession
 
-        return GpuSession(folder, self.options["device"])
+        return GpuSession(folder, self.options["device"], self.options["graphs"])
 
 
 def _forms(reply: Mapping[str, Any]) -> str:

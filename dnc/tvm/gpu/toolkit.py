@@ -27,7 +27,7 @@ from dnc.errors import TargetError
 
 __all__ = ["Resources", "Toolkit", "find_toolkit"]
 
-_WHEELS = "pip install nvidia-cuda-nvcc nvidia-cuda-runtime nvidia-cuda-cccl"
+_WHEELS = 'pip install "darknet-compiler[nvcc]"'
 _SYSTEM = Path("/usr/local/cuda")
 _STANDARD = "c++17"
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from dnc.errors import TargetError
+from dnc.targets.cuda import Cuda
 from dnc.tvm.gpu.device import ARCHITECTURES, Device, architectures, runs_on
 
 
@@ -35,5 +37,14 @@ def test_where_code_runs(archs: list[str], ptx: str, capability: str, runs: bool
 
 
 def test_the_largest_gpu_counts() -> None:
-    """Blocks for a small GPU alone would leave a large one idle."""
+    """Blocks for a small GPU alone would leave a large one idle; but all must have what is used."""
     assert Device.of(["sm_87", "sm_90"]).processors == ARCHITECTURES["sm_90"][1]
+    assert Device.of(["sm_80", "sm_120"]).copies
+    assert not Device.of(["sm_75", "sm_90"]).copies
+
+
+def test_tf32_wants_a_gpu_that_has_it() -> None:
+    """Every one of those that are named."""
+    target = Cuda({"backend": "tvm", "precision": "tf32", "arch": "sm_75,sm_90"})
+    with pytest.raises(TargetError, match="sm_75 has no TF32"):
+        target.build(None, None)  # type: ignore[arg-type]

@@ -168,21 +168,94 @@ def test_convolutions_in_float16(tmp_path: Path) -> None:
         assert any(each.startswith(wanted) for each in rules[name]), (name, rules[name])
 
 
+def test_ranks() -> None:
+    """Forms of single functions, and of one by itself, differ; a rank beyond the last is the last."""
+    import tvm
+    from tvm_ffi import structural_hash
+
+    from dnc.tvm.compile import fused
+    from dnc.tvm.emit import emit
+    from dnc.tvm.gpu import schedules
+    from dnc.tvm.gpu.device import Device
+
+    device = Device.of(["sm_75"])
+    for each, shape in (("pointwise", {"side": 40}), ("depthwise", {})):
+        built = _convolution(**{**_CONVOLUTIONS[each][1], **shape})
+        with tvm.target.Target({"kind": "cuda", "arch": "sm_75"}), tvm.transform.PassContext(opt_level=3):
+            module = fused(emit(built))
+            (name,) = [
+                name
+                for name, rule in schedules.report(schedules.apply(module, device)).items()
+                if "+" not in rule and rule.startswith(("product", "depthwise"))
+            ]
+            alone = [structural_hash(schedules.scheduled(module, name, device, rank)) for rank in (0, 1, 2, 998, 999)]
+            within = [
+                structural_hash(schedules.apply(module, device, {name: rank})[name]) for rank in (0, 1, 2, 998, 999)
+            ]
+        assert alone == within
+        assert len(set(alone)) == 4
+        assert alone[-1] == alone[-2]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "tf32"])
 def test_every_tile(precision: str, tmp_path: Path) -> None:
-    """Small GPUs and small maps would take few of them."""
+    """With one block for a tile and with several, copied and by way of registers, in steps of one place and of more."""
     from dnc.tvm.gpu.schedules import tensors, tiled
 
     models = {}
-    for number in range(len(tiled._SCALAR_TILES if precision == "fp32" else tensors._TILES)):
-        models[str(number)] = _convolution(24, 144, size=3, pad=1, side=12)
-        for each in ("to-float16", "eliminate-dead-code") if precision == "fp16" else ():
-            passes[each]().rewrite(models[str(number)])
-        (tmp_path / f"{number}.tile").write_text(str(number))
+    tiles = {"fp32": tiled._TILES, "fp16": tensors._TILES, "tf32": tensors._TF32_TILES}[precision]
+    copying, other = ("sm_90 tf32", "sm_80 tf32") if precision == "tf32" else ("sm_90", "sm_75")
+    for number in range(len(tiles)):
+        for parts, arch, inputs in ((1 + number % 4, copying, 64), (1 + (number + 1) % 2, other, 24)):
+            name = f"{number}-{arch[:5]}"
+            models[name] = _convolution(inputs, 72, size=3, pad=1, side=12)
+            for each in ("to-float16", "eliminate-dead-code") if precision == "fp16" else ():
+                passes[each]().rewrite(models[name])
+            (tmp_path / f"{name}.form").write_text(f"{number} {parts}")
+            (tmp_path / f"{name}.arch").write_text(arch)
+    # As in the tests above; TF32 rounds both factors of each of 600 products to 2^-11, at random.
+    rules = _compare(tmp_path, models, {"fp32": 3e-6, "fp16": 1.5e-3, "tf32": 5e-4}[precision])
+    rule = {"fp32": "product", "fp16": "tensor-product", "tf32": "tf32-product"}[precision]
+    assert all(rule in each for each in rules.values())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["depthwise", "few"])
+def test_every_rank(name: str, tmp_path: Path) -> None:
+    """Other ways to cut up what is no product."""
+    rule, sides = _CONVOLUTIONS[name]
+    ranks = range(0, 40, 5) if name == "depthwise" else range(1, 4)
+    models = {str(rank): _convolution(**sides) for rank in ranks}
+    for rank in ranks:
+        (tmp_path / f"{rank}.rank").write_text(str(rank))
     # As in the tests above.
-    rules = _compare(tmp_path, models, 3e-6 if precision == "fp32" else 1.5e-3)
-    assert all(any("product" in rule for rule in each) for each in rules.values())
+    rules = _compare(tmp_path, models, 3e-6)
+    assert all(any(each.startswith(rule) for each in written) for written in rules.values())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_squeeze_and_excitation(precision: str, tmp_path: Path) -> None:
+    """A number for each channel, with the map that it scales in one kernel; means whose terms blocks share."""
+    rng = np.random.default_rng(1)
+    models = {}
+    for name, images, channels, side in (("odd", 2, 36, 7), ("large", 1, 8, 100), ("many", 1, 160, 5)):
+        kind = f"float[{images}, {channels}, {side}, {side + 1}]"
+        models[name] = model(
+            f"g ({kind} x) => ({kind} y) "
+            "{ m = GlobalAveragePool(x) c = Conv(m, v, a) t = Sigmoid(c) u = Mul(c, t) "
+            "d = Conv(u, w, b) s = Sigmoid(d) y = Mul(x, s) }",
+            v=_weights(rng, 10, channels, 1, 1),
+            a=rng.normal(0, 1, 10).astype(np.float32),
+            w=_weights(rng, channels, 10, 1, 1),
+            b=rng.normal(0, 1, channels).astype(np.float32),
+        )
+        for each in ("to-float16", "eliminate-dead-code") if precision == "fp16" else ():
+            passes[each]().rewrite(models[name])
+    # Means of up to 10000 numbers, of which float16 keeps 11 bits.
+    rules = _compare(tmp_path, models, 2e-6 if precision == "fp32" else 2e-3)
+    assert all("scaled" in each and not any("none" in rule for rule in each) for each in rules.values())
 
 
 @pytest.mark.slow
@@ -209,11 +282,19 @@ def test_others(tmp_path: Path) -> None:
             {"m": _weights(rng, 300, 50), "b": rng.normal(0, 1, 50).astype(np.float32)},
         ),
         "moved": (
-            "g (float[1, 12, 6, 8] x, float[1, 4, 12, 16] z) => (float[1, 16, 12, 16] y, float[1, 24, 24] t) { "
+            "g (float[1, 12, 6, 8] x, float[1, 4, 12, 16] z) "
+            "=> (float[1, 16, 12, 16] y, float[1, 24, 24] t, float[1, 13, 6, 8] o, float[1, 8, 6, 8] l) { "
             'u = Resize <mode: string = "nearest", coordinate_transformation_mode: string = "asymmetric", '
             'nearest_mode: string = "floor"> (x, , s) c = Concat <axis: int = 1> (u, z) y = Tanh(c) '
-            "r = Reshape(x, f) t = Transpose <perm: ints = [0, 2, 1]> (r) }",
-            {"s": np.array([1, 1, 2, 2], np.float32), "f": np.array([1, 24, 24])},
+            "r = Reshape(x, f) t = Transpose <perm: ints = [0, 2, 1]> (r) "
+            "p, q = Split <axis: int = 1> (x, n) e = Neg(q) o = Concat <axis: int = 1> (p, e, p) "
+            "h, l = Split <axis: int = 1> (x, k) }",
+            {
+                "s": np.array([1, 1, 2, 2], np.float32),
+                "f": np.array([1, 24, 24]),
+                "n": np.array([1, 11]),
+                "k": np.array([4, 8]),
+            },
         ),
     }
     rules = _compare(tmp_path, {name: model(text, **given) for name, (text, given) in texts.items()}, 2e-6)

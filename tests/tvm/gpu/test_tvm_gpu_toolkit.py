@@ -47,7 +47,7 @@ def test_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_HOME", str(tmp_path / "home"))
     with pytest.raises(TargetError, match="neither nvcc nor NVRTC") as caught:
         find_toolkit()
-    assert "pip install nvidia-cuda-nvcc" in caught.value.hint
+    assert "darknet-compiler[nvcc]" in caught.value.hint
     library = _make(wheel / "lib" / "libnvrtc.so.13")
     with pytest.raises(TargetError):
         find_toolkit()

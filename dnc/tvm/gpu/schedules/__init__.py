@@ -5,10 +5,12 @@
 
     product         convolutions and connected layers, in tiles, by the ordinary units
     tensor-product  the same in float16, by the tensor cores
+    tf32-product    the same in float32 rounded to TF32, where that is allowed
     depthwise       convolutions of single channels
     pool            windows of which the largest or the sum is taken
     reduction       sums and extremes along axes; convolutions and connected layers with a few pixels
     injective       everything that computes each element by itself
+    scaled          the same with a number for each channel, which is computed with it: squeeze and excitation
     dlight          what none of these knows, by the rules that come with TVM
 
 The rules read the functions as those for CPUs do (dnc.tvm.schedules); a convolution that reads its input through a
@@ -18,7 +20,7 @@ border of zeros reads the input itself.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -29,16 +31,17 @@ from dnc.tvm.gpu.device import Device
 from dnc.tvm.gpu.schedules.depthwise import depthwise
 from dnc.tvm.gpu.schedules.injective import injective
 from dnc.tvm.gpu.schedules.reduction import reduction
+from dnc.tvm.gpu.schedules.scaled import scaled
 from dnc.tvm.gpu.schedules.tensors import tensor_product
 from dnc.tvm.gpu.schedules.tiled import scalar_product
 from dnc.tvm.schedules.dense import product
 from dnc.tvm.schedules.kernel import Kernel
 from dnc.tvm.schedules.loops import Expr
-from dnc.tvm.schedules.rewriting import report, rewrite
+from dnc.tvm.schedules.rewriting import Rule, report, rewrite, written
 from dnc.tvm.schedules.stages import Segment, Stage, Unmatched, replaced
 from dnc.tvm.schedules.window import Window, match
 
-__all__ = ["apply", "report"]
+__all__ = ["apply", "report", "scheduled"]
 
 _SCHEDULED = "tirx.is_scheduled"
 """The attribute that dlight goes by."""
@@ -46,19 +49,32 @@ _FEW = 8
 """Pixels below which there is nothing to tile."""
 
 
-def apply(module: Any, device: Device) -> Any:
-    """The module with every function scheduled. A CUDA target must be in scope."""
+def apply(module: Any, device: Device, chosen: Mapping[str, int] | None = None) -> Any:
+    """The module with every function scheduled. A CUDA target must be in scope.
 
-    def rule(segment: Segment, stages: Sequence[Stage]) -> Kernel:
-        return _kernel(segment, stages, device)
-
-    module = rewrite(module, rule)
+    Args:
+        module: of Relax.
+        device: the GPU.
+        chosen: ranks (`Device.rank`) of single functions, by their names.
+    """
+    own = {name: _rule(replace(device, rank=rank)) for name, rank in (chosen or {}).items()}
+    module = rewrite(module, _rule(device), own=own)
     for name, rules in report(module).items():
         if rules != "view" and not rules.startswith("none"):
             module[name] = module[name].with_attr(_SCHEDULED, True)
     gpu = dlight.gpu
     others = (gpu.Matmul(), gpu.GEMV(), gpu.Reduction(), gpu.GeneralReduction(), gpu.Fallback())
     return dlight.ApplyDefaultSchedule(*others)(relax.transform.RewriteDataflowReshape()(module))
+
+
+def scheduled(module: Any, name: str, device: Device, rank: int) -> Any:
+    """One function of a module in the form of this rank, a tirx.PrimFunc; None if no rule matches it."""
+    function = written(module, name, _rule(replace(device, rank=rank)))
+    return None if function is None else function.with_attr(_SCHEDULED, True)
+
+
+def _rule(device: Device) -> Rule:
+    return lambda segment, stages: _kernel(segment, stages, device)
 
 
 def _kernel(segment: Segment, stages: Sequence[Stage], device: Device) -> Kernel:
@@ -68,7 +84,7 @@ def _kernel(segment: Segment, stages: Sequence[Stage], device: Device) -> Kernel
         kernel = _slide(segment, window, device)
         if kernel is not None:
             return kernel
-    kernel = injective(segment) or reduction(segment, device)
+    kernel = scaled(segment, stages, device) or injective(segment) or reduction(segment, device)
     if kernel is None:
         raise Unmatched(f"no rule for block {segment.anchor.name}")
     return kernel

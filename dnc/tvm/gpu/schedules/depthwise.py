@@ -13,7 +13,9 @@ The weights are in registers where there are few. Large pools have a thread for 
 
 from __future__ import annotations
 
+import itertools
 import math
+from dataclasses import dataclass
 from typing import Any
 
 from tvm import tirx
@@ -30,12 +32,55 @@ __all__ = ["depthwise"]
 
 _THREADS = 128
 _ROWS = 4
+_OTHER_THREADS = (64, 256)
+_OTHER_ROWS = (1, 2, 8)
 _REGISTERS = 64
 """Weights that a thread may keep."""
 _TAPS = 49
 """Windows up to which everything is written out."""
 _WAVES = 512
 """Threads that keep a multiprocessor busy."""
+
+
+@dataclass(frozen=True)
+class _Form:
+    """How a kernel is cut up."""
+
+    threads: int
+    """Of a block."""
+    rows: int
+    """Of the output, in a thread."""
+    lanes: int
+    """Channels of a thread."""
+
+    def distance(self, other: _Form) -> float:
+        """How much differs, in powers of two."""
+        ratios = (self.threads / other.threads, self.rows / other.rows, self.lanes / other.lanes)
+        return sum(abs(math.log2(ratio)) for ratio in ratios)
+
+
+def _multiplier(window: Window) -> int:
+    """Channels of the output for each of the input."""
+    return window.output[3] // window.source[3]
+
+
+def _form(window: Window, dtype: str, device: Device) -> _Form:
+    """The form of the device's rank: the usual one, then others, those that are most like it first."""
+    taps = math.prod(window.size)
+    widest = 1 if _multiplier(window) > 1 else lanes_of(window.output[3], dtype, 8 if dtype == "float16" else 16)
+    while widest > 1 and window.weight is not None and taps * widest > _REGISTERS:
+        widest //= 2
+    images, rows, columns, channels = window.output
+    highest = rows if taps <= _TAPS else 1
+    high = min(_ROWS, highest)
+    while high > 1 and images * -(-rows // high) * columns * channels // widest < device.processors * _WAVES:
+        high //= 2
+    usual = _Form(_THREADS, high, widest)
+    narrower = [widest >> turn for turn in range(widest.bit_length())]
+    heights = [height for height in (_ROWS, *_OTHER_ROWS) if height <= highest]
+    forms = [_Form(*each) for each in itertools.product((_THREADS, *_OTHER_THREADS), heights, narrower)]
+    others = sorted((form for form in forms if form != usual), key=usual.distance)
+    return [usual, *others][min(device.rank, len(others))]
 
 
 class _Depthwise:
@@ -47,29 +92,15 @@ class _Depthwise:
         # Sums of float16 are kept in float32; the largest of some numbers is one of them.
         self.sum_dtype = self.dtype if window.maximum else "float32"
         taps = math.prod(window.size)
-        lanes = lanes_of(window.output[3], self.dtype, 8 if self.dtype == "float16" else 16)
-        if self.multiplier > 1:
-            lanes = 1
-        while lanes > 1 and window.weight is not None and taps * lanes > _REGISTERS:
-            lanes //= 2
-        self.lanes = lanes
+        form = _form(window, self.dtype, device)
+        self.threads, self.rows, self.lanes = form.threads, form.rows, form.lanes
+        self.multiplier = _multiplier(window)
         self.written_out = taps <= _TAPS
-        images, rows, columns, channels = window.output
-        self.rows = min(_ROWS, rows) if self.written_out else 1
-        while (
-            self.rows > 1 and images * -(-rows // self.rows) * columns * channels // lanes < device.processors * _WAVES
-        ):
-            self.rows //= 2
-        self.strips = -(-rows // self.rows)
-        self.keeps = window.weight is not None and self.written_out and taps * lanes <= _REGISTERS
-        self._sums = allocate([self.rows * lanes], self.sum_dtype, "sums")
-        self._number = allocate([lanes], self.sum_dtype, "number")
-        self._weights = allocate([taps * lanes], self.sum_dtype, "weights")
-
-    @property
-    def multiplier(self) -> int:
-        """Channels of the output for each of the input."""
-        return self.window.output[3] // self.window.source[3]
+        self.strips = -(-window.output[1] // self.rows)
+        self.keeps = window.weight is not None and self.written_out and taps * self.lanes <= _REGISTERS
+        self._sums = allocate([self.rows * self.lanes], self.sum_dtype, "sums")
+        self._number = allocate([self.lanes], self.sum_dtype, "number")
+        self._weights = allocate([taps * self.lanes], self.sum_dtype, "weights")
 
     def kernel(self) -> Kernel:
         """All blocks."""
@@ -78,14 +109,14 @@ class _Depthwise:
         total = math.prod(sides)
 
         def body(blocks: Any, thread: Expr) -> Stmt:
-            number = blocks[0] * _THREADS + thread
+            number = blocks[0] * self.threads + thread
             image, strip, x, channel = unflattened(number, sides)
             statement = self._thread(image, strip * self.rows, x, channel * self.lanes)
-            return when(number < total if total % _THREADS else None, statement)
+            return when(number < total if total % self.threads else None, statement)
 
         border = () if self.window.border is None else (self.window.border.buffer,)
         name = "pool" if self.window.weight is None else "depthwise"
-        return Kernel(name, kernel([-(-total // _THREADS)], _THREADS, body), (), border)
+        return Kernel(name, kernel([-(-total // self.threads)], self.threads, body), (), border)
 
     def _thread(self, image: Expr, y: Expr, x: Expr, channel: Expr) -> Stmt:
         stage = self.segment.anchor

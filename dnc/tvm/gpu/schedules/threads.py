@@ -2,7 +2,8 @@
 
 A kernel is a grid of blocks. Threads of a block have local buffers, which become registers, and shared ones. Between a
 write to a shared buffer and a read of it by other threads TVM puts a barrier by itself (its pass ThreadSync), so none
-is written here; but nothing that differs between threads may stand around such a place.
+is written; but nothing that differs between threads may stand around such a place. What it does not see, and how that
+is kept in order, is in helpers.py.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from tvm import tirx
 
 from dnc.tvm.schedules.loops import Expr, Stmt, index, sequence
 
-__all__ = ["kernel", "lanes_of", "scoped", "when"]
+__all__ = ["kernel", "lanes_of", "narrow", "narrow_loop", "scoped", "when", "wide"]
 
 _GRID = ("blockIdx.x", "blockIdx.y", "blockIdx.z")
 
@@ -36,6 +37,25 @@ def _bound(variable: Expr, extent: int, name: str, body: Stmt) -> Stmt:
 def when(condition: Expr | None, statement: Stmt) -> Stmt:
     """The statement under a condition, if there is one."""
     return statement if condition is None else tirx.IfThenElse(condition, statement, None)
+
+
+def narrow(value: Expr) -> Expr:
+    """An index in 32 bits. TVM narrows what it can, which is nothing where numbers come from memory."""
+    return tirx.Cast("int32", value)
+
+
+def wide(value: Expr) -> Expr:
+    """And back, as TVM wants indices."""
+    return tirx.Cast("int64", value)
+
+
+def narrow_loop(extent: int, body: Callable[[Expr], Stmt], name: str) -> Stmt:
+    """`for name in range(extent)`, counted in 32 bits."""
+    if extent == 1:
+        return body(tirx.IntImm("int32", 0))
+    variable = tirx.Var(name, "int32")
+    bounds = tirx.IntImm("int32", 0), tirx.IntImm("int32", extent)
+    return tirx.For(variable, *bounds, tirx.ForKind.SERIAL, body(variable))
 
 
 def scoped(buffers: Sequence[Expr], *statements: Stmt | None) -> Stmt:

@@ -1,33 +1,126 @@
-// A GPU that is the CPU: the functions of NVIDIA's driver and runtime that TVM's CUDA runtime calls. Device memory is
-// ordinary memory; kernels come from the shared library that EMULATED_KERNELS names, whatever module is loaded.
+// A GPU that is the CPU: the functions of NVIDIA's driver and runtime that TVM's CUDA runtime calls.
 //
-// A kernel NAME is there as `NAME__call(void **arguments)`.
+// Device memory is ordinary memory that only copies and kernels may touch; a module is the name of a shared library, in
+// which a kernel NAME is there as `NAME__call(void **arguments)`, with `NAME__sizes` of its arguments (to 0) and
+// `NAME__bounds`, how many threads it may have.
+//
+// What a GPU does later is done later: a launch, a copy to the device or to pinned memory waits in its stream until
+// somebody synchronizes. Arguments are copied at the launch, pinned memory is read when its turn comes. Stream 0 and the
+// others wait for each other, as CUDA's legacy stream does. While a stream captures, launches are only recorded, and
+// what CUDA prohibits then fails and spoils the capture.
+//
+// What a GPU would do wrong in silence ends the process with a word on stderr: see include/checked.h.
+#include <algorithm>
+#include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <deque>
 #include <dlfcn.h>
+#include <functional>
+#include <map>
 #include <mutex>
+#include <set>
 #include <string>
+#include <sys/mman.h>
 #include <ucontext.h>
+#include <unistd.h>
 #include <vector>
 
-struct Place { unsigned x, y, z; };
+#include "include/memory.h"
+
 struct Launch { unsigned grid[3], block[3], shared; void *stream, *attributes; unsigned count; };
 using Call = void (*)(void **);
 
 extern "C" {
 Place cuda_thread, cuda_block;
+State cuda_state;
 }
 
 namespace {
-constexpr std::size_t kStack = 64 << 10;
+enum { kInvalid = 1, kNoDevice = 101, kNoImage = 200, kNotFound = 500, kIllegalAddress = 700, kLaunchFailure = 719,
+       kCaptureUnsupported = 900, kCaptureInvalidated = 901, kCaptureImplicit = 906 };
+constexpr std::size_t kStack = 256 << 10, kThreads = 1024;
+
+using Work = std::function<void()>;
+struct Graph { std::vector<Work> work; };
+struct Stream {
+  int device;
+  bool blocking;
+  std::deque<Work> queue;
+  Graph *capture = nullptr;
+  bool spoilt = false;
+};
+struct Event { Stream *stream = nullptr; std::chrono::steady_clock::time_point at; };
+
+std::recursive_mutex lock;
+using Guard = std::lock_guard<std::recursive_mutex>;
+std::map<const char *, Allocation> allocations, pinned;
+std::map<int, Stream> legacy;
+std::set<Stream *> streams;
+thread_local int device;
+int sticky;
+
+int number(const char *name, int otherwise) {
+  const char *text = getenv(name);
+  return text ? std::stoi(text) : otherwise;
+}
+
+bool inside(const std::map<const char *, Allocation> &table, const void *at) {
+  auto found = table.upper_bound(static_cast<const char *>(at));
+  return found != table.begin() && static_cast<const char *>(at) < (--found)->first + found->second.size;
+}
+
+void drain(Stream &stream) {
+  while (!stream.queue.empty()) {
+    Work work = std::move(stream.queue.front());
+    stream.queue.pop_front();
+    work();
+  }
+}
+void drain_all() {
+  for (auto &each : legacy) drain(each.second);
+  for (Stream *each : streams) drain(*each);
+}
+bool capturing() {
+  return std::any_of(streams.begin(), streams.end(), [](Stream *each) { return each->capture; });
+}
+// What may not be called while any stream captures: it spoils the capture.
+bool prohibited() {
+  bool any = false;
+  for (Stream *each : streams)
+    if (each->capture) each->spoilt = any = true;
+  return any;
+}
+Stream &stream_of(void *handle) {
+  if (handle) return *static_cast<Stream *>(handle);
+  return legacy.try_emplace(device, Stream{device, true, {}}).first->second;
+}
+int put(void *handle, Work work) {
+  Stream &stream = stream_of(handle);
+  if (stream.capture) {
+    if (stream.spoilt) return kCaptureInvalidated;
+    stream.capture->work.push_back(std::move(work));
+    return 0;
+  }
+  if (!handle && prohibited()) return kCaptureImplicit;
+  if (stream.blocking) {
+    if (handle) drain(stream_of(nullptr));
+    else
+      for (Stream *each : streams)
+        if (each->blocking && each->device == stream.device) drain(*each);
+  }
+  stream.queue.push_back(std::move(work));
+  return sticky;
+}
+
 ucontext_t scheduler;
-std::vector<ucontext_t> fibers;
-std::vector<char> stacks, done;
+std::vector<ucontext_t> fibers(kThreads);
+std::vector<char> done(kThreads);
+char *stacks;
 std::size_t current;
 Call kernel;
 void **arguments;
-std::mutex device;
 
 void fiber() {
   kernel(arguments);
@@ -41,75 +134,118 @@ Place place(std::size_t i, const unsigned *block) {
 
 void run_block(const Launch &launch) {
   std::size_t threads = std::size_t(launch.block[0]) * launch.block[1] * launch.block[2], left = threads;
-  fibers.resize(threads);
-  stacks.resize(threads * kStack);
-  done.assign(threads, 0);
+  if (!stacks)
+    stacks = static_cast<char *>(
+        mmap(nullptr, kThreads * kStack, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
+  std::fill(done.begin(), done.end(), 0);
   for (std::size_t i = 0; i < threads; ++i) {
     getcontext(&fibers[i]);
-    fibers[i].uc_stack.ss_sp = &stacks[i * kStack];
+    fibers[i].uc_stack.ss_sp = stacks + i * kStack;
     fibers[i].uc_stack.ss_size = kStack;
     fibers[i].uc_link = nullptr;
     makecontext(&fibers[i], fiber, 0);
   }
+  cuda_state.block_begin = cuda_state.epoch + 1;
   while (left) {
     std::size_t ended = 0;
+    ++cuda_state.epoch;
     for (std::size_t i = 0; i < threads; ++i) {
       // Every other block backwards: where a barrier is missing, one order or the other shows it.
       current = (cuda_block.x + cuda_block.y + cuda_block.z) % 2 ? threads - 1 - i : i;
       cuda_thread = place(current, launch.block);
+      cuda_state.thread = current;
       swapcontext(&scheduler, &fibers[current]);
       ended += done[current];
     }
-    // A barrier that only some threads come to hangs a GPU.
-    if (ended && ended != threads) abort();
+    if (ended && ended != threads) cuda_fail("a barrier that only some threads come to, which hangs a GPU", nullptr);
     left = threads - ended;
   }
 }
+
+void run(const Launch &launch, Call function, const char *name, std::vector<std::vector<char>> &copies, int where) {
+  std::vector<void *> pointers;
+  for (auto &copy : copies) pointers.push_back(copy.data());
+  kernel = function;
+  arguments = pointers.data();
+  cuda_state.kernel = name;
+  cuda_state.device = where;
+  cuda_state.launch_begin = cuda_state.epoch + 1;
+  cuda_state.block = 0;
+  for (cuda_block.z = 0; cuda_block.z < launch.grid[2]; ++cuda_block.z)
+    for (cuda_block.y = 0; cuda_block.y < launch.grid[1]; ++cuda_block.y)
+      for (cuda_block.x = 0; cuda_block.x < launch.grid[0]; ++cuda_block.x, ++cuda_state.block) run_block(launch);
+}
+struct Function { Call call; const int *sizes; int bounds; std::string name; };
 } // namespace
 
 extern "C" {
 void cuda_barrier() { swapcontext(&fibers[current], &scheduler); }
 
-int cuLaunchKernelEx(const Launch *launch, void *function, void **parameters, void **) {
-  std::lock_guard<std::mutex> lock(device);
-  unsigned threads = launch->block[0] * launch->block[1] * launch->block[2];
-  if (threads == 0 || threads > 1024 || launch->grid[1] > 65535 || launch->grid[2] > 65535) return 1;
-  kernel = reinterpret_cast<Call>(function);
-  arguments = parameters;
-  for (cuda_block.z = 0; cuda_block.z < launch->grid[2]; ++cuda_block.z)
-    for (cuda_block.y = 0; cuda_block.y < launch->grid[1]; ++cuda_block.y)
-      for (cuda_block.x = 0; cuda_block.x < launch->grid[0]; ++cuda_block.x) run_block(*launch);
-  return 0;
+void cuda_fail(const char *what, const void *at) {
+  std::fprintf(stderr, "emulated GPU: kernel %s, block (%u, %u, %u), thread %u, address %p: %s\n", cuda_state.kernel,
+               cuda_block.x, cuda_block.y, cuda_block.z, cuda_state.thread, at, what);
+  std::fflush(stderr);
+  _Exit(66);
 }
-int cuModuleLoadData(void **module, const void *) {
-  const char *path = getenv("EMULATED_KERNELS");
-  *module = path ? dlopen(path, RTLD_NOW) : nullptr;
+
+Allocation *cuda_find(const void *at) {
+  auto found = allocations.upper_bound(static_cast<const char *>(at));
+  return found == allocations.begin() ? nullptr : &(--found)->second;
+}
+
+int cuLaunchKernelEx(const Launch *launch, Function *function, void **parameters, void **) {
+  // So that other threads come to call something while one records a graph.
+  if (int wait = number("EMULATED_DELAY", 0)) usleep(wait);
+  Guard guard(lock);
+  unsigned threads = launch->block[0] * launch->block[1] * launch->block[2];
+  if (threads == 0 || threads > kThreads || launch->block[2] > 64) return kInvalid;
+  if (launch->grid[1] > 65535 || launch->grid[2] > 65535 || launch->grid[0] == 0) return kInvalid;
+  if (int(threads) > function->bounds) return kInvalid;
+  if (const char *name = getenv("EMULATED_FAULT"))
+    if (function->name.find(name) != std::string::npos) sticky = kIllegalAddress;
+  if (sticky) return sticky;
+  std::vector<std::vector<char>> copies;
+  for (int i = 0; function->sizes[i]; ++i) {
+    const char *from = static_cast<const char *>(parameters[i]);
+    copies.emplace_back(from, from + function->sizes[i]);
+  }
+  return put(launch->stream, [launch = *launch, function, copies, where = device]() mutable {
+    run(launch, function->call, function->name.c_str(), copies, where);
+  });
+}
+int cuModuleLoadData(void **module, const void *data) {
+  std::string path(static_cast<const char *>(data));
+  path = path.substr(0, path.find('\n'));
+  *module = dlopen(path.c_str(), RTLD_NOW);
   if (!*module) std::fprintf(stderr, "%s\n", dlerror());
-  return *module ? 0 : 200;
+  return *module ? 0 : kNoImage;
 }
 int cuModuleGetFunction(void **function, void *module, const char *name) {
-  *function = dlsym(module, (std::string(name) + "__call").c_str());
-  return *function ? 0 : 500;
+  std::string text(name);
+  Call call = reinterpret_cast<Call>(dlsym(module, (text + "__call").c_str()));
+  if (!call) return kNotFound;
+  const int *sizes = static_cast<const int *>(dlsym(module, (text + "__sizes").c_str()));
+  const int *bounds = static_cast<const int *>(dlsym(module, (text + "__bounds").c_str()));
+  *function = new Function{call, sizes, *bounds, text};
+  return 0;
 }
 int cuModuleUnload(void *) { return 0; }
 int cuFuncSetAttribute(void *, int, int) { return 0; }
 int cuDeviceGetName(char *name, int size, int) { std::snprintf(name, size, "emulated"); return 0; }
 int cuGetErrorName(int, const char **text) { *text = "error"; return 0; }
 int cuGetErrorString(int, const char **text) { *text = "error"; return 0; }
-int cuTensorMapEncodeTiled() { return 1; }
+int cuTensorMapEncodeTiled() { return kInvalid; }
+int cuDriverGetVersion(int *version) { *version = number("EMULATED_DRIVER", 13000); return 0; }
 
-int cudaGetDeviceCount(int *count) {
-  const char *gpus = getenv("EMULATED_GPUS");
-  *count = gpus ? std::stoi(gpus) : 1;
+int cudaGetDeviceCount(int *count) { *count = number("EMULATED_GPUS", 1); return 0; }
+int cudaGetDevice(int *found) { *found = device; return 0; }
+int cudaSetDevice(int wanted) {
+  if (wanted < 0 || wanted >= number("EMULATED_GPUS", 1)) return kNoDevice;
+  device = wanted;
   return 0;
 }
-int cudaGetDevice(int *number) { *number = 0; return 0; }
-int cudaSetDevice(int number) { return number == 0 ? 0 : 101; }
-int cudaDeviceGetAttribute(int *value, int attribute, int number) {
-  int count;
-  cudaGetDeviceCount(&count);
-  // "invalid device ordinal"
-  if (number >= count) return 101;
+int cudaDeviceGetAttribute(int *value, int attribute, int which) {
+  if (which < 0 || which >= number("EMULATED_GPUS", 1)) return kNoDevice;
   const char *capability = getenv("EMULATED_CAPABILITY");
   std::string text = capability ? capability : "7.5";
   switch (attribute) {
@@ -120,37 +256,158 @@ int cudaDeviceGetAttribute(int *value, int attribute, int number) {
   }
   return 0;
 }
-int cudaGetDeviceProperties(void *, int) { return 1; }
+int cudaGetDeviceProperties(void *, int) { return kInvalid; }
 int cudaMalloc(void **memory, std::size_t size) {
-  *memory = aligned_alloc(256, (size + 255) / 256 * 256);
+  Guard guard(lock);
+  if (prohibited()) return kCaptureUnsupported;
+  *memory = aligned_alloc(256, (size + 255) / 256 * 256 + 256);
   // What nobody wrote is no number.
   std::memset(*memory, 0xff, size);
+  char *base = static_cast<char *>(*memory);
+  allocations[base] = Allocation{base, size, device, {}, {}};
+  return sticky;
+}
+int cudaFree(void *memory) {
+  Guard guard(lock);
+  if (!memory) return 0;
+  if (prohibited()) return kCaptureUnsupported;
+  drain_all();
+  if (!allocations.erase(static_cast<char *>(memory))) cuda_fail("memory is freed that is none of the device", memory);
+  free(memory);
+  return sticky;
+}
+int cudaMallocHost(void **memory, std::size_t size) {
+  Guard guard(lock);
+  if (prohibited()) return kCaptureUnsupported;
+  *memory = aligned_alloc(256, (size + 255) / 256 * 256);
+  pinned[static_cast<char *>(*memory)] = Allocation{static_cast<char *>(*memory), size, -1, {}, {}};
   return 0;
 }
-int cudaFree(void *memory) { free(memory); return 0; }
-int cudaMallocHost(void **memory, std::size_t size) { return cudaMalloc(memory, size); }
-int cudaFreeHost(void *memory) { return cudaFree(memory); }
-int cudaMemGetInfo(std::size_t *have, std::size_t *all) { *have = *all = std::size_t(4) << 30; return 0; }
-int cudaMemcpyAsync(void *to, const void *from, std::size_t size, int, void *) { std::memcpy(to, from, size); return 0; }
-int cudaMemcpyPeerAsync() { return 1; }
-int cudaGetLastError() { return 0; }
-int cudaPeekAtLastError() { return 0; }
+int cudaFreeHost(void *memory) {
+  Guard guard(lock);
+  if (prohibited()) return kCaptureUnsupported;
+  drain_all();
+  pinned.erase(static_cast<char *>(memory));
+  free(memory);
+  return 0;
+}
+int cudaMemGetInfo(std::size_t *have, std::size_t *all) {
+  Guard guard(lock);
+  *have = *all = std::size_t(4) << 30;
+  for (auto &each : allocations) *have -= each.second.device == device ? each.second.size : 0;
+  return 0;
+}
+int cudaMemcpyAsync(void *to, const void *from, std::size_t size, int kind, void *stream) {
+  Guard guard(lock);
+  bool to_device = kind == 1 || kind == 3, from_device = kind == 2 || kind == 3;
+  if (to_device != inside(allocations, to) || from_device != inside(allocations, from)) return kInvalid;
+  auto fits = [&](const void *at) { Allocation *found = cuda_find(at); return static_cast<const char *>(at) + size <= found->base + found->size; };
+  if ((to_device && !fits(to)) || (from_device && !fits(from))) return kInvalid;
+  if (stream_of(stream).capture && kind != 3) {
+    prohibited();
+    return kCaptureUnsupported;
+  }
+  if (kind == 1 && !inside(pinned, from)) {
+    std::vector<char> staged(static_cast<const char *>(from), static_cast<const char *>(from) + size);
+    return put(stream, [to, staged] { std::memcpy(to, staged.data(), staged.size()); });
+  }
+  int result = put(stream, [to, from, size] { std::memcpy(to, from, size); });
+  if (kind == 2 && !inside(pinned, to)) drain(stream_of(stream));
+  return result;
+}
+int cudaMemcpyPeerAsync() { return kInvalid; }
+int cudaGetLastError() { return sticky; }
+int cudaPeekAtLastError() { return sticky; }
 const char *cudaGetErrorString(int) { return "error"; }
 const char *cudaGetErrorName(int) { return "error"; }
-int cudaEventCreate(void **event) { *event = nullptr; return 0; }
-int cudaEventDestroy(void *) { return 0; }
-int cudaEventElapsedTime(float *time, void *, void *) { *time = 0; return 0; }
-int cudaEventRecord(void *, void *) { return 0; }
-int cudaEventSynchronize(void *) { return 0; }
-int cudaGraphDestroy() { return 1; }
-int cudaGraphExecDestroy() { return 1; }
-int cudaGraphInstantiate() { return 1; }
-int cudaGraphLaunch() { return 1; }
-int cudaStreamBeginCapture() { return 1; }
-int cudaStreamEndCapture() { return 1; }
-int cudaStreamCreate(void **stream) { *stream = nullptr; return 0; }
-int cudaStreamCreateWithFlags(void **stream, unsigned) { *stream = nullptr; return 0; }
-int cudaStreamDestroy(void *) { return 0; }
-int cudaStreamSynchronize(void *) { return 0; }
-int cudaStreamWaitEvent() { return 0; }
+
+int cudaEventCreate(Event **event) { *event = new Event; return 0; }
+int cudaEventDestroy(Event *event) {
+  Guard guard(lock);
+  if (event->stream) drain(*event->stream);
+  delete event;
+  return 0;
+}
+int cudaEventRecord(Event *event, void *stream) {
+  Guard guard(lock);
+  event->stream = &stream_of(stream);
+  return put(stream, [event] { event->at = std::chrono::steady_clock::now(); });
+}
+int cudaEventSynchronize(Event *event) {
+  Guard guard(lock);
+  if (prohibited()) return kCaptureUnsupported;
+  if (event->stream) drain(*event->stream);
+  return sticky;
+}
+int cudaEventElapsedTime(float *time, Event *from, Event *to) {
+  *time = std::chrono::duration<float, std::milli>(to->at - from->at).count();
+  return sticky;
+}
+
+int cudaStreamCreateWithFlags(void **stream, unsigned flags) {
+  Guard guard(lock);
+  Stream *made = new Stream{device, flags == 0, {}};
+  streams.insert(made);
+  *stream = made;
+  return 0;
+}
+int cudaStreamCreate(void **stream) { return cudaStreamCreateWithFlags(stream, 0); }
+int cudaStreamDestroy(Stream *stream) {
+  Guard guard(lock);
+  drain(*stream);
+  streams.erase(stream);
+  delete stream;
+  return 0;
+}
+int cudaStreamSynchronize(void *stream) {
+  Guard guard(lock);
+  if (prohibited()) return kCaptureUnsupported;
+  Stream &found = stream_of(stream);
+  drain(found);
+  if (!stream) drain_all();
+  return sticky;
+}
+int cudaStreamWaitEvent(void *stream, Event *event, unsigned) {
+  Guard guard(lock);
+  return put(stream, [event] { if (event->stream) drain(*event->stream); });
+}
+int cudaStreamBeginCapture(Stream *stream, int) {
+  Guard guard(lock);
+  // The legacy stream cannot be captured.
+  if (!stream || stream->capture) return kCaptureUnsupported;
+  stream->capture = new Graph;
+  stream->spoilt = false;
+  return 0;
+}
+int cudaStreamEndCapture(Stream *stream, Graph **graph) {
+  Guard guard(lock);
+  *graph = stream->spoilt ? nullptr : stream->capture;
+  if (stream->spoilt) delete stream->capture;
+  stream->capture = nullptr;
+  return *graph ? 0 : kCaptureInvalidated;
+}
+int cudaGraphInstantiate(Graph **exec, Graph *graph) {
+  if (!graph) return kInvalid;
+  *exec = new Graph(*graph);
+  if (number("EMULATED_NO_GRAPHS", 0)) return kInvalid;
+  return 0;
+}
+int cudaGraphLaunch(Graph *exec, void *stream) {
+  Guard guard(lock);
+  if (const char *path = getenv("EMULATED_LOG")) {
+    FILE *file = std::fopen(path, "a");
+    std::fprintf(file, "graph %zu\n", exec->work.size());
+    std::fclose(file);
+  }
+  int result = 0;
+  for (Work &work : exec->work) result = put(stream, work);
+  return result;
+}
+int cudaGraphDestroy(Graph *graph) { delete graph; return 0; }
+int cudaGraphExecDestroy(Graph *exec) {
+  Guard guard(lock);
+  drain_all();
+  delete exec;
+  return 0;
+}
 }

@@ -1,16 +1,15 @@
 // CUDA C++ on a CPU: what generated kernels use of the language, for g++.
 //
-// A block's threads are fibers, one after the other; __syncthreads() goes on with the next one, so a barrier that is
-// missing where data cross threads gives wrong numbers. Blocks run one after the other. See ../driver.cpp, which has
-// `cuda_barrier`.
+// A block's threads are fibers, one after the other; __syncthreads() goes on with the next one. Blocks run one after the
+// other. See ../driver.cpp, which has `cuda_barrier`, and checked.h, which looks at what they read and write.
 #pragma once
 #include <cmath>
 #include <cstdint>
 #include <cstring>
 
-struct Place { unsigned x, y, z; };
-extern "C" Place cuda_thread, cuda_block;
-extern "C" void cuda_barrier();
+#include "blocks.h"
+#include "checked.h"
+
 #define threadIdx cuda_thread
 #define blockIdx cuda_block
 #define __syncthreads() cuda_barrier()
@@ -32,12 +31,15 @@ struct alignas(8) ushort4 { unsigned short x, y, z, w; };
 struct alignas(4) uchar4 { unsigned char x, y, z, w; };
 struct alignas(4) char4 { signed char x, y, z, w; };
 struct alignas(16) longlong2 { long long x, y; };
+struct alignas(16) longlong4 { long long x, y, z, w; };
 inline float2 make_float2(float x, float y) { return {x, y}; }
 inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
 inline uint2 make_uint2(unsigned x, unsigned y) { return {x, y}; }
 inline uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) { return {x, y, z, w}; }
 inline int2 make_int2(int x, int y) { return {x, y}; }
 inline int4 make_int4(int x, int y, int z, int w) { return {x, y, z, w}; }
+inline longlong2 make_longlong2(long long x, long long y) { return {x, y}; }
+inline longlong4 make_longlong4(long long x, long long y, long long z, long long w) { return {x, y, z, w}; }
 inline ushort2 make_ushort2(unsigned short x, unsigned short y) { return {x, y}; }
 inline ushort4 make_ushort4(unsigned short x, unsigned short y, unsigned short z, unsigned short w) { return {x, y, z, w}; }
 

@@ -1,0 +1,123 @@
+// Pointers of kernels that look at every access: what compute-sanitizer does for GPUs.
+//
+//   memcheck    global memory: inside of what one cudaMalloc gave, and of the launch's device; shared memory: of the
+//               array; vectors: on a multiple of their size
+//   racecheck   two threads and one place, at least one of them writing, with no barrier between; in global memory no
+//               barrier orders blocks
+//   initcheck   shared memory that no thread of the block has written
+//
+// emulation.py puts them in place of the parameters and the shared arrays of a kernel.
+#pragma once
+#include "memory.h"
+
+#include <type_traits>
+
+inline bool same_block(const Cell &cell) { return cell.block == cuda_state.block; }
+inline bool is_other(const Cell &cell) { return !same_block(cell) || cell.thread != cuda_state.thread; }
+// Nothing orders it with what happens now; `begin` is where what is older does not count.
+inline bool is_race(const Cell &cell, std::uint32_t begin) {
+  return cell.epoch >= begin && is_other(cell) && (!same_block(cell) || cell.epoch == cuda_state.epoch);
+}
+inline void note_write(Cell &writer, const Cell &reader, std::uint32_t begin, const void *at) {
+  if (is_race(writer, begin)) cuda_fail("it is written here, and in another thread, with no barrier between", at);
+  if (is_race(reader, begin)) cuda_fail("it is written here, and read in another thread, with no barrier between", at);
+  writer = {cuda_state.epoch, cuda_state.block, cuda_state.thread};
+}
+inline void note_read(const Cell &writer, Cell &reader, std::uint32_t begin, const void *at) {
+  if (is_race(writer, begin)) cuda_fail("it is read here, and written in another thread, with no barrier between", at);
+  Cell now = {cuda_state.epoch, cuda_state.block, cuda_state.thread};
+  if (reader.epoch >= begin && !same_block(reader)) now.block = kSeveral;
+  else if (reader.epoch == now.epoch && reader.thread != now.thread) now.thread = kSeveral;
+  reader = now;
+}
+
+struct Global {
+  Allocation *memory;
+  void touch(const char *at, std::size_t size, bool write) const {
+    if (!memory || at < memory->base || at + size > memory->base + memory->size)
+      cuda_fail(write ? "a write outside of the memory" : "a read outside of the memory", at);
+    if (memory->writers.empty()) {
+      memory->writers.resize(memory->size / 2 + 1);
+      memory->readers.resize(memory->size / 2 + 1);
+    }
+    std::size_t first = at - memory->base;
+    // Bytes of one cell may belong to two threads.
+    if (size < 2) return;
+    for (std::size_t cell = first / 2; cell < (first + size) / 2; ++cell)
+      if (write) note_write(memory->writers[cell], memory->readers[cell], cuda_state.launch_begin, at);
+      else note_read(memory->writers[cell], memory->readers[cell], cuda_state.launch_begin, at);
+  }
+};
+struct Block {
+  char *base;
+  std::size_t size;
+  Cell *writers, *readers;
+  void touch(const char *at, std::size_t size, bool write) const {
+    if (at < base || at + size > base + this->size)
+      cuda_fail(write ? "a write outside of the shared array" : "a read outside of the shared array", at);
+    for (std::size_t cell = (at - base) / 2; cell < (at - base + size + 1) / 2; ++cell) {
+      if (write) {
+        note_write(writers[cell], readers[cell], cuda_state.block_begin, at);
+        continue;
+      }
+      if (writers[cell].epoch < cuda_state.block_begin) cuda_fail("shared memory is read that nobody has written", at);
+      note_read(writers[cell], readers[cell], cuda_state.block_begin, at);
+    }
+  }
+};
+
+// A place in memory: what `p[i]` and `*p` are.
+template <typename T, typename Memory> struct Ref {
+  Memory memory;
+  T *at;
+  operator T() const {
+    memory.touch(reinterpret_cast<const char *>(at), sizeof(T), false);
+    return *at;
+  }
+  const Ref &operator=(const T &value) const {
+    memory.touch(reinterpret_cast<const char *>(at), sizeof(T), true);
+    *at = value;
+    return *this;
+  }
+  const Ref &operator=(const Ref &other) const { return *this = T(other); }
+  Ref(const Memory &memory, T *at) : memory(memory), at(at) {
+    if (reinterpret_cast<std::uintptr_t>(at) % alignof(T)) cuda_fail("a vector that is not aligned", at);
+  }
+  Ref(const Ref &) = default;
+  auto operator&() const;
+};
+
+template <typename T, typename Memory> struct Pointer {
+  Memory memory;
+  T *at;
+  template <typename I> Pointer operator+(I offset) const { return {memory, at + offset}; }
+  template <typename I> Ref<T, Memory> operator[](I offset) const { return {memory, at + offset}; }
+  Ref<T, Memory> operator*() const { return {memory, at}; }
+};
+template <typename T, typename Memory> auto Ref<T, Memory>::operator&() const { return ::Pointer<T, Memory>{memory, at}; }
+
+// A parameter of a kernel.
+template <typename T> struct Parameter : Pointer<T, Global> {
+  Parameter(T *at) : Pointer<T, Global>{{cuda_find(at)}, at} {
+    if (this->memory.memory && this->memory.memory->device != cuda_state.device)
+      cuda_fail("memory of another device", at);
+  }
+};
+
+// A shared array.
+template <typename T, std::size_t N> struct Shared {
+  alignas(128) T data[N];
+  Cell writers[(N * sizeof(T) + 1) / 2], readers[(N * sizeof(T) + 1) / 2];
+  template <typename I> Pointer<T, Block> operator+(I offset) {
+    return {{reinterpret_cast<char *>(data), sizeof(data), writers, readers}, data + offset};
+  }
+  template <typename I> Ref<T, Block> operator[](I offset) { return *(*this + offset); }
+};
+
+// `(float4*)`: a vector in checked memory, or in a thread's own.
+template <typename U> struct Vector {
+  template <typename T, typename Memory> static auto at(const Pointer<T, Memory> &from) {
+    return Pointer<U, Memory>{from.memory, reinterpret_cast<U *>(from.at)};
+  }
+  template <typename T> static U *at(T *from) { return reinterpret_cast<U *>(from); }
+};

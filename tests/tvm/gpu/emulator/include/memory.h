@@ -1,0 +1,36 @@
+// What the driver and the kernels know of memory, and of who runs.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+struct Place { unsigned x, y, z; };
+
+// Who touched a piece of memory last: in which stretch between two barriers, in which block of the launch, and in which
+// thread of it; kSeveral for readers.
+struct Cell { std::uint32_t epoch, block, thread; };
+constexpr std::uint32_t kSeveral = ~0u;
+
+// Memory of a device. Its cells, of two bytes each, are made when they are first wanted.
+struct Allocation {
+  char *base;
+  std::size_t size;
+  int device;
+  std::vector<Cell> writers, readers;
+};
+
+// Epochs are counted through all launches; one begins with a block, and with each barrier.
+struct State {
+  std::uint32_t epoch, launch_begin, block_begin, block, thread;
+  int device;
+  const char *kernel;
+};
+
+extern "C" {
+extern Place cuda_thread, cuda_block;
+extern State cuda_state;
+void cuda_barrier();
+[[noreturn]] void cuda_fail(const char *what, const void *at);
+// The allocation that begins before an address, or at it.
+Allocation *cuda_find(const void *at);
+}
