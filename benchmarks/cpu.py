@@ -5,8 +5,8 @@
 NET is a .cfg file or the name of a network of cfg/; without weights, random ones stand in, which take as long.
 
     onnx, openvino, tvm             dnc's engines, as `dnc compile --target … --precision …` makes them; those that are
-    openvino bf16                   installed
-    onnx int8, openvino int8        the same, calibrated on 20 images of --images
+    openvino bf16, tvm bf16         installed
+    onnx, openvino, tvm int8        the same, calibrated on 20 images of --images
     plain ONNX Runtime, OpenVINO    on the ONNX of the graph as it was lowered, before any pass; float32, batch 1
     OpenCV, ncnn                    see dnc.bench.peers; each in a process of its own
 
@@ -40,8 +40,8 @@ from dnc.timing import Run, Timings, interleave
 from dnc.weights import write_weights
 
 OURS = {name: {"target": name} for name in ("onnx", "openvino", "tvm") if not targets[name]().missing()}
-OURS |= {"openvino bf16": {"target": "openvino", "precision": "bf16"}}
-EIGHT_BITS = {f"{target} int8": {"target": target, "precision": "int8"} for target in ("onnx", "openvino")}
+EIGHT_BITS = {f"{name} int8": {"target": name, "precision": "int8"} for name in OURS}
+OURS |= {f"{name} bf16": {"target": name, "precision": "bf16"} for name in ("openvino", "tvm") if name in OURS}
 CALIBRATED_ON = 20
 SETTLE = 0.02
 

@@ -1,6 +1,6 @@
 """Latency of dnc's target tvm: against TVM as its manual shows it, ONNX Runtime and OpenVINO; what compiling costs.
 
-    python -m benchmarks.tvm_engines NET… [--threads 2] [--seconds 20] [--cpu] [--mcpu host]
+    python -m benchmarks.tvm_engines NET… [--threads 2] [--seconds 20] [--cpu] [--mcpu host] [--precisions]
 
 NET is a .cfg file or the name of a network of cfg/; without weights, random ones stand in, which take as long.
 
@@ -12,6 +12,9 @@ All run in turn, round after round; ratios are medians over the rounds, with 95 
 time but the processor's time that counts, on one thread: what else the machine does then matters less. Compiling is
 measured in a process of its own: its processor time, its time by the clock, and the most memory it ever had. Prints
 Markdown.
+
+With --precisions, dnc's engines of target tvm in bfloat16 and 8 bits are measured instead, against that in float32 and
+against dnc's other engines for CPUs. The ranges of 8 bits are those of a photograph: the time does not depend on them.
 """
 
 from __future__ import annotations
@@ -22,11 +25,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
+import dnc
 from benchmarks.cpu import SETTLE, plain
 from dnc import zoo
 from dnc.autotune import device_name
@@ -36,8 +42,10 @@ from dnc.network import Network
 from dnc.runtime import load
 from dnc.targets import targets
 from dnc.timing import Timings, interleave
+from dnc.verify import photograph
 from dnc.weights import write_weights
 
+PRECISIONS = ("tvm fp32", "tvm bf16", "tvm int8", "openvino bf16", "openvino int8", "onnx int8")
 OURS, TVM, PEERS = "dnc tvm", "plain TVM", ("plain ONNX Runtime", "plain OpenVINO")
 
 
@@ -74,15 +82,72 @@ def plain_tvm(path: Path, x: Any, mcpu: str) -> Callable[[], object]:
     return lambda: main(given)
 
 
+def weights_of(cfg: Path, folder: Path) -> Path:
+    """Those that are known, or random ones."""
+    known = zoo.weights_for(cfg)
+    if known is not None:
+        return known
+    network = Network.load(cfg).with_random_weights()
+    with (folder / "random.weights").open("wb") as file:
+        write_weights(file, network.layers, network.arrays)
+    return folder / "random.weights"
+
+
+def measure_precisions(cfg: Path, arguments: argparse.Namespace, folder: Path) -> Timings:
+    """Timings of dnc's engines."""
+    from dnc.calibration.collector import calibrate
+    from dnc.compiler import preprocessing_for
+
+    weights = weights_of(cfg, folder)
+    network = Network.load(cfg, weights)
+    Image.fromarray(photograph()).save(folder / "photograph.png")
+    paths = [folder / "photograph.png"]
+    table = calibrate(network, preprocessing_for(network, weights), paths, symmetric=False, source=str(folder))
+    table.write(folder / "calibration.json")
+    x = np.random.default_rng(0).random((1, *network.input_shape), np.float32)
+    runs: dict[str, Callable[[], object]] = {}
+    for name in PRECISIONS:
+        target, precision = name.split()
+        dnc.compile(
+            cfg,
+            weights,
+            target,
+            folder / name,
+            batch=1,
+            verify=False,
+            precision=precision,
+            calibration=folder / "calibration.json" if precision == "int8" else None,
+            options={"mcpu": arguments.mcpu} if target == "tvm" else None,
+        )
+        runs[name] = partial(load(folder / name, threads=arguments.threads).forward, x)
+    clock = time.process_time if arguments.cpu else time.perf_counter
+    return interleave(runs, seconds=arguments.seconds, rounds=(9, 400), settle=SETTLE, clock=clock)
+
+
+def precisions(arguments: argparse.Namespace) -> None:
+    """One table, a line for each network, and the geometric means."""
+    first, *others = PRECISIONS
+    print(f"Milliseconds, and in brackets multiples of {first}.\n")
+    print(f"| network | {' | '.join(PRECISIONS)} |\n" + "| --- " * (len(PRECISIONS) + 1) + "|")
+    ratios: dict[str, list[float]] = {name: [] for name in others}
+    for each in arguments.networks:
+        cfg = zoo.find_cfg(each)
+        with tempfile.TemporaryDirectory() as scratch:
+            timings = measure_precisions(cfg, arguments, Path(scratch))
+        cells = [f"{timings.median(first) * 1e3:.2f}"]
+        for name in others:
+            ratio = timings.ratio(name, first)
+            ratios[name].append(ratio.value)
+            cells.append(f"{timings.median(name) * 1e3:.2f} ({ratio.value:.3f})")
+        print(f"| {cfg.stem} | {' | '.join(cells)} |", flush=True)
+    means = [f"({np.exp(np.mean(np.log(values))):.3f})" for values in ratios.values()]
+    print(f"| geometric mean | | {' | '.join(means)} |")
+
+
 def measure(cfg: Path, arguments: argparse.Namespace, folder: Path) -> tuple[Timings, tuple[float, float, float]]:
     """Timings of all four, and what compiling cost."""
-    weights = zoo.weights_for(cfg)
+    weights = weights_of(cfg, folder)
     network = Network.load(cfg, weights)
-    if weights is None:
-        weights = folder / "random.weights"
-        network = network.with_random_weights()
-        with weights.open("wb") as file:
-            write_weights(file, network.layers, network.arrays)
     x = np.random.default_rng(0).random((1, *network.input_shape), np.float32)
     model = folder / "plain.onnx"
     serialize_to(lower(network, batch=1), model)
@@ -106,6 +171,7 @@ def main() -> None:
     parser.add_argument("--cpu", action="store_true")
     parser.add_argument("--mcpu", default="host")
     parser.add_argument("--without-plain", action="store_true", help="leave out plain TVM, which takes longest")
+    parser.add_argument("--precisions", action="store_true", help="measure dnc's engines in several precisions instead")
     arguments = parser.parse_args()
     if arguments.cpu:
         arguments.threads = 1
@@ -115,6 +181,9 @@ def main() -> None:
     speeds: dict[str, list[float]] = {name: [] for name in others}
     what = "processor time, 1 thread" if arguments.cpu else f"{arguments.threads} threads"
     print(f"{device_name()}, {arguments.mcpu}, {what}\n")
+    if arguments.precisions:
+        precisions(arguments)
+        return
     print("Times of dnc's target tvm, as multiples of those of the others.\n")
     print(f"| network | ms | {' | '.join(others)} | compiled in s (of the processor) | MB |")
     print("| --- " * (len(others) + 4) + "|")

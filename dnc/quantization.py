@@ -84,6 +84,9 @@ class Recipe:
     """Biases are int32, in units of the product of the two scales; else they stay float32."""
     limit: int = 127
     """The largest weight."""
+    dense: bool = False
+    """Products of several groups stay float32. So does what moves numbers where any that reads them is float32; else
+    it moves them on the grid of the concatenation that alone reads them."""
     first_limit: int = 127
     """That of the network's first convolution. 63 keeps the sum of two products within 16 bits, in which CPUs without
     VNNI add them up."""

@@ -8,10 +8,12 @@ intervals are measured (`dnc.calibration`).
 
 1. What is quantized: the operators of the recipe, from the network's first product (Conv, Gemm) to the ones before its
    last. Float32 stay those last ones, which heads are made of, and all that comes after them; what was asked for; what
-   computes a single pixel (squeeze and excitation: little work that decides on much); what has no interval.
+   computes a single pixel (squeeze and excitation: little work that decides on much); what has no interval. If the
+   recipe is dense, so do products of several groups, and what moves numbers where any that reads them is float32.
 2. An interval is known by the value's name: the network's input, and the output of each layer; or equalize left it
    with the value. What only moves numbers
-   (MaxPool, Resize to the nearest, Slice, ...) has that of what it moves, and a Concat all of its parts'. Between a
+   (MaxPool, Resize to the nearest, Slice, ...) has that of what it moves, or in a dense recipe that of the Concat which
+   alone reads it, and a Concat all of its parts'. Between a
    product and its activation it is where the activation's results lie: of leaky, from low / slope to high; of swish,
    which hardly changes below -8, from there.
 3. Inputs of quantized operators are rounded, once for all that read them; through what moves numbers, where it reads
@@ -22,7 +24,7 @@ intervals are measured (`dnc.calibration`).
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -89,20 +91,35 @@ class Quantize(Pass):
         nodes = list(model.graph)
         after, before, _ = around_products(nodes)
         first = next((node for node in nodes if node.op_type in _PRODUCTS), None)
+        reasons: dict[ir.Node, str] = {}
         for node in nodes:
             product = node.op_type in _PRODUCTS
             if node.op_type not in self.recipe.operators or node.domain or _is_quantized(node):
                 continue
             if not product and (node not in before or node not in after):
                 continue
-            reason = self.keep.reason(node) or rounding.refusal(node)
+            reasons[node] = self.keep.reason(node) or rounding.refusal(node)
             if node not in before:
-                reason = "no product comes after it"
+                reasons[node] = "no product comes after it"
+        if self.recipe.dense:
+            _leave_moves(reasons)
+            rounding.tie([node for node, reason in reasons.items() if not reason and node.op_type not in _PRODUCTS])
+        for node, reason in reasons.items():
             if reason:
                 log.refuse(node, reason)
             elif rounding.quantize(node, self.recipe.first_limit if node is first else self.recipe.limit):
                 log.apply(node, "8 bits")
         return log
+
+
+def _leave_moves(reasons: dict[ir.Node, str]) -> None:
+    """Refuses what moves numbers for others than quantized operators. `reasons` are those against each node, in order;
+    empty where there are none."""
+    for node in reversed(list(reasons)):
+        readers = [user for value in node.outputs for user, _ in value.uses()]
+        eight = all(reasons.get(user, "float32") == "" for user in readers)
+        if node.op_type not in _PRODUCTS and not (eight and readers):
+            reasons[node] = reasons[node] or "it is read in float32"
 
 
 def _is_quantized(node: ir.Node) -> bool:
@@ -219,6 +236,8 @@ class _Rounding:
             return "the matrix product is scaled or transposed"
         if node.op_type == "Gemm" and not attribute(node, "transB", 0):
             return "its weights are not transposed"
+        if self._recipe.dense and attribute(node, "group", 1) > 1:
+            return "it has several groups"
         return ""
 
     @staticmethod
@@ -226,6 +245,14 @@ class _Rounding:
         """What is rounded of what the node reads: not its weights, and not shapes."""
         every = node.op_type in ("Add", "Mul", "Concat")
         return [value for value in (node.inputs if every else node.inputs[:1]) if value is not None]
+
+    def tie(self, nodes: Sequence[ir.Node]) -> None:
+        """What passes from one of these nodes, which move or join numbers, to another alone has the latter's grid, so
+        that it is rounded once."""
+        for node in reversed(nodes):
+            for value in self._data(node):
+                if value.producer() in nodes and sole_user(value) is node:
+                    self._intervals[value] = self._intervals[node.outputs[0]]
 
     def _clamped(self, value: ir.Value) -> ir.Value:
         """The value after the clamps that alone read it, which engines join with what computes it."""
@@ -236,9 +263,10 @@ class _Rounding:
     def quantize(self, node: ir.Node, limit: int) -> bool:
         """Cases 3 and 4 for one node, those before it being done; returns whether anything is new."""
         tied = self._recipe.tied and node.op_type == "Concat"
+        own = tied or (self._recipe.dense and _moves(node))
         new = False
         for position, value in enumerate(self._data(node)):
-            rounded = self._round(value, node, self._grid(node.outputs[0] if tied else value))
+            rounded = self._round(value, node, self._grid(node.outputs[0] if own else value))
             new |= rounded is not value
             node.replace_input_with(position, rounded)
         if node.op_type in _PRODUCTS:

@@ -3,7 +3,8 @@
 The folder holds
 
     model.so              the network: code and weights
-    model.json            what it was compiled for: triple, processor, extensions; inputs and outputs
+    model.json            what it was compiled for: triple, processor, extensions; inputs and outputs; what each kernel
+                          computes, and each section of the cfg (`dnc.tvm.instrument`, `dnc.bench.work`)
     libtvm_runtime.so     TVM's runtime (3 MB), unless --option runtime=system
     LICENSE-tvm           TVM's licence
 
@@ -22,6 +23,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from dnc.errors import TargetError
 from dnc.targets import Option, Session, Target, targets
+from dnc.targets.base import Progress, one_of, silent
 from dnc.tvm.processor import architecture
 
 if TYPE_CHECKING:
@@ -29,23 +31,22 @@ if TYPE_CHECKING:
 
     from dnc.bundle import Bundle
     from dnc.passes import Pass
-    from dnc.tvm.compile import Machine
+    from dnc.quantization import Recipe
+    from dnc.tvm.compile import Built, Machine
 
 __all__ = ["FFI", "PRECISIONS", "Tvm", "described"]
 
 FFI = "apache-tvm-ffi==0.1.14.post1"
 """The interface for Python, in the version that fits."""
-PRECISIONS = ("fp32", "fp16")
-_HALF = {"x86_64": "avx512fp16", "aarch64": "fullfp16"}
-"""The extension that computes with float16, by architecture."""
-
-
-def _precision(text: str) -> str:
-    if text in ("int8", "mixed"):
-        raise ValueError("one of fp32, fp16: with 8 bits TVM would round to them, and then compute in float32")
-    if text not in PRECISIONS:
-        raise ValueError("one of fp32, fp16")
-    return text
+PRECISIONS = ("fp32", "fp16", "bf16", "int8", "mixed")
+_EIGHT = {"x86_64": ("avx512vnni", "avxvnni"), "aarch64": ("dotprod",)}
+_NEEDS: Mapping[str, Mapping[str, Sequence[str]]] = {
+    "fp16": {"x86_64": ("avx512fp16",), "aarch64": ("fullfp16",)},
+    "bf16": {"x86_64": ("avx512bf16",)},
+    "int8": _EIGHT,
+    "mixed": _EIGHT,
+}
+"""The extensions that compute in a precision, one of which is needed, by architecture."""
 
 
 def _runtime(text: str) -> str:
@@ -63,6 +64,7 @@ class Tvm(Target):
     extra: ClassVar[str] = "tvm"
     batch: ClassVar[int | None] = 1
     tunes: ClassVar[bool] = True
+    faster: ClassVar[Sequence[str]] = ("bf16", "mixed")
     known_options: ClassVar[Sequence[Option]] = (
         Option("mcpu", "host", "the processor, as LLVM names it: host, znver4, x86-64-v3, cortex-a72, …"),
         Option("triple", "", "the machine, as aarch64-linux-gnu, or aarch64; this one if not given"),
@@ -73,7 +75,13 @@ class Tvm(Target):
             "bundled: TVM's runtime is in the engine; system: an installed TVM's is used; or a file to bundle",
             _runtime,
         ),
-        Option("precision", "fp32", "fp16: half precision, for processors that compute with it", _precision),
+        Option(
+            "precision",
+            "fp32",
+            "fp16, bf16: half precision, for processors that compute with it; int8, mixed: 8 bits for convolutions of "
+            "all channels, all over or where they cost little, for processors with VNNI or dotprod",
+            one_of(*PRECISIONS),
+        ),
     )
 
     def missing(self) -> str:
@@ -97,6 +105,13 @@ class Tvm(Target):
 
         return optimizations("onnxruntime", "bits")
 
+    def quantization(self) -> Recipe | None:
+        """Convolutions of all channels and what lies between them; what computes single channels is limited by memory,
+        and gains nothing."""
+        from dnc.quantization import MOVES, Recipe
+
+        return Recipe(frozenset({"Conv", "Gemm", "Concat"}) | MOVES, tied=True, dense=True)
+
     def final_passes(self) -> Sequence[Pass]:
         """What stores another precision."""
         from dnc.passes import passes
@@ -105,51 +120,62 @@ class Tvm(Target):
         return [passes["to-float16"](), passes["eliminate-dead-code"]()] if half else []
 
     def unsupported(self, model: ir.Model) -> list[str]:
-        """See `dnc.tvm.emit`; and float16 where the processor has none."""
+        """See `dnc.tvm.emit`; and precisions in which the processor does not compute."""
         from dnc.tvm.emit import unsupported
 
         found = unsupported(model)
-        if self.options["precision"] == "fp16":
+        precision = self.options["precision"]
+        if precision in _NEEDS:
             machine = self._machine()
-            extension = _HALF.get(machine.architecture, "")
-            if extension not in machine.features:
-                found.append(f"precision fp16: {machine.mcpu} does not compute with it ({extension})")
+            able = _NEEDS[precision].get(machine.architecture, ())
+            if machine.features.isdisjoint(able):
+                what = " or ".join(able) or machine.architecture
+                found.append(f"precision {precision}: {machine.mcpu} does not compute with it ({what})")
         return found
+
+    def _emit(self, model: ir.Model, about: Bundle | None, machine: Machine) -> Callable[[], Any]:
+        """Writes the model in Relax when it is called."""
+        from dnc.tvm.emit import emit
+
+        preprocessing = about.preprocessing if about is not None else None
+        # What aarch64 multiplies is signed.
+        signed, bfloat16 = machine.architecture == "aarch64", self.options["precision"] == "bf16"
+        return partial(emit, model, preprocessing, signed=signed, bfloat16=bfloat16)
 
     def _machine(self) -> Machine:
         from dnc.tvm.compile import machine_for
 
         return machine_for(self.options["triple"], self.options["mcpu"])
 
-    def build(self, model: ir.Model, folder: Path, about: Bundle | None = None) -> Mapping[str, str]:
+    def build(
+        self, model: ir.Model, folder: Path, about: Bundle | None = None, progress: Progress = silent
+    ) -> Mapping[str, str]:
         """Compiles model.so and writes what stands beside it."""
         from dnc.tvm.compile import build, find_linker
-        from dnc.tvm.emit import emit
         from dnc.tvm.session import MODEL
 
         machine = self._machine()
         linker = find_linker(self.options["cc"], machine)
-        preprocessing = about.preprocessing if about is not None else None
-        rules = build(partial(emit, model, preprocessing), machine, linker, folder / MODEL)
-        return self._finish(model, folder, machine, rules)
+        built = build(self._emit(model, about, machine), machine, linker, folder / MODEL, progress=progress)
+        return self._finish(model, folder, machine, built, about)
 
     def build_tuned(
         self,
         model: ir.Model,
         folder: Path,
-        about: Bundle,
+        about: Bundle | None,
         trials: int,
         *,
         remote: str = "",
         cache: Path | None = None,
-        progress: Callable[[str], None] = lambda _: None,
+        progress: Progress = silent,
     ) -> tuple[Mapping[str, str], Mapping[str, Any]]:
         """The same with kernels chosen by measuring, here or there: see `dnc.tvm.tuning` and `dnc.tvm.remote`."""
         from dnc.tvm.compile import find_linker
-        from dnc.tvm.emit import emit
+        from dnc.tvm.cpu_tuning import build
         from dnc.tvm.remote import Address, connect, here
         from dnc.tvm.session import MODEL
-        from dnc.tvm.tuning import build
+        from dnc.tvm.tuning import summary
         from dnc.verify import feeds_for
 
         machine = self._machine()
@@ -158,30 +184,27 @@ class Tvm(Target):
             hint = "measure on one behind TVM's RPC: --remote HOST:PORT"
             raise TargetError(f"nothing can be tuned for {machine.architecture} on {architecture()}", hint=hint)
         with connect(Address.parse(remote), progress) if remote else here() as device:
-            rules, found = build(
-                partial(emit, model, about.preprocessing),
+            tuned = build(
+                self._emit(model, about, machine),
                 machine,
                 linker,
                 folder / MODEL,
                 model=model,
-                feeds=feeds_for(model, about.preprocessing, images=1),
+                feeds=feeds_for(model, None if about is None else about.preprocessing, images=1),
+                precision=self.options["precision"],
                 trials=trials,
                 device=device,
                 cache=cache,
                 progress=progress,
             )
-        won = [kernel for kernel in found["kernels"] if kernel["best"] != "rule"]
-        tiles = sum(kernel["best"] != "MetaSchedule" for kernel in won)
-        text = f"of {len(found['kernels'])} kernels {tiles} are faster with other tiles, "
-        text += f"{len(won) - tiles} by MetaSchedule"
-        if found["ratio"] is not None:
-            value, low, high = found["ratio"]
-            text += f"; network {value:.3f} ({low:.3f} to {high:.3f}) of its time"
-        text += ", kept" if found["kept"] else f"; nothing is changed: {found['dropped']}"
-        return {**self._finish(model, folder, machine, rules), "kernels": text}, found
+        text = summary(tuned.about)
+        return {**self._finish(model, folder, machine, tuned.built, about), "kernels": text}, tuned.about
 
-    def _finish(self, model: ir.Model, folder: Path, machine: Machine, rules: Mapping[str, int]) -> dict[str, str]:
+    def _finish(
+        self, model: ir.Model, folder: Path, machine: Machine, built: Built, about: Bundle | None
+    ) -> dict[str, str]:
         """Writes what stands beside model.so; what there is to say."""
+        from dnc.bench.work import described_work
         from dnc.tvm.emit import shared_outputs
         from dnc.tvm.processor import linux_names
         from dnc.tvm.session import ABOUT
@@ -196,9 +219,11 @@ class Tvm(Target):
             "outputs": described(model.graph.outputs),
             "shared": shared_outputs(model),
             "versions": self.versions(),
+            "kernels": built.kernels,
+            "work": [] if about is None else described_work(model, about),
         }
         (folder / ABOUT).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-        counts = sorted(rules.items(), key=lambda item: (-item[1], item[0]))
+        counts = sorted(built.rules.items(), key=lambda item: (-item[1], item[0]))
         return {
             "processor": f"{machine.architecture} {machine.mcpu}",
             "functions": ", ".join(f"{count} {rule or 'without a schedule of its own'}" for rule, count in counts),

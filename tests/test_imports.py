@@ -18,7 +18,10 @@ ROOT = Path(__file__).parent.parent
 EXTRAS = ("onnxruntime", "openvino", "tvm", "libusb_package", "tensorrt", "torch", "cv2", "scipy", "onnxscript")
 """What is in no dependency of the base install."""
 
-IN_TVM = ("dnc.tvm.schedules", "dnc.tvm.gpu.schedules", "dnc.tvm.tuning")
+IN_TVM = (
+    *("dnc.tvm.schedules", "dnc.tvm.gpu.schedules", "dnc.tvm.gpu.graphs", "dnc.tvm.gpu.lowering", "dnc.tvm.cpu_tuning"),
+    *("dnc.tvm.joining", "dnc.tvm.provenance", "dnc.tvm.suppression"),
+)
 """What writes TVM's own representation, expression by expression: only a compilation for TVM imports it."""
 
 BLOCK = """

@@ -3,7 +3,7 @@
 The engine says how long each of its nodes takes (`Session.profile`); nodes are added up by section. Nothing is scaled:
 what the network takes beside its nodes, measured without a profile and in turn with it, is a row of its own, "between
 layers"; it is negative where measuring the nodes slows them down. What an engine has joined with a neighbour has no
-row: the neighbour's time includes it.
+row, or less in it: the neighbour's time includes it, and its row names it.
 
     bound    compute or memory: which of the two peaks the section's operations and bytes come to first
     roof     the least time that the peaks allow, as a share of the time it takes
@@ -49,6 +49,8 @@ class Layer:
     """`compute` or `memory`; empty where nothing is computed or moved."""
     roof: float
     """The share of its time that the peaks would allow."""
+    also: tuple[str, ...] = ()
+    """Other sections that nodes of this one compute as well, `#1`."""
 
     @property
     def operations_per_second(self) -> float:
@@ -73,7 +75,8 @@ class Layers:
     """Seconds of it that are in no row."""
     joined: tuple[str, ...]
     """Sections that compute something and have no row."""
-    peaks: Peaks
+    peaks: Peaks | None
+    """None where they are not measured: on a GPU."""
 
     def to_json(self) -> dict[str, Any]:
         """As JSON values."""
@@ -101,7 +104,9 @@ def profile(
         TargetError: the engine does not tell how long its layers take, or its model cannot be read.
     """
     work = read_work(subject.folder, subject.bundle, subject.batch)
-    limits = measured or peaks(subject.target, subject.threads, progress)
+    # A run on a GPU copies its inputs there, and where one is there may be no compiler for it.
+    known = measured is not None or subject.target.name == "cuda"
+    limits = measured if known else peaks(subject.target, subject.threads, progress)
     session = subject.session()
     progress(f"timing the layers of {subject.name}")
     start = clock()
@@ -124,7 +129,7 @@ def attribute(
     engine: str,
     work: Sequence[Work],
     chunks: Sequence[tuple[float, Sequence[tuple[str, float]]]],
-    limits: Peaks,
+    limits: Peaks | None,
     places: Mapping[str, str],
 ) -> Layers:
     """Adds nodes up by section.
@@ -133,20 +138,22 @@ def attribute(
         engine: its name.
         work: what its sections compute.
         chunks: seconds of the network and, just after, of each node; several times.
-        limits: the peaks.
+        limits: the peaks, if they are known.
         places: see `profile`.
     """
     columns = {each: number for number, each in enumerate([*(each.place for each in work), _MADE])}
     # The network's time stands beside its nodes', so that both are those of the same chunks.
     table = np.zeros((len(chunks), len(columns) + 1))
     seen: set[str] = set()
+    also: dict[str, set[str]] = {}
     for row, (whole, nodes) in zip(table, chunks, strict=True):
         row[-1] = whole
         for name, seconds in nodes:
-            parts = (place_of(word) for word in name.split())
-            place = next((place for place in parts if place in columns), _MADE)
+            words = ([place for place in map(place_of, word.split("+")) if place in columns] for word in name.split())
+            place, *rest = next(filter(None, words), [_MADE])
             row[columns[place]] += seconds
             seen.add(place)
+            also.setdefault(place, set()).update(other for other in rest if other != place)
     # Of chunks, the fastest quarter: what disturbs the machine disturbs layers unequally.
     quiet = table[np.argsort(table.sum(axis=1))[: -(-len(table) // 4)]]
     *means, whole = np.mean(quiet, axis=0).tolist()
@@ -157,12 +164,15 @@ def attribute(
             continue
         # Zero where it is too short to be measured.
         seconds = taken[each.place]
-        least = limits.attainable(each.operations, each.bytes)
-        bound = "compute" if each.operations > limits.ridge * each.bytes else "memory"
+        least, bound = 0.0, "memory"
+        if limits is not None:
+            least = limits.attainable(each.operations, each.bytes)
+            bound = "compute" if each.operations > limits.ridge * each.bytes else "memory"
         where = places.get(each.place, each.where)
         share = seconds / whole
         roof = least / seconds if seconds else 0.0
-        rows.append(Layer(where, seconds, each.operations, each.bytes, share, bound if least else "", roof))
+        others = tuple(other.place for other in work if other.place in also[each.place])
+        rows.append(Layer(where, seconds, each.operations, each.bytes, share, bound if least else "", roof, others))
     joined = [
         places.get(each.place, each.where)
         for each in work

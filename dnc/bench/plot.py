@@ -90,13 +90,17 @@ def _roofline(axis: Any, layers: Layers) -> None:
     peaks = layers.peaks
     intensity = np.array([row.operations / row.bytes for row in rows])
     speed = np.array([row.operations_per_second for row in rows]) / 1e9
-    span = np.array([min(*intensity, peaks.ridge) / 2, max(*intensity, peaks.ridge) * 2])
-    axis.loglog(
-        [span[0], peaks.ridge, span[1]],
-        np.array([span[0] * peaks.bandwidth, peaks.compute, peaks.compute]) / 1e9,
-        color="black",
-        label=f"{peaks.compute / 1e9:.0f} GFLOP/s, {peaks.bandwidth / 1e9:.0f} GB/s, measured",
-    )
+    axis.set_xscale("log")
+    axis.set_yscale("log")
+    if peaks is not None:
+        span = np.array([min(*intensity, peaks.ridge) / 2, max(*intensity, peaks.ridge) * 2])
+        axis.plot(
+            [span[0], peaks.ridge, span[1]],
+            np.array([span[0] * peaks.bandwidth, peaks.compute, peaks.compute]) / 1e9,
+            color="black",
+            label=f"{peaks.compute / 1e9:.0f} GFLOP/s, {peaks.bandwidth / 1e9:.0f} GB/s, measured",
+        )
+        axis.legend()
     axis.scatter(intensity, speed, s=[2000 * row.share for row in rows], alpha=0.5)
     longest = sorted(range(len(rows)), key=lambda place: -rows[place].seconds)[:_NAMED]
     for place in longest:
@@ -105,4 +109,3 @@ def _roofline(axis: Any, layers: Layers) -> None:
     axis.set_xlabel("operations for each byte")
     axis.set_ylabel("GFLOP/s")
     axis.set_title(f"{layers.engine}: sections of the cfg, area by time", fontsize="medium")
-    axis.legend()

@@ -129,10 +129,12 @@ def _ms(seconds: float) -> str:
 def layers_report(layers: Layers, report: Report) -> None:
     """Adds the layers of an engine."""
     peaks = layers.peaks
-    lines = [
-        f"peaks measured here with {peaks.threads} threads in {peaks.precision}: {peaks.compute / 1e9:.4g} GFLOP/s, "
-        f"{peaks.bandwidth / 1e9:.4g} GB/s; more than that is moved where it stays in the caches"
-    ]
+    lines = []
+    if peaks is not None:
+        lines.append(
+            f"peaks measured here with {peaks.threads} threads in {peaks.precision}: {peaks.compute / 1e9:.4g} "
+            f"GFLOP/s, {peaks.bandwidth / 1e9:.4g} GB/s; more than that is moved where it stays in the caches"
+        )
     if layers.joined:
         lines.append(f"joined with their neighbours: {', '.join(layers.joined)}")
     if abs(layers.between) > _LAYERS_FIT * layers.seconds:
@@ -146,7 +148,7 @@ def layers_table(layers: Layers) -> Table:
     table = Table([Column(title, right=title not in ("layer", "bound by")) for title in titles])
     for row in layers.rows:
         table.add(
-            row.where,
+            " + ".join([row.where, *row.also]),
             f"{row.seconds * 1e6:.1f}",
             f"{row.share:.1%}",
             f"{row.operations / 1e6:.3f}",

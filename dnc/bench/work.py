@@ -6,22 +6,28 @@
                   and the section's weights once; what stays inside is taken to stay in registers or in the cache
 
 A section is found by the names that the graph has from its lowering on: `036_convolutional/Conv`, `layer036`; what
-belongs to none goes by the first part of its name (`decode`, `nms`). model.onnx is read, or OpenVINO's model.xml.
+belongs to none goes by the first part of its name (`decode`, `nms`). model.onnx is read, or OpenVINO's model.xml; of
+other engines, what was written into their model.json when they were compiled.
 """
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dnc.bundle import Bundle
 from dnc.errors import TargetError
 
-__all__ = ["Node", "Work", "place_of", "read_work", "work_of"]
+if TYPE_CHECKING:
+    import onnx
+    import onnx_ir as ir
+
+__all__ = ["Node", "Work", "described_work", "place_of", "read_work", "work_of"]
 
 _MOVES = frozenset(
     [
@@ -82,12 +88,29 @@ def read_work(folder: Path, bundle: Bundle, batch: int = 1) -> list[Work]:
         TargetError: the folder has no model that is known.
     """
     if (folder / "model.xml").exists():
-        nodes, sizes, constants = _read_openvino(folder / "model.xml", bundle, batch)
-    elif (folder / "model.onnx").exists():
-        nodes, sizes, constants = _read_onnx(folder / "model.onnx", bundle, batch)
-    else:
-        raise TargetError(f"the layers of an engine of target {bundle.target} are not known", folder)
-    return work_of(nodes, sizes, constants)
+        return work_of(*_read_openvino(folder / "model.xml", bundle, batch))
+    if (folder / "model.onnx").exists():
+        import onnx
+
+        return work_of(*_read_onnx(onnx.load(str(folder / "model.onnx")), bundle, batch))
+    try:
+        described = json.loads((folder / "model.json").read_text(encoding="utf-8"))["work"]
+        return [Work(each["place"], each["where"], each["operations"], each["bytes"]) for each in described]
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        what = f"the layers of an engine of target {bundle.target} are not known"
+        raise TargetError(what, folder, "build the engine again") from error
+
+
+def described_work(model: ir.Model, bundle: Bundle) -> list[dict[str, Any]]:
+    """What `read_work` finds in the model.json of an engine that keeps no graph, for its batch."""
+    from dnc.graph import small_model
+
+    batch = bundle.batch if isinstance(bundle.batch, int) else 1
+    nodes, sizes, constants = _read_onnx(small_model(model), bundle, batch)
+    found = work_of(nodes, sizes, [*constants, *model.graph.initializers])
+    return [
+        {"place": each.place, "where": each.where, "operations": each.operations, "bytes": each.bytes} for each in found
+    ]
 
 
 def work_of(nodes: Sequence[Node], sizes: Mapping[str, float], constants: Iterable[str] = ()) -> list[Work]:
@@ -164,10 +187,9 @@ def _operations(kind: str, output: float, read: float, per_output: float) -> flo
     return read if kind in _REDUCTIONS else output
 
 
-def _read_onnx(path: Path, bundle: Bundle, batch: int) -> tuple[list[Node], dict[str, float], list[str]]:
+def _read_onnx(model: onnx.ModelProto, bundle: Bundle, batch: int) -> tuple[list[Node], dict[str, float], list[str]]:
     import onnx
 
-    model = onnx.load(str(path))
     graph = model.graph
     for value in graph.input:
         sides = value.type.tensor_type.shape.dim

@@ -6,18 +6,23 @@ function and knows the layout of each; a tensor is turned once, whoever asks for
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Array", "RelaxBuilder", "Tensor", "Value", "integers"]
+__all__ = ["JOINS", "NODES", "Array", "RelaxBuilder", "Tensor", "Value", "integers", "variable_name"]
 
+NODES = "dnc.nodes"
+"""The attribute of a module that has the names of nodes by their numbers."""
 _NHWC = (0, 2, 3, 1)
 _NCHW = (0, 3, 1, 2)
 """The permutations from one layout to the other; the second also says where in (N, H, W, C) each axis stands."""
+
+JOINS = "dnc.joins"
+"""The attribute of a function that says what it is computed with: see `dnc.tvm.joining`."""
 
 Array = npt.NDArray[Any]
 
@@ -29,13 +34,19 @@ class Tensor:
     expr: Any
     """The variable of Relax."""
     shape: tuple[int, ...]
-    """In ONNX's order."""
+    """In ONNX's order; -1 for what is known only when the engine runs."""
     dtype: str
     last: bool = False
     """Whether its channels are the last axis."""
 
 
 Value = Tensor | Array
+
+
+def variable_name(node: int) -> str:
+    """What variables of the node of this number are called. TVM adds numbers to names that come again, and writes them
+    into CUDA's sources."""
+    return f"node{node}_"
 
 
 def integers(value: Value | None) -> list[int]:
@@ -53,20 +64,49 @@ class RelaxBuilder:
         self.relax, self.te, self.tir = relax, te, tirx
         self.op = relax.op
         self.block = relax.BlockBuilder()
+        self.nodes: list[str] = []
+        """Those that were written so far, by name; variables are called after the last: see `dnc.tvm.provenance`."""
         self._turned: dict[Any, Tensor] = {}
         """Tensors in their other layout, by variable."""
 
     def emit(self, expr: Any, last: bool = False) -> Tensor:
         """A variable for an expression, in the layout that is said."""
-        variable = self.block.emit(expr)
+        return self._tensor(self.block.emit(expr, self._hint()), last)
+
+    def compute(
+        self,
+        function: Callable[..., Any],
+        *arguments: Any,
+        last: bool = False,
+        name: str = "",
+        attributes: Mapping[str, Any] | None = None,
+    ) -> Tensor:
+        """The same for a tensor expression, as a function with a name and attributes."""
+        variable = self.block.emit_te(
+            function, *arguments, primfunc_name_hint=name or None, primfunc_attrs=attributes, name_hint=self._hint()
+        )
         return self._tensor(variable, last)
 
-    def compute(self, function: Callable[..., Any], *arguments: Any, last: bool = False, name: str = "") -> Tensor:
-        """The same for a tensor expression."""
-        return self._tensor(self.block.emit_te(function, *arguments, primfunc_name_hint=name or None), last)
+    def call(self, function: Any, arguments: Sequence[Tensor], name: str) -> Tensor:
+        """The array that a function of loops writes: its last parameter."""
+        result = function.params[-1]
+        kind = self.relax.TensorType(list(result.shape), str(result.dtype))
+        variable = self.block.add_func(function, name)
+        given = self.relax.Tuple([argument.expr for argument in arguments])
+        return self.emit(self.relax.call_tir(variable, given, kind))
+
+    def size(self, count: Tensor, name: str) -> Any:
+        """A number (1,) int64 as a size of arrays, known when the engine runs."""
+        size = self.tir.Var(name, "int64")
+        shape = self.block.emit(self.op.tensor_to_shape(count.expr), self._hint())
+        self.block.match_cast(shape, self.relax.ShapeType([size]), self._hint())
+        return size
+
+    def _hint(self) -> str:
+        return variable_name(len(self.nodes) - 1)
 
     def _tensor(self, variable: Any, last: bool) -> Tensor:
-        held = tuple(int(side) for side in variable.ty.shape)
+        held = tuple(int(side) if isinstance(side, self.tir.IntImm) else -1 for side in variable.ty.shape)
         shape = tuple(held[axis] for axis in _NCHW) if last else held
         return Tensor(variable, shape, str(variable.ty.dtype), last)
 

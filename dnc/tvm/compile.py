@@ -23,7 +23,7 @@ from dnc.errors import TargetError, close_match
 from dnc.tvm.functions import lowered
 from dnc.tvm.processor import architecture, extensions
 
-__all__ = ["Machine", "build", "find_linker", "fused", "import_tvm", "link_with", "machine_for"]
+__all__ = ["Built", "Machine", "build", "find_linker", "fused", "import_tvm", "link_with", "machine_for"]
 
 _LINKERS = {"aarch64": "aarch64-linux-gnu-g++", "arm": "arm-linux-gnueabihf-g++", "riscv64": "riscv64-linux-gnu-g++"}
 _PACKAGES = {
@@ -59,6 +59,16 @@ class Machine:
     def is_host(self) -> bool:
         """Whether it is this machine's architecture."""
         return self.architecture == architecture()
+
+
+@dataclass(frozen=True)
+class Built:
+    """What there is to say of a library."""
+
+    rules: Mapping[str, int]
+    """How many functions each rule of `dnc.tvm.schedules` wrote; "" those that none did."""
+    kernels: Sequence[tuple[str, str]]
+    """See `dnc.tvm.provenance.kernels_of`."""
 
 
 def import_tvm() -> tuple[ModuleType, ModuleType]:
@@ -149,7 +159,8 @@ def build(
     linker: str,
     path: Path,
     chosen: Mapping[str, Any] | None = None,
-) -> Mapping[str, int]:
+    progress: Callable[[str], None] = lambda _: None,
+) -> Built:
     """Writes the shared library of the Relax module that `emit` makes, of which nothing is kept meanwhile.
 
     Args:
@@ -158,9 +169,7 @@ def build(
         linker: a C++ compiler.
         path: the library.
         chosen: functions that are written in another way than usual (`dnc.tvm.schedules.apply`).
-
-    Returns:
-        How many functions each rule of `dnc.tvm.schedules` wrote; "" those that none did.
+        progress: is told what happens now.
 
     Raises:
         TargetError: TVM or the linker fails.
@@ -168,17 +177,21 @@ def build(
     import tvm
 
     from dnc.tvm import schedules
+    from dnc.tvm.provenance import kernels_of
 
     try:
         with machine.target, tvm.transform.PassContext(opt_level=3):
+            progress("scheduling")
             module = schedules.apply(fused(emit()), machine.target, chosen)
             functions = [name for name, function in module.functions_items() if isinstance(function, tvm.tirx.PrimFunc)]
-            rules = schedules.report(module)
+            rules, kernels = schedules.report(module), kernels_of(module)
+            progress("compiling the kernels")
             with lowered():
                 executable = tvm.compile(module, machine.target)
         del module
+        progress("linking")
         executable.export_library(str(path), fcompile=link_with(linker, machine))
-        return Counter(rules.get(name.name_hint, "") for name in functions)
+        return Built(Counter(rules.get(name.name_hint, "") for name in functions), kernels)
     except subprocess.CalledProcessError as error:
         raise TargetError(f"{linker} cannot link: {error.stderr.strip()}", path) from error
     except (RuntimeError, ValueError, TypeError, AttributeError) as error:
@@ -188,19 +201,18 @@ def build(
 
 
 def fused(module: Any) -> Any:
-    """The Relax module as functions of loops, each with what works element by element after it."""
+    """The Relax module as functions of loops, each with what works element by element after it; `dnc.tvm.provenance`
+    knows what they compute."""
     import tvm
     from tvm import relax
 
+    from dnc.tvm.joining import annotated, joined
+    from dnc.tvm.provenance import noted
+
     passes = relax.transform
-    steps = [
-        passes.LegalizeOps(),
-        passes.AnnotateTIROpPattern(),
-        passes.FoldConstant(),
-        passes.FuseOps(),
-        passes.FuseTIR(),
-    ]
-    return tvm.transform.Sequential(steps)(module)
+    steps = [passes.LegalizeOps(), passes.AnnotateTIROpPattern(), passes.FoldConstant()]
+    loops = annotated(tvm.transform.Sequential(steps)(module))
+    return passes.FuseTIR()(noted(loops, joined(passes.FuseOps()(loops))))
 
 
 def link_with(linker: str, machine: Machine) -> Any:

@@ -6,13 +6,15 @@ read; those along an axis count it in that layout; only what rearranges elements
 input in ONNX's order, through a transposition that is made once for each value. There is none between convolutions, and
 nothing that cannot be laid out so. Weights are stored (H, W, I, O).
 
+8-bit numbers are `dnc.tvm.integers`, convolutions in bfloat16 `dnc.tvm.halves`.
+
 What depends on weights and shapes alone is computed here, by ONNX's own reference.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
@@ -23,9 +25,14 @@ from dnc.errors import TargetError
 from dnc.graph import OPSET, where_of
 from dnc.passes.base import constant_array
 from dnc.preprocess import Preprocessing
-from dnc.tvm.builder import Array, RelaxBuilder, Tensor, Value
+from dnc.tvm import halves
+from dnc.tvm.builder import NODES, Array, RelaxBuilder, Tensor, Value
+from dnc.tvm.integers import QUANTIZING, Dequantized, Held, integers_of, real
 from dnc.tvm.operators import OPERATORS, unsuitable
-from dnc.tvm.pixels import pixel_functions
+from dnc.tvm.pixels import preprocessed
+
+if TYPE_CHECKING:
+    from dnc.tvm.suppression import Suppression
 
 __all__ = ["emit", "shared_outputs", "unsupported"]
 
@@ -38,17 +45,25 @@ _PIXELS, _NMS = "preprocessing/", "nms/"
 class _Emitter:
     """Translates one graph. `_values` has what was translated so far, by name."""
 
-    def __init__(self) -> None:
+    def __init__(self, signed: bool, halves: Collection[ir.Node]) -> None:
         self._b = RelaxBuilder()
-        self._values: dict[str, Value] = {}
+        self._values: dict[str, Value | Dequantized] = {}
+        self._reals: dict[str, Value] = {}
+        self._shift = 128 if signed else 0
+        self._halves = halves
+        self._rounded: dict[str, Tensor] = {}
 
     def module(self, graph: ir.Graph, preprocessing: Preprocessing | None) -> Any:
         """The module whose `main` takes the graph's inputs and gives a tuple of its outputs."""
         inputs = [self._input(value) for value in graph.inputs]
         with self._b.block.function(MAIN, inputs):
             with self._b.block.dataflow():
+                suppression = _suppression(graph)
                 for node in graph:
-                    if not _is_pixels(node):
+                    if suppression is not None and node in suppression.nodes:
+                        if node is suppression.detections.producer():
+                            self._suppress(suppression)
+                    elif not _is_pixels(node):
                         self._node(node)
                     elif any(not _is_pixels(user) for user, _ in node.outputs[0].uses()):
                         assert preprocessing is not None
@@ -57,7 +72,7 @@ class _Emitter:
                 outputs = [self._output(value) for value in graph.outputs]
                 result = self._b.block.emit_output(self._b.relax.Tuple(outputs))
             self._b.block.emit_func_output(result)
-        return self._b.block.finalize()
+        return self._b.block.finalize().with_attr(NODES, self._b.nodes)
 
     def _input(self, value: ir.Value) -> Any:
         assert value.shape is not None
@@ -72,40 +87,85 @@ class _Emitter:
     def _pixels(self, preprocessing: Preprocessing, scale: Array, shift: Array) -> Tensor:
         image = self._values["input"]
         assert isinstance(image, Tensor)
-        columns, rows, pixels = pixel_functions(preprocessing)
-        across = self._b.compute(columns, image.expr, name="columns")
-        down = self._b.compute(rows, image.expr, name="rows")
-        result = self._b.compute(pixels, image.expr, across.expr, down.expr, last=True, name="pixels")
+        self._b.nodes.append(_PIXELS)
+        result = preprocessed(self._b, preprocessing, image.expr)
         for operator, numbers, neutral in (("multiply", scale, 1), ("add", shift, 0)):
             if (numbers != neutral).any():
                 (x, y), _ = self._b.broadcast([result, numbers])
                 result = self._b.emit(getattr(self._b.op, operator)(x, y), last=True)
         return result
 
+    def _suppress(self, found: Suppression) -> None:
+        from dnc.tvm.suppression import suppressed
+
+        self._b.nodes.append(_NMS)
+        given = [self._b.tensor_of(self._value(value)) for value in found.inputs]
+        self._values[found.detections.name or ""] = suppressed(self._b, given, found.exponent)
+
     def _node(self, node: ir.Node) -> None:
-        inputs = [None if value is None else self._value(value) for value in node.inputs]
-        if node.op_type == "Shape":
-            results: Sequence[Value] = [np.array(inputs[0].shape, np.int64)]  # type: ignore[union-attr]
-        elif all(not isinstance(value, Tensor) for value in inputs):
-            results = _evaluate(node, inputs)
-        else:
-            found = OPERATORS[node.op_type](self._b, node, inputs)
-            results = found if isinstance(found, list) else [found]
-        for value, result in zip(node.outputs, results, strict=True):
+        self._b.nodes.append(node.name or "")
+        held = [None if value is None else self._held(value) for value in node.inputs]
+        for value, result in zip(node.outputs, self._results(node, held), strict=True):
             self._values[value.name or ""] = result
 
-    def _value(self, value: ir.Value) -> Value:
+    def _results(self, node: ir.Node, held: Sequence[Held]) -> Sequence[Value | Dequantized]:
+        found = integers_of(self._b, node, held, self._shift)
+        if found is not None:
+            return found
+        inputs = [None if value is None else self._value(value) for value in node.inputs]
+        if node in self._halves and isinstance(inputs[0], Tensor):
+            return [halves.convolution(self._b, node, self._half(node, inputs[0]), inputs)]
+        if node.op_type == "Shape":
+            return [np.array(inputs[0].shape, np.int64)]  # type: ignore[union-attr]
+        if all(not isinstance(value, Tensor) for value in inputs):
+            return _evaluate(node, inputs)
+        results = OPERATORS[node.op_type](self._b, node, inputs)
+        return results if isinstance(results, list) else [results]
+
+    def _held(self, value: ir.Value) -> Value | Dequantized:
         # Weights are computed when they are asked for, and not kept.
         tensor = constant_array(value)
         return self._values[value.name or ""] if tensor is None else tensor.numpy()
 
+    def _value(self, value: ir.Value) -> Value:
+        """In real numbers, which are computed once."""
+        held = self._held(value)
+        if not isinstance(held, Dequantized):
+            return held
+        name = value.name or ""
+        if name not in self._reals:
+            self._reals[name] = real(self._b, held)
+        return self._reals[name]
+
+    def _half(self, node: ir.Node, data: Tensor) -> Tensor:
+        """What a node reads, in bfloat16, which is computed once."""
+        value = node.inputs[0]
+        name = "" if value is None else value.name or ""
+        if name not in self._rounded:
+            self._rounded[name] = halves.rounded(self._b, data)
+        return self._rounded[name]
+
     def _output(self, value: ir.Value) -> Any:
-        found = self._value(value)
+        found, node = self._value(value), value.producer()
+        self._b.nodes.append("" if node is None else node.name or "")
         return self._b.relax.const(found) if isinstance(found, np.ndarray) else self._b.first(found).expr
 
 
 def _is_pixels(node: ir.Node) -> bool:
     return (node.name or "").startswith(_PIXELS)
+
+
+def _suppression(graph: ir.Graph) -> Suppression | None:
+    nodes = [node for node in graph if _is_nms(node)]
+    if not nodes:
+        return None
+    from dnc.tvm.suppression import find_suppression
+
+    return find_suppression(nodes)
+
+
+def _is_nms(node: ir.Node) -> bool:
+    return (node.name or "").startswith(_NMS)
 
 
 def _what_passes_did(graph: ir.Graph, last: ir.Node, preprocessing: Preprocessing) -> tuple[Array, Array]:
@@ -151,12 +211,18 @@ def _evaluate(node: ir.Node, inputs: Sequence[Any]) -> list[Array]:
     return [np.asarray(value) for value in runner.run(None, feeds)]
 
 
-def emit(model: ir.Model, preprocessing: Preprocessing | None = None) -> Any:
+def emit(
+    model: ir.Model, preprocessing: Preprocessing | None = None, *, signed: bool = False, bfloat16: bool = False
+) -> Any:
     """The tvm.IRModule of a model in which `unsupported` finds nothing. The model stays as it is.
 
-    `preprocessing` is what a model that takes pixels does first.
+    Args:
+        model: the model.
+        preprocessing: what a model that takes pixels does first.
+        signed: 8-bit numbers are held as signed ones: see `dnc.tvm.integers`.
+        bfloat16: convolutions multiply in it where that pays: see `dnc.tvm.halves`.
     """
-    return _Emitter().module(model.graph, preprocessing)
+    return _Emitter(signed, halves.convolutions(model.graph) if bfloat16 else ()).module(model.graph, preprocessing)
 
 
 def shared_outputs(model: ir.Model) -> list[str]:
@@ -175,8 +241,8 @@ def shared_outputs(model: ir.Model) -> list[str]:
     ]
 
 
-def unsupported(model: ir.Model) -> list[str]:
-    """Everything that cannot be compiled, each with its place in the cfg."""
+def unsupported(model: ir.Model, gpu: bool = False) -> list[str]:
+    """Everything that cannot be compiled, for CPUs or GPUs, each with its place in the cfg."""
     found: dict[str, None] = {}
     for value in model.graph.inputs:
         sides = list(value.shape or ())
@@ -185,15 +251,15 @@ def unsupported(model: ir.Model) -> list[str]:
             found[f"input {value.name}: its shape ({shape}) is not fixed: --batch 1 fixes it"] = None
     known = {value for value in model.graph.initializers.values() if constant_array(value) is not None}
     for node in model.graph:
-        name = node.name or ""
-        if name.startswith(_NMS):
-            found["boxes are suppressed on the host: use --decode graph or host"] = None
-        elif _is_pixels(node):
-            if node.op_type == "MatMul":
+        if _is_pixels(node):
+            if gpu and node.op_type == "MatMul":
                 found["bicubic interpolation is done on the host: leave --input u8 out"] = None
+        elif _is_nms(node):
+            if gpu:
+                found["boxes are suppressed one after the other, on the host: use --decode graph or host"] = None
         elif node.op_type == "Shape" or all(value is None or value in known for value in node.inputs):
             known.update(node.outputs)
-        elif node.domain or node.op_type not in OPERATORS:
+        elif node.domain or node.op_type not in (*OPERATORS, *QUANTIZING):
             found[f"{where_of(node)}: {node.op_type}: dnc does not write it for TVM"] = None
         elif why := unsuitable(node, known):
             found[f"{where_of(node)}: {node.op_type}: {why}"] = None

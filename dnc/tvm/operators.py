@@ -268,10 +268,10 @@ def _matmul(b: RelaxBuilder, node: ir.Node, inputs: Inputs) -> Tensor:
 def _softmax(b: RelaxBuilder, node: ir.Node, inputs: Inputs) -> Tensor:
     x = b.tensor_of(inputs[0])
     axis, op = b.axis(x, attribute(node, "axis", -1)), b.op
-    top = b.block.emit(op.max(x.expr, axis=axis, keepdims=True))
-    power = b.block.emit(op.exp(op.subtract(x.expr, top)))
-    total = b.block.emit(op.sum(power, axis=axis, keepdims=True))
-    return b.emit(op.divide(power, total), x.last)
+    top = b.emit(op.max(x.expr, axis=axis, keepdims=True), x.last)
+    power = b.emit(op.exp(op.subtract(x.expr, top.expr)), x.last)
+    total = b.emit(op.sum(power.expr, axis=axis, keepdims=True), x.last)
+    return b.emit(op.divide(power.expr, total.expr), x.last)
 
 
 @_operator("ReduceMax", "ReduceMean", "ReduceSum")
@@ -379,10 +379,12 @@ _CONSTANTS = {
     "BatchNormalization": (1, 2, 3, 4),
     "Conv": (1, 2),
     "ConvTranspose": (1, 2),
+    "DequantizeLinear": (1, 2),
     "Expand": (1,),
     "Gather": (1,),
     "Gemm": (1,),
     "Pad": (1, 2),
+    "QuantizeLinear": (1, 2),
     "ReduceSum": (1,),
     "Reshape": (1,),
     "Resize": (2,),
@@ -398,6 +400,10 @@ def unsuitable(node: ir.Node, known: Collection[ir.Value]) -> str:
         value = node.inputs[place] if place < len(node.inputs) else None
         if value is not None and value not in known:
             return f"its input {place} is computed, it must be constant"
+    if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+        scale, zero = (constant_array(value) for value in (*node.inputs, None)[1:3])
+        if scale is None or scale.size != 1 or zero is None or zero.size != 1 or zero.dtype != ir.DataType.UINT8:
+            return "only one scale and one zero of uint8 are known here"
     if attribute(node, "auto_pad", "NOTSET") not in ("NOTSET", "VALID") or attribute(node, "ceil_mode", 0):
         return "its padding must be given in numbers"
     if node.op_type in ("MaxPool", "AveragePool") and set(attribute(node, "dilations", [1])) != {1}:

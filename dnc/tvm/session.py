@@ -19,8 +19,9 @@ import json
 import os
 import threading
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import ModuleType
@@ -32,6 +33,7 @@ import numpy.typing as npt
 from dnc.errors import TargetError
 from dnc.targets.base import Session
 from dnc.timing import processors
+from dnc.tvm.instrument import measured
 from dnc.tvm.processor import architecture, missing_extensions
 
 __all__ = [
@@ -141,6 +143,7 @@ class TvmSession(Session):
             self._inputs = {each["name"]: np.dtype(each["dtype"]) for each in about["inputs"]}
             self._shared = [each["name"] in about["shared"] for each in about["outputs"]]
             versions = dict(about["versions"])
+            self._kernels = about.get("kernels", ())
         except (OSError, ValueError, LookupError, TypeError) as error:
             raise TargetError(f"cannot read {ABOUT}: {error}", folder, _AGAIN) from error
         if machine != architecture():
@@ -161,14 +164,7 @@ class TvmSession(Session):
 
     def run(self, inputs: Mapping[str, npt.NDArray[Any]]) -> list[npt.NDArray[Any]]:
         """Runs on whichever of the session's threads is free."""
-        if inputs.keys() != self._inputs.keys():
-            raise TargetError(f"TVM failed: the inputs are {', '.join(self._inputs)}, not {', '.join(inputs)}")
-        arrays = []
-        for name, dtype in self._inputs.items():
-            array = inputs[name]
-            if not isinstance(array, np.ndarray) or array.dtype != dtype:
-                raise TargetError(f"TVM failed: input {name} is no array of {dtype}")
-            arrays.append(_aligned(array))
+        arrays = self._arrays(inputs)
         if self._owner != os.getpid():
             self._owner, self._free = os.getpid(), deque()
         try:
@@ -179,6 +175,22 @@ class TvmSession(Session):
         # One that failed, or whose caller was interrupted, is not used again.
         self._free.append(worker)
         return [np.array(y) if shared else y for y, shared in zip(outputs, self._shared, strict=True)]
+
+    def profile(self, inputs: Mapping[str, npt.NDArray[Any]], runs: int) -> list[tuple[str, float]]:
+        """Each kernel by itself, in a thread of its own: see `dnc.tvm.instrument`."""
+        return _Worker(self._ffi, self._path, self._threads).profile(self._arrays(inputs), runs, self._kernels)
+
+    def _arrays(self, inputs: Mapping[str, npt.NDArray[Any]]) -> list[npt.NDArray[Any]]:
+        """The inputs in the model's order, as TVM can read them."""
+        if inputs.keys() != self._inputs.keys():
+            raise TargetError(f"TVM failed: the inputs are {', '.join(self._inputs)}, not {', '.join(inputs)}")
+        arrays = []
+        for name, dtype in self._inputs.items():
+            array = inputs[name]
+            if not isinstance(array, np.ndarray) or array.dtype != dtype:
+                raise TargetError(f"TVM failed: input {name} is no array of {dtype}")
+            arrays.append(_aligned(array))
+        return arrays
 
 
 def _aligned(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -216,6 +228,13 @@ class _Worker:
     def run(self, arrays: list[npt.NDArray[Any]]) -> list[npt.NDArray[Any]]:
         """The outputs, which are memory of their own."""
         return self._thread.submit(self._run, arrays).result()
+
+    def profile(
+        self, arrays: list[npt.NDArray[Any]], runs: int, kernels: Sequence[Sequence[str]]
+    ) -> list[tuple[str, float]]:
+        """See `dnc.tvm.instrument`; it does not run fast any more afterwards."""
+        task = partial(measured, self._ffi, self._machine, partial(self._run, arrays), runs, kernels)
+        return self._thread.submit(task).result()
 
     def _run(self, arrays: list[npt.NDArray[Any]]) -> list[npt.NDArray[Any]]:
         try:

@@ -9,11 +9,12 @@ import pytest
 import dnc
 from dnc.bench.layers import Layers, attribute, profile
 from dnc.bench.peaks import Peaks, bandwidth, compute
+from dnc.bench.report import Report, layers_report
 from dnc.bench.subject import Subject
-from dnc.bench.work import Work
+from dnc.bench.work import Work, place_of
 from dnc.errors import TargetError
 from dnc.network import Network
-from dnc.targets import Session
+from dnc.targets import Session, targets
 from dnc.targets.onnx import Onnx
 from dnc.targets.openvino import Openvino
 from tests.conftest import _write
@@ -50,6 +51,25 @@ def test_nodes_are_added_up() -> None:
     assert first.share == pytest.approx(0.4)
 
 
+def test_peaks_that_are_not_known() -> None:
+    """As a GPU's: times stay, roofs are left out."""
+    layers = attribute("e", WORK, [(0.010, [("000_convolutional/Conv", 0.008)])], None, {})
+    (row,) = layers.rows
+    assert row.seconds == pytest.approx(0.008)
+    assert (row.bound, row.roof) == ("", 0.0)
+    report = Report()
+    layers_report(layers, report)
+    assert "peaks" not in report.markdown()
+
+
+def test_what_is_computed_together() -> None:
+    """The first section has the time and names the others; a word behind a blank is where a node belongs, not more."""
+    nodes = [("001_shortcut/Add+000_convolutional/Conv", 0.005), ("000_convolutional/Conv layer002", 0.003)]
+    layers = attribute("e", WORK, [(0.010, nodes)], PEAKS, {})
+    assert [(row.where, row.also) for row in layers.rows] == [(WORK[0].where, ()), (WORK[1].where, ("#0",))]
+    assert [row.seconds for row in layers.rows] == pytest.approx([0.003, 0.005])
+
+
 def test_disturbed_chunks_do_not_count() -> None:
     quiet = (0.010, [("layer000", 0.008)])
     busy = (0.030, [("layer000", 0.090)])
@@ -59,10 +79,11 @@ def test_disturbed_chunks_do_not_count() -> None:
     assert attribute("e", WORK, [(0.006, [("layer000", 0.008)])], PEAKS, {}).between == pytest.approx(-0.002)
 
 
-@pytest.mark.parametrize("target", ["onnx", "openvino"])
+@pytest.mark.parametrize("target", ["onnx", "openvino", "tvm"])
 def test_an_engine_tells(target: str, tmp_path: Path) -> None:
     """Every section that computes has a row or is joined with one; both know the cfg's lines if they are told."""
-    pytest.importorskip("openvino" if target == "openvino" else "onnxruntime")
+    if targets[target]().missing():
+        pytest.skip(f"needs {targets[target]().missing()}")
     cfg = _write(tmp_path, "tiny", TINY)
     dnc.compile(cfg, target=target, out=tmp_path / "e", verify=False)
     subject = Subject("tiny", tmp_path / "e", 1)
@@ -74,6 +95,18 @@ def test_an_engine_tells(target: str, tmp_path: Path) -> None:
     places = {f"#{layer.index}": layer.where.short for layer in Network.load(cfg).layers}
     known = profile(subject, places, measured=PEAKS)
     assert known.rows[0].where == "tiny.cfg:6 [convolutional] #0"
+
+
+def test_all_steps_of_tvm(tmp_path: Path) -> None:
+    """Pixels and suppression too, whose sizes are known when they run."""
+    if targets["tvm"]().missing():
+        pytest.skip(f"needs {targets['tvm']().missing()}")
+    cfg = _write(tmp_path, "tiny", TINY)
+    dnc.compile(cfg, target="tvm", out=tmp_path / "e", verify=False, decode="graph+nms", input="u8")
+    subject = Subject("tiny", tmp_path / "e", 1)
+    names = [name for name, _ in subject.session().profile(subject.feeds, 3)]
+    assert [names[0], *names[-3:]] == ["preprocessing/", "nms/", "nms/", "nms/"]
+    assert {"#0", "#1", "#2"} <= {place_of(node) for name in names for node in name.split("+")}
 
 
 def test_an_engine_that_does_not_tell(engines: Path, monkeypatch: pytest.MonkeyPatch) -> None:

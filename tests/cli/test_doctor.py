@@ -17,23 +17,28 @@ Command = Callable[..., Result]
 @pytest.fixture(autouse=True)
 def _few(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "targets", {"onnx": targets["onnx"], "cuda": targets["cuda"]})
-    monkeypatch.setattr(targets["cuda"], "missing", lambda _: "onnxruntime-gpu")
+    monkeypatch.setattr(targets["cuda"], "missing", lambda _: "what it needs")
 
 
 def test_text(command: Command) -> None:
     result = command("doctor")
     assert (result.code, result.err) == (0, "")
-    lines = {line.split()[0]: line for line in result.out.splitlines() if line}
+    lines = {line.split("  ")[0]: line for line in result.out.splitlines() if line}
     assert lines["onnx"].split()[:3] == ["onnx", "works", "CPU"]
     assert 'pip install "darknet-compiler[cuda]"' in lines["cuda"]
-    assert "cache" in lines
+    assert 'pip install "darknet-compiler[cuda-tvm]"' in lines["cuda by tvm"]
+    assert "\ncache " in result.out
 
 
 def test_json(command: Command) -> None:
     result = command("doctor", "--json", "--seconds", "60")
     assert result.code == 0
     found = json.loads(result.out)
-    assert {each["target"]: each["state"] for each in found["targets"]} == {"onnx": "works", "cuda": "missing"}
+    assert {each["target"]: each["state"] for each in found["targets"]} == {
+        "onnx": "works",
+        "cuda": "missing",
+        "cuda by tvm": "missing",
+    }
 
 
 def test_time_limit(command: Command) -> None:

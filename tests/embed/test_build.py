@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import re
 import shutil
 import subprocess
@@ -15,6 +16,7 @@ import pytest
 import dnc
 from dnc.cli import embed
 from dnc.network import Network
+from dnc.targets import targets
 from dnc.weights import write_weights
 from tests.embed import test_bundle, test_decode, test_preprocess
 from tests.embed.conftest import Folder
@@ -27,16 +29,30 @@ EXAMPLE = ROOT / "examples" / "cpp" / "detect.cpp"
 
 
 @pytest.fixture(scope="module")
-def engine(tmp_path_factory: pytest.TempPathFactory) -> dnc.Engine:
+def cfg(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two classes with names."""
-    pytest.importorskip("openvino", exc_type=ImportError)
     cfg = tmp_path_factory.mktemp("network") / "net.cfg"
     cfg.write_text(TINY)
     cfg.with_suffix(".names").write_text("cat\ndog\n")
     network = Network.load(cfg).with_random_weights(3)
     with cfg.with_suffix(".weights").open("wb") as file:
         write_weights(file, network.layers, network.arrays)
+    return cfg
+
+
+@pytest.fixture(scope="module")
+def engine(cfg: Path) -> dnc.Engine:
+    pytest.importorskip("openvino", exc_type=ImportError)
     return dnc.compile(cfg, target="openvino", out=cfg.with_name("e"))
+
+
+@pytest.fixture(scope="module")
+def tvm_engine(cfg: Path) -> dnc.Engine:
+    """Of target tvm, in instructions that valgrind knows, and with an output that has another size for each image."""
+    if targets["tvm"]().missing():
+        pytest.skip("tvm is not installed")
+    old = {"mcpu": "x86-64-v2"} if platform.machine() == "x86_64" else {}
+    return dnc.compile(cfg, target="tvm", out=cfg.with_name("t"), decode="graph+nms", options=old, verify=False)
 
 
 @pytest.fixture
@@ -137,7 +153,11 @@ def exercise(library_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 def test_threads_of_cpp(exercise: Path, engine: dnc.Engine) -> None:
     """Eight threads on one engine, with every call of dnc.hpp."""
-    assert run([exercise, engine.folder, 20]) == "same 2\n"
+    assert run([exercise, engine.folder, 20, "latency"]) == "same 2\n"
+
+
+def test_threads_of_cpp_on_tvm(exercise: Path, tvm_engine: dnc.Engine) -> None:
+    assert run([exercise, tvm_engine.folder, 20]) == "same 2\n"
 
 
 @pytest.mark.slow
@@ -174,14 +194,21 @@ target_link_libraries(detect PRIVATE dnc::runtime)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("shared", ["ON", "OFF"])
-def test_cmake(shared: str, compiler: None, engine: dnc.Engine, image: Pixels, tmp_path: Path) -> None:
-    """Built, installed, and found by another project; without a warning."""
+@pytest.mark.parametrize(
+    ("shared", "back_end"), [("ON", "openvino"), ("OFF", "openvino"), ("ON", "tvm"), ("OFF", "tvm")]
+)
+def test_cmake(
+    shared: str, back_end: str, compiler: None, image: Pixels, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """Built, installed, and found by another project, without a warning: with all back ends, and with tvm alone."""
     if shutil.which("cmake") is None:
         pytest.skip("there is no cmake")
-    prefix = ";".join(str(library.cmake) for library in embed._libraries())
+    engine: dnc.Engine = request.getfixturevalue("engine" if back_end == "openvino" else "tvm_engine")
+    libraries = [library for library in embed._libraries() if back_end in ("openvino", library.target)]
+    prefix = ";".join(str(library.cmake) for library in libraries)
     options = ["-DCMAKE_BUILD_TYPE=Release", f"-DBUILD_SHARED_LIBS={shared}", f"-DCMAKE_CXX_FLAGS={' '.join(WARNINGS)}"]
-    run(["cmake", "-S", EMBED, "-B", tmp_path / "build", *options, f"-DCMAKE_PREFIX_PATH={prefix}"])
+    configured = run(["cmake", "-S", EMBED, "-B", tmp_path / "build", *options, f"-DCMAKE_PREFIX_PATH={prefix}"])
+    assert f"back ends: {';'.join(library.target for library in libraries)}\n" in configured
     run(["cmake", "--build", tmp_path / "build", "--parallel", "2"])
     run(["cmake", "--install", tmp_path / "build", "--prefix", tmp_path / "installed"])
     installed = {path.name for path in (tmp_path / "installed").rglob("*") if not path.is_dir()}
@@ -214,10 +241,12 @@ SUPPRESSIONS = """{
 
 
 @pytest.mark.slow
-def test_valgrind(exercise: Path, engine: dnc.Engine, tmp_path: Path) -> None:
+@pytest.mark.parametrize("back_end", ["openvino", "tvm"])
+def test_valgrind(exercise: Path, back_end: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     """No leak of ours, and no access to what is not ours, with eight threads."""
     if shutil.which("valgrind") is None:
         pytest.skip("there is no valgrind")
+    engine: dnc.Engine = request.getfixturevalue("engine" if back_end == "openvino" else "tvm_engine")
     (tmp_path / "suppressions").write_text(SUPPRESSIONS)
     options = [
         "--leak-check=full",
@@ -225,10 +254,24 @@ def test_valgrind(exercise: Path, engine: dnc.Engine, tmp_path: Path) -> None:
         "--error-exitcode=99",
         "--errors-for-leak-kinds=definite,possible",
     ]
-    command = ["valgrind", *options, f"--suppressions={tmp_path / 'suppressions'}", exercise, engine.folder, 2]
+    hint = ["latency"] if back_end == "openvino" else []
+    command = ["valgrind", *options, f"--suppressions={tmp_path / 'suppressions'}", exercise, engine.folder, 2, *hint]
     result = subprocess.run(list(map(str, command)), capture_output=True, text=True)
     assert (result.returncode, result.stdout) == (0, "same 2\n"), result.stderr
     assert "ERROR SUMMARY: 0 errors" in result.stderr
+
+
+@pytest.mark.slow
+def test_thread_sanitizer(tvm_engine: dnc.Engine, tmp_path: Path) -> None:
+    """No data race of ours with eight threads; TVM's own libraries are not looked into."""
+    if run(["sh", "-c", "command -v setarch || true"]) == "":
+        pytest.skip("the sanitizer wants addresses that are not random: there is no setarch")
+    libraries = [library for library in embed._libraries() if library.target == "tvm"]
+    flags = [*embed._flags(EMBED, libraries), "-std=c++17", "-g", "-fsanitize=thread"]
+    program = tmp_path / "exercise"
+    run(["g++", Path(__file__).with_name("exercise.cpp"), *flags, "-o", program])
+    result = subprocess.run(["setarch", "-R", program, tvm_engine.folder, "10"], capture_output=True, text=True)
+    assert (result.returncode, result.stdout, result.stderr) == (0, "same 2\n", "")
 
 
 @pytest.fixture(scope="module")

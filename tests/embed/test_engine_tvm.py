@@ -36,10 +36,11 @@ def compiled(write: Write, name: str, **options: object) -> dnc.Engine:
     return dnc.compile(cfg, target="tvm", out=cfg.with_name("e"), verify=False, **options)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("options", [{}, {"input": "u8"}, {"decode": "graph"}], ids=str)
+@pytest.mark.parametrize("options", [{}, {"input": "u8"}, {"decode": "graph"}, {"decode": "graph+nms"}], ids=str)
 def test_boxes(lib: c.CDLL, write: Write, options: dict[str, object]) -> None:
     engine = compiled(write, "yolo", **options)
     assert hold(lib, engine, IMAGES, confidence=0.2) > 0
+    assert hold(lib, engine, IMAGES, confidence=1e6) == 0
 
 
 def test_arrays_and_threads(lib: c.CDLL, write: Write) -> None:

@@ -24,6 +24,7 @@ from tests.networks import NETWORKS
 R = np.random.default_rng(0)
 INPUTS = Recipe(frozenset({"Conv", "Gemm", "Concat"}) | MOVES, tied=True, first_limit=63)
 OUTPUTS = Recipe(frozenset({"Conv", "Gemm", "Add", "LeakyRelu", "Concat", "Mul"}) | MOVES, outputs=True, biases=True)
+DENSE = Recipe(INPUTS.operators, tied=True, dense=True)
 WEIGHTS = {
     "w": R.normal(0, 1, (4, 3, 1, 1)),
     "b": R.normal(0, 1, 4),
@@ -88,7 +89,7 @@ BODIES = {
 }
 
 
-@pytest.mark.parametrize("recipe", [INPUTS, OUTPUTS], ids=["inputs", "outputs"])
+@pytest.mark.parametrize("recipe", [INPUTS, OUTPUTS, DENSE], ids=["inputs", "outputs", "dense"])
 @pytest.mark.parametrize("name", BODIES)
 def test_applies(name: str, recipe: Recipe) -> None:
     """Two or three roundings, each by up to 1/510 of a tensor's range, which is a few deviations wide: some percent.
@@ -202,6 +203,27 @@ def test_pools_are_reached_through() -> None:
     assert before is not None
     assert before.op_type == "DequantizeLinear"
     assert [use.node.op_type for use in pool.outputs[0].uses()] == ["Conv"]
+
+
+def test_what_moves_numbers_for_float32_does_not_round_them() -> None:
+    """With a dense recipe: a pool before a depthwise convolution."""
+    pool = "p = MaxPool <kernel_shape=[2,2]> (layer000)"
+    depthwise = f"layer000 = Conv(input, w, b)  {pool}  layer001 = Conv <group=4> (p, d)"
+    built = build(f"{depthwise}  last = Conv(layer001, v)  {HEAD}")
+    log = Quantize(calibrated(built), DENSE).rewrite(built)
+    assert log.count == 2
+    assert [note.text for note in log.refused][:2] == ["it is read in float32", "it has several groups"]
+    assert [node.op_type for node in built.graph].count("QuantizeLinear") == 2
+
+
+def test_what_moves_numbers_into_a_concatenation_has_its_grid() -> None:
+    """With a dense recipe, they are rounded once."""
+    pool = "p = MaxPool <kernel_shape=[1,1]> (layer000)"
+    built = build(f"layer000 = Conv(input, w, b)  {pool}  layer001 = Concat <axis=1> (p, layer000)  "
+                  f"last = Conv(layer001, u)  {HEAD}")  # fmt: skip
+    ranges = calibrated(built) | {"layer001": Range(-9, 9, -9, 9, 9)}
+    Quantize(ranges, DENSE).rewrite(built)
+    assert grids(built) == [Grid.of(Interval(ranges["input"].low, ranges["input"].high)), Grid.of(Interval(-9, 9))]
 
 
 ONE = "float[1,3,1,1] input"

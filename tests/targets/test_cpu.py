@@ -188,9 +188,11 @@ def test_candidates() -> None:
         return [each.title for each in target.candidates(allowed)]
 
     assert titles(Cpu()) == ["onnx", "openvino", "tvm"]
-    assert titles(Cpu(), "bf16", "mixed") == [*titles(Cpu()), "openvino bf16", "onnx mixed", "openvino mixed"]
+    faster = ["openvino bf16", "tvm bf16", "onnx mixed", "openvino mixed", "tvm mixed"]
+    assert titles(Cpu(), "bf16", "mixed") == [*titles(Cpu()), *faster]
     assert titles(Cpu({"precision": "fp16"}), "bf16") == ["onnx fp16", "openvino fp16", "tvm fp16"]
-    assert titles(Cpu({"precision": "int8"})) == ["onnx int8", "openvino int8"]
+    assert titles(Cpu({"precision": "int8"})) == ["onnx int8", "openvino int8", "tvm int8"]
+    assert titles(Cpu({"precision": "bf16"})) == ["onnx bf16", "openvino bf16", "tvm bf16"]
 
 
 @pytest.mark.usefixtures("fakes")

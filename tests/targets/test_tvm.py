@@ -14,9 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
+from PIL import Image
 
 import dnc
+from dnc.calibration.collector import calibrate
+from dnc.compiler import preprocessing_for
 from dnc.errors import TargetError
 from dnc.lower import lower
 from dnc.network import Network
@@ -26,7 +30,9 @@ from dnc.targets.tvm import Tvm
 from dnc.tvm import processor
 from dnc.tvm.emit import emit
 from dnc.tvm.session import ABOUT, MODEL, RUNTIME, TvmSession
+from dnc.verify import photograph
 from dnc.zoo import cache_dir
+from tests.conftest import _write
 from tests.networks import NETWORKS, RECURRENT
 from tests.test_golden import INVERTED, MICRO, SHARED, difference, every_layer, files, needs_shared
 
@@ -64,14 +70,108 @@ def compiled(cfg: Path, out: Path, **given: Any) -> dnc.Engine:
     return dnc.compile(cfg, out=out, target="tvm", verify=False, **given)
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of an engine that no test changes."""
+    folder = tmp_path_factory.mktemp("made")
+    return compiled(_write(folder, "yolo", NETWORKS["yolo"]), folder / "e").folder
+
+
 @pytest.fixture
-def engine(write: Write, tmp_path: Path) -> dnc.Engine:
-    return compiled(write("yolo"), tmp_path / "e")
+def engine(made: Path) -> dnc.Engine:
+    return dnc.load(made)
 
 
 @pytest.fixture
 def x() -> np.ndarray:
     return np.random.default_rng(0).random((1, 3, 32, 32), np.float32)
+
+
+EIGHT = """[net]
+width=32
+height=32
+channels=3
+[convolutional]
+batch_normalize=1
+filters=8
+size=3
+stride=2
+pad=1
+activation=leaky
+[convolutional]
+batch_normalize=1
+filters=8
+groups=8
+size=3
+pad=1
+activation=leaky
+[convolutional]
+filters=8
+size=1
+activation=relu
+[shortcut]
+from=-2
+activation=linear
+[maxpool]
+size=2
+stride=2
+[convolutional]
+batch_normalize=1
+filters=20
+size=3
+pad=1
+activation=leaky
+[route]
+layers=-1
+groups=2
+group_id=1
+[convolutional]
+filters=12
+size=1
+activation=swish
+[upsample]
+stride=2
+[route]
+layers=-1,3
+[convolutional]
+filters=16
+size=3
+pad=1
+activation=leaky
+[convolutional]
+filters=14
+size=1
+activation=linear
+[yolo]
+mask=0,1
+anchors=10,14, 23,27
+classes=2
+num=2
+"""
+
+
+@pytest.fixture
+def eight(write: Write, tmp_path: Path) -> dict[str, Any]:
+    """What `compiled` is given for 8 bits: the cfg with every kind of layer that has them, and its calibration."""
+    cfg = write("eight", EIGHT)
+    network = Network.load(cfg, cfg.with_suffix(".weights"))
+    images = tmp_path / "images"
+    images.mkdir()
+    for number in range(2):
+        Image.fromarray(np.roll(photograph(), 40 * number, axis=1)).save(images / f"{number}.png")
+    preprocessing = preprocessing_for(network, cfg.with_suffix(".weights"))
+    found = calibrate(network, preprocessing, sorted(images.iterdir()), symmetric=False, source=str(images))
+    found.write(tmp_path / "calibration.json")
+    return {"cfg": cfg, "precision": "int8", "calibration": tmp_path / "calibration.json"}
+
+
+def graph_outputs(dump: Path, x: np.ndarray) -> list[np.ndarray]:
+    """What ONNX Runtime makes of the graph that was compiled, without changing it."""
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(str(max(dump.glob("*.onnx"))), options)
+    found: list[np.ndarray] = session.run(None, {"input": x})
+    return found
 
 
 def names() -> list[Any]:
@@ -146,7 +246,7 @@ def test_batch(name: str, write: Write, tmp_path: Path) -> None:
 def test_states(name: str, write: Write, tmp_path: Path) -> None:
     """Step after step like ONNX Runtime, and the states with it."""
     cfg = write(name)
-    ours, theirs = (dnc.compile(cfg, out=tmp_path / target, target=target) for target in ("tvm", "onnx"))
+    ours, theirs = (dnc.compile(cfg, out=tmp_path / t, target=t, verify=False) for t in ("tvm", "onnx"))
     states: tuple[dict[str, Any], dict[str, Any]] = ({}, {})
     for step in range(3):
         x = np.random.default_rng(step).random((1, *ours.bundle.input_shape), np.float32)
@@ -160,7 +260,7 @@ def test_states(name: str, write: Write, tmp_path: Path) -> None:
 def test_decoded_in_the_graph(name: str, write: Write, tmp_path: Path) -> None:
     cfg = write(name)
     ours = compiled(cfg, tmp_path / "e", decode="graph")
-    theirs = dnc.compile(cfg, out=tmp_path / "o", target="onnx", decode="graph")
+    theirs = dnc.compile(cfg, out=tmp_path / "o", target="onnx", decode="graph", verify=False)
     x = np.random.default_rng(0).random((1, *ours.bundle.input_shape), np.float32)
     close(ours.forward(x), theirs.forward(x), BOUND)
 
@@ -169,12 +269,13 @@ def test_decoded_in_the_graph(name: str, write: Write, tmp_path: Path) -> None:
     ("yolo", {}), ("yolo", {"decode": "graph", "mean": [0.5], "std": [0.25, 0.5, 1]}),
     ("classifier", {"preprocess": "resize", "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}),
     ("classifier", {"preprocess": "resize-half-pixel", "color": "bgr"}),
+    ("classifier", {"interpolation": "bicubic", "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}),
 ])  # fmt: skip
 def test_pixels(name: str, more: dict[str, Any], write: Write, tmp_path: Path) -> None:
     """Preprocessing in the graph, of which passes take what is a factor into the first convolution."""
     cfg = write(name)
     ours = compiled(cfg, tmp_path / "e", input="u8", **more)
-    theirs = dnc.compile(cfg, out=tmp_path / "o", target="onnx", input="u8", **more)
+    theirs = dnc.compile(cfg, out=tmp_path / "o", target="onnx", input="u8", verify=False, **more)
     generator = np.random.default_rng(1)
     for size in ((40, 50), (33, 20)):
         pixels = generator.integers(0, 256, (*size, 3), np.uint8)
@@ -198,19 +299,10 @@ def test_changed_pixels(write: Write) -> None:
         emit(lowered, Preprocessing(32, 32))
 
 
-def test_suppression_is_on_the_host(write: Write, tmp_path: Path) -> None:
-    with pytest.raises(TargetError, match="boxes are suppressed on the host: use --decode graph or host"):
-        compiled(write("yolo"), tmp_path / "e", decode="graph+nms")
-
-
-def test_bicubic_is_on_the_host(write: Write, tmp_path: Path) -> None:
-    with pytest.raises(TargetError, match="bicubic interpolation is done on the host: leave --input u8 out"):
-        compiled(write("classifier"), tmp_path / "e", input="u8", interpolation="bicubic")
-
-
-def test_files(engine: dnc.Engine, tmp_path: Path) -> None:
+def test_files(engine: dnc.Engine, write: Write, tmp_path: Path) -> None:
     """The same bytes again; what the engine is for; and that it can be without its runtime."""
-    again = compiled(tmp_path / "yolo.cfg", tmp_path / "again")
+    cfg = write("yolo")
+    again = compiled(cfg, tmp_path / "again")
     found = sorted(path.name for path in engine.folder.iterdir())
     assert found == ["LICENSE-tvm", "engine.json", RUNTIME, ABOUT, MODEL]
     assert all((engine.folder / name).read_bytes() == (again.folder / name).read_bytes() for name in found)
@@ -218,7 +310,7 @@ def test_files(engine: dnc.Engine, tmp_path: Path) -> None:
     assert about["inputs"] == [{"name": "input", "shape": [1, 3, 32, 32], "dtype": "float32"}]
     assert [each["name"] for each in about["outputs"]] == list(engine.bundle.outputs)
     assert "conda" not in (engine.bundle.report["processor"] + engine.bundle.report["runtime"])
-    light = compiled(tmp_path / "yolo.cfg", tmp_path / "light", options={"runtime": "system"})
+    light = compiled(cfg, tmp_path / "light", options={"runtime": "system"})
     assert not (light.folder / RUNTIME).exists()
     assert light.bundle.report["runtime"] == "of an installed apache-tvm"
     x = np.ones((1, 3, 32, 32), np.float32)
@@ -230,8 +322,7 @@ def test_files(engine: dnc.Engine, tmp_path: Path) -> None:
     ("triple=aarch46", r"LLVM knows no architecture 'aarch46'\n  hint: did you mean 'aarch64'"),
     ("cc=no-such-g++", r"there is no C\+\+ compiler no-such-g\+\+ to link with"),
     ("runtime=/no/such.so", r"runtime=/no/such\.so of target tvm is not one of bundled, system, or a lib"),
-    ("precision=int8", r"precision=int8 of target tvm is not one of fp32, fp16: with 8 bits TVM would"),
-    ("precision=bf16", r"precision=bf16 of target tvm is not one of fp32, fp16"),
+    ("precision=int4", r"precision=int4 of target tvm is not one of fp32, fp16, bf16, int8, mixed"),
 ])  # fmt: skip
 def test_wrong_options(option: str, message: str, write: Write, tmp_path: Path) -> None:
     key, _, value = option.partition("=")
@@ -240,9 +331,58 @@ def test_wrong_options(option: str, message: str, write: Write, tmp_path: Path) 
     assert not (tmp_path / "e").exists()
 
 
-def test_half_precision_needs_a_processor(write: Write, tmp_path: Path) -> None:
-    with pytest.raises(TargetError, match=r"precision fp16: x86-64-v3 does not compute with it \(avx512fp16\)"):
-        compiled(write("yolo"), tmp_path / "e", precision="fp16", options={"mcpu": "x86-64-v3"})
+def test_eight_bits(eight: dict[str, Any], tmp_path: Path) -> None:
+    """What ONNX Runtime computes of the same graph, one rounding after the other; and where it can run."""
+    try:
+        engine = compiled(out=tmp_path / "e", dump_dir=tmp_path / "dump", **eight)
+    except TargetError as error:
+        pytest.skip(error.message)
+    # Five convolutions, a pool, a slice, an enlargement and a concatenation.
+    assert {"name": "quantize", "applied": 9} in engine.bundle.passes
+    extensions = json.loads((engine.folder / ABOUT).read_text())["extensions"]
+    assert {"avx512vnni", "avxvnni", "dotprod"} & set(extensions)
+    x = np.random.default_rng(0).random((1, 3, 32, 32), np.float32)
+    for found, wanted in zip(engine.forward(x), graph_outputs(tmp_path / "dump", x), strict=True):
+        difference = np.abs(found - wanted) / np.abs(wanted).max()
+        # A sum that lies between two numbers may be rounded to either; the step between them is at most 1/255.
+        assert (difference < 1e-5).mean() > 0.98
+        assert difference.max() < 1 / 255
+
+
+def test_eight_bits_need_a_processor(eight: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To compile for, and to run on."""
+    with pytest.raises(TargetError, match=r"int8: x86-64-v3 does not compute with it \(avx512vnni or avxvnni\)"):
+        compiled(out=tmp_path / "e", options={"triple": "x86_64-linux-gnu", "mcpu": "x86-64-v3"}, **eight)
+    if processor.architecture() != "x86_64":
+        pytest.skip("the linker is for another machine")
+    engine = compiled(out=tmp_path / "e", options={"mcpu": "alderlake"}, **eight)
+    able = set(processor.linux_names(json.loads((engine.folder / ABOUT).read_text())["extensions"], "x86_64"))
+    weak = tmp_path / "cpuinfo"
+    weak.write_text(f"processor\t: 0\nflags\t\t: {' '.join(sorted(able - {'avx_vnni'}))}\n")
+    monkeypatch.setattr(processor, "_CPUINFO", weak)
+    with pytest.raises(TargetError, match=r"the engine is for alderlake: this processor lacks avxvnni\n"):
+        dnc.load(engine.folder).forward(np.zeros((1, 3, 32, 32), np.float32))
+
+
+@pytest.mark.parametrize(("precision", "extension"), [("fp16", "avx512fp16"), ("bf16", "avx512bf16")])
+def test_half_precision_needs_a_processor(precision: str, extension: str, write: Write, tmp_path: Path) -> None:
+    why = rf"precision {precision}: x86-64-v3 does not compute with it \({extension}\)"
+    with pytest.raises(TargetError, match=why):
+        compiled(write("yolo"), tmp_path / "e", precision=precision, options={"mcpu": "x86-64-v3"})
+
+
+def test_bfloat16(write: Write, tmp_path: Path, x: np.ndarray) -> None:
+    """Not float32, and near."""
+    cfg = write("yolo")
+    try:
+        engine = compiled(cfg, tmp_path / "e", precision="bf16")
+    except TargetError as error:
+        pytest.skip(error.message)
+    assert "avx512bf16" in json.loads((engine.folder / ABOUT).read_text())["extensions"]
+    found, exact = engine.forward(x), compiled(cfg, tmp_path / "f").forward(x)
+    # Weights and values rounded by up to 2^-9 of themselves, in 7 layers.
+    close(found, exact, 2e-2)
+    assert not all(map(np.array_equal, found, exact))
 
 
 def test_processors(write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, x: np.ndarray) -> None:
@@ -425,8 +565,11 @@ def outputs_of(command: list[str], engine: dnc.Engine, x: np.ndarray, tmp_path: 
 
 
 @pytest.mark.slow
-def test_from_cpp(engine: dnc.Engine, x: np.ndarray, tmp_path: Path) -> None:
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_from_cpp(precision: str, engine: dnc.Engine, eight: dict[str, Any], x: np.ndarray, tmp_path: Path) -> None:
     """A C++ program gets the same bits as Python."""
+    if precision == "int8":
+        engine = compiled(out=tmp_path / "eight", **eight)
     build_program("g++", tmp_path / "run", Path(tvm_ffi.__file__).parent / "lib", engine.folder)
     found = outputs_of([str(tmp_path / "run")], engine, x, tmp_path)
     np.testing.assert_array_equal(found, np.concatenate([y.ravel() for y in engine.forward(x)]))
@@ -461,8 +604,12 @@ def test_no_cross_compiler(write: Write, tmp_path: Path) -> None:
     ("host", "fp32", BOUND), ("cortex-a72", "fp32", BOUND),
     # Weights and values rounded by up to 4.9e-4, in 7 layers.
     ("cortex-a76", "fp16", 2e-2),
+    # A sum that lies between two of 255 numbers may be rounded to either.
+    ("cortex-a76", "int8", 1 / 255),
 ])  # fmt: skip
-def test_emulated(mcpu: str, precision: str, bound: float, write: Write, tmp_path: Path, x: np.ndarray) -> None:
+def test_emulated(
+    mcpu: str, precision: str, bound: float, write: Write, tmp_path: Path, x: np.ndarray, eight: dict[str, Any]
+) -> None:
     """The C++ program and the engine for aarch64, with PyPI's runtime for it, under qemu."""
     ours = {"apache-tvm": ["--python-version", "3.11"], "apache-tvm-ffi": ["--python-version", "3.11"]}
     for package, more in ours.items():
@@ -473,13 +620,16 @@ def test_emulated(mcpu: str, precision: str, bound: float, write: Write, tmp_pat
     for wheel in tmp_path.glob("*.whl"):
         shutil.unpack_archive(wheel, tmp_path / "wheels", "zip")
     runtime = tmp_path / "wheels" / "tvm" / "lib" / RUNTIME
-    cfg = write("yolo")
+    given: dict[str, Any] = eight if precision == "int8" else {"cfg": write("yolo"), "precision": precision}
     options = {"triple": "aarch64", "mcpu": mcpu, "runtime": str(runtime)}
-    engine = compiled(cfg, tmp_path / "e", precision=precision, options=options)
+    engine = compiled(out=tmp_path / "e", options=options, dump_dir=tmp_path / "dump", **given)
     build_program(CROSS, tmp_path / "run", tmp_path / "wheels" / "tvm_ffi" / "lib", engine.folder)
     emulator = ["qemu-aarch64", "-cpu", "max", "-L", "/usr/aarch64-linux-gnu", str(tmp_path / "run")]
     found = outputs_of(emulator, engine, x, tmp_path)
-    expected = dnc.compile(cfg, out=tmp_path / "o", target="onnx").forward(x)
+    if precision == "int8":
+        expected = graph_outputs(tmp_path / "dump", x)
+    else:
+        expected = dnc.compile(given["cfg"], out=tmp_path / "o", target="onnx").forward(x)
     close([found], [np.concatenate([y.ravel() for y in expected])], bound)
 
 

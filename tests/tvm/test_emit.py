@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from dnc.errors import TargetError
+from dnc.lower import lower
+from dnc.network import Network
+from dnc.preprocess import Preprocessing
 from dnc.targets import find
 from dnc.targets.tvm import Tvm
 from dnc.tvm.compile import import_tvm
-from dnc.tvm.emit import shared_outputs
+from dnc.tvm.emit import shared_outputs, unsupported
 from tests.models import model
 
 
@@ -55,6 +60,19 @@ def test_refused_forms(node: str, why: str) -> None:
     assert why in found
 
 
+def test_what_gpus_leave_to_the_host(write: Callable[..., Path]) -> None:
+    """What goes one after the other, and what nobody has tried on a GPU; CPUs do both."""
+    cfg = write("yolo")
+    preprocessing = Preprocessing(32, 32, mode="center-crop", interpolation="bicubic")
+    network = Network.load(cfg, cfg.with_suffix(".weights"))
+    built = lower(network, batch=1, preprocessing=preprocessing, pixels=True, decode="graph+nms")
+    assert unsupported(built) == []
+    assert unsupported(built, gpu=True) == [
+        "bicubic interpolation is done on the host: leave --input u8 out",
+        "boxes are suppressed one after the other, on the host: use --decode graph or host",
+    ]
+
+
 def test_shared_outputs() -> None:
     """What is an input, a constant, or another output; not what is computed, whatever its shape is called."""
     built = model(
@@ -68,11 +86,20 @@ def test_shared_outputs() -> None:
     assert shared_outputs(built) == ["a", "b", "c", "e"]
 
 
-def test_eight_bits_are_refused() -> None:
-    for precision in ("int8", "mixed"):
-        with pytest.raises(TargetError, match="with 8 bits TVM would round to them, and then compute in float32"):
-            Tvm({"precision": precision})
-    assert Tvm().quantization() is None
+def test_grids_that_are_refused() -> None:
+    """Rounding is to unsigned numbers, on one grid for a tensor."""
+    built = model(
+        "g (float[1, 2] x, float[1] s) => (float[1, 2] a, float[1, 2] b, float[1, 2] c) { "
+        "p = QuantizeLinear(x, s) a = DequantizeLinear(p, s) q = QuantizeLinear(x, t, z) b = DequantizeLinear(q, t, z) "
+        "r = QuantizeLinear<axis: int = 1>(x, u, v) c = DequantizeLinear<axis: int = 1>(r, u, v) }",
+        t=np.array(1, np.float32),
+        z=np.array(0, np.int8),
+        u=np.ones(2, np.float32),
+        v=np.zeros(2, np.uint8),
+    )
+    found = [why.rpartition(": ")[2] for why in Tvm().unsupported(built)]
+    several = "only one scale and one zero of uint8 are known here"
+    assert found == ["its input 1 is computed, it must be constant"] * 2 + [several] * 2
 
 
 @pytest.mark.parametrize(("there", "missing", "to_open"), [

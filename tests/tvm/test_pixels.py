@@ -46,6 +46,25 @@ def test_modes(mode: str, size: tuple[int, int], more: Any, write: Callable[...,
             np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize(("size", "more"), [
+    pytest.param((64, 48), {}, marks=pytest.mark.slow), ((24, 56), {"crop": 0.3}),
+    ((56, 24), {"crop": 0.875, "color": "bgr", "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}),
+])  # fmt: skip
+def test_bicubic(size: tuple[int, int], more: Any, write: Callable[..., Path], tmp_path: Path) -> None:
+    """Sums of whole numbers: the same bits. Of 8 columns to 53 a position is whole but for rounding."""
+    cfg = write("nothing", NOTHING.format(*size, 3))
+    options = {"preprocess": "center-crop", "interpolation": "bicubic", **more}
+    engine = dnc.compile(cfg, None, "tvm", tmp_path / "e", input="u8", verify=False, **options)
+    prepare = engine.bundle.preprocessing
+    assert prepare is not None
+    generator = np.random.default_rng(0)
+    for height, width in (*SIZES, (size[1], size[0]), (24, 24)):
+        # Black and white, where a cubic overshoots.
+        for numbers, factor in ((256, 1), (2, 255)):
+            image = (generator.integers(0, numbers, (height, width, 3)) * factor).astype(np.uint8)
+            np.testing.assert_array_equal(engine.forward(image)[0], prepare(image))
+
+
 @pytest.mark.parametrize("channels", [1, 4])
 def test_channels(channels: int, write: Callable[..., Path], tmp_path: Path) -> None:
     cfg = write("nothing", NOTHING.format(20, 30, channels))

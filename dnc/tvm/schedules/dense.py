@@ -10,7 +10,7 @@ import math
 from tvm import ir, tirx
 
 from dnc.tvm.schedules.stages import Segment, sides
-from dnc.tvm.schedules.window import Window
+from dnc.tvm.schedules.window import Window, uncast
 
 __all__ = ["product"]
 
@@ -25,7 +25,7 @@ def product(segment: Segment) -> Window | None:
     held, term = stage.value.a, stage.value.b
     if not isinstance(held, ir.TensorLoad) or not held.source.same_as(stage.buffer) or not isinstance(term, tirx.Mul):
         return None
-    data, weight = term.a, term.b
+    data, weight = uncast(term.a), uncast(term.b)
     if not isinstance(data, ir.TensorLoad) or not isinstance(weight, ir.TensorLoad) or len(kept) < 2:
         return None
     if not _are(data.indices, [*kept[:-1], summed]) or not _are(weight.indices, [summed, kept[-1]]):

@@ -22,7 +22,7 @@ from dnc.tvm.schedules.spatial import spatial
 from dnc.tvm.schedules.stages import Segment, Stage, Unmatched, inlined, read, segments
 from dnc.tvm.schedules.window import match
 
-__all__ = ["RULE", "Choice", "apply", "calls", "report", "rewrite", "scheduled"]
+__all__ = ["RULE", "Choice", "Rule", "apply", "calls", "report", "rewrite", "scheduled", "written"]
 
 RULE = "dnc.rule"
 """The attribute of a function that names the rules that wrote it."""
@@ -75,9 +75,14 @@ def _rule(machine: Machine) -> Rule:
 
 def scheduled(module: Any, name: str, target: Any, rank: int) -> Any:
     """One function of a module with the tile of this rank; None if no rule matches it."""
+    return written(module, name, _rule(replace(Machine.of(target), rank=rank)))
+
+
+def written(module: Any, name: str, rule: Rule) -> Any:
+    """One function of a module as a rule writes it; None if the rule does not match it."""
     constant = _constant_arguments(calls(module)).get(name, frozenset())
     try:
-        return _write(module[name], _rule(replace(Machine.of(target), rank=rank)), constant).function
+        return _write(module[name], rule, constant).function
     except Unmatched:
         return None
 
@@ -104,7 +109,9 @@ def rewrite(
             name = variable.name_hint
             mine = (own or {}).get(name, rule)
             try:
-                if isinstance(mine, tirx.PrimFunc):
+                if function.attrs is not None and RULE in function.attrs:
+                    found = _Written(function, {})
+                elif isinstance(mine, tirx.PrimFunc):
                     found = _Written(mine.with_attr(RULE, "MetaSchedule"), {})
                 else:
                     found = _write(function, mine, constant.get(name, frozenset()))

@@ -7,6 +7,8 @@ registers:
       for kx, i:                        the weights lie in this order, vector by vector
         sums[pixel, vector] += data[pixel + kx, i] * weight[ky, kx, i, vector]
 
+where i may stand for several neighbouring inputs that are multiplied at once (dot.py).
+
 Where the window leaves the tensor at the sides, the tile is written out for that place, without the pixels that a
 column of the window does not reach; so nothing is compared in the inner loop and no border is stored. The last tile of
 a row and the last vector of channels overlap those before.
@@ -24,6 +26,7 @@ import numpy as np
 import numpy.typing as npt
 from tvm import tirx
 
+from dnc.tvm.schedules.dot import Dot
 from dnc.tvm.schedules.kernel import Kernel, Packed
 from dnc.tvm.schedules.loops import (
     STACK,
@@ -60,22 +63,28 @@ class Convolution:
     def __init__(self, segment: Segment, window: Window, machine: Machine) -> None:
         self.segment, self.window = segment, window
         self.dtype = segment.anchor.buffer.dtype
-        self.inputs = window.source[3] // window.groups
         self.channels = Channels.of(window.output[3] // window.groups, machine)
+        inputs = window.source[3] // window.groups
+        self.dot = Dot.of(window.data, window.weight, str(self.dtype), inputs, self.channels.lanes, machine)
+        self.inputs = inputs // self.dot.group
         self.tiling = choose(window.output[2], self.channels.vectors, machine)
         self.depth = window.size[0] * window.size[1] * self.inputs
         length = window.groups * self.depth * self.channels.lanes * self.channels.vectors
-        self.weight = tirx.decl_buffer([index(length)], self.dtype, name="weight")
+        self.weight = tirx.decl_buffer([index(length)], self.dot.stored, name="weight")
         self.cached = length * 4 <= machine.cache
-        self.worth = window.work >= WORTH
+        self.worth = window.work // self.dot.group >= WORTH
 
     def pack(self, weight: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """(kh, kw, I, O) -> (group, band, group of vectors, kh kw I, vector, lane)."""
-        groups = weight.reshape(self.depth, self.window.groups, -1).transpose(1, 0, 2)
+        """(kh, kw, I, O) -> (group, band, group of vectors, kh kw I, vector, lane), I counted as the dot does."""
+        rows = self.dot.joined(weight.reshape(-1, weight.shape[-1]))
+        groups = rows.reshape(self.depth, self.window.groups, -1).transpose(1, 0, 2)
         return self.channels.pack(np.ascontiguousarray(groups), self.tiling.bands)
 
     def body(self) -> Stmt:
         """All strips and all channels."""
+        return self.dot.around(self._loops(), self.channels.lanes)
+
+    def _loops(self) -> Stmt:
         if self.strips >= (_FEW if self.cached else _MANY):
             return parallel(self.strips, self._all_channels, self.worth)
         count = sum(band.count for band in self.tiling.bands)
@@ -136,33 +145,32 @@ class Convolution:
         start = (group * self.channels.vectors + before + place * blocks) * (self.depth * lanes)
 
         def clear(pixel: Expr) -> Stmt:
-            zero = constant(0.0, self.dtype)
+            zero = constant(0, self.dtype)
             return sequence(*(vector(lanes, partial(put, held, zero, pixel)) for held in sums))
 
         def put(buffer: Any, value: Expr, pixel: Expr, lane: Expr) -> Stmt:
             return tirx.BufferStore(buffer, value, [pixel * lanes + lane])
 
         def multiply(offset: Expr, source: Callable[[Expr], list[Expr]], pixel: Expr) -> Stmt:
-            number = tirx.BufferLoad(self.window.data, source(pixel))
+            number = self.dot.number(self.window.data, source(pixel))
 
-            def add(block: int, lane: Expr) -> Stmt:
-                weight = tirx.BufferLoad(self.weight, [start + offset * (blocks * lanes) + block * lanes + lane])
-                held = tirx.BufferLoad(sums[block], [pixel * lanes + lane])
-                return put(sums[block], held + number * weight, pixel, lane)
+            def add(block: int) -> Stmt:
+                place = start + offset * (blocks * lanes) + block * lanes
+                return self.dot.add(sums[block], pixel * lanes, lanes, number, self.weight, place)
 
-            return sequence(*(vector(lanes, partial(add, block)) for block in range(blocks)))
+            return sequence(*map(add, range(blocks)))
 
         first, count = self.window.rows(y)
         size, stride, dilation = self.window.size, self.window.stride, self.window.dilation
         padding = self.window.padding
-        inputs = self.inputs
+        inputs, several = self.inputs, self.dot.group
 
         def source(ky: Expr, kx: Expr, i: Expr) -> Callable[[Expr], list[Expr]]:
             row = y * stride[0] + ky * dilation[0] - padding[0]
 
             def number(pixel: Expr) -> list[Expr]:
                 column = (x + pixel) * stride[1] + (kx * dilation[1] - padding[1])
-                return [*self.place(image, row, column), group * inputs + i]
+                return [*self.place(image, row, column), (group * inputs + i) * several]
 
             return number
 

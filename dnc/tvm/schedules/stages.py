@@ -214,10 +214,10 @@ class Segment:
     def long(self) -> bool:
         """Whether a function is called after the anchor: exp, say, which is some twenty instructions."""
         found: list[Any] = []
-        choice = ir.Op.get("prim.if_then_else")
+        short = [ir.Op.get(name) for name in ("prim.if_then_else", "tirx.reinterpret")]
         for stage in self.rest:
             tvm_ffi.structural_walk(stage.value, (ir.Call, found.append), order="pre")
-        return any(not call.op.same_as(choice) for call in found)
+        return any(not any(call.op.same_as(op) for op in short) for call in found)
 
     def finish_tile(
         self,

@@ -21,7 +21,9 @@ from tvm.sym import detect_linear_equation
 from dnc.tvm.schedules.loops import Expr
 from dnc.tvm.schedules.stages import Segment, Stage, loads, sides
 
-__all__ = ["Span", "Window", "affine", "match", "spans"]
+__all__ = ["Span", "Window", "affine", "match", "spans", "uncast"]
+
+_EIGHT = ("int8", "uint8")
 
 
 @dataclass(frozen=True)
@@ -121,7 +123,7 @@ def match(segment: Segment, before: Sequence[Stage]) -> Window | None:
     if len(summed) == 3:
         if maximum or not isinstance(term, tirx.Mul):
             return None
-        data, weight = term.a, term.b
+        data, weight = uncast(term.a), uncast(term.b)
         weight_axes = (*summed, kept[3])
         if not _reads(weight) or not _same(weight.indices, weight_axes):
             return None
@@ -179,6 +181,19 @@ def _reads_itself(value: Expr, stage: Stage) -> bool:
     return _reads(value) and value.source.same_as(stage.buffer) and _same(value.indices, stage.indices)
 
 
+def uncast(value: Expr) -> Expr:
+    """What is multiplied, where an 8-bit number is cast to the type of the sums, or a bfloat16, held as an integer, is
+    shifted to its place in a float32."""
+    if isinstance(value, tirx.Cast) and str(value.value.ty) in _EIGHT:
+        return value.value
+    if isinstance(value, ir.Call) and value.op.same_as(ir.Op.get("tirx.reinterpret")):
+        shifted = value.args[0]
+        bits = shifted.a if isinstance(shifted, tirx.LShift) else None
+        if isinstance(bits, tirx.Cast) and str(bits.value.ty) == "uint16":
+            return bits.value
+    return value
+
+
 def affine(value: Expr, *axes: Any) -> tuple[int, ...] | None:
     """The factors of the axes, and what is added, if the expression is that."""
     found = list(detect_linear_equation(value, list(axes)))
@@ -212,7 +227,7 @@ def _without_border(buffer: Any, before: Sequence[Stage], maximum: bool) -> tupl
     if not isinstance(value, ir.Call) or not value.op.same_as(ir.Op.get("prim.if_then_else")):
         return outside, None
     condition, read, filling = value.args
-    if not _reads(read) or not isinstance(filling, tirx.FloatImm) or loads(condition):
+    if not _reads(read) or not isinstance(filling, tirx.FloatImm | tirx.IntImm) or loads(condition):
         return outside, None
     number = float(filling.value)
     if number > float(tirx.min_value(str(buffer.dtype)).value) if maximum else number != 0:

@@ -54,7 +54,8 @@ def run(build: Callable[..., Any], *inputs: Array, mcpu: str = "host") -> tuple[
     """The result, and the rules that wrote its functions."""
     where = machine(mcpu)
     with where.target, tvm.transform.PassContext(opt_level=3):
-        module = schedules.apply(legalized(build, [array.shape for array in inputs]), where.target)
+        given = legalized(build, [array.shape for array in inputs], inputs[0].dtype.name)
+        module = schedules.apply(given, where.target)
         with lowered():
             executable = tvm.compile(module, where.target)
     virtual = relax.VirtualMachine(executable, tvm.cpu())
