@@ -20,7 +20,7 @@ EXTRAS = ("onnxruntime", "openvino", "tvm", "libusb_package", "tensorrt", "torch
 
 IN_TVM = (
     *("dnc.tvm.schedules", "dnc.tvm.gpu.schedules", "dnc.tvm.gpu.graphs", "dnc.tvm.gpu.lowering", "dnc.tvm.cpu_tuning"),
-    *("dnc.tvm.joining", "dnc.tvm.provenance", "dnc.tvm.suppression"),
+    *("dnc.tvm.joining", "dnc.tvm.provenance", "dnc.tvm.emit.suppression"),
 )
 """What writes TVM's own representation, expression by expression: only a compilation for TVM imports it."""
 

@@ -26,11 +26,11 @@ from dnc.timing import Run
 from dnc.tvm import schedules
 from dnc.tvm.compile import Built, Machine, fused, link_with
 from dnc.tvm.compile import build as compile_network
+from dnc.tvm.emit.suppression import DEPENDENT
 from dnc.tvm.functions import lowered
 from dnc.tvm.provenance import kernels_of
 from dnc.tvm.remote import Device
 from dnc.tvm.schedules.rewriting import calls, scheduled
-from dnc.tvm.suppression import DEPENDENT
 from dnc.tvm.tuning import (
     Candidates,
     Forms,

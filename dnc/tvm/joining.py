@@ -1,6 +1,6 @@
 """Which functions become one, where TVM's analysis of their loops would not find it, or has no form for it.
 
-`dnc.tvm.builder.JOINS` says of a function that it
+`dnc.tvm.emit.builder.JOINS` says of a function that it
 
     sums        adds up products, and what is computed element by element after it can be computed with it
     elements    computes element by element, though it reads a table at places that TVM cannot follow
@@ -20,7 +20,7 @@ from typing import Any
 
 from tvm import ir, relax, tirx
 
-from dnc.tvm.builder import JOINS
+from dnc.tvm.emit.builder import JOINS
 
 __all__ = ["annotated", "joined"]
 

@@ -15,7 +15,7 @@ from typing import Any
 from tvm import ir, relax
 
 from dnc.bench.work import place_of
-from dnc.tvm.builder import NODES, variable_name
+from dnc.tvm.emit.builder import NODES, variable_name
 
 __all__ = ["kernels_of", "noted"]
 

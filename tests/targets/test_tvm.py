@@ -279,7 +279,7 @@ def test_pixels(name: str, more: dict[str, Any], write: Write, tmp_path: Path) -
     generator = np.random.default_rng(1)
     for size in ((40, 50), (33, 20)):
         pixels = generator.integers(0, 256, (*size, 3), np.uint8)
-        # A pixel of resize-half-pixel may be rounded the other way, by 1 of 255: see dnc.tvm.pixels.
+        # A pixel of resize-half-pixel may be rounded the other way, by 1 of 255: see dnc.tvm.emit.pixels.
         bound = 5e-3 if more.get("preprocess") == "resize-half-pixel" else BOUND
         close(ours.forward(pixels), theirs.forward(pixels), bound)
     found = ours(pixels, confidence=0.0)

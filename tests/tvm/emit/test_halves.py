@@ -9,12 +9,12 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from dnc.tvm.halves import convolutions
+from dnc.tvm.emit.halves import convolutions
 from tests import models
 
 pytest.importorskip("tvm.relax", exc_type=ImportError)
 
-from tests.tvm.test_integers import FORMS, compute, convolved
+from tests.tvm.emit.test_integers import FORMS, compute, convolved
 
 Array = npt.NDArray[Any]
 

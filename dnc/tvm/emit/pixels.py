@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from dnc.preprocess import CUBIC_ONE, Preprocessing
-from dnc.tvm.builder import RelaxBuilder, Tensor
+from dnc.tvm.emit.builder import RelaxBuilder, Tensor
 
 __all__ = ["preprocessed"]
 

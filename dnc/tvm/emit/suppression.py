@@ -27,7 +27,7 @@ from tvm import s_tir, tirx
 
 from dnc.graph_nms import MAX_CANDIDATES
 from dnc.passes.base import constant_array
-from dnc.tvm.builder import RelaxBuilder, Tensor
+from dnc.tvm.emit.builder import RelaxBuilder, Tensor
 from dnc.tvm.schedules.loops import Expr, Stmt, allocate, constant, index, loop, sequence
 
 __all__ = ["DEPENDENT", "Suppression", "find_suppression", "suppressed"]

@@ -12,7 +12,7 @@ import numpy as np
 import onnx_ir as ir
 
 from dnc.passes.base import attribute, constant_array
-from dnc.tvm.builder import RelaxBuilder, Tensor, Value, integers
+from dnc.tvm.emit.builder import RelaxBuilder, Tensor, Value, integers
 from dnc.tvm.functions import softplus
 
 __all__ = ["OPERATORS", "unsuitable"]

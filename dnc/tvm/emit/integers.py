@@ -28,8 +28,8 @@ import onnx_ir as ir
 
 from dnc.passes.base import attribute
 from dnc.quantization import MOVES
-from dnc.tvm.builder import JOINS, Array, RelaxBuilder, Tensor, Value
-from dnc.tvm.operators import OPERATORS
+from dnc.tvm.emit.builder import JOINS, Array, RelaxBuilder, Tensor, Value
+from dnc.tvm.emit.operators import OPERATORS
 
 __all__ = ["QUANTIZING", "Dequantized", "Held", "integers_of", "real"]
 

@@ -6,7 +6,7 @@ read; those along an axis count it in that layout; only what rearranges elements
 input in ONNX's order, through a transposition that is made once for each value. There is none between convolutions, and
 nothing that cannot be laid out so. Weights are stored (H, W, I, O).
 
-8-bit numbers are `dnc.tvm.integers`, convolutions in bfloat16 `dnc.tvm.halves`.
+8-bit numbers are `dnc.tvm.emit.integers`, convolutions in bfloat16 `dnc.tvm.emit.halves`.
 
 What depends on weights and shapes alone is computed here, by ONNX's own reference.
 """
@@ -25,14 +25,14 @@ from dnc.errors import TargetError
 from dnc.graph import OPSET, where_of
 from dnc.passes.base import constant_array
 from dnc.preprocess import Preprocessing
-from dnc.tvm import halves
-from dnc.tvm.builder import NODES, Array, RelaxBuilder, Tensor, Value
-from dnc.tvm.integers import QUANTIZING, Dequantized, Held, integers_of, real
-from dnc.tvm.operators import OPERATORS, unsuitable
-from dnc.tvm.pixels import preprocessed
+from dnc.tvm.emit import halves
+from dnc.tvm.emit.builder import NODES, Array, RelaxBuilder, Tensor, Value
+from dnc.tvm.emit.integers import QUANTIZING, Dequantized, Held, integers_of, real
+from dnc.tvm.emit.operators import OPERATORS, unsuitable
+from dnc.tvm.emit.pixels import preprocessed
 
 if TYPE_CHECKING:
-    from dnc.tvm.suppression import Suppression
+    from dnc.tvm.emit.suppression import Suppression
 
 __all__ = ["emit", "shared_outputs", "unsupported"]
 
@@ -96,7 +96,7 @@ class _Emitter:
         return result
 
     def _suppress(self, found: Suppression) -> None:
-        from dnc.tvm.suppression import suppressed
+        from dnc.tvm.emit.suppression import suppressed
 
         self._b.nodes.append(_NMS)
         given = [self._b.tensor_of(self._value(value)) for value in found.inputs]
@@ -159,7 +159,7 @@ def _suppression(graph: ir.Graph) -> Suppression | None:
     nodes = [node for node in graph if _is_nms(node)]
     if not nodes:
         return None
-    from dnc.tvm.suppression import find_suppression
+    from dnc.tvm.emit.suppression import find_suppression
 
     return find_suppression(nodes)
 
@@ -219,8 +219,8 @@ def emit(
     Args:
         model: the model.
         preprocessing: what a model that takes pixels does first.
-        signed: 8-bit numbers are held as signed ones: see `dnc.tvm.integers`.
-        bfloat16: convolutions multiply in it where that pays: see `dnc.tvm.halves`.
+        signed: 8-bit numbers are held as signed ones: see `dnc.tvm.emit.integers`.
+        bfloat16: convolutions multiply in it where that pays: see `dnc.tvm.emit.halves`.
     """
     return _Emitter(signed, halves.convolutions(model.graph) if bfloat16 else ()).module(model.graph, preprocessing)
 

@@ -19,7 +19,7 @@ import onnx_ir as ir
 
 from dnc.passes.base import attribute
 from dnc.passes.reduced_precision import around_products
-from dnc.tvm.builder import JOINS, Array, RelaxBuilder, Tensor, Value
+from dnc.tvm.emit.builder import JOINS, Array, RelaxBuilder, Tensor, Value
 
 __all__ = ["convolution", "convolutions", "rounded"]
 
