@@ -5,7 +5,9 @@ Two engines run in turn, and what is compared is their ratio (`dnc.timing.compet
 Two recordings were made at different times, when the machine may have been faster or slower. Each has the yardstick's
 times beside its engine's: what is compared is the engine's time as a multiple of the yardstick's. A network of many
 small layers suffers more than the yardstick from waiting for a processor, so only the rounds that waited for none are
-taken, if there are enough. The interval is Welch's for trimmed means (Yuen, Biometrika 61, 1974), over the openings of
+taken, if there are enough. Where most rounds waited, the machine is not known well: beside one other process an engine
+takes up to twice as long, and the yardstick perhaps not, so that the interval reaches further by a factor of one and
+the share of these rounds. It is Welch's for trimmed means (Yuen, Biometrika 61, 1974), over the openings of
 either recording: they are independent, and may spread differently.
 
 It is slower where the whole interval of the ratio lies above the threshold; what is within the noise passes.
@@ -29,7 +31,7 @@ __all__ = ["Difference", "compare_recordings", "parse_threshold"]
 _OPENINGS = 4
 """With fewer, no interval is worth its name."""
 _BUSY = 0.5
-"""The share of rounds from which on there is a remark."""
+"""The share of rounds that waited for a processor from which on there is a remark, and the interval is wider."""
 _SAME = ("cpu", "architecture", "usable")
 _SAME_SETTINGS = ("threads", "batch", "streams")
 
@@ -137,11 +139,12 @@ def _changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 
 
 def _ratio(old: Recording, new: Recording, before: str, after: str) -> tuple[Ratio, list[str]]:
-    notes, parts = [], []
+    notes, parts, unknown = [], [], 0.0
     for recording, name, when in ((old, before, "old"), (new, after, "new")):
         timings = recording.timings.quiet()
         if recording.timings.disturbed > _BUSY:
             notes.append(f"other processes ran in {recording.timings.disturbed:.0%} of the {when} recording")
+            unknown += float(np.log1p(recording.timings.disturbed))
         values = timings.by_opening(name, YARDSTICK)
         if len(values) < _OPENINGS:
             hint = "record for longer: --seconds"
@@ -150,6 +153,6 @@ def _ratio(old: Recording, new: Recording, before: str, after: str) -> tuple[Rat
     squared = sum(part[1] for part in parts)
     weighed = sum(part[1] ** 2 / part[2] for part in parts)
     freedom = squared**2 / weighed if weighed else min(part[2] for part in parts)
-    reach = student((1 + CONFIDENCE) / 2, freedom) * squared**0.5
+    reach = student((1 + CONFIDENCE) / 2, freedom) * squared**0.5 + unknown
     change = parts[1][0] - parts[0][0]
     return Ratio(*np.exp([change, change - reach, change + reach]).tolist()), notes

@@ -65,6 +65,17 @@ def test_a_busy_machine_is_told() -> None:
     assert any("other processes ran in" in note and "new recording" in note for note in found.notes)
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_a_busy_machine_decides_nothing(seed: int) -> None:
+    """What takes 1.5 times as long where another process ran in most rounds need not be slower; elsewhere it is."""
+    old, busy = recording(seed), recording(seed + 100, 1.5, busy=0.8)
+    (found,) = compare_recordings(old, busy, NAMES, 0.05)
+    assert not found.slower
+    assert found.ratio.low < 1.5 / (1 + busy.timings.disturbed) < 1.5 * (1 + busy.timings.disturbed) < found.ratio.high
+    (certain,) = compare_recordings(old, recording(seed + 100, 1.5, busy=0.4), NAMES, 0.05)
+    assert certain.slower
+
+
 def test_the_interval_covers() -> None:
     """The ratio of 300 pairs that differ by 4 %: three or more of them outside would be something else."""
     found = [
