@@ -26,7 +26,7 @@ from dnc.timing import Run
 from dnc.tvm import schedules
 from dnc.tvm.compile import Built, Machine, fused, link_with
 from dnc.tvm.compile import build as compile_network
-from dnc.tvm.emit.suppression import DEPENDENT
+from dnc.tvm.emit.suppression import SUPPRESSION
 from dnc.tvm.functions import lowered
 from dnc.tvm.provenance import kernels_of
 from dnc.tvm.remote import Device
@@ -128,7 +128,7 @@ class _CpuTuner(Tuner[Built]):
         fixed = {
             name: each
             for name, each in functions.items()
-            if _is_fixed(each) and rules.get(name) != "view" and DEPENDENT not in each.attrs
+            if _is_fixed(each) and rules.get(name) not in ("view", SUPPRESSION)
         }
         library = self._library(fixed)
         kernels = []

@@ -29,11 +29,12 @@ from dnc.graph_nms import MAX_CANDIDATES
 from dnc.passes.base import constant_array
 from dnc.tvm.emit.builder import RelaxBuilder, Tensor
 from dnc.tvm.schedules.loops import Expr, Stmt, allocate, constant, index, loop, sequence
+from dnc.tvm.schedules.rewriting import RULE
 
-__all__ = ["DEPENDENT", "Suppression", "find_suppression", "suppressed"]
+__all__ = ["SUPPRESSION", "Suppression", "find_suppression", "suppressed"]
 
-DEPENDENT = "dnc.dependent"
-"""The attribute of functions whose time depends on the numbers that they get."""
+SUPPRESSION = "suppression"
+"""The rule of these functions, for a report; how long they take depends on the numbers that they get."""
 _ROW = 7
 _OPAQUE = 8
 """For AnnotateTIROpPattern: not to be fused."""
@@ -224,7 +225,7 @@ def _rows(count: int | Expr, name: str) -> Any:
 
 def _function(parameters: Sequence[Any], body: Stmt) -> Any:
     root = s_tir.SBlockRealize([], True, s_tir.SBlock([], [], [], "root", body))
-    attributes = {"tirx.noalias": True, "s_tir": True, "op_pattern": _OPAQUE, DEPENDENT: True}
+    attributes = {"tirx.noalias": True, "s_tir": True, "op_pattern": _OPAQUE, RULE: SUPPRESSION}
     return tirx.PrimFunc(parameters, root, attrs=tvm.ir.make_node("ir.DictAttrs", **attributes))
 
 

@@ -14,7 +14,8 @@ stages.py reads a function as a list of stages and cuts it into segments, on eac
 window.py knows a convolution or a pool when it sees one; dot.py multiplies float32, 8-bit numbers and bfloat16;
 tiles.py chooses what is held in registers, machine.py says how many there are; rewriting.py puts the kernels into the
 module, and stores weights that are constants in the order in which the kernel reads them. Which rules wrote a function
-stands in its attribute `dnc.rule`; `report` lists them. What interleave.py writes for the graph is left as it is.
+stands in its attribute `dnc.rule`; `report` lists them. What interleave.py and `dnc.tvm.emit.suppression`
+write for the graph is left as it is.
 """
 
 from __future__ import annotations
