@@ -13,18 +13,17 @@ An application needs no TVM: numpy and apache-tvm-ffi from Python, tvm_ffi's hea
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from dnc.errors import TargetError
-from dnc.targets import Option, Session, Target, targets
+from dnc.targets import Option, Session, targets
 from dnc.targets.base import Progress, one_of, silent
 from dnc.tvm.processor import architecture
+from dnc.tvm.target import TvmTarget, described
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -34,10 +33,8 @@ if TYPE_CHECKING:
     from dnc.quantization import Recipe
     from dnc.tvm.compile import Built, Machine
 
-__all__ = ["FFI", "PRECISIONS", "Tvm", "described"]
+__all__ = ["PRECISIONS", "Tvm"]
 
-FFI = "apache-tvm-ffi==0.1.14.post1"
-"""The interface for Python, in the version that fits."""
 PRECISIONS = ("fp32", "fp16", "bf16", "int8", "mixed")
 _EIGHT = {"x86_64": ("avx512vnni", "avxvnni"), "aarch64": ("dotprod",)}
 _NEEDS: Mapping[str, Mapping[str, Sequence[str]]] = {
@@ -56,14 +53,12 @@ def _runtime(text: str) -> str:
 
 
 @targets.register
-class Tvm(Target):
+class Tvm(TvmTarget):
     """Apache TVM on CPUs."""
 
     name: ClassVar[str] = "tvm"
     summary: ClassVar[str] = "machine code by Apache TVM, for this CPU or another (aarch64); model.so needs no compiler"
     extra: ClassVar[str] = "tvm"
-    batch: ClassVar[int | None] = 1
-    tunes: ClassVar[bool] = True
     faster: ClassVar[Sequence[str]] = ("bf16", "mixed")
     known_options: ClassVar[Sequence[Option]] = (
         Option("mcpu", "host", "the processor, as LLVM names it: host, znver4, x86-64-v3, cortex-a72, …"),
@@ -84,16 +79,11 @@ class Tvm(Target):
         ),
     )
 
-    def missing(self) -> str:
-        """TVM, and its interface for Python in the version that fits."""
+    def library(self) -> Path | None:
+        """TVM's runtime."""
         from dnc.tvm.session import runtime_library
 
-        packages = {"apache-tvm": runtime_library() is not None, FFI: bool(importlib.util.find_spec("tvm_ffi"))}
-        return " ".join(name for name, found in packages.items() if not found)
-
-    def missing_to_open(self) -> str:
-        """The interface for Python alone."""
-        return "" if importlib.util.find_spec("tvm_ffi") else FFI
+        return runtime_library()
 
     def remedy(self) -> str:
         """The extra to compile with, and that to run with."""
@@ -111,13 +101,6 @@ class Tvm(Target):
         from dnc.quantization import MOVES, Recipe
 
         return Recipe(frozenset({"Conv", "Gemm", "Concat"}) | MOVES, tied=True, dense=True)
-
-    def final_passes(self) -> Sequence[Pass]:
-        """What stores another precision."""
-        from dnc.passes import passes
-
-        half = self.options["precision"] == "fp16"
-        return [passes["to-float16"](), passes["eliminate-dead-code"]()] if half else []
 
     def unsupported(self, model: ir.Model) -> list[str]:
         """See `dnc.tvm.emit`; and precisions in which the processor does not compute."""
@@ -231,27 +214,17 @@ class Tvm(Target):
         }
 
     def _bundle_runtime(self, machine: Machine, folder: Path) -> str:
-        from dnc.tvm.session import RUNTIME, runtime_library
+        from dnc.tvm.session import RUNTIME
 
         chosen = self.options["runtime"]
         if chosen == "system":
             return "of an installed apache-tvm"
         if chosen == "bundled" and not machine.is_host:
             return f"of an apache-tvm installed there: name one for {machine.architecture} with --option runtime=FILE"
-        library = runtime_library() if chosen == "bundled" else Path(chosen)
+        library = self.library() if chosen == "bundled" else Path(chosen)
         if library is None:
             raise TargetError(f"there is no {RUNTIME} to bundle", hint=self.remedy())
-        shutil.copyfile(library, folder / RUNTIME)
-        licence = library.parent.parent / "LICENSE"
-        if licence.is_file():
-            shutil.copyfile(licence, folder / "LICENSE-tvm")
-        return f"bundled ({(folder / RUNTIME).stat().st_size / 1e6:.1f} MB)"
-
-    def versions(self) -> dict[str, str]:
-        """TVM's compiler, and the interface that the engine is called by."""
-        from importlib.metadata import version
-
-        return {name: version(name) for name in ("apache-tvm", "apache-tvm-ffi")}
+        return self.bundle({RUNTIME: library}, folder)
 
     def engine(self) -> str:
         """TVM, and what it compiles for."""
@@ -264,14 +237,3 @@ class Tvm(Target):
         from dnc.tvm.session import TvmSession
 
         return TvmSession(folder, threads)
-
-
-def described(values: Sequence[ir.Value]) -> list[dict[str, Any]]:
-    return [
-        {
-            "name": value.name,
-            "shape": [side if isinstance(side, int) else None for side in value.shape or ()],
-            "dtype": "float32" if value.dtype is None else value.dtype.numpy().name,
-        }
-        for value in values
-    ]

@@ -11,5 +11,6 @@
     instrument  times of single functions
     tuning      --tune: kernels chosen by measuring them; cpu_tuning: what is tried for CPUs
     gpu         the same for NVIDIA's GPUs
+    target      what both are as targets
     remote      machines that measure: this one, or a device behind TVM's RPC
 """

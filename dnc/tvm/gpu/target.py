@@ -13,9 +13,7 @@ To run it takes numpy, apache-tvm-ffi, NVIDIA's driver and its libcudart.so.13 (
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -25,11 +23,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from dnc.errors import TargetError
 from dnc.gpu import gpus
-from dnc.targets import Option, Session, Target
+from dnc.targets import Option, Session
 from dnc.targets.base import Progress, one_of, silent
 from dnc.targets.onnx import optimizations
-from dnc.targets.tvm import FFI, described
 from dnc.tvm.gpu.device import architectures
+from dnc.tvm.target import TvmTarget, described
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -57,14 +55,12 @@ _FOREIGN = ("provider", "layout", "cache", "fallback")
 """Options of target cuda that are ONNX Runtime's."""
 
 
-class TvmGpu(Target):
+class TvmGpu(TvmTarget):
     """Kernels compiled ahead of time by TVM and NVIDIA's compilers."""
 
     name: ClassVar[str] = "cuda"
     summary: ClassVar[str] = "kernels compiled ahead of time"
     extra: ClassVar[str] = "tvm"
-    batch: ClassVar[int | None] = 1
-    tunes: ClassVar[bool] = True
 
     def __init__(self, given: Mapping[str, str] | None = None) -> None:
         super().__init__(given)
@@ -76,16 +72,11 @@ class TvmGpu(Target):
         if foreign:
             raise TargetError(f"back end tvm has no {', '.join(foreign)}", hint="leave it out, or backend=onnxruntime")
 
-    def missing(self) -> str:
-        """TVM, with its part for CUDA, and its interface for Python."""
+    def library(self) -> Path | None:
+        """TVM's runtime for CUDA, which not all wheels have."""
         from dnc.tvm.gpu.process import cuda_runtime
 
-        packages = {"apache-tvm": cuda_runtime() is not None, FFI: bool(importlib.util.find_spec("tvm_ffi"))}
-        return " ".join(name for name, found in packages.items() if not found)
-
-    def missing_to_open(self) -> str:
-        """The interface for Python alone."""
-        return "" if importlib.util.find_spec("tvm_ffi") else FFI
+        return cuda_runtime()
 
     def remedy(self) -> str:
         """TVM, with NVIDIA's compiler; what runs engines is less."""
@@ -94,13 +85,6 @@ class TvmGpu(Target):
     def passes(self) -> Sequence[Pass]:
         """Activations as ONNX has them: they are computed with what is before them."""
         return optimizations("onnx", "bits")
-
-    def final_passes(self) -> Sequence[Pass]:
-        """What stores another precision."""
-        from dnc.passes import passes
-
-        half = self.options["precision"] == "fp16"
-        return [passes["to-float16"](), passes["eliminate-dead-code"]()] if half else []
 
     def unsupported(self, model: ir.Model) -> list[str]:
         """See `dnc.tvm.emit`."""
@@ -229,25 +213,13 @@ class TvmGpu(Target):
         return {key: value for key, value in report.items() if value}
 
     def _bundle_runtime(self, folder: Path, here: bool) -> str:
-        from dnc.tvm.gpu.process import cuda_runtime
         from dnc.tvm.session import runtime_library
 
         if self.options["runtime"] == "system" or not here:
             return "of an apache-tvm installed there"
-        libraries = [library for library in (runtime_library(), cuda_runtime()) if library is not None]
-        for library in libraries:
-            shutil.copyfile(library, folder / library.name)
-        licence = libraries[0].parent.parent / "LICENSE"
-        if licence.is_file():
-            shutil.copyfile(licence, folder / "LICENSE-tvm")
-        size = sum((folder / library.name).stat().st_size for library in libraries)
-        return f"bundled ({size / 1e6:.1f} MB); NVIDIA's libcudart.so.13 is not"
-
-    def versions(self) -> dict[str, str]:
-        """TVM's compiler, and the interface that the engine is called by."""
-        from importlib.metadata import version
-
-        return {name: version(name) for name in ("apache-tvm", "apache-tvm-ffi")}
+        found = (runtime_library(), self.library())
+        libraries = {library.name: library for library in found if library is not None}
+        return f"{self.bundle(libraries, folder)}; NVIDIA's libcudart.so.13 is not"
 
     def engine(self) -> str:
         """TVM, and the GPU."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -52,20 +53,8 @@ _TF32_RATE = 512.0
 _TF32_DEEP = 8
 """k of a fragment."""
 _TF32_HALF, _TF32_REST = np.uint32(1 << 12), np.uint32((1 << 13) - 1)
-_TF32_TILES = (
-    Tile(128, 128, 256, 16, 1.2),
-    Tile(128, 128, 128, 16, 1.1),
-    Tile(128, 64, 128, 16, 1.3),
-    Tile(64, 64, 128, 16, 1.5),
-    Tile(64, 64, 128, 32, 1.4),
-    Tile(128, 32, 128, 16, 1.7),
-    Tile(64, 32, 128, 32, 2.0),
-    Tile(128, 16, 128, 16, 2.5),
-    Tile(32, 64, 128, 32, 2.0),
-    Tile(32, 32, 128, 32, 3.0),
-    Tile(64, 16, 128, 16, 3.5),
-    Tile(16, 64, 128, 32, 3.5),
-)
+_TF32_TILES = tuple(replace(tile, depth=tile.depth // 2) for tile in _TILES)
+"""Numbers twice as large: half as many of them in a step."""
 _WARPS = {
     (128, 128, 256): (4, 2),
     (128, 128, 128): (2, 2),
