@@ -30,9 +30,10 @@ from dnc import zoo
 from dnc.bench.difference import compare_recordings
 from dnc.bench.measure import Recording, measure
 from dnc.bench.subject import Subject
-from dnc.network import Network
-from dnc.timing import CONFIDENCE, Ratio, Run
-from dnc.weights import write_weights
+from dnc.darknet.cfg import find_cfg
+from dnc.darknet.network import Network
+from dnc.darknet.weights import write_weights
+from dnc.runtime.timing import CONFIDENCE, Ratio, Run
 
 _LOAD = """
 import time
@@ -77,7 +78,7 @@ def load() -> Iterator[None]:
 
 def compile_engine(name: str, folder: Path) -> Path:
     """An engine of the network, with random weights if there are no others."""
-    cfg = zoo.find_cfg(name)
+    cfg = find_cfg(name)
     weights = zoo.weights_for(cfg)
     if weights is None:
         network = Network.load(cfg).with_random_weights()

@@ -25,19 +25,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from dnc.targets import targets
 
 import dnc
 from dnc import zoo
-from dnc.autotune import device_name
 from dnc.bench.peers import Peer, Plain
-from dnc.calibration.collector import calibrate
-from dnc.compiler import preprocessing_for
-from dnc.dataset import images as find_images
+from dnc.compiler.compiling import preprocessing_for
+from dnc.darknet.cfg import find_cfg
+from dnc.darknet.network import Network
+from dnc.darknet.weights import write_weights
 from dnc.errors import TargetError
-from dnc.network import Network
-from dnc.targets import targets
-from dnc.timing import Run, Timings, interleave
-from dnc.weights import write_weights
+from dnc.evaluation.datasets import images as find_images
+from dnc.quantization.collecting import calibrate
+from dnc.runtime.timing import Run, Timings, device_name, interleave
 
 OURS = {name: {"target": name} for name in ("onnx", "openvino", "tvm") if not targets[name]().missing()}
 EIGHT_BITS = {f"{name} int8": {"target": name, "precision": "int8"} for name in OURS}
@@ -118,7 +118,7 @@ def main() -> None:
     speeds: dict[str, list[float]] = {}
     print(f"{device_name()}, {arguments.threads} threads\n")
     for each in arguments.networks:
-        cfg = zoo.find_cfg(each)
+        cfg = find_cfg(each)
         with tempfile.TemporaryDirectory() as scratch:
             timings, notes = measure(cfg, arguments, Path(scratch))
         best = min((name for name in timings.seconds if not name.startswith("dnc")), key=timings.median)

@@ -13,7 +13,7 @@ NET is a .cfg file or the name of a network of cfg/; without weights, random one
     PyTorch, PyTorch compiled       the same graph in torch.fx, channels_last, eager and by torch.compile; needs torch
 
 Every run takes an array on the host and gives arrays on the host, so that it ends when the GPU is done. Float32 is
-float32: TF32 is off for all. The engines of a network run in turn (`dnc.timing.interleave`); a cell has the median in
+float32: TF32 is off for all. The engines of a network run in turn (`dnc.runtime.timing.interleave`); a cell has the median in
 milliseconds, and the median ratio to the first column with the half of its 95 % interval. Below stands by how much the
 outputs are off those of ONNX Runtime on the CPU in float32, relative to the largest, for the first image.
 
@@ -44,19 +44,21 @@ os.environ["NVIDIA_TF32_OVERRIDE"] = "0"
 
 import numpy as np
 import onnx_ir as ir
+from dnc.depthwise import write_table
+from dnc.targets import Target, targets
 
 from dnc import zoo
-from dnc.autotune import NATIVE, Tuned, autotune, device_name
-from dnc.depthwise import write_table
+from dnc.compiler.autotuning import NATIVE, Tuned, autotune
+from dnc.darknet.cfg import find_cfg
+from dnc.darknet.lower import lower
+from dnc.darknet.network import Network
 from dnc.errors import DncError, TargetError
-from dnc.gpu import gpus
-from dnc.lower import lower
-from dnc.network import Network
-from dnc.passes.base import attribute
-from dnc.pipeline import run_passes
-from dnc.targets import Target, targets
-from dnc.timing import Timings, interleave
-from dnc.verify import error_between
+from dnc.files import cache_dir
+from dnc.graph.pipeline import run_passes
+from dnc.graph.rewriting import attribute
+from dnc.graph.verification import error_between
+from dnc.runtime.gpus import gpus
+from dnc.runtime.timing import Timings, device_name, interleave
 
 NETWORKS = ("efficientnet-b0", "enet-coco", "yolov4-tiny", "yolov3")
 ENGINES: Mapping[str, Mapping[str, str]] = {
@@ -123,7 +125,7 @@ def target_for(place: str, precision: str, /, **options: str) -> Target:
 
 def load(name: str) -> Network:
     """A network with its weights, or random ones."""
-    cfg = zoo.find_cfg(name)
+    cfg = find_cfg(name)
     weights = zoo.weights_for(cfg)
     network = Network.load(cfg, weights)
     return network if weights is not None else network.with_random_weights()
@@ -144,7 +146,7 @@ def open_engine(network: Network, target: Target, folder: Path, x: Any, trials: 
     model = prepare(network, target, len(x))
     run_passes(model, target.final_passes())
     if trials:
-        target.build_tuned(model, folder, None, trials, cache=zoo.cache_dir())
+        target.build_tuned(model, folder, None, trials, cache=cache_dir())
     else:
         target.build(model, folder)
     session = target.open(folder)
@@ -363,7 +365,7 @@ def layers(networks: Mapping[str, Network], arguments: argparse.Namespace, clock
                 start = time.monotonic()
                 try:
                     model = prepare(network, target, batch)
-                    tuned = autotune(model, target, batch=batch, cache=zoo.cache_dir(), progress=clock.check)
+                    tuned = autotune(model, target, batch=batch, cache=cache_dir(), progress=clock.check)
                 except OutOfTime:
                     print(f"{title}, {precision}, batch {batch}: not finished; it goes on the next time\n")
                     continue

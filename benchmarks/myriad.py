@@ -19,11 +19,13 @@ import tempfile
 from pathlib import Path
 
 import dnc
-from dnc import toolchain, zoo
+from dnc import zoo
+from dnc.darknet.cfg import find_cfg
+from dnc.darknet.network import Network
+from dnc.darknet.weights import write_weights
 from dnc.errors import DncError
-from dnc.myriad.process import Job, compile_blob
-from dnc.network import Network
-from dnc.weights import write_weights
+from dnc.runtime.runners.myriad import toolchain
+from dnc.runtime.runners.myriad.process import Job, compile_blob
 
 PARSE = """
 import sys, json, depthai
@@ -49,7 +51,7 @@ def processor_seconds() -> float:
 def row(text: str, arguments: argparse.Namespace, folder: Path) -> list[str]:
     """The cells for one network."""
     cfg_name, _, weights_name = text.partition("=")
-    cfg = zoo.find_cfg(cfg_name)
+    cfg = find_cfg(cfg_name)
     weights = Path(weights_name) if weights_name else zoo.weights_for(cfg)
     if weights is None:
         weights = folder / "random.weights"

@@ -17,16 +17,17 @@ import tempfile
 from pathlib import Path
 
 import onnx_ir as ir
+from dnc.passes import Pass, passes
+from dnc.targets import Target, targets
 
 from dnc import zoo
-from dnc.autotune import autotune, device_name
-from dnc.lower import lower
-from dnc.network import Network
-from dnc.passes import Pass, passes
-from dnc.pipeline import run_passes
-from dnc.targets import Target, targets
-from dnc.timing import Timings, interleave
-from dnc.verify import feeds_for
+from dnc.compiler.autotuning import autotune
+from dnc.darknet.cfg import find_cfg
+from dnc.darknet.lower import lower
+from dnc.darknet.network import Network
+from dnc.graph.pipeline import run_passes
+from dnc.graph.verification import feeds_for
+from dnc.runtime.timing import Timings, device_name, interleave
 
 MORE = ("diagonalwise", "grouped-to-dense")
 
@@ -77,7 +78,7 @@ def main() -> None:
             print(f"target {name}: {target.missing()} is not installed\n")
             continue
         for each in arguments.networks:
-            cfg = zoo.find_cfg(each)
+            cfg = find_cfg(each)
             weights = zoo.weights_for(cfg)
             network = Network.load(cfg, weights)
             if weights is None:

@@ -24,8 +24,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import dnc
-from dnc.package import package
-from dnc.timing import interleave
+from dnc.runtime.package import package
+from dnc.runtime.timing import interleave
 
 PHOTOGRAPH = Path(dnc.__file__).parent / "data" / "photograph.jpg"
 LIBRARY = {

@@ -30,20 +30,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from dnc.targets import targets
 from PIL import Image
 
 import dnc
 from benchmarks.cpu import SETTLE, plain
 from dnc import zoo
-from dnc.autotune import device_name
-from dnc.graph import serialize_to
-from dnc.lower import lower
-from dnc.network import Network
-from dnc.runtime import load
-from dnc.targets import targets
-from dnc.timing import Timings, interleave
-from dnc.verify import photograph
-from dnc.weights import write_weights
+from dnc.darknet.cfg import find_cfg
+from dnc.darknet.lower import lower
+from dnc.darknet.network import Network
+from dnc.darknet.weights import write_weights
+from dnc.graph.serialization import serialize_to
+from dnc.graph.verification import photograph
+from dnc.runtime.engine import load
+from dnc.runtime.timing import Timings, device_name, interleave
 
 PRECISIONS = ("tvm fp32", "tvm bf16", "tvm int8", "openvino bf16", "openvino int8", "onnx int8")
 OURS, TVM, PEERS = "dnc tvm", "plain TVM", ("plain ONNX Runtime", "plain OpenVINO")
@@ -67,10 +67,9 @@ def plain_tvm(path: Path, x: Any, mcpu: str) -> Callable[[], object]:
     """TVM as its manual shows it."""
     import onnx
     import tvm
+    from dnc.targets.tvm.compile import machine_for
     from tvm import relax
     from tvm.relax.frontend.onnx import from_onnx
-
-    from dnc.tvm.compile import machine_for
 
     target = machine_for("", mcpu).target
     module = from_onnx(onnx.load(path), keep_params_in_input=False)
@@ -95,8 +94,8 @@ def weights_of(cfg: Path, folder: Path) -> Path:
 
 def measure_precisions(cfg: Path, arguments: argparse.Namespace, folder: Path) -> Timings:
     """Timings of dnc's engines."""
-    from dnc.calibration.collector import calibrate
-    from dnc.compiler import preprocessing_for
+    from dnc.compiler.compiling import preprocessing_for
+    from dnc.quantization.collecting import calibrate
 
     weights = weights_of(cfg, folder)
     network = Network.load(cfg, weights)
@@ -131,7 +130,7 @@ def precisions(arguments: argparse.Namespace) -> None:
     print(f"| network | {' | '.join(PRECISIONS)} |\n" + "| --- " * (len(PRECISIONS) + 1) + "|")
     ratios: dict[str, list[float]] = {name: [] for name in others}
     for each in arguments.networks:
-        cfg = zoo.find_cfg(each)
+        cfg = find_cfg(each)
         with tempfile.TemporaryDirectory() as scratch:
             timings = measure_precisions(cfg, arguments, Path(scratch))
         cells = [f"{timings.median(first) * 1e3:.2f}"]
@@ -188,7 +187,7 @@ def main() -> None:
     print(f"| network | ms | {' | '.join(others)} | compiled in s (of the processor) | MB |")
     print("| --- " * (len(others) + 4) + "|")
     for each in arguments.networks:
-        cfg = zoo.find_cfg(each)
+        cfg = find_cfg(each)
         with tempfile.TemporaryDirectory() as scratch:
             timings, (elapsed, busy, memory) = measure(cfg, arguments, Path(scratch))
         cells = [cfg.stem, f"{timings.median(OURS) * 1e3:.2f}"]

@@ -11,27 +11,27 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dnc.compiler import compile as compile
-    from dnc.convert import to_supervision as to_supervision
-    from dnc.decode import Classification as Classification
-    from dnc.decode import Detection as Detection
+    from dnc.compiler.compiling import compile as compile
+    from dnc.darknet.network import Network as Network
     from dnc.errors import DncError as DncError
-    from dnc.network import Network as Network
-    from dnc.runtime import Engine as Engine
-    from dnc.runtime import load as load
+    from dnc.runtime.conversions import to_supervision as to_supervision
+    from dnc.runtime.decoding import Classification as Classification
+    from dnc.runtime.decoding import Detection as Detection
+    from dnc.runtime.engine import Engine as Engine
+    from dnc.runtime.engine import load as load
 
 __version__ = "0.1.0"
 __all__ = ["Classification", "Detection", "DncError", "Engine", "Network", "compile", "load", "to_supervision"]
 
 _HOMES = {
-    "Classification": "dnc.decode",
-    "Detection": "dnc.decode",
+    "Classification": "dnc.runtime.decoding",
+    "Detection": "dnc.runtime.decoding",
     "DncError": "dnc.errors",
-    "Engine": "dnc.runtime",
-    "Network": "dnc.network",
+    "Engine": "dnc.runtime.engine",
+    "Network": "dnc.darknet.network",
     "compile": "dnc.compiler",
-    "load": "dnc.runtime",
-    "to_supervision": "dnc.convert",
+    "load": "dnc.runtime.engine",
+    "to_supervision": "dnc.runtime.conversions",
 }
 
 

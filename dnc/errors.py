@@ -7,6 +7,7 @@ what is wrong, where, and what to do about it. Anything else that escapes is a b
 from __future__ import annotations
 
 import difflib
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -110,3 +111,15 @@ def _close_match(word: str, known: frozenset[str], cutoff: float) -> str:
     # The same mistake may stand in every section.
     matches = difflib.get_close_matches(word, known, n=1, cutoff=cutoff)
     return f"did you mean '{matches[0]}'?" if matches else ""
+
+
+def warn(error: DncError) -> None:
+    """Issues the error as a `DncWarning`, for what is tolerated."""
+    warnings.warn(DncWarning(str(error)), stacklevel=3)
+
+
+def tolerate(problem: DncError, lenient: bool) -> None:
+    """Raises the problem, or only warns under `lenient`."""
+    if not lenient:
+        raise problem
+    warn(problem)

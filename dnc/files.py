@@ -16,6 +16,13 @@ from dnc.errors import DncError
 __all__ = ["cache_dir", "prune", "whole_file"]
 
 
+def packaged(name: str) -> Path:
+    """A folder that stands beside dnc/ in a checkout, and inside it where dnc is installed: "cfg" or "embed"."""
+    package = Path(__file__).parent
+    inside = package / name
+    return inside if inside.is_dir() else package.parent / name
+
+
 def cache_dir() -> Path:
     """The folder for what was fetched, and for what can be made again; it need not exist yet."""
     chosen = os.environ.get("DNC_CACHE")

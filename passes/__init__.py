@@ -6,7 +6,7 @@ A target lists the passes that it wants, in order (`Target.passes`).
 
 from __future__ import annotations
 
-from dnc.passes.base import Pass
+from dnc.graph.rewriting import Pass
 from dnc.registry import Registry
 
 __all__ = ["Pass", "passes"]

@@ -20,8 +20,8 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from dnc.graph import lazy
-from dnc.passes.base import add_initializer, attribute, constant_array, replace_uses
+from dnc.graph.builder import lazy
+from dnc.graph.rewriting import add_initializer, attribute, constant_array, replace_uses
 
 __all__ = [
     "Affine",

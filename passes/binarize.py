@@ -30,19 +30,11 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
+from dnc.passes import Pass, passes
 
 from dnc.errors import DncError, close_match
-from dnc.graph import lazy
-from dnc.passes import Pass, passes
-from dnc.passes.base import (
-    Log,
-    add_initializer,
-    add_node,
-    attribute,
-    constant_array,
-    constant_scalar,
-    replace_uses,
-)
+from dnc.graph.builder import lazy
+from dnc.graph.rewriting import Log, add_initializer, add_node, attribute, constant_array, constant_scalar, replace_uses
 
 _Array = npt.NDArray[Any]
 _FORMS = ("bits", "integer")

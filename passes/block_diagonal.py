@@ -22,8 +22,8 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from dnc.errors import PassError
-from dnc.graph import lazy
-from dnc.passes.base import add_initializer, attribute, constant_array
+from dnc.graph.builder import lazy
+from dnc.graph.rewriting import add_initializer, attribute, constant_array
 
 __all__ = ["LIMIT", "channels_of", "check_names", "chosen", "groups_of", "merge_groups"]
 

@@ -4,7 +4,7 @@
 
 holds for f linear, relu and leaky. It is exact but for rounding, and matters where conv1 or conv2 is depthwise: the
 largest of their channels is often a hundred times the smallest (Nagel et al., "Data-Free Quantization Through Weight
-Equalization and Bias Correction", ICCV 2019). Here the tensor's own channels are measured (`dnc.calibration`).
+Equalization and Bias Correction", ICCV 2019). Here the tensor's own channels are measured (`dnc.quantization.calibration`).
 
 1. conv2 is depthwise. Its weights have a scale for each channel already, so all become as large as the largest:
        s = a / max a,    a: the largest value of the channel, within the tensor's calibrated range
@@ -25,13 +25,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
-
 from dnc.passes import Pass, passes
 from dnc.passes.affine import Affine, move_after, move_before, refusal_after, refusal_before
-from dnc.passes.base import Log, attribute, constant_array, sole_user
+
+from dnc.graph.rewriting import Log, attribute, constant_array, sole_user
 
 if TYPE_CHECKING:
-    from dnc.calibration import Channels, Range
+    from dnc.quantization.calibration import Channels, Range
 
 __all__ = ["INTERVAL", "Equalize"]
 

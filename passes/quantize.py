@@ -4,7 +4,7 @@
 
 That is how every engine is told: it takes the pairs away again and computes with the integers between them. Which
 operators, and what else the engine wants (signed integers, -128 to 127, for one), is the target's `Recipe`; the
-intervals are measured (`dnc.calibration`).
+intervals are measured (`dnc.quantization.calibration`).
 
 1. What is quantized: the operators of the recipe, from the network's first product (Conv, Gemm) to the ones before its
    last. Float32 stay those last ones, which heads are made of, and all that comes after them; what was asked for; what
@@ -30,17 +30,17 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
-
-from dnc.graph import lazy
 from dnc.passes import Pass, passes
-from dnc.passes.base import Log, add_initializer, add_node, attribute, constant_array, replace_uses, sole_user
 from dnc.passes.equalize import INTERVAL
 from dnc.passes.fuse_activation import recognise
 from dnc.passes.reduced_precision import Keep, around_products
-from dnc.quantization import MOVES, Grid, Interval, Recipe, least_scales, quantize_weights, weight_scales
+
+from dnc.graph.builder import lazy
+from dnc.graph.quantization import MOVES, Grid, Interval, Recipe, least_scales, quantize_weights, weight_scales
+from dnc.graph.rewriting import Log, add_initializer, add_node, attribute, constant_array, replace_uses, sole_user
 
 if TYPE_CHECKING:
-    from dnc.calibration import Range
+    from dnc.quantization.calibration import Range
 
 Array = npt.NDArray[Any]
 

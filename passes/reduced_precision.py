@@ -21,7 +21,7 @@ import onnx.defs
 import onnx_ir as ir
 
 from dnc.errors import DncError, close_match
-from dnc.graph import WHERE
+from dnc.graph.builder import WHERE
 
 __all__ = ["PRODUCTS", "Keep", "around_products", "float32_nodes", "layer_of"]
 

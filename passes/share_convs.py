@@ -21,10 +21,10 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
-
-from dnc.graph import lazy
 from dnc.passes import Pass, passes
-from dnc.passes.base import (
+
+from dnc.graph.builder import lazy
+from dnc.graph.rewriting import (
     Log,
     add_initializer,
     add_node,

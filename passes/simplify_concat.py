@@ -22,9 +22,9 @@ from collections.abc import Collection, Iterator, Sequence
 from typing import ClassVar
 
 import onnx_ir as ir
-
 from dnc.passes import Pass, passes
-from dnc.passes.base import (
+
+from dnc.graph.rewriting import (
     Log,
     add_initializer,
     add_node,

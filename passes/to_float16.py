@@ -8,10 +8,10 @@
    back: what is float16 and read in float16 is read directly. Graph inputs and outputs stay float32 under their names.
 
 The file is half as large. Speed is the engine's: it is for GPUs with half-precision units. ONNX Runtime on x86 CPUs
-computes in float32 all the same, neither faster nor slower, and without the roundings in between (`dnc.rounding`).
+computes in float32 all the same, neither faster nor slower, and without the roundings in between (`dnc.graph.rounding`).
 
 Activations over 65504 become infinite: no pass can see that without data, so the comparison after the pass on a
-photograph is what catches it (`dnc.verify`); `keep` is for the layers where it happens. Trained detectors stay far
+photograph is what catches it (`dnc.graph.verification`); `keep` is for the layers where it happens. Trained detectors stay far
 below; random weights of deep residual networks (darknet53, yolov4) do not. Products are expected to add up in float32,
 as the engines do by default; one that adds in float16 is less exact than what is declared here.
 
@@ -28,11 +28,11 @@ import numpy as np
 import numpy.typing as npt
 import onnx.defs
 import onnx_ir as ir
-
-from dnc.graph import lazy
 from dnc.passes import Pass, passes
-from dnc.passes.base import Log, add_initializer, constant_array
 from dnc.passes.reduced_precision import Keep, float32_nodes
+
+from dnc.graph.builder import lazy
+from dnc.graph.rewriting import Log, add_initializer, constant_array
 
 _LARGEST = float(np.finfo(np.float16).max)
 _NAME = "tensor(float16)"

@@ -22,10 +22,10 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
-
-from dnc.graph import lazy
 from dnc.passes import Pass, passes
-from dnc.passes.base import Log, add_initializer, attribute, constant_array
+
+from dnc.graph.builder import lazy
+from dnc.graph.rewriting import Log, add_initializer, attribute, constant_array
 
 _Array = npt.NDArray[Any]
 

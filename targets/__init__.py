@@ -1,17 +1,18 @@
 """Targets: one file per engine, found by its name.
 
 To add one: a file here with a registered class that derives from `Target`, and a test beside the others in
-tests/targets/. The module is imported by the runtime too, so it imports its engine's library, and anything of the
-compiler, inside its methods.
+tests/targets/. What opens and runs its engines is a `Runner` of dnc.runtime.runners. Engines' libraries are imported
+inside methods.
 """
 
 from __future__ import annotations
 
+from dnc.targets.base import Target
+
 from dnc.errors import TargetError, close_match
 from dnc.registry import Registry
-from dnc.targets.base import Option, Session, Target
 
-__all__ = ["Option", "Session", "Target", "find", "targets"]
+__all__ = ["Target", "find", "targets"]
 
 targets: Registry[type[Target]] = Registry("dnc.targets")
 

@@ -1,25 +1,24 @@
-"""What every target is: how a model is made ready for an engine, written, opened again and run."""
+"""What every target is: how a model is made ready for an engine, and written."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import numpy.typing as npt
-
-from dnc.errors import TargetError, close_match
+from dnc.errors import TargetError
+from dnc.runtime.options import Option, check_names, parse_options
+from dnc.runtime.runners import Runner
 
 if TYPE_CHECKING:
     import onnx_ir as ir
-
-    from dnc.bundle import Bundle
     from dnc.passes import Pass
-    from dnc.quantization import Recipe
 
-__all__ = ["Option", "Progress", "Session", "Target", "one_of", "silent", "whole"]
+    from dnc.graph.quantization import Recipe
+    from dnc.runtime.manifest import Bundle
+
+__all__ = ["Progress", "Target", "silent"]
 
 Progress = Callable[[str], None]
 """Is told what happens now."""
@@ -27,69 +26,6 @@ Progress = Callable[[str], None]
 
 def silent(_: str) -> None:
     """Nobody is told."""
-
-
-@dataclass(frozen=True)
-class Option:
-    """Something that the user may tell a target: `--option NAME=VALUE`."""
-
-    name: str
-    default: str
-    """As the user would write it."""
-    summary: str
-    parse: Callable[[str], Any] = str
-    """The value; raises ValueError, which says what is allowed."""
-    at_load: bool = False
-    """Whether it may be given anew when an engine is loaded: it changes nothing that `build` writes."""
-
-
-def whole(low: int, high: int) -> Callable[[str], int]:
-    """For `Option.parse`: a whole number from `low` to `high`."""
-
-    def parse(text: str) -> int:
-        if not text.isascii() or not text.isdigit() or not low <= int(text) <= high:
-            raise ValueError(f"a whole number from {low} to {high}")
-        return int(text)
-
-    return parse
-
-
-def one_of(*words: str) -> Callable[[str], str]:
-    """For `Option.parse`: one of some words."""
-
-    def parse(text: str) -> str:
-        if text not in words:
-            raise ValueError(f"one of {', '.join(words)}")
-        return text
-
-    return parse
-
-
-class Session(ABC):
-    """An opened engine. `run` may be called from several threads at once."""
-
-    device: str
-    """What it really runs on, in the engine's own words."""
-
-    @abstractmethod
-    def run(self, inputs: Mapping[str, npt.NDArray[Any]]) -> list[npt.NDArray[Any]]:
-        """The outputs in the model's order, for inputs by name."""
-
-    def profile(self, inputs: Mapping[str, npt.NDArray[Any]], runs: int) -> list[tuple[str, float]]:
-        """How long each node takes, for `dnc bench --layers`.
-
-        Args:
-            inputs: as for `run`.
-            runs: how often to run; outliers among them do not count.
-
-        Returns:
-            Names and seconds, in order. A node that the engine made itself has the name of what it writes or reads
-            behind its own, after a blank; nodes that it computes together are joined by +.
-
-        Raises:
-            TargetError: the engine does not tell.
-        """
-        raise TargetError(f"{self.device} does not tell how long its layers take", hint="measure on another target")
 
 
 class Target(ABC):
@@ -107,6 +43,8 @@ class Target(ABC):
     """One line for `dnc compile --help`."""
     extra: ClassVar[str]
     """The extra of the distribution that installs what it needs: `pip install darknet-compiler[extra]`."""
+    runs: ClassVar[type[Runner]]
+    """What opens and runs its engines."""
     known_options: ClassVar[Sequence[Option]] = ()
     faster: ClassVar[Sequence[str]] = ()
     """The values of its option `precision` that may be faster than float32 and cost accuracy."""
@@ -117,28 +55,18 @@ class Target(ABC):
     """Whether `build_tuned` does anything."""
 
     def __init__(self, given: Mapping[str, str] | None = None) -> None:
-        known = {option.name: option for option in self.known_options}
-        for name in given or {}:
-            if name not in known:
-                hint = close_match(name, known) or (f"it has {', '.join(known)}" if known else "it has none")
-                raise TargetError(f"target {self.name} has no option '{name}'", hint=hint)
         self.given: dict[str, str] = dict(given or {})
         """What was given, as text: it is kept in engine.json, and given again when the engine is opened."""
-        self.options: dict[str, Any] = {}
-        for name, option in known.items():
-            text = self.given.get(name, option.default)
-            try:
-                self.options[name] = option.parse(text)
-            except ValueError as error:
-                raise TargetError(f"option {name}={text} of target {self.name} is not {error}") from error
+        check_names(self.name, self.known_options, self.given)
+        self.options: dict[str, Any] = parse_options(self.name, self.known_options, self.given)
 
-    @abstractmethod
+    def runner(self) -> Runner:
+        """What opens the engines."""
+        return self.runs.select(self.given)(self.given)
+
     def missing(self) -> str:
-        """What has to be installed to build or run an engine; empty if nothing."""
-
-    def missing_to_open(self) -> str:
-        """What has to be installed to run an engine, if that is less."""
-        return self.missing()
+        """What has to be installed to build an engine, which is what runs it if not said otherwise; empty if nothing."""
+        return self.runner().missing()
 
     def remedy(self) -> str:
         """The command that installs what is missing."""
@@ -224,20 +152,4 @@ class Target(ABC):
 
     @abstractmethod
     def engine(self) -> str:
-        """The library that runs the engine and its version, in words: what measurements hold for."""
-
-    def taking_turns(self) -> Target:
-        """This target for engines that are timed in turn with others: nothing of one may run on after its turn."""
-        return self
-
-    @abstractmethod
-    def open(self, folder: Path, threads: int | None = None) -> Session:
-        """Opens what `build` wrote.
-
-        Args:
-            folder: the engine folder.
-            threads: how many threads one run uses; the engine's own choice if not given.
-
-        Raises:
-            TargetError: the engine's library is missing or refuses the model.
-        """
+        """The library that runs its engines, and its version, in words: what measurements hold for."""

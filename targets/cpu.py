@@ -1,14 +1,16 @@
-"""Target `cpu`: whichever of the targets for CPUs runs the network fastest on this machine (see `dnc.choose`)."""
+"""Target `cpu`: whichever of the targets for CPUs runs the network fastest on this machine (see `dnc.compiler.choosing`)."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from typing import ClassVar
 
-from dnc.targets import Option, Target, targets
+from dnc.targets import Target, targets
 from dnc.targets.onnx import Onnx
 from dnc.targets.openvino import Openvino
-from dnc.targets.tvm import PRECISIONS, Tvm
+from dnc.targets.tvm.target import PRECISIONS, Tvm
+
+from dnc.runtime.options import Option
 
 
 @targets.register

@@ -2,174 +2,25 @@
 
 from __future__ import annotations
 
-import functools
-import importlib
-import importlib.util
-import itertools
-import json
-import tempfile
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import ModuleType
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-import numpy as np
-import numpy.typing as npt
+from dnc.targets import Target, targets
+from dnc.targets.base import Progress, silent
 
-from dnc.errors import TargetError
-from dnc.targets import Option, Session, Target, targets
-from dnc.targets.base import Progress, one_of, silent
-from dnc.timing import typical, warm_up
+from dnc.runtime.options import Option, one_of
+from dnc.runtime.runners import Runner
+from dnc.runtime.runners.onnx import MODEL, OnnxRunner, import_onnxruntime
 
 if TYPE_CHECKING:
     import onnx_ir as ir
-
-    from dnc.bundle import Bundle
     from dnc.passes import Pass
-    from dnc.quantization import Recipe
 
-__all__ = ["MODEL", "Onnx", "OnnxSession", "optimizations"]
+    from dnc.graph.quantization import Recipe
+    from dnc.runtime.manifest import Bundle
 
-MODEL = "model.onnx"
-
-
-def import_onnxruntime() -> ModuleType:
-    """onnxruntime; raises TargetError where it is installed but its libraries do not load."""
-    try:
-        return importlib.import_module("onnxruntime")
-    except ImportError as error:
-        raise TargetError(f"onnxruntime cannot be loaded: {error}", hint="install it again") from error
-
-
-class OnnxSession(Session):
-    """An onnxruntime.InferenceSession."""
-
-    def __init__(self, path: Path, providers: Sequence[str], threads: int | None, spin: bool = True) -> None:
-        self._path, self._threads, self._spin = path, threads, spin
-        try:
-            self._session = self._open(providers, self._options())
-        except Exception as error:
-            # onnxruntime raises classes of its own that have no common base but Exception.
-            raise TargetError(f"ONNX Runtime refuses the model: {error}", path, "build the engine again") from error
-        self.providers: list[str] = self._session.get_providers()
-        self.device = self.providers[0].removesuffix("ExecutionProvider")
-
-    def _options(self) -> Any:
-        options = import_onnxruntime().SessionOptions()
-        options.log_severity_level = 3
-        if self._threads is not None:
-            options.intra_op_num_threads = self._threads
-        if not self._spin:
-            options.add_session_config_entry("session.force_spinning_stop", "1")
-        return options
-
-    def _open(self, providers: Sequence[str], options: Any) -> Any:
-        return import_onnxruntime().InferenceSession(str(self._path), options, providers=list(providers))
-
-    def run(self, inputs: Mapping[str, npt.NDArray[Any]]) -> list[npt.NDArray[Any]]:
-        """InferenceSession.run, which is thread-safe."""
-        try:
-            return list(self._session.run(None, dict(inputs)))
-        except Exception as error:
-            raise TargetError(f"ONNX Runtime failed: {error}") from error
-
-    def profile(self, inputs: Mapping[str, npt.NDArray[Any]], runs: int) -> list[tuple[str, float]]:
-        """ONNX Runtime's own profile, in whole microseconds, less what it takes to write each node's line of it.
-
-        On a GPU it has the time that it takes to ask for the work alone.
-        """
-        if self.device != "CPU":
-            return super().profile(inputs, runs)
-        with tempfile.TemporaryDirectory(prefix="dnc-profile-") as scratch:
-            options = self._options()
-            options.enable_profiling = True
-            options.profile_file_prefix = str(Path(scratch) / "profile")
-            options.optimized_model_filepath = str(Path(scratch) / MODEL)
-            try:
-                session = self._open(self.providers, options)
-                warm_up(lambda: session.run(None, dict(inputs)))
-                for _ in range(runs):
-                    session.run(None, dict(inputs))
-                events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
-            except Exception as error:
-                raise TargetError(f"ONNX Runtime failed: {error}") from error
-            written = _written(Path(scratch) / MODEL)
-        taken: dict[str, list[float]] = {}
-        for event in events:
-            name = event["name"].removesuffix("_kernel_time")
-            if event["cat"] == "Node" and name != event["name"]:
-                taken.setdefault(name, []).append(event["dur"] / 1e6)
-        # What is in a loop or in a branch does not run once in every run.
-        count = sum(event["name"] == "model_run" for event in events)
-        every = [name for name, seconds in taken.items() if len(seconds) == count]
-        if not every:
-            raise TargetError("ONNX Runtime's profile has no nodes")
-        table = np.array([taken[name][-runs:] for name in every])
-        parts = np.maximum(0.0, typical(table.T) - _cost_of_a_line()).tolist()
-        titles = (f"{name} {written.get(name, '')}".strip() for name in every)
-        return list(zip(titles, parts, strict=True))
-
-
-_CHAINS, _CHAIN_RUNS = (50, 250), 100
-
-
-@functools.cache
-def _cost_of_a_line() -> float:
-    """Seconds by which ONNX Runtime's profile makes a node longer: shapes are written into its line before its time is
-    taken. Measured on chains of nodes that do next to nothing: what the profile says of one, less what it really takes,
-    which is how much longer the longer chain runs, without a profile, for each node more."""
-    onnxruntime = import_onnxruntime()
-    x = {"x": np.zeros((1, 8, 1, 1), np.float32)}
-    seconds = []
-    for length in _CHAINS:
-        session = onnxruntime.InferenceSession(_chain(length))
-        taken = []
-        for _ in range(_CHAIN_RUNS):
-            start = time.perf_counter()
-            session.run(None, x)
-            taken.append(time.perf_counter() - start)
-        seconds.append(float(np.median(taken)))
-    with tempfile.TemporaryDirectory(prefix="dnc-profile-") as scratch:
-        options = onnxruntime.SessionOptions()
-        options.enable_profiling = True
-        options.profile_file_prefix = str(Path(scratch) / "profile")
-        session = onnxruntime.InferenceSession(_chain(_CHAINS[1]), options)
-        for _ in range(_CHAIN_RUNS):
-            session.run(None, x)
-        events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
-    lines = np.sort([event["dur"] / 1e6 for event in events if event["name"].endswith("_kernel_time")])
-    really = (seconds[1] - seconds[0]) / (_CHAINS[1] - _CHAINS[0])
-    # The slowest tenth was disturbed.
-    return max(0.0, float(np.mean(lines[: -len(lines) // 10])) - really)
-
-
-def _chain(length: int) -> bytes:
-    import onnx
-    import onnx.parser
-
-    shape = "float[1,8,1,1]"
-    names = ["x", *(f"x{number}" for number in range(1, length + 1))]
-    lines = "".join(f"{after} = Sum({before}, x, x)" for before, after in itertools.pairwise(names))
-    text = f'<ir_version: 8, opset_import: ["": 14]> chain ({shape} x) => ({shape} {names[-1]}) {{{lines}}}'
-    model: bytes = onnx.parser.parse_model(text).SerializeToString()
-    return model
-
-
-def _written(path: Path) -> dict[str, str]:
-    """What each node of a model writes, as far as one can tell from names: of a node that ONNX Runtime made, what is
-    made of it further on."""
-    import onnx
-
-    nodes = onnx.load(str(path), load_external_data=False).graph.node
-    names: dict[str, str] = {}
-    readers: dict[str, str] = {}
-    for node in reversed(nodes):
-        made = [name for name in node.output if name]
-        names[node.name] = next((name for name in made if "_token_" not in name), "") or readers.get(made[0], "")
-        for name in node.input:
-            readers[name] = names[node.name]
-    return names
+__all__ = ["Onnx", "optimizations"]
 
 
 def optimizations(activations: str, signs: str) -> list[Pass]:
@@ -203,6 +54,7 @@ class Onnx(Target):
     name: ClassVar[str] = "onnx"
     summary: ClassVar[str] = "ONNX Runtime on the CPU; model.onnx is portable"
     extra: ClassVar[str] = "onnx"
+    runs: ClassVar[type[Runner]] = OnnxRunner
     faster: ClassVar[Sequence[str]] = ("mixed",)
     known_options: ClassVar[Sequence[Option]] = (
         Option(
@@ -211,19 +63,8 @@ class Onnx(Target):
             "fp16: half precision; bf16: weights in bfloat16; int8, mixed: 8 bits, all over or where they cost little",
             one_of("fp32", "fp16", "bf16", "int8", "mixed"),
         ),
-        Option(
-            "spin",
-            "on",
-            "off: threads do not wait busily after a run: 5 % slower for an engine that runs all the time, several "
-            "times as fast for engines that take turns",
-            one_of("on", "off"),
-            at_load=True,
-        ),
+        *OnnxRunner.known_options,
     )
-
-    def missing(self) -> str:
-        """onnxruntime, of any build."""
-        return "" if importlib.util.find_spec("onnxruntime") else "onnxruntime"
 
     def passes(self) -> Sequence[Pass]:
         """What ONNX Runtime's CPU provider profits from: see benchmarks/passes.md. It fuses most activations itself."""
@@ -231,7 +72,7 @@ class Onnx(Target):
 
     def quantization(self) -> Recipe | None:
         """Its kernels for 8 bits compute one operator each and round what it gives; Relu and Clip are that rounding."""
-        from dnc.quantization import MOVES, Recipe
+        from dnc.graph.quantization import MOVES, Recipe
 
         operators = frozenset({"Conv", "Gemm", "Add", "Mul", "LeakyRelu", "Sigmoid", "Concat"})
         return Recipe(operators | MOVES, outputs=True, biases=True)
@@ -247,7 +88,7 @@ class Onnx(Target):
         self, model: ir.Model, folder: Path, about: Bundle | None = None, progress: Progress = silent
     ) -> Mapping[str, str]:
         """Writes model.onnx."""
-        from dnc.graph import serialize_to
+        from dnc.graph.serialization import serialize_to
 
         serialize_to(model, folder / MODEL)
         return {}
@@ -261,11 +102,3 @@ class Onnx(Target):
     def engine(self) -> str:
         """ONNX Runtime, which has several distributions."""
         return f"ONNX Runtime {import_onnxruntime().__version__}"
-
-    def open(self, folder: Path, threads: int | None = None) -> Session:
-        """A session on the CPU."""
-        return OnnxSession(folder / MODEL, ["CPUExecutionProvider"], threads, self.options["spin"] == "on")
-
-    def taking_turns(self) -> Target:
-        """Without busy waiting."""
-        return type(self)({**self.given, "spin": "off"})

@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 import pytest
 
-from dnc.network import Network
-from dnc.weights import write_weights
+from dnc.darknet.network import Network
+from dnc.darknet.weights import write_weights
 from tests.networks import NETWORKS
 
 
@@ -44,9 +44,9 @@ def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) 
 @pytest.fixture(autouse=True)
 def _quick_choice(monkeypatch: pytest.MonkeyPatch) -> None:
     """Target cpu times its candidates as shortly as it can, and OpenVINO keeps nothing in the user's cache."""
-    monkeypatch.setattr("dnc.choose.SECONDS", 0.01)
-    monkeypatch.setattr("dnc.choose._SETTLE", 0.0)
-    monkeypatch.setattr("dnc.targets.openvino._cache", lambda folder: None)
+    monkeypatch.setattr("dnc.compiler.choosing.SECONDS", 0.01)
+    monkeypatch.setattr("dnc.compiler.choosing._SETTLE", 0.0)
+    monkeypatch.setattr("dnc.runtime.runners.openvino._cache", lambda folder: None)
 
 
 def _write(folder: Path, name: str, cfg: str, *, seed: int = 0, lenient: bool = False) -> Path:

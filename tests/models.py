@@ -13,8 +13,8 @@ import onnx.parser
 import onnx_ir as ir
 import onnxruntime as ort
 
-from dnc.graph import check
-from dnc.rounding import spell_out
+from dnc.graph.rounding import spell_out
+from dnc.graph.serialization import check
 
 __all__ = ["model", "ops", "outputs", "run", "same"]
 

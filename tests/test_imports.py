@@ -13,14 +13,14 @@ from pathlib import Path
 import pytest
 
 import dnc
+from tests import ROOT
 
-ROOT = Path(__file__).parent.parent
 EXTRAS = ("onnxruntime", "openvino", "tvm", "libusb_package", "tensorrt", "torch", "cv2", "scipy", "onnxscript")
 """What is in no dependency of the base install."""
 
 IN_TVM = (
-    *("dnc.tvm.schedules", "dnc.tvm.gpu.schedules", "dnc.tvm.gpu.graphs", "dnc.tvm.gpu.lowering", "dnc.tvm.cpu_tuning"),
-    *("dnc.tvm.joining", "dnc.tvm.provenance", "dnc.tvm.emit.suppression"),
+    *("dnc.targets.tvm.schedules", "dnc.targets.cuda.schedules", "dnc.targets.cuda.graphs", "dnc.targets.cuda.lowering", "dnc.targets.tvm.cpu_tuning"),
+    *("dnc.targets.tvm.joining", "dnc.targets.tvm.provenance", "dnc.targets.tvm.emit.suppression"),
 )
 """What writes TVM's own representation, expression by expression: only a compilation for TVM imports it."""
 
@@ -48,7 +48,7 @@ def run(code: str, *arguments: str, blocked: tuple[str, ...] = EXTRAS) -> subpro
 
 def test_all_modules_are_found() -> None:
     found = modules()
-    assert {"dnc.passes.fold_batchnorm", "dnc.targets.onnx", "dnc.layers.yolo", "dnc.cli.compile"} <= set(found)
+    assert {"dnc.passes.fold_batchnorm", "dnc.targets.onnx", "dnc.darknet.layers.yolo", "dnc.cli.compile"} <= set(found)
 
 
 def test_every_module_imports_without_extras() -> None:
@@ -97,15 +97,15 @@ def test_using_an_engine_says_what_is_missing(tmp_path: Path) -> None:
     [
         ("dnc", ("numpy", "onnx", "onnx_ir", "PIL", "click", "rich", "onnxruntime", "sympy")),
         ("dnc.cli", ("numpy", "onnx", "onnx_ir", "PIL", "rich", "onnxruntime", "sympy")),
-        ("dnc.runtime", ("onnx", "onnx_ir", "PIL", "click", "rich", "onnxruntime", "sympy", "dnc.network")),
-        ("dnc.network", ("onnx", "onnx_ir", "PIL", "click", "rich", "onnxruntime", "sympy")),
+        ("dnc.runtime.engine", ("onnx", "onnx_ir", "PIL", "click", "rich", "onnxruntime", "sympy", "dnc.darknet.network")),
+        ("dnc.darknet.network", ("onnx", "onnx_ir", "PIL", "click", "rich", "onnxruntime", "sympy")),
         ("dnc.targets.onnx", ("onnx", "onnx_ir", "PIL", "click", "rich", "onnxruntime", "sympy", "dnc.passes")),
     ],
 )
 def test_light(module: str, heavy: tuple[str, ...]) -> None:
     """Finding the plug-ins included: `list` looks into every file of the folders."""
-    more = "\nfrom dnc.targets import targets; list(targets)" if module == "dnc.runtime" else ""
-    more += "\nfrom dnc.layers import layers; list(layers)" if module == "dnc.network" else ""
+    more = "\nfrom dnc.targets import targets; list(targets)" if module == "dnc.runtime.engine" else ""
+    more += "\nfrom dnc.darknet.layers import layers; list(layers)" if module == "dnc.darknet.network" else ""
     result = run(f"import {module}{more}\nprint([name for name in {heavy!r} if name in sys.modules])", blocked=())
     assert (result.stdout, result.stderr) == ("[]\n", "")
 

@@ -16,12 +16,11 @@ from pathlib import Path
 
 import pytest
 
-from dnc.network import Network
-from dnc.package import package
-from dnc.weights import write_weights
+from dnc.darknet.network import Network
+from dnc.darknet.weights import write_weights
+from dnc.runtime.package import package
+from tests import ROOT
 from tests.networks import TINY
-
-ROOT = Path(__file__).parent.parent
 
 pytestmark = pytest.mark.slow
 
@@ -136,7 +135,8 @@ import dnc
 from dnc.passes import passes
 from dnc.targets import targets
 from dnc import zoo
-cfgs = [len(dnc.Network.load(entry.cfg).layers) for entry in zoo.entries() if zoo.find_cfg(entry.cfg).exists()]
+from dnc.darknet.cfg import find_cfg
+cfgs = [len(dnc.Network.load(entry.cfg).layers) for entry in zoo.entries() if find_cfg(entry.cfg).exists()]
 print(json.dumps([sorted(passes), sorted(targets), len(zoo.entries()), cfgs]))
 """
     result = python(installed, "-c", code, cwd=folder)

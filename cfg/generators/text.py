@@ -9,7 +9,7 @@ from __future__ import annotations
 import textwrap
 from dataclasses import dataclass, field
 
-from dnc.network import Network
+from dnc.darknet.network import Network
 
 __all__ = ["Cfg", "multiple_of_8"]
 

@@ -1,7 +1,7 @@
 """Opens an engine in a fresh process and says how long that took and how much memory: `python -m dnc.bench.child`.
 
     arguments   FOLDER INPUTS.npz THREADS RUNS
-    stdout      one line of JSON: seconds of importing dnc.runtime, of loading and opening the engine, of the first
+    stdout      one line of JSON: seconds of importing dnc.runtime.engine, of loading and opening the engine, of the first
                 result, and of the runs after it; bytes of memory at most; the device
 
 Only the runtime's modules are imported, as in an application that embeds the engine.
@@ -34,7 +34,7 @@ def main() -> None:
     """See the module."""
     folder, inputs, threads, runs = sys.argv[1:]
     start = time.perf_counter()
-    from dnc.runtime import load
+    from dnc.runtime.engine import load
 
     imported = time.perf_counter()
     import numpy as np

@@ -27,9 +27,10 @@ import numpy.typing as npt
 
 from dnc.bench.subject import Subject
 from dnc.errors import DncError
-from dnc.preprocess import Pixels, read_image
-from dnc.runtime import Engine
-from dnc.targets import Session, targets
+from dnc.runtime.engine import Engine
+from dnc.runtime.preprocessing import Pixels, read_image
+from dnc.runtime.runners import Session
+from dnc.targets import targets
 
 __all__ = ["STAGES", "EndToEnd", "Files", "Source", "Video", "run"]
 
@@ -157,7 +158,7 @@ class _Watched(Session):
 @contextmanager
 def _watched(subject: Subject, clock: Callable[[], float]) -> Iterator[tuple[Engine, _Watched]]:
     kind = targets[subject.bundle.target]
-    session = _Watched(subject.target.open(subject.folder, subject.threads), clock)
+    session = _Watched(subject.target.runner().open(subject.folder, subject.threads), clock)
     # The engine opens what its target gives it.
     watching = type("Watching", (kind,), {"open": lambda *_: session})
     yield Engine(subject.folder, subject.bundle, watching(subject.bundle.options), subject.threads), session

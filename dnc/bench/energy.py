@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from dnc.timing import Run
+from dnc.runtime.timing import Run
 
 __all__ = ["Meter", "joules", "meters"]
 

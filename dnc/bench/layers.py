@@ -20,8 +20,8 @@ import numpy as np
 
 from dnc.bench.peaks import Peaks, peaks
 from dnc.bench.subject import Subject
-from dnc.bench.work import Work, place_of, read_work
-from dnc.timing import warm_up
+from dnc.graph.work import Work, place_of, read_work
+from dnc.runtime.timing import warm_up
 
 __all__ = ["BETWEEN", "Layer", "Layers", "attribute", "profile"]
 

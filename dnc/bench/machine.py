@@ -15,8 +15,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from dnc.autotune import device_name
-from dnc.timing import processors
+from dnc.runtime.timing import device_name, processors
 
 __all__ = ["describe", "last_cache", "machine"]
 

@@ -8,7 +8,7 @@ can be compared:
     settings    threads, batch, streams; the confidence of all intervals
     machine     see `dnc.bench.machine`
     engines     figures of each engine and peer, the first of which the ratios are to; seconds, bytes, joules
-    rounds      opening, waited: see `dnc.timing.Timings`; seconds by engine
+    rounds      opening, waited: see `dnc.runtime.timing.Timings`; seconds by engine
     notes       what could not be measured, and why
     layers, end_to_end      with --layers, --images, --video, --camera
 """
@@ -37,7 +37,7 @@ from dnc.bench.subject import Subject
 from dnc.bench.yardstick import NAME as YARDSTICK
 from dnc.bench.yardstick import yardstick
 from dnc.errors import DncError, TargetError
-from dnc.timing import CONFIDENCE, Interval, Opener, Ratio, Timings, compete
+from dnc.runtime.timing import CONFIDENCE, Interval, Opener, Ratio, Timings, compete
 
 __all__ = ["Figures", "Recording", "Settings", "measure", "read_recording"]
 

@@ -73,7 +73,7 @@ def compute(target: Target, threads: int, clock: Callable[[], float] = time.perf
         model = _convolution(channels, kernel, side, target)
         with tempfile.TemporaryDirectory(prefix="dnc-peak-") as scratch:
             target.build(model, Path(scratch))
-            session = target.open(Path(scratch), threads)
+            session = target.runner().open(Path(scratch), threads)
             x = {"input": np.random.default_rng(0).random((1, channels, side, side), np.float32)}
             fastest, start = np.inf, clock()
             while clock() - start < _SECONDS or fastest == np.inf:
@@ -87,12 +87,12 @@ def compute(target: Target, threads: int, clock: Callable[[], float] = time.perf
 
 def _convolution(channels: int, kernel: int, side: int, target: Target) -> ir.Model:
     """One that is large; with 8 bits a small one follows, because the last one of a network stays in float."""
-    from dnc.calibration import Range
-    from dnc.lower import lower
-    from dnc.network import Network
+    from dnc.darknet.lower import lower
+    from dnc.darknet.network import Network
+    from dnc.graph.pipeline import run_passes
+    from dnc.graph.quantization import PRECISIONS
     from dnc.passes.quantize import Quantize
-    from dnc.pipeline import run_passes
-    from dnc.quantization import PRECISIONS
+    from dnc.quantization.calibration import Range
 
     text = (
         f"[net]\nwidth={side}\nheight={side}\nchannels={channels}\n"

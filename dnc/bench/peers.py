@@ -25,9 +25,9 @@ import numpy as np
 import numpy.typing as npt
 
 from dnc.bench.peer_child import NAMES
+from dnc.darknet.network import Network
 from dnc.errors import DncError, TargetError, close_match
-from dnc.network import Network
-from dnc.timing import Run
+from dnc.runtime.timing import Run
 
 __all__ = ["NAMES", "Peer", "Plain", "check_names"]
 
@@ -65,8 +65,8 @@ class Plain:
         Raises:
             DncError: the graph is over 2 GiB.
         """
-        from dnc.graph import serialize_to
-        from dnc.lower import lower
+        from dnc.darknet.lower import lower
+        from dnc.graph.serialization import serialize_to
 
         model, saved = folder / "plain.onnx", folder / "input.npy"
         serialize_to(lower(network, batch=len(x)), model)

@@ -15,16 +15,16 @@ import numpy.typing as npt
 from dnc import zoo
 from dnc.bench.peers import Peer, Plain, check_names
 from dnc.bench.subject import Subject, engine_name, unique
-from dnc.bundle import MANIFEST
-from dnc.cfg import warn
-from dnc.dataset import is_folder
-from dnc.errors import DncError, close_match
-from dnc.network import Network
+from dnc.darknet.cfg import find_cfg
+from dnc.darknet.network import Network
+from dnc.errors import DncError, close_match, warn
+from dnc.evaluation.datasets import is_folder
+from dnc.graph.verification import photograph
+from dnc.runtime.manifest import MANIFEST
 from dnc.targets import find
-from dnc.verify import photograph
 
 if TYPE_CHECKING:
-    from dnc.tvm.remote import Device
+    from dnc.targets.tvm.remote import Device
 
 __all__ = ["Wishes", "find_here", "is_engine", "make_peers", "make_subjects", "network_of", "sections"]
 
@@ -118,10 +118,10 @@ def make_subjects(
 def _compile(
     item: str, wishes: Wishes, scratch: Path, progress: Callable[[str], None]
 ) -> list[tuple[str, Path]]:
-    from dnc.compiler import compile
-    from dnc.quantization import PRECISIONS
+    from dnc.compiler.compiling import compile
+    from dnc.graph.quantization import PRECISIONS
 
-    cfg = zoo.find_cfg(item)
+    cfg = find_cfg(item)
     if not os.access(cfg, os.F_OK):
         known = [path.name for path in Path().iterdir() if is_engine(path) or path.suffix == ".cfg"]
         hint = close_match(item, known) or "name an engine folder, a .cfg file, or a network of cfg/"
@@ -152,7 +152,7 @@ def _compile(
 
 def _weights(cfg: Path, wishes: Wishes, scratch: Path) -> Path:
     """The given ones, those that are found, or random ones: which take as long."""
-    from dnc.weights import write_weights
+    from dnc.darknet.weights import write_weights
 
     found = wishes.weights or zoo.weights_for(cfg)
     if found is not None:
@@ -171,9 +171,9 @@ def network_of(subject: Subject, what: Sequence[str], wishes: Wishes, scratch: P
     It is looked for among the cfgs that were named, beside the engine, here, and in cfg/.
     """
     name = str(subject.bundle.network.get("cfg"))
-    named = [zoo.find_cfg(item) for item in what if not is_engine(item)]
+    named = [find_cfg(item) for item in what if not is_engine(item)]
     random = list(scratch.glob("*/random.weights"))
-    for cfg in [*named, subject.folder.parent / name, Path(name), zoo.find_cfg(name)]:
+    for cfg in [*named, subject.folder.parent / name, Path(name), find_cfg(name)]:
         if not os.access(cfg, os.F_OK):
             continue
         for weights in [wishes.weights, zoo.weights_for(cfg), *random]:

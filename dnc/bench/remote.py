@@ -1,4 +1,4 @@
-"""Engines of target tvm on a device behind TVM's RPC (`dnc.tvm.remote`), as `dnc bench --remote` times them.
+"""Engines of target tvm on a device behind TVM's RPC (`dnc.targets.tvm.remote`), as `dnc bench --remote` times them.
 
 model.so is sent to the device anew for each opening. The device takes the time itself, so that the network between does
 not count: what is reported of a call is the mean of some milliseconds of calls. Start-up, memory and energy are not
@@ -17,10 +17,10 @@ import numpy as np
 
 from dnc.bench.subject import Subject
 from dnc.errors import TargetError
-from dnc.timing import Run
+from dnc.runtime.timing import Run
 
 if TYPE_CHECKING:
-    from dnc.tvm.remote import Device
+    from dnc.targets.tvm.remote import Device
 
 __all__ = ["RemoteSubject"]
 
@@ -37,7 +37,7 @@ class RemoteSubject(Subject):
     _about: dict[str, Any] = field(init=False, repr=False, default_factory=dict)
 
     def __post_init__(self) -> None:
-        from dnc.tvm.session import ABOUT
+        from dnc.runtime.runners.tvm.session import ABOUT
 
         super().__post_init__()
         if self.bundle.target != "tvm":
@@ -53,7 +53,7 @@ class RemoteSubject(Subject):
     @contextmanager
     def open(self) -> Iterator[Run]:
         """The library on the device, as a function that gives seconds."""
-        from dnc.tvm.session import MODEL
+        from dnc.runtime.runners.tvm.session import MODEL
 
         assert self.device is not None
         module = self.device.load(self.folder / MODEL, self._machine)

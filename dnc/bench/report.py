@@ -9,7 +9,7 @@ from dnc.bench.end_to_end import STAGES, EndToEnd
 from dnc.bench.layers import BETWEEN, Layers
 from dnc.bench.machine import describe
 from dnc.bench.measure import Figures, Recording
-from dnc.report import Column, Table
+from dnc.tables import Column, Table
 
 __all__ = [
     "Report",

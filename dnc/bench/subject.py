@@ -15,12 +15,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dnc.bundle import Bundle
 from dnc.errors import DncError
-from dnc.runtime import load
-from dnc.targets import Session, Target, targets
-from dnc.timing import Run
-from dnc.verify import photograph
+from dnc.graph.verification import photograph
+from dnc.runtime.engine import load
+from dnc.runtime.manifest import Bundle
+from dnc.runtime.runners import Session
+from dnc.runtime.timing import Run
+from dnc.targets import Target, targets
 
 __all__ = ["Callers", "Subject", "engine_name", "feeds", "unique"]
 
@@ -73,12 +74,12 @@ class Subject:
 
     @property
     def target(self) -> Target:
-        """Who opens it."""
+        """What compiled it, with the same options."""
         return targets[self.bundle.target](self.bundle.options)
 
     def session(self) -> Session:
         """A new session that takes turns with others: its threads do not run on when it has run."""
-        return self.target.taking_turns().open(self.folder, self.threads)
+        return self.target.runner().taking_turns().open(self.folder, self.threads)
 
     @contextmanager
     def open(self) -> Iterator[Run]:

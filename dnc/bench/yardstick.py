@@ -14,7 +14,7 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from dnc.timing import Run
+from dnc.runtime.timing import Run
 
 __all__ = ["NAME", "yardstick"]
 

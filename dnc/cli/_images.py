@@ -11,17 +11,16 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from dnc.cfg import warn
 from dnc.cli import progress
-from dnc.dataset import SUFFIXES, find_images, is_folder, is_there
-from dnc.errors import DncError, ImageError
-from dnc.preprocess import read_image
+from dnc.errors import DncError, ImageError, warn
+from dnc.evaluation.datasets import SUFFIXES, find_images, is_folder, is_there
+from dnc.runtime.preprocessing import read_image
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from dnc.preprocess import Pixels
-    from dnc.runtime import Engine
+    from dnc.runtime.engine import Engine
+    from dnc.runtime.preprocessing import Pixels
 
 __all__ = ["SUFFIXES", "Seen", "find_images", "is_folder", "is_there", "picture_paths", "run_images", "save_picture"]
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from dnc.bench.measure import Recording
     from dnc.bench.prepare import Wishes
     from dnc.bench.subject import Subject
-    from dnc.tvm.remote import Device
+    from dnc.targets.tvm.remote import Device
 
     Progress = Callable[[str], None]
 
@@ -187,7 +187,7 @@ def _device(options: dict[str, Any], tell: Progress) -> AbstractContextManager[D
     remote = options.pop("remote")
     if remote is None:
         return nullcontext()
-    from dnc.tvm.remote import Address, connect
+    from dnc.targets.tvm.remote import Address, connect
 
     address = Address.parse(remote)
     return connect(replace(address, threads=options["threads"] or address.threads), tell)
@@ -209,7 +209,7 @@ def _wishes(
 
     from dnc.bench.peers import check_names
     from dnc.bench.prepare import Wishes
-    from dnc.timing import processors
+    from dnc.runtime.timing import processors
 
     check_names([*(against or ()), *interpreters])
     return Wishes(
@@ -290,7 +290,7 @@ def _frames(
     from pathlib import Path
 
     from dnc.bench.end_to_end import Files, Source, Video, run
-    from dnc.dataset import find_images
+    from dnc.evaluation.datasets import find_images
 
     paths = find_images(images) if images else []
     subjects = _subjects(what, wishes, scratch, tell)
@@ -326,7 +326,7 @@ def _differences(
     from dnc.bench.difference import Difference, compare_recordings
     from dnc.bench.measure import measure, read_recording
     from dnc.bench.prepare import is_engine, make_subjects
-    from dnc.timing import CONFIDENCE
+    from dnc.runtime.timing import CONFIDENCE
 
     engines = [is_engine(each) for each in given]
     if any(engines) and not all(engines):

@@ -12,8 +12,8 @@ from dnc.cli._preprocessing import preprocessing_options
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from dnc.calibration import Calibration
-    from dnc.network import Network
+    from dnc.darknet.network import Network
+    from dnc.quantization.calibration import Calibration
 
 _COUNT = 100
 
@@ -94,13 +94,13 @@ def command(
     """
     import time
 
-    from dnc.calibration.collector import calibrate
-    from dnc.calibration.tables import read_table
     from dnc.cli import print_json, progress
-    from dnc.compiler import find_weights, preprocessing_for
+    from dnc.compiler.compiling import find_weights, preprocessing_for
+    from dnc.darknet.cfg import find_cfg
+    from dnc.darknet.network import Network
     from dnc.errors import CalibrationError
-    from dnc.network import Network
-    from dnc.zoo import find_cfg
+    from dnc.quantization.collecting import calibrate
+    from dnc.quantization.tables import read_table
 
     start = time.perf_counter()
     named = _sort(files)
@@ -168,9 +168,9 @@ def _sort(files: Sequence[str]) -> dict[str, str]:
 
 def _kind(file: str) -> str:
     """By its suffix; else by its contents."""
-    from dnc.dataset import SUFFIXES, is_folder, is_there
+    from dnc.darknet.cfg import find_cfg
     from dnc.errors import CalibrationError
-    from dnc.zoo import find_cfg
+    from dnc.evaluation.datasets import SUFFIXES, is_folder, is_there
 
     suffix = Path(file).suffix.lower()
     if suffix in (".cfg", ".weights", ".data"):
@@ -205,7 +205,7 @@ def _data_beside(cfg: Path) -> list[str]:
 
 
 def _images(sources: Sequence[str], key: str | None, count: int | None, seed: int | None, skip_bad: bool) -> list[Path]:
-    from dnc.dataset import images, is_data_file, read_data
+    from dnc.evaluation.datasets import images, is_data_file, read_data
 
     if key is None:
         lists = [read_data(source).options for source in sources if is_data_file(source)]
@@ -215,7 +215,7 @@ def _images(sources: Sequence[str], key: str | None, count: int | None, seed: in
 
 
 def _export(form: str, target: str, calibration: Calibration, network: Network, version: str) -> None:
-    from dnc.calibration.tables import write_darknet, write_tensorrt
+    from dnc.quantization.tables import write_darknet, write_tensorrt
 
     if form == "darknet":
         write_darknet(calibration, network, target)

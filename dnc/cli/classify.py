@@ -31,9 +31,9 @@ def command(
     """Name what images show: files, folders or quoted globs."""
     from dnc.cli import print_json
     from dnc.cli._images import find_images, run_images
-    from dnc.decode import BoxHead
     from dnc.errors import DncError
-    from dnc.runtime import load
+    from dnc.runtime.decoding import BoxHead
+    from dnc.runtime.engine import load
 
     loaded = load(engine, threads=threads, **({} if device is None else {"device": device}))
     heads = loaded.bundle.heads

@@ -46,8 +46,8 @@ def command(context: click.Context, /, a: str, b: str | None, as_json: bool, **o
     output differs.
     """
     from dnc.cli import print_json, progress
-    from dnc.compare import compare_files
-    from dnc.report import comparison_json, comparison_table, verdict
+    from dnc.cli._report import comparison_json, comparison_table, verdict
+    from dnc.evaluation.comparison import compare_files
 
     with progress() as tell:
         comparison = compare_files(a, b, progress=tell, **options)

@@ -101,7 +101,7 @@ def command(
     import time
 
     from dnc.cli import print_json, progress
-    from dnc.compiler import compile
+    from dnc.compiler.compiling import compile
 
     start = time.perf_counter()
     fallback = "on" if allow_fallback else None

@@ -54,12 +54,12 @@ def command(
     from pathlib import Path
 
     from dnc.cli import print_json
+    from dnc.cli._drawing import draw
     from dnc.cli._images import find_images, picture_paths, run_images, save_picture
-    from dnc.decode import BoxHead
-    from dnc.draw import draw
     from dnc.errors import DncError
-    from dnc.preprocess import read_image
-    from dnc.runtime import load
+    from dnc.runtime.decoding import BoxHead
+    from dnc.runtime.engine import load
+    from dnc.runtime.preprocessing import read_image
 
     loaded = load(engine, threads=threads, **({} if device is None else {"device": device}))
     if not any(isinstance(head, BoxHead) for head in loaded.bundle.heads):

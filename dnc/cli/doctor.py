@@ -19,10 +19,10 @@ def command(as_json: bool, seconds: float | None) -> None:
     Each target that is installed compiles a tiny network and runs it, in a process of its own. For what does not work,
     the command that mends it is printed.
     """
-    from dnc import doctor
     from dnc.bench.machine import describe
     from dnc.cli import print_json, progress
-    from dnc.report import Column, Table
+    from dnc.compiler import doctor
+    from dnc.tables import Column, Table
 
     with progress(not as_json) as tell:
         found = doctor.examine(seconds or doctor.SECONDS, tell)

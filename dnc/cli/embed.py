@@ -35,7 +35,7 @@ def command(what: str | None, out: str | None, as_json: bool) -> None:
     """
     from dnc import __version__
     from dnc.cli import print_json
-    from dnc.report import Column, Table
+    from dnc.tables import Column, Table
 
     sources = _sources()
     if out is not None:
@@ -59,10 +59,9 @@ def command(what: str | None, out: str | None, as_json: bool) -> None:
 
 
 def _sources() -> Path:
-    import dnc
+    from dnc.files import packaged
 
-    # A folder of the package; in a checkout a link to embed/.
-    return Path(dnc.__file__).parent / "embed"
+    return packaged("embed")
 
 
 def _libraries() -> list[_Library]:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from dnc.evaluate import Report
-    from dnc.report import Table
+    from dnc.evaluation.metrics import Report
+    from dnc.tables import Table
 
 
 @click.command(epilog="Example: dnc eval fp32.engine int8.engine --data coco.data --like-darknet")
@@ -84,9 +84,9 @@ def command(
     and top-5. Of several engines, the difference to the first is printed.
     """
     from dnc.cli import print_json
-    from dnc.dataset import read_dataset
-    from dnc.evaluate import DarknetReport, evaluate
-    from dnc.runtime import load
+    from dnc.evaluation.datasets import read_dataset
+    from dnc.evaluation.metrics import DarknetReport, evaluate
+    from dnc.runtime.engine import load
 
     if (data is None) == (not images):
         raise click.UsageError("give either --data or --images")
@@ -116,7 +116,7 @@ def _differences(report: Report, first: Report) -> dict[str, float]:
 
 def _table(reports: Sequence[Report]) -> Table:
     """A row for each figure, a column for each engine and for its difference to the first."""
-    from dnc.report import Column, Table
+    from dnc.tables import Column, Table
 
     columns = [Column(""), Column(reports[0].engine, right=True)]
     for report in reports[1:]:

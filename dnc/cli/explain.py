@@ -33,8 +33,8 @@ def command(
     Where a pass refuses, the reason stands. Numbers are those of Darknet's layers.
     """
     from dnc.cli import print_json, progress
-    from dnc.compiler import explain
-    from dnc.report import Column, Table
+    from dnc.compiler.compiling import explain
+    from dnc.tables import Column, Table
 
     with progress(not as_json) as tell:
         applied, real = explain(cfg, weights, target, passes=passes, skip=skip, progress=tell, **options)

@@ -47,7 +47,7 @@ def command(source: str, cfg: str, out: str, as_json: bool, **options: object) -
     refused.
     """
     from dnc.cli import print_json, progress
-    from dnc.importer import import_weights
+    from dnc.zoo.importer import import_weights
 
     with progress(not as_json) as tell:
         report = import_weights(source, cfg, out, progress=tell, **options)  # type: ignore[arg-type]

@@ -20,10 +20,10 @@ def command(what: str, weights: str | None, cutoff: int | None, lenient: bool, a
 
     from dnc.cli import print_json
     from dnc.cli._images import is_folder
-    from dnc.report import engine_json, engine_text, network_json, network_table, totals
+    from dnc.cli._report import engine_json, engine_text, network_json, network_table, totals
 
     if is_folder(what):
-        from dnc.bundle import read_bundle
+        from dnc.runtime.manifest import read_bundle
 
         if weights is not None or cutoff is not None or lenient:
             raise click.UsageError("an engine takes neither --weights nor --cutoff nor --lenient")
@@ -33,10 +33,9 @@ def command(what: str, weights: str | None, cutoff: int | None, lenient: bool, a
         else:
             click.echo(engine_text(bundle, Path(what)))
         return
-    from dnc import zoo
-    from dnc.network import Network
+    from dnc.darknet.network import Network
 
-    network = Network.load(zoo.find_cfg(what), weights, lenient=lenient, cutoff=cutoff)
+    network = Network.load(find_cfg(what), weights, lenient=lenient, cutoff=cutoff)
     if as_json:
         print_json(network_json(network, weights))
         return

@@ -19,7 +19,7 @@ def command(engine: str, out: str | None, unpacks: bool) -> None:
 
     dnc.load and the commands open it as they open the folder. Its bytes depend on the engine alone.
     """
-    from dnc.package import package, unpack
+    from dnc.runtime.package import package, unpack
 
     place = unpack(engine, out) if unpacks else package(engine, out)
     click.echo(str(place))

@@ -18,8 +18,8 @@ def command(cfg: str, weights: str, out: str, n: int, lenient: bool) -> None:
     """
     from pathlib import Path
 
-    from dnc.network import Network
-    from dnc.weights import count, write_partial
+    from dnc.darknet.network import Network
+    from dnc.darknet.weights import count, write_partial
 
     network = Network.load(cfg, lenient=lenient)
     write_partial(weights, network.layers, out, n, lenient=lenient)

@@ -14,8 +14,9 @@ def command(as_json: bool) -> None:
     outputs may differ, relative to the largest value of each.
     """
     from dnc.cli import print_json
+    from dnc.cli._report import summary
     from dnc.passes import passes
-    from dnc.report import Column, Table, summary
+    from dnc.tables import Column, Table
 
     found = [(name, plugin.exactness, summary(plugin), plugin.applies_to) for name, plugin in passes.items()]
     if as_json:

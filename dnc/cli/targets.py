@@ -14,7 +14,7 @@ def command(name: str | None, as_json: bool) -> None:
     The options are for `dnc compile --option KEY=VALUE`.
     """
     from dnc.cli import print_json
-    from dnc.report import Column, Table
+    from dnc.tables import Column, Table
     from dnc.targets import find, targets
 
     if name is not None:

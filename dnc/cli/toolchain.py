@@ -14,9 +14,9 @@ def command() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print a list of objects.")
 def list_(as_json: bool) -> None:
     """List the toolchains, and whether they are installed and whole."""
-    from dnc import toolchain
     from dnc.cli import print_json
-    from dnc.report import Column, Table
+    from dnc.runtime.runners.myriad import toolchain
+    from dnc.tables import Column, Table
 
     rows = []
     for name, each in toolchain.TOOLCHAINS.items():
@@ -52,19 +52,20 @@ def list_(as_json: bool) -> None:
 @click.option("--force", is_flag=True, help="Fetch again what is here already.")
 def install(name: str, force: bool) -> None:
     """Fetch a toolchain with pip, verify it, try it, and print its folder. A damaged one is replaced."""
-    from dnc import toolchain
     from dnc.cli import progress
+    from dnc.targets.myriad import installing
 
     with progress() as tell:
-        place = toolchain.install(name, force=force, progress=tell)
+        place = installing.install(name, force=force, progress=tell)
     click.echo(str(place))
 
 
 @command.command("remove", epilog="Example: dnc toolchain remove myriad")
 @click.argument("name")
-def remove(name: str) -> None:
+def remove_(name: str) -> None:
     """Remove a toolchain from the cache."""
-    from dnc import toolchain
+    from dnc.runtime.runners.myriad import toolchain
+    from dnc.targets.myriad.installing import remove
 
     place = toolchain.folder(name)
-    click.echo(f"removed {place}" if toolchain.remove(name) else f"{place} was not there")
+    click.echo(f"removed {place}" if remove(name) else f"{place} was not there")

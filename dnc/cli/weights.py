@@ -22,9 +22,9 @@ def random(cfg: str, out: str, seed: int, lenient: bool) -> None:
     """
     from pathlib import Path
 
+    from dnc.darknet.network import Network
+    from dnc.darknet.weights import write_weights
     from dnc.files import whole_file
-    from dnc.network import Network
-    from dnc.weights import write_weights
 
     network = Network.load(cfg, lenient=lenient).with_random_weights(seed)
     with whole_file(out) as file:
@@ -43,8 +43,8 @@ def inspect(cfg: str, weights: str, lenient: bool, as_json: bool) -> None:
     Of a file that is cut off or belongs to another network too: it says where the file ends.
     """
     from dnc.cli import print_json
-    from dnc.inspection import inspect_weights
-    from dnc.network import Network
+    from dnc.darknet.inspection import inspect_weights
+    from dnc.darknet.network import Network
 
     found = inspect_weights(weights, Network.load(cfg, lenient=lenient).layers)
     if as_json:

@@ -19,7 +19,7 @@ def list_(as_json: bool) -> None:
     """List the published weights, and which of them are here."""
     from dnc import zoo
     from dnc.cli import print_json
-    from dnc.report import Column, Table
+    from dnc.tables import Column, Table
 
     rows = [(entry, zoo.cached(entry)) for entry in zoo.entries()]
     if as_json:
@@ -44,7 +44,7 @@ def list_(as_json: bool) -> None:
         here = "yes" if path else "no"
         table.add(entry.name, entry.cfg, f"{entry.size / 1e6:.1f}", here, entry.labels, entry.license)
     table.show()
-    click.echo(f"the cache is {zoo.cache_dir()}", err=True)
+    click.echo(f"the cache is {cache_dir()}", err=True)
 
 
 @command.command("fetch", epilog="Example: dnc zoo fetch yolov3-tiny yolov4-tiny")

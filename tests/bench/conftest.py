@@ -24,8 +24,8 @@ def engines(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """As short as it gets: what is measured is right in form alone."""
-    monkeypatch.setattr("dnc.timing._WINDOW", 0.0)
-    monkeypatch.setattr("dnc.timing._WINDOWS", 2)
+    monkeypatch.setattr("dnc.runtime.timing._WINDOW", 0.0)
+    monkeypatch.setattr("dnc.runtime.timing._WINDOWS", 2)
     monkeypatch.setattr("dnc.bench.measure._SETTLE", 0.0)
     monkeypatch.setattr("dnc.bench.measure._STARTS", (1, 1))
     monkeypatch.setattr("dnc.bench.subject._BURST", 0.001)

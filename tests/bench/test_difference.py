@@ -12,7 +12,7 @@ from dnc.bench.difference import compare_recordings, parse_threshold
 from dnc.bench.measure import Figures, Recording, Settings
 from dnc.bench.yardstick import NAME
 from dnc.errors import DncError
-from dnc.timing import Interval, Timings
+from dnc.runtime.timing import Interval, Timings
 
 NAMES = ("old.json", "new.json")
 

@@ -5,18 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from dnc.targets import Session, targets
+from dnc.targets.onnx import Onnx
+from dnc.targets.openvino import Openvino
 
 import dnc
 from dnc.bench.layers import Layers, attribute, profile
 from dnc.bench.peaks import Peaks, bandwidth, compute
 from dnc.bench.report import Report, layers_report
 from dnc.bench.subject import Subject
-from dnc.bench.work import Work, place_of
+from dnc.darknet.network import Network
 from dnc.errors import TargetError
-from dnc.network import Network
-from dnc.targets import Session, targets
-from dnc.targets.onnx import Onnx
-from dnc.targets.openvino import Openvino
+from dnc.graph.work import Work, place_of
 from tests.conftest import _write
 from tests.networks import TINY
 

@@ -13,7 +13,7 @@ from dnc.bench.peers import Peer, Plain
 from dnc.bench.subject import Subject
 from dnc.bench.yardstick import NAME, yardstick
 from dnc.errors import DncError
-from dnc.timing import processors
+from dnc.runtime.timing import processors
 
 
 def test_two_engines(engines: Path, tmp_path: Path) -> None:

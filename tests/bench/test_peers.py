@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from dnc.bench.peers import Peer, Plain, check_names
+from dnc.darknet.network import Network
 from dnc.errors import DncError, TargetError
-from dnc.network import Network
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from dnc.bench.plot import import_matplotlib, plot
 from dnc.bench.report import Report, frames_report, layers_report, layers_table, markdown, recording_report
 from dnc.bench.subject import Subject
 from dnc.errors import DncError
-from dnc.report import Column, Table
+from dnc.tables import Column, Table
 
 ROWS = (
     Layer("a.cfg:3 [convolutional] #0", 0.006, 3e6, 1e6, 0.6, "memory", 0.5),

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 import dnc
-from dnc.network import Network
-from dnc.weights import write_weights
+from dnc.darknet.network import Network
+from dnc.darknet.weights import write_weights
 from tests.networks import NETWORKS, TINY
 
 

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dnc.calibration import Calibration
-from dnc.network import Network
+from dnc.darknet.network import Network
+from dnc.quantization.calibration import Calibration
 from tests.conftest import Result
 
 Command = Callable[..., Result]
@@ -170,7 +170,7 @@ def test_ctrl_c_leaves_what_was_there(command: Command, folder: Path, monkeypatc
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("dnc.calibration.histogram.Histogram.add", interrupted)
+    monkeypatch.setattr("dnc.quantization.histograms.Histogram.add", interrupted)
     result = command("calibrate", "tiny.cfg")
     assert (result.code, "interrupted" in result.err) == (1, True)
     assert sorted(folder.iterdir()) == before

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from dnc.cli.compare import command as compare
-from dnc.compare import TOLERANCE, compare_files
+from dnc.evaluation.comparison import TOLERANCE, compare_files
 from tests.conftest import Result
 
 Command = Callable[..., Result]

@@ -8,12 +8,12 @@ from inspect import signature
 from pathlib import Path
 
 import pytest
+from dnc.targets import Target, targets
 
 import dnc
 from dnc.cli.compile import command as compile_command
-from dnc.compiler import find_target
-from dnc.recorded import write_recorded
-from dnc.targets import Target, targets
+from dnc.compiler.compiling import find_target
+from dnc.zoo.recorded import write_recorded
 from tests.conftest import Result
 
 Command = Callable[..., Result]
@@ -21,7 +21,7 @@ Write = Callable[..., Path]
 
 
 def test_options_are_those_of_the_library() -> None:
-    from dnc.compiler import compile
+    from dnc.compiler.compiling import compile
 
     short = {"shaves", "mcpu", "backend", "arch", "allow_fallback"}
     options = {parameter.name for parameter in compile_command.params} - {"as_json"} - short
@@ -78,7 +78,7 @@ def test_short_names(command: Command, write: Write, tmp_path: Path, monkeypatch
         told.append(options)
         return find_target(name)
 
-    monkeypatch.setattr("dnc.compiler.find_target", remember)
+    monkeypatch.setattr("dnc.compiler.compiling.find_target", remember)
     arguments = ["--mcpu", "znver4", "--backend", "tvm", "--arch", "sm_87", "--allow-fallback", "--shaves", "3"]
     assert command("compile", write("tiny"), "-t", "onnx", "-o", tmp_path / "e", *arguments).code == 0
     assert told == [{"mcpu": "znver4", "backend": "tvm", "arch": "sm_87", "fallback": "on", "shaves": "3"}]

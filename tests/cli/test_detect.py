@@ -14,14 +14,15 @@ import pytest
 from PIL import Image
 
 import dnc
-from dnc.decode import Detection
-from dnc.weights import write_weights
+from dnc.darknet.weights import write_weights
+from dnc.runtime.decoding import Detection
+from tests import ROOT
 from tests.conftest import Result
 from tests.networks import TINY
 
 Command = Callable[..., Result]
 
-SHARED = Path(__file__).resolve().parents[3] / "shared"
+SHARED = ROOT.parent / "shared"
 SURE = "0.3"
 """Random weights are not sure of anything."""
 

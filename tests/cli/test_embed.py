@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 
 from dnc.cli import embed
+from tests import ROOT
 from tests.conftest import Result
 
 Command = Callable[..., Result]
 
-EMBED = Path(__file__).parent.parent.parent / "embed"
+EMBED = ROOT / "embed"
 
 
 @pytest.fixture

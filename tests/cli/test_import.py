@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dnc.network import Network
+from dnc.darknet.network import Network
 from tests.conftest import Result
 from tests.importer.checkpoints import zipped
 

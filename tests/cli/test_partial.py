@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from dnc.weights import Header
+from dnc.darknet.weights import Header
 from tests.conftest import Result
 
 Command = Callable[..., Result]

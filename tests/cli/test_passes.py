@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 
 from dnc.passes import passes
+
 from tests.conftest import Result
 
 Command = Callable[..., Result]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from dnc import toolchain
+from dnc.runtime.runners.myriad import toolchain
 from tests.conftest import Result
 
 Command = Callable[..., Result]

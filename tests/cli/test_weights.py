@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from dnc.network import Network
+from dnc.darknet.network import Network
 from tests.conftest import Result
 
 Command = Callable[..., Result]

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from dnc.bundle import Bundle, write_folder
+from dnc.runtime.manifest import Bundle, write_folder
 from tests.embed import native
 
 Folder = Callable[..., Path]

@@ -25,6 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dnc.cli import embed
+from tests import ROOT
 
 __all__ = [
     "EMBED",
@@ -40,7 +41,7 @@ __all__ = [
     "library",
 ]
 
-ROOT = Path(__file__).parent.parent.parent
+
 EMBED = ROOT / "embed"
 WARNINGS = (
     *("-Wall", "-Wextra", "-Wpedantic", "-Wconversion", "-Wsign-conversion", "-Wshadow"),

@@ -16,10 +16,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import dnc
-from dnc import bundle as bundles
-from dnc.bundle import read_bundle
 from dnc.errors import BundleError
-from dnc.preprocess import Preprocessing
+from dnc.runtime import manifest as bundles
+from dnc.runtime.manifest import read_bundle
+from dnc.runtime.preprocessing import Preprocessing
 from tests.embed.conftest import Folder
 from tests.embed.native import Harness, NativeError
 from tests.embed.test_decode import HEADS

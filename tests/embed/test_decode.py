@@ -14,7 +14,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dnc.decode import (
+from dnc.errors import BundleError
+from dnc.runtime.decoding import (
     NMS_KINDS,
     BoxHead,
     ClassifierHead,
@@ -25,8 +26,7 @@ from dnc.decode import (
     YoloHead,
     detections,
 )
-from dnc.errors import BundleError
-from dnc.preprocess import Preprocessing
+from dnc.runtime.preprocessing import Preprocessing
 from tests.embed.conftest import Folder
 from tests.embed.native import Harness, NativeError
 

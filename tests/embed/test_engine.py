@@ -22,9 +22,9 @@ import pytest
 
 import dnc
 from dnc.cli import embed
-from dnc.decode import Detection
-from dnc.network import Network
-from dnc.weights import write_weights
+from dnc.darknet.network import Network
+from dnc.darknet.weights import write_weights
+from dnc.runtime.decoding import Detection
 from tests.embed import native
 from tests.embed.native import FORMATS, NativeError
 from tests.embed.test_bundle import sign

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dnc.preprocess import Preprocessing
+from dnc.runtime.preprocessing import Preprocessing
 from tests.embed.conftest import Folder
 from tests.embed.native import FORMATS, Harness, NativeError
 

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 import dnc
+from tests import ROOT
 
-EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+EXAMPLES = ROOT / "examples"
 Write = Callable[..., Path]
 
 
@@ -54,7 +55,7 @@ def test_oak_camera(tmp_path: Path) -> None:
     depthai = pytest.importorskip("depthai")
     if int(depthai.__version__.partition(".")[0]) != 2:
         pytest.skip("the example is for DepthAI 2")
-    from dnc import toolchain
+    from dnc.runtime.runners.myriad import toolchain
 
     if toolchain.damage("myriad") != "":
         pytest.skip("the toolchain is not installed: dnc toolchain install myriad")

@@ -8,20 +8,21 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
-from dnc.errors import DncError, PassError
-from dnc.graph import check, serialize_to
-from dnc.lower import lower
-from dnc.network import Network
 from dnc.passes import passes
 from dnc.passes.block_diagonal import LIMIT
 from dnc.passes.diagonalwise import Diagonalwise
-from dnc.verify import Verifier, feeds_for
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dnc.darknet.lower import lower
+from dnc.darknet.network import Network
+from dnc.errors import DncError, PassError
+from dnc.graph.serialization import check, serialize_to
+from dnc.graph.verification import Verifier, feeds_for
+from tests import ROOT
 from tests.models import model, outputs, same
 
-SHARED = Path(__file__).resolve().parents[3] / "shared"
+SHARED = ROOT.parent / "shared"
 R = np.random.default_rng(0)
 EXACTNESS = Diagonalwise.exactness
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 import pytest
+from dnc.passes import passes
+from dnc.passes.fuse_activation import FORMS, FuseActivation
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dnc.darknet.layers.activations import ACTIVATIONS
+from dnc.darknet.lower import lower
+from dnc.darknet.network import Network
 from dnc.errors import DncError
-from dnc.layers.activations import ACTIVATIONS
-from dnc.lower import lower
-from dnc.network import Network
-from dnc.passes import passes
-from dnc.passes.fuse_activation import FORMS, FuseActivation
 from tests.models import model, ops, outputs, same
 from tests.networks import NETWORKS
 

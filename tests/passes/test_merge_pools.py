@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import onnx_ir as ir
 import pytest
+from dnc.passes import passes
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from dnc.graph import check
-from dnc.lower import lower
-from dnc.network import Network
-from dnc.passes import passes
+from dnc.darknet.lower import lower
+from dnc.darknet.network import Network
+from dnc.graph.serialization import check
+from tests import ROOT
 from tests.models import model, outputs, same
 
 
@@ -141,7 +140,7 @@ def test_random_pools(data: st.DataObject, height: int) -> None:
     assert optimization.rewrite(built).count == 0
 
 
-CFG = Path(__file__).resolve().parents[2] / "cfg"
+CFG = ROOT / "cfg"
 
 
 @pytest.mark.parametrize("name", ["yolov3-spp", "yolov4", "yolov7-tiny"])

@@ -5,19 +5,19 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
-from dnc.calibration import Channels, Range
-from dnc.errors import DncError
-from dnc.graph import check
-from dnc.lower import lower
-from dnc.network import Network
 from dnc.passes import passes
 from dnc.passes.equalize import Equalize
 from dnc.passes.quantize import Quantize
-from dnc.quantization import MOVES, Grid, Interval, Recipe
 from dnc.targets import targets
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dnc.darknet.lower import lower
+from dnc.darknet.network import Network
+from dnc.errors import DncError
+from dnc.graph.quantization import MOVES, Grid, Interval, Recipe
+from dnc.graph.serialization import check
+from dnc.quantization.calibration import Channels, Range
 from tests.models import model, ops, outputs
 from tests.networks import NETWORKS
 
@@ -287,7 +287,7 @@ def test_unknown_layer_to_keep() -> None:
 )
 def test_networks(name: str, options: str, target: str) -> None:
     """Valid and near, with names kept, in whatever form the graph is."""
-    from dnc.preprocess import Preprocessing
+    from dnc.runtime.preprocessing import Preprocessing
 
     network = Network.parse(NETWORKS[name]).with_random_weights(0)
     preprocessing = Preprocessing(network.input_shape[2], network.input_shape[1]) if options == "pixels" else None

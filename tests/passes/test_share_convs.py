@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import onnx_ir as ir
 import pytest
+from dnc.passes import passes
+from dnc.passes.share_convs import ShareConvs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dnc.graph import check
-from dnc.lower import lower
-from dnc.network import Network
-from dnc.passes import passes
-from dnc.passes.share_convs import ShareConvs
+from dnc.darknet.lower import lower
+from dnc.darknet.network import Network
+from dnc.graph.serialization import check
+from tests import ROOT
 from tests.models import model, ops, outputs, same
 
 R = np.random.default_rng(0)
@@ -196,7 +195,7 @@ def test_random_branches(filters: list[int], activations: list[str], seed: int) 
 
 @pytest.mark.parametrize(("name", "pairs"), [("yolov7-tiny", 9)])
 def test_real_networks(name: str, pairs: int) -> None:
-    path = Path(__file__).resolve().parents[2] / "cfg" / f"{name}.cfg"
+    path = ROOT / "cfg" / f"{name}.cfg"
     built = lower(Network.load(path).with_random_weights(0))
     for each in ("eliminate-identity", "fold-batchnorm"):
         passes[each]().rewrite(built)

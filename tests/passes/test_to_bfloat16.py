@@ -8,15 +8,15 @@ import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 import pytest
+from dnc.passes import passes
+from dnc.passes.to_bfloat16 import ToBfloat16
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dnc.darknet.lower import lower
+from dnc.darknet.network import Network
 from dnc.errors import DncError
-from dnc.graph import check, serialize_to
-from dnc.lower import lower
-from dnc.network import Network
-from dnc.passes import passes
-from dnc.passes.to_bfloat16 import ToBfloat16
+from dnc.graph.serialization import check, serialize_to
 from tests.models import model, ops, outputs, run, same
 
 R = np.random.default_rng(0)

@@ -9,22 +9,22 @@ import numpy as np
 import onnx_ir as ir
 import onnxruntime as ort
 import pytest
+from dnc.passes import passes
+from dnc.passes.to_float16 import ToFloat16
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from dnc.darknet.lower import lower
+from dnc.darknet.network import Network
 from dnc.errors import DncError, PassError
-from dnc.graph import check, serialize_to
-from dnc.lower import lower
-from dnc.network import Network
-from dnc.passes import passes
-from dnc.passes.to_float16 import ToFloat16
-from dnc.pipeline import run_passes
-from dnc.verify import Verifier, feeds_for
-from dnc.zoo import cache_dir
+from dnc.files import cache_dir
+from dnc.graph.pipeline import run_passes
+from dnc.graph.serialization import check, serialize_to
+from dnc.graph.verification import Verifier, feeds_for
+from tests import ROOT
 from tests.models import model, ops, outputs, same
 from tests.networks import NETWORKS
 
-ROOT = Path(__file__).resolve().parents[2]
 MODELS = ROOT.parent / "shared" / "models"
 HALF, FULL = ir.DataType.FLOAT16, ir.DataType.FLOAT
 R = np.random.default_rng(0)

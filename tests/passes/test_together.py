@@ -6,19 +6,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from dnc.passes import passes
+from dnc.targets import targets
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from dnc.darknet.lower import lower
+from dnc.darknet.network import Network
 from dnc.errors import PassError
-from dnc.lower import lower
-from dnc.network import Network
-from dnc.passes import passes
-from dnc.pipeline import run_passes
-from dnc.targets import targets
-from dnc.verify import Verifier, feeds_for
+from dnc.graph.pipeline import run_passes
+from dnc.graph.verification import Verifier, feeds_for
+from tests import ROOT
 from tests.random_networks import random_networks
 
-MICRO = Path(__file__).resolve().parents[3] / "shared" / "golden" / "micro"
+MICRO = ROOT.parent / "shared" / "golden" / "micro"
 needs_micro = pytest.mark.skipif(not MICRO.is_dir(), reason="../shared, with Darknet's results, is not there")
 RANDOM = settings(deadline=None, suppress_health_check=list(HealthCheck), derandomize=True, database=None)
 

@@ -11,17 +11,17 @@ import numpy as np
 import numpy.typing as npt
 import PIL.Image
 import pytest
-
-import dnc
-from dnc.bundle import read_bundle
-from dnc.compiler import explain
-from dnc.errors import CalibrationError, DncError, TargetError
 from dnc.passes import Pass, passes
 from dnc.targets import Session, Target, targets
 from dnc.targets.cpu import Cpu
 from dnc.targets.onnx import Onnx
-from dnc.timing import interleave
-from dnc.verify import photograph
+
+import dnc
+from dnc.compiler.compiling import explain
+from dnc.errors import CalibrationError, DncError, TargetError
+from dnc.graph.verification import photograph
+from dnc.runtime.manifest import read_bundle
+from dnc.runtime.timing import interleave
 from tests.conftest import Result
 
 Write = Callable[..., Path]
@@ -81,13 +81,13 @@ def fakes(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(Cpu, "candidates", offers)
     found = {**dict(targets.items()), "a": A, "b": B}
-    monkeypatch.setattr("dnc.runtime.targets", found)
+    monkeypatch.setattr("dnc.runtime.engine.targets", found)
     for kind in (A, B):
         for name in ("seconds", "absent", "refuses", "cannot"):
             monkeypatch.setattr(kind, name, getattr(Fake, name))
     monkeypatch.setattr(Fake, "threads", [])
-    monkeypatch.setattr("dnc.choose.processors", lambda: 3)
-    monkeypatch.setattr("dnc.choose.interleave", partial(interleave, clock=lambda: Fake.now))
+    monkeypatch.setattr("dnc.compiler.choosing.processors", lambda: 3)
+    monkeypatch.setattr("dnc.compiler.choosing.interleave", partial(interleave, clock=lambda: Fake.now))
 
 
 def build(write: Write, tmp_path: Path, **options: Any) -> dnc.Engine:
@@ -168,7 +168,7 @@ def test_max_drop_allows_less_precision(write: Write, tmp_path: Path, image: Pat
 
 @pytest.mark.usefixtures("fakes")
 def test_max_drop_refuses(write: Write, tmp_path: Path, image: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dnc.compiler.drop", lambda *_, **__: 0.7)
+    monkeypatch.setattr("dnc.compiler.compiling.drop", lambda *_, **__: 0.7)
     assert build(write, tmp_path, max_drop=0.7, data=[str(image)]).bundle.options == {"precision": "bf16"}
     engine = build(write, tmp_path, max_drop=0.69, data=[str(image)])
     assert engine.bundle.tuning["candidates"]["refused"] == {"b bf16": "costs 0.70 points"}

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-
-import dnc
-from dnc.errors import TargetError
 from dnc.passes import Pass
 from dnc.targets import Session, Target, targets
 from dnc.targets.onnx import Onnx, import_onnxruntime
+
+import dnc
+from dnc.errors import TargetError
 
 Write = Callable[..., Path]
 
@@ -54,7 +54,7 @@ def test_portable(folder: Path) -> None:
 
 
 def test_session(folder: Path) -> None:
-    session = Onnx().open(folder)
+    session = Onnx().runner().open(folder)
     assert isinstance(session, Session)
     assert session.device == "CPU"
     (output,) = session.run({"input": np.zeros((1, 3, 16, 16), np.float32)})
@@ -75,12 +75,12 @@ def test_models_that_are_refused(tmp_path: Path) -> None:
     for data in (b"", b"nonsense", bytes(1000)):
         (tmp_path / "model.onnx").write_bytes(data)
         with pytest.raises(TargetError, match=r"ONNX Runtime refuses the model(.|\n)*build the engine again"):
-            Onnx().open(tmp_path)
+            Onnx().runner().open(tmp_path)
     (tmp_path / "model.onnx").unlink()
     with pytest.raises(TargetError, match="ONNX Runtime refuses the model"):
-        Onnx().open(tmp_path)
+        Onnx().runner().open(tmp_path)
     with pytest.raises(TargetError):
-        Onnx().open(tmp_path, threads=-7)
+        Onnx().runner().open(tmp_path, threads=-7)
 
 
 def test_missing(monkeypatch: pytest.MonkeyPatch) -> None:

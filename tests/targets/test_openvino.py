@@ -12,14 +12,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-
-import dnc
-from dnc.decode import Detection
-from dnc.errors import TargetError
-from dnc.network import Network
-from dnc.reference import run_all
 from dnc.targets import openvino as module
 from dnc.targets.openvino import Openvino, OpenvinoSession
+
+import dnc
+from dnc.darknet.network import Network
+from dnc.darknet.reference import run_all
+from dnc.errors import TargetError
+from dnc.runtime.decoding import Detection
 from tests.models import model
 from tests.networks import NETWORKS, RECURRENT
 from tests.test_golden import INVERTED, MICRO, difference, every_layer, files, needs_shared
@@ -232,7 +232,7 @@ def test_results_stay(engine: dnc.Engine, x: np.ndarray) -> None:
 
 
 def test_wrong_inputs(engine: dnc.Engine) -> None:
-    session = Openvino().open(engine.folder)
+    session = Openvino().runner().open(engine.folder)
     right = np.zeros((1, 3, 32, 32), np.float32)
     session.run({"input": right})
     wrong: list[dict[str, Any]] = [

@@ -1,0 +1,248 @@
+"""What the commands show: tables, drawn by rich on a terminal and aligned with blanks elsewhere, and their JSON.
+
+The table of a network is Darknet's own: a row for each layer with its filters, size and stride, input and output as
+width x height x channels, and BFLOPs. These are Darknet's counts (`Layer.flops`): two for each multiply-add of a
+convolution, the window for each pixel of a pool, one for each element of a shortcut, nothing for activations. Fully
+connected and recurrent layers, for which Darknet's table has no count, have that of `darknet ops`.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dnc.tables import Column, Table
+
+if TYPE_CHECKING:
+    from dnc.darknet.layers.base import Layer, Shape
+    from dnc.darknet.network import Network
+    from dnc.evaluation.comparison import Comparison
+    from dnc.runtime.manifest import Bundle
+
+__all__ = [
+    "comparison_json",
+    "comparison_table",
+    "engine_json",
+    "engine_text",
+    "network_json",
+    "network_table",
+    "sides",
+    "summary",
+    "totals",
+    "verdict",
+]
+
+
+def sides(shape: Shape) -> str:
+    """A shape in Darknet's order: `416 x 416 x 3` for (3, 416, 416), `1000` for (1000,)."""
+    return " x ".join(map(str, [*shape[1:][::-1], shape[0]]))
+
+
+def network_table(network: Network) -> Table:
+    """A row for each layer."""
+    titles = ("layer", "type", "filters", "size/stride", "input", "output", "BFLOPs")
+    table = Table([Column(title, right=title not in ("type", "size/stride")) for title in titles])
+    for layer in network.layers:
+        filters, settings = _settings(layer)
+        read = sides(layer.input_shape) if layer.sources == (layer.index - 1,) else ""
+        flops = f"{layer.flops() / 1e9:.3f}" if layer.flops() else ""
+        table.add(str(layer.index), layer.name, filters, settings, read, sides(layer.shape), flops)
+    return table
+
+
+def _settings(layer: Layer) -> tuple[str, str]:
+    """`Layer.describe` in two: the filters, where a size follows them, and the rest."""
+    filters = re.match(r"(\d+(?:/\d+)?)  (\d+ x .+)", layer.describe())
+    return (filters[1], filters[2]) if filters else ("", layer.describe())
+
+
+def totals(network: Network, weights: str | Path | None = None) -> str:
+    """One line: layers, parameters, operations, bytes of the .weights file (of the usual header if none is given)."""
+    return (
+        f"{len(network.layers)} layers, {network.parameters():,} parameters, {_bflops(network):.3f} BFLOPs, "
+        f"{_weights_bytes(network, weights):,} bytes of weights"
+    )
+
+
+def _bflops(network: Network) -> float:
+    return sum(layer.flops() for layer in network.layers) / 1e9
+
+
+def _weights_bytes(network: Network, weights: str | Path | None) -> int:
+    if weights is not None:
+        return Path(weights).stat().st_size
+    from dnc.darknet.weights import Header
+
+    return len(Header().pack()) + 4 * network.parameters()
+
+
+def network_json(network: Network, weights: str | Path | None = None) -> dict[str, Any]:
+    """The table and the totals; shapes are (channels, height, width)."""
+    from dnc.darknet.weights import count
+
+    return {
+        "cfg": network.file,
+        "digest": network.digest,
+        "input": list(network.input_shape),
+        "layers": [
+            {
+                "index": layer.index,
+                "type": layer.name,
+                "line": layer.where.line,
+                "settings": layer.describe(),
+                "sources": list(layer.sources),
+                "output": list(layer.shape),
+                "parameters": count(layer),
+                "bflops": layer.flops() / 1e9,
+            }
+            for layer in network.layers
+        ],
+        "outputs": [layer.index for layer in network.outputs],
+        "parameters": network.parameters(),
+        "bflops": _bflops(network),
+        "weights_bytes": _weights_bytes(network, weights),
+    }
+
+
+def engine_json(bundle: Bundle, folder: Path) -> dict[str, Any]:
+    """engine.json's contents, the labels, and what the folder takes."""
+    labels = list(bundle.labels)
+    return {"folder": str(folder), **bundle.to_json(), "labels": labels, "bytes": _folder_bytes(folder)}
+
+
+def _folder_bytes(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
+
+
+def engine_text(bundle: Bundle, folder: Path) -> str:
+    """What engine.json says, a line or a few for each thing."""
+    network = bundle.network
+    outputs = [f"{name} {_array(shape)}" for name, shape in zip(bundle.outputs, bundle.output_shapes, strict=True)]
+    shape = bundle.input_shape
+    if bundle.input_dtype == "uint8":
+        taken = f"uint8 ({bundle.batch}, height, width, {shape[0]}), pixels of an image of any size"
+    else:
+        taken = f"float32 ({', '.join(map(str, (bundle.batch, *shape)))})"
+    heads = [
+        f"{output['kind']}: {output['classes']} classes, {output['where']}"
+        for output in (head.to_json() for head in bundle.heads)
+    ]
+    first = ", ".join(bundle.labels[:3]) + (", ..." if len(bundle.labels) > 3 else "")
+    applied = [f"{item['name']} x{item['applied']}" for item in bundle.passes if item["applied"]]
+    facts: list[tuple[str, Sequence[str]]] = [
+        ("engine", [f"{folder}, {_folder_bytes(folder) / 1e6:.1f} MB"]),
+        ("target", [bundle.target]),
+        (
+            "network",
+            [
+                f"{network['cfg']}, {network['layers']} layers, {network['parameters']:,} parameters, "
+                f"{network['bflops']:.3f} BFLOPs",
+                f"sha256 {network['digest']}",
+            ],
+        ),
+        ("input", [taken, *bundle.extra_inputs]),
+        ("preprocessing", [_preprocessing(bundle)]),
+        ("outputs", outputs),
+        ("states", [f"{name} {_array(state)}" for name, state in bundle.states.items()]),
+        ("decoding", [bundle.decode] if heads else []),
+        ("heads", heads),
+        ("labels", [f"{len(bundle.labels)}: {first}"] if bundle.labels else ["none"]),
+        ("passes", [", ".join(applied) or "none applied"]),
+        ("made with", [", ".join(f"{name} {version}" for name, version in bundle.tools.items())]),
+    ]
+    width = max(len(title) for title, _ in facts)
+    lines = []
+    for title, values in facts:
+        for number, value in enumerate(values):
+            lines.append(f"{'' if number else title:<{width}}  {value}")
+    return "\n".join(lines)
+
+
+def _preprocessing(bundle: Bundle) -> str:
+    preprocessing = bundle.preprocessing
+    if preprocessing is None:
+        return "none: the network takes no images"
+    mode = preprocessing.mode if preprocessing.crop == 1 else f"{preprocessing.mode} of {preprocessing.crop:g}"
+    if preprocessing.interpolation != "bilinear":
+        mode = f"{preprocessing.interpolation} {mode}"
+    size = f"{mode} to {preprocessing.width} x {preprocessing.height}, {preprocessing.color}"
+    mean, std = (", ".join(f"{number:g}" for number in numbers) for numbers in (preprocessing.mean, preprocessing.std))
+    return f"{size}, pixel / {1 / preprocessing.scale:g}" + (
+        "" if (mean, std) == ("0", "1") else f", less mean {mean}, over std {std}"
+    )
+
+
+def _array(shape: Shape) -> str:
+    return f"({', '.join(map(str, shape))}{',' if len(shape) == 1 else ''})" if shape else ""
+
+
+def comparison_table(comparison: Comparison) -> Table:
+    """A row for each layer that was compared; those that differ are red on a terminal."""
+    several = len({row.sample for row in comparison.rows}) > 1
+    noted = any(row.note for row in comparison.rows)
+    titles = ["input"] * several + ["output", "section", "shape", "max error", "relative"] + ["note"] * noted
+    numbers, texts = ("max error", "relative"), ("section", "note")
+    table = Table([Column(title, right=title in numbers, folds=title in texts) for title in titles])
+    for row in comparison.rows:
+        errors = ("", "") if row.skipped else (f"{row.absolute:.2e}", f"{row.relative:.2e}")
+        cells = [row.sample] * several + [row.name, row.where, _array(row.shape), *errors] + [row.note] * noted
+        table.add(*cells, style="red" if comparison.differs(row) else "")
+    return table
+
+
+def verdict(comparison: Comparison) -> str:
+    """One line: the first output that differs, or how well all agree."""
+    first = comparison.first
+    if first is not None:
+        sample = f" for input {first.sample}" if first.sample else ""
+        place = f", {first.where}" if first.where else ""
+        return (
+            f"first difference{sample}: {first.name}{place}: relative error {first.relative:.2e} "
+            f"exceeds {comparison.tolerance:g}"
+        )
+    compared = [row for row in comparison.rows if not row.skipped]
+    worst = max(compared, key=lambda row: row.relative)
+    count = f"{len(compared)} of {len(compared)} outputs"
+    if worst.relative == 0:
+        return f"{count} are equal"
+    largest = f"the largest relative error is {worst.relative:.2e}, of {worst.name}"
+    return f"{count} agree within {comparison.tolerance:g}: {largest}"
+
+
+def comparison_json(comparison: Comparison) -> dict[str, Any]:
+    """The rows; errors that are not finite are null."""
+    first = comparison.first
+    return {
+        "actual": comparison.actual,
+        "expected": comparison.expected,
+        "tolerance": comparison.tolerance,
+        "agrees": first is None,
+        "first": None if first is None else {"input": first.sample, "output": first.name, "section": first.where},
+        "outputs": [
+            {
+                "input": row.sample,
+                "output": row.name,
+                "section": row.where,
+                "shape": list(row.shape),
+                "max_error": _finite(row.absolute),
+                "relative": _finite(row.relative),
+                "differs": comparison.differs(row),
+                "skipped": row.skipped,
+                "note": row.note,
+            }
+            for row in comparison.rows
+        ],
+    }
+
+
+def _finite(number: float) -> float | None:
+    # JSON has neither infinities nor NaN.
+    return number if abs(number) < float("inf") else None
+
+
+def summary(plugin: type) -> str:
+    """The first sentence of the docstring of the plug-in's module, which states its rule."""
+    text = sys.modules[plugin.__module__].__doc__ or plugin.__doc__ or ""
+    paragraph = " ".join(text.strip().split("\n\n")[0].split())
+    return re.split(r"(?<=\.) ", paragraph)[0]

@@ -1,0 +1,246 @@
+"""What works on this machine, and what to do about the rest.
+
+A target works if a tiny network, compiled for it, gives the reference's numbers. That is tried in a child process with
+a time limit, one for each target that is installed: a library that crashes or hangs is then something to report.
+
+    works      the outputs are right; `device` is what they were computed on
+    missing    something is not installed; `remedy` installs it
+    fails      it is installed, but raised an error, gave other numbers, crashed, or took too long: `reason`
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, distributions, version
+from pathlib import Path
+from typing import Any
+
+import dnc
+from dnc.errors import DncError, DncWarning
+from dnc.files import cache_dir
+from dnc.runtime.gpus import gpus
+from dnc.runtime.runners.myriad import toolchain
+from dnc.targets import targets
+
+__all__ = ["State", "examine", "try_target"]
+
+ARCH = "sm_75"
+"""What is compiled for where there is no GPU."""
+SECONDS = 120.0
+"""How long a target may take; an engine for TensorRT or a Myriad X takes some of it."""
+TOLERANCE = 0.02
+"""Of the largest output. Right numbers are within 1e-5 in float32 and 1e-3 in float16; wrong ones are far off."""
+PACKAGES = (
+    *("numpy", "libstb", "click", "onnx", "onnx-ir", "pillow", "rich"),
+    *("onnxruntime", "onnxruntime-gpu", "openvino", "apache-tvm", "apache-tvm-ffi", "pycocotools", "matplotlib"),
+    *("nvidia-cuda-nvcc", "nvidia-cuda-nvrtc", "nvidia-cuda-runtime"),
+    *("opencv-python", "opencv-python-headless", "depthai", "supervision"),
+)
+"""What dnc can make use of, by the names of its distributions."""
+
+TOOLS = ("g++", "cmake", "nvidia-smi", "nvcc", "ffmpeg")
+
+_BY_TVM = "cuda by tvm"
+_CHILD = "import sys; from dnc import doctor; doctor._answer(sys.argv[1])"
+_TINY = """[net]
+width=32
+height=32
+channels=3
+
+[convolutional]
+batch_normalize=1
+filters=8
+size=3
+stride=2
+pad=1
+activation=leaky
+
+[convolutional]
+filters=14
+size=1
+stride=1
+pad=1
+activation=linear
+
+[yolo]
+mask=0,1
+anchors=10,14, 23,27
+classes=2
+num=2
+"""
+
+
+@dataclass(frozen=True)
+class State:
+    """What was found out about a target."""
+
+    target: str
+    state: str
+    device: str = ""
+    reason: str = ""
+    remedy: str = ""
+
+
+def examine(seconds: float = SECONDS, progress: Callable[[str], None] = lambda _: None) -> dict[str, Any]:
+    """Everything, as JSON values.
+
+    Args:
+        seconds: how long each target may take.
+        progress: is told what happens now.
+    """
+    from dnc.bench.machine import machine
+
+    states = []
+    for each in (*targets, *([_BY_TVM] if "cuda" in targets else [])):
+        progress(f"trying target {each}")
+        states.append(asdict(_state(each, seconds)))
+    progress("looking at the machine")
+    return {
+        "dnc": dnc.__version__,
+        "folder": str(Path(dnc.__file__).parent),
+        "python": sys.executable,
+        "machine": machine(),
+        "packages": {name: number for name in PACKAGES if (number := _version(name))},
+        "targets": states,
+        "toolchains": [_toolchain(name) for name in toolchain.TOOLCHAINS],
+        "tools": {name: path for name in TOOLS if (path := shutil.which(name))},
+        "cache": _cache(),
+        "warnings": _conflicts(),
+    }
+
+
+def _named(name: str) -> tuple[str, dict[str, str]]:
+    """A target's name and options: the back end of cuda that it takes only where it is asked for is tried as well."""
+    if name != _BY_TVM:
+        return name, {}
+    return "cuda", {"backend": "tvm"} | ({} if gpus() else {"arch": ARCH})
+
+
+def try_target(name: str) -> State:
+    """Compiles the tiny network and compares, in this process."""
+    import numpy as np
+
+    from dnc.darknet.network import Network
+    from dnc.darknet.reference import run
+    from dnc.darknet.weights import write_weights
+
+    x = np.random.default_rng(0).random((3, 32, 32), np.float32)
+    with tempfile.TemporaryDirectory(prefix="dnc-doctor-") as scratch, warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        cfg = Path(scratch) / "tiny.cfg"
+        cfg.write_text(_TINY, encoding="utf-8")
+        network = Network.load(cfg).with_random_weights(0)
+        with cfg.with_suffix(".weights").open("wb") as file:
+            write_weights(file, network.layers, network.arrays)
+        try:
+            target, options = _named(name)
+            out = Path(scratch) / "tiny.engine"
+            with dnc.compile(cfg, target=target, out=out, verify=False, options=options) as engine:
+                (output,) = engine.forward(x)
+                device = engine.device
+        except DncError as error:
+            return State(name, "fails", reason=error.message, remedy=error.hint)
+        expected = run(network, x[None])[-1][0]
+    off = float(np.abs(output - expected).max() / np.abs(expected).max())
+    if not off <= TOLERANCE:
+        remedy = "please report it, with what `dnc doctor --json` prints"
+        return State(name, "fails", device, f"its numbers are {off:.1%} off", remedy)
+    notes = [str(each.message).splitlines()[0] for each in told if issubclass(each.category, DncWarning)]
+    return State(name, "works", device, "; ".join(notes))
+
+
+def _state(name: str, seconds: float) -> State:
+    target_name, options = _named(name)
+    target = targets[target_name](options)
+    missing = target.missing()
+    if missing:
+        return State(name, "missing", reason=missing, remedy=target.remedy())
+    command = [sys.executable, "-c", _CHILD, name]
+    again = f'pip install --force-reinstall "darknet-compiler[{target.extra}]"'
+    if target.extra in toolchain.TOOLCHAINS:
+        again = f"dnc toolchain install {target.extra} --force"
+    # A session of its own, so that what it started ends with it.
+    with subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
+    ) as child:
+        try:
+            out, err = child.communicate(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            return State(name, "fails", reason=f"no answer within {seconds:.0f} s", remedy=again)
+        finally:
+            _end(child)
+    lines = out.decode(errors="replace").splitlines()
+    try:
+        return State(**json.loads(lines[-1]))
+    except (IndexError, ValueError, TypeError):
+        said = [line for line in err.decode(errors="replace").splitlines() if line.strip()]
+        return State(name, "fails", reason=_ending(child.returncode, said), remedy=again)
+
+
+def _answer(name: str) -> None:
+    """What the child does."""
+    print("\n" + json.dumps(asdict(try_target(name))), flush=True)
+
+
+def _end(child: subprocess.Popen[bytes]) -> None:
+    if os.name == "posix":
+        try:
+            os.killpg(child.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+    else:
+        child.kill()
+
+
+def _ending(code: int, said: list[str]) -> str:
+    if code < 0:
+        return f"it crashed ({signal.Signals(-code).name})"
+    return f"it ended with code {code}{': ' + said[-1] if said else ''}"
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return ""
+
+
+def _toolchain(name: str) -> dict[str, Any]:
+    damage = toolchain.damage(name, thorough=True)
+    state = "missing" if damage is None else "damaged" if damage else "whole"
+    remedy = "" if damage == "" else f"dnc toolchain install {name}"
+    return {"name": name, "state": state, "reason": damage or "", "remedy": remedy}
+
+
+def _cache() -> dict[str, Any]:
+    folder = cache_dir()
+    sizes: dict[str, int] = {}
+    for path in folder.rglob("*") if folder.is_dir() else ():
+        part = path.relative_to(folder).parts
+        kind = part[0] if len(part) > 1 else "weights"
+        if path.is_file():
+            sizes[kind] = sizes.get(kind, 0) + path.stat().st_size
+    place = folder
+    while not place.exists():
+        place = place.parent
+    writable = place.is_dir() and os.access(place, os.W_OK)
+    remedy = "" if writable else "set DNC_CACHE to a folder that can be written to"
+    return {"folder": str(folder), "writable": writable, "remedy": remedy, "bytes": dict(sorted(sizes.items()))}
+
+
+def _conflicts() -> list[str]:
+    """Distributions that overwrite each other's files."""
+    names = {(each.metadata["Name"] or "").lower() for each in distributions()}
+    builds = sorted(names & {"onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "onnxruntime-directml"})
+    if len(builds) < 2:
+        return []
+    return [f"{' and '.join(builds)} share their files: uninstall all of them, then install one again"]

@@ -1,0 +1,47 @@
+"""[activation]: applies an activation to the previous layer (activation_layer.c).
+
+Darknet gives zeros for swish, mish, hard_mish and relu6 here; the intended formulas are used."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
+
+from dnc.darknet.cfg import Section
+from dnc.darknet.layers import layers
+from dnc.darknet.layers.activations import activate, emit_activation, parse_activation
+from dnc.darknet.layers.base import Array, Arrays, Context, Layer, States, common
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from dnc.graph.builder import Builder
+
+
+@layers.register
+@dataclass(frozen=True, kw_only=True)
+class Activation(Layer):
+    """An activation that stands alone."""
+
+    name = "activation"
+
+    activation: str
+
+    @classmethod
+    def parse(cls, section: Section, context: Context) -> Self:
+        """Reads activation."""
+        fields = common(context, context.input)
+        return cls(**fields, activation=parse_activation(section, "linear"))  # type: ignore[arg-type]
+
+    def emit(self, b: Builder, inputs: Sequence[ir.Value], arrays: Arrays) -> ir.Value:
+        """The activation's nodes."""
+        return emit_activation(b, inputs[0], self.activation)
+
+    def reference(self, inputs: Sequence[Array], arrays: Arrays, states: States) -> Array:
+        """The activation."""
+        return activate(inputs[0], self.activation)
+
+    def describe(self) -> str:
+        """Its name."""
+        return self.activation

@@ -1,0 +1,50 @@
+"""[batchnorm]: (x - mean) / sqrt(variance + 1e-5) * scale + bias per channel (batchnorm_layer.c).
+
+The .weights file has biases, scales, mean, variance. Those of pjreddie/darknet have no biases here, and do not fit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
+
+import numpy as np
+
+from dnc.darknet.cfg import Section
+from dnc.darknet.layers import layers
+from dnc.darknet.layers.base import Array, Arrays, Context, Layer, Shape, States, common
+from dnc.darknet.layers.convolutional import BATCH_NORM_EPSILON, batch_norm_shapes, emit_batch_norm
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from dnc.graph.builder import Builder
+
+
+@layers.register
+@dataclass(frozen=True, kw_only=True)
+class BatchNorm(Layer):
+    """Batch normalisation that stands alone."""
+
+    name = "batchnorm"
+
+    @classmethod
+    def parse(cls, section: Section, context: Context) -> Self:
+        """Has no options of its own."""
+        return cls(**common(context, context.image()))  # type: ignore[arg-type]
+
+    def weights(self) -> dict[str, Shape]:
+        """biases, scales, mean, variance."""
+        return {"biases": (self.shape[0],), **batch_norm_shapes(self.shape[0])}
+
+    def emit(self, b: Builder, inputs: Sequence[ir.Value], arrays: Arrays) -> ir.Value:
+        """BatchNormalization."""
+        return emit_batch_norm(b, inputs[0], arrays)
+
+    def reference(self, inputs: Sequence[Array], arrays: Arrays, states: States) -> Array:
+        """The formula, in float64."""
+        scale, bias, mean, variance = (
+            arrays[name].astype(np.float64).reshape(-1, 1, 1) for name in ("scales", "biases", "mean", "variance")
+        )
+        return ((inputs[0] - mean) / np.sqrt(variance + BATCH_NORM_EPSILON) * scale + bias).astype(np.float32)

@@ -1,0 +1,110 @@
+"""[detection]: the head of YOLOv1 (detection_layer.c).
+
+The input is flat: classes of all side * side cells, then the confidences of their num boxes, then the boxes. softmax=1
+takes the softmax of the classes of each cell; nothing else happens before decoding."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
+
+import numpy as np
+
+from dnc.darknet.cfg import Section
+from dnc.darknet.layers import layers
+from dnc.darknet.layers.base import Array, Arrays, Context, Layer, States, common, layer_value
+from dnc.darknet.layers.tree import softmax
+from dnc.runtime.decoding import DetectionHead, Head
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from dnc.graph.builder import Builder
+
+
+@layers.register
+@dataclass(frozen=True, kw_only=True)
+class Detection(Layer):
+    """The head of YOLOv1."""
+
+    name = "detection"
+
+    classes: int
+    side: int
+    count: int
+    softmax: bool
+    sqrt: bool
+
+    @classmethod
+    def parse(cls, section: Section, context: Context) -> Self:
+        """Reads the section, and checks the number of inputs."""
+        classes, side = section.integer("classes", 1, low=1), section.integer("side", 7, low=1)
+        coords, count = section.integer("coords", 1), section.integer("num", 1, low=1)
+        if coords != 4:
+            section.fail(f"coords={coords} is not decoded by Darknet", "coords", "4 is possible")
+        section.boolean("reorg")
+        wanted, inputs = side * side * (classes + (1 + coords) * count), int(np.prod(context.input))
+        if wanted != inputs:
+            section.fail(
+                f"the layer before has {inputs} outputs, side^2 * (classes + 5 * num) wants {wanted}",
+                "classes",
+                "make output= of the [connected] before equal to that",
+            )
+        return cls(
+            **common(context, (inputs,)),  # type: ignore[arg-type]
+            classes=classes,
+            side=side,
+            count=count,
+            softmax=section.boolean("softmax"),
+            sqrt=section.boolean("sqrt"),
+        )
+
+    def emit(self, b: Builder, inputs: Sequence[ir.Value], arrays: Arrays) -> ir.Value:
+        """Flatten, Softmax of each cell."""
+        x = b.reshape(inputs[0], self.shape)
+        if not self.softmax:
+            return x
+        end = self.side * self.side * self.classes
+        classes = b.reshape(b.slice(x, 1, 0, end), [self.side * self.side, self.classes])
+        classes = b.reshape(b.op("Softmax", classes, axis=2), [end])
+        return b.op("Concat", classes, b.slice(x, 1, end, self.shape[0]), axis=1)
+
+    def reference(self, inputs: Sequence[Array], arrays: Arrays, states: States) -> Array:
+        """The same."""
+        y = inputs[0].reshape(len(inputs[0]), -1).copy()
+        if self.softmax:
+            end = self.side * self.side * self.classes
+            y[:, :end] = softmax(y[:, :end].reshape(len(y), -1, self.classes), -1).reshape(len(y), -1)
+        return y
+
+    def head(self) -> Head:
+        """What the host needs to decode the vector."""
+        return DetectionHead(
+            output=layer_value(self.index),
+            where=self.where.short,
+            classes=self.classes,
+            side=self.side,
+            num=self.count,
+            sqrt=self.sqrt,
+        )
+
+    def emit_boxes(self, b: Builder, output: ir.Value) -> tuple[ir.Value, ir.Value]:
+        """Boxes (N, K, 4) and scores (N, K, classes)."""
+        cells = self.side * self.side
+        first, second = cells * self.classes, cells * (self.classes + self.count)
+        classes = b.reshape(b.slice(output, 1, 0, first), [cells, 1, self.classes])
+        confidence = b.reshape(b.slice(output, 1, first, second), [cells, self.count, 1])
+        scores = b.reshape(b.op("Mul", classes, confidence), [-1, self.classes])
+        boxes = b.reshape(b.slice(output, 1, second, self.shape[0]), [cells, self.count, 4])
+        row, column = np.divmod(np.arange(cells, dtype=np.float32), self.side)
+        offsets = b.constant(np.stack([column, row], axis=-1).reshape(1, cells, 1, 2), "cells")
+        centers = b.op("Div", b.op("Add", b.slice(boxes, 3, 0, 2), offsets), b.constant(float(self.side)))
+        sizes = b.slice(boxes, 3, 2, 4)
+        if self.sqrt:
+            sizes = b.op("Mul", sizes, sizes)
+        return b.reshape(b.op("Concat", centers, sizes, axis=3), [-1, 4]), scores
+
+    def describe(self) -> str:
+        """Grid, boxes and classes."""
+        return f"{self.side} x {self.side} cells, {self.count} boxes, {self.classes} classes"

@@ -1,0 +1,68 @@
+"""[history]: the last `history_size` frames, one after the other on the channels, the newest first (conv_lstm_layer.c).
+
+    y(t) = [x(t), x(t - 1), ..., x(t - history_size + 1)]
+
+Frames before the first are zero. This is what Darknet trains with (time_steps > 1). At inference, with one time step
+per call, it forgets to shift: every call gives [x, 0, ..., 0], which is only right for the first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
+
+import numpy as np
+
+from dnc.darknet.cfg import Section
+from dnc.darknet.layers import layers
+from dnc.darknet.layers.base import Array, Arrays, Context, Layer, Shape, States, common
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from dnc.graph.builder import Builder
+
+__all__ = ["History"]
+
+
+@layers.register
+@dataclass(frozen=True, kw_only=True)
+class History(Layer):
+    """A sliding window over the frames."""
+
+    name = "history"
+
+    frames: int
+
+    @classmethod
+    def parse(cls, section: Section, context: Context) -> Self:
+        """Reads history_size."""
+        channels, height, width = context.image()
+        frames = section.integer("history_size", 4, low=1)
+        context.check_size((channels * frames, height, width), "history_size")
+        return cls(**common(context, (channels * frames, height, width)), frames=frames)  # type: ignore[arg-type]
+
+    def states(self) -> dict[str, Shape]:
+        """The output of the last step; nothing where one frame is all."""
+        return {"frames": self.shape} if self.frames > 1 else {}
+
+    def emit(self, b: Builder, inputs: Sequence[ir.Value], arrays: Arrays) -> ir.Value:
+        """Slice, Concat."""
+        if self.frames == 1:
+            return b.op("Identity", inputs[0])
+        kept = b.slice(b.states["frames"], 1, 0, self.shape[0] - self.input_shape[0])
+        b.next_states["frames"] = b.op("Concat", inputs[0], kept, axis=1)
+        return b.next_states["frames"]
+
+    def reference(self, inputs: Sequence[Array], arrays: Arrays, states: States) -> Array:
+        """The same."""
+        if self.frames == 1:
+            return inputs[0]
+        kept = states["frames"][:, : self.shape[0] - self.input_shape[0]]
+        states["frames"] = np.concatenate([inputs[0], kept], axis=1)
+        return states["frames"]
+
+    def describe(self) -> str:
+        """The number of frames."""
+        return f"{self.frames} frames"

@@ -1,0 +1,47 @@
+"""[implicit]: a learned constant of shape (filters, atoms, 1), whatever the input is (YOLOR, arXiv 2105.04206;
+representation_layer.c). Other layers add or multiply it by [shortcut] and [scale_channels]."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
+
+import numpy as np
+
+from dnc.darknet.cfg import Section
+from dnc.darknet.layers import layers
+from dnc.darknet.layers.base import Array, Arrays, Context, Layer, Shape, States, common
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from dnc.graph.builder import Builder
+
+
+@layers.register
+@dataclass(frozen=True, kw_only=True)
+class Implicit(Layer):
+    """A learned constant."""
+
+    name = "implicit"
+
+    @classmethod
+    def parse(cls, section: Section, context: Context) -> Self:
+        """Reads filters and atoms."""
+        filters, atoms = section.integer("filters", 128, low=1), section.integer("atoms", 1, low=1)
+        return cls(**common(context, (filters, atoms, 1)))  # type: ignore[arg-type]
+
+    def weights(self) -> dict[str, Shape]:
+        """The constant."""
+        return {"weights": self.shape}
+
+    def emit(self, b: Builder, inputs: Sequence[ir.Value], arrays: Arrays) -> ir.Value:
+        """The constant, repeated for the batch of the layer before."""
+        batch = b.slice(b.op("Shape", inputs[0]), 0, 0, 1)
+        sides = b.constant(np.array(self.shape, np.int64))
+        return b.op("Expand", b.constant(arrays["weights"], "weights"), b.op("Concat", batch, sides, axis=0))
+
+    def reference(self, inputs: Sequence[Array], arrays: Arrays, states: States) -> Array:
+        """The constant, repeated for the batch."""
+        return np.broadcast_to(arrays["weights"], (len(inputs[0]), *self.shape))

@@ -1,0 +1,194 @@
+"""[maxpool] / [max] and [local_avgpool] / [local_avg]: pooling over windows (maxpool_layer.c).
+
+    out = (in + padding - size) / stride + 1, the first window at -padding/2; padding is size-1 by default
+
+`padding` is a total, so 2x2 windows with stride 2 round an odd side up, and with stride 1 keep the size by reaching
+over the right and bottom edge alone. Outside counts as -FLT_MAX for the maximum and not at all for the average.
+
+maxpool_depth=1 takes the maximum over the channels that are equal modulo out_channels. antialiasing runs the pool
+with stride 1 and then blurs with the stride, as [convolutional] does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Self
+
+import numpy as np
+
+from dnc.darknet.cfg import Section
+from dnc.darknet.layers import layers
+from dnc.darknet.layers.base import Array, Arrays, Context, Layer, States, common
+from dnc.darknet.layers.convolutional import blur
+from dnc.darknet.layers.windows import Axis, windows
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from dnc.graph.builder import Builder
+
+_LOWEST = float(np.finfo(np.float32).min)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pool(Layer):
+    """What both kinds of pool share."""
+
+    axes: tuple[Axis, Axis]
+    """The windows along height and width."""
+
+    @staticmethod
+    def parse_axes(section: Section, context: Context) -> tuple[Axis, Axis]:
+        """Reads size, stride and padding."""
+        _, height, width = context.image()
+        stride = section.integer("stride", 1)
+        strides = [section.integer(key, stride) for key in ("stride_y", "stride_x")]
+        if min(strides) < 1:
+            section.fail(f"stride={min(strides)} must be at least 1", "stride", "Darknet would divide by zero")
+        size = section.integer("size", stride, low=1)
+        padding = section.integer("padding", size - 1, low=0)
+        vertical, horizontal = (
+            Axis(length, (length + padding - size) // step + 1, size, step, padding // 2)
+            for length, step in zip((height, width), strides, strict=True)
+        )
+        return vertical, horizontal
+
+    def describe(self) -> str:
+        """Size and stride."""
+        vertical, horizontal = self.axes
+        strides = dict.fromkeys((horizontal.stride, vertical.stride))
+        return f"{vertical.size} x {vertical.size} / {'x'.join(map(str, strides))}"
+
+    def flops(self) -> float:
+        """Darknet counts size * size per pixel of the pooled map and input channel; it does not count the blur."""
+        vertical, horizontal = self.axes
+        return float(self.input_shape[0] * vertical.count * horizontal.count * vertical.size**2)
+
+
+@layers.register
+@dataclass(frozen=True, kw_only=True)
+class MaxPool(Pool):
+    """The maximum of each window, or of groups of channels."""
+
+    name = "maxpool"
+    aliases = ("max",)
+
+    depth: bool = False
+    antialiasing: int = 0
+    blur_stride: tuple[int, int] = (1, 1)
+    """Along x and y."""
+
+    @classmethod
+    def parse(cls, section: Section, context: Context) -> Self:
+        """Reads the section."""
+        vertical, horizontal = cls.parse_axes(section, context)
+        channels, height, width = context.image()
+        depth = section.boolean("maxpool_depth")
+        out_channels = section.integer("out_channels", 1, low=1)
+        antialiasing = section.integer("antialiasing", 0, low=0)
+        if depth:
+            if out_channels > channels:
+                section.fail(f"out_channels={out_channels} of {channels} channels", "out_channels", "at most all")
+            fields = common(context, (out_channels, height, width))
+            return cls(**fields, axes=(vertical, horizontal), depth=True)  # type: ignore[arg-type]
+        strides = (horizontal.stride, vertical.stride)
+        if antialiasing:
+            padding = section.integer("padding", vertical.size - 1, low=0)
+            vertical, horizontal = (
+                replace(axis, stride=1, count=axis.length + padding - axis.size + 1) for axis in (vertical, horizontal)
+            )
+        shape = context.check_size((channels, vertical.count, horizontal.count))
+        if antialiasing:
+            shape = blur((channels, vertical.count, horizontal.count), antialiasing, *strides)[0].shape
+        return cls(
+            **common(context, shape),  # type: ignore[arg-type]
+            axes=(vertical, horizontal),
+            antialiasing=antialiasing,
+            blur_stride=strides,
+        )
+
+    def flops(self) -> float:
+        """Darknet counts size * size for maxpool_depth=1 too, though it does not read it then."""
+        return float(np.prod(self.input_shape)) * self.axes[0].size ** 2 if self.depth else super().flops()
+
+    def emit(self, b: Builder, inputs: Sequence[ir.Value], arrays: Arrays) -> ir.Value:
+        """MaxPool (after a Pad where ONNX's own padding is too narrow), or Reshape and ReduceMax."""
+        x = inputs[0]
+        if self.depth:
+            return self._emit_depth(b, x)
+        vertical, horizontal = self.axes
+        pads = [vertical.begin, horizontal.begin, vertical.end, horizontal.end]
+        if max(pads) >= vertical.size:
+            # ONNX Runtime wants every padding smaller than the window.
+            borders = b.constant(np.array([0, 0, *pads[:2], 0, 0, *pads[2:]], np.int64))
+            x, pads = b.op("Pad", x, borders, b.constant(_LOWEST)), [0, 0, 0, 0]
+        x = b.op(
+            "MaxPool", x, kernel_shape=[vertical.size] * 2, strides=[vertical.stride, horizontal.stride], pads=pads
+        )
+        if not self.antialiasing:
+            return x
+        pooled = self.shape[0], vertical.count, horizontal.count
+        convolution, kernel = blur(pooled, self.antialiasing, *self.blur_stride)
+        return convolution.emit(b, x, kernel)
+
+    def _emit_depth(self, b: Builder, x: ir.Value) -> ir.Value:
+        channels, height, width = self.input_shape
+        groups = self.shape[0]
+        missing = -channels % groups
+        if missing:
+            pads = b.constant(np.array([0, 0, 0, 0, 0, missing, 0, 0], np.int64))
+            x = b.op("Pad", x, pads, b.constant(_LOWEST))
+        x = b.reshape(x, [(channels + missing) // groups, groups, height, width])
+        return b.op("ReduceMax", x, axes=[1], keepdims=0)
+
+    def reference(self, inputs: Sequence[Array], arrays: Arrays, states: States) -> Array:
+        """The maximum over a view of all windows."""
+        x = inputs[0]
+        if self.depth:
+            groups = self.shape[0]
+            return np.stack([x[:, group::groups].max(axis=1) for group in range(groups)], axis=1)
+        vertical, horizontal = self.axes
+        y: Array = windows(x, vertical, horizontal, _LOWEST).max(axis=(4, 5))
+        if not self.antialiasing:
+            return y
+        pooled = self.shape[0], vertical.count, horizontal.count
+        convolution, kernel = blur(pooled, self.antialiasing, *self.blur_stride)
+        return convolution.reference(y, kernel)
+
+
+@layers.register
+@dataclass(frozen=True, kw_only=True)
+class LocalAvgPool(Pool):
+    """The mean of the part of each window that lies inside the map."""
+
+    name = "local_avgpool"
+    aliases = ("local_avg",)
+
+    @classmethod
+    def parse(cls, section: Section, context: Context) -> Self:
+        """Reads the section."""
+        vertical, horizontal = cls.parse_axes(section, context)
+        if max(vertical.begin, vertical.end, horizontal.begin, horizontal.end) >= vertical.size:
+            section.fail("a window would lie outside the map, and have no mean", "padding", "make it smaller than size")
+        shape = (context.input[0], vertical.count, horizontal.count)
+        return cls(**common(context, shape), axes=(vertical, horizontal))  # type: ignore[arg-type]
+
+    def emit(self, b: Builder, inputs: Sequence[ir.Value], arrays: Arrays) -> ir.Value:
+        """AveragePool that leaves the padding out of the count."""
+        vertical, horizontal = self.axes
+        return b.op(
+            "AveragePool",
+            inputs[0],
+            kernel_shape=[vertical.size] * 2,
+            strides=[vertical.stride, horizontal.stride],
+            pads=[vertical.begin, horizontal.begin, vertical.end, horizontal.end],
+            count_include_pad=0,
+        )
+
+    def reference(self, inputs: Sequence[Array], arrays: Arrays, states: States) -> Array:
+        """The sum of each window over the count of its pixels inside."""
+        inside = np.ones((1, 1, *inputs[0].shape[2:]), np.float32)
+        total: Array = windows(inputs[0], *self.axes, fill=0.0).sum(axis=(4, 5))
+        count: Array = windows(inside, *self.axes, fill=0.0).sum(axis=(4, 5))
+        return total / count

@@ -1,0 +1,119 @@
+"""[region]: the head of YOLOv2 and YOLO9000 (region_layer.c).
+
+Darknet turns the map from (n, 5 + classes, h, w) into (h, w, n, 5 + classes), takes the logistic of objectness and the
+softmax of the classes (softmax=1), or one softmax per group of a tree. x and y stay raw. The result keeps the shape
+(C, h, w) that the next layer would see, though its memory is ordered by cell. Anchors are in cells."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
+
+from dnc.darknet.cfg import Section
+from dnc.darknet.layers import layers
+from dnc.darknet.layers.activations import sigmoid
+from dnc.darknet.layers.base import Array, Arrays, Context, Layer, States, common, layer_value
+from dnc.darknet.layers.tree import emit_tree_softmax, parse_map, parse_tree, softmax, tree_softmax
+from dnc.darknet.layers.yolo import check_channels, emit_centers, emit_rows, emit_sizes, parse_anchors
+from dnc.runtime.decoding import Head, RegionHead
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from dnc.graph.builder import Builder
+
+
+@layers.register
+@dataclass(frozen=True, kw_only=True)
+class Region(Layer):
+    """The head of YOLOv2."""
+
+    name = "region"
+
+    classes: int
+    coords: int
+    anchors: tuple[tuple[float, float], ...]
+    """(width, height) in cells."""
+    softmax: bool
+    tree: tuple[int, ...]
+    map: tuple[int, ...]
+    classfix: int
+
+    @classmethod
+    def parse(cls, section: Section, context: Context) -> Self:
+        """Reads the section, and checks the channels."""
+        classes = section.integer("classes", 20, low=1)
+        coords = section.integer("coords", 4)
+        if coords != 4:
+            # Darknet activates channel 4 and reads four coordinates whatever coords says.
+            section.fail(f"coords={coords} is not decoded by Darknet", "coords", "4 is possible")
+        count = section.integer("num", 1, low=1)
+        shape = check_channels(section, context, count, coords + 1, classes)
+        section.boolean("log")
+        section.boolean("sqrt")
+        return cls(
+            **common(context, shape),  # type: ignore[arg-type]
+            classes=classes,
+            coords=coords,
+            anchors=parse_anchors(section, count, range(count)),
+            softmax=section.boolean("softmax"),
+            tree=parse_tree(section, classes),
+            map=parse_map(section, classes),
+            classfix=section.integer("classfix", 0),
+        )
+
+    def emit(self, b: Builder, inputs: Sequence[ir.Value], arrays: Arrays) -> ir.Value:
+        """Transpose to cells, Sigmoid of objectness, Softmax of classes."""
+        _, height, width = self.shape
+        x = b.reshape(inputs[0], [len(self.anchors), 5 + self.classes, height, width])
+        x = b.op("Transpose", x, perm=[0, 3, 4, 1, 2])
+        box, objectness, classes = b.slice(x, 4, 0, 4), b.slice(x, 4, 4, 5), b.slice(x, 4, 5, 5 + self.classes)
+        if self.tree:
+            classes = emit_tree_softmax(b, classes, self.tree, axis=4)
+        elif self.softmax:
+            classes = b.op("Softmax", classes, axis=4)
+        return b.reshape(b.op("Concat", box, b.op("Sigmoid", objectness), classes, axis=4), self.shape)
+
+    def reference(self, inputs: Sequence[Array], arrays: Arrays, states: States) -> Array:
+        """The same."""
+        _, height, width = self.shape
+        x = inputs[0].reshape(len(inputs[0]), len(self.anchors), 5 + self.classes, height, width)
+        y = x.transpose(0, 3, 4, 1, 2).copy()
+        y[..., 4] = sigmoid(y[..., 4])
+        if self.tree:
+            y[..., 5:] = tree_softmax(y[..., 5:], self.tree)
+        elif self.softmax:
+            y[..., 5:] = softmax(y[..., 5:], -1)
+        return y.reshape(len(y), *self.shape)
+
+    def head(self) -> Head:
+        """What the host needs to decode the map. `map` is for `detector valid` alone, as in Darknet."""
+        return RegionHead(
+            output=layer_value(self.index),
+            where=self.where.short,
+            classes=self.classes,
+            anchors=self.anchors,
+            tree=self.tree,
+            classfix=self.classfix,
+        )
+
+    def emit_boxes(self, b: Builder, output: ir.Value) -> tuple[ir.Value, ir.Value]:
+        """Boxes (N, K, 4) and scores (N, K, classes); a tree's single class per box is left to the host."""
+        if self.tree:
+            self.fail("the class tree of [region] cannot be decoded in the graph", "leave --decode at host")
+        _, height, width = self.shape
+        x = b.reshape(output, [height, width, len(self.anchors), 5 + self.classes])
+        x = b.op("Transpose", x, perm=[0, 3, 4, 1, 2])
+        centers = emit_centers(b, b.op("Sigmoid", b.slice(x, 2, 0, 2)), height, width)
+        sizes = emit_sizes(b, b.slice(x, 2, 2, 4), self.anchors, (width, height))
+        objectness = b.slice(x, 2, 4, 5)
+        if self.classfix == -1:
+            low = b.op("Less", objectness, b.constant(0.5))
+            objectness = b.op("Where", low, b.constant(0.0), objectness)
+        scores = b.op("Mul", b.slice(x, 2, 5, 5 + self.classes), objectness)
+        return emit_rows(b, b.op("Concat", centers, sizes, axis=2), 4), emit_rows(b, scores, self.classes)
+
+    def describe(self) -> str:
+        """Classes and anchors."""
+        return f"{len(self.anchors)} anchors, {self.classes} classes"

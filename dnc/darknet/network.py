@@ -1,0 +1,165 @@
+"""A Darknet network: its layers with their shapes, and the arrays that belong to them. Nothing in it changes.
+
+This is the first of the two representations: it speaks Darknet's language, and all of Darknet's arithmetic is in the
+`Layer` classes. The second is the ONNX graph that `dnc.darknet.lower` makes of it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from dnc.darknet.cfg import Section, find_cfg, parse_cfg, read_cfg
+from dnc.darknet.layers import Context, Layer, Shape, layers
+from dnc.darknet.layers.base import MAX_ELEMENTS, Arrays
+from dnc.darknet.weights import count, random_arrays, read_weights
+from dnc.errors import CfgError, WeightsError, Where, close_match
+
+__all__ = ["MAX_PARAMETERS", "Network"]
+
+MAX_PARAMETERS = 2**29
+"""2 GiB of weights, which is what one ONNX file holds; more is a typing error, refused before memory is taken."""
+
+
+@dataclass(frozen=True)
+class Network:
+    """Layers, input shape and, once weights are given, arrays.
+
+    `arrays[i]` belongs to `layers[i]`; it is empty for a network without weights.
+    """
+
+    file: str
+    input_shape: Shape
+    layers: tuple[Layer, ...]
+    letter_box: bool = False
+    arrays: tuple[Arrays, ...] = ()
+    digest: str = ""
+    """sha256 of the cfg's and the weights' bytes: what calibrations and caches are bound to."""
+
+    @classmethod
+    def load(
+        cls,
+        cfg: str | Path,
+        weights: str | Path | None = None,
+        *,
+        lenient: bool = False,
+        cutoff: int | None = None,
+    ) -> Network:
+        """Reads a .cfg, and a .weights where one is given.
+
+        Args:
+            cfg: the .cfg file, or the name of a network of cfg/.
+            weights: the .weights file; without it the network has shapes alone.
+            lenient: what Darknet takes in silence warns instead of failing.
+            cutoff: takes the first so many layers, of the cfg and of the weights (as `darknet partial`).
+
+        Raises:
+            CfgError, WeightsError: see `dnc.darknet.cfg` and `dnc.darknet.weights`.
+        """
+        cfg = find_cfg(cfg)
+        sections, data = read_cfg(cfg, lenient)
+        network = cls.build(sections, str(cfg), lenient=lenient, cutoff=cutoff)
+        digest = hashlib.sha256(data)
+        if cutoff is not None:
+            digest.update(f"cutoff={cutoff}".encode())
+        if weights is None:
+            return dataclasses.replace(network, digest=digest.hexdigest())
+        arrays = read_weights(weights, network.layers, lenient=lenient, partial=cutoff is not None)
+        with Path(weights).open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+        return dataclasses.replace(network, arrays=arrays, digest=digest.hexdigest())
+
+    @classmethod
+    def parse(cls, text: str, file: str = "<cfg>", *, lenient: bool = False) -> Network:
+        """A network from cfg text, without weights."""
+        network = cls.build(parse_cfg(text, file, lenient), file, lenient=lenient)
+        return dataclasses.replace(network, digest=hashlib.sha256(text.encode(errors="replace")).hexdigest())
+
+    @classmethod
+    def build(cls, sections: list[Section], file: str, *, lenient: bool = False, cutoff: int | None = None) -> Network:
+        """Gives each section to its Layer class, which sees the layers before it."""
+        net, *rest = sections
+        shape = _input_shape(net)
+        letter_box = net.boolean("letter_box")
+        net.finish()
+        if cutoff is not None and not 1 <= cutoff <= len(rest):
+            raise CfgError(f"--cutoff {cutoff} must be from 1 to {len(rest)}, the number of layers", file)
+        built: list[Layer] = []
+        read: set[int] = set()
+        current = shape
+        parameters = 0
+        for section in rest[:cutoff]:
+            kind = layers.get(section.name)
+            context = Context(section, len(built), current, built, net, read)
+            if kind is None:
+                hint = close_match(section.name, layers)
+                if lenient or not hint:
+                    hint = f"Darknet counts a layer without outputs; --lenient passes its input on. {hint}".strip()
+                section.guess(f"unknown section [{section.where.section}]", hint=hint)
+                built.append(layers["empty"].parse(section, context))
+                continue
+            layer = kind.parse(section, context)
+            if section.boolean("dontload") and count(layer):
+                section.fail("dontload=1 leaves this layer's weights out of the file", "dontload", "delete the line")
+            if layer.name != "convolutional":
+                section.boolean("dontloadscales")
+            section.finish()
+            parameters += count(layer)
+            if parameters > MAX_PARAMETERS:
+                section.fail(f"the weights up to this layer are {parameters} floats", hint="an engine holds 2 GiB")
+            built.append(layer)
+            current = layer.shape
+        if not built:
+            raise CfgError("the network has no layers", file, "add sections after [net]")
+        done = tuple(layer.routed() if layer.index in read else layer for layer in built)
+        return cls(file=file, input_shape=shape, layers=done, letter_box=letter_box)
+
+    @property
+    def outputs(self) -> tuple[Layer, ...]:
+        """The heads in cfg order, or for a network without any the last layer that is no [cost], as in Darknet."""
+        heads = tuple(layer for layer in self.layers if layer.head() is not None)
+        rest = [layer for layer in self.layers if layer.name != "cost"] or self.layers
+        return heads or (rest[-1],)
+
+    def parameters(self) -> int:
+        """How many floats the .weights file holds."""
+        return sum(count(layer) for layer in self.layers)
+
+    def with_random_weights(self, seed: int = 0) -> Network:
+        """The same network with random weights."""
+        digest = hashlib.sha256(f"{self.digest} random {seed}".encode()).hexdigest()
+        return dataclasses.replace(self, arrays=random_arrays(self.layers, seed), digest=digest)
+
+    def with_arrays(self, arrays: tuple[Arrays, ...]) -> Network:
+        """The same network with these arrays, one mapping per layer."""
+        return dataclasses.replace(self, arrays=arrays)
+
+    def need_weights(self) -> None:
+        """Raises WeightsError for a network without weights."""
+        if not self.arrays:
+            raise WeightsError("the network has no weights", Where(self.file), "give its .weights file")
+
+
+def _input_shape(net: Section) -> Shape:
+    """(channels, height, width), or (inputs,) for a network on vectors."""
+    sides = [net.integer(key, 0) for key in ("channels", "height", "width")]
+    inputs = net.integer("inputs", 0)
+    for key, side in zip(("channels", "height", "width"), sides, strict=True):
+        if side < 0 or side > 1 << 16:
+            net.fail(f"{key}={side} must be from 1 to {1 << 16}", key, "is there a typing error?")
+    if all(sides):
+        if math.prod(sides) > MAX_ELEMENTS:
+            text = " x ".join(map(str, sides))
+            net.fail(f"the input would have {text} elements", "channels", f"at most {MAX_ELEMENTS} are possible")
+        if inputs and inputs != math.prod(sides):
+            net.guess(f"inputs={inputs} is not channels * height * width, {math.prod(sides)}", "inputs", "delete it")
+        return tuple(sides)
+    if inputs < 1 or inputs > 1 << 28:
+        missing = [key for key, side in zip(("channels", "height", "width"), sides, strict=True) if not side]
+        where = next((key for key in missing if key in net.options), None)
+        net.fail(f"[net] lacks {', '.join(missing)}", where, "give width, height and channels, or inputs for vectors")
+    return (inputs,)

@@ -1,0 +1,1 @@
+"""How well engines do: data sets, figures, comparisons."""

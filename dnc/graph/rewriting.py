@@ -1,0 +1,181 @@
+"""What every pass is: an in-place rewriting of an onnx_ir model that keeps its outputs and says what it did."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar, NamedTuple
+
+import onnx_ir as ir
+
+from dnc.graph.builder import where_of
+
+__all__ = [
+    "Log",
+    "Note",
+    "Pass",
+    "add_initializer",
+    "add_node",
+    "attribute",
+    "constant_array",
+    "constant_scalar",
+    "is_pointwise",
+    "replace_uses",
+    "sole_user",
+]
+
+
+class Note(NamedTuple):
+    """What a pass did at one place, or why it did nothing there."""
+
+    where: str
+    """The cfg section that the node came from: `a.cfg:12 [convolutional] #3`."""
+    text: str
+
+
+class Log:
+    """What a pass did and what it refused, node by node in the order of the graph: the answer of `dnc explain`."""
+
+    def __init__(self) -> None:
+        self.applied: list[Note] = []
+        self.refused: list[Note] = []
+
+    @property
+    def count(self) -> int:
+        """How often the pass applied; 0 means that the model is as it was."""
+        return len(self.applied)
+
+    def apply(self, node: ir.Node, what: str) -> None:
+        """Notes a rewriting of `node`."""
+        self.applied.append(Note(where_of(node), what))
+
+    def refuse(self, node: ir.Node, reason: str) -> None:
+        """Notes that `node` is of the pass's kind, but stays as it is."""
+        self.refused.append(Note(where_of(node), reason))
+
+
+class Pass(ir.passes.InPlacePass):
+    """A rewriting with a name, as on the command line, and a declared exactness."""
+
+    name: ClassVar[str]
+    exactness: ClassVar[float] = 0.0
+    """By how much outputs may differ, relative to the largest of each: 0 where no number changes."""
+    applies_to: ClassVar[str] = ""
+    """Where it applies, for `dnc passes`."""
+
+    @abstractmethod
+    def rewrite(self, model: ir.Model) -> Log:
+        """Rewrites the model in place; a second run on the result applies nowhere."""
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """onnx_ir's own interface to `rewrite`."""
+        return ir.passes.PassResult(model, bool(self.rewrite(model).count))
+
+
+def constant_array(value: ir.Value | None) -> ir.TensorProtocol | None:
+    """The tensor of an initializer that nothing can override; None for any other value."""
+    if value is None or value.const_value is None or value.is_graph_input() or value.producer() is not None:
+        return None
+    return value.const_value
+
+
+def constant_scalar(value: ir.Value | None) -> float | None:
+    """The number in an initializer of one element; None for any other value."""
+    tensor = constant_array(value)
+    return float(tensor.numpy().reshape(-1)[0]) if tensor is not None and tensor.size == 1 else None
+
+
+def attribute(node: ir.Node, name: str, default: Any) -> Any:
+    """An attribute's value (ints as a list), or the default where the node leaves it out."""
+    found = node.attributes.get(name)
+    if found is None:
+        return default
+    return list(found.value) if isinstance(found.value, tuple) else found.value
+
+
+def is_pointwise(conv: ir.Node) -> bool:
+    """Whether a Conv computes each pixel from that pixel alone: 1x1 taps, stride 1, no padding; groups may be."""
+    weights = conv.inputs[1]
+    return (
+        weights is not None
+        and weights.shape is not None
+        and set(weights.shape[2:]) == {1}
+        and set(attribute(conv, "strides", [1])) == {1}
+        and not any(attribute(conv, "pads", [0]))
+        and attribute(conv, "auto_pad", "NOTSET") in ("NOTSET", "VALID")
+    )
+
+
+def sole_user(value: ir.Value) -> ir.Node | None:
+    """The only node that reads a value, once; None where it is a graph output, or read by others as well."""
+    uses = list(value.uses())
+    return uses[0].node if len(uses) == 1 and not value.is_graph_output() else None
+
+
+def add_node(
+    graph: ir.Graph,
+    before: ir.Node,
+    op_type: str,
+    inputs: Iterable[ir.Value | None],
+    attributes: Mapping[str, Any] | None = None,
+    *,
+    outputs: int = 1,
+    domain: str = "",
+    name: str | None = None,
+) -> ir.Node:
+    """A new node that stands before `before` in the graph and carries its place in the cfg.
+
+    Its output values have no shapes: the pipeline's check infers them; a pass that needs one at once sets it.
+    """
+    name = name or f"{before.name}/{op_type}"
+    taken = {node.name for node in graph}
+    number, unique = 0, name
+    while unique in taken:
+        number += 1
+        unique = f"{name}_{number}"
+    values = [ir.Value(name=unique if i == 0 else f"{unique}:{i}") for i in range(outputs)]
+    node = ir.node(
+        op_type,
+        list(inputs),
+        dict(attributes or {}),
+        domain=domain,
+        outputs=values,
+        name=unique,
+        metadata_props=dict(before.metadata_props),
+    )
+    graph.insert_before(before, node)
+    return node
+
+
+def add_initializer(graph: ir.Graph, tensor: ir.TensorProtocol) -> ir.Value:
+    """A new initializer that holds the tensor, under its name or, where that is taken, the next free one."""
+    name, number = tensor.name or "constant", 0
+    while name in graph.initializers:
+        number += 1
+        name = f"{tensor.name}_{number}"
+    tensor.name = name
+    shape = ir.Shape(tensor.shape.numpy())
+    value = ir.Value(name=name, shape=shape, type=ir.TensorType(tensor.dtype), const_value=tensor)
+    graph.register_initializer(value)
+    return value
+
+
+def replace_uses(old: ir.Value, new: ir.Value, graph: ir.Graph) -> None:
+    """Lets everything that reads `old`, the graph's outputs included, read `new`; `new` takes the name over.
+
+    The names of layers' outputs and of graph outputs are what engines are compared and called by, so they stay; so do
+    the names of graph inputs and initializers, which come first where a layer is nothing but one of them.
+    """
+    name = old.name
+    replaced = False
+    for position, output in enumerate(graph.outputs):
+        if output is old:
+            graph.outputs[position] = new
+            replaced = True
+    old.replace_all_uses_with(new)
+    layer = (name or "").startswith("layer") and not (new.name or "").startswith("layer")
+    if replaced or (layer and new.producer() is not None):
+        old.name = f"{name}/replaced"
+        new.name = name
+    new.shape = new.shape or old.shape
+    new.type = new.type or old.type

@@ -1,0 +1,224 @@
+"""Proof that a pass kept a network's numbers: the outputs before it and after it, on noise and on a photograph.
+
+    error = max |after - before| / max |before|, of each output; the largest of them counts
+
+Both models run in ONNX Runtime with its own optimizations off, so that no fusion of its own hides or adds a difference.
+What a pass leaves is what the next one is compared with: a network on which n passes applied is run n + 1 times.
+
+A deep network may turn rounding into more than a pass declares, whatever the pass does. Where an error is too large,
+the last bits of all weights and inputs are therefore turned at random, and what that does to the outputs is measured: a
+pass that is not exact by nature may change them by as much as some such roundings would.
+
+Detections that the graph itself suppressed are compared by their number alone, because rounding turns the order of
+boxes with nearly the same score; the maps of the heads, which they are made of, are compared like any output.
+"""
+
+from __future__ import annotations
+
+import importlib.resources
+import importlib.util
+import mmap
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from dnc.errors import PassError
+from dnc.graph.rounding import spell_out
+from dnc.graph.serialization import small_model
+from dnc.runtime.preprocessing import Preprocessing, read_image
+
+__all__ = ["Verifier", "available", "error_between", "feeds_for", "photograph"]
+
+_ROUNDINGS = 16
+"""How many times the effect of rounding everything once an error may have: a factor of 4 was seen."""
+_COUNTED = "detections"
+_FEW = 0.05
+"""By which share the number of detections may differ: those whose score lies at the threshold."""
+
+_RELEASE = 1 << 25
+"""Bytes of weights between two calls of `release`."""
+
+Feeds = Mapping[str, npt.NDArray[Any]]
+Outputs = dict[str, npt.NDArray[Any]]
+
+
+def available() -> bool:
+    """Whether there is an ONNX Runtime to run models with."""
+    return importlib.util.find_spec("onnxruntime") is not None
+
+
+def photograph() -> npt.NDArray[np.uint8]:
+    """A photograph (H, W, 3), RGB: Grace Hopper's portrait by the US Navy, which is in the public domain."""
+    return read_image((importlib.resources.files("dnc.graph") / "photograph.jpg").read_bytes())
+
+
+def feeds_for(
+    model: ir.Model, preprocessing: Preprocessing | None = None, *, images: int = 2, seed: int = 0
+) -> dict[str, npt.NDArray[Any]]:
+    """Inputs for every input of a lowered model: noise and, if it takes images, the photograph.
+
+    Args:
+        model: the model; a fixed batch size of it wins over `images`.
+        preprocessing: how images become its input; None if it takes none.
+        images: how many of a free batch. The last is the photograph; if there is but one, its left half is noise.
+        seed: of the noise.
+    """
+    generator = np.random.default_rng(seed)
+    feeds: dict[str, npt.NDArray[Any]] = {}
+    image = photograph() if preprocessing is not None else None
+    for value in model.graph.inputs:
+        name, shape = value.name or "", value.shape
+        assert shape is not None
+        batch = shape[0] if len(shape) and isinstance(shape[0], int) else images
+        sides = [side for side in shape[1:] if isinstance(side, int)]
+        if value.dtype == ir.DataType.UINT8:
+            assert preprocessing is not None
+            assert image is not None
+            pixels = preprocessing.match_channels(image)
+            noise = generator.integers(0, 256, (batch, *pixels.shape), np.uint8)
+            noise[-1] = _half(noise[-1], pixels) if batch == 1 else pixels
+            feeds[name] = noise
+        elif name == "input":
+            noise_input = generator.random((batch, *sides), np.float32)
+            if preprocessing is not None and image is not None:
+                prepared = preprocessing(image)
+                noise_input[-1] = _half(noise_input[-1], prepared) if batch == 1 else prepared
+            feeds[name] = noise_input
+        elif name in ("confidence", "iou"):
+            feeds[name] = np.array([0.25 if name == "confidence" else 0.45], np.float32)
+        elif name == "window":
+            feeds[name] = np.tile(np.array([0, 0, 1, 1], np.float32), (batch, 1))
+        else:
+            feeds[name] = generator.normal(0, 0.1, (batch, *sides)).astype(np.float32)
+    return feeds
+
+
+def _half(noise: npt.NDArray[Any], image: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """The image with noise in its left half: (H, W, C) pixels or (C, H, W)."""
+    axis = 1 if image.dtype == np.uint8 else 2
+    return np.where(np.arange(image.shape[axis]).reshape(-1, *[1] * (2 - axis)) < image.shape[axis] // 2, noise, image)
+
+
+class Verifier:
+    """Compares a model with what it was before, pass after pass.
+
+    Args:
+        feeds: the inputs by name, as `feeds_for` makes them.
+        watch: values to compare besides the outputs, as long as they are in the graph.
+        release: is called now and then while weights are computed, and gives back the memory that they were read into.
+    """
+
+    def __init__(self, feeds: Feeds, watch: Iterable[str] = (), release: Callable[[], None] = lambda: None) -> None:
+        self._feeds = dict(feeds)
+        self._watch = tuple(watch)
+        self._release = release
+        self._before: Outputs = {}
+
+    def start(self, model: ir.Model) -> None:
+        """Runs the model that passes are about to change."""
+        self._before = self._run(model)
+
+    def compare(self, model: ir.Model, exactness: float) -> float:
+        """The error of the model against the one before it; it is what the next one is compared with.
+
+        Raises:
+            PassError: the error is larger than `exactness`, or an output has another shape or is gone.
+        """
+        after = self._run(model)
+        rounded: Outputs | None = None
+        worst = 0.0
+        for name, expected in self._before.items():
+            if name not in after and name in self._watch:
+                continue
+            if name not in after:
+                raise PassError(f"output {name} is gone")
+            found = after[name]
+            if name == _COUNTED:
+                if abs(len(found) - len(expected)) > 1 + _FEW * len(expected):
+                    raise PassError(f"it changed the outputs: {len(expected)} detections before, {len(found)} after")
+                continue
+            if found.shape != expected.shape:
+                raise PassError(f"it changed the outputs: {name} was {expected.shape}, is {found.shape}")
+            error = error_between(found, expected)
+            # Not >: NaN is no small error.
+            if not error <= exactness:
+                if exactness and rounded is None:
+                    rounded = self._run(model, rounding=True)
+                noise = 0.0 if rounded is None else error_between(rounded[name], found)
+                if not error <= _ROUNDINGS * noise:
+                    rounding = f", {noise:.1e} by rounding" if exactness else ""
+                    raise PassError(
+                        f"it changed the outputs: {name} by {error:.1e} of its largest value, "
+                        f"declared {exactness:.1e}{rounding}"
+                    )
+            worst = max(worst, error)
+        self._before = after
+        return worst
+
+    def _run(self, model: ir.Model, rounding: bool = False) -> Outputs:
+        """All outputs; with `rounding`, of weights and inputs whose last bits were turned."""
+        import onnxruntime
+
+        generator = np.random.default_rng(0)
+
+        proto = small_model(model, self._watch)
+        # What ONNX Runtime would not round on a CPU, an engine with half-precision units does.
+        halves = spell_out(proto)
+        # Arrays that go in as inputs are read where they lie; as initializers they would be copied.
+        arrays: dict[str, npt.NDArray[Any]] = {}
+        fresh = 0
+        for value in proto.graph.input:
+            if value.name not in self._feeds:
+                tensor = model.graph.initializers[value.name].const_value
+                assert tensor is not None
+                array = tensor.numpy().astype(np.float32) if value.name in halves else tensor.numpy()
+                array = np.ascontiguousarray(array)
+                arrays[value.name] = _outside_heap(array) if isinstance(tensor, ir.LazyTensor) else array
+                fresh += tensor.nbytes
+                if fresh > _RELEASE:
+                    self._release()
+                    fresh = 0
+        self._release()
+        feeds = {**self._feeds, **arrays}
+        if rounding:
+            feeds = {name: _rounded(array, generator) for name, array in feeds.items()}
+        options = onnxruntime.SessionOptions()
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        options.log_severity_level = 3
+        # Freed memory goes back: the next model's weights are yet to be computed.
+        options.enable_cpu_mem_arena = False
+        session = onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        names = [output.name for output in session.get_outputs()]
+        return dict(zip(names, session.run(None, feeds), strict=True))
+
+
+def _rounded(array: npt.NDArray[Any], generator: np.random.Generator) -> npt.NDArray[Any]:
+    """float32 values, each one step up, one step down or as it was; anything else as it is."""
+    if array.dtype != np.float32:
+        return array
+    directions = generator.choice(np.array([-np.inf, np.inf], np.float32), array.shape)
+    return np.where(generator.random(array.shape, np.float32) < 0.5, np.nextafter(array, directions), array)
+
+
+def _outside_heap(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """A copy in memory of its own, which the system gets back at once: that of a heap stays the process's."""
+    if not array.size:
+        return array
+    copy = np.frombuffer(mmap.mmap(-1, array.nbytes), array.dtype).reshape(array.shape)
+    copy[...] = array
+    return copy
+
+
+def error_between(found: npt.NDArray[Any], expected: npt.NDArray[Any]) -> float:
+    """The largest difference relative to the largest expected value; NaN where one has no number and the other has."""
+    if not expected.size:
+        return 0.0
+    finite = np.isfinite(expected)
+    if not np.array_equal(finite, np.isfinite(found)):
+        return float("nan")
+    wide = np.where(finite, expected, 0).astype(np.float64)
+    difference = float(np.abs(np.where(finite, found, 0) - wide).max())
+    return difference / (float(np.abs(wide).max()) or 1.0)

@@ -1,1 +1,0 @@
-"""What target `myriad` is made of: the graph as the device wants it, the process that compiles it, its reports."""

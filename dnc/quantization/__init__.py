@@ -1,0 +1,1 @@
+"""Calibration: ranges of values measured on images, and what their rounding costs."""

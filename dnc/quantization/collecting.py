@@ -1,0 +1,192 @@
+"""Measuring a calibration: the network runs on images, and every layer's values are counted.
+
+The network is lowered with every layer as an output, and runs in float32 on ONNX Runtime. It goes through no passes:
+they change what is computed by rounding alone, and ONNX Runtime's own fusions leave every output in place. Images are
+preprocessed as the engine will.
+
+While one image's values are counted, the next one runs: two images are in memory with the outputs of their layers,
+besides one `Histogram` per layer. Counts are whole numbers whose sums do not depend on the order: the same images give
+the same bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from dnc.darknet.layers.base import Array, layer_value
+from dnc.darknet.lower import lower
+from dnc.darknet.network import Network
+from dnc.darknet.reference import initial_states
+from dnc.errors import CalibrationError, ImageError, TargetError, warn
+from dnc.quantization.calibration import Calibration, Channels
+from dnc.quantization.histograms import METHODS, PERCENTILE, Histogram
+from dnc.runtime.preprocessing import Preprocessing, read_image
+from dnc.runtime.runners.onnx import MODEL, import_onnxruntime
+from dnc.targets.onnx import Onnx
+
+__all__ = ["calibrate"]
+
+_Result = TypeVar("_Result")
+
+
+def calibrate(
+    network: Network,
+    preprocessing: Preprocessing | None,
+    images: Sequence[Path],
+    *,
+    method: str = "kl",
+    symmetric: bool = False,
+    percentile: float = PERCENTILE,
+    skip_bad: bool = False,
+    source: str = "",
+    seed: int | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> Calibration:
+    """Runs a network on images and chooses the range of every layer and of the input.
+
+    Args:
+        network: the network, with weights.
+        preprocessing: how its engine preprocesses: `dnc.compiler.compiling.preprocessing_for`.
+        images: the images, each of which is used.
+        method: a name of `dnc.quantization.histograms.METHODS`.
+        symmetric: one threshold for both sides of 0, else one for each.
+        percentile: what the method percentile keeps, in percent.
+        skip_bad: an image that cannot be read is a warning.
+        source, seed: where the images come from, and what drew them: are written into the calibration.
+        progress: is told what happens now.
+
+    Raises:
+        CalibrationError: there are no images or the network takes none, it computes infinite numbers, or the method is
+            unknown.
+        ImageError: an image cannot be read, or none can.
+        TargetError: ONNX Runtime is not installed.
+        WeightsError: the network has no weights.
+    """
+    tell = progress or (lambda _: None)
+    if method not in METHODS or not 0 < percentile <= 100:
+        known = f"methods: {', '.join(METHODS)}; percentiles: over 0, up to 100"
+        raise CalibrationError(f"method {method} with percentile {percentile} is not known", hint=known)
+    if preprocessing is None:
+        raise CalibrationError("this network takes no images, so it cannot be calibrated on any", network.file)
+    if not images:
+        raise CalibrationError("there are no images to calibrate on", hint="100 typical ones are enough")
+    tell("preparing the network")
+    run = _every_layer(network)
+
+    def work(path: Path) -> tuple[bytes, dict[str, Array]]:
+        content, array = _read(path, preprocessing)
+        return content, run(array)
+
+    digest = hashlib.sha256()
+    histograms: dict[str, Histogram] = {}
+    extremes: dict[str, tuple[Array, Array]] = {}
+    used: list[str] = []
+    skipped: list[str] = []
+    for number, (path, result) in enumerate(_ahead(work, images), 1):
+        tell(f"{number}/{len(images)}  {path}")
+        try:
+            content, outputs = result()
+        except ImageError as error:
+            if not skip_bad:
+                hint = f"{error.hint}; --skip-bad leaves it out".removeprefix("; ")
+                raise ImageError(error.message, path, hint) from error
+            warn(ImageError(error.message, path, "it is left out"))
+            skipped.append(path.name)
+            continue
+        digest.update(f"{path.name}\0{len(content)}\0".encode(errors="surrogateescape") + content)
+        used.append(path.name)
+        for name in list(outputs):
+            array = outputs.pop(name)
+            if array.ndim == 4 and name != "input":
+                extremes[name] = _widened(extremes.get(name), array)
+            try:
+                histograms.setdefault(name, Histogram(signed=not symmetric)).add(array)
+            except CalibrationError as error:
+                raise CalibrationError(f"{name} on this image: {error.message}", path, _NUMBERS) from error
+    if not used:
+        raise ImageError(f"none of the {len(images)} images can be read")
+    tell("choosing the ranges")
+    ranges = {
+        name: histogram.range(method, symmetric=symmetric, percentile=percentile)
+        for name, histogram in histograms.items()
+    }
+    about: dict[str, Any] = {"source": source, "count": len(used), "seed": seed, "sha256": digest.hexdigest()}
+    about |= {"files": used, "skipped": skipped}
+    return Calibration(
+        digest=network.digest,
+        method=f"percentile {percentile:g}" if method == "percentile" else method,
+        symmetric=symmetric,
+        preprocessing=preprocessing.to_json(),
+        images=about,
+        ranges=ranges,
+        histograms={name: histogram.summary() for name, histogram in histograms.items()},
+        channels={name: Channels(tuple(low.tolist()), tuple(high.tolist())) for name, (low, high) in extremes.items()},
+    )
+
+
+_NUMBERS = "do the weights belong to this cfg? `dnc weights inspect` looks into them"
+
+
+def _widened(before: tuple[Array, Array] | None, array: Array) -> tuple[Array, Array]:
+    """The lowest and highest numbers of each channel, of (N, C, H, W) and of what was seen before."""
+    rows = array.swapaxes(0, 1).reshape(array.shape[1], -1)
+    low, high = rows.min(axis=1), rows.max(axis=1)
+    return (low, high) if before is None else (np.minimum(before[0], low), np.maximum(before[1], high))
+
+
+def _read(path: Path, preprocessing: Preprocessing) -> tuple[bytes, Array]:
+    """The bytes of an image file, and the network's input (1, C, H, W)."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ImageError(f"cannot read the image: {error.strerror or error}", path) from error
+    return content, preprocessing(read_image(content, preprocessing.channels))[None]
+
+
+def _ahead(
+    function: Callable[[Path], _Result], paths: Sequence[Path]
+) -> Iterator[tuple[Path, Callable[[], _Result]]]:
+    """Each path and what gives its result, or raises its error; the one after it is computed meanwhile."""
+    with ThreadPoolExecutor(1) as pool:
+        following = pool.submit(function, paths[0])
+        for path, after in zip(paths, [*paths[1:], None], strict=True):
+            current = following
+            if after is not None:
+                following = pool.submit(function, after)
+            yield path, current.result
+            # Or it would be held until the next one is asked for.
+            del current
+
+
+def _every_layer(network: Network) -> Callable[[Array], dict[str, Array]]:
+    """A function that gives the values of the input and of every layer's output by name."""
+    target = Onnx()
+    if target.missing():
+        raise TargetError(f"calibrating needs {target.missing()}, which is not installed", hint=target.remedy())
+    onnxruntime = import_onnxruntime()
+    model = lower(network, batch=1, layers=range(len(network.layers)))
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    # Threads that wait busily would take the time of those that count.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    with tempfile.TemporaryDirectory() as folder:
+        target.build(model, Path(folder))
+        session = onnxruntime.InferenceSession(str(Path(folder) / MODEL), options, providers=["CPUExecutionProvider"])
+    states = {
+        f"state{index:03d}.{name}": array
+        for index, entries in initial_states(network, 1).items()
+        for name, array in entries.items()
+    }
+    names = [layer_value(layer.index) for layer in network.layers]
+
+    def run(array: Array) -> dict[str, Array]:
+        return {"input": array, **dict(zip(names, session.run(names, {"input": array, **states}), strict=True))}
+
+    return run

@@ -1,0 +1,278 @@
+"""One histogram per tensor, of values that come one image after the other, and the range that a method reads from it.
+
+Bins are a power of two wide, and the first 2048 of them reach past the largest |x| seen. A value that lies farther out
+doubles the width until they do: two neighbours become one, and hold exactly the values that the wider bin would have
+counted, because floor(floor(x / w) / 2) = floor(x / 2w) and dividing a float by a power of two is exact. The histogram
+is thus the same whatever the order of the images is, in one pass, and in memory that does not grow with them. Between
+1025 and 2048 of the bins are used.
+
+Zeros are counted by themselves: any scale holds them, and those that a ReLU makes would drown what has to be weighed.
+
+Methods, of the histogram of |x| (`symmetric`) or of either side:
+
+    kl          "8-bit Inference with TensorRT" (Szymon Migacz, GTC 2017, S7310), see `kl_bins`
+    percentile  the smallest range that holds a share of all values, zeros too; half of the rest on each side
+    mse         the range with the least squared error of rounding and clipping, of 256 tried
+    minmax      what was seen
+"""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dnc.errors import CalibrationError
+from dnc.quantization.calibration import LEVELS, Range, as_threshold
+
+__all__ = ["BINS", "METHODS", "PERCENTILE", "Histogram", "kl_bins", "mse_edges", "percentile_bins"]
+
+BINS = 2048
+"""Of |x|, or on each side of 0."""
+METHODS = ("kl", "percentile", "mse", "minmax")
+PERCENTILE = 99.99
+
+_KL_LEVELS = 128
+_TIE = 1e-10
+"""Divergences nearer than that are equal: float64 gives them to about 1e-13."""
+_TRIED = 256
+_BLOCK = 1 << 15
+"""Values that are binned at a time: they and their indices stay in the cache."""
+_SMALLEST = -100
+"""The exponent of the narrowest range, so that 1 / width is a float32."""
+
+Counts = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.floating[Any]]
+
+
+class Histogram:
+    """Counts the values of one tensor.
+
+    Args:
+        signed: bins on both sides of 0, not of |x|.
+    """
+
+    def __init__(self, signed: bool = False) -> None:
+        self.signed = signed
+        self.minimum = math.inf
+        self.maximum = -math.inf
+        self.zeros = 0
+        self._exponent = _SMALLEST
+        """The bins of one side reach to 2 ** exponent."""
+        self._counts: Counts = np.zeros(BINS * (1 + signed), np.int64)
+
+    @property
+    def width(self) -> float:
+        """Of a bin."""
+        return math.ldexp(1.0, self._exponent) / BINS
+
+    @property
+    def values(self) -> int:
+        """How many were counted, zeros too."""
+        return self.zeros + int(self._counts.sum())
+
+    @property
+    def above(self) -> Counts:
+        """The used bins of |x|, from 0 on; of a signed histogram those above 0."""
+        return _used(self._counts[-BINS:])
+
+    @property
+    def below(self) -> Counts:
+        """The used bins below 0, from 0 on; none where the histogram is not signed."""
+        return _used(self._counts[:-BINS][::-1])
+
+    def add(self, array: npt.NDArray[np.float32]) -> None:
+        """Counts the values of a float32 array of any shape; raises CalibrationError if one of them is no number."""
+        flat = np.ascontiguousarray(array, np.float32).reshape(-1)
+        if not flat.size:
+            return
+        low, high = float(flat.min()), float(flat.max())
+        if not (math.isfinite(low) and math.isfinite(high)):
+            raise CalibrationError("the network computes numbers that are infinite, or none")
+        self.minimum, self.maximum = min(self.minimum, low), max(self.maximum, high)
+        self._widen(max(-low, high))
+        factor = np.float32(math.ldexp(BINS, -self._exponent))
+        scaled, indices = np.empty(_BLOCK, np.float32), np.empty(_BLOCK, np.int32)
+        zeros = 0
+        for start in range(0, flat.size, _BLOCK):
+            block = flat[start : start + _BLOCK]
+            part, index = scaled[: block.size], indices[: block.size]
+            if self.signed:
+                np.multiply(block, factor, out=part)
+                np.floor(part, out=part)
+                np.add(part, np.float32(BINS), out=index, casting="unsafe")
+            else:
+                np.abs(block, out=part)
+                np.multiply(part, factor, out=index, casting="unsafe")
+            self._counts += np.bincount(index, minlength=self._counts.size)
+            zeros += int(np.count_nonzero(block == 0))
+        self.zeros += zeros
+        self._counts[-BINS] -= zeros
+
+    def _widen(self, largest: float) -> None:
+        exponent = math.frexp(largest)[1]
+        # So many doublings bring everything into the bins beside 0.
+        doublings = min(exponent - self._exponent, BINS.bit_length()) if self._counts.any() else 0
+        for _ in range(doublings):
+            pairs = self._counts.reshape(-1, 2).sum(axis=1)
+            self._counts = np.pad(pairs, (pairs.size // 2 if self.signed else 0, 0))
+            self._counts = np.pad(self._counts, (0, BINS * (1 + self.signed) - self._counts.size))
+        self._exponent = max(self._exponent, exponent)
+
+    def range(self, method: str = "kl", *, symmetric: bool = True, percentile: float = PERCENTILE) -> Range:
+        """The range that a method of `METHODS` chooses.
+
+        A tensor that holds nothing but zeros gets a range of 1: any would do.
+
+        Args:
+            method: the method.
+            symmetric: one threshold for both sides, from the histogram of |x|; else (of a signed one) two.
+            percentile: the share of values that "percentile" keeps, in percent.
+        """
+        low, high = min(self.minimum, 0.0), max(self.maximum, 0.0)
+        if low == high:
+            return Range.symmetric(1.0, low, high)
+        if symmetric:
+            return Range.symmetric(self._threshold(method, percentile), low, high)
+        if method == "kl":
+            chosen = [_kl_side(side) * self.width for side in (self.below, self.above)]
+        elif method == "percentile":
+            # Half of what is left out is left out on each side.
+            share = 0.5 + percentile / 200
+            chosen = [
+                percentile_bins(side, share, self.values - int(side.sum())) * self.width
+                for side in (self.below, self.above)
+            ]
+        elif method == "mse":
+            chosen = [edge * self.width for edge in mse_edges(self.below, self.above)]
+        else:
+            chosen = [-low, high]
+        # Where no value is, no method has anything to say.
+        below, above = chosen[0] if low else 0.0, chosen[1] if high else 0.0
+        if not below and not above:
+            below, above = -low, high
+        return Range(-below, above, low, high, as_threshold(max(below, above)))
+
+    def _threshold(self, method: str, percentile: float) -> float:
+        if method == "kl":
+            return (kl_bins(self.above) + 0.5) * self.width
+        if method == "percentile":
+            bins = percentile_bins(self.above, percentile / 100, self.zeros)
+            return bins * self.width or max(-self.minimum, self.maximum)
+        if method == "mse":
+            return mse_edges(None, self.above)[1] * self.width
+        return max(-self.minimum, self.maximum)
+
+    def summary(self) -> dict[str, Any]:
+        """How many bins of which width are used on each side, how many values were counted, and the zeros in them."""
+        sides = {"bins": len(self.above)} if not self.signed else {"below": len(self.below), "above": len(self.above)}
+        return {**sides, "width": self.width, "values": self.values, "zeros": self.zeros}
+
+
+def _used(counts: Counts) -> Counts:
+    used = np.flatnonzero(counts)
+    return counts[: used[-1] + 1] if used.size else counts[:0]
+
+
+@lru_cache(maxsize=4)
+def _edges(bins: int) -> npt.NDArray[np.int64]:
+    """Row i - 128: where each of the 128 levels of the first i bins starts, and where the last one ends."""
+    candidates = np.arange(_KL_LEVELS, bins + 1)[:, None]
+    return -(np.arange(_KL_LEVELS + 1) * -candidates // _KL_LEVELS)
+
+
+def kl_bins(counts: npt.ArrayLike) -> int:
+    """The m of the slides, whose threshold is (m + 0.5) * width.
+
+    For i = 128 … len(counts), P is the first i bins, the last of which also gets all counts beyond; Q is the first i
+    bins without those, merged into 128 levels (bin j into level floor(128 j / i)), each of which is spread evenly over
+    those of its bins that are not empty. Both are normalised, and m is the i with the least KL(P || Q): the first, if
+    there are several. Where Q is 0 and P is not, the divergence is infinite; nothing is smoothed.
+
+    All i are computed at once. With sums over the bins j < i, over the levels l, which hold L_l counts in K_l bins, and
+    with N counts in all, of which S lie inside and R beyond,
+
+        N KL = sum P log P - sum L_l log(L_l / K_l) - R log(L_127 / K_127) - N log N + N log S
+
+    so that running sums of h, of h > 0 and of h log h are all that is read.
+
+    Args:
+        counts: a histogram of |x| from 0 on; fewer than 128 bins are kept whole.
+    """
+    h = np.asarray(counts, np.float64)
+    bins, total = len(h), float(h.sum())
+    if bins <= _KL_LEVELS or not total:
+        return bins
+    inside = np.concatenate([[0.0], np.cumsum(h)])
+    filled = np.concatenate([[0], np.cumsum(h > 0)])
+    entropy = np.concatenate([[0.0], np.cumsum(_x_log_x(h))])
+    edges = _edges(max(bins, BINS))[: bins + 1 - _KL_LEVELS]
+    held, kept = inside[edges], filled[edges]
+    levels, sizes = np.diff(held, axis=1), np.diff(kept, axis=1)
+    logs = np.log(np.maximum(levels, 1)) - np.log(np.maximum(np.arange(sizes.max() + 1), 1))[sizes]
+    candidates = np.arange(_KL_LEVELS, bins + 1)
+    last, within = h[candidates - 1], inside[candidates]
+    beyond = total - within
+    own = entropy[candidates - 1] + _x_log_x(last + beyond)
+    cross = np.einsum("ij,ij->i", levels, logs) + beyond * logs[:, -1]
+    divergence = (own - cross) / total - math.log(total) + np.log(np.maximum(within, 1))
+    divergence[(beyond > 0) & (last == 0)] = np.inf
+    return int(candidates[np.argmax(divergence <= divergence.min() + _TIE)])
+
+
+def _x_log_x(x: Floats) -> Floats:
+    return x * np.log(np.where(x > 0, x, 1))
+
+
+def _kl_side(counts: Counts) -> float:
+    return kl_bins(counts) + 0.5 if counts.size else 0.0
+
+
+def percentile_bins(counts: npt.ArrayLike, share: float, inner: int = 0) -> int:
+    """The fewest bins that, with `inner` more values nearer to 0, hold a share of all."""
+    held = np.cumsum(np.concatenate([[inner], np.asarray(counts, np.int64)]))
+    return int(np.argmax(held >= share * held[-1]))
+
+
+def mse_edges(below: npt.ArrayLike | None, above: npt.ArrayLike) -> tuple[float, float]:
+    """The ranges (below, above), in bins, with the least squared error.
+
+    A value is taken for the middle of its bin, rounded to a step of 255 (with `below`; the two sides are then chosen in
+    turn until neither changes) or to one of 127 on each side (of |x|), and clipped.
+    """
+    positive = np.asarray(above, np.float64)
+    if below is None:
+        tried = _tried(len(positive))
+        high = tried[np.argmin(_errors(np.arange(len(positive)) + 0.5, positive, -tried, tried, 2 * LEVELS))]
+        return float(high), float(high)
+    negative = np.asarray(below, np.float64)
+    middles = np.concatenate([-np.arange(len(negative))[::-1] - 0.5, np.arange(len(positive)) + 0.5])
+    counts = np.concatenate([negative[::-1], positive])
+    edges = [float(len(negative)), float(len(positive))]
+    seen = None
+    while seen != edges:
+        seen = list(edges)
+        for side, size in enumerate((len(negative), len(positive))):
+            if size:
+                tried = _tried(size)
+                other = np.full_like(tried, edges[1 - side])
+                low, high = (tried, other) if side == 0 else (other, tried)
+                edges[side] = float(tried[np.argmin(_errors(middles, counts, -low, high, 2 * LEVELS + 1))])
+    return edges[0], edges[1]
+
+
+def _tried(bins: int) -> Floats:
+    """Ranges of up to so many bins, evenly spaced."""
+    return np.arange(1, _TRIED + 1, dtype=np.float64) * (bins / _TRIED)
+
+
+def _errors(middles: Floats, counts: Floats, low: Floats, high: Floats, steps: int) -> Floats:
+    """The squared error of each range: of all counts, rounded to whole steps between low and high."""
+    scale = ((high - low) / steps)[:, None]
+    first = np.rint(low[:, None] / scale)
+    rounded = np.clip(np.rint(middles / scale), first, first + steps) * scale
+    error: Floats = ((middles - rounded) ** 2) @ counts
+    return error

@@ -1,0 +1,276 @@
+"""What less precision costs, and with mixed precision which layers stay in float32, so that it is no more than asked.
+
+1. Each layer alone is quantized, and the noise that this brings into the inputs of the heads is measured against their
+   signal on a few images. Noises of layers add up, so that those with most of it are worth most in float32.
+2. The engine is built with the k noisiest layers in float32, and what it finds is measured on images: k is 0 if that is
+   enough, else the least, by bisection, with which the drop stays below `max_drop`. A gain counts as a drop: it is the
+   same noise, which on other images is a loss.
+
+What is measured is what `dnc eval` measures, mAP@0.50 or top-1, on the images' labels. Where they have none, what the
+float32 engine finds counts as the truth.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import tempfile
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from dnc.compiler.choosing import Candidate
+from dnc.errors import DatasetError
+from dnc.evaluation.datasets import Dataset
+from dnc.evaluation.metrics import evaluate
+from dnc.graph.pipeline import run_passes
+from dnc.passes import Pass
+from dnc.passes.reduced_precision import PRODUCTS, layer_of
+from dnc.runtime.decoding import BoxHead
+from dnc.runtime.engine import Engine, load
+from dnc.runtime.manifest import Bundle, write_folder
+from dnc.runtime.preprocessing import read_image
+from dnc.targets import Target
+
+__all__ = ["Mixed", "choose_float_layers", "drop", "noises"]
+
+Feeds = Mapping[str, npt.NDArray[Any]]
+Quantization = Callable[[Collection[str]], list[Pass]]
+"""The passes that quantize all but some layers."""
+
+_IMAGES = 4
+"""On which layers are compared with each other; their order was the same with 16."""
+_OBJECT = 0.25
+"""From this confidence on, what the float32 engine finds is there."""
+
+
+@dataclass(frozen=True)
+class Mixed:
+    """What was found."""
+
+    kept: tuple[int, ...]
+    """Layers that stay in float32."""
+    layers: int
+    """How many could be quantized."""
+    full: float
+    """What the float32 engine reaches, from 0 to 1."""
+    reached: float
+    labelled: bool
+    """Whether it is measured against labels, and not against what the float32 engine finds."""
+
+    def __str__(self) -> str:
+        against = "on the images' labels" if self.labelled else "against what float32 finds"
+        return (
+            f"{len(self.kept)} of {self.layers} layers in float32; {self.reached * 100:.2f} % {against}, "
+            f"float32 {self.full * 100:.2f} %"
+        )
+
+
+def choose_float_layers(
+    model: ir.Model,
+    target: Target,
+    about: Bundle,
+    quantization: Quantization,
+    dataset: Dataset,
+    *,
+    max_drop: float = 0.5,
+    progress: Callable[[str], None] | None = None,
+) -> Mixed:
+    """The layers that `quantization` has to leave out.
+
+    Args:
+        model: after the target's passes, in float32; it stays as it is.
+        target: what the engine is measured on.
+        about: the engine's heads, labels and preprocessing.
+        quantization: makes the passes.
+        dataset: the images to measure on, best with labels, and best not those of the final evaluation.
+        max_drop: percentage points.
+        progress: is told what happens now.
+    """
+    tell = progress or (lambda _: None)
+    preprocessing = about.preprocessing
+    if preprocessing is None:
+        raise DatasetError("the network takes no images, so nothing can be measured on any", hint="--precision int8")
+    paths = [entry.path for entry in dataset.entries[:_IMAGES]]
+    arrays = [preprocessing(read_image(path, preprocessing.channels))[None] for path in paths]
+    noise = noises(model, quantization, arrays, progress=tell)
+    order = sorted(noise, key=lambda layer: -noise[layer])
+    with _measure(dataset) as measure:
+        tell("measuring float32")
+        full = measure(model, target, about)
+
+        def reached(count: int) -> float:
+            tell(f"measuring with {count} of {len(order)} layers in float32")
+            quantized = model.clone()
+            run_passes(quantized, quantization([str(layer) for layer in order[:count]]))
+            return measure(quantized, target, about)
+
+        def enough(value: float) -> bool:
+            return abs(full - value) * 100 <= max_drop
+
+        best, low, high = reached(0), 0, len(order)
+        if enough(best):
+            high = 0
+        else:
+            best = full
+        while high - low > 1:
+            middle = (low + high) // 2
+            value = reached(middle)
+            if enough(value):
+                best, high = value, middle
+            else:
+                low = middle
+    return Mixed(tuple(sorted(order[:high])), len(order), full, best, measure.labelled)
+
+
+def drop(
+    exact: Candidate,
+    other: Candidate,
+    dataset: Dataset,
+    *,
+    progress: Callable[[str], None] | None = None,
+) -> float:
+    """By how many percentage points mAP@0.50 or top-1 of one engine differs from that of another, which is in float32.
+
+    Raises DatasetError if the network takes no images.
+    """
+    tell = progress or (lambda _: None)
+    with _measure(dataset) as measure:
+        values = []
+        for each in (exact, other):
+            tell(f"measuring {each.target.title}")
+            values.append(measure(each.model, each.target, each.about))
+    return abs(values[0] - values[1]) * 100
+
+
+def noises(
+    model: ir.Model,
+    quantization: Quantization,
+    arrays: Sequence[npt.NDArray[np.float32]],
+    *,
+    progress: Callable[[str], None] | None = None,
+) -> dict[int, float]:
+    """The noise of each layer: that of the outputs relative to their signal, the mean over outputs, if only it is
+    quantized.
+
+    Args:
+        model: the model in float32; it stays as it is.
+        quantization: makes the passes.
+        arrays: inputs of the network.
+        progress: is told what happens now.
+    """
+    tell = progress or (lambda _: None)
+    every = model.clone()
+    applied = run_passes(every, quantization([]))
+    noted = {note.where for item in applied if item.name == "quantize" for note in item.log.applied}
+    numbers = {
+        number
+        for node in model.graph
+        if node.op_type in {*PRODUCTS, "Add"} and node.metadata_props.get("dnc.where") in noted
+        if (number := layer_of(node)) is not None
+    }
+    last = max((number for node in model.graph if (number := layer_of(node)) is not None), default=0)
+    clean = _outputs(model, arrays)
+    found = {}
+    for place, layer in enumerate(sorted(numbers), 1):
+        tell(f"sensitivity of layer {layer}, {place} of {len(numbers)}")
+        others = [f"{first}-{end}" for first, end in ((0, layer - 1), (layer + 1, last)) if first <= end]
+        single = model.clone()
+        for each in quantization(others):
+            # They were checked above, on all layers at once.
+            each.rewrite(single)
+        found[layer] = _noise(_outputs(single, arrays), clean)
+    return found
+
+
+def _noise(noisy: Sequence[Feeds], clean: Sequence[Feeds]) -> float:
+    shares = []
+    for name in clean[0]:
+        signal = sum(float(np.square(each[name], dtype=np.float64).sum()) for each in clean)
+        error = sum(
+            float(np.square(one[name].astype(np.float64) - other[name]).sum())
+            for one, other in zip(noisy, clean, strict=True)
+        )
+        shares.append(error / signal if signal else math.inf if error else 0.0)
+    return float(np.mean(shares))
+
+
+def _outputs(model: ir.Model, arrays: Sequence[npt.NDArray[np.float32]]) -> list[Feeds]:
+    """Of ONNX Runtime, whatever the target is: it reads every model, and starts at once."""
+    from dnc.targets.onnx import Onnx
+
+    names = [value.name or "" for value in model.graph.outputs]
+    with tempfile.TemporaryDirectory() as folder:
+        Onnx().build(model, Path(folder))
+        session = Onnx().runner().open(Path(folder))
+    return [dict(zip(names, session.run({"input": array}), strict=True)) for array in arrays]
+
+
+class _Measure:
+    """Builds engines, and says how well they do. The first one is in float32: what it finds counts as the truth where
+    images have no labels."""
+
+    def __init__(self, dataset: Dataset, folder: Path) -> None:
+        self._dataset = dataset
+        self._folder = folder
+        self._labels: Path | None = None
+        self._classes: list[int] = []
+        self._first = True
+        self.labelled = True
+
+    def __call__(self, model: ir.Model, target: Target, about: Bundle) -> float:
+        """That of this engine, from 0 to 1."""
+        if about.preprocessing is None or not about.heads:
+            what = "the network finds nothing in images, so nothing can be measured on any"
+            raise DatasetError(what, hint="--precision says what to take without measuring")
+        engine = self._engine(model, target, about)
+        first, self._first = self._first, False
+        if first:
+            try:
+                return self._evaluate(engine)
+            except DatasetError:
+                self.labelled = False
+                self._learn(engine)
+        return self._evaluate(engine)
+
+    def _evaluate(self, engine: Engine) -> float:
+        if self._classes:
+            best = [engine(entry.path, top=1)[0].class_id for entry in self._dataset.entries]
+            return float(np.mean(np.equal(best, self._classes)))
+        report = evaluate(engine, self._dataset, like_darknet=True, labels=self._labels, allow_unlabelled=True)
+        return float(report.figures[0].value)
+
+    def _learn(self, engine: Engine) -> None:
+        """Takes what the engine finds for the truth."""
+        if not isinstance(engine.bundle.heads[-1], BoxHead):
+            self._classes = [engine(entry.path, top=1)[0].class_id for entry in self._dataset.entries]
+            return
+        self._labels = self._folder / "labels"
+        self._labels.mkdir()
+        for entry in self._dataset.entries:
+            boxes = engine(entry.path, confidence=_OBJECT)
+            # A box may reach out of the image, a label may not.
+            lines = [
+                " ".join(map(str, (box.class_id, *np.clip((box.center_x, box.center_y, box.width, box.height), 0, 1))))
+                for box in boxes
+            ]
+            (self._labels / f"{entry.path.stem}.txt").write_text("\n".join(lines), encoding="utf-8")
+
+    def _engine(self, model: ir.Model, target: Target, about: Bundle) -> Engine:
+        folder = self._folder / "engine"
+        with write_folder(folder) as writer:
+            report = target.build(model, writer.folder, about)
+            writer.finish(dataclasses.replace(about, report=report))
+        return load(folder)
+
+
+@contextmanager
+def _measure(dataset: Dataset) -> Iterator[_Measure]:
+    with tempfile.TemporaryDirectory() as folder:
+        yield _Measure(dataset, Path(folder))

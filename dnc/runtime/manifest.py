@@ -1,0 +1,357 @@
+"""The engine folder: engine.json, the engine's own files, labels.txt.
+
+engine.json says all that is needed to run the engine, and holds the sha256 of each file and of itself, so that a
+damaged engine is refused rather than run. The same network and options give the same bytes: there are no paths of a
+machine in it, and no times but those that something was chosen by.
+
+    schema      1; a higher number was written by a newer dnc
+    target      who opens it
+    network     cfg name, digest, input shape, layers, parameters, operations
+    input       name, dtype ("float32": (N, C, H, W) in [0, 1]; "uint8": (N, H, W, C) pixels of any size), batch
+    outputs     names and shapes, in order; states of recurrent layers apart
+    preprocessing, heads, decode    see dnc.runtime.preprocessing, dnc.runtime.decoding
+    passes, tools, files
+    tuning      with --autotune and target cpu: what was measured, and what was chosen
+    options     what the target was told (--option)
+    report      what the target has to say about the engine, by topic
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import hashlib
+import json
+import math
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field, is_dataclass
+from pathlib import Path
+from types import UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+from dnc.errors import BundleError
+from dnc.runtime.decoding import Head, head_from_json
+from dnc.runtime.preprocessing import Preprocessing
+
+__all__ = ["Bundle", "parse_manifest", "read_bundle", "write_folder"]
+
+SCHEMA = 1
+MANIFEST = "engine.json"
+LABELS = "labels.txt"
+MANIFEST_LIMIT = 16 << 20
+"""Bytes; those of the largest network in cfg/ are 20,000."""
+_DAMAGED = "the engine is damaged: build it again"
+_TRIES = 100
+_OPTIONAL = ("labels", "tuning", "options", "report")
+"""What engine.json need not say: the labels are a file of their own, engines of before lack the rest."""
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """What engine.json says."""
+
+    name: str
+    target: str
+    network: Mapping[str, Any]
+    input_shape: tuple[int, ...]
+    """(C, H, W), or (inputs,)."""
+    batch: int | str
+    """A number if the engine takes batches of that size alone."""
+    outputs: tuple[str, ...]
+    output_shapes: tuple[tuple[int, ...], ...]
+    """Without the batch axis; () for what has no fixed shape."""
+    preprocessing: Preprocessing | None
+    """None for networks on vectors, or with more channels than images have."""
+    input_dtype: str = "float32"
+    decode: str = "host"
+    heads: tuple[Head, ...] = ()
+    extra_inputs: tuple[str, ...] = ()
+    """Inputs of a graph with non-maximum suppression inside: confidence, iou, window (see dnc.graph.suppression)."""
+    states: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    """Names of state inputs and their shapes; each has a successor among the model's outputs, after `outputs`."""
+    labels: tuple[str, ...] = ()
+    passes: tuple[Mapping[str, Any], ...] = ()
+    tools: Mapping[str, str] = field(default_factory=dict)
+    tuning: Mapping[str, Any] = field(default_factory=dict)
+    """What --autotune (see dnc.compiler.autotuning) and target cpu (`candidates`, see dnc.compiler.choosing) measured and chose."""
+    options: Mapping[str, str] = field(default_factory=dict)
+    """What the target was told, as text (see `Target`)."""
+    report: Mapping[str, str] = field(default_factory=dict)
+    """What the target has to say about the engine, by topic."""
+
+    def to_json(self) -> dict[str, Any]:
+        """All but the labels, which are a file of their own."""
+        fields = {key: value for key, value in asdict(self).items() if key not in ("labels", "heads", "preprocessing")}
+        return {
+            "schema": SCHEMA,
+            **fields,
+            "preprocessing": self.preprocessing.to_json() if self.preprocessing else None,
+            "heads": [head.to_json() for head in self.heads],
+        }
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, Any], labels: tuple[str, ...], where: Path) -> Bundle:
+        """The inverse; raises BundleError."""
+        try:
+            missing = {item.name for item in dataclasses.fields(cls)} - {*_OPTIONAL, *fields}
+            if missing:
+                raise ValueError(f"it lacks {', '.join(sorted(missing))}")
+            preprocessing = fields["preprocessing"]
+            bundle = cls(
+                **{
+                    **{key: value for key, value in fields.items() if key not in ("schema", "files", "sha256")},
+                    "input_shape": tuple(fields["input_shape"]),
+                    "outputs": tuple(fields["outputs"]),
+                    "extra_inputs": tuple(fields["extra_inputs"]),
+                    "output_shapes": tuple(map(tuple, fields["output_shapes"])),
+                    "states": {name: tuple(shape) for name, shape in fields["states"].items()},
+                    "preprocessing": Preprocessing.from_json(preprocessing) if preprocessing else None,
+                    "heads": tuple(map(head_from_json, fields["heads"])),
+                    "passes": tuple(fields["passes"]),
+                    "labels": labels,
+                }
+            )
+            bundle._check()
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            what = f"engine.json is not what dnc writes: {error!r}"
+            raise BundleError(what, where, "build the engine again") from error
+        return bundle
+
+    def _check(self) -> None:
+        """Raises ValueError for what only a changed engine.json with a right digest could hold."""
+        for item, kind in get_type_hints(type(self)).items():
+            if not _fits(getattr(self, item), kind):
+                raise ValueError(f"{item} is not {kind}")
+        sides = (*self.input_shape, *(side for shape in self.states.values() for side in shape))
+        if len(self.input_shape) not in (1, 3) or min(sides) < 1 or (isinstance(self.batch, int) and self.batch < 1):
+            raise ValueError(f"no input has {self.input_shape} and a batch of {self.batch!r}")
+        if self.input_dtype not in ("float32", "uint8") or self.decode not in ("host", "graph", "graph+nms"):
+            raise ValueError(f"input_dtype {self.input_dtype} or decode {self.decode} is unknown")
+        if len(self.outputs) != len(self.output_shapes) or not self.outputs:
+            raise ValueError(f"{len(self.outputs)} outputs, {len(self.output_shapes)} shapes")
+        if any(head.output not in self.outputs for head in self.heads) and self.decode == "host":
+            raise ValueError("a head reads what is no output")
+
+
+def read_bundle(folder: str | Path) -> Bundle:
+    """Reads and checks an engine folder.
+
+    Raises:
+        BundleError: it is none, is damaged, or was made by a newer dnc.
+    """
+    folder = Path(folder)
+    manifest = folder / MANIFEST
+    try:
+        _check_regular(manifest)
+        with manifest.open("rb") as file:
+            content = file.read(MANIFEST_LIMIT + 1)
+    except FileNotFoundError:
+        what = "has no engine.json" if folder.is_dir() else "does not exist"
+        raise BundleError(f"not an engine: the folder {what}", folder, "make one with `dnc compile`") from None
+    except NotADirectoryError:
+        raise BundleError("not an engine: a file, not a folder", folder, "make one with `dnc compile`") from None
+    except (OSError, ValueError) as error:
+        raise BundleError(f"cannot read engine.json: {_reason(error)}", manifest, _DAMAGED) from error
+    fields = parse_manifest(content, manifest)
+    files = fields["files"]
+    for name, expected in files.items():
+        path = folder / name
+        try:
+            _check_regular(path)
+            size = path.stat().st_size
+            if size != expected["size"]:
+                raise BundleError(f"{name} has {size} bytes, not {expected['size']}", path, _DAMAGED)
+            if _digest(path) != expected["sha256"]:
+                raise BundleError(f"the contents of {name} have changed", path, _DAMAGED)
+        except (OSError, ValueError) as error:
+            raise BundleError(f"cannot read {name}: {_reason(error)}", path, _DAMAGED) from error
+    return Bundle.from_json(fields, _read_labels(folder / LABELS) if LABELS in files else (), manifest)
+
+
+def parse_manifest(content: bytes, where: Path) -> dict[str, Any]:
+    """What engine.json says, when it is known to be what a dnc wrote that is not newer; `files` are then names without
+    a folder, each with its size and sha256.
+
+    Raises:
+        BundleError: it is too long, no JSON, damaged, newer, or names a file outside of the engine.
+    """
+    if len(content) > MANIFEST_LIMIT:
+        raise BundleError(f"engine.json is longer than {MANIFEST_LIMIT >> 20} MiB", where, _DAMAGED)
+    try:
+        fields = json.loads(content.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise BundleError(f"cannot read engine.json: {error}", where, _DAMAGED) from error
+    schema = fields.get("schema") if isinstance(fields, dict) else None
+    if type(schema) is not int or schema < 1:
+        raise BundleError("engine.json has no schema number", where, _DAMAGED)
+    if schema > SCHEMA:
+        newer = f"the engine has schema {schema}, this dnc reads up to {SCHEMA}"
+        raise BundleError(newer, where, "a newer dnc made it: update dnc, or build the engine again")
+    if fields.get("sha256") != _digest_of(fields):
+        raise BundleError("engine.json was changed after it was written", where, _DAMAGED)
+    files = fields.get("files")
+    if not _fits(files, Mapping[str, Mapping[str, Any]]):
+        raise BundleError("engine.json lists no files", where, _DAMAGED)
+    for name, expected in files.items():
+        # A colon is a drive or a stream on some systems.
+        if name in ("", ".", "..", MANIFEST) or Path(name).name != name or set(name) & set("\\:"):
+            raise BundleError(f"engine.json names a file outside the folder: {name}", where, _DAMAGED)
+        size = expected.get("size")
+        if type(size) is not int or size < 0 or not isinstance(expected.get("sha256"), str):
+            raise BundleError(f"engine.json does not say what {name} is", where, _DAMAGED)
+    return dict(fields)
+
+
+def _check_regular(path: Path) -> None:
+    """Raises OSError for a pipe or a device, whose end a reader might wait for."""
+    if not path.is_file() and path.exists():
+        raise OSError(errno.EINVAL, "no file", str(path))
+
+
+def _read_labels(path: Path) -> tuple[str, ...]:
+    try:
+        # Not splitlines(): a name may hold one of the rarer characters that end a line there.
+        return tuple(path.read_text(encoding="utf-8").removesuffix("\n").split("\n"))
+    except (OSError, ValueError) as error:
+        raise BundleError(f"cannot read the labels: {_reason(error)}", path, "build the engine again") from error
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    """Whether a value is what an annotation says, down to the elements and to the fields of dataclasses."""
+    origin, inner = get_origin(kind), get_args(kind)
+    if kind is Any:
+        return True
+    if origin in (Union, UnionType):
+        return any(_fits(value, each) for each in inner)
+    if origin is tuple and inner[-1] is not Ellipsis:
+        return isinstance(value, tuple) and len(value) == len(inner) and all(map(_fits, value, inner))
+    if origin is tuple:
+        return isinstance(value, tuple) and all(_fits(item, inner[0]) for item in value)
+    if origin is Mapping:
+        each = isinstance(value, Mapping) and all(_fits(item, inner[1]) for item in value.values())
+        return each and all(isinstance(key, str) for key in value)
+    if kind in (int, float):
+        return type(value) in (int, kind) and (math.isfinite(value) if type(value) is float else abs(value) < 2**31)
+    if not is_dataclass(value) or not isinstance(value, kind):
+        return isinstance(value, kind)
+    hints = get_type_hints(type(value))
+    return all(_fits(getattr(value, item.name), hints[item.name]) for item in dataclasses.fields(value))
+
+
+def _reason(error: Exception) -> str:
+    return (isinstance(error, OSError) and error.strerror) or str(error)
+
+
+@contextmanager
+def write_folder(out: str | Path) -> Iterator[Writer]:
+    """A folder beside `out` to write into, which takes its place only when all is written.
+
+    An engine that stands at `out` is replaced; anything else there is left alone. Whatever happens, nothing that was
+    begun is left.
+
+    Raises:
+        BundleError: `out` cannot be written, or holds something that is no engine.
+    """
+    # A link is followed, so that what it points to is replaced.
+    place = Path(os.path.realpath(out))
+    partial: Path | None = None
+    made: list[Path] = []
+    try:
+        stranger = _stranger(place)
+        if stranger:
+            hint = "choose another folder with -o"
+            raise BundleError(f"something that is no engine stands in the way: {stranger}", str(out), hint)
+        for parent in [folder for folder in reversed(place.parents) if not folder.exists()]:
+            parent.mkdir(exist_ok=True)
+            made.append(parent)
+        partial = Path(tempfile.mkdtemp(prefix=f".{place.name[:100]}.", suffix=".partial", dir=place.parent))
+        yield Writer(partial)
+        partial.chmod(0o755)
+        _replace(partial, place)
+        made.clear()
+    except OSError as error:
+        hint = "is the disk full, or the folder read-only?"
+        raise BundleError(f"cannot write the engine: {_reason(error)}", str(out), hint) from error
+    finally:
+        if partial is not None:
+            shutil.rmtree(partial, ignore_errors=True)
+        for parent in reversed(made):
+            with suppress(OSError):
+                parent.rmdir()
+
+
+def _stranger(out: Path) -> str:
+    """What stands at `out` and is no part of an engine, a damaged one included; "" if nothing."""
+    try:
+        names = sorted(path.name for path in out.iterdir())
+    except FileNotFoundError:
+        return ""
+    except NotADirectoryError:
+        return "a file" if os.path.lexists(out) else ""
+    if names and MANIFEST not in names:
+        return f"{names[0]} in a folder without engine.json"
+    try:
+        listed = set(json.loads((out / MANIFEST).read_text(encoding="utf-8"))["files"])
+    except (OSError, ValueError, RecursionError, LookupError, TypeError):
+        listed = {name for name in names if name.startswith("model.")}
+    return next((name for name in names if name not in listed | {MANIFEST, LABELS}), "")
+
+
+@dataclass(frozen=True)
+class Writer:
+    """A folder that is being written."""
+
+    folder: Path
+
+    def finish(self, bundle: Bundle) -> None:
+        """Writes labels.txt and, last, engine.json with the sha256 of every file."""
+        # What could not be read back is not written.
+        bundle._check()
+        if bundle.labels:
+            (self.folder / LABELS).write_bytes("".join(f"{label}\n" for label in bundle.labels).encode())
+        files = {
+            path.name: {"size": path.stat().st_size, "sha256": _digest(path)} for path in sorted(self.folder.iterdir())
+        }
+        fields = {**bundle.to_json(), "files": files}
+        fields["sha256"] = _digest_of(fields)
+        text = json.dumps(fields, indent=1, ensure_ascii=False) + "\n"
+        # A file's name may hold bytes that are no UTF-8: lone surrogates, which JSON can only escape.
+        (self.folder / MANIFEST).write_bytes(text.encode("utf-8", "backslashreplace"))
+
+
+def _replace(partial: Path, out: Path) -> None:
+    old = partial.with_suffix(".old")
+    try:
+        for _ in range(_TRIES):
+            try:
+                partial.rename(out)
+                return
+            except OSError as error:
+                # A folder cannot be renamed over another that is not empty: that one steps aside first. Another process
+                # that writes the same engine may be faster, and is replaced in turn.
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                    raise
+            shutil.rmtree(old, ignore_errors=True)
+            with suppress(FileNotFoundError):
+                out.rename(old)
+        raise OSError(errno.EBUSY, "other processes write it too", str(out))
+    finally:
+        # What was there comes back if nothing took its place; another process may have put its own there by now.
+        if old.exists() and not out.exists():
+            with suppress(OSError):
+                old.rename(out)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _digest_of(fields: Mapping[str, Any]) -> str:
+    rest = {key: value for key, value in fields.items() if key != "sha256"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,24 @@
+"""What runs engines: one file or folder for each engine library, found by the name of its target.
+
+To add one: a file here with a registered class that derives from `Runner`; the target that compiles for it names it
+(`Target.runs`). Libraries are imported inside methods, so that finding a runner costs nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from dnc.errors import TargetError, close_match
+from dnc.registry import Registry
+from dnc.runtime.runners.base import Runner, Session
+
+__all__ = ["Runner", "Session", "find", "runners"]
+
+runners: Registry[type[Runner]] = Registry("dnc.runtime.runners")
+
+
+def find(target: str, given: Mapping[str, str]) -> type[Runner]:
+    """What runs engines of a target that were compiled with these options; raises TargetError if nothing does."""
+    if target not in runners:
+        raise TargetError(f"unknown target '{target}'", hint=close_match(target, runners) or "a newer dnc made it")
+    return runners[target].select(given)

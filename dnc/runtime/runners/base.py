@@ -1,0 +1,94 @@
+"""What opens and runs the engine of a target: the half of it that an application needs."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy.typing as npt
+
+from dnc.errors import TargetError
+from dnc.runtime.options import Option, parse_options
+
+__all__ = ["Runner", "Session"]
+
+
+class Session(ABC):
+    """An opened engine. `run` may be called from several threads at once."""
+
+    device: str
+    """What it really runs on, in the engine's own words."""
+
+    @abstractmethod
+    def run(self, inputs: Mapping[str, npt.NDArray[Any]]) -> list[npt.NDArray[Any]]:
+        """The outputs in the model's order, for inputs by name."""
+
+    def profile(self, inputs: Mapping[str, npt.NDArray[Any]], runs: int) -> list[tuple[str, float]]:
+        """How long each node takes, for `dnc bench --layers`.
+
+        Args:
+            inputs: as for `run`.
+            runs: how often to run; outliers among them do not count.
+
+        Returns:
+            Names and seconds, in order. A node that the engine made itself has the name of what it writes or reads
+            behind its own, after a blank; nodes that it computes together are joined by +.
+
+        Raises:
+            TargetError: the engine does not tell.
+        """
+        raise TargetError(f"{self.device} does not tell how long its layers take", hint="measure on another target")
+
+
+class Runner(ABC):
+    """Opens engines of one target. Its only state is its options: all else it needs is in the engine folder.
+
+    Args:
+        given: options by name, as text: what was given when the engine was compiled (engine.json has it), and what is
+            given anew. Those that only a compiler reads are ignored.
+
+    Raises:
+        TargetError: an option has a value that is not allowed.
+    """
+
+    name: ClassVar[str]
+    """The target's, as engine.json has it."""
+    extra: ClassVar[str]
+    """The extra of the distribution that installs what it needs: `pip install darknet-compiler[extra]`."""
+    known_options: ClassVar[Sequence[Option]] = ()
+    """What it reads; those that are `at_load` may be given anew."""
+
+    def __init__(self, given: Mapping[str, str] | None = None) -> None:
+        self.given: dict[str, str] = dict(given or {})
+        self.options: dict[str, Any] = parse_options(self.name, self.known_options, self.given)
+
+    @classmethod
+    def select(cls, given: Mapping[str, str]) -> type[Runner]:
+        """The class that runs engines with these options: this one, but for targets with several libraries."""
+        return cls
+
+    @abstractmethod
+    def missing(self) -> str:
+        """What has to be installed to run an engine; empty if nothing."""
+
+    def remedy(self) -> str:
+        """The command that installs what is missing."""
+        return f'pip install "darknet-compiler[{self.extra}]", or pip install {self.missing()}'
+
+    def taking_turns(self) -> Self:
+        """This runner for engines that are timed in turn with others: nothing of one may run on after its turn."""
+        return self
+
+    @abstractmethod
+    def open(self, folder: Path, threads: int | None = None) -> Session:
+        """Opens what the target built.
+
+        Args:
+            folder: the engine folder.
+            threads: how many threads one run uses; the engine's own choice if not given.
+
+        Raises:
+            TargetError: the engine's library is missing or refuses the model.
+        """

@@ -1,0 +1,73 @@
+"""Runs what target `myriad` compiled, where there is no device: on the CPU plugin of its toolchain."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy.typing as npt
+
+from dnc.errors import TargetError, warn
+from dnc.runtime.runners import Runner, Session, runners
+from dnc.runtime.runners.myriad import toolchain
+from dnc.runtime.runners.myriad.pixels import IMAGE, Pixels
+from dnc.runtime.runners.myriad.process import Job, infer
+
+__all__ = ["ABOUT", "BLOB", "MODEL", "MyriadRunner"]
+
+BLOB, MODEL, ABOUT = "model.blob", "model.onnx", "model.json"
+_NAME = "myriad"
+
+
+class PluginSession(Session):
+    """The toolchain's CPU plugin, in a process of its own for each run."""
+
+    device = "CPU plugin of the Myriad X toolchain"
+
+    def __init__(self, folder: Path) -> None:
+        try:
+            about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
+            self._outputs: dict[str, str] = {each["name"]: each["tensor"] for each in about["outputs"]}
+            pixels = about["pixels"]
+            self._pixels = None if pixels is None else Pixels(*(tuple(pixels[key]) for key in Pixels._fields))
+        except (OSError, ValueError, LookupError, TypeError) as error:
+            raise TargetError(f"cannot read {ABOUT}: {error}", folder, "build the engine again") from error
+        self._model = folder / MODEL
+
+    def run(self, inputs: Mapping[str, npt.NDArray[Any]]) -> list[npt.NDArray[Any]]:
+        """The outputs in the model's order. An image is rounded to bytes first, as the device takes it."""
+        feeds = dict(inputs)
+        if self._pixels is not None:
+            feeds[IMAGE] = self._pixels.bytes_of(feeds[IMAGE])
+        job = Job(toolchain.folder(_NAME), self._model)
+        return list(infer(job, feeds, self._outputs).values())
+
+
+@runners.register
+class MyriadRunner(Runner):
+    """The toolchain's CPU plugin."""
+
+    name: ClassVar[str] = _NAME
+    extra: ClassVar[str] = _NAME
+
+    def missing(self) -> str:
+        """Nothing: what it takes to run is another question, which `open` answers."""
+        return ""
+
+    def remedy(self) -> str:
+        """The command that installs the toolchain, or mends it."""
+        return "`dnc toolchain install myriad` fetches it (40 MB) into your cache"
+
+    def open(self, folder: Path, threads: int | None = None) -> Session:
+        """A session on the CPU plugin, with a warning that it is no device. The plugin chooses its threads itself.
+
+        Raises:
+            TargetError: there is no toolchain.
+        """
+        if toolchain.missing(_NAME):
+            hint = f"on a device, load {BLOB} with DepthAI: dai.OpenVINO.Blob(path); here, {self.remedy()}"
+            raise TargetError(f"running a Myriad X engine needs a device, or {toolchain.missing(_NAME)}", folder, hint)
+        warn(TargetError("no Myriad X: running on the toolchain's CPU plugin", folder, f"a device loads {BLOB}"))
+        return PluginSession(folder)

@@ -1,0 +1,251 @@
+"""Runs OpenVINO's IR: model.xml and model.bin, on CPUs and on Intel's GPUs and NPUs.
+
+    precision   weights in model.bin    arithmetic (INFERENCE_PRECISION_HINT)
+    fp32        float32                 float32, also where OpenVINO would choose bfloat16 by itself
+    fp16        float16                 float16 where the device has it, float32 elsewhere
+    bf16        float32                 bfloat16 where the device has it, float32 elsewhere
+    int8        int8, else float32      8 bits where the graph has FakeQuantize, elsewhere as with bf16
+    mixed       int8, else float32      8 bits where the graph has FakeQuantize, float32 elsewhere
+
+The last column holds for CPUs and GPUs. An NPU has neither float32 nor bfloat16, and chooses by itself.
+
+A model with batches of any size is compiled a second time, for batches of 1: fixed shapes are faster. What OpenVINO
+compiled is kept in the cache folder, by the engine's sha256; without the weights, which it reads from the engine.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import json
+import os
+import threading
+from collections import deque
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from dnc.errors import TargetError
+from dnc.files import cache_dir, prune
+from dnc.runtime.manifest import MANIFEST
+from dnc.runtime.options import Option, one_of
+from dnc.runtime.runners import Runner, Session, runners
+from dnc.runtime.timing import typical, warm_up
+
+__all__ = ["MODEL", "WEIGHTS", "OpenvinoRunner", "OpenvinoSession", "import_openvino", "reason"]
+
+MODEL, WEIGHTS = "model.xml", "model.bin"
+_PLACES = ("Exception from", "Check '", "To facilitate the conversion")
+"""How lines of its messages start that are about its sources and its documentation."""
+_CACHING = ("CACHE_DIR", "CACHE_MODE", "WEIGHTS_PATH")
+_DEVICES = ("CPU", "GPU", "NPU", "AUTO")
+
+
+def import_openvino() -> ModuleType:
+    """openvino; raises TargetError where it is installed but its libraries do not load."""
+    try:
+        return importlib.import_module("openvino")
+    except ImportError as error:
+        raise TargetError(f"openvino cannot be loaded: {error}", hint="install it again") from error
+
+
+def _device(text: str) -> str:
+    """For `Option.parse`: a device of OpenVINO, as CPU, GPU.1 or AUTO:GPU,CPU."""
+    name = text.upper()
+    if name.partition(":")[0].partition(".")[0] not in _DEVICES:
+        raise ValueError(f"one of {', '.join(_DEVICES)}; GPU.1 for a second one, AUTO:GPU,CPU for an order")
+    return name
+
+
+def reason(error: Exception) -> str:
+    """What OpenVINO has to say, without where in its sources it says so."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    telling = [line for line in lines if line and not line.startswith(_PLACES)]
+    return " ".join(telling or lines)
+
+
+class OpenvinoSession(Session):
+    """Compiled models, and infer requests for each thread that runs at the same time."""
+
+    def __init__(self, path: Path, device: str, config: Mapping[str, Any]) -> None:
+        openvino = import_openvino()
+        self._path = path
+        self._asked = device
+        self._config = dict(config)
+        self._lock = threading.Lock()
+        try:
+            self._core = openvino.Core()
+            self._check(device)
+            model = self._core.read_model(path)
+            # A port has several names where an output is an input unchanged; the node has ours.
+            self._types = {port.node.friendly_name: np.dtype(port.element_type.to_dtype()) for port in model.inputs}
+            self._alone = model if _fix_batch(model, openvino.PartialShape) else None
+            first = self._compile(self._path if self._alone is None else self._alone)
+            running = first.get_property("EXECUTION_DEVICES")
+        except RuntimeError as error:
+            hint = "build the engine again"
+            raise TargetError(f"OpenVINO refuses the model: {reason(error)}", path, hint) from error
+        self._any: _Requests | None = None if self._alone is not None else _Requests(first)
+        self._one: _Requests | None = None if self._alone is None else _Requests(first)
+        self.device = ", ".join(running) if isinstance(running, list) else str(running)
+
+    def _check(self, device: str) -> None:
+        available = self._core.available_devices
+        kinds = {name.partition(".")[0] for name in available}
+        wanted = device.partition(":")[2] or device.partition(":")[0]
+        for name in wanted.split(","):
+            if name != "AUTO" and name not in available and name not in kinds:
+                hint = f"there is {', '.join(available)}; a GPU or NPU needs its driver"
+                raise TargetError(f"OpenVINO sees no device {name}", hint=hint)
+
+    def _compile(self, model: Any) -> Any:
+        """A model, or the file with it, which starts faster from the cache."""
+        return self._core.compile_model(model, self._asked, self._config)
+
+    def _requests(self, count: int) -> _Requests:
+        """Those for batches of this size, compiled at the first use."""
+        with self._lock:
+            if self._alone is not None and count == 1:
+                self._one = self._one or _Requests(self._compile(self._alone))
+                return self._one
+            self._any = self._any or _Requests(self._compile(self._path))
+            return self._any
+
+    def run(self, inputs: Mapping[str, npt.NDArray[Any]]) -> list[npt.NDArray[Any]]:
+        """Runs on whichever request is free. Inputs are read where they lie."""
+        if inputs.keys() != self._types.keys():
+            # A request would take what it was given the last time.
+            raise TargetError(f"OpenVINO failed: the inputs are {', '.join(self._types)}, not {', '.join(inputs)}")
+        for name, array in inputs.items():
+            if not isinstance(array, np.ndarray) or array.dtype != self._types[name]:
+                raise TargetError(f"OpenVINO failed: input {name} is no array of {self._types[name]}")
+        count = next((len(array) for name, array in inputs.items() if name == "input" and array.ndim), 0)
+        try:
+            return self._requests(count).run(inputs)
+        except RuntimeError as error:
+            raise TargetError(f"OpenVINO failed: {reason(error)}") from error
+
+    def profile(self, inputs: Mapping[str, npt.NDArray[Any]], runs: int) -> list[tuple[str, float]]:
+        """OpenVINO's performance counters, in whole microseconds."""
+        openvino = import_openvino()
+        # What is cached was compiled without counters.
+        config = {name: value for name, value in self._config.items() if name not in _CACHING}
+        try:
+            model = self._core.read_model(self._path)
+            model.reshape({name: openvino.PartialShape(array.shape) for name, array in inputs.items()})
+            compiled = self._core.compile_model(model, self._asked, {**config, "PERF_COUNT": True})
+            request = compiled.create_infer_request()
+            table = []
+            warm_up(lambda: request.infer(dict(inputs), share_inputs=True, share_outputs=True))
+            for _ in range(runs):
+                request.infer(dict(inputs), share_inputs=True, share_outputs=True)
+                counters = request.profiling_info
+                table.append([each.real_time.total_seconds() for each in counters])
+        except RuntimeError as error:
+            raise TargetError(f"OpenVINO failed: {reason(error)}") from error
+        ran = openvino.ProfilingInfo.Status.EXECUTED
+        pairs = zip(counters, typical(np.array(table)), strict=True)
+        return [(each.node_name, float(seconds)) for each, seconds in pairs if each.status == ran]
+
+
+def _fix_batch(model: Any, shape_of: Any) -> bool:
+    """Fixes the batch of a model at 1, if that is all that is free in its inputs."""
+    fixed = {}
+    free = False
+    for port in model.inputs:
+        first, *rest = port.partial_shape
+        if any(side.is_dynamic for side in rest):
+            return False
+        free = free or first.is_dynamic
+        fixed[port.any_name] = shape_of([1 if first.is_dynamic else first, *rest])
+    if free:
+        model.reshape(fixed)
+    return free
+
+
+class _Requests:
+    """Infer requests of one compiled model: as many as have run at the same time."""
+
+    def __init__(self, compiled: Any) -> None:
+        self._compiled = compiled
+        self._free: deque[Any] = deque()
+
+    def run(self, inputs: Mapping[str, npt.NDArray[Any]]) -> list[npt.NDArray[Any]]:
+        """The outputs, copied out of the request."""
+        try:
+            request = self._free.pop()
+        except IndexError:
+            request = self._compiled.create_infer_request()
+        request.infer(dict(inputs), share_inputs=True, share_outputs=True)
+        outputs = [np.array(request.get_output_tensor(place).data) for place in range(len(self._compiled.outputs))]
+        # A request that failed is not used again.
+        self._free.append(request)
+        return outputs
+
+
+@runners.register
+class OpenvinoRunner(Runner):
+    """OpenVINO."""
+
+    name: ClassVar[str] = "openvino"
+    extra: ClassVar[str] = "openvino"
+    known_options: ClassVar[Sequence[Option]] = (
+        Option(
+            "precision",
+            "fp32",
+            "fp16: half the file; bf16: faster on new CPUs; int8, mixed: 8 bits, all over or where they cost little",
+            one_of("fp32", "fp16", "bf16", "int8", "mixed"),
+        ),
+        Option("device", "CPU", "CPU, GPU, NPU, AUTO; GPU.1 for a second one", _device, at_load=True),
+        Option("hint", "latency", "latency, or throughput", one_of("latency", "throughput"), at_load=True),
+        Option("cache", "on", "off: the model is compiled at every start", one_of("on", "off"), at_load=True),
+    )
+
+    def missing(self) -> str:
+        """openvino."""
+        return "" if importlib.util.find_spec("openvino") else "openvino"
+
+    def open(self, folder: Path, threads: int | None = None) -> Session:
+        """A session on the device that was asked for."""
+        device = self.options["device"]
+        config: dict[str, Any] = {"PERFORMANCE_HINT": self.options["hint"].upper()}
+        if not device.startswith("NPU"):
+            config["INFERENCE_PRECISION_HINT"] = self._arithmetic(device)
+        if threads is not None and device.startswith(("CPU", "AUTO")):
+            config["INFERENCE_NUM_THREADS"] = threads
+        cache = _cache(folder) if self.options["cache"] == "on" else None
+        if cache is not None:
+            config |= {"CACHE_DIR": str(cache), "CACHE_MODE": "OPTIMIZE_SIZE", "WEIGHTS_PATH": str(folder / WEIGHTS)}
+        return OpenvinoSession(folder / MODEL, device, config)
+
+    def _arithmetic(self, device: str) -> str:
+        precision: str = self.options["precision"]
+        if precision != "fp16":
+            # What is left beside 8 bits gains as much from bfloat16, and its rounding is lost in theirs.
+            return "bf16" if precision in ("bf16", "int8") else "f32"
+        # Asked for float16 that a CPU has not, OpenVINO takes bfloat16, which has 3 bits less.
+        able = import_openvino().Core().get_property(device.partition(":")[0], "OPTIMIZATION_CAPABILITIES")
+        return "f16" if "FP16" in able else "f32"
+
+
+_CACHE_LIMIT = 2 << 30
+"""Bytes of all that OpenVINO compiled and keeps."""
+
+
+def _cache(folder: Path) -> Path | None:
+    """Where OpenVINO may keep what it compiled of an engine; None for a folder that is no finished engine."""
+    try:
+        files = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
+        digests = "".join(files[name]["sha256"] for name in (MODEL, WEIGHTS))
+        place = cache_dir() / "openvino" / hashlib.sha256(digests.encode()).hexdigest()[:16]
+        place.mkdir(parents=True, exist_ok=True)
+        os.utime(place)
+        prune(place.parent, _CACHE_LIMIT, [place])
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+    return place if os.access(place, os.W_OK) else None

@@ -1,0 +1,36 @@
+"""Runs what target `tvm` compiled: model.so, on TVM's runtime."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import ClassVar
+
+from dnc.runtime.runners import Runner, Session, runners
+
+__all__ = ["FFI", "TvmRunner"]
+
+FFI = "apache-tvm-ffi==0.1.14.post1"
+"""TVM's interface for Python, in the version that fits."""
+
+
+@runners.register
+class TvmRunner(Runner):
+    """TVM's runtime on CPUs."""
+
+    name: ClassVar[str] = "tvm"
+    extra: ClassVar[str] = "tvm"
+
+    def missing(self) -> str:
+        """The interface for Python alone."""
+        return "" if importlib.util.find_spec("tvm_ffi") else FFI
+
+    def remedy(self) -> str:
+        """The extra to compile with, and that to run with."""
+        return 'pip install "darknet-compiler[tvm]"; to run engines, "darknet-compiler[runtime-tvm]" is enough'
+
+    def open(self, folder: Path, threads: int | None = None) -> Session:
+        """A session on this machine's CPU."""
+        from dnc.runtime.runners.tvm.session import TvmSession
+
+        return TvmSession(folder, threads)

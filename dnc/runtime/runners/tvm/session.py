@@ -1,0 +1,250 @@
+"""Runs model.so: needs numpy, tvm_ffi and libtvm_runtime.so, nothing of TVM's compiler and none of its Python.
+
+TVM keeps one pool of workers for each thread that calls it, sizes it once, binds it to processors, and leaves it behind
+in a process that forks. So a session never runs in the caller's thread: it has threads of its own, as many as have run
+at the same time, each with its own pool of `threads` workers and its own virtual machine; they share the code and the
+weights. A forked child starts new ones.
+
+Inputs are read where they lie, if they lie as TVM wants it (one block, on a border of 64 bytes), else copied once;
+outputs are memory of TVM's that the arrays keep, but for those
+that the graph takes over from elsewhere (`emit.shared_outputs`).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import importlib.util
+import json
+import os
+import threading
+from collections import deque
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dnc.errors import TargetError
+from dnc.runtime.runners.base import Session
+from dnc.runtime.runners.tvm.instrument import measured
+from dnc.runtime.runners.tvm.processor import architecture, missing_extensions
+from dnc.runtime.timing import processors
+
+__all__ = [
+    "ABOUT",
+    "MODEL",
+    "RUNTIME",
+    "SETTINGS",
+    "TvmSession",
+    "find_library",
+    "load_runtime",
+    "reason",
+    "runtime_library",
+]
+
+MODEL, ABOUT, RUNTIME = "model.so", "model.json", "libtvm_runtime.so"
+_AGAIN = "build the engine again"
+_ALIGNMENT = 64
+"""Bytes; what LLVM was told of every array."""
+_POOLED = 2
+"""The allocator of TVM that keeps memory for the next run."""
+_CPU = 1
+"""DLPack's device type."""
+SETTINGS = {
+    # By default it binds the caller's thread to processors, for good, and half of all threads are thought to be
+    # hyper-threads.
+    "TVM_BIND_THREADS": "0",
+    "TVM_NUM_THREADS": str(processors()),
+    # How often an idle worker yields before it sleeps: enough for the time between two functions of a network. By
+    # default it goes on for some milliseconds after a run, in the way of whatever runs then.
+    "TVM_THREAD_POOL_SPIN_COUNT": "3000",
+}
+"""What TVM reads from the environment, unless the user has set it."""
+
+
+def runtime_library() -> Path | None:
+    """The libtvm_runtime.so of an installed TVM, found without importing it; None if there is none."""
+    spec = importlib.util.find_spec("tvm")
+    for folder in (spec.submodule_search_locations or ()) if spec is not None else ():
+        library = Path(folder) / "lib" / RUNTIME
+        if library.is_file():
+            return library
+    return None
+
+
+def find_library(name: str, folder: Path, wanted: Mapping[str, str]) -> Path:
+    """A library of TVM's runtime: an installed TVM's, if it has the engine's version; else the engine's own, or any.
+
+    Raises:
+        TargetError: there is none.
+    """
+    runtime = runtime_library()
+    installed = None if runtime is None else runtime.with_name(name)
+    try:
+        same = version("apache-tvm") == wanted.get("apache-tvm")
+    except PackageNotFoundError:
+        same = True
+    libraries = [path for path in (installed if same else None, folder / name, installed) if path is not None]
+    found = next((path for path in libraries if path.is_file()), None)
+    if found is None:
+        hint = "pip install apache-tvm, or build the engine with --option runtime=bundled"
+        raise TargetError(f"there is no {name}", folder, hint)
+    return found
+
+
+_lock = threading.Lock()
+
+
+def load_runtime(folder: Path, wanted: Mapping[str, str]) -> ModuleType:
+    """tvm_ffi, with TVM's runtime in the process.
+
+    One process can have one runtime. An installed TVM's comes first, where it is the engine's version: if the program
+    imports tvm later, that finds its own.
+    """
+    try:
+        ffi = importlib.import_module("tvm_ffi")
+    except ImportError as error:
+        hint = f"pip install apache-tvm-ffi=={wanted.get('apache-tvm-ffi', '')}".removesuffix("==")
+        raise TargetError(f"tvm_ffi cannot be loaded: {error}", folder, hint) from error
+    with _lock:
+        for name, value in SETTINGS.items():
+            os.environ.setdefault(name, value)
+        if ffi.get_global_func("runtime.config_threadpool", allow_missing=True) is not None:
+            return ffi
+        found = find_library(RUNTIME, folder, wanted)
+        try:
+            ctypes.CDLL(str(found), ctypes.RTLD_GLOBAL)
+        except OSError as error:
+            raise TargetError(f"TVM's runtime cannot be loaded: {error}", found, _AGAIN) from error
+    return ffi
+
+
+class TvmSession(Session):
+    """model.so on this machine's processors.
+
+    Args:
+        folder: the engine folder.
+        threads: how many workers one run has, at most as many as there are processors.
+
+    Raises:
+        TargetError: the engine is for another processor, or cannot be loaded.
+    """
+
+    def __init__(self, folder: Path, threads: int | None = None) -> None:
+        try:
+            about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
+            machine, needed = architecture(about["triple"]), list(about["extensions"])
+            self._inputs = {each["name"]: np.dtype(each["dtype"]) for each in about["inputs"]}
+            self._shared = [each["name"] in about["shared"] for each in about["outputs"]]
+            versions = dict(about["versions"])
+            self._kernels = about.get("kernels", ())
+        except (OSError, ValueError, LookupError, TypeError) as error:
+            raise TargetError(f"cannot read {ABOUT}: {error}", folder, _AGAIN) from error
+        if machine != architecture():
+            what = f"the engine is for {machine}, this machine is {architecture()}"
+            raise TargetError(what, folder, "run it there, or build it again without --option triple")
+        missing = missing_extensions(needed, machine)
+        if missing:
+            what = f"the engine is for {about['mcpu']}: this processor lacks {', '.join(missing)}"
+            raise TargetError(what, folder, f"{_AGAIN} with --option mcpu=host, here, or mcpu=x86-64-v2 for any")
+        self._ffi = load_runtime(folder, versions)
+        self._path = folder / MODEL
+        self._threads = threads
+        self._owner = os.getpid()
+        self._free: deque[_Worker] = deque()
+        # The first one shows whether the engine loads at all.
+        self._free.append(_Worker(self._ffi, self._path, threads))
+        self.device = f"CPU ({about['mcpu']}, TVM)"
+
+    def run(self, inputs: Mapping[str, npt.NDArray[Any]]) -> list[npt.NDArray[Any]]:
+        """Runs on whichever of the session's threads is free."""
+        arrays = self._arrays(inputs)
+        if self._owner != os.getpid():
+            self._owner, self._free = os.getpid(), deque()
+        try:
+            worker = self._free.pop()
+        except IndexError:
+            worker = _Worker(self._ffi, self._path, self._threads)
+        outputs = worker.run(arrays)
+        # One that failed, or whose caller was interrupted, is not used again.
+        self._free.append(worker)
+        return [np.array(y) if shared else y for y, shared in zip(outputs, self._shared, strict=True)]
+
+    def profile(self, inputs: Mapping[str, npt.NDArray[Any]], runs: int) -> list[tuple[str, float]]:
+        """Each kernel by itself, in a thread of its own: see `dnc.runtime.runners.tvm.instrument`."""
+        return _Worker(self._ffi, self._path, self._threads).profile(self._arrays(inputs), runs, self._kernels)
+
+    def _arrays(self, inputs: Mapping[str, npt.NDArray[Any]]) -> list[npt.NDArray[Any]]:
+        """The inputs in the model's order, as TVM can read them."""
+        if inputs.keys() != self._inputs.keys():
+            raise TargetError(f"TVM failed: the inputs are {', '.join(self._inputs)}, not {', '.join(inputs)}")
+        arrays = []
+        for name, dtype in self._inputs.items():
+            array = inputs[name]
+            if not isinstance(array, np.ndarray) or array.dtype != dtype:
+                raise TargetError(f"TVM failed: input {name} is no array of {dtype}")
+            arrays.append(_aligned(array))
+        return arrays
+
+
+def _aligned(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """The array, or a copy that TVM can read."""
+    if array.flags.c_contiguous and array.flags.writeable and array.ctypes.data % _ALIGNMENT == 0:
+        return array
+    room = np.empty(array.nbytes + _ALIGNMENT, np.uint8)
+    start = -room.ctypes.data % _ALIGNMENT
+    copy = room[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+    copy[...] = array
+    return copy
+
+
+class _Worker:
+    """A thread with a virtual machine and a pool of TVM's; it ends with the object."""
+
+    def __init__(self, ffi: ModuleType, path: Path, threads: int | None) -> None:
+        self._ffi = ffi
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="dnc-tvm")
+        self._main = self._thread.submit(self._open, path, threads).result()
+
+    def _open(self, path: Path, threads: int | None) -> Any:
+        try:
+            if threads is not None:
+                self._ffi.get_global_func("runtime.config_threadpool")(1, threads)
+            machine = self._ffi.load_module(str(path), keep_module_alive=False)["vm_load_executable"]()
+            machine["vm_initialization"](_CPU, 0, _POOLED)
+            # The function alone does not keep the machine.
+            self._machine = machine
+            return machine["main"]
+        except Exception as error:
+            # tvm_ffi raises the builtin class that TVM's message names.
+            raise TargetError(f"TVM refuses the engine: {reason(error)}", path, _AGAIN) from error
+
+    def run(self, arrays: list[npt.NDArray[Any]]) -> list[npt.NDArray[Any]]:
+        """The outputs, which are memory of their own."""
+        return self._thread.submit(self._run, arrays).result()
+
+    def profile(
+        self, arrays: list[npt.NDArray[Any]], runs: int, kernels: Sequence[Sequence[str]]
+    ) -> list[tuple[str, float]]:
+        """See `dnc.runtime.runners.tvm.instrument`; it does not run fast any more afterwards."""
+        task = partial(measured, self._ffi, self._machine, partial(self._run, arrays), runs, kernels)
+        return self._thread.submit(task).result()
+
+    def _run(self, arrays: list[npt.NDArray[Any]]) -> list[npt.NDArray[Any]]:
+        try:
+            outputs = self._main(*(self._ffi.from_dlpack(array) for array in arrays))
+        except Exception as error:
+            raise TargetError(f"TVM failed: {reason(error)}") from error
+        return [np.from_dlpack(output) for output in outputs]
+
+
+def reason(error: Exception) -> str:
+    """The first line of what TVM says; the others are its stack."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

@@ -1,0 +1,360 @@
+"""Weights of other frameworks: what `dnc import` reads, without their libraries and without running what a file says.
+
+A source is told by its bytes, whatever its name:
+
+    safetensors  uint64 length of a JSON header {name: {dtype, shape, data_offsets}}, the header, then the tensors'
+                 bytes without holes; sorted by name or by type, so that the order says nothing
+    PyTorch      a zip with a pickle, or the pickles of before 1.6 (`dnc.importer.pytorch`); the order is that in which
+                 the modules were registered
+    ONNX         `dnc.zoo.importer.onnx_model`; the order is that of the graph
+
+Tensors become units by their names: MODULE.weight and MODULE.bias are a convolution (four axes) or a linear layer
+(two), with MODULE.running_mean and MODULE.running_var a batch normalisation. Its partner is the convolution before it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from os import PathLike
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from dnc.darknet.layers.base import Shape
+from dnc.errors import WeightsError
+
+__all__ = ["FLOATS", "SIZES", "Checkpoint", "Tensor", "Unit", "numeric_part", "open_checkpoint", "units_of"]
+
+Floats = npt.NDArray[np.floating[Any]]
+Pads = tuple[int, int, int, int] | Literal["SAME_UPPER", "SAME_LOWER", "COMPUTED"]
+"""Rows before, columns before, rows after, columns after; or ONNX's auto_pad, of which TensorFlow's is SAME_UPPER; or
+that the model itself computes them."""
+
+FLOATS = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
+"""The types that weights may have, by the names of safetensors, and how they are stored."""
+SIZES = {
+    **{"BOOL": 1, "U8": 1, "I8": 1, "F8_E5M2": 1, "F8_E4M3": 1, "F8_E8M0": 1, "I16": 2, "U16": 2, "F16": 2, "BF16": 2},
+    **{"I32": 4, "U32": 4, "F32": 4, "I64": 8, "U64": 8, "F64": 8, "C64": 8},
+}
+"""Bytes of an element of every type that may stand in a file."""
+
+_LONGEST_HEADER = 100_000_000
+"""Bytes of JSON, safetensors' own limit."""
+_WRAPPERS = ("module.", "model.", "_orig_mod.")
+"""What DataParallel, Lightning and torch.compile put before every name."""
+_FORMATS = "a PyTorch checkpoint, safetensors or ONNX"
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A stored array, which is read when it is asked for."""
+
+    name: str
+    shape: Shape
+    dtype: str
+    fetch: Callable[[], npt.NDArray[Any]] = field(repr=False, compare=False)
+    """The elements as they are stored, in `shape`; bfloat16 as its 16 bits."""
+
+    def array(self) -> Floats:
+        """The values, half precision widened to float32. Raises WeightsError for NaN and infinities."""
+        stored = self.fetch()
+        if self.dtype == "BF16":
+            stored = (stored.astype(np.uint32) << 16).view(np.float32)
+        values: Floats = stored if stored.dtype.itemsize >= 4 else stored.astype(np.float32)
+        bad = ~np.isfinite(values)
+        if bad.any():
+            where = tuple(map(int, np.argwhere(bad)[0]))
+            value = float(values[where])
+            raise WeightsError(
+                f"'{self.name}' of the source holds {value} at {list(where)}",
+                hint="the file is damaged, or comes from a training run that diverged",
+            )
+        return values
+
+
+@dataclass(frozen=True)
+class Unit:
+    """What stands for one layer: a convolution (out, in / groups, rows, columns), a linear layer (out, in), or a
+    batch normalisation, whose `weights` are its scales.
+    """
+
+    name: str
+    kind: Literal["convolution", "linear", "batchnorm"]
+    weights: Tensor | None
+    bias: Tensor | None = None
+    mean: Tensor | None = None
+    variance: Tensor | None = None
+    epsilon: float | None = None
+    """None where the file does not say it."""
+    pads: Pads | None = None
+    strides: tuple[int, int] | None = None
+    dilations: tuple[int, int] | None = None
+
+    @property
+    def channels(self) -> int:
+        """How many outputs it has."""
+        first = self.mean if self.kind == "batchnorm" else self.weights
+        assert first is not None
+        return first.shape[0]
+
+    @property
+    def kernel(self) -> Shape:
+        """(out, in / groups, rows, columns) of a convolution or a linear layer."""
+        assert self.weights is not None
+        return self.weights.shape if self.kind == "convolution" else (*self.weights.shape, 1, 1)
+
+    @property
+    def parent(self) -> str:
+        """The module that it is a part of."""
+        return self.name.rpartition(".")[0]
+
+    def tensors(self) -> Iterator[Tensor]:
+        """All that belongs to it."""
+        for tensor in (self.weights, self.bias, self.mean, self.variance):
+            if tensor is not None:
+                yield tensor
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A source's units in the order of the file; their names are unique."""
+
+    path: Path
+    format: str
+    units: tuple[Unit, ...]
+    ordered: bool
+    """Whether the order of the file is that of execution, as far as such files know it."""
+    norms: Mapping[str, str] = field(default_factory=dict)
+    """Which batch normalisation follows a convolution; empty where neither order nor graph says so."""
+    rest: tuple[str, ...] = ()
+    """Names of what is no unit."""
+    prefix: str = ""
+    """What stood before every name."""
+    notes: tuple[str, ...] = ()
+
+    def find(self, name: str) -> Unit | None:
+        """The unit called `name`, with the prefix or without it."""
+        names = (name, name.removeprefix(self.prefix))
+        return next((unit for unit in self.units if unit.name in names), None)
+
+
+@contextmanager
+def open_checkpoint(path: str | PathLike[str]) -> Iterator[Checkpoint]:
+    """Reads what a source says of its tensors; they themselves can be read while the block lasts.
+
+    Raises:
+        WeightsError: the file cannot be read, is none of the formats, is damaged, or holds more than tensors.
+    """
+    path = Path(path)
+    try:
+        if path.is_dir():
+            raise WeightsError("a folder is no checkpoint", path, f"name the file in it: {_FORMATS}")
+        with path.open("rb") as file:
+            start = file.read(64)
+        if start.startswith(b"PK"):
+            from dnc.zoo.importer.pytorch import read_zip
+
+            with read_zip(path) as (tensors, notes):
+                yield _of_tensors(path, "PyTorch", tensors, notes)
+        elif start.startswith(b"\x80"):
+            from dnc.zoo.importer.pytorch import read_legacy
+
+            tensors, notes = read_legacy(path)
+            yield _of_tensors(path, "PyTorch, before 1.6", tensors, notes)
+        elif len(start) >= 9 and start[8:9] == b"{":
+            yield _of_tensors(path, "safetensors", _read_safetensors(path), [], ordered=False)
+        elif (stranger := _stranger(start)) is not None:
+            raise WeightsError(stranger[0], path, stranger[1])
+        elif start.startswith(b"\x08") or path.suffix.lower() == ".onnx":
+            from dnc.zoo.importer.onnx_model import read_onnx
+
+            yield read_onnx(path)
+        else:
+            formats = _FORMATS.replace(",", " nor").replace(" or ", " nor ")
+            raise WeightsError(f"the source is neither {formats}", path, "check the path")
+    except OSError as error:
+        raise WeightsError(f"cannot read the source: {error.strerror or error}", path, "check the path") from error
+
+
+def _stranger(start: bytes) -> tuple[str, str] | None:
+    """What is wrong with a file of another known format, and what to do."""
+    known = (
+        (b"\x89HDF", 0, "Keras' HDF5", "convert the model to ONNX, with tf2onnx for instance"),
+        (b"TFL3", 4, "TensorFlow Lite", "convert the model to ONNX, with tf2onnx for instance"),
+        (b"version https://git-lfs", 0, "a pointer of git-lfs", "fetch the file itself: git lfs pull"),
+        (b"\x93NUMPY", 0, "one array of numpy", f"give {_FORMATS}"),
+    )
+    if not start:
+        return "the source is empty", "fetch it again"
+    for magic, place, what, hint in known:
+        if start[place:].startswith(magic):
+            return f"the source is {what}, which dnc import does not read", hint
+    return None
+
+
+def _of_tensors(
+    path: Path, kind: str, tensors: Sequence[Tensor], notes: Sequence[str], *, ordered: bool = True
+) -> Checkpoint:
+    prefix = ""
+    while wrapper := next((w for w in _WRAPPERS if all(t.name.startswith(prefix + w) for t in tensors)), ""):
+        if not tensors:
+            break
+        prefix += wrapper
+    if prefix:
+        tensors = [Tensor(t.name.removeprefix(prefix), t.shape, t.dtype, t.fetch) for t in tensors]
+        notes = [*notes, f"'{prefix}' before every name is passed over"]
+    units, rest = units_of(tensors, path)
+    if not units:
+        raise WeightsError(
+            f"none of the source's {len(tensors)} tensors are weights that dnc import knows",
+            path,
+            "it knows convolutions, linear layers and batch normalisations; is it the state_dict of a network?",
+        )
+    norms = _partners(units) if ordered else {}
+    return Checkpoint(path, kind, tuple(units), ordered, norms, tuple(rest), prefix, tuple(notes))
+
+
+def units_of(tensors: Iterable[Tensor], path: Path) -> tuple[list[Unit], list[str]]:
+    """Groups tensors by module, in the order of each module's first; also the names of what is no unit.
+
+    Raises WeightsError for half a module, or one whose weights are no floats.
+    """
+    modules: dict[str, dict[str, Tensor]] = {}
+    for tensor in tensors:
+        module, _, leaf = tensor.name.rpartition(".")
+        modules.setdefault(module, {})[leaf] = tensor
+    units: list[Unit] = []
+    rest: list[str] = []
+    for name, leaves in modules.items():
+        unit = _unit(name, leaves, path)
+        used = set() if unit is None else {tensor.name for tensor in unit.tensors()}
+        units += [] if unit is None else [unit]
+        rest += [t.name for leaf, t in leaves.items() if t.name not in used and leaf != "num_batches_tracked"]
+    return units, rest
+
+
+def _unit(name: str, leaves: Mapping[str, Tensor], path: Path) -> Unit | None:
+    weights, bias = leaves.get("weight"), leaves.get("bias")
+    mean, variance = leaves.get("running_mean"), leaves.get("running_var")
+    kind: Literal["convolution", "linear", "batchnorm"]
+    if mean is not None or variance is not None:
+        if mean is None or variance is None:
+            has, lacks = ("mean", "var") if variance is None else ("var", "mean")
+            hint = "the file holds half of a network"
+            raise WeightsError(f"'{name}' of the source has running_{has} but no running_{lacks}", path, hint)
+        kind, length = "batchnorm", mean.shape
+    elif weights is not None and len(weights.shape) in (2, 4):
+        kind, length = "convolution" if len(weights.shape) == 4 else "linear", weights.shape[:1]
+    else:
+        return None
+    unit = Unit(name, kind, weights, bias, mean, variance)
+    for tensor in unit.tensors():
+        if tensor.dtype not in FLOATS:
+            hint = "quantized weights cannot be imported; give the floats they were made of"
+            raise WeightsError(f"'{tensor.name}' of the source is {tensor.dtype}, not floats", path, hint)
+        if tensor.shape != length and not (tensor is weights and kind != "batchnorm"):
+            raise WeightsError(f"'{tensor.name}' of the source has shape {tensor.shape}, not {length}", path)
+    return unit
+
+
+def numeric_part(name: str) -> tuple[str, int | None]:
+    """The last part of a module's name in two: ("conv", 2) of `block.conv2`; None where no number ends it."""
+    match = re.fullmatch(r"(.*?)(\d*)", name.rpartition(".")[2], re.DOTALL)
+    assert match is not None
+    # int() refuses thousands of digits.
+    return match[1], int(match[2]) if match[2] and len(match[2]) < 20 else None
+
+
+def _partners(units: Sequence[Unit]) -> dict[str, str]:
+    """The convolution that each batch normalisation follows: the last before it in the same module.
+
+    Where a module registers several convolutions first, their numbers decide: bn1 is conv1's. A bn1 that comes before
+    conv1 follows what is before it (pre-activation).
+    """
+    norms: dict[str, str] = {}
+    before: dict[str, list[Unit]] = {}
+    for unit in units:
+        if unit.kind != "batchnorm":
+            before.setdefault(unit.parent, []).append(unit)
+            continue
+        fitting = [u for u in before.get(unit.parent, []) if u.channels == unit.channels and u.name not in norms]
+        if not fitting:
+            continue
+        (_, number), (stem, last) = numeric_part(unit.name), numeric_part(fitting[-1].name)
+        numbered = [u for u in fitting if stem and last is not None and numeric_part(u.name) == (stem, number)]
+        norms[(numbered or fitting)[-1].name] = unit.name
+    return norms
+
+
+def _read_safetensors(path: Path) -> list[Tensor]:
+    """The tensors of a safetensors file, mapped into memory, in the order of their bytes."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if length > min(_LONGEST_HEADER, size - 8):
+            hint = "it is cut off; fetch it again" if length <= _LONGEST_HEADER else "is it safetensors at all?"
+            raise WeightsError(f"the header of {length:,} bytes does not fit the file's {size:,}", path, hint)
+        text = file.read(length)
+    try:
+        header = json.loads(text.decode("utf-8"), object_pairs_hook=_unique)
+    except (ValueError, RecursionError) as error:
+        raise WeightsError(f"the header is no JSON: {error or type(error).__name__}", path, "fetch it again") from error
+    header.pop("__metadata__", None)
+    entries = [_entry(name, item, size - 8 - length, path) for name, item in header.items()]
+    entries.sort(key=lambda entry: (entry[1], entry[0].shape))
+    data = np.memmap(path, np.uint8, "r", 8 + length) if size > 8 + length else np.zeros(0, np.uint8)
+    end = 0
+    tensors = []
+    for tensor, begin, stop in entries:
+        if begin != end:
+            what = "overlaps the tensor before it" if begin < end else "leaves a hole before it"
+            raise WeightsError(f"'{tensor.name}' {what}", path, "the file is damaged; fetch it again")
+        end = stop
+        tensors.append(_mapped(tensor, data[begin:stop]))
+    if end != len(data):
+        raise WeightsError(f"{len(data) - end:,} bytes are left after the last tensor", path, "the file is damaged")
+    return tensors
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a name stands there twice")
+    return found
+
+
+def _entry(name: str, item: Any, available: int, path: Path) -> tuple[Tensor, int, int]:
+    """A tensor without its values, and where they begin and end."""
+    hint = "the file is damaged; fetch it again"
+    try:
+        dtype, shape, (begin, end) = item["dtype"], tuple(item["shape"]), item["data_offsets"]
+    except (TypeError, KeyError, ValueError):
+        raise WeightsError(f"the header says nothing useful about '{name}'", path, hint) from None
+    if not isinstance(dtype, str) or dtype not in SIZES:
+        raise WeightsError(f"'{name}' has the unknown type {dtype!r:.40}", path, f"known: {', '.join(SIZES)}")
+    if not all(type(number) is int and number >= 0 for number in (*shape, begin, end)):
+        raise WeightsError(f"shape and offsets of '{name}' must be whole numbers", path, hint)
+    if end > available:
+        raise WeightsError(f"'{name}' ends at byte {end:,} of {available:,}", path, "it is cut off; fetch it again")
+    if end - begin != math.prod(shape) * SIZES[dtype]:
+        raise WeightsError(f"'{name}' is {dtype} of shape {shape}, but takes {end - begin:,} bytes", path, hint)
+    return Tensor(name, shape, dtype, _unread), begin, end
+
+
+def _unread() -> npt.NDArray[Any]:
+    raise AssertionError("the values of this type are never read")
+
+
+def _mapped(tensor: Tensor, data: npt.NDArray[np.uint8]) -> Tensor:
+    if tensor.dtype not in FLOATS:
+        return tensor
+    return Tensor(
+        tensor.name, tensor.shape, tensor.dtype, lambda: data.view(FLOATS[tensor.dtype]).reshape(tensor.shape)
+    )

@@ -1,0 +1,344 @@
+"""The weights of an ONNX model: its Conv, Gemm, MatMul and BatchNormalization nodes in the graph's order.
+
+A node's weights are initializers, or constants behind Identity and Transpose. What follows a convolution or a product
+alone and has one constant for each channel belongs to it: BatchNormalization is its partner; Add is its bias, Mul and
+Div scale it, Sub lowers it, all computed in float64. A scalar there is an activation's (hard swish adds 3).
+
+A unit's name is that of its weights less `.weight`, or the node's where an exporter numbered the weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import google.protobuf.message  # type: ignore[import-untyped]
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnx.numpy_helper
+
+from dnc.errors import WeightsError
+from dnc.zoo.importer.checkpoint import Checkpoint, Pads, Tensor, Unit
+
+__all__ = ["read_onnx"]
+
+_NAMES: dict[int, str] = {
+    onnx.TensorProto.DOUBLE: "F64",
+    onnx.TensorProto.FLOAT: "F32",
+    onnx.TensorProto.FLOAT16: "F16",
+    onnx.TensorProto.BFLOAT16: "BF16",
+}
+_HINT = "the file is cut off or damaged; export it again"
+
+
+def read_onnx(path: Path) -> Checkpoint:
+    """The units of a model.
+
+    Raises WeightsError if the file is no ONNX model or damaged, or a node's weights are not in it.
+    """
+    try:
+        model = onnx.load(path)
+    except (
+        google.protobuf.message.DecodeError,
+        ValueError,
+        RuntimeError,
+        TypeError,
+        onnx.checker.ValidationError,
+    ) as error:
+        raise WeightsError(f"the source cannot be read as ONNX: {error!s:.200}", path, _HINT) from error
+    # The last field of a model; a file cut off between two fields parses.
+    if not model.graph.node or not model.opset_import:
+        raise WeightsError(f"the ONNX model has no {'opset' if model.graph.node else 'nodes'}", path, _HINT)
+    try:
+        return _Reader(model.graph, path).read()
+    except (ValueError, TypeError, IndexError) as error:
+        # onnx.load takes nodes without inputs and attributes of any length.
+        raise WeightsError(f"a node of the ONNX model is damaged: {error!s:.100}", path, _HINT) from error
+
+
+@dataclass(frozen=True)
+class _Linear:
+    """A convolution or a product with what was put into it; `scale` and `shift` in float64, or None."""
+
+    node: onnx.NodeProto
+    weights: Tensor
+    bias: Tensor | None
+    factor: float
+    scale: npt.NDArray[np.float64] | None
+    shift: npt.NDArray[np.float64] | None
+
+
+class _Reader:
+    """Follows values through one graph."""
+
+    def __init__(self, graph: onnx.GraphProto, path: Path) -> None:
+        self._graph, self._path = graph, path
+        self._constants = {tensor.name: tensor for tensor in graph.initializer}
+        self._producers: dict[str, onnx.NodeProto] = {}
+        self._consumers: dict[str, list[onnx.NodeProto]] = {}
+        for node in graph.node:
+            value = _attributes(node).get("value")
+            if node.op_type == "Constant" and isinstance(value, onnx.TensorProto):
+                self._constants[node.output[0]] = value
+            for name in node.output:
+                self._producers[name] = node
+            for name in node.input:
+                self._consumers.setdefault(name, []).append(node)
+        self._outputs = {value.name for value in graph.output}
+        self._used: set[str] = set()
+        self._notes: list[str] = []
+
+    def read(self) -> Checkpoint:
+        units: list[Unit] = []
+        norms: dict[str, str] = {}
+        of_norm: dict[int, str] = {}
+        taken: set[str] = set()
+
+        def unique(name: str) -> str:
+            number, free = 1, name
+            while free in taken:
+                number += 1
+                free = f"{name}#{number}"
+            taken.add(free)
+            return free
+
+        for node in self._graph.node:
+            if node.op_type == "BatchNormalization":
+                unit = self._norm(node, unique(self._name(node, node.input[1], "BatchNormalization")))
+                units.append(unit)
+                if id(node) in of_norm:
+                    norms[of_norm[id(node)]] = unit.name
+            elif node.op_type in ("Conv", "Gemm", "MatMul") and (linear := self._linear(node)) is not None:
+                linear, norm = self._followed(linear)
+                name = unique(self._name(node, linear.weights.name, node.op_type))
+                units.append(self._unit(linear, name))
+                if norm is not None:
+                    of_norm[id(norm)] = name
+            elif node.op_type in ("ConvTranspose", "ConvInteger", "QLinearConv", "QLinearMatMul", "LSTM", "GRU", "RNN"):
+                self._notes.append(f"{node.op_type} {node.name or node.output[0]} is not imported")
+        if not units:
+            raise WeightsError("the ONNX model has no convolution or product with weights of its own", self._path)
+        rest = [tensor.name for tensor in self._graph.initializer if tensor.name not in self._used and _sized(tensor)]
+        notes = [*self._preprocessing(), *self._notes]
+        return Checkpoint(self._path, "ONNX", tuple(units), True, norms, tuple(rest), "", tuple(notes))
+
+    def _name(self, node: onnx.NodeProto, weights: str, kind: str) -> str:
+        if weights.endswith(".weight"):
+            return weights.removesuffix(".weight")
+        return node.name.removesuffix(f"/{kind}").strip("/").replace("/", ".") or weights
+
+    def _linear(self, node: onnx.NodeProto) -> _Linear | None:
+        """None for a product of two values that are both computed."""
+        attributes = _attributes(node)
+        if node.op_type == "Conv":
+            weights = self._tensor(node.input[1])
+        else:
+            if node.op_type == "Gemm" and attributes.get("transA"):
+                return None
+            weights = self._tensor(node.input[1])
+            if weights is not None and len(weights.shape) != 2:
+                return None
+            if weights is not None and not attributes.get("transB"):
+                weights = _transposed(weights)
+        if weights is None:
+            if node.op_type == "MatMul":
+                return None
+            made = self._producers.get(node.input[1])
+            how = f"computed by {made.op_type}" if made is not None else "an input of the model"
+            hint = "give the model before it was quantized" if made is not None and "Quantize" in made.op_type else ""
+            name = node.name or node.output[0]
+            raise WeightsError(f"the weights of {node.op_type} '{name}' are {how}", self._path, hint)
+        bias = self._tensor(node.input[2]) if len(node.input) > 2 and node.input[2] else None
+        factor = 1.0
+        if node.op_type == "Gemm":
+            factor = float(attributes.get("alpha", 1.0))
+            beta = float(attributes.get("beta", 1.0))
+            if bias is not None and (beta != 1.0 or bias.shape != weights.shape[:1]):
+                bias = _spread(bias, weights.shape[0], beta)
+        return _Linear(node, weights, bias, factor, None, None)
+
+    def _followed(self, linear: _Linear) -> tuple[_Linear, onnx.NodeProto | None]:
+        """What the nodes behind it make of it, and the batch normalisation that follows."""
+        value, channels = linear.node.output[0], linear.weights.shape[0]
+        scale: npt.NDArray[np.float64] | None = None
+        shift: npt.NDArray[np.float64] | None = None
+        norm = None
+        while value not in self._outputs and len(consumers := self._consumers.get(value, [])) == 1:
+            node = consumers[0]
+            if node.op_type == "BatchNormalization" and node.input[0] == value:
+                norm = node
+                break
+            if node.op_type not in ("Add", "Sub", "Mul", "Div") or len(node.input) != 2:
+                break
+            other = node.input[1] if node.input[0] == value else node.input[0]
+            constant = self._per_channel(other, channels, linear.node.op_type == "Conv")
+            if constant is None or (node.op_type in ("Sub", "Div") and node.input[0] != value):
+                break
+            self._used.add(other)
+            shift = np.zeros(channels) if shift is None else shift
+            if node.op_type in ("Mul", "Div"):
+                by = constant if node.op_type == "Mul" else 1 / constant
+                scale, shift = by if scale is None else scale * by, shift * by
+            else:
+                shift = shift + (constant if node.op_type == "Add" else -constant)
+            value = node.output[0]
+        return _Linear(linear.node, linear.weights, linear.bias, linear.factor, scale, shift), norm
+
+    def _per_channel(self, name: str, channels: int, convolution: bool) -> npt.NDArray[np.float64] | None:
+        """The constant as one number for each channel; None if it is anything else."""
+        tensor = self._constants.get(name)
+        sides = tuple(tensor.dims) if tensor is not None else ()
+        wanted = (channels, 1, 1) if convolution else (channels,)
+        if tensor is None or len(sides) < len(wanted) or sides[-len(wanted) :] != wanted:
+            return None
+        if any(side != 1 for side in sides[: -len(wanted)]) or tensor.data_type not in _NAMES:
+            return None
+        return self._of_proto(tensor).array().astype(np.float64).reshape(channels)
+
+    def _unit(self, linear: _Linear, name: str) -> Unit:
+        node, weights, bias = linear.node, linear.weights, linear.bias
+        if linear.factor != 1.0 or linear.scale is not None:
+            scale = linear.factor * (np.ones(weights.shape[0]) if linear.scale is None else linear.scale)
+            weights = _scaled(weights, scale)
+        if linear.shift is not None:
+            bias = _shifted(bias, linear.scale, linear.shift, f"{name}.bias")
+        if node.op_type != "Conv":
+            return Unit(name, "linear", weights, bias)
+        attributes = _attributes(node)
+        spatial = len(weights.shape) - 2
+        if spatial != 2:
+            raise WeightsError(f"Conv '{name}' has {spatial} spatial axes, Darknet's have 2", self._path)
+        rows, columns = attributes.get("strides", [1, 1])
+        auto = attributes.get("auto_pad", b"NOTSET").decode()
+        pads: Pads
+        if auto in ("SAME_UPPER", "SAME_LOWER"):
+            pads = auto
+        else:
+            top, left, bottom, right = [0] * 4 if auto == "VALID" else attributes.get("pads", [0] * 4)
+            before = self._padded(node.input[0], name)
+            pads = "COMPUTED"
+            if before is not None:
+                pads = (top + before[0], left + before[1], bottom + before[2], right + before[3])
+        vertical, horizontal = attributes.get("dilations", [1, 1])
+        return Unit(
+            name,
+            "convolution",
+            weights,
+            bias,
+            pads=pads,
+            strides=(rows, columns),
+            dilations=(vertical, horizontal),
+        )
+
+    def _padded(self, value: str, name: str) -> tuple[int, int, int, int] | None:
+        """What a Pad node puts around the input of a Conv; None where the model computes how much."""
+        node = self._producers.get(value)
+        if node is None or node.op_type != "Pad":
+            return (0, 0, 0, 0)
+        attributes = _attributes(node)
+        fill = self._constants.get(node.input[2]) if len(node.input) > 2 and node.input[2] else None
+        filled = attributes.get("value", 0.0) if fill is None else onnx.numpy_helper.to_array(fill).item()
+        if attributes.get("mode", b"constant") != b"constant" or filled != 0 or (len(node.input) > 3 and node.input[3]):
+            raise WeightsError(f"the input of Conv '{name}' is padded otherwise than by zeros", self._path)
+        amounts = attributes.get("pads")
+        if amounts is None:
+            if node.input[1] not in self._constants:
+                return None
+            amounts = onnx.numpy_helper.to_array(self._constants[node.input[1]]).tolist()
+        if len(amounts) != 8 or any(amounts[axis] for axis in (0, 1, 4, 5)) or min(amounts) < 0:
+            raise WeightsError(f"the input of Conv '{name}' is padded by {amounts}, which no layer does", self._path)
+        return amounts[2], amounts[3], amounts[6], amounts[7]
+
+    def _norm(self, node: onnx.NodeProto, name: str) -> Unit:
+        tensors = [self._tensor(value) for value in node.input[1:5]]
+        if len(tensors) != 4 or any(tensor is None for tensor in tensors):
+            message = f"BatchNormalization '{name}' has no constant statistics"
+            raise WeightsError(message, self._path, "export the model for inference")
+        scale, bias, mean, variance = tensors
+        epsilon = float(_attributes(node).get("epsilon", 1e-5))
+        # The attribute is a float32; nobody meant 9.99999974e-06.
+        epsilon = float(f"{epsilon:.7g}")
+        return Unit(name, "batchnorm", scale, bias, mean, variance, epsilon)
+
+    def _tensor(self, name: str) -> Tensor | None:
+        """The constant that a value is; None where it is computed."""
+        self._used.add(name)
+        if name in self._constants:
+            proto = self._constants[name]
+            if proto.data_type not in _NAMES:
+                kind = onnx.TensorProto.DataType.Name(proto.data_type)
+                raise WeightsError(f"'{name}' of the source is {kind}, not floats", self._path, "quantized weights?")
+            return self._of_proto(proto)
+        node = self._producers.get(name)
+        if node is None or node.op_type not in ("Identity", "Transpose"):
+            return None
+        inner = self._tensor(node.input[0])
+        if inner is None or node.op_type == "Identity":
+            return inner
+        order = list(_attributes(node).get("perm", range(len(inner.shape))[::-1]))
+        return _derived(inner, tuple(inner.shape[axis] for axis in order), lambda array: array.transpose(order))
+
+    def _of_proto(self, proto: onnx.TensorProto) -> Tensor:
+        shape, path = tuple(proto.dims), self._path
+
+        def values() -> npt.NDArray[Any]:
+            try:
+                array = onnx.numpy_helper.to_array(proto)
+            except (ValueError, TypeError, RuntimeError) as error:
+                raise WeightsError(f"the values of '{proto.name}' are damaged: {error!s:.100}", path, _HINT) from error
+            return array if array.dtype == np.float64 else array.astype(np.float32)
+
+        # bfloat16 has been widened by then.
+        return Tensor(proto.name, shape, "F64" if _NAMES[proto.data_type] == "F64" else "F32", values)
+
+    def _preprocessing(self) -> Iterator[str]:
+        """A note where the graph computes something on its input before the first convolution."""
+        constants = self._constants.keys()
+        value = next((value.name for value in self._graph.input if value.name not in constants), "")
+        found = []
+        while len(consumers := self._consumers.get(value, [])) == 1:
+            node = consumers[0]
+            if node.op_type not in ("Sub", "Add", "Mul", "Div", "Transpose", "Identity", "Cast", "BatchNormalization"):
+                break
+            found += [] if node.op_type in ("Identity", "Cast") else [node.op_type]
+            value = node.output[0]
+        if found:
+            yield f"the model begins with {', '.join(found)} on its input, which is not imported: see --mean and --std"
+
+
+def _attributes(node: onnx.NodeProto) -> Mapping[str, Any]:
+    return {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
+
+
+def _sized(tensor: onnx.TensorProto) -> bool:
+    """Whether it is an array of floats, and no shape or scalar."""
+    return tensor.data_type in _NAMES and len(tensor.dims) > 0 and any(side > 1 for side in tensor.dims)
+
+
+def _derived(tensor: Tensor, shape: Sequence[int], change: Any) -> Tensor:
+    return Tensor(tensor.name, tuple(shape), "F64", lambda: change(tensor.array().astype(np.float64)))
+
+
+def _transposed(tensor: Tensor) -> Tensor:
+    return _derived(tensor, tensor.shape[::-1], lambda array: array.T)
+
+
+def _spread(bias: Tensor, channels: int, beta: float) -> Tensor:
+    """Gemm's C, which may have the axis of the batch or be a scalar, times beta."""
+    return _derived(bias, (channels,), lambda array: beta * np.broadcast_to(array.reshape(-1), (channels,)))
+
+
+def _scaled(weights: Tensor, scale: npt.NDArray[np.float64]) -> Tensor:
+    by = scale.reshape(-1, *[1] * (len(weights.shape) - 1))
+    return _derived(weights, weights.shape, lambda array: array * by)
+
+
+def _shifted(
+    bias: Tensor | None, scale: npt.NDArray[np.float64] | None, shift: npt.NDArray[np.float64], name: str
+) -> Tensor:
+    if bias is None:
+        return Tensor(name, shift.shape, "F64", lambda: shift)
+    return _derived(bias, bias.shape, lambda array: (array if scale is None else array * scale) + shift)

@@ -1,0 +1,173 @@
+"""The process that compiles for GPUs: `python -m dnc.targets.cuda.child < requests.jsonl > replies.jsonl`.
+
+TVM keeps compiled kernels in a module of its CUDA runtime, and otherwise their source alone. That runtime links with
+NVIDIA's driver, which is not there where there is no GPU. So `dnc.targets.cuda.process` starts this process with libraries
+in its path that have the driver's names, and functions that say that there is no GPU. Nothing of that gets into the
+process that the user runs.
+
+The first request says what is compiled:
+
+    model           an .onnx file, ready for the target
+    preprocessing   what `dnc.runtime.manifest` writes of it, for a model that takes pixels, or null
+    archs           ["sm_75", ...]
+    triple, mcpu    the machine that launches the kernels: see `dnc.targets.tvm.compile.machine_for`
+    linker          a C++ compiler for that machine
+    compiler        see `dnc.targets.cuda.toolkit.find_toolkit`
+    tf32            whether products of float32 may be rounded to TF32
+
+and is answered with {}. Those that follow, but for the last, write a library each, to the file `library`:
+
+    do              more                        the library, and the reply
+    network         chosen: {function: rank}    the whole: {"compiler", "archs", "ptx", "rules", "kernels", "resources"}
+    functions                                   each by itself: {"functions": [{"name", "key", "rules", "calls",
+                                                "arguments": [[shape, dtype], ...]}, ...], "compiler", "kernels"}
+    forms           name, ranks                 one function in several forms, called rankN: {"forms": {"N": arguments}}
+    next            name, tried, count          {"ranks"}: the next so many that differ from those of the ranks tried
+
+See `dnc.targets.cuda.serving` for what is there besides replies.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+import tempfile
+from collections.abc import Callable
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from dnc.targets.cuda.serving import serve
+from dnc.targets.cuda.toolkit import Resources, find_toolkit
+
+from dnc.errors import TargetError
+from dnc.runtime.runners.cuda.device import Device
+
+_MOST_REGISTERS = 255
+
+
+class _Compiler:
+    """What answers the requests after the first one."""
+
+    def __init__(self, request: dict[str, Any], tell: Callable[[str], None]) -> None:
+        import onnx_ir as ir
+        from dnc.targets.cuda.lowering import Network
+        from dnc.targets.tvm.compile import machine_for
+        from dnc.targets.tvm.emit import emit
+
+        from dnc.runtime.preprocessing import Preprocessing
+
+        self._tell = tell
+        self._archs = list(request["archs"])
+        self._toolkit = find_toolkit(request["compiler"])
+        self._machine = machine_for(request["triple"], request["mcpu"])
+        self._linker = request["linker"]
+        self._resources: dict[str, Resources] = {}
+        tell("reading the graph")
+        given = request["preprocessing"]
+        module = emit(ir.load(request["model"]), None if given is None else Preprocessing.from_json(given))
+        self._network = Network(
+            module, self._archs, self._machine.target, self._compile_kernels, tf32=request["tf32"]
+        )
+
+    def _compile_kernels(self, source: str) -> bytes:
+        self._tell(f"compiling kernels for {', '.join(self._archs)}")
+        with tempfile.TemporaryDirectory(prefix="dnc-cuda-") as scratch:
+            code, self._resources = self._toolkit.compile(source, self._archs, Path(scratch))
+        return code
+
+    def answer(self, request: dict[str, Any]) -> dict[str, Any]:
+        """The reply to a request; raises TargetError if something is refused."""
+        answers = {"network": self._whole, "functions": self._each, "forms": self._forms, "next": self._next}
+        return answers[request["do"]](request)
+
+    def _whole(self, request: dict[str, Any]) -> dict[str, Any]:
+        self._tell("scheduling")
+        lowered = self._network.lowered(request["chosen"])
+        self._write(lowered.executable, request["library"])
+        binary, ptx = self._toolkit.forms(self._archs)
+        return {
+            "compiler": self._toolkit.version(),
+            "archs": binary,
+            "ptx": ptx,
+            "rules": dict(lowered.rules),
+            "kernels": list(lowered.kernels),
+            "resources": {name: dataclasses.asdict(taken) for name, taken in self._resources.items()},
+        }
+
+    def _each(self, request: dict[str, Any]) -> dict[str, Any]:
+        from dnc.targets.tvm.provenance import kernels_of
+        from dnc.targets.tvm.tuning import key_of
+
+        self._tell("scheduling")
+        found = self._network.functions()
+        functions = {name: function for name, (function, _, _) in found.items()}
+        self._write(self._network.alone(functions), request["library"])
+        described = [
+            {
+                "name": name,
+                "key": key_of(self._network.loops[name]),
+                "rules": rules,
+                "calls": calls,
+                "arguments": _arguments(function),
+            }
+            for name, (function, rules, calls) in found.items()
+        ]
+        kernels = kernels_of(self._network.loops)
+        return {"functions": described, "compiler": self._toolkit.version(), "kernels": kernels}
+
+    def _forms(self, request: dict[str, Any]) -> dict[str, Any]:
+        forms = {rank: self._network.form(request["name"], rank) for rank in request["ranks"]}
+        if None in forms.values():
+            raise TargetError(f"no rule writes {request['name']} any more")
+        self._write(self._network.alone({f"rank{rank}": each for rank, each in forms.items()}), request["library"])
+        return {"forms": {str(rank): _arguments(each) for rank, each in forms.items()}}
+
+    def _next(self, request: dict[str, Any]) -> dict[str, Any]:
+        from dnc.targets.tvm.tuning import Forms
+
+        forms = Forms(lambda rank: self._network.form(request["name"], rank), request["tried"])
+        return {"ranks": [rank for rank, _ in islice(forms, request["count"])]}
+
+    def _write(self, executable: Any, library: str) -> None:
+        from dnc.targets.tvm.compile import link_with
+
+        self._tell("linking")
+        executable.export_library(library, fcompile=link_with(self._linker, self._machine))
+        for name, taken in self._resources.items():
+            if taken.registers > _MOST_REGISTERS or taken.shared > Device.shared:
+                what = f"kernel {name} takes {taken.registers} registers and {taken.shared} bytes of shared memory"
+                raise TargetError(what)
+
+
+def _arguments(function: Any) -> list[tuple[list[int], str]]:
+    return [([int(side) for side in parameter.shape], str(parameter.dtype)) for parameter in function.params]
+
+
+class _Process:
+    """What answers all of them, the first one among them."""
+
+    def __init__(self, tell: Callable[[str], None]) -> None:
+        self._tell = tell
+        self._compiler: _Compiler | None = None
+        self._linker = ""
+
+    def answer(self, request: dict[str, Any]) -> dict[str, Any]:
+        """The reply; raises TargetError if something is refused, or TVM fails."""
+        try:
+            if self._compiler is not None:
+                return self._compiler.answer(request)
+            self._linker = request["linker"]
+            self._compiler = _Compiler(request, self._tell)
+            return {}
+        except TargetError:
+            raise
+        except subprocess.CalledProcessError as error:
+            raise TargetError(f"{self._linker} cannot link: {str(error.stderr).strip()}") from error
+        except (RuntimeError, ValueError, TypeError, AttributeError) as error:
+            lines = str(error).strip().splitlines() or [type(error).__name__]
+            raise TargetError(f"TVM cannot compile the network: {lines[0]}", hint="please report it") from error
+
+
+if __name__ == "__main__":
+    serve(lambda tell: _Process(tell).answer)

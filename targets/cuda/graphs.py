@@ -1,0 +1,52 @@
+"""A network that is launched as CUDA graphs: `with_graphs` gives a module a second function beside `main`.
+
+Both compute the same with the same kernels. In the second one, TVM's RewriteCUDAGraph puts what it can into functions
+that TVM's runtime runs once, records, and launches as one graph from then on:
+
+    recorded        kernels that read weights, inputs and memory of the network's own, which is kept for good
+    launched        kernels that write an output, which is new memory in each run; what depends on shapes of images
+
+So an input has to lie where it lay when the graph was recorded (`dnc.runtime.runners.cuda.kernels` sees to that), and a network with
+several heads is several graphs. Which of the two functions is run is decided where the engine is opened.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tvm import IRModule, relax, tirx, transform
+
+from dnc.runtime.runners.cuda.kernels import GRAPHS, MAIN
+
+__all__ = ["with_graphs"]
+
+_FIXED = "num_input"
+"""The attribute that says how many parameters may lie elsewhere in each run."""
+_SWITCH = "relax.backend.use_cuda_graph"
+
+
+def with_graphs(module: Any) -> Any:
+    """The module with the second function.
+
+    Args:
+        module: of Relax, after StaticPlanBlockMemory, without dataflow blocks.
+    """
+    main = module[MAIN]
+    copy = main.with_attr("global_symbol", GRAPHS)
+    if all(_is_fixed(parameter) for parameter in main.params):
+        copy = copy.with_attr(_FIXED, 0)
+    functions = {name: each for name, each in module.functions.items() if name.name_hint != MAIN}
+    other = IRModule(functions)
+    other[GRAPHS] = relax.utils.copy_with_new_vars(copy)
+    context = transform.PassContext.current()
+    with transform.PassContext(opt_level=context.opt_level, config={**context.config, _SWITCH: True}):
+        other = relax.transform.RewriteCUDAGraph()(other)
+    result = module.clone()
+    for name, each in other.functions.items():
+        if isinstance(each, relax.Function):
+            result.update_func(name, each)
+    return result
+
+
+def _is_fixed(parameter: Any) -> bool:
+    return all(isinstance(side, tirx.IntImm) for side in parameter.ty.shape)

@@ -1,0 +1,251 @@
+"""Back end `tvm` of target `cuda`: what `dnc.targets.cuda.target` asks of it.
+
+The engine's folder holds
+
+    model.so                  the network: kernels, weights, and what launches the kernels
+    model.json                the GPUs and the machine that it is for; inputs and outputs
+    libtvm_runtime.so         TVM's runtime, and
+    libtvm_runtime_cuda.so    its part for NVIDIA's GPUs (4 MB together), unless --option runtime=system
+    LICENSE-tvm               TVM's licence
+
+To run it takes numpy, apache-tvm-ffi, NVIDIA's driver and its libcudart.so.13 (PyPI: nvidia-cuda-runtime).
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from dnc.targets.base import Progress, silent
+from dnc.targets.onnx import optimizations
+from dnc.targets.tvm.common import TvmTarget, described
+
+from dnc.errors import TargetError
+from dnc.runtime.gpus import gpus
+from dnc.runtime.options import Option, one_of
+from dnc.runtime.runners import Runner
+from dnc.runtime.runners.cuda import KernelsRunner
+from dnc.runtime.runners.cuda.device import architectures
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+    from dnc.passes import Pass
+    from dnc.targets.cuda.process import Job
+
+    from dnc.runtime.manifest import Bundle
+
+__all__ = ["OPTIONS", "TvmGpu"]
+
+OPTIONS: Sequence[Option] = (
+    Option("compiler", "", "tvm: nvcc, nvrtc, or the path of either; the first that is found if not given"),
+    Option("triple", "", "tvm: the machine with the GPU, as aarch64-linux-gnu; this one's if not given"),
+    Option("cc", "", "tvm: the C++ compiler that links for it; g++, or aarch64-linux-gnu-g++, if not given"),
+    Option(
+        "runtime",
+        "bundled",
+        "tvm: bundled: TVM's runtime is in the engine; system: an installed TVM's is used",
+        one_of("bundled", "system"),
+    ),
+)
+"""Its own; the others are those of target cuda."""
+_PRECISIONS = ("fp32", "tf32", "fp16")
+_FOREIGN = ("provider", "layout", "cache", "fallback")
+"""Options of target cuda that are ONNX Runtime's."""
+
+
+class TvmGpu(TvmTarget):
+    """Kernels compiled ahead of time by TVM and NVIDIA's compilers."""
+
+    name: ClassVar[str] = "cuda"
+    summary: ClassVar[str] = "kernels compiled ahead of time"
+    extra: ClassVar[str] = "tvm"
+    runs: ClassVar[type[Runner]] = KernelsRunner
+
+    def __init__(self, given: Mapping[str, str] | None = None) -> None:
+        super().__init__(given)
+        precision = self.options["precision"]
+        if precision not in _PRECISIONS:
+            what = f"precision {precision} is none of back end tvm's: {', '.join(_PRECISIONS)}"
+            raise TargetError(what, hint="leave out backend=tvm")
+        foreign = [name for name in _FOREIGN if self.given.get(name, "off") != "off"]
+        if foreign:
+            raise TargetError(f"back end tvm has no {', '.join(foreign)}", hint="leave it out, or backend=onnxruntime")
+
+    def library(self) -> Path | None:
+        """TVM's runtime for CUDA, which not all wheels have."""
+        from dnc.targets.cuda.process import cuda_runtime
+
+        return cuda_runtime()
+
+    def remedy(self) -> str:
+        """TVM, with NVIDIA's compiler; what runs engines is less."""
+        return self.runner().remedy()
+
+    def passes(self) -> Sequence[Pass]:
+        """Activations as ONNX has them: they are computed with what is before them."""
+        return optimizations("onnx", "bits")
+
+    def unsupported(self, model: ir.Model) -> list[str]:
+        """See `dnc.targets.tvm.emit`."""
+        from dnc.targets.tvm.emit import unsupported
+
+        return unsupported(model, gpu=True)
+
+    def architectures(self) -> tuple[str, ...]:
+        """The GPUs that are compiled for.
+
+        Raises:
+            TargetError: none is named, and this machine has none; or one is not known.
+        """
+        given = self.options["arch"] or next((gpu.arch for gpu in gpus()[self.options["device"] :]), "")
+        hint = "--option arch=sm_87 names one, arch=sm_75,sm_87 several"
+        if not given:
+            raise TargetError("which GPU is to be compiled for is unknown: this machine has none", hint=hint)
+        try:
+            return architectures(given)
+        except ValueError as error:
+            raise TargetError(f"option arch={given} of target cuda is not {error}", hint=hint) from error
+
+    def build(
+        self, model: ir.Model, folder: Path, about: Bundle | None = None, progress: Progress = silent
+    ) -> Mapping[str, str]:
+        """Compiles model.so and writes what stands beside it."""
+        from dnc.targets.cuda.process import Compiler
+
+        from dnc.runtime.runners.tvm.session import MODEL
+
+        preprocessing = None if about is None else about.preprocessing
+        with Compiler(model, preprocessing, self._job(), progress) as compiler:
+            reply = compiler.network(folder / MODEL)
+        return self._finish(model, folder, about, reply, "nothing was timed or tried on a GPU")
+
+    def build_tuned(
+        self,
+        model: ir.Model,
+        folder: Path,
+        about: Bundle | None,
+        trials: int,
+        *,
+        remote: str = "",
+        cache: Path | None = None,
+        progress: Progress = silent,
+    ) -> tuple[Mapping[str, str], Mapping[str, Any]]:
+        """The same with kernels chosen by measuring on a GPU of this machine: see `dnc.targets.tvm.tuning`."""
+        from dnc.targets.cuda.process import Compiler
+        from dnc.targets.cuda.tuning import GpuTuner, Measurer
+        from dnc.targets.tvm.tuning import summary
+
+        from dnc.graph.verification import feeds_for
+        from dnc.runtime.runners.cuda.device import runs_on
+        from dnc.runtime.runners.tvm.session import MODEL
+
+        preprocessing = None if about is None else about.preprocessing
+        if remote:
+            raise TargetError("a GPU is tuned on the machine that has it", hint="leave out --remote")
+        with Measurer(self.options["device"], progress) as measurer:
+            here = f"sm_{measurer.capability.replace('.', '')}"
+            job = self._job(here)
+            if not runs_on(job.archs, job.archs[-1], measurer.capability):
+                what = f"nothing can be tuned for {', '.join(job.archs)} here: the {measurer.name} is {here}"
+                raise TargetError(what, hint=f"--option arch={here}")
+            with (
+                tempfile.TemporaryDirectory(prefix="dnc-tune-") as scratch,
+                Compiler(model, preprocessing, job, progress) as compiler,
+            ):
+                tuner = GpuTuner(
+                    compiler,
+                    measurer,
+                    model,
+                    feeds_for(model, preprocessing, images=1),
+                    archs=[*job.archs, *(["in TF32"] if job.tf32 else [])],
+                    graphs=self.options["graphs"],
+                    precision=self.options["precision"],
+                    record=partial(self._record, model, about),
+                    scratch=Path(scratch),
+                    cache=cache,
+                    progress=progress,
+                )
+                tuned = tuner.tune(folder / MODEL, Path(scratch), trials)
+        report = self._finish(model, folder, about, tuned.built, f"kernels were timed on the {measurer.name}")
+        return {**report, "tuning": summary(tuned.about)}, tuned.about
+
+    def _job(self, otherwise: str = "") -> Job:
+        """What is compiled for; a GPU of the architecture `otherwise` where none is named."""
+        from dnc.targets.cuda.process import Job
+
+        from dnc.runtime.runners.cuda.device import Device
+
+        options = self.options
+        archs = self.architectures() if options["arch"] or not otherwise else architectures(otherwise)
+        tf32 = options["precision"] == "tf32"
+        if tf32 and not Device.of(archs).copies:
+            raise TargetError(f"{archs[0]} has no TF32", hint="precision tf32 is for sm_80 and later")
+        return Job(archs, options["triple"], linker=options["cc"], compiler=options["compiler"], tf32=tf32)
+
+    def _record(self, model: ir.Model, about: Bundle | None, reply: Mapping[str, Any]) -> Mapping[str, Any]:
+        """model.json."""
+        from dnc.targets.tvm.compile import machine_for
+
+        from dnc.graph.work import described_work
+
+        return {
+            "triple": machine_for(self.options["triple"], "generic").triple,
+            "archs": reply["archs"],
+            "ptx": reply["ptx"],
+            "inputs": described(model.graph.inputs),
+            "outputs": described(model.graph.outputs),
+            "versions": self.versions(),
+            "kernels": reply["kernels"],
+            "work": [] if about is None else described_work(model, about),
+        }
+
+    def _finish(
+        self, model: ir.Model, folder: Path, about: Bundle | None, reply: Mapping[str, Any], tried: str
+    ) -> dict[str, str]:
+        """Writes what stands beside model.so; what there is to say."""
+        from dnc.runtime.runners.tvm.processor import architecture
+        from dnc.runtime.runners.tvm.session import ABOUT
+
+        record = self._record(model, about, reply)
+        (folder / ABOUT).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        report = {
+            "device": f"{_forms(reply)}, by {reply['compiler']}; {tried}",
+            "kernels": _summary(reply),
+            "runtime": self._bundle_runtime(folder, architecture(record["triple"]) == architecture()),
+        }
+        return {key: value for key, value in report.items() if value}
+
+    def _bundle_runtime(self, folder: Path, here: bool) -> str:
+        from dnc.runtime.runners.tvm.session import runtime_library
+
+        if self.options["runtime"] == "system" or not here:
+            return "of an apache-tvm installed there"
+        found = (runtime_library(), self.library())
+        libraries = {library.name: library for library in found if library is not None}
+        return f"{self.bundle(libraries, folder)}; NVIDIA's libcudart.so.13 is not"
+
+    def engine(self) -> str:
+        """TVM, and the GPU."""
+        from importlib.metadata import version
+
+        gpu = next((f"{gpu.name}, driver {gpu.driver}" for gpu in gpus()[self.options["device"] :]), "no GPU")
+        return f"TVM {version('apache-tvm')} {self.options['precision']} on {gpu}"
+
+
+def _forms(reply: Mapping[str, Any]) -> str:
+    code = [", ".join(reply["archs"])] if reply["archs"] else []
+    return " and ".join([*code, *([f"PTX of {reply['ptx']} for later ones"] if reply["ptx"] else [])])
+
+
+def _summary(reply: Mapping[str, Any]) -> str:
+    """The rules that wrote the kernels, the most frequent first, and what is wrong with some."""
+    # A function that is a view is none when it runs.
+    counts = Counter(rules.partition(":")[0] for rules in reply["rules"].values() if rules != "view")
+    text = ", ".join(f"{count} {rules}" for rules, count in counts.most_common())
+    spilled = [name for name, taken in reply["resources"].items() if taken["spilled"]]
+    return f"{text}; registers of {', '.join(spilled)} are in memory" if spilled else text

@@ -1,0 +1,115 @@
+"""A network in Relax -> kernels for GPUs and what launches them, as an executable of TVM's. It runs in
+`dnc.targets.cuda.child`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import tvm
+import tvm_ffi
+from dnc.targets.cuda import schedules
+from dnc.targets.cuda.graphs import with_graphs
+from dnc.targets.tvm.compile import fused
+from dnc.targets.tvm.provenance import kernels_of
+from dnc.targets.tvm.schedules.rewriting import calls
+from tvm import tirx
+from tvm.relax.backend.cuda import pipeline
+
+from dnc.runtime.runners.cuda.device import Device
+
+__all__ = ["Lowered", "Network"]
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """A whole network."""
+
+    executable: Any
+    rules: Mapping[str, str]
+    """Which rules wrote each function."""
+    kernels: Sequence[tuple[str, str]]
+    """See `dnc.targets.tvm.provenance.kernels_of`."""
+
+
+class Network:
+    """A Relax module, to be scheduled in one way or another.
+
+    Args:
+        module: as `dnc.targets.tvm.emit` gives it.
+        archs: the GPUs; the first has the fewest instructions.
+        host: the tvm.target.Target of the processor that launches kernels.
+        compile_kernels: makes of CUDA C++ what the driver loads.
+        tf32: whether products of float32 may be rounded to TF32.
+    """
+
+    def __init__(
+        self,
+        module: Any,
+        archs: Sequence[str],
+        host: Any,
+        compile_kernels: Callable[[str], bytes],
+        *,
+        tf32: bool = False,
+    ) -> None:
+        self._device = replace(Device.of(archs), tf32=tf32)
+        self._target = tvm.target.Target(
+            {
+                "kind": "cuda",
+                "arch": archs[0],
+                "max_shared_memory_per_block": self._device.shared,
+                "max_threads_per_block": self._device.threads,
+                "thread_warp_size": self._device.warp,
+            },
+            host=host,
+        )
+        tvm_ffi.register_global_func("tvm_callback_cuda_compile", compile_kernels, override=True)
+        with self._scope():
+            self.loops = fused(module)
+
+    @contextmanager
+    def _scope(self) -> Iterator[None]:
+        config = {
+            # What is unrolled is left to NVIDIA's compilers.
+            "tirx.UnrollLoop": {"explicit_unroll": False},
+            # It would let buffers of different types share memory, which fragments cannot be loaded from.
+            "tirx.disable_storage_rewrite": True,
+        }
+        with self._target, tvm.transform.PassContext(opt_level=3, config=config):
+            yield
+
+    def lowered(self, chosen: Mapping[str, int] | None = None) -> Lowered:
+        """The whole network, with the forms that are chosen for some functions."""
+        with self._scope():
+            module = schedules.apply(self.loops, self._device, chosen)
+            rules, kernels = schedules.report(module), kernels_of(module)
+            planning, *others = pipeline.finalize_passes(self._target)
+            planned = tvm.transform.Sequential([*pipeline.dataflow_lower_passes(self._target), planning])(module)
+            steps = tvm.transform.Sequential(others)
+            return Lowered(tvm.compile(with_graphs(planned), self._target, relax_pipeline=steps), rules, kernels)
+
+    def functions(self) -> dict[str, tuple[Any, str, int]]:
+        """What can be run alone, as the rules write it: each function, its rules, and how often it is called."""
+        with self._scope():
+            module = schedules.apply(self.loops, self._device)
+        rules = schedules.report(module)
+        called = [call.args[0].name_hint for call in calls(self.loops)]
+        found = {name: (module[name], rules.get(name, ""), called.count(name)) for name in dict.fromkeys(called)}
+        return {name: each for name, each in found.items() if each[1] != "view" and _is_fixed(each[0])}
+
+    def form(self, name: str, rank: int) -> Any:
+        """A function in the form of a rank; None if no rule matches it."""
+        with self._scope():
+            return schedules.scheduled(self.loops, name, self._device, rank)
+
+    def alone(self, functions: Mapping[str, Any]) -> Any:
+        """An executable of functions by these names, and nothing else."""
+        named = {name: function.with_attr("global_symbol", name) for name, function in functions.items()}
+        with self._scope():
+            return tvm.compile(tvm.IRModule(named), self._target)
+
+
+def _is_fixed(function: Any) -> bool:
+    return all(isinstance(side, tirx.IntImm) for parameter in function.params for side in parameter.shape)

@@ -1,0 +1,117 @@
+"""Schedules for GPUs: how each function runs on blocks of threads. Nothing is measured.
+
+`apply` takes a Relax module after LegalizeOps, FuseOps and FuseTIR, its images (N, H, W, C) and its weights
+(kh, kw, I, O), and gives it back with every function written anew:
+
+    product         convolutions and connected layers, in tiles, by the ordinary units
+    tensor-product  the same in float16, by the tensor cores
+    tf32-product    the same in float32 rounded to TF32, where that is allowed
+    depthwise       convolutions of single channels
+    pool            windows of which the largest or the sum is taken
+    reduction       sums and extremes along axes; convolutions and connected layers with a few pixels
+    injective       everything that computes each element by itself
+    scaled          the same with a number for each channel, which is computed with it: squeeze and excitation
+    dlight          what none of these knows, by the rules that come with TVM
+
+The rules read the functions as those for CPUs do (dnc.targets.tvm.schedules); a convolution that reads its input through a
+border of zeros reads the input itself.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from dnc.targets.cuda.schedules.depthwise import depthwise
+from dnc.targets.cuda.schedules.injective import injective
+from dnc.targets.cuda.schedules.reduction import reduction
+from dnc.targets.cuda.schedules.scaled import scaled
+from dnc.targets.cuda.schedules.tensors import tensor_product
+from dnc.targets.cuda.schedules.tiled import scalar_product
+from dnc.targets.tvm.schedules.dense import product
+from dnc.targets.tvm.schedules.kernel import Kernel
+from dnc.targets.tvm.schedules.loops import Expr
+from dnc.targets.tvm.schedules.rewriting import Rule, report, rewrite, written
+from dnc.targets.tvm.schedules.stages import Segment, Stage, Unmatched, replaced
+from dnc.targets.tvm.schedules.window import Window, match
+from tvm import relax
+from tvm.s_tir import dlight
+
+from dnc.runtime.runners.cuda.device import Device
+
+__all__ = ["apply", "report", "scheduled"]
+
+_SCHEDULED = "tirx.is_scheduled"
+"""The attribute that dlight goes by."""
+_FEW = 8
+"""Pixels below which there is nothing to tile."""
+
+
+def apply(module: Any, device: Device, chosen: Mapping[str, int] | None = None) -> Any:
+    """The module with every function scheduled. A CUDA target must be in scope.
+
+    Args:
+        module: of Relax.
+        device: the GPU.
+        chosen: ranks (`Device.rank`) of single functions, by their names.
+    """
+    own = {name: _rule(replace(device, rank=rank)) for name, rank in (chosen or {}).items()}
+    module = rewrite(module, _rule(device), own=own)
+    for name, rules in report(module).items():
+        if rules != "view" and not rules.startswith("none"):
+            module[name] = module[name].with_attr(_SCHEDULED, True)
+    gpu = dlight.gpu
+    others = (gpu.Matmul(), gpu.GEMV(), gpu.Reduction(), gpu.GeneralReduction(), gpu.Fallback())
+    return dlight.ApplyDefaultSchedule(*others)(relax.transform.RewriteDataflowReshape()(module))
+
+
+def scheduled(module: Any, name: str, device: Device, rank: int) -> Any:
+    """One function of a module in the form of this rank, a tirx.PrimFunc; None if no rule matches it."""
+    function = written(module, name, _rule(replace(device, rank=rank)))
+    return None if function is None else function.with_attr(_SCHEDULED, True)
+
+
+def _rule(device: Device) -> Rule:
+    return lambda segment, stages: _kernel(segment, stages, device)
+
+
+def _kernel(segment: Segment, stages: Sequence[Stage], device: Device) -> Kernel:
+    """What the first rule that matches makes of a segment; raises Unmatched if none does."""
+    window = match(segment, stages) or product(segment)
+    if window is not None:
+        kernel = _slide(segment, window, device)
+        if kernel is not None:
+            return kernel
+    kernel = scaled(segment, stages, device) or injective(segment) or reduction(segment, device)
+    if kernel is None:
+        raise Unmatched(f"no rule for block {segment.anchor.name}")
+    return kernel
+
+
+def _slide(segment: Segment, window: Window, device: Device) -> Kernel | None:
+    pixels = math.prod(window.output[:3])
+    if window.weight is None and window.output[1:3] == (1, 1):
+        # One window for the whole map: threads share its terms.
+        return None
+    kernel = depthwise(segment, window, device)
+    if kernel is not None:
+        return kernel
+    if pixels >= _FEW:
+        return tensor_product(segment, window, device) or scalar_product(segment, window, device)
+    if window.border is None:
+        return None
+    kernel = reduction(_through(segment, window.border), device)
+    return None if kernel is None else replace(kernel, replaces=(window.border.buffer,))
+
+
+def _through(segment: Segment, border: Stage) -> Segment:
+    """The segment with what a stage before it computes, where it reads that."""
+
+    def load(found: Any) -> Expr:
+        inside = found.source.same_as(border.buffer)
+        return replaced(border.value, border.axes, found.indices) if inside else found
+
+    anchor = replace(segment.anchor, value=replaced(segment.anchor.value, (), (), load))
+    return Segment(anchor, segment.rest, segment.kept)

@@ -1,0 +1,133 @@
+"""Stages that compute each element by itself: activations that nothing fused with, sums of two maps, concatenations,
+enlargements, changes of layout.
+
+A thread has some elements that lie side by side on the last axis, if nothing tells them apart, or one. A piece of a
+concatenation, or of another map, may begin anywhere that a thread's elements can.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import tvm_ffi
+from dnc.targets.cuda.schedules.threads import kernel, lanes_of, when
+from dnc.targets.tvm.schedules.injective import unflattened
+from dnc.targets.tvm.schedules.kernel import Kernel
+from dnc.targets.tvm.schedules.loops import Expr, Stmt
+from dnc.targets.tvm.schedules.stages import Segment, Stage, loads, replaced, sides
+from dnc.targets.tvm.schedules.window import affine
+from tvm import tirx
+
+__all__ = ["alike", "injective"]
+
+_THREADS = 256
+_FLOATS = ("float32", "float16")
+_COMPARISONS = (tirx.LT, tirx.LE, tirx.GT, tirx.GE, tirx.EQ, tirx.NE)
+
+
+def injective(segment: Segment) -> Kernel | None:
+    """The kernel of a segment whose anchor is no reduction."""
+    anchor = segment.anchor
+    if not anchor.plain:
+        return None
+    shape = sides(segment.result)
+    lanes = 1
+    if shape and all(_alike(stage) for stage in segment.rest) and str(anchor.buffer.dtype) in _FLOATS:
+        narrowest = min((str(buffer.dtype) for buffer in segment.buffers), key=lambda dtype: dtype != "float16")
+        lanes = math.gcd(lanes_of(shape[-1], narrowest, 8 if narrowest == "float16" else 16), _pieces(anchor))
+    grouped = [*shape[:-1], shape[-1] // lanes] if shape else []
+    total = math.prod(grouped)
+    # What tells a thread's elements from those of others is the same for all of them.
+    first = tirx.Var("first", "int64")
+    compared = anchor.value if lanes == 1 else _compared_by(anchor, first)
+
+    def body(blocks: Sequence[Expr], thread: Expr) -> Stmt:
+        number = blocks[0] * _THREADS + thread
+        place = unflattened(number, grouped)
+
+        def at(lane: Expr) -> list[Expr]:
+            return [*place[:-1], place[-1] * lanes + lane] if shape else []
+
+        def value(lane: Expr) -> Expr:
+            if lanes == 1:
+                return replaced(compared, anchor.axes, at(lane))
+            return replaced(compared, [*anchor.axes, first], [*at(lane), place[-1] * lanes])
+
+        statement = segment.finish(at, lanes, value)
+        return when(number < total if total % _THREADS else None, statement)
+
+    return Kernel("injective", kernel([-(-total // _THREADS)], _THREADS, body))
+
+
+def _pieces(stage: Stage) -> int:
+    """Into how long pieces the last axis can be cut so that within each, neighbours are computed in the same way; 0 if
+    that is everywhere so."""
+    axis, value = stage.axes[-1], stage.value
+    if any(str(load.ty.dtype) not in _FLOATS for load in loads(value)):
+        return 1
+    starts = []
+    for load in loads(value):
+        *others, last = load.indices or [tirx.IntImm("int64", 0)]
+        if any(_uses(at, axis) for at in others):
+            return 1
+        if _uses(last, axis):
+            found = affine(last, axis)
+            if found is None or found[0] != 1:
+                return 1
+            starts += [found[1], sides(load.source)[-1]]
+    for comparison in _comparisons(value):
+        if loads(comparison) or not _uses(comparison, axis):
+            continue
+        found = affine(comparison.a - comparison.b, axis)
+        # axis < c and axis >= c, or c > axis and c <= axis.
+        if found is None or found[0] != (1 if isinstance(comparison, tirx.LT | tirx.GE) else -1):
+            return 1
+        if isinstance(comparison, tirx.EQ | tirx.NE):
+            return 1
+        starts.append(found[1])
+    return math.gcd(*starts)
+
+
+def _comparisons(value: Expr) -> list[Any]:
+    found: list[Any] = []
+    for kind in _COMPARISONS:
+        tvm_ffi.structural_walk(value, (kind, found.append), order="pre")
+    return found
+
+
+def _compared_by(stage: Stage, first: Expr) -> Expr:
+    """The value of a stage, whose comparisons look at another variable instead of the last axis."""
+
+    def compare(found: Any) -> Expr:
+        return found if loads(found) else replaced(found, [stage.axes[-1]], [first])
+
+    return tvm_ffi.structural_map(stage.value, [(kind, compare) for kind in _COMPARISONS], order="post")
+
+
+def _alike(stage: Stage) -> bool:
+    """Whether neighbours on the last axis are computed in the same way."""
+    return str(stage.buffer.dtype) in _FLOATS and alike(stage.value, stage.axes[-1])
+
+
+def alike(value: Expr, axis: Expr) -> bool:
+    """Whether neighbours along an axis are computed in the same way from neighbours, or from the same number."""
+    if any(str(load.ty.dtype) not in _FLOATS for load in loads(value)):
+        return False
+    reads = [load.indices for load in loads(value)]
+    if any(_uses(at, axis) for indices in reads for at in indices[:-1]):
+        return False
+    if any(_uses(indices[-1], axis) and not indices[-1].same_as(axis) for indices in reads if indices):
+        return False
+    return not any(_uses(comparison, axis) and not loads(comparison) for comparison in _comparisons(value))
+
+
+def _uses(value: Expr, axis: Expr) -> bool:
+    found: list[bool] = []
+
+    def visit(variable: Expr) -> None:
+        found.append(variable.same_as(axis))
+
+    tvm_ffi.structural_walk(value, (tirx.Var, visit), order="pre")
+    return any(found)

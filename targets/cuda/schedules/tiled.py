@@ -1,0 +1,662 @@
+"""Convolutions and connected layers as products of matrices whose first one is never stored.
+
+    out[pixel, o] = sum over k of data(pixel, k) * weight[k, o],    k = (ky, kx, i)
+
+data(pixel, k) is read where the window lies for that pixel, and 0 outside of the tensor. A block computes a tile of
+`rows` pixels by `columns` channels. In steps of `depth` it brings a strip of either matrix into shared memory, which
+has room for some of them, and multiplies the two:
+
+    begin to bring the strips 0 to stages - 2
+    for each step:
+      wait for its strips;  barrier
+      begin to bring the strips of step + stages - 1, where those of step - 1 were
+      multiply
+
+From sm_80 on the strips are copied by themselves. For older GPUs, and where neighbours are less than 4 bytes together,
+there are two stages, and what the next step needs is on its way to registers while this one is multiplied.
+
+Of each pixel that a thread brings, it knows where its window begins, so that what is left for a step is to add where
+the step is in the window.
+
+Where the tiles are too few for the GPU, several blocks share one, each with a part of the steps. They put their sums
+into memory, and the last one to arrive adds them, in the order of the parts.
+
+The weights are stored step by step as they are brought, with zeros up to whole steps and tiles. What multiplies is a
+subclass's matter: `_Scalar` does it in float32 with the ordinary units, a tile of 4 x 4 or more in the registers of
+each thread; in tensors.py it is the tensor cores.
+
+Of the tiles that are listed, and the ways to share them, that one is taken which keeps the GPU busy for the shortest
+time, by a formula (`form_of`). Threads, registers and shared memory of each are within the limits of all GPUs.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from dnc.targets.cuda.schedules.helpers import (
+    TILES,
+    address,
+    arrived_last,
+    barrier,
+    commit,
+    copy,
+    gather,
+    move,
+    pointer,
+    scratch,
+    wait,
+)
+from dnc.targets.cuda.schedules.threads import kernel, lanes_of, narrow, narrow_loop, scoped, when, wide
+from dnc.targets.tvm.schedules.injective import unflattened
+from dnc.targets.tvm.schedules.kernel import Kernel, Packed
+from dnc.targets.tvm.schedules.loops import Expr, Stmt, allocate, constant, index, loop, sequence, unrolled, vector
+from dnc.targets.tvm.schedules.stages import Segment, Unmatched, sides
+from dnc.targets.tvm.schedules.window import Window
+from tvm import tirx
+
+from dnc.runtime.runners.cuda.device import Device
+
+__all__ = ["Form", "Product", "Tile", "form_of", "scalar_product"]
+
+_STAGES = (4, 3, 2)
+_LATENCY = 800.0
+"""Cycles until memory answers."""
+_BANDWIDTH = 40.0
+"""Bytes that a multiprocessor gets in a cycle, from a cache that all share."""
+_STEP = 60.0
+"""Cycles of a step besides its work: the barrier, and what it takes to find the strips."""
+_RESIDENT = 512
+"""Threads that a multiprocessor has at once, of kernels with many registers."""
+_ARRIVAL = 2500.0
+"""Cycles until the last of the blocks that share a tile knows that it is, and has read what the others have."""
+_PARTS = (1, 2, 3, 4, 6, 8, 12, 16, 24)
+_SCRATCH = 32 << 20
+"""Bytes for the sums of blocks that share tiles, at most."""
+
+
+@dataclass(frozen=True)
+class Tile:
+    """What one block computes, and with how many threads."""
+
+    rows: int
+    columns: int
+    threads: int
+    depth: int
+    """How many k there are in a step."""
+    cost: float
+    """How long one number of the tile takes, compared to those of the other tiles of the list."""
+
+
+@dataclass(frozen=True)
+class Form:
+    """A tile, and how many blocks share it."""
+
+    tile: Tile
+    parts: int = 1
+
+
+def form_of(window: Window, tiles: Sequence[Tile], rate: float, device: Device) -> Form:
+    """The form of the device's rank: that with which all blocks are done first, or one of the next.
+
+    Args:
+        window: a convolution.
+        tiles: those that there are.
+        rate: multiplications that a multiprocessor does in a cycle with the best of them.
+        device: the GPU.
+    """
+    pixels, channels = math.prod(window.output[:3]), window.output[3] // window.groups
+    terms = math.prod(window.size) * window.source[3] // window.groups
+    size = 2 if str(window.data.dtype) == "float16" else 4
+
+    def time(form: Form) -> float:
+        tile = form.tile
+        area = tile.rows * tile.columns
+        blocks = _tiles(tile) * form.parts
+        steps = -(-terms // tile.depth // form.parts)
+        here, resident = -(-blocks // device.processors), max(1, _RESIDENT // tile.threads)
+        work = area * tile.depth * tile.cost / rate
+        bring = (tile.rows + tile.columns) * tile.depth * size / _BANDWIDTH
+        # A warp is on one of four schedulers.
+        alone = max(work * max(1.0, 128 / tile.threads), bring, _LATENCY / (3 if device.copies else 1)) + _STEP
+        finish = area * 4 / _BANDWIDTH * (1 if form.parts == 1 else form.parts + 1)
+        turns = -(-here // resident)
+        return (
+            steps * max(here * max(work, bring), turns * alone)
+            + turns * (_LATENCY + finish)
+            + (_ARRIVAL if form.parts > 1 else 0.0)
+        )
+
+    def _tiles(tile: Tile) -> int:
+        return -(-pixels // tile.rows) * -(-channels // tile.columns) * window.groups
+
+    def fits(form: Form) -> bool:
+        tile, parts = form.tile, form.parts
+        scratch = _tiles(tile) * parts * tile.rows * tile.columns * 4
+        return parts == 1 or (_tiles(tile) <= TILES and terms >= parts * 2 * tile.depth and scratch <= _SCRATCH)
+
+    found = [form for tile in tiles for parts in _PARTS if fits(form := Form(tile, parts))]
+    return sorted(found, key=time)[min(device.rank, len(found) - 1)]
+
+
+@dataclass(frozen=True)
+class _Strip:
+    """One of the two matrices' part of a step: what brings it into shared memory, vector by vector."""
+
+    shared: Any
+    size: int
+    """Elements of a stage in shared memory."""
+    vectors: int
+    lanes: int
+    stands: Callable[[Expr], Expr]
+    """Where a vector is put in a stage."""
+    fetched: Any
+    """Registers of a thread on the way; None if the vectors are copied."""
+
+    @property
+    def bytes(self) -> int:
+        """Of a vector in shared memory."""
+        return self.lanes * (2 if str(self.shared.dtype) == "float16" else 4)
+
+
+class Product(ABC):
+    """One kernel while it is written."""
+
+    name: str
+
+    def __init__(self, segment: Segment, window: Window, form: Form, device: Device, strip_dtype: str) -> None:
+        self.segment, self.window, self.tile, self.parts = segment, window, form.tile, form.parts
+        tile, self.depth = form.tile, form.tile.depth
+        self.dtype = str(window.data.dtype)
+        self.groups = window.groups
+        self.inputs, self.outputs = window.source[3] // self.groups, window.output[3] // self.groups
+        self.pixels = math.prod(window.output[:3])
+        self.terms = math.prod(window.size) * self.inputs
+        if math.prod(window.source) >= 1 << 31:
+            raise Unmatched("a map has too many elements")
+        self.steps = math.ceil(self.terms / (self.depth * self.parts))
+        """Of a block."""
+        self._tiles = -(-self.outputs // tile.columns)
+        self.strip_dtype = strip_dtype
+        # TVM writes no vectors of more than four truths, which activations compare by.
+        self.finish_lanes = lanes_of(self.outputs, "float32")
+        size = 2 if strip_dtype == "float16" else 4
+        lanes, weight_lanes = lanes_of(self.inputs, self.dtype), 16 // size
+        copied = device.copies and self.dtype == strip_dtype and lanes * size >= 4
+        data_size, weight_size = tile.rows * self.data_stride, self.depth * self.weight_stride
+        stage = (data_size + weight_size) * size
+        # A few bytes are for what the blocks of a tile tell each other.
+        room = device.shared - 64
+        self._stages = next(count for count in _STAGES if count * stage <= room) if device.copies else 2
+        across, beside = self.depth // lanes, tile.columns // weight_lanes
+
+        def strip(name: str, each: int, vectors: int, lanes: int, stands: Any, copied: bool) -> _Strip:
+            room = min(self._stages, self.steps) * each
+            if name == "data" and self.parts == 1:
+                room = max(room, self.exchanged(room * size) // size)
+            shared = allocate([room], strip_dtype, name, "shared")
+            registers = allocate([-(-vectors // tile.threads) * lanes], strip_dtype, f"fetched_{name}")
+            return _Strip(shared, each, vectors, lanes, stands, None if copied else registers)
+
+        self._data = strip(
+            "data",
+            data_size,
+            tile.rows * across,
+            lanes,
+            lambda place: place // across * self.data_stride + place % across * lanes,
+            copied,
+        )
+        self._weights = strip(
+            "weights",
+            weight_size,
+            self.depth * beside,
+            weight_lanes,
+            lambda place: place // beside * self.weight_stride + place % beside * weight_lanes,
+            device.copies,
+        )
+        strips = (self.groups, self._tiles, self.parts * self.steps, self.depth * tile.columns)
+        self._packed = tirx.decl_buffer([index(side) for side in strips], strip_dtype, "weight")
+        turns = -(-self._data.vectors // tile.threads)
+        self._places = allocate([turns], "int32", "places")
+        self._tops = allocate([turns], "int32", "tops")
+        self._lefts = allocate([turns], "int32", "lefts")
+        self._area = tile.rows * tile.columns
+
+    @property
+    @abstractmethod
+    def data_stride(self) -> int:
+        """Elements from one row of the strip of data to the next."""
+
+    @property
+    @abstractmethod
+    def weight_stride(self) -> int:
+        """Elements from one k of the strip of weights to the next."""
+
+    def exchanged(self, room: int) -> int:
+        """Bytes that the subclass wants at the end, where the strip of data was, which has some; at most 16 KB more."""
+        return room
+
+    @property
+    def data(self) -> Any:
+        """The strip of data in shared memory."""
+        return self._data.shared
+
+    @property
+    @abstractmethod
+    def buffers(self) -> Sequence[Any]:
+        """What the subclass needs."""
+
+    @abstractmethod
+    def clear(self, thread: Expr) -> Stmt:
+        """Sets the sums to 0."""
+
+    @abstractmethod
+    def multiply(self, thread: Expr, data: tuple[Any, Expr], weights: tuple[Any, Expr]) -> Stmt:
+        """Adds the product of strips to the sums; each is given as a shared buffer and where in it it begins."""
+
+    @abstractmethod
+    def finish(self, thread: Expr, group: Expr, first: tuple[Expr, Expr]) -> Stmt:
+        """Hands the sums of a tile, which begins at a pixel and a channel, to `store`."""
+
+    @abstractmethod
+    def put(self, thread: Expr, where: Callable[[Expr], Expr]) -> Stmt:
+        """Writes the sums row by row; `where` is given the number of one in the tile."""
+
+    def pack(self, weight: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """(kh, kw, I, O) -> (group, tile, step, k and o in it), with zeros."""
+        groups = weight.reshape(self.terms, self.groups, self.outputs).transpose(1, 0, 2)
+        steps = self.parts * self.steps
+        padding = [(0, 0), (0, steps * self.depth - self.terms)]
+        padding.append((0, self._tiles * self.tile.columns - self.outputs))
+        padded = np.pad(groups, padding).reshape(self.groups, steps, self.depth, self._tiles, self.tile.columns)
+        return np.ascontiguousarray(
+            padded.transpose(0, 3, 1, 2, 4).reshape([int(side) for side in self._packed.shape]), self.strip_dtype
+        )
+
+    def kernel(self) -> Kernel:
+        """All blocks."""
+        grid = (-(-self.pixels // self.tile.rows), self._tiles, self.groups * self.parts)
+        body = kernel(grid if grid[2] > 1 else grid[:2], self.tile.threads, self._block)
+        border = () if self.window.border is None else (self.window.border.buffer,)
+        return Kernel(self.name, body, (Packed(self.window.weight, self._packed, self.pack),), border)
+
+    def _block(self, blocks: Sequence[Expr], thread: Expr) -> Stmt:
+        tile, last = self.tile, blocks[2] if len(blocks) > 2 else index(0)
+        group, part = last // self.parts, last % self.parts
+        first = blocks[0] * tile.rows, blocks[1] * tile.columns
+        stages, strips = self._stages, (self._data, self._weights)
+        copied = any(strip.fetched is None for strip in strips)
+        moved = any(strip.fetched is not None for strip in strips)
+
+        def fetch(step: Expr, registers: bool) -> Stmt | None:
+            statements = []
+            if (self._data.fetched is not None) == registers:
+                statements.append(self._fetch_data(thread, group, step, part))
+            if (self._weights.fetched is not None) == registers:
+                statements.append(self._fetch_weights(thread, group, blocks[1], step, part))
+            return sequence(*statements)
+
+        def keep(step: Expr) -> Stmt:
+            return sequence(
+                *(self._keep(strip, thread, step % stages) for strip in strips if strip.fetched is not None)
+            )
+
+        def ahead(step: Expr, by: int, statement: Callable[[Expr], Stmt]) -> Stmt | None:
+            if self.steps <= by:
+                return None
+            return when(step + by < self.steps, statement(step + by))
+
+        def step(number: Expr) -> Stmt:
+            stage = number % stages
+            return sequence(
+                wait(stages - 2) if copied else None,
+                barrier(),
+                ahead(number, stages - 1, lambda step: fetch(step, False)) if copied else None,
+                commit() if copied else None,
+                ahead(number, 1, lambda step: fetch(step, True)) if moved else None,
+                self.multiply(thread, *((strip.shared, wide(stage * strip.size)) for strip in strips)),
+                ahead(number, 1, keep) if moved else None,
+            )
+
+        def begin(number: int) -> Stmt:
+            return sequence(fetch(_int(number), False) if number < self.steps else None, commit())
+
+        local = [strip.fetched for strip in strips if strip.fetched is not None]
+        return scoped(
+            [*(strip.shared for strip in strips), *self.buffers, *local, self._places, self._tops, self._lefts],
+            self._locate(thread, group, first[0]),
+            *(begin(number) for number in range(stages - 1) if copied),
+            sequence(fetch(_int(0), True), keep(_int(0))) if moved else None,
+            self.clear(thread),
+            narrow_loop(self.steps, step, "step"),
+            self.finish(thread, group, first) if self.parts == 1 else self._share(thread, blocks, group, part, first),
+        )
+
+    def _turns(self, strip: _Strip, thread: Expr, body: Callable[[Expr, Expr], Stmt]) -> Stmt:
+        """A thread's part of a strip: `body` is given the number of a vector in the strip, and among the thread's."""
+        threads = self.tile.threads
+
+        def turn(number: Expr) -> Stmt:
+            place = thread + number * threads
+            return when(None if strip.vectors % threads == 0 else place < strip.vectors, body(place, number))
+
+        return unrolled(-(-strip.vectors // threads), turn)
+
+    @property
+    def _reaches_out(self) -> tuple[bool, bool]:
+        """Whether windows reach out of the tensor vertically, and horizontally."""
+        window = self.window
+        found = []
+        for side in (0, 1):
+            end = (window.output[1 + side] - 1) * window.stride[side] + (window.size[side] - 1) * window.dilation[side]
+            found.append(window.padding[side] > 0 or end - window.padding[side] >= window.source[1 + side])
+        return found[0], found[1]
+
+    def _locate(self, thread: Expr, group: Expr, first: Expr) -> Stmt:
+        """Where the windows of the pixels begin that the thread brings."""
+        window, strip = self.window, self._data
+        across = self.depth // strip.lanes
+        _, height, width, channels = window.source
+
+        def turn(place: Expr, number: Expr) -> Stmt:
+            pixel = first + place // across
+            if self.pixels % self.tile.rows:
+                # What is computed for those beyond the last one is not stored.
+                pixel = tirx.min(pixel, index(self.pixels - 1))
+            image, y, x = unflattened(pixel, window.output[:3])
+            top, left = y * window.stride[0] - window.padding[0], x * window.stride[1] - window.padding[1]
+            start = ((image * height + top) * width + left) * channels + group * self.inputs
+            if self._whole:
+                start = start + place % across * strip.lanes
+            stores = [(self._places, start), (self._tops, top), (self._lefts, left)]
+            wanted = [True, *self._reaches_out]
+            return sequence(
+                *(
+                    tirx.BufferStore(buffer, narrow(value), [number])
+                    for (buffer, value), needed in zip(stores, wanted, strict=True)
+                    if needed
+                )
+            )
+
+        return self._turns(strip, thread, turn)
+
+    @property
+    def _whole(self) -> bool:
+        """Whether all k of a step are of one place in the window."""
+        return self.window.size == (1, 1) or self.inputs % self.depth == 0
+
+    def _fetch_data(self, thread: Expr, group: Expr, step: Expr, part: Expr) -> Stmt:
+        window, strip, inputs = self.window, self._data, self.inputs
+        across = self.depth // strip.lanes
+        _, height, width, channels = window.source
+        begin = (narrow(part) * self.steps + step) * self.depth
+        leading = [index(0)] * (len(window.data.shape) - 1)
+
+        def fetch(place: Expr, number: Expr) -> Stmt:
+            own = narrow(place % across * strip.lanes)
+            k = begin if self._whole else begin + own
+            tap, channel = (_int(0), k) if window.size == (1, 1) else (k // inputs, k % inputs)
+            down, right = tap // window.size[1] * window.dilation[0], tap % window.size[1] * window.dilation[1]
+            offset = (down * width + right) * channels + channel
+            where = wide(tirx.BufferLoad(self._places, [number]) + offset)
+            conditions = []
+            if self.terms % self.depth or self.parts * self.steps * self.depth > self.terms:
+                conditions.append(begin + own < self.terms)
+            for out, held, by, side in zip(
+                self._reaches_out, (self._tops, self._lefts), (down, right), (height, width), strict=True
+            ):
+                if out:
+                    # Below 0 is above everything, without a sign.
+                    at = tirx.Cast("uint32", tirx.BufferLoad(held, [number]) + by)
+                    conditions.append(at < tirx.const(side, "uint32"))
+            inside = tirx.all(*conditions) if conditions else tirx.const(True, "bool")
+            return self._bring(strip, place, number, step, window.data, leading, where, inside)
+
+        return self._turns(strip, thread, fetch)
+
+    def _fetch_weights(self, thread: Expr, group: Expr, column: Expr, step: Expr, part: Expr) -> Stmt:
+        strip = self._weights
+        leading = [group, column, part * self.steps + wide(step)]
+
+        def fetch(place: Expr, number: Expr) -> Stmt:
+            inside = tirx.const(True, "bool")
+            return self._bring(strip, place, number, step, self._packed, leading, place * strip.lanes, inside)
+
+        return self._turns(strip, thread, fetch)
+
+    def _bring(
+        self,
+        strip: _Strip,
+        place: Expr,
+        number: Expr,
+        step: Expr,
+        source: Any,
+        leading: Sequence[Expr],
+        where: Expr,
+        inside: Expr,
+    ) -> Stmt:
+        """A vector of a strip: begins to copy it, or loads it into registers."""
+        if strip.fetched is None:
+            to = pointer(strip.shared, wide(step % self._stages * strip.size) + strip.stands(place))
+            return copy(to, address(source, *leading, where), strip.bytes, inside)
+
+        first = number * strip.lanes
+
+        def put(value: Callable[[Expr], Expr]) -> Callable[[Expr], Stmt]:
+            return lambda lane: tirx.BufferStore(strip.fetched, value(lane), [first + lane])
+
+        def widened(lane: Expr) -> Expr:
+            return tirx.Cast(self.strip_dtype, tirx.BufferLoad(source, [*leading, where + lane]))
+
+        if str(source.dtype) == self.strip_dtype:
+            # That it is aligned, TVM does not see.
+            load = move(pointer(strip.fetched, first), address(source, *leading, where), strip.bytes)
+        else:
+            load = unrolled(strip.lanes, put(widened))
+        if isinstance(inside, tirx.IntImm):
+            return load
+        return tirx.IfThenElse(inside, load, vector(strip.lanes, put(lambda _: constant(0.0, self.strip_dtype))))
+
+    def _keep(self, strip: _Strip, thread: Expr, stage: Expr) -> Stmt:
+        """Puts what was loaded into shared memory."""
+        most = 16 // (strip.bytes // strip.lanes)
+
+        def keep(place: Expr, number: Expr) -> Stmt:
+            start = wide(stage * strip.size) + strip.stands(place)
+            return sequence(
+                *(
+                    move(
+                        pointer(strip.shared, start + lane),
+                        pointer(strip.fetched, number * strip.lanes + lane),
+                        min(strip.bytes, 16),
+                    )
+                    for lane in range(0, strip.lanes, most)
+                )
+            )
+
+        return self._turns(strip, thread, keep)
+
+    def _share(self, thread: Expr, blocks: Sequence[Expr], group: Expr, part: Expr, first: tuple[Expr, Expr]) -> Stmt:
+        """Writes the sums of a part; if they are the last ones of their tile, hands those of all to `store`."""
+        tile, lanes = self.tile, self.finish_lanes
+        number = (group * self._tiles + blocks[1]) * (-(-self.pixels // tile.rows)) + blocks[0]
+        across = tile.columns // lanes
+        size = self._tiles * self.groups * -(-self.pixels // tile.rows) * self.parts * self._area
+
+        def where(offset: Expr) -> Expr:
+            return scratch(size, number * (self.parts * self._area) + offset)
+
+        def turn(turn: Expr) -> Stmt:
+            place = thread + turn * tile.threads
+            row, column = place // across, place % across * lanes
+            start = where(row * tile.columns + column)
+
+            return self.store_sums(group, first[0] + row, first[1] + column, start, self.parts)
+
+        turns = loop(self._area // lanes // tile.threads, turn, name="turn")
+        return sequence(
+            self.put(thread, lambda offset: where(part * self._area + offset)),
+            when(arrived_last(number, self.parts), turns),
+        )
+
+    def store_sums(self, group: Expr, pixel: Expr, channel: Expr, start: Expr, parts: int = 1) -> Stmt:
+        """`store` for a vector of sums in memory; of several parts, whose areas follow each other, for their sum."""
+        lanes = self.finish_lanes
+        summed = allocate([lanes], "float32", "summed")
+
+        def value(lane: Expr) -> Expr:
+            held = tirx.BufferLoad(summed, [lane])
+            return held if self.dtype == "float32" else tirx.Cast(self.dtype, held)
+
+        return scoped(
+            [summed],
+            gather(summed, start, lanes, parts, self._area),
+            self.store(group, pixel, channel, lanes, value),
+        )
+
+    def store(self, group: Expr, pixel: Expr, channel: Expr, lanes: int, value: Any) -> Stmt:
+        """What follows the product, for `lanes` channels of a pixel, where these exist."""
+        outer = sides(self.segment.result)[:-1]
+        conditions = []
+        if self.pixels % self.tile.rows:
+            conditions.append(pixel < self.pixels)
+        if self.outputs % self.tile.columns:
+            conditions.append(channel < self.outputs)
+
+        def at(lane: Expr) -> list[Expr]:
+            return [*unflattened(pixel, outer), group * self.outputs + channel + lane]
+
+        statement = self.segment.finish(at, lanes, value)
+        return when(tirx.all(*conditions) if conditions else None, statement)
+
+
+def _int(value: int) -> Expr:
+    return tirx.IntImm("int32", value)
+
+
+_RATE = 128.0
+"""Multiplications in float32 of a multiprocessor in a cycle."""
+_WIDTH = 4
+"""Numbers that one instruction loads from shared memory."""
+_PADDING = 4
+"""Columns that nothing uses, so that neighbouring rows of the strip of data are not in one memory bank."""
+_TILES = (
+    # Of a tile of r x c in registers, r + c numbers are loaded for r c multiplications.
+    Tile(128, 128, 256, 16, 1.05),
+    Tile(128, 64, 256, 16, 1.15),
+    Tile(64, 64, 256, 16, 1.35),
+    Tile(64, 64, 128, 16, 1.15),
+    Tile(128, 32, 128, 16, 1.15),
+    Tile(128, 16, 128, 16, 1.4),
+    Tile(64, 32, 128, 16, 1.4),
+    Tile(32, 64, 128, 16, 1.4),
+    Tile(32, 32, 64, 16, 1.5),
+    Tile(64, 16, 64, 16, 1.5),
+    Tile(16, 64, 64, 16, 1.5),
+    Tile(32, 32, 64, 32, 1.5),
+)
+
+
+class _Scalar(Product):
+    name = "product"
+
+    def __init__(self, segment: Segment, window: Window, form: Form, device: Device) -> None:
+        super().__init__(segment, window, form, device, "float32")
+        tile = form.tile
+        numbers = tile.rows * tile.columns // tile.threads
+        # 4 x 4, 8 x 4 or 8 x 8.
+        self._tall, self._wide = {16: (4, 4), 32: (8, 4), 64: (8, 8)}[numbers]
+        self._across, self._down = tile.columns // self._wide, tile.rows // self._tall
+        self._sums = allocate([numbers], "float32", "sums")
+        self._left = allocate([self._tall * _WIDTH], "float32", "left")
+        self._right = allocate([self._wide], "float32", "right")
+
+    @property
+    def data_stride(self) -> int:
+        return self.depth + _PADDING
+
+    @property
+    def weight_stride(self) -> int:
+        return self.tile.columns
+
+    @property
+    def buffers(self) -> Sequence[Any]:
+        return [self._sums, self._left, self._right]
+
+    def clear(self, thread: Expr) -> Stmt:
+        zero = constant(0.0, "float32")
+        return unrolled(self._tall * self._wide, lambda i: tirx.BufferStore(self._sums, zero, [i]))
+
+    def _row(self, thread: Expr, i: Expr) -> Expr:
+        """One of a thread's rows in the tile. Neighbours have neighbouring ones, which are in other memory banks."""
+        return thread // self._across + i * self._down
+
+    def _column(self, thread: Expr, part: Expr) -> Expr:
+        """The first of four of a thread's columns. Neighbours have the next four, so that together they read and write
+        long pieces of memory."""
+        return (part * self._across + thread % self._across) * _WIDTH
+
+    def multiply(self, thread: Expr, data: tuple[Any, Expr], weights: tuple[Any, Expr]) -> Stmt:
+        def four(local: Any, place: Expr, source: Any, start: Expr) -> Stmt:
+            def one(lane: Expr) -> Stmt:
+                return tirx.BufferStore(local, tirx.BufferLoad(source, [start + lane]), [place * _WIDTH + lane])
+
+            return vector(_WIDTH, one)
+
+        def add(i: Expr, j: Expr, k: Expr) -> Stmt:
+            at = [i * self._wide + j]
+            term = tirx.BufferLoad(self._left, [i * _WIDTH + k]) * tirx.BufferLoad(self._right, [j])
+            return tirx.BufferStore(self._sums, tirx.BufferLoad(self._sums, at) + term, at)
+
+        def steps(number: Expr) -> Stmt:
+            def left(i: Expr) -> Stmt:
+                start = data[1] + self._row(thread, i) * self.data_stride + number * _WIDTH
+                return four(self._left, i, data[0], start)
+
+            def single(k: Expr) -> Stmt:
+                def right(part: Expr) -> Stmt:
+                    start = weights[1] + (number * _WIDTH + k) * self.weight_stride + self._column(thread, part)
+                    return four(self._right, part, weights[0], start)
+
+                return sequence(
+                    unrolled(self._wide // _WIDTH, right),
+                    unrolled(self._tall, lambda i: unrolled(self._wide, lambda j: add(i, j, k))),
+                )
+
+            return sequence(unrolled(self._tall, left), loop(_WIDTH, single, tirx.ForKind.UNROLLED))
+
+        return loop(self.depth // _WIDTH, steps, tirx.ForKind.UNROLLED)
+
+    def finish(self, thread: Expr, group: Expr, first: tuple[Expr, Expr]) -> Stmt:
+        lanes = self.finish_lanes
+
+        def part(i: Expr, j: Expr) -> Stmt:
+            number = j * lanes
+            column = self._column(thread, number // _WIDTH) + number % _WIDTH
+
+            def value(lane: Expr) -> Expr:
+                held = tirx.BufferLoad(self._sums, [i * self._wide + number + lane])
+                return held if self.dtype == "float32" else tirx.Cast(self.dtype, held)
+
+            return self.store(group, first[0] + self._row(thread, i), first[1] + column, lanes, value)
+
+        return unrolled(self._tall, lambda i: unrolled(self._wide // lanes, lambda j: part(i, j)))
+
+    def put(self, thread: Expr, where: Callable[[Expr], Expr]) -> Stmt:
+        def part(i: Expr, j: Expr) -> Stmt:
+            start = self._row(thread, i) * self.tile.columns + self._column(thread, j)
+            return move(where(start), address(self._sums, i * self._wide + j * _WIDTH), 4 * _WIDTH)
+
+        return unrolled(self._tall, lambda i: unrolled(self._wide // _WIDTH, lambda j: part(i, j)))
+
+
+def scalar_product(segment: Segment, window: Window, device: Device) -> Kernel | None:
+    """The kernel of a convolution or connected layer, by the ordinary units; None for pools."""
+    if window.weight is None:
+        return None
+    return _Scalar(segment, window, form_of(window, _TILES, _RATE, device), device).kernel()

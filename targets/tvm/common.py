@@ -1,0 +1,72 @@
+"""What target `tvm` and back end `tvm` of target `cuda` have in common."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+from abc import abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from dnc.targets.base import Target
+
+from dnc.runtime.runners.tvm import FFI
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+    from dnc.passes import Pass
+
+__all__ = ["TvmTarget", "described"]
+
+
+class TvmTarget(Target):
+    """An engine that TVM's compiler makes, and TVM's runtime runs."""
+
+    batch: ClassVar[int | None] = 1
+    tunes: ClassVar[bool] = True
+
+    @abstractmethod
+    def library(self) -> Path | None:
+        """What an installed TVM must have; None where it is not there."""
+
+    def missing(self) -> str:
+        """TVM, and its interface for Python in the version that fits."""
+        packages = {"apache-tvm": self.library() is not None, FFI: bool(importlib.util.find_spec("tvm_ffi"))}
+        return " ".join(name for name, found in packages.items() if not found)
+
+    def final_passes(self) -> Sequence[Pass]:
+        """What stores another precision."""
+        from dnc.passes import passes
+
+        half = self.options["precision"] == "fp16"
+        return [passes["to-float16"](), passes["eliminate-dead-code"]()] if half else []
+
+    def versions(self) -> dict[str, str]:
+        """TVM's compiler, and the interface that the engine is called by."""
+        from importlib.metadata import version
+
+        return {name: version(name) for name in ("apache-tvm", "apache-tvm-ffi")}
+
+    @staticmethod
+    def bundle(libraries: dict[str, Path], folder: Path) -> str:
+        """Copies libraries of TVM's runtime into the engine, by the names that they have there, and its licence."""
+        for name, library in libraries.items():
+            shutil.copyfile(library, folder / name)
+            licence = library.parent.parent / "LICENSE"
+            if licence.is_file():
+                shutil.copyfile(licence, folder / "LICENSE-tvm")
+        size = sum((folder / name).stat().st_size for name in libraries)
+        return f"bundled ({size / 1e6:.1f} MB)"
+
+
+def described(values: Sequence[ir.Value]) -> list[dict[str, Any]]:
+    """Inputs or outputs for model.json."""
+    return [
+        {
+            "name": value.name,
+            "shape": [side if isinstance(side, int) else None for side in value.shape or ()],
+            "dtype": "float32" if value.dtype is None else value.dtype.numpy().name,
+        }
+        for value in values
+    ]

@@ -1,0 +1,373 @@
+"""Kernels chosen by measuring, of target tvm: on this machine's CPU, or on a device behind TVM's RPC.
+
+See `dnc.targets.tvm.tuning`. Candidates are the rule's own loops with other tiles and MetaSchedule's schedules, in turn.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import json
+import logging
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+from dnc.targets.tvm import schedules
+from dnc.targets.tvm.compile import Built, Machine, fused, link_with
+from dnc.targets.tvm.compile import build as compile_network
+from dnc.targets.tvm.emit.suppression import SUPPRESSION
+from dnc.targets.tvm.functions import lowered
+from dnc.targets.tvm.provenance import kernels_of
+from dnc.targets.tvm.remote import Device
+from dnc.targets.tvm.schedules.rewriting import calls, scheduled
+from dnc.targets.tvm.tuning import (
+    Candidates,
+    Forms,
+    Kernel,
+    Outputs,
+    Progress,
+    Result,
+    Tuner,
+    Way,
+    key_of,
+    places_of,
+    versions,
+)
+
+from dnc.errors import TargetError
+from dnc.runtime.timing import Run
+
+__all__ = ["build", "device_name", "replayed"]
+
+_SAMPLES = 3
+_BATCH = 4
+"""Schedules that MetaSchedule is asked for at once."""
+
+
+def device_name(machine: Machine, threads: int) -> str:
+    """What measurements hold for."""
+    features = " ".join(machine.extensions)
+    return f"{machine.architecture} {machine.mcpu}, {features}, {threads} threads, {versions()}"
+
+
+def build(
+    emit: Callable[[], Any],
+    machine: Machine,
+    linker: str,
+    path: Path,
+    *,
+    model: ir.Model,
+    feeds: Mapping[str, npt.NDArray[Any]],
+    precision: str,
+    trials: int,
+    device: Device,
+    cache: Path | None,
+    progress: Progress,
+) -> Result[Built]:
+    """Writes the library of a network, with kernels that were chosen by measuring.
+
+    Args:
+        emit, machine, linker, path: as for `dnc.targets.tvm.compile.build`.
+        model: what is emitted, for the names of its layers.
+        feeds: inputs of the network.
+        precision: in which it is computed.
+        trials: how many kernels to try, all together; those that the cache knows count.
+        device: what measures.
+        cache: the folder to keep trials in; None to keep none.
+        progress: is told what happens now.
+
+    Raises:
+        TargetError: TVM fails; the device fails.
+    """
+    with tempfile.TemporaryDirectory(prefix="dnc-tune-") as name:
+        scratch = Path(name)
+        tuner = _CpuTuner(emit, machine, linker, model, feeds, precision, device, scratch, cache, progress)
+        return tuner.tune(path, scratch, trials)
+
+
+class _CpuTuner(Tuner[Built]):
+    rules = frozenset({"pointwise", "spatial", "depthwise", "none"})
+
+    def __init__(
+        self,
+        emit: Callable[[], Any],
+        machine: Machine,
+        linker: str,
+        model: ir.Model,
+        feeds: Mapping[str, npt.NDArray[Any]],
+        precision: str,
+        device: Device,
+        scratch: Path,
+        cache: Path | None,
+        progress: Progress,
+    ) -> None:
+        import tvm
+
+        name = device_name(machine, device.threads)
+        super().__init__(name, device.name, cache, progress, precision=precision)
+        self._tvm = tvm
+        self._emit, self._machine, self._linker, self._model = emit, machine, linker, model
+        self._feeds, self._device, self._scratch = feeds, device, scratch
+        with _refusals(), machine.target, tvm.transform.PassContext(opt_level=3):
+            self._module = fused(emit())
+            self._scheduled = schedules.apply(self._module, machine.target)
+
+    def kernels(self) -> Sequence[Kernel]:
+        rules = schedules.report(self._scheduled)
+        places = places_of(kernels_of(self._scheduled), self._model)
+        called = [call.args[0].name_hint for call in calls(self._module)]
+        functions = {name: self._scheduled[name] for name in dict.fromkeys(called)}
+        fixed = {
+            name: each
+            for name, each in functions.items()
+            if _is_fixed(each) and rules.get(name) not in ("view", SUPPRESSION)
+        }
+        library = self._library(fixed)
+        kernels = []
+        for number, (name, function) in enumerate(fixed.items(), 1):
+            self.progress(f"timing kernel {number} of {len(fixed)}")
+            run = self._device.kernel(library, name, self._arguments(function))
+            # Whatever else the machine does only adds to it.
+            seconds = min(run() for _ in range(_SAMPLES)) * called.count(name)
+            key, layers = key_of(self._module[name]), places.get(name, ())
+            kernels.append(Kernel(name, key, layers, rules.get(name, ""), called.count(name), seconds))
+        return kernels
+
+    def candidates(self, kernel: Kernel, known: Sequence[tuple[Way, float | None]]) -> Candidates:
+        search = _Search(self._module[kernel.name], self._machine, known)
+        tiles = Forms(
+            lambda place: scheduled(self._module, kernel.name, self._machine.target, place),
+            [way for way, _ in known if isinstance(way, int)],
+        )
+        number = len(known)
+        while True:
+            found = next(tiles, None) if number % 2 == 0 else search.next()
+            found = found or (search.next() if number % 2 == 0 else next(tiles, None))
+            if found is None:
+                return
+            ratio = yield found
+            if not isinstance(found[0], int):
+                search.tell(ratio)
+            number += 1
+
+    def write(self, kernel: Kernel, way: Way) -> Any:
+        if isinstance(way, int):
+            return scheduled(self._module, kernel.name, self._machine.target, way)
+        return replayed(self._module[kernel.name], way)
+
+    def runs(self, kernel: Kernel, candidates: Mapping[str, Any]) -> Mapping[str, Run]:
+        functions = {name: each or self._scheduled[kernel.name] for name, each in candidates.items()}
+        library = self._library(functions)
+        return {
+            name: self._device.kernel(library, name, self._arguments(function)) for name, function in functions.items()
+        }
+
+    def winner(self, kernel: Kernel, way: Way, candidate: Any) -> Any:
+        return way if isinstance(way, int) else candidate
+
+    def build(self, path: Path, chosen: Mapping[str, Any]) -> Built:
+        return compile_network(self._emit, self._machine, self._linker, path, chosen)
+
+    def networks(self, libraries: Mapping[str, Path]) -> tuple[Mapping[str, Run], Mapping[str, Outputs]]:
+        runs: dict[str, Run] = {}
+        outputs: dict[str, Outputs] = {}
+        inputs = [np.ascontiguousarray(each) for each in self._feeds.values()]
+        for name, library in libraries.items():
+            module = self._device.load(library, f"{self._machine.architecture} {self._machine.mcpu}")
+            runs[name], outputs[name] = self._device.network(module, inputs)
+        return runs, outputs
+
+    def _library(self, functions: Mapping[str, Any]) -> Any:
+        """The functions as a library on the device."""
+        tvm, machine = self._tvm, self._machine
+        named = {name: function.with_attr("global_symbol", name) for name, function in functions.items()}
+        path = self._scratch / "kernels.so"
+        with _refusals():
+            with machine.target, tvm.transform.PassContext(opt_level=3), lowered():
+                executable = tvm.compile(tvm.IRModule(named), machine.target)
+            executable.export_library(str(path), fcompile=link_with(self._linker, machine))
+        return self._device.load(path, f"{machine.architecture} {machine.mcpu}")
+
+    def _arguments(self, function: Any) -> list[Any]:
+        """Numbers for each parameter: small and positive, so that nothing overflows or becomes denormal."""
+        generator = np.random.default_rng(0)
+        arrays = []
+        for parameter in function.params:
+            sides = [int(side) for side in parameter.shape]
+            dtype = np.dtype(str(parameter.dtype))
+            drawn = generator.random(sides, np.float32) * 0.1 if dtype.kind == "f" else np.zeros(sides)
+            arrays.append(drawn.astype(dtype))
+        return self._device.tensors(arrays)
+
+
+@contextlib.contextmanager
+def _refusals() -> Iterator[None]:
+    """What TVM and the linker raise, as TargetError."""
+    try:
+        yield
+    except subprocess.CalledProcessError as error:
+        raise TargetError(f"the linker fails: {error.stderr.strip()}") from error
+    except (RuntimeError, ValueError, TypeError, AttributeError, LookupError) as error:
+        raise TargetError(f"TVM cannot compile a kernel: {error}") from error
+
+
+class _Search:
+    """TVM's evolutionary search among its own schedules of a kernel. It starts when it is first asked."""
+
+    def __init__(self, function: Any, machine: Machine, known: Sequence[tuple[Way, float | None]]) -> None:
+        self._module = _module_of(function)
+        self._machine = machine
+        self._known = [(way, ratio) for way, ratio in known if not isinstance(way, int)]
+        self._context: Any = None
+        self._over = False
+        self._batch: list[Any] = []
+        self._told: list[float | None] = []
+
+    def next(self) -> tuple[Way, Any] | None:
+        """A trace and the function that it makes; None if the search is over, or has nothing for this kernel."""
+        if self._over:
+            return None
+        try:
+            if self._context is None:
+                self._start()
+            if len(self._told) == len(self._batch):
+                self._fetch()
+        except ImportError as error:
+            hint = "pip install psutil cloudpickle"
+            raise TargetError(f"MetaSchedule cannot be loaded: {error}", hint=hint) from error
+        except (RuntimeError, ValueError, TypeError) as error:
+            # Its rules do not take every function; the rule's kernel is there in any case.
+            logging.getLogger(__name__).debug("MetaSchedule: %s", error)
+            self._batch = []
+        if not self._batch:
+            self._over = True
+            return None
+        schedule = self._batch[len(self._told)].sch
+        return _plain(schedule.trace.as_json()), _bare(schedule.mod)
+
+    def tell(self, ratio: float | None) -> None:
+        """The ratio of the last one."""
+        self._told.append(ratio)
+
+    def _start(self) -> None:
+        import tvm
+
+        with _without_intrinsics():
+            from tvm.s_tir import meta_schedule as ms
+
+            quiet = logging.getLogger("dnc.targets.tvm.search")
+            quiet.setLevel(logging.CRITICAL)
+            settings = {key: value for key, value in json.loads(str(self._machine.target)).items() if key in _TARGET}
+            context = ms.TuneContext(
+                self._module,
+                target=tvm.target.Target({**settings, "num-cores": _CORES}),
+                # What is named after its kind alone uses no instruction that would have to be registered.
+                space_generator=ms.space_generator.PostOrderApply(
+                    sch_rules="llvm", postprocs="llvm", mutator_probs="llvm"
+                ),
+                search_strategy=ms.search_strategy.EvolutionarySearch(
+                    population_size=64, init_min_unmeasured=16, genetic_num_iters=2
+                ),
+                rand_state=1 + len(self._known),
+                num_threads=1,
+                logger=quiet,
+            )
+            database = ms.database.MemoryDatabase()
+            workload = database.commit_workload(self._module)
+            # It goes on from what is known to be good.
+            for way, ratio in self._known:
+                with contextlib.suppress(TargetError):
+                    assert isinstance(way, list)
+                    trace = _schedule(self._module, way).trace
+                    seconds = [1e3 if ratio is None else ratio]
+                    database.commit_tuning_record(ms.database.TuningRecord(trace, workload, seconds))
+            space = context.generate_design_space()
+            model = ms.cost_model.RandomModel(seed=1)
+            context.pre_tuning(_ENDLESS, _BATCH, space, database, model)
+        self._context, self._database, self._workload, self._ms = context, database, workload, ms
+
+    def _fetch(self) -> None:
+        if self._batch:
+            results = []
+            for candidate, ratio in zip(self._batch, self._told, strict=True):
+                seconds = [1e3 if ratio is None else ratio]
+                results.append(self._ms.runner.RunnerResult(seconds, None))
+                record = self._ms.database.TuningRecord(candidate.sch.trace, self._workload, seconds)
+                self._database.commit_tuning_record(record)
+            self._context.notify_runner_results(self._batch, results)
+        self._batch = list(self._context.generate_measure_candidates() or ())
+        self._told = []
+
+
+_ENDLESS = 1 << 20
+_CORES = 16
+"""MetaSchedule shares work among many more tasks than there are threads; this is all that it needs the number for."""
+_TARGET = ("kind", "mcpu", "mattr", "mtriple")
+
+
+def _module_of(function: Any) -> Any:
+    import tvm
+
+    return tvm.IRModule({"main": function.with_attr("global_symbol", "main")})
+
+
+def _bare(module: Any) -> Any:
+    return module["main"].without_attr("global_symbol")
+
+
+def _schedule(module: Any, trace: list[Any]) -> Any:
+    from tvm import s_tir
+
+    schedule = s_tir.Schedule(module)
+    with _refusals():
+        s_tir.schedule.Trace.apply_json_to_schedule(trace, schedule)
+    return schedule
+
+
+def replayed(function: Any, trace: list[Any]) -> Any:
+    """What a trace of MetaSchedule makes of a function; raises TargetError if it does not fit."""
+    return _bare(_schedule(_module_of(function), trace).mod)
+
+
+def _plain(value: Any) -> Any:
+    """TVM's containers and numbers as JSON values."""
+    from tvm import tirx
+
+    if isinstance(value, tirx.IntImm | tirx.FloatImm):
+        return value.value
+    if value is None or isinstance(value, str | int | float):
+        return value
+    if hasattr(value, "items"):
+        return {str(key): _plain(each) for key, each in value.items()}
+    return [_plain(each) for each in value]
+
+
+@contextlib.contextmanager
+def _without_intrinsics() -> Iterator[None]:
+    """MetaSchedule imports the intrinsics of all processors, which takes half a minute, and here uses none."""
+    name = "tvm.s_tir.tensor_intrin"
+    absent = name not in sys.modules
+    if absent:
+        spec = importlib.util.find_spec(name)
+        package = ModuleType(name)
+        package.__path__ = list(spec.submodule_search_locations or ()) if spec is not None else []
+        sys.modules[name] = package
+    try:
+        yield
+    finally:
+        if absent:
+            del sys.modules[name]
+
+
+def _is_fixed(function: Any) -> bool:
+    from tvm import tirx
+
+    return all(isinstance(side, tirx.IntImm) for parameter in function.params for side in parameter.shape)

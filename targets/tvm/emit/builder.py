@@ -1,0 +1,173 @@
+"""Relax expressions with their layouts.
+
+A tensor (N, C, H, W) is held as it is, or with its channels last, (N, H, W, C). `RelaxBuilder` adds expressions to a
+function and knows the layout of each; a tensor is turned once, whoever asks for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["JOINS", "NODES", "Array", "RelaxBuilder", "Tensor", "Value", "integers", "variable_name"]
+
+NODES = "dnc.nodes"
+"""The attribute of a module that has the names of nodes by their numbers."""
+_NHWC = (0, 2, 3, 1)
+_NCHW = (0, 3, 1, 2)
+"""The permutations from one layout to the other; the second also says where in (N, H, W, C) each axis stands."""
+
+JOINS = "dnc.joins"
+"""The attribute of a function that says what it is computed with: see `dnc.targets.tvm.joining`."""
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A value that is computed when the engine runs."""
+
+    expr: Any
+    """The variable of Relax."""
+    shape: tuple[int, ...]
+    """In ONNX's order; -1 for what is known only when the engine runs."""
+    dtype: str
+    last: bool = False
+    """Whether its channels are the last axis."""
+
+
+Value = Tensor | Array
+
+
+def variable_name(node: int) -> str:
+    """What variables of the node of this number are called. TVM adds numbers to names that come again, and writes them
+    into CUDA's sources."""
+    return f"node{node}_"
+
+
+def integers(value: Value | None) -> list[int]:
+    """The numbers of a constant."""
+    assert isinstance(value, np.ndarray)
+    return [int(number) for number in value.reshape(-1)]
+
+
+class RelaxBuilder:
+    """A Relax function that is being built."""
+
+    def __init__(self) -> None:
+        from tvm import relax, te, tirx
+
+        self.relax, self.te, self.tir = relax, te, tirx
+        self.op = relax.op
+        self.block = relax.BlockBuilder()
+        self.nodes: list[str] = []
+        """Those that were written so far, by name; variables are called after the last: see `dnc.targets.tvm.provenance`."""
+        self._turned: dict[Any, Tensor] = {}
+        """Tensors in their other layout, by variable."""
+
+    def emit(self, expr: Any, last: bool = False) -> Tensor:
+        """A variable for an expression, in the layout that is said."""
+        return self._tensor(self.block.emit(expr, self._hint()), last)
+
+    def compute(
+        self,
+        function: Callable[..., Any],
+        *arguments: Any,
+        last: bool = False,
+        name: str = "",
+        attributes: Mapping[str, Any] | None = None,
+    ) -> Tensor:
+        """The same for a tensor expression, as a function with a name and attributes."""
+        variable = self.block.emit_te(
+            function, *arguments, primfunc_name_hint=name or None, primfunc_attrs=attributes, name_hint=self._hint()
+        )
+        return self._tensor(variable, last)
+
+    def call(self, function: Any, arguments: Sequence[Tensor], name: str) -> Tensor:
+        """The array that a function of loops writes: its last parameter."""
+        result = function.params[-1]
+        kind = self.relax.TensorType(list(result.shape), str(result.dtype))
+        variable = self.block.add_func(function, name)
+        given = self.relax.Tuple([argument.expr for argument in arguments])
+        return self.emit(self.relax.call_tir(variable, given, kind))
+
+    def size(self, count: Tensor, name: str) -> Any:
+        """A number (1,) int64 as a size of arrays, known when the engine runs."""
+        size = self.tir.Var(name, "int64")
+        shape = self.block.emit(self.op.tensor_to_shape(count.expr), self._hint())
+        self.block.match_cast(shape, self.relax.ShapeType([size]), self._hint())
+        return size
+
+    def _hint(self) -> str:
+        return variable_name(len(self.nodes) - 1)
+
+    def _tensor(self, variable: Any, last: bool) -> Tensor:
+        held = tuple(int(side) if isinstance(side, self.tir.IntImm) else -1 for side in variable.ty.shape)
+        shape = tuple(held[axis] for axis in _NCHW) if last else held
+        return Tensor(variable, shape, str(variable.ty.dtype), last)
+
+    def first(self, value: Value | None) -> Tensor:
+        """The value in ONNX's order."""
+        tensor = self.tensor_of(value)
+        return self._turn(tensor) if tensor.last else tensor
+
+    def last(self, value: Value | None) -> Tensor:
+        """The value (N, C, H, W) with its channels last."""
+        tensor = self.tensor_of(value)
+        return tensor if tensor.last else self._turn(tensor)
+
+    def tensor_of(self, value: Value | None) -> Tensor:
+        """The value, a constant as well."""
+        if isinstance(value, Tensor):
+            return value
+        assert value is not None
+        return Tensor(self.relax.const(value), value.shape, value.dtype.name)
+
+    def _turn(self, tensor: Tensor) -> Tensor:
+        if tensor.expr not in self._turned:
+            channels, *sides = tensor.shape[1:]
+            goal = not tensor.last
+            order = _NHWC if goal else _NCHW
+            shape = tuple(tensor.shape[axis] for axis in _NHWC) if goal else tensor.shape
+            # Where either the channels or the pixels are one, both layouts have the same memory.
+            same = channels == 1 or max(sides) == 1
+            expr = self.op.reshape(tensor.expr, shape) if same else self.op.permute_dims(tensor.expr, order)
+            turned = self.emit(expr, goal)
+            self._turned[tensor.expr], self._turned[turned.expr] = turned, tensor
+        return self._turned[tensor.expr]
+
+    def constant(self, value: Array, dtype: str, last: bool) -> Any:
+        """A constant that broadcasts to tensors of a layout; numbers that are not whole have this type."""
+        array = value.astype(dtype) if value.dtype.kind == "f" else value
+        if last and array.ndim:
+            array = array.reshape((1,) * (4 - array.ndim) + array.shape).transpose(_NHWC)
+        return self.relax.const(np.ascontiguousarray(array).reshape(array.shape))
+
+    def broadcast(self, values: Sequence[Value | None]) -> tuple[list[Any], bool]:
+        """What is computed element by element, in one layout; and whether that has its channels last."""
+        known = [value for value in values if value is not None]
+        tensors = [value for value in known if isinstance(value, Tensor)]
+        rank = max(len(value.shape) for value in known)
+        last = rank == 4 and any(tensor.last for tensor in tensors)
+        dtype = next((tensor.dtype for tensor in tensors if tensor.dtype.startswith("float")), "float32")
+        expressions = []
+        for value in known:
+            if isinstance(value, np.ndarray):
+                expressions.append(self.constant(value, dtype, last))
+            elif last:
+                missing = 4 - len(value.shape)
+                if missing:
+                    value = self.emit(self.op.reshape(value.expr, (1,) * missing + value.shape))
+                expressions.append(self.last(value).expr)
+            else:
+                expressions.append(self.first(value).expr)
+        return expressions, last
+
+    def axis(self, tensor: Tensor, axis: int) -> int:
+        """Where an axis of ONNX's order stands in the tensor."""
+        axis %= len(tensor.shape)
+        return _NCHW[axis] if tensor.last else axis

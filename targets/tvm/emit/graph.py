@@ -1,0 +1,266 @@
+"""The graph in Relax, TVM's representation: each operator as Relax has it, channels last.
+
+A value of four axes (N, C, H, W) is held as (N, H, W, C) from the first operator that wants it so: convolutions and
+pools run along the channels with whole vectors. Operators that work element by element keep the layout of what they
+read; those along an axis count it in that layout; only what rearranges elements (Reshape, Transpose, ...) gets its
+input in ONNX's order, through a transposition that is made once for each value. There is none between convolutions, and
+nothing that cannot be laid out so. Weights are stored (H, W, I, O).
+
+8-bit numbers are `dnc.targets.tvm.emit.integers`, convolutions in bfloat16 `dnc.targets.tvm.emit.halves`.
+
+What depends on weights and shapes alone is computed here, by ONNX's own reference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from dnc.targets.tvm.emit import halves
+from dnc.targets.tvm.emit.builder import NODES, Array, RelaxBuilder, Tensor, Value
+from dnc.targets.tvm.emit.integers import QUANTIZING, Dequantized, Held, integers_of, real
+from dnc.targets.tvm.emit.operators import OPERATORS, unsuitable
+from dnc.targets.tvm.emit.pixels import preprocessed
+from onnx.reference import ReferenceEvaluator
+
+from dnc.errors import TargetError
+from dnc.graph.builder import OPSET, where_of
+from dnc.graph.rewriting import constant_array
+from dnc.runtime.preprocessing import Preprocessing
+
+if TYPE_CHECKING:
+    from dnc.targets.tvm.emit.suppression import Suppression
+
+__all__ = ["emit", "shared_outputs", "unsupported"]
+
+MAIN = "main"
+"""The name of the module's function."""
+_PIXELS, _NMS = "preprocessing/", "nms/"
+"""How the names of the nodes of these steps begin: see `dnc.graph.preprocessing`, `dnc.graph.suppression`."""
+
+
+class _Emitter:
+    """Translates one graph. `_values` has what was translated so far, by name."""
+
+    def __init__(self, signed: bool, halves: Collection[ir.Node]) -> None:
+        self._b = RelaxBuilder()
+        self._values: dict[str, Value | Dequantized] = {}
+        self._reals: dict[str, Value] = {}
+        self._shift = 128 if signed else 0
+        self._halves = halves
+        self._rounded: dict[str, Tensor] = {}
+
+    def module(self, graph: ir.Graph, preprocessing: Preprocessing | None) -> Any:
+        """The module whose `main` takes the graph's inputs and gives a tuple of its outputs."""
+        inputs = [self._input(value) for value in graph.inputs]
+        with self._b.block.function(MAIN, inputs):
+            with self._b.block.dataflow():
+                suppression = _suppression(graph)
+                for node in graph:
+                    if suppression is not None and node in suppression.nodes:
+                        if node is suppression.detections.producer():
+                            self._suppress(suppression)
+                    elif not _is_pixels(node):
+                        self._node(node)
+                    elif any(not _is_pixels(user) for user, _ in node.outputs[0].uses()):
+                        assert preprocessing is not None
+                        scale, shift = _what_passes_did(graph, node, preprocessing)
+                        self._values[node.outputs[0].name or ""] = self._pixels(preprocessing, scale, shift)
+                outputs = [self._output(value) for value in graph.outputs]
+                result = self._b.block.emit_output(self._b.relax.Tuple(outputs))
+            self._b.block.emit_func_output(result)
+        return self._b.block.finalize().with_attr(NODES, self._b.nodes)
+
+    def _input(self, value: ir.Value) -> Any:
+        assert value.shape is not None
+        assert value.dtype is not None
+        sides = [side if isinstance(side, int) else self._b.tir.Var(str(side), "int64") for side in value.shape]
+        dtype = value.dtype.numpy().name
+        variable = self._b.relax.Var(value.name, self._b.relax.TensorType(sides, dtype))
+        shape = tuple(side if isinstance(side, int) else -1 for side in value.shape)
+        self._values[value.name or ""] = Tensor(variable, shape, dtype)
+        return variable
+
+    def _pixels(self, preprocessing: Preprocessing, scale: Array, shift: Array) -> Tensor:
+        image = self._values["input"]
+        assert isinstance(image, Tensor)
+        self._b.nodes.append(_PIXELS)
+        result = preprocessed(self._b, preprocessing, image.expr)
+        for operator, numbers, neutral in (("multiply", scale, 1), ("add", shift, 0)):
+            if (numbers != neutral).any():
+                (x, y), _ = self._b.broadcast([result, numbers])
+                result = self._b.emit(getattr(self._b.op, operator)(x, y), last=True)
+        return result
+
+    def _suppress(self, found: Suppression) -> None:
+        from dnc.targets.tvm.emit.suppression import suppressed
+
+        self._b.nodes.append(_NMS)
+        given = [self._b.tensor_of(self._value(value)) for value in found.inputs]
+        self._values[found.detections.name or ""] = suppressed(self._b, given, found.exponent)
+
+    def _node(self, node: ir.Node) -> None:
+        self._b.nodes.append(node.name or "")
+        held = [None if value is None else self._held(value) for value in node.inputs]
+        for value, result in zip(node.outputs, self._results(node, held), strict=True):
+            self._values[value.name or ""] = result
+
+    def _results(self, node: ir.Node, held: Sequence[Held]) -> Sequence[Value | Dequantized]:
+        found = integers_of(self._b, node, held, self._shift)
+        if found is not None:
+            return found
+        inputs = [None if value is None else self._value(value) for value in node.inputs]
+        if node in self._halves and isinstance(inputs[0], Tensor):
+            return [halves.convolution(self._b, node, self._half(node, inputs[0]), inputs)]
+        if node.op_type == "Shape":
+            return [np.array(inputs[0].shape, np.int64)]  # type: ignore[union-attr]
+        if all(not isinstance(value, Tensor) for value in inputs):
+            return _evaluate(node, inputs)
+        results = OPERATORS[node.op_type](self._b, node, inputs)
+        return results if isinstance(results, list) else [results]
+
+    def _held(self, value: ir.Value) -> Value | Dequantized:
+        # Weights are computed when they are asked for, and not kept.
+        tensor = constant_array(value)
+        return self._values[value.name or ""] if tensor is None else tensor.numpy()
+
+    def _value(self, value: ir.Value) -> Value:
+        """In real numbers, which are computed once."""
+        held = self._held(value)
+        if not isinstance(held, Dequantized):
+            return held
+        name = value.name or ""
+        if name not in self._reals:
+            self._reals[name] = real(self._b, held)
+        return self._reals[name]
+
+    def _half(self, node: ir.Node, data: Tensor) -> Tensor:
+        """What a node reads, in bfloat16, which is computed once."""
+        value = node.inputs[0]
+        name = "" if value is None else value.name or ""
+        if name not in self._rounded:
+            self._rounded[name] = halves.rounded(self._b, data)
+        return self._rounded[name]
+
+    def _output(self, value: ir.Value) -> Any:
+        found, node = self._value(value), value.producer()
+        self._b.nodes.append("" if node is None else node.name or "")
+        return self._b.relax.const(found) if isinstance(found, np.ndarray) else self._b.first(found).expr
+
+
+def _is_pixels(node: ir.Node) -> bool:
+    return (node.name or "").startswith(_PIXELS)
+
+
+def _suppression(graph: ir.Graph) -> Suppression | None:
+    nodes = [node for node in graph if _is_nms(node)]
+    if not nodes:
+        return None
+    from dnc.targets.tvm.emit.suppression import find_suppression
+
+    return find_suppression(nodes)
+
+
+def _is_nms(node: ir.Node) -> bool:
+    return (node.name or "").startswith(_NMS)
+
+
+def _what_passes_did(graph: ir.Graph, last: ir.Node, preprocessing: Preprocessing) -> tuple[Array, Array]:
+    """The scale and the shift, by channel, that passes have taken out of the preprocessing that ends in `last`.
+
+    fold-scale moves a division by 255 into the convolutions that read its result. So a small image is computed both
+    ways, and a line is put through the values of each channel.
+
+    Raises:
+        TargetError: more than that has changed.
+    """
+    size = (1, 13, 11, preprocessing.channels)
+    image = np.random.default_rng(0).integers(0, 256, size, np.uint8)
+    values: dict[str | None, Any] = {
+        value.name: value.const_value.numpy() for value in graph.initializers.values() if value.const_value is not None
+    }
+    values["input"] = image
+    for node in graph:
+        if _is_pixels(node):
+            inputs = [None if value is None else values[value.name] for value in node.inputs]
+            values |= zip((value.name for value in node.outputs), _evaluate(node, inputs), strict=True)
+        if node is last:
+            break
+    found, host = values[last.outputs[0].name][0], preprocessing(image[0])
+    lines = [np.polyfit(x.ravel(), y.ravel(), 1) for x, y in zip(host.astype(np.float64), found, strict=True)]
+    numbers = np.array(lines, np.float64)
+    whole = np.rint(numbers)
+    # The line through rounded values is not exact; 255, 1 and 0 are.
+    scale, shift = np.where(np.abs(numbers - whole) < 1e-4, whole, numbers).T[:, :, None, None]
+    if not np.allclose(host * scale + shift, found, rtol=0, atol=1e-5 * np.abs(found).max()):
+        raise TargetError("a pass has changed how pixels are preprocessed", hint="leave --passes or --input u8 out")
+    return scale.astype(np.float32), shift.astype(np.float32)
+
+
+def _evaluate(node: ir.Node, inputs: Sequence[Any]) -> list[Array]:
+    """What a node makes of constants."""
+    names = ["" if value is None else f"x{place}" for place, value in enumerate(inputs)]
+    attributes = {key: ir.to_proto(item) for key, item in node.attributes.items()}
+    proto = onnx.helper.make_node(node.op_type, names, [f"y{place}" for place in range(len(node.outputs))])
+    proto.attribute.extend(attributes.values())
+    runner = ReferenceEvaluator(proto, opsets={"": OPSET})
+    feeds = {name: value for name, value in zip(names, inputs, strict=True) if name}
+    return [np.asarray(value) for value in runner.run(None, feeds)]
+
+
+def emit(
+    model: ir.Model, preprocessing: Preprocessing | None = None, *, signed: bool = False, bfloat16: bool = False
+) -> Any:
+    """The tvm.IRModule of a model in which `unsupported` finds nothing. The model stays as it is.
+
+    Args:
+        model: the model.
+        preprocessing: what a model that takes pixels does first.
+        signed: 8-bit numbers are held as signed ones: see `dnc.targets.tvm.emit.integers`.
+        bfloat16: convolutions multiply in it where that pays: see `dnc.targets.tvm.emit.halves`.
+    """
+    return _Emitter(signed, halves.convolutions(model.graph) if bfloat16 else ()).module(model.graph, preprocessing)
+
+
+def shared_outputs(model: ir.Model) -> list[str]:
+    """The outputs that may be no memory of their own, but that of an input, a constant or another output."""
+    views = ("Identity", "Dropout", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Expand")
+    sources = []
+    for output in model.graph.outputs:
+        value: ir.Value | None = output
+        while value is not None and (node := value.producer()) is not None and node.op_type in views:
+            value = node.inputs[0]
+        sources.append(value)
+    return [
+        output.name or ""
+        for output, source in zip(model.graph.outputs, sources, strict=True)
+        if source is None or source.producer() is None or sources.count(source) > 1
+    ]
+
+
+def unsupported(model: ir.Model, gpu: bool = False) -> list[str]:
+    """Everything that cannot be compiled, for CPUs or GPUs, each with its place in the cfg."""
+    found: dict[str, None] = {}
+    for value in model.graph.inputs:
+        sides = list(value.shape or ())
+        if not all(isinstance(side, int) for side in (sides[:1] if value.dtype == ir.DataType.UINT8 else sides)):
+            shape = ", ".join(map(str, sides))
+            found[f"input {value.name}: its shape ({shape}) is not fixed: --batch 1 fixes it"] = None
+    known = {value for value in model.graph.initializers.values() if constant_array(value) is not None}
+    for node in model.graph:
+        if _is_pixels(node):
+            if gpu and node.op_type == "MatMul":
+                found["bicubic interpolation is done on the host: leave --input u8 out"] = None
+        elif _is_nms(node):
+            if gpu:
+                found["boxes are suppressed one after the other, on the host: use --decode graph or host"] = None
+        elif node.op_type == "Shape" or all(value is None or value in known for value in node.inputs):
+            known.update(node.outputs)
+        elif node.domain or node.op_type not in (*OPERATORS, *QUANTIZING):
+            found[f"{where_of(node)}: {node.op_type}: dnc does not write it for TVM"] = None
+        elif why := unsuitable(node, known):
+            found[f"{where_of(node)}: {node.op_type}: {why}"] = None
+    return list(found)

@@ -1,0 +1,292 @@
+"""Operators on 8-bit numbers: what `dnc.passes.quantize` says with QuantizeLinear and DequantizeLinear, as integers.
+
+    real = scale (number - zero)
+
+DequantizeLinear computes nothing: it gives a `Dequantized`, and each reader decides. A convolution or a product of two
+of them multiplies the numbers and adds them up as int32; what moves numbers moves these; anything else gets reals.
+
+    sum over i of real data real weight  =  scale[o] sum[o] + shift[o],    shift[o] = bias[o] - scale[o] zero weights[o]
+
+where weights[o] is the sum of those that are multiplied with a number of the data. At the borders these are fewer: what
+lies outside is the real 0, and nothing is added for it. So there `shift` is one for each row and column of the output
+whose window leaves the data, and one for all others: a table, in which `min(y, before) + max(y - last, 0)` is the row.
+
+Rounding to even is an addition: 1.5 2^23 is so large that the sum has no bits behind the point, and the lowest bits of
+the sum are the number.
+
+Where the processor multiplies signed numbers alone, all are held as they are less 128, and so are their zeros.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from dnc.targets.tvm.emit.builder import JOINS, Array, RelaxBuilder, Tensor, Value
+from dnc.targets.tvm.emit.operators import OPERATORS
+
+from dnc.graph.quantization import MOVES
+from dnc.graph.rewriting import attribute
+
+__all__ = ["QUANTIZING", "Dequantized", "Held", "integers_of", "real"]
+
+QUANTIZING = ("QuantizeLinear", "DequantizeLinear")
+
+_ROUND = 12582912.0
+"""1.5 * 2^23."""
+_GROUP = 4
+"""Inputs that processors multiply at once."""
+
+
+@dataclass(frozen=True)
+class Dequantized:
+    """Real numbers that are not computed yet."""
+
+    numbers: Value
+    """Of 8 bits, as they are held; int32 for biases."""
+    scale: Array
+    """float32; one, or one for each place of the axis."""
+    zero: int
+    """As the numbers are held."""
+    axis: int = 0
+
+    def on(self, other: Dequantized) -> bool:
+        """Whether equal numbers stand for equal reals."""
+        return self.zero == other.zero and self.scale.size == other.scale.size == 1 and self.scale == other.scale
+
+    def constant(self) -> Array:
+        """The reals of a constant."""
+        assert isinstance(self.numbers, np.ndarray)
+        sides = [-1 if axis == self.axis else 1 for axis in range(self.numbers.ndim)]
+        scale = self.scale.reshape(sides) if self.scale.size > 1 else self.scale.reshape(())
+        reals: Array = (self.numbers.astype(np.float32) - np.float32(self.zero)) * scale
+        return reals
+
+
+Held = Value | Dequantized | None
+
+
+def integers_of(b: RelaxBuilder, node: ir.Node, held: Sequence[Held], shift: int) -> list[Value | Dequantized] | None:
+    """The node computed with integers.
+
+    Args:
+        b: the function.
+        node: the node.
+        held: its inputs.
+        shift: 128 where 8-bit numbers are held as signed ones, else 0.
+
+    Returns:
+        Its outputs; None if reals are computed of reals.
+    """
+    if node.op_type == "QuantizeLinear":
+        return [_quantize(b, held, shift)]
+    if node.op_type == "DequantizeLinear":
+        return [_dequantize(node, held, shift)]
+    if node.op_type in _PRODUCTS:
+        data, weights = held[:2]
+        if not isinstance(data, Dequantized) or not isinstance(weights, Dequantized):
+            return None
+        if not isinstance(data.numbers, Tensor) or not isinstance(weights.numbers, np.ndarray):
+            return None
+        bias = real(b, held[2]) if len(held) > 2 and held[2] is not None else None
+        assert bias is None or isinstance(bias, np.ndarray)
+        found = _PRODUCTS[node.op_type](b, node, data, weights, bias)
+        return None if found is None else [found]
+    return _moved(b, node, held)
+
+
+def _dequantize(node: ir.Node, held: Sequence[Held], shift: int) -> Dequantized:
+    numbers, scale = held[:2]
+    assert isinstance(numbers, Tensor | np.ndarray)
+    assert isinstance(scale, np.ndarray)
+    given = held[2] if len(held) > 2 else None
+    zeros = np.zeros(1, np.int64) if given is None else np.asarray(given).reshape(-1)
+    # Constants are held as they are.
+    zero = int(zeros[0]) - (shift if isinstance(numbers, Tensor) else 0)
+    return Dequantized(numbers, scale, zero, attribute(node, "axis", 1))
+
+
+def _quantize(b: RelaxBuilder, held: Sequence[Held], shift: int) -> Value:
+    value, scale, zeros = held
+    assert isinstance(scale, np.ndarray)
+    assert isinstance(zeros, np.ndarray)
+    zero = int(zeros.reshape(())) - shift
+    if isinstance(value, Dequantized) and value.on(Dequantized(value.numbers, scale, zero)):
+        return value.numbers
+    x = b.tensor_of(real(b, value))
+    tir = b.tir
+    # Added before rounding, an odd zero would turn ties to the other side.
+    extra = zero % 2
+    base, low = _ROUND + zero - extra, _ROUND - shift - extra
+
+    def at(number: Any) -> Any:
+        shifted = number.astype("float32") * tir.const(float(np.float32(1) / scale.reshape(())), "float32")
+        shifted = shifted + tir.const(base, "float32")
+        within = tir.min(tir.max(shifted, tir.const(low, "float32")), tir.const(low + 255, "float32"))
+        bits = tir.reinterpret("int32", within)
+        return (bits + tir.const(extra, "int32") if extra else bits).astype("int8" if shift else "uint8")
+
+    def rounded(data: Any) -> Any:
+        return b.te.compute(data.shape, lambda *i: at(data(*i)), name="round")
+
+    computed = isinstance(x.expr, b.relax.DataflowVar)
+    return b.compute(rounded, x.expr, last=x.last, name="round", attributes={JOINS: "source"} if computed else None)
+
+
+def real(b: RelaxBuilder, value: Held) -> Value:
+    """The value in real numbers."""
+    if not isinstance(value, Dequantized):
+        assert value is not None
+        return value
+    if isinstance(value.numbers, np.ndarray):
+        return value.constant()
+    assert value.scale.size == 1
+    tir, scale, zero = b.tir, float(value.scale.reshape(())), value.zero
+
+    def reals(data: Any) -> Any:
+        def at(*i: Any) -> Any:
+            return (data(*i).astype("int32") - tir.const(zero, "int32")).astype("float32") * tir.const(scale, "float32")
+
+        return b.te.compute(data.shape, at, name="real")
+
+    return b.compute(reals, value.numbers.expr, last=value.numbers.last, name="real")
+
+
+def _moved(b: RelaxBuilder, node: ir.Node, held: Sequence[Held]) -> list[Value | Dequantized] | None:
+    """What moves numbers, or joins some that are on one grid."""
+    several = node.op_type == "Concat"
+    if not several and node.op_type not in MOVES:
+        return None
+    first = held[0]
+    data = held if several else held[:1]
+    if not isinstance(first, Dequantized) or not isinstance(first.numbers, Tensor):
+        return None
+    if not all(isinstance(value, Dequantized) and value.on(first) for value in data):
+        return None
+    numbers = [value.numbers if isinstance(value, Dequantized) else value for value in held]
+    found = OPERATORS[node.op_type](b, node, numbers)
+    return [replace(first, numbers=each) for each in (found if isinstance(found, list) else [found])]
+
+
+def _conv(b: RelaxBuilder, node: ir.Node, data: Dequantized, weights: Dequantized, bias: Array | None) -> Tensor | None:
+    if attribute(node, "group", 1) != 1:
+        return None
+    numbers, kernel = b.tensor_of(data.numbers), weights.numbers
+    assert isinstance(kernel, np.ndarray)
+    strides, pads = attribute(node, "strides", [1, 1]), attribute(node, "pads", [0] * 4)
+    dilations = attribute(node, "dilations", [1, 1])
+    places = [
+        _places(numbers.shape[2 + axis], kernel.shape[2 + axis], strides[axis], dilations[axis], pads[axis::2])
+        for axis in range(2)
+    ]
+    missing = -kernel.shape[1] % _GROUP
+    if missing:
+        # Numbers that are multiplied with 0.
+        numbers = _filled(b, numbers, missing)
+        kernel = np.pad(kernel, ((0, 0), (0, missing), (0, 0), (0, 0)))
+    matrix = b.relax.const(np.ascontiguousarray(kernel.transpose(2, 3, 1, 0)))
+
+    def conv2d(x: Any, y: Any) -> Any:
+        from tvm import topi
+
+        return topi.nn.conv(x, y, strides, pads, dilations, 1, "NHWC", "HWIO", "int32")
+
+    sums = b.compute(conv2d, b.last(numbers).expr, matrix, last=True, name="conv2d", attributes={JOINS: "sums"})
+    scale, shift = _factors(data, weights, bias, kernel.sum(axis=1, dtype=np.int64), places if data.zero else None)
+    return _reals(b, sums, scale, shift, [_row(each) for each in places])
+
+
+def _filled(b: RelaxBuilder, numbers: Tensor, missing: int) -> Tensor:
+    """The numbers with more channels, and the channels last."""
+    count, channels, height, width = numbers.shape
+    if numbers.last or channels > _GROUP or width == 1:
+        return b.emit(b.op.nn.pad(b.last(numbers).expr, [0] * 7 + [missing], pad_value=0), last=True)
+    from dnc.targets.tvm.schedules.interleave import interleave
+
+    function = b.block.add_func(interleave(numbers.shape, numbers.dtype), "interleave")
+    kind = b.relax.TensorType((count, height, width * _GROUP), numbers.dtype)
+    rows = b.emit(b.relax.call_tir(function, [numbers.expr], kind))
+    return b.emit(b.op.reshape(rows.expr, (count, height, width, _GROUP)), last=True)
+
+
+def _places(size: int, kernel: int, stride: int, dilation: int, pads: Sequence[int]) -> Array:
+    """Which numbers of the kernel meet data, for each place of the output: (places, kernel)."""
+    count = (size + sum(pads) - (kernel - 1) * dilation - 1) // stride + 1
+    at = np.arange(count)[:, None] * stride - pads[0] + np.arange(kernel) * dilation
+    inside: Array = (at >= 0) & (at < size)
+    return inside
+
+
+def _row(inside: Array) -> tuple[int, int]:
+    """How many places come before the first whose window lies inside, and the last of these."""
+    whole = np.flatnonzero(inside.all(axis=1))
+    return (int(whole[0]), int(whole[-1])) if len(whole) else (len(inside), len(inside))
+
+
+def _factors(
+    data: Dequantized, weights: Dequantized, bias: Array | None, sums: Array, places: Sequence[Array] | None
+) -> tuple[Array, Array]:
+    """Scale (O,) and shift (rows, columns, O), of weights whose sums are (O, kh, kw)."""
+    scale = data.scale.astype(np.float64) * weights.scale.astype(np.float64).reshape(-1)
+    scale = np.broadcast_to(scale, len(sums))
+    tables = []
+    for axis in range(2):
+        inside = np.ones((1, sums.shape[1 + axis]), bool) if places is None else places[axis]
+        before, last = _row(inside)
+        tables.append(np.delete(inside, np.arange(before + 1, last + 1), axis=0).astype(np.int64))
+    reached = np.einsum("yk,xl,okl->yxo", *tables, sums)
+    shift = (0 if bias is None else bias.astype(np.float64)) - scale * data.zero * reached
+    return scale.astype(np.float32), shift.astype(np.float32)
+
+
+def _reals(b: RelaxBuilder, sums: Tensor, scale: Array, shift: Array, rows: Sequence[tuple[int, int]]) -> Tensor:
+    """The reals of sums (..., O)."""
+    tir = b.tir
+
+    def place(i: Sequence[Any], axis: int) -> Any:
+        side, (before, last) = shift.shape[axis], rows[axis]
+        if side == 1:
+            return tir.IntImm("int64", 0)
+        return tir.min(i[axis + 1], tir.IntImm("int64", before)) + tir.max(i[axis + 1] - last, tir.IntImm("int64", 0))
+
+    def reals(data: Any, factor: Any, shifts: Any) -> Any:
+        def at(*i: Any) -> Any:
+            return data(*i).astype("float32") * factor(i[-1]) + shifts(place(i, 0), place(i, 1), i[-1])
+
+        return b.te.compute(data.shape, at, name="reals")
+
+    arguments = (sums.expr, b.relax.const(scale), b.relax.const(shift))
+    return b.compute(reals, *arguments, last=sums.last, name="reals", attributes={JOINS: "elements"})
+
+
+def _gemm(b: RelaxBuilder, node: ir.Node, data: Dequantized, weights: Dequantized, bias: Array | None) -> Tensor | None:
+    # Not transposed, the scales would be those of inputs; see `dnc.passes.quantize`.
+    if not attribute(node, "transB", 0) or weights.axis != 0:
+        return None
+    matrix = weights.numbers
+    assert isinstance(matrix, np.ndarray)
+    rows = b.first(data.numbers)
+    missing = -matrix.shape[1] % _GROUP
+    if missing:
+        rows = b.emit(b.op.nn.pad(rows.expr, [0, 0, 0, missing], pad_value=0))
+        matrix = np.pad(matrix, ((0, 0), (0, missing)))
+
+    def product(x: Any, y: Any) -> Any:
+        k = b.te.reduce_axis((0, x.shape[1]), name="k")
+        shape = (x.shape[0], y.shape[1])
+
+        def at(n: Any, o: Any) -> Any:
+            return b.te.sum(x[n, k].astype("int32") * y[k, o].astype("int32"), axis=k)
+
+        return b.te.compute(shape, at, name="product")
+
+    numbers = b.relax.const(np.ascontiguousarray(matrix.T))
+    sums = b.compute(product, rows.expr, numbers, name="product", attributes={JOINS: "sums"})
+    scale, shift = _factors(data, weights, bias, matrix.sum(axis=1, dtype=np.int64).reshape(-1, 1, 1), None)
+    return _reals(b, sums, scale, shift, [(0, 0)] * 2)
+
+
+_PRODUCTS: dict[str, Callable[..., Tensor | None]] = {"Conv": _conv, "Gemm": _gemm}

@@ -1,0 +1,59 @@
+"""What a target's processor has that the schedules depend on.
+
+    lanes       float32 numbers in a vector register: 16 with AVX-512, 8 with AVX, 4 with SSE and NEON
+    registers   vector registers: 32 with AVX-512 and on aarch64, 16 on other x86
+    dots        instructions that add up four products of 8-bit numbers at once: see dot.py
+    cache       bytes of a core's second-level cache that a kernel may count on
+
+LLVM knows the first three of every `mcpu`. Nobody knows the last: it is chosen so small that most processors have it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+__all__ = ["Machine", "dots"]
+
+_CACHE = 384 * 1024
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A processor, as the schedules see it."""
+
+    lanes: int = 16
+    registers: int = 32
+    cache: int = _CACHE
+    rank: int = 0
+    """Which tile convolutions take: 0 the best by the count of tiles.py, 1 the next one, ...: see `dnc.targets.tvm.tuning`."""
+    dots: Mapping[tuple[str, int], str] = field(default_factory=dict)
+    """LLVM's intrinsics, by the type of the data and the lanes of the sums."""
+
+    @classmethod
+    def of(cls, target: Any) -> Machine:
+        """The processor of a `tvm.target.Target` of kind llvm."""
+        from tvm.target import codegen
+
+        features = set(codegen.llvm_get_cpu_features(target))
+        known = dots(features)
+        if "avx512f" in features:
+            return cls(16, 32, dots=known)
+        if "avx" in features:
+            return cls(8, 16, dots=known)
+        return cls(4, 32 if "neon" in features else 16, dots=known)
+
+
+def dots(features: Collection[str]) -> dict[tuple[str, int], str]:
+    """The instructions for four products at once of a processor with these features, by LLVM's names."""
+    found = {}
+    long, short = "avx512vnni" in features, "avx512vl" in features and "avx512vnni" in features
+    for lanes, able in ((16, long), (8, short or "avxvnni" in features), (4, short or "avxvnni" in features)):
+        if able:
+            found["uint8", lanes] = f"llvm.x86.avx512.vpdpbusd.{32 * lanes}"
+        if "avx512bf16" in features and (lanes == 16 or "avx512vl" in features):
+            found["uint16", lanes] = f"llvm.x86.avx512bf16.dpbf16ps.{32 * lanes}"
+    if "dotprod" in features:
+        found["int8", 4] = "llvm.aarch64.neon.sdot"
+    return found

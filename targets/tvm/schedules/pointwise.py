@@ -1,0 +1,56 @@
+"""Convolutions of one pixel, 1 x 1 with stride 1, and products of matrices: one row of pixels, cut into tiles.
+
+The rows of the image lie one after the other, so that tiles need not end where a row ends: a map of 10 x 10 is 100
+pixels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from dnc.targets.tvm.schedules.injective import unflattened
+from dnc.targets.tvm.schedules.kernel import Kernel, Packed
+from dnc.targets.tvm.schedules.loops import Expr, Stmt, index
+from dnc.targets.tvm.schedules.machine import Machine
+from dnc.targets.tvm.schedules.spatial import Convolution
+from dnc.targets.tvm.schedules.stages import Segment, sides
+from dnc.targets.tvm.schedules.tiles import Band
+from dnc.targets.tvm.schedules.window import Span, Window
+from tvm import tirx
+
+__all__ = ["pointwise"]
+
+
+class _Pointwise(Convolution):
+    def __init__(self, segment: Segment, window: Window, machine: Machine) -> None:
+        images, rows, columns, outputs = window.output
+        self._shape = sides(segment.anchor.buffer)[:-1]
+        pixels = images * rows * columns
+        flat = replace(window, source=(1, 1, pixels, window.source[3]), output=(1, 1, pixels, outputs))
+        super().__init__(segment, flat, machine)
+
+    @property
+    def strips(self) -> int:
+        return -(-self.window.output[2] // self.tiling.width)
+
+    def strip(self, group: Expr, band: Band, place: Expr, strip: Expr) -> Stmt:
+        width, pixels = self.tiling.width, self.window.output[2]
+        first = strip * width
+        if pixels % width:
+            first = tirx.min(first, index(pixels - width))
+        return self.tile(group, band, place, (index(0), index(0), first), Span(0, width, 1, True))
+
+    def place(self, image: Expr, row: Expr, column: Expr) -> list[Expr]:
+        return unflattened(column, self._shape)
+
+
+def pointwise(segment: Segment, window: Window, machine: Machine) -> Kernel | None:
+    """The kernel of a convolution of one pixel; None for others."""
+    if window.weight is None or window.size != (1, 1) or window.stride != (1, 1) or window.padding != (0, 0):
+        return None
+    if window.source[:3] != window.output[:3]:
+        return None
+    kernel = _Pointwise(segment, window, machine)
+    packed = Packed(window.weight, kernel.weight, kernel.pack)
+    border = () if window.border is None else (window.border.buffer,)
+    return Kernel("pointwise", kernel.body(), (packed,), border)

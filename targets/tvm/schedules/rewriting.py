@@ -1,0 +1,221 @@
+"""Puts the kernels of the rules into a module."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import tvm
+from dnc.targets.tvm.schedules.dense import product
+from dnc.targets.tvm.schedules.depthwise import depthwise
+from dnc.targets.tvm.schedules.fallback import fallback
+from dnc.targets.tvm.schedules.injective import injective
+from dnc.targets.tvm.schedules.kernel import Kernel, Packed
+from dnc.targets.tvm.schedules.loops import STACK, Stmt, sequence
+from dnc.targets.tvm.schedules.machine import Machine
+from dnc.targets.tvm.schedules.pointwise import pointwise
+from dnc.targets.tvm.schedules.reduction import reduction
+from dnc.targets.tvm.schedules.spatial import spatial
+from dnc.targets.tvm.schedules.stages import Segment, Stage, Unmatched, inlined, read, segments
+from dnc.targets.tvm.schedules.window import match
+from tvm import ir, relax, s_tir, tirx
+
+__all__ = ["RULE", "Choice", "Rule", "apply", "calls", "report", "rewrite", "scheduled", "written"]
+
+RULE = "dnc.rule"
+"""The attribute of a function that names the rules that wrote it."""
+
+
+def report(module: Any) -> dict[str, str]:
+    """The rules of each function, by its name."""
+    return {
+        name.name_hint: str(function.attrs[RULE])
+        for name, function in module.functions.items()
+        if isinstance(function, tirx.PrimFunc) and function.attrs is not None and RULE in function.attrs
+    }
+
+
+_CALL = "relax.call_tir"
+
+
+@dataclass(frozen=True)
+class _Written:
+    """A function written anew, and which of its parameters it wants in another form."""
+
+    function: Any
+    packed: Mapping[int, Packed]
+    variable: Any = None
+    """What calls name it by."""
+
+
+Rule = Callable[[Segment, Sequence[Stage]], Kernel]
+"""Writes the kernel of a segment among the stages of a function; raises Unmatched if it knows none."""
+
+
+Choice = int | Any
+"""How a function is written in place of the usual way: with the tile of a rank (`Machine.rank`), or as this function,
+which is scheduled already."""
+
+
+def apply(module: Any, target: Any, chosen: Mapping[str, Choice] | None = None) -> Any:
+    """The module with every function scheduled for a target of kind llvm, some of them as is chosen, by their names."""
+    machine = Machine.of(target)
+    own = {
+        name: _rule(replace(machine, rank=given)) if isinstance(given, int) else given
+        for name, given in (chosen or {}).items()
+    }
+    return rewrite(module, _rule(machine), lambda function: fallback(function, machine), own)
+
+
+def _rule(machine: Machine) -> Rule:
+    return lambda segment, stages: _kernel(replace(segment, scope=STACK), stages, machine)
+
+
+def scheduled(module: Any, name: str, target: Any, rank: int) -> Any:
+    """One function of a module with the tile of this rank; None if no rule matches it."""
+    return written(module, name, _rule(replace(Machine.of(target), rank=rank)))
+
+
+def written(module: Any, name: str, rule: Rule) -> Any:
+    """One function of a module as a rule writes it; None if the rule does not match it."""
+    constant = _constant_arguments(calls(module)).get(name, frozenset())
+    try:
+        return _write(module[name], rule, constant).function
+    except Unmatched:
+        return None
+
+
+def rewrite(
+    module: Any,
+    rule: Rule,
+    other: Callable[[Any], tuple[Any, str]] | None = None,
+    own: Mapping[str, Rule | Any] | None = None,
+) -> Any:
+    """The module with every function as a rule writes it.
+
+    Args:
+        module: of Relax.
+        rule: what writes a kernel.
+        other: what is done with a function for which there is no rule, and what to say of it; if not given, nothing.
+        own: rules of single functions, or what takes their places as it is, with the same parameters; by name.
+    """
+    constant = _constant_arguments(calls(module))
+    builder = relax.BlockBuilder()
+    written: dict[str, _Written] = {}
+    for variable, function in module.functions.items():
+        if isinstance(function, tirx.PrimFunc):
+            name = variable.name_hint
+            mine = (own or {}).get(name, rule)
+            try:
+                if function.attrs is not None and RULE in function.attrs:
+                    found = _Written(function, {})
+                elif isinstance(mine, tirx.PrimFunc):
+                    found = _Written(mine.with_attr(RULE, "MetaSchedule"), {})
+                else:
+                    found = _write(function, mine, constant.get(name, frozenset()))
+            except Unmatched as error:
+                plain, done = (function, "as it is") if other is None else other(function)
+                found = _Written(plain.with_attr(RULE, f"none, {done}: {error}"), {})
+            # A variable knows the types of its function's parameters.
+            written[name] = replace(found, variable=builder.add_func(found.function, name))
+    result = builder.get()
+    for variable, function in module.functions.items():
+        if isinstance(function, relax.Function):
+            result.update_func(variable, _Arguments(written).visit_expr(function))
+    return result.with_attrs(module.attrs) if module.attrs else result
+
+
+def calls(module: Any) -> list[Any]:
+    """All calls of functions of the module."""
+    found: list[Any] = []
+
+    def visit(expr: Any) -> None:
+        if _is_call(expr):
+            found.append(expr)
+
+    for function in module.functions.values():
+        if isinstance(function, relax.Function):
+            relax.analysis.post_order_visit(function, visit)
+    return found
+
+
+def _is_call(expr: Any) -> bool:
+    return isinstance(expr, relax.Call) and isinstance(expr.op, ir.Op) and expr.op.name == _CALL
+
+
+def _constant_arguments(several: Sequence[Any]) -> dict[str, frozenset[int]]:
+    """Which parameters of each function are given a constant by every call."""
+    found: dict[str, frozenset[int]] = {}
+    for call in several:
+        name = call.args[0].name_hint
+        here = frozenset(place for place, given in enumerate(call.args[1]) if isinstance(given, ir.GenericConst))
+        found[name] = found[name] & here if name in found else here
+    return found
+
+
+@relax.expr_functor.mutator
+class _Arguments(relax.PyExprMutator):  # type: ignore[misc]
+    """Gives each function its constants in the form that it wants."""
+
+    def __init__(self, written: Mapping[str, _Written]) -> None:
+        super().__init__()
+        self._written = written
+
+    def visit_call_(self, call: Any) -> Any:
+        call = self.visit_expr_post_order(call)
+        if not _is_call(call) or call.args[0].name_hint not in self._written:
+            return call
+        written = self._written[call.args[0].name_hint]
+        given = list(call.args[1])
+        for place, wanted in written.packed.items():
+            given[place] = relax.const(wanted.pack(given[place].value.numpy()))
+        return relax.Call(call.op, [written.variable, relax.Tuple(given), *call.args[2:]], call.attrs, call.ty_args)
+
+
+def _write(function: Any, rule: Rule, constant: frozenset[int]) -> _Written:
+    """A function by the rules; raises Unmatched if they do not match."""
+    if isinstance(function.body, s_tir.SBlockRealize) and relax.analysis.has_reshape_pattern(function):
+        # TVM makes a view of it later, if it still knows it.
+        return _Written(function.with_attr(RULE, "view"), {})
+    stages = inlined(read(function), function.params)
+    parts = segments(stages, function.params)
+    kernels = [rule(part, stages) for part in parts]
+    parameters = list(function.params)
+    packed: dict[int, Packed] = {}
+    statements: list[Stmt] = []
+    allocated: list[Any] = []
+    rules: list[str] = []
+    left_out = [buffer for kernel in kernels for buffer in kernel.replaces]
+    for part, kernel in zip(parts, kernels, strict=True):
+        if any(part.anchor.buffer.same_as(buffer) for buffer in left_out):
+            continue
+        for wanted in kernel.packed:
+            place = next(i for i, buffer in enumerate(function.params) if buffer.same_as(wanted.given))
+            if place not in constant:
+                raise Unmatched(f"{kernel.rule}: the weights are no constant")
+            parameters[place] = wanted.wanted
+            packed[place] = wanted
+        for buffer in part.kept:
+            if not any(buffer.same_as(parameter) for parameter in function.params):
+                allocated.append(buffer)
+        statements.append(kernel.body)
+        rules.append(kernel.rule)
+    attributes = {"tirx.noalias": True, "s_tir": True, RULE: "+".join(rules)}
+    root = s_tir.SBlock([], [], [], "root", sequence(*statements), alloc_buffers=allocated)
+    body = s_tir.SBlockRealize([], True, root)
+    return _Written(tirx.PrimFunc(parameters, body, attrs=tvm.ir.make_node("ir.DictAttrs", **attributes)), packed)
+
+
+def _kernel(segment: Segment, stages: Sequence[Stage], machine: Machine) -> Kernel:
+    """What the first rule that matches makes of a segment; raises Unmatched if none does."""
+    window = match(segment, stages) or product(segment)
+    if window is not None:
+        for rule in (depthwise, pointwise, spatial):
+            kernel = rule(segment, window, machine)
+            if kernel is not None:
+                return kernel
+    kernel = injective(segment, machine) or reduction(segment, machine)
+    if kernel is not None:
+        return kernel
+    raise Unmatched(f"no rule for block {segment.anchor.name}")

@@ -1,0 +1,241 @@
+"""Target `tvm`: machine code for one kind of CPU, compiled here by Apache TVM, for this machine or for another.
+
+The folder holds
+
+    model.so              the network: code and weights
+    model.json            what it was compiled for: triple, processor, extensions; inputs and outputs; what each kernel
+                          computes, and each section of the cfg (`dnc.runtime.runners.tvm.instrument`, `dnc.graph.work`)
+    libtvm_runtime.so     TVM's runtime (3 MB), unless --option runtime=system
+    LICENSE-tvm           TVM's licence
+
+An application needs no TVM: numpy and apache-tvm-ffi from Python, tvm_ffi's headers and library from C++.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from dnc.targets import targets
+from dnc.targets.base import Progress, silent
+from dnc.targets.tvm.common import TvmTarget, described
+
+from dnc.errors import TargetError
+from dnc.runtime.options import Option, one_of
+from dnc.runtime.runners import Runner
+from dnc.runtime.runners.tvm import TvmRunner
+from dnc.runtime.runners.tvm.processor import architecture
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+    from dnc.passes import Pass
+    from dnc.targets.tvm.compile import Built, Machine
+
+    from dnc.graph.quantization import Recipe
+    from dnc.runtime.manifest import Bundle
+
+__all__ = ["PRECISIONS", "Tvm"]
+
+PRECISIONS = ("fp32", "fp16", "bf16", "int8", "mixed")
+_EIGHT = {"x86_64": ("avx512vnni", "avxvnni"), "aarch64": ("dotprod",)}
+_NEEDS: Mapping[str, Mapping[str, Sequence[str]]] = {
+    "fp16": {"x86_64": ("avx512fp16",), "aarch64": ("fullfp16",)},
+    "bf16": {"x86_64": ("avx512bf16",)},
+    "int8": _EIGHT,
+    "mixed": _EIGHT,
+}
+"""The extensions that compute in a precision, one of which is needed, by architecture."""
+
+
+def _runtime(text: str) -> str:
+    if text not in ("bundled", "system") and not Path(text).is_file():
+        raise ValueError("one of bundled, system, or a libtvm_runtime.so to bundle")
+    return text
+
+
+@targets.register
+class Tvm(TvmTarget):
+    """Apache TVM on CPUs."""
+
+    name: ClassVar[str] = "tvm"
+    summary: ClassVar[str] = "machine code by Apache TVM, for this CPU or another (aarch64); model.so needs no compiler"
+    extra: ClassVar[str] = "tvm"
+    runs: ClassVar[type[Runner]] = TvmRunner
+    faster: ClassVar[Sequence[str]] = ("bf16", "mixed")
+    known_options: ClassVar[Sequence[Option]] = (
+        Option("mcpu", "host", "the processor, as LLVM names it: host, znver4, x86-64-v3, cortex-a72, …"),
+        Option("triple", "", "the machine, as aarch64-linux-gnu, or aarch64; this one if not given"),
+        Option("cc", "", "the C++ compiler that links; g++, or aarch64-linux-gnu-g++ for aarch64, if not given"),
+        Option(
+            "runtime",
+            "bundled",
+            "bundled: TVM's runtime is in the engine; system: an installed TVM's is used; or a file to bundle",
+            _runtime,
+        ),
+        Option(
+            "precision",
+            "fp32",
+            "fp16, bf16: half precision, for processors that compute with it; int8, mixed: 8 bits for convolutions of "
+            "all channels, all over or where they cost little, for processors with VNNI or dotprod",
+            one_of(*PRECISIONS),
+        ),
+    )
+
+    def library(self) -> Path | None:
+        """TVM's runtime."""
+        from dnc.runtime.runners.tvm.session import runtime_library
+
+        return runtime_library()
+
+    def remedy(self) -> str:
+        """The extra to compile with, and that to run with."""
+        return self.runner().remedy()
+
+    def passes(self) -> Sequence[Pass]:
+        """Those of other readers of ONNX; mish and elu by exp, which is fast here."""
+        from dnc.targets.onnx import optimizations
+
+        return optimizations("onnxruntime", "bits")
+
+    def quantization(self) -> Recipe | None:
+        """Convolutions of all channels and what lies between them; what computes single channels is limited by memory,
+        and gains nothing."""
+        from dnc.graph.quantization import MOVES, Recipe
+
+        return Recipe(frozenset({"Conv", "Gemm", "Concat"}) | MOVES, tied=True, dense=True)
+
+    def unsupported(self, model: ir.Model) -> list[str]:
+        """See `dnc.targets.tvm.emit`; and precisions in which the processor does not compute."""
+        from dnc.targets.tvm.emit import unsupported
+
+        found = unsupported(model)
+        precision = self.options["precision"]
+        if precision in _NEEDS:
+            machine = self._machine()
+            able = _NEEDS[precision].get(machine.architecture, ())
+            if machine.features.isdisjoint(able):
+                what = " or ".join(able) or machine.architecture
+                found.append(f"precision {precision}: {machine.mcpu} does not compute with it ({what})")
+        return found
+
+    def _emit(self, model: ir.Model, about: Bundle | None, machine: Machine) -> Callable[[], Any]:
+        """Writes the model in Relax when it is called."""
+        from dnc.targets.tvm.emit import emit
+
+        preprocessing = about.preprocessing if about is not None else None
+        # What aarch64 multiplies is signed.
+        signed, bfloat16 = machine.architecture == "aarch64", self.options["precision"] == "bf16"
+        return partial(emit, model, preprocessing, signed=signed, bfloat16=bfloat16)
+
+    def _machine(self) -> Machine:
+        from dnc.targets.tvm.compile import machine_for
+
+        return machine_for(self.options["triple"], self.options["mcpu"])
+
+    def build(
+        self, model: ir.Model, folder: Path, about: Bundle | None = None, progress: Progress = silent
+    ) -> Mapping[str, str]:
+        """Compiles model.so and writes what stands beside it."""
+        from dnc.targets.tvm.compile import build, find_linker
+
+        from dnc.runtime.runners.tvm.session import MODEL
+
+        machine = self._machine()
+        linker = find_linker(self.options["cc"], machine)
+        built = build(self._emit(model, about, machine), machine, linker, folder / MODEL, progress=progress)
+        return self._finish(model, folder, machine, built, about)
+
+    def build_tuned(
+        self,
+        model: ir.Model,
+        folder: Path,
+        about: Bundle | None,
+        trials: int,
+        *,
+        remote: str = "",
+        cache: Path | None = None,
+        progress: Progress = silent,
+    ) -> tuple[Mapping[str, str], Mapping[str, Any]]:
+        """The same with kernels chosen by measuring, here or there: see `dnc.targets.tvm.tuning` and `dnc.targets.tvm.remote`."""
+        from dnc.targets.tvm.compile import find_linker
+        from dnc.targets.tvm.cpu_tuning import build
+        from dnc.targets.tvm.remote import Address, connect, here
+        from dnc.targets.tvm.tuning import summary
+
+        from dnc.graph.verification import feeds_for
+        from dnc.runtime.runners.tvm.session import MODEL
+
+        machine = self._machine()
+        linker = find_linker(self.options["cc"], machine)
+        if not remote and not machine.is_host:
+            hint = "measure on one behind TVM's RPC: --remote HOST:PORT"
+            raise TargetError(f"nothing can be tuned for {machine.architecture} on {architecture()}", hint=hint)
+        with connect(Address.parse(remote), progress) if remote else here() as device:
+            tuned = build(
+                self._emit(model, about, machine),
+                machine,
+                linker,
+                folder / MODEL,
+                model=model,
+                feeds=feeds_for(model, None if about is None else about.preprocessing, images=1),
+                precision=self.options["precision"],
+                trials=trials,
+                device=device,
+                cache=cache,
+                progress=progress,
+            )
+        text = summary(tuned.about)
+        return {**self._finish(model, folder, machine, tuned.built, about), "kernels": text}, tuned.about
+
+    def _finish(
+        self, model: ir.Model, folder: Path, machine: Machine, built: Built, about: Bundle | None
+    ) -> dict[str, str]:
+        """Writes what stands beside model.so; what there is to say."""
+        from dnc.targets.tvm.emit import shared_outputs
+
+        from dnc.graph.work import described_work
+        from dnc.runtime.runners.tvm.processor import linux_names
+        from dnc.runtime.runners.tvm.session import ABOUT
+
+        record = {
+            "triple": machine.triple,
+            "mcpu": machine.mcpu,
+            "architecture": machine.architecture,
+            "extensions": machine.extensions,
+            "cpuinfo": linux_names(machine.extensions, machine.architecture),
+            "inputs": described(model.graph.inputs),
+            "outputs": described(model.graph.outputs),
+            "shared": shared_outputs(model),
+            "versions": self.versions(),
+            "kernels": built.kernels,
+            "work": [] if about is None else described_work(model, about),
+        }
+        (folder / ABOUT).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        counts = sorted(built.rules.items(), key=lambda item: (-item[1], item[0]))
+        return {
+            "processor": f"{machine.architecture} {machine.mcpu}",
+            "functions": ", ".join(f"{count} {rule or 'without a schedule of its own'}" for rule, count in counts),
+            "runtime": self._bundle_runtime(machine, folder),
+        }
+
+    def _bundle_runtime(self, machine: Machine, folder: Path) -> str:
+        from dnc.runtime.runners.tvm.session import RUNTIME
+
+        chosen = self.options["runtime"]
+        if chosen == "system":
+            return "of an installed apache-tvm"
+        if chosen == "bundled" and not machine.is_host:
+            return f"of an apache-tvm installed there: name one for {machine.architecture} with --option runtime=FILE"
+        library = self.library() if chosen == "bundled" else Path(chosen)
+        if library is None:
+            raise TargetError(f"there is no {RUNTIME} to bundle", hint=self.remedy())
+        return self.bundle({RUNTIME: library}, folder)
+
+    def engine(self) -> str:
+        """TVM, and what it compiles for."""
+        from importlib.metadata import version
+
+        return f"TVM {version('apache-tvm')} {self._machine().mcpu} {self.options['precision']}"

@@ -1,0 +1,160 @@
+"""What holds for every pass: numbers and names stay, a second run changes nothing, and the interface of onnx_ir."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+from dnc.passes import Pass, passes
+
+from dnc.darknet.lower import lower
+from dnc.darknet.network import Network
+from dnc.graph.rewriting import constant_array, replace_uses
+from dnc.graph.serialization import check
+from tests.models import model, ops, outputs, same
+from tests.networks import NETWORKS
+
+REDUCED = ("to-bfloat16", "to-float16")
+"""Passes that round numbers to 8 or 11 bits: their errors are of that size, not of float32's. A tenth is still far
+below what a wrong weight or a lost bias does."""
+
+
+def _applicable() -> list[str]:
+    """Passes that need nothing but a model."""
+    found = []
+    for name, each in passes.items():
+        try:
+            each()
+        except TypeError:
+            continue
+        found.append(name)
+    return found
+
+
+def _names(built: ir.Model) -> tuple[list[str | None], list[str | None]]:
+    return [value.name for value in built.graph.inputs], [value.name for value in built.graph.outputs]
+
+
+@pytest.mark.parametrize("batch", ["N", 2])
+@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("name", _applicable())
+def test_alone(name: str, network: str, batch: int | str) -> None:
+    """Each pass alone on every network: valid, within its declared exactness, names kept; the second time, nothing."""
+    optimization = passes[name]()
+    lowered = lower(Network.parse(NETWORKS[network]).with_random_weights(0), batch=batch)
+    before, names = outputs(lowered), _names(lowered)
+    count = optimization.rewrite(lowered).count
+    check(lowered, name)
+    assert _names(lowered) == names
+    same(outputs(lowered), before, optimization.exactness)
+    text = str(lowered)
+    assert optimization.rewrite(lowered).count == 0
+    assert str(lowered) == text
+    assert count >= 0
+
+
+@pytest.mark.parametrize("options", ["keep", "pixels", "graph", "graph+nms"])
+@pytest.mark.parametrize("name", _applicable())
+def test_other_graphs(name: str, options: str) -> None:
+    """With every layer an output, with preprocessing inside, with boxes decoded, with a loop for the suppression."""
+    from dnc.runtime.preprocessing import Preprocessing
+
+    network = Network.parse(NETWORKS["tiny" if options == "graph+nms" else "yolo"]).with_random_weights(0)
+    _, height, width = network.input_shape
+    lowered = lower(
+        network,
+        layers=range(len(network.layers)) if options == "keep" else (),
+        pixels=options == "pixels",
+        preprocessing=Preprocessing(width, height, mode="letterbox"),
+        decode=options if options.startswith("graph") else "host",
+    )
+    feeds = {"confidence": np.array([0.5], np.float32), "iou": np.array([0.45], np.float32)}
+    given = {value.name: feeds[value.name] for value in lowered.graph.inputs if value.name in feeds}
+    before, names = outputs(lowered, given), _names(lowered)
+    assert min(output.size for output in before.values()) > 0
+    optimization = passes[name]()
+    optimization.rewrite(lowered)
+    check(lowered, name)
+    assert _names(lowered) == names
+    after = outputs(lowered, given)
+    if options == "graph+nms" and name in REDUCED:
+        # Rounding turns the order of boxes with nearly the same score: what `dnc.graph.verification` compares is their number.
+        (found,), (expected,) = after.values(), before.values()
+        assert found.shape[1] == expected.shape[1]
+        assert abs(len(found) - len(expected)) <= 1 + 0.05 * len(expected)
+        return
+    same(after, before, optimization.exactness)
+
+
+@pytest.mark.parametrize("name", _applicable())
+def test_as_a_pass_of_onnx_ir(name: str) -> None:
+    """`call` says whether anything changed."""
+    lowered = lower(Network.parse(NETWORKS["yolo"]).with_random_weights(0))
+    optimization = passes[name]()
+    assert isinstance(optimization, Pass)
+    result = optimization(lowered)
+    assert result.model is lowered
+    assert not optimization(lowered).modified
+
+
+@pytest.mark.parametrize("name", _applicable())
+def test_declarations(name: str) -> None:
+    each = passes[name]
+    assert each.name == name
+    # What 8 bits change is no rounding error: the bound only tells what is left of an output from what is not.
+    assert 0 <= each.exactness < (1e-1 if name in REDUCED else 1.1 if name == "quantize" else 1e-3)
+    assert math.isfinite(each.exactness)
+    assert each.__doc__
+
+
+ADD = "agraph (float[1,2] x) => (float[1,2] y) { z = Add(x, a)  y = Relu(z) }"
+
+
+def test_constant_array() -> None:
+    built = model(ADD, a=np.ones((1, 2)))
+    add, relu = built.graph
+    tensor = constant_array(add.inputs[1])
+    assert tensor is not None
+    assert tensor.numpy().tolist() == [[1, 1]]
+    assert constant_array(add.inputs[0]) is None
+    assert constant_array(relu.inputs[0]) is None
+    assert constant_array(None) is None
+    # An initializer that is an input as well may be given another value by whoever runs the model.
+    value = add.inputs[1]
+    assert value is not None
+    built.graph.inputs.append(value)
+    assert constant_array(value) is None
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "kept"),
+    [("layer001", "Conv_0", "layer001"), ("Mul_0", "layer001", "layer001"), ("layer002", "layer001", "layer001")],
+)
+def test_replaced_values_keep_the_layer_s_name(old: str, new: str, kept: str) -> None:
+    text = f"agraph (float[1,2] x) => (float[1,2] y) {{ {new} = Abs(x)  {old} = Identity({new})  y = Relu({old}) }}"
+    built = model(text)
+    first, second, _ = built.graph
+    replace_uses(second.outputs[0], first.outputs[0], built.graph)
+    assert first.outputs[0].name == kept
+    relu = next(node for node in built.graph if node.op_type == "Relu")
+    assert relu.inputs[0] is first.outputs[0]
+
+
+def test_replaced_outputs_keep_their_name() -> None:
+    built = model("agraph (float[1,2] x) => (float[1,2] y) { layer000 = Abs(x)  y = Identity(layer000) }")
+    first, second = built.graph
+    replace_uses(second.outputs[0], first.outputs[0], built.graph)
+    assert [value.name for value in built.graph.outputs] == ["y"]
+    assert built.graph.outputs[0] is first.outputs[0]
+
+
+def test_inputs_and_initializers_keep_their_name() -> None:
+    built = model("agraph (float[1,2] input) => (float[1,2] y) { layer000 = Identity(input)  y = Relu(layer000) }")
+    identity = next(iter(built.graph))
+    value = identity.inputs[0]
+    assert value is not None
+    replace_uses(identity.outputs[0], value, built.graph)
+    assert value.name == "input"
+    assert ops(built) == ["Identity", "Relu"]

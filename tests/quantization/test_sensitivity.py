@@ -1,0 +1,224 @@
+"""Precision int8 and mixed: compiled engines, the noise of layers, and how many of them stay in float32."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from pathlib import Path
+
+import numpy as np
+import pytest
+from dnc.passes import Pass
+from dnc.passes.quantize import Quantize
+from dnc.targets import targets
+
+import dnc
+from dnc.compiler.choosing import Candidate
+from dnc.compiler.compiling import preprocessing_for
+from dnc.darknet.lower import lower
+from dnc.darknet.network import Network
+from dnc.errors import CalibrationError, TargetError
+from dnc.evaluation.datasets import read_dataset
+from dnc.graph.pipeline import run_passes
+from dnc.graph.verification import photograph
+from dnc.quantization.calibration import Calibration
+from dnc.quantization.collecting import calibrate
+from dnc.quantization.sensitivity import choose_float_layers, drop, noises
+from dnc.runtime.engine import Engine
+from dnc.runtime.manifest import Bundle
+from tests.conftest import Result
+
+NET = """[net]
+width=32
+height=32
+channels=3
+[convolutional]
+batch_normalize=1
+filters=8
+size=3
+stride=2
+pad=1
+activation=leaky
+[convolutional]
+batch_normalize=1
+filters=8
+groups=8
+size=3
+pad=1
+activation=leaky
+[convolutional]
+filters=8
+size=1
+activation=relu
+[shortcut]
+from=-2
+activation=linear
+[convolutional]
+filters=14
+size=1
+activation=linear
+[yolo]
+mask=0,1
+anchors=10,14, 23,27
+classes=2
+num=2
+"""
+
+
+@pytest.fixture
+def measured(write: Callable[..., Path], tmp_path: Path) -> tuple[Path, Path, Path]:
+    """A cfg, its calibration and a folder of images."""
+    from PIL import Image
+
+    images = tmp_path / "images"
+    images.mkdir()
+    for number in range(3):
+        Image.fromarray(np.roll(photograph(), 40 * number, axis=1)).resize((48, 40)).save(images / f"{number}.png")
+    cfg = write("net", NET)
+    weights = cfg.with_suffix(".weights")
+    network = Network.load(cfg, weights)
+    paths = sorted(images.iterdir())
+    table = tmp_path / "net.calibration.json"
+    preprocessing = preprocessing_for(network, weights)
+    calibrate(network, preprocessing, paths, symmetric=False, source=str(images)).write(table)
+    return cfg, table, images
+
+
+def forward(engine: Engine) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
+    preprocessing = engine.bundle.preprocessing
+    assert preprocessing is not None
+    return engine.forward(preprocessing(photograph())[None])[0]
+
+
+@pytest.mark.parametrize("target", ["onnx", "openvino"])
+def test_int8(measured: tuple[Path, Path, Path], target: str, tmp_path: Path) -> None:
+    if targets[target]().missing():
+        pytest.skip(f"{target} is not installed")
+    cfg, table, _ = measured
+    full = dnc.compile(cfg, target=target, out=tmp_path / "f.engine")
+    eight = dnc.compile(cfg, target=target, out=tmp_path / "i.engine", precision="int8", calibration=table)
+    applied = {item["name"]: item["applied"] for item in eight.bundle.passes if item["applied"]}
+    assert applied["equalize"] == 1
+    assert applied["quantize"] >= 3
+    expected, found = forward(full), forward(eight)
+    error = np.linalg.norm(found - expected) / np.linalg.norm(expected)
+    # Not float32, and near: a few roundings by 1/510 of a range each.
+    assert 0 < error < 0.1
+
+
+def test_keep_leaves_layers_out(measured: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    cfg, table, _ = measured
+    out = tmp_path / "k.engine"
+    engine = dnc.compile(cfg, target="onnx", out=out, precision="int8", calibration=table, keep=["0-3"])
+    assert next(item["applied"] for item in engine.bundle.passes if item["name"] == "quantize") == 0
+    plain = dnc.compile(cfg, target="onnx", out=tmp_path / "f.engine")
+    np.testing.assert_allclose(forward(engine), forward(plain), rtol=0, atol=1e-5, err_msg="float32, equalized")
+
+
+def test_mixed(measured: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    """Without labels: against what float32 finds."""
+    cfg, table, images = measured
+    engine = dnc.compile(cfg, target="onnx", out=tmp_path / "m.engine", precision="mixed", calibration=table)
+    assert "against what float32 finds" in engine.bundle.report["mixed"]
+    again = dnc.compile(
+        cfg, target="onnx", out=tmp_path / "n.engine", precision="mixed", calibration=table, data=[str(images)]
+    )
+    assert again.bundle.report == engine.bundle.report
+
+
+def prepared(measured: tuple[Path, Path, Path], tmp_path: Path) -> tuple[Bundle, Callable[..., list[Pass]], Network]:
+    cfg, table, _ = measured
+    network = Network.load(cfg, cfg.with_suffix(".weights"))
+    ranges = Calibration.read(table).ranges
+    recipe = targets["onnx"]().quantization()
+
+    def quantization(keep: Collection[str]) -> list[Pass]:
+        return [Quantize(ranges, recipe, keep=list(keep))]
+
+    return dnc.compile(cfg, target="onnx", out=tmp_path / "x.engine").bundle, quantization, network
+
+
+def test_noises(measured: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    """A layer whose range is a hundred times too wide is the noisiest; what is not quantized is not asked."""
+    about, quantization, network = prepared(measured, tmp_path)
+    ranges = dict(Calibration.read(measured[1]).ranges)
+    wide = ranges["layer001"]
+    ranges["layer001"] = type(wide)(-100 * wide.high, 100 * wide.high, -1e9, 1e9, 1.0)
+    recipe = targets["onnx"]().quantization()
+    model = lower(network)
+    run_passes(model, targets["onnx"]().passes())
+    assert about.preprocessing is not None
+    array = about.preprocessing(photograph())[None]
+    found = noises(model, lambda keep: [Quantize(ranges, recipe, keep=list(keep))], [array])
+    assert sorted(found) == [0, 1, 2, 3]
+    assert max(found, key=lambda layer: found[layer]) in (1, 2)
+    clean = noises(model, quantization, [array])
+    assert max(clean.values()) < 0.02 < max(found.values())
+
+
+@pytest.mark.parametrize(("max_drop", "count"), [(100.0, 0), (0.0, None)])
+def test_as_few_as_the_drop_allows(
+    measured: tuple[Path, Path, Path], tmp_path: Path, max_drop: float, count: int | None
+) -> None:
+    about, quantization, network = prepared(measured, tmp_path)
+    model = lower(network)
+    run_passes(model, targets["onnx"]().passes())
+    dataset = read_dataset(str(measured[2]))
+    told: list[str] = []
+    found = choose_float_layers(
+        model, targets["onnx"](), about, quantization, dataset, max_drop=max_drop, progress=told.append
+    )
+    assert found.layers == 4
+    assert not found.labelled
+    assert abs(found.full - found.reached) * 100 <= max_drop
+    if count is not None:
+        assert len(found.kept) == count
+    assert any(text.startswith("sensitivity of layer 0, 1 of 4") for text in told)
+
+
+def test_drop(measured: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    """Nothing against itself; something against a network whose weights are zero, which finds nothing."""
+    about, _, network = prepared(measured, tmp_path)
+    target, dataset = targets["onnx"](), read_dataset(str(measured[2]))
+    exact = Candidate(target, lower(network), about)
+    assert drop(exact, exact, dataset) == 0
+    arrays = tuple({key: np.zeros_like(array) for key, array in each.items()} for each in network.arrays)
+    empty = Candidate(target, lower(network.with_arrays(arrays)), about)
+    assert drop(exact, empty, dataset) > 20
+
+
+def test_what_is_missing(
+    measured: tuple[Path, Path, Path],
+    command: Callable[..., Result],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cfg, table, _ = measured
+    with pytest.raises(CalibrationError, match="precision int8 needs a calibration"):
+        dnc.compile(cfg, target="onnx", out=tmp_path / "a.engine", precision="int8")
+    with pytest.raises(CalibrationError, match="precision fp32 needs no calibration"):
+        dnc.compile(cfg, target="onnx", out=tmp_path / "a.engine", calibration=table)
+    with monkeypatch.context() as context:
+        context.setattr(targets["onnx"], "quantization", lambda self: None)
+        with pytest.raises(TargetError, match="target onnx has no 8-bit arithmetic"):
+            dnc.compile(cfg, target="onnx", out=tmp_path / "a.engine", precision="int8", calibration=table)
+    other = command("compile", cfg, "-t", "onnx", "--precision", "int8", "-o", tmp_path / "a.engine")
+    assert other.code == 1
+    assert "dnc calibrate obj.data net.cfg" in other.err
+    assert not (tmp_path / "a.engine").exists()
+
+
+def test_a_table_of_another_network(
+    measured: tuple[Path, Path, Path], write: Callable[..., Path], tmp_path: Path
+) -> None:
+    other = write("other", NET, seed=1)
+    with pytest.raises(CalibrationError, match="belongs to another network"):
+        dnc.compile(other, target="onnx", out=tmp_path / "a.engine", precision="int8", calibration=measured[1])
+
+
+def test_command(measured: tuple[Path, Path, Path], command: Callable[..., Result], tmp_path: Path) -> None:
+    cfg, table, images = measured
+    out = tmp_path / "c.engine"
+    mixed = ["--precision", "mixed", "--calibration", table, "--max-drop", 50, "--data", images, "--keep", "0"]
+    result = command("compile", cfg, "-t", "onnx", "-o", out, *mixed)
+    assert result.code == 0, result.err
+    assert "layers in float32" in result.out

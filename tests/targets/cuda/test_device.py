@@ -1,0 +1,50 @@
+"""Architectures of GPUs: how they are named, and which code runs on which."""
+
+from __future__ import annotations
+
+import pytest
+from dnc.targets.cuda.target import Cuda
+
+from dnc.errors import TargetError
+from dnc.runtime.runners.cuda.device import ARCHITECTURES, Device, architectures, runs_on
+
+
+def test_names() -> None:
+    """In order of the capability, each once."""
+    assert architectures("sm_90,sm_75, sm_120,sm_90") == ("sm_75", "sm_90", "sm_120")
+    for wrong in ("", ",", "sm_74", "sm_75,volta"):
+        with pytest.raises(ValueError, match=r"one or more of sm_75, .*sm_121"):
+            architectures(wrong)
+
+
+@pytest.mark.parametrize(
+    ("archs", "ptx", "capability", "runs"),
+    [
+        (["sm_75"], "", "7.5", True),
+        (["sm_80"], "", "8.7", True),
+        (["sm_87"], "", "8.6", False),
+        (["sm_87"], "", "9.0", False),
+        (["sm_87"], "sm_87", "9.0", True),
+        (["sm_75", "sm_90"], "sm_90", "8.7", False),
+        (["sm_75", "sm_90"], "sm_90", "10.3", True),
+        ([], "sm_75", "8.7", True),
+        ([], "sm_75", "7.2", False),
+    ],
+)
+def test_where_code_runs(archs: list[str], ptx: str, capability: str, runs: bool) -> None:
+    """Machine code on the same major version from its minor one on; PTX from its version on."""
+    assert runs_on(archs, ptx, capability) is runs
+
+
+def test_the_largest_gpu_counts() -> None:
+    """Blocks for a small GPU alone would leave a large one idle; but all must have what is used."""
+    assert Device.of(["sm_87", "sm_90"]).processors == ARCHITECTURES["sm_90"][1]
+    assert Device.of(["sm_80", "sm_120"]).copies
+    assert not Device.of(["sm_75", "sm_90"]).copies
+
+
+def test_tf32_wants_a_gpu_that_has_it() -> None:
+    """Every one of those that are named."""
+    target = Cuda({"backend": "tvm", "precision": "tf32", "arch": "sm_75,sm_90"})
+    with pytest.raises(TargetError, match="sm_75 has no TF32"):
+        target.build(None, None)  # type: ignore[arg-type]

@@ -1,0 +1,224 @@
+"""The emulated GPU notices what a GPU does wrong in silence: kernels with a known fault, each in its own process."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests import ROOT
+from tests.tvm.gpu.emulation import environment, make_driver, make_kernels
+
+pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
+
+_HEAD = """extern "C" __global__ void __launch_bounds__(32) {}(float* __restrict__ x_ptr, float* __restrict__ y_ptr) {{
+{}
+}}
+"""
+_SHARED = "  __shared__ alignas(64) float s_ptr[32];\n"
+_KERNELS = {
+    # By name: what stands in the kernel, and what is said of it.
+    "right": (
+        _SHARED + "  s_ptr[threadIdx.x] = x_ptr[threadIdx.x];\n  __syncthreads();\n"
+        "  y_ptr[blockIdx.x * 32 + threadIdx.x] = s_ptr[31 - threadIdx.x];",
+        "",
+    ),
+    "vectors": (
+        "  if (threadIdx.x < 8) *(float4*)(y_ptr + blockIdx.x * 32 + threadIdx.x * 4) = "
+        "*(float4*)(x_ptr + threadIdx.x * 4);",
+        "",
+    ),
+    "reads_outside": ("  y_ptr[threadIdx.x] = x_ptr[threadIdx.x + 1];", "a read outside of the memory"),
+    "writes_outside": ("  y_ptr[(int)threadIdx.x - 1] = x_ptr[0];", "a write outside of the memory"),
+    "shared_outside": (_SHARED + "  s_ptr[threadIdx.x * 2] = 0;", "a write outside of the shared array"),
+    "not_aligned": ("  float4 v = *(float4*)(x_ptr + 2); y_ptr[0] = v.x;", "a vector that is not aligned"),
+    "no_barrier": (
+        _SHARED + "  s_ptr[threadIdx.x] = 1;\n  y_ptr[threadIdx.x] = s_ptr[31 - threadIdx.x];",
+        # Which of these comes first is a matter of order.
+        "shared memory is read that nobody has written",
+    ),
+    "no_second_barrier": (
+        _SHARED + "  s_ptr[threadIdx.x] = 1;\n  __syncthreads();\n  float v = s_ptr[31 - threadIdx.x];\n"
+        "  s_ptr[threadIdx.x] = v;",
+        "no barrier between",
+    ),
+    "not_written": (_SHARED + "  if (threadIdx.x) s_ptr[threadIdx.x] = 1;\n  __syncthreads();\n  y_ptr[0] = s_ptr[0];",
+                    "shared memory is read that nobody has written"),
+    "same_place": ("  y_ptr[threadIdx.x / 2] = 1;", "it is written here, and in another thread"),
+    "between_blocks": ("  y_ptr[threadIdx.x] = blockIdx.x;", "it is written here, and in another thread"),
+    "read_after_write": (
+        "  y_ptr[threadIdx.x + 32 * blockIdx.x] = y_ptr[threadIdx.x];",
+        "and written in another thread, with no barrier between",
+    ),
+    "half_a_barrier": ("  if (threadIdx.x < 16) __syncthreads();", "a barrier that only some threads"),
+}  # fmt: skip
+_RUN = """
+import sys
+from tests.tvm.gpu.test_tvm_gpu_emulator import main
+main(*sys.argv[1:])
+"""
+
+
+class _Launch(ctypes.Structure):
+    _fields_ = [
+        ("grid", ctypes.c_uint * 3),
+        ("block", ctypes.c_uint * 3),
+        ("shared", ctypes.c_uint),
+        ("stream", ctypes.c_void_p),
+        ("attributes", ctypes.c_void_p),
+        ("count", ctypes.c_uint),
+    ]
+
+
+class _Gpu:
+    """The driver, from Python."""
+
+    def __init__(self, code: str) -> None:
+        self.library = ctypes.CDLL("libcudart.so.13")
+        self.module = ctypes.c_void_p()
+        assert self.library.cuModuleLoadData(ctypes.byref(self.module), Path(code).read_bytes()) == 0
+
+    def memory(self, count: int) -> ctypes.c_void_p:
+        """Floats of the device."""
+        made = ctypes.c_void_p()
+        assert self.library.cudaMalloc(ctypes.byref(made), ctypes.c_size_t(4 * count)) == 0
+        return made
+
+    def launch(
+        self, name: str, x: ctypes.c_void_p, y: ctypes.c_void_p, grid: tuple[int, ...] = (2, 1, 1), threads: int = 32,
+        stream: ctypes.c_void_p | None = None,
+    ) -> int:  # fmt: skip
+        """CUDA's error, or 0."""
+        function = ctypes.c_void_p()
+        assert self.library.cuModuleGetFunction(ctypes.byref(function), self.module, name.encode()) == 0
+        given = (ctypes.c_void_p * 2)(ctypes.addressof(x), ctypes.addressof(y))
+        config = _Launch((ctypes.c_uint * 3)(*grid), (ctypes.c_uint * 3)(threads, 1, 1), 0, stream, None, 0)
+        return int(self.library.cuLaunchKernelEx(ctypes.byref(config), function, given, None))
+
+    def copy(self, to: object, source: object, count: int, kind: int, stream: object = None) -> int:
+        """The same of cudaMemcpyAsync: kind 1 is to the device, 2 from it."""
+        return int(self.library.cudaMemcpyAsync(to, source, ctypes.c_size_t(4 * count), kind, stream))
+
+    def wait(self) -> None:
+        """For all that was asked for."""
+        self.library.cudaStreamSynchronize(None)
+
+
+def main(code: str) -> None:
+    """Prints what became of each case: the status of its process, and what that said."""
+    found = {}
+    for name in (*_KERNELS, "launches", "graphs"):
+        with tempfile.TemporaryFile("w+") as said:
+            child = os.fork()
+            if not child:
+                os.dup2(said.fileno(), 2)
+                status = 1
+                try:
+                    _try(code, name)
+                    status = 0
+                except BaseException:
+                    traceback.print_exc()
+                finally:
+                    os._exit(status)
+            status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+            said.seek(0)
+            found[name] = (status, said.read())
+    print(json.dumps(found))
+
+
+def _try(code: str, name: str) -> None:
+    """Runs a kernel, or several in a way that CUDA refuses."""
+    gpu = _Gpu(code)
+    x, y = gpu.memory(32), gpu.memory(64)
+    host = np.arange(32, dtype=np.float32)
+    assert gpu.copy(x, host.ctypes, 32, 1) == 0
+    if name in _KERNELS:
+        assert gpu.launch(name, x, y) == 0
+        gpu.wait()
+        found = np.zeros(32, np.float32)
+        assert gpu.copy(found.ctypes, y, 32, 2) == 0
+        if name == "right":
+            np.testing.assert_array_equal(found, host[::-1])
+        return
+    if name == "launches":
+        assert gpu.launch("right", x, y, threads=64)
+        assert gpu.launch("right", x, y, (1, 65536, 1))
+        assert gpu.launch("right", x, y, (0, 1, 1))
+        # Not before somebody waits.
+        pinned = ctypes.c_void_p()
+        assert gpu.library.cudaMallocHost(ctypes.byref(pinned), ctypes.c_size_t(128)) == 0
+        view = np.ndarray(32, np.float32, memoryview((ctypes.c_float * 32).from_address(pinned.value or 0)))
+        view[...] = -1
+        assert gpu.launch("right", x, y) == 0
+        assert gpu.copy(pinned, y, 32, 2) == 0
+        assert view[0] == -1
+        gpu.wait()
+        np.testing.assert_array_equal(view, host[::-1])
+        return
+    stream, graph, run = ctypes.c_void_p(), ctypes.c_void_p(), ctypes.c_void_p()
+    assert gpu.library.cudaStreamBeginCapture(None, 0)
+    gpu.library.cudaStreamCreate(ctypes.byref(stream))
+    spoils: dict[str, Callable[[], int]] = {
+        "nothing": lambda: 0,
+        "copy": lambda: gpu.copy(x, host.ctypes, 32, 1, stream),
+        "memory": lambda: gpu.library.cudaMalloc(ctypes.byref(ctypes.c_void_p()), ctypes.c_size_t(4)),
+        "waiting": lambda: gpu.library.cudaStreamSynchronize(None),
+        "another stream": lambda: gpu.launch("right", x, y),
+    }
+    for what, spoil in spoils.items():
+        assert gpu.library.cudaStreamBeginCapture(stream, 0) == 0
+        assert gpu.launch("right", x, y, stream=stream) == 0
+        assert bool(spoil()) is (what != "nothing")
+        ended = gpu.library.cudaStreamEndCapture(stream, ctypes.byref(graph))
+        assert bool(ended) is (what != "nothing"), what
+        if what == "nothing":
+            assert gpu.library.cudaGraphInstantiate(ctypes.byref(run), graph, ctypes.c_ulonglong(0)) == 0
+            for shift in (1, 2):
+                # The arguments are those that were recorded, what lies there is not.
+                more = host + np.float32(shift)
+                assert gpu.copy(x, more.ctypes, 32, 1) == 0
+                assert gpu.library.cudaGraphLaunch(run, None) == 0
+                found = np.zeros(32, np.float32)
+                assert gpu.copy(found.ctypes, y, 32, 2) == 0
+                np.testing.assert_array_equal(found, more[::-1])
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, str]]:
+    """What became of each."""
+    folder = make_driver(tmp_path_factory.mktemp("emulator"))
+    source = "".join(_HEAD.format(name, body) for name, (body, _) in _KERNELS.items())
+    code = folder / "code"
+    code.write_bytes(make_kernels(source, folder / "code.so", folder))
+    command = [sys.executable, "-c", _RUN, str(code)]
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment(folder), stdout=subprocess.PIPE, check=True, text=True
+    )
+    return {name: (status, said) for name, (status, said) in json.loads(done.stdout).items()}
+
+
+@pytest.mark.parametrize("name", _KERNELS)
+def test_kernels(name: str, found: dict[str, tuple[int, str]]) -> None:
+    """Of those that are right nothing is said, and they compute."""
+    status, said = found[name]
+    wanted = _KERNELS[name][1]
+    assert (status == 0) is (not wanted), said
+    assert wanted in said
+    assert (f"kernel {name}, block" in said) is bool(wanted)
+
+
+@pytest.mark.parametrize("name", ["launches", "graphs"])
+def test_driver(name: str, found: dict[str, tuple[int, str]]) -> None:
+    """Launches that CUDA refuses, what is done later, and captures that are spoilt."""
+    status, said = found[name]
+    assert status == 0, said

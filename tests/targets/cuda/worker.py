@@ -1,0 +1,63 @@
+"""Computes models on the GPU of emulator/driver.cpp: `python -m tests.tvm.gpu.worker FOLDER`.
+
+For each NAME.onnx of the folder, with its inputs in NAME.npz, writes its outputs in order to NAME.out.npz, and to
+NAME.json which rules wrote its functions. In NAME.arch may stand another GPU than sm_90, as
+sm_80, or sm_80 tf32; in NAME.rank the
+rank that all functions take, in NAME.form the number of the tile that products take, and how many blocks share it.
+
+Each tensor has memory of its own, of its exact size: an access outside of it is one outside of all memory. The driver
+must be in LD_LIBRARY_PATH before this process starts.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+
+from tests.tvm.gpu.emulation import make_kernels
+
+
+def main(folder: Path) -> None:
+    import tvm
+    from dnc.targets.cuda.lowering import Network
+    from dnc.targets.cuda.schedules import tensors, tiled
+    from dnc.targets.tvm.emit import emit
+    from tvm import relax
+
+    from dnc.runtime.runners.cuda.device import Device
+
+    def told(path: Path, suffix: str, otherwise: str) -> str:
+        file = path.with_suffix(suffix)
+        return file.read_text() if file.exists() else otherwise
+
+    usual = Device.of
+    relax.transform.StaticPlanBlockMemory = lambda: tvm.transform.Sequential([])
+    for path in sorted(folder.glob("*.onnx")):
+        library = path.with_suffix(".so")
+        (arch, *allowed), rank = told(path, ".arch", "sm_90").split(), int(told(path, ".rank", "0"))
+        form = told(path, ".form", "")
+        for module in (tiled, tensors) if form else ():
+            number, parts = map(int, form.split())
+            fixed = lambda _, tiles, *__, number=number, parts=parts: tiled.Form(tiles[number], parts)  # noqa: E731
+            module.form_of = fixed  # type: ignore[attr-defined]
+        Device.of = lambda archs, rank=rank: dataclasses.replace(usual(archs), rank=rank)  # type: ignore
+        model = ir.load(path)
+        host = tvm.target.Target({"kind": "llvm"})
+        compile_kernels = partial(make_kernels, library=library, driver=folder)
+        lowered = Network(emit(model), [arch], host, compile_kernels, tf32="tf32" in allowed).lowered()
+        machine = relax.VirtualMachine(lowered.executable, tvm.cuda(), "naive")
+        feeds = np.load(path.with_suffix(".npz"))
+        given = [tvm.runtime.tensor(feeds[value.name], tvm.cuda()) for value in model.graph.inputs]
+        outputs = [output.numpy() for output in machine["main"](*given)]
+        np.savez(path.with_suffix(".out.npz"), *outputs)
+        path.with_suffix(".json").write_text(json.dumps(lowered.rules))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
