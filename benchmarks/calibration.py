@@ -117,7 +117,7 @@ def check(arguments: argparse.Namespace, calibration: dict, engine: Path) -> tup
     loaded = dnc.load(engine)
     values: dict[str, list[np.ndarray]] = {}
     for array in arrays(arguments.cfg, arguments.weights, arguments.images, arguments.count):
-        for name, output in zip(loaded.bundle.outputs, loaded.forward(array), strict=True):
+        for name, output in zip(loaded.manifest.outputs, loaded.forward(array), strict=True):
             values.setdefault(name, []).append(np.abs(output[output != 0]))
     equal = near = 0
     for name, parts in values.items():

@@ -86,7 +86,7 @@ def measure(cfg: Path, arguments: argparse.Namespace, folder: Path) -> tuple[Tim
         ours |= {name: {**options, "calibration": table} for name, options in EIGHT_BITS.items()}
     for name, options in ours.items():
         engine = dnc.compile(cfg, weights, out=folder / name, verify=False, **options)
-        session = targets[engine.bundle.target](engine.bundle.options).open(engine.folder, arguments.threads)
+        session = targets[engine.manifest.target](engine.manifest.options).open(engine.folder, arguments.threads)
         runs[f"dnc {name}"] = lambda session=session: session.run({"input": x})  # type: ignore[misc]
     files = Plain.write(network, weights, x, folder)
     runs |= plain(files.model, x, arguments.threads)

@@ -1,7 +1,7 @@
 """Latency on an NVIDIA GPU: ONNX Runtime's providers against PyTorch, and native against diagonalwise convolutions.
 
     python benchmarks/gpu.py [NET…] [--precisions fp16,fp32] [--batches 1,16] [--engines cuda,…] [--minutes 8.5]
-    python benchmarks/gpu.py [NET…] --only layers --table dnc/depthwise_cuda.json
+    python benchmarks/gpu.py [NET…] --only layers
     python benchmarks/gpu.py efficientnet-b0 --provider cpu --batches 1 --seconds 0.5 --minutes 2      # to try it
 
 NET is a .cfg file or the name of a network of cfg/; without weights, random ones stand in, which take as long.
@@ -13,9 +13,9 @@ NET is a .cfg file or the name of a network of cfg/; without weights, random one
     PyTorch, PyTorch compiled       the same graph in torch.fx, channels_last, eager and by torch.compile; needs torch
 
 Every run takes an array on the host and gives arrays on the host, so that it ends when the GPU is done. Float32 is
-float32: TF32 is off for all. The engines of a network run in turn (`dnc.runtime.timing.interleave`); a cell has the median in
-milliseconds, and the median ratio to the first column with the half of its 95 % interval. Below stands by how much the
-outputs are off those of ONNX Runtime on the CPU in float32, relative to the largest, for the first image.
+float32: TF32 is off for all. The engines of a network run in turn (`dnc.runtime.timing.interleave`); a cell has the
+median in milliseconds, and the median ratio to the first column with the half of its 95 % interval. Below stands by how
+much the outputs are off those of ONNX Runtime on the CPU in float32, relative to the largest, for the first image.
 
 The second part is what --autotune of `dnc compile` measures, each depthwise layer in place; --table puts that into a
 table of generations (`dnc.depthwise`). What was measured is kept in dnc's cache, so that a part that the time did not
@@ -44,7 +44,6 @@ os.environ["NVIDIA_TF32_OVERRIDE"] = "0"
 
 import numpy as np
 import onnx_ir as ir
-from dnc.depthwise import write_table
 from dnc.targets import Target, targets
 
 from dnc import zoo
@@ -351,9 +350,8 @@ def engines(networks: Mapping[str, Network], arguments: argparse.Namespace, cloc
             print("".join(f"\n- {', '.join(titles)}: {note}" for note, titles in notes.items()) + "\n", flush=True)
 
 
-def layers(networks: Mapping[str, Network], arguments: argparse.Namespace, clock: Clock) -> list[dict[str, Any]]:
-    """The second part; returns the sets for a table."""
-    sets: dict[tuple[str, int], dict[str, Any]] = {}
+def layers(networks: Mapping[str, Network], arguments: argparse.Namespace, clock: Clock) -> None:
+    """The second part."""
     for title, network in networks.items():
         for precision in arguments.precisions:
             for batch in arguments.batches:
@@ -376,14 +374,6 @@ def layers(networks: Mapping[str, Network], arguments: argparse.Namespace, clock
                     break
                 clock.took("layers", start)
                 show(tuned, f"{title}, {precision}, batch {batch}")
-                conditions = {"provider": "cuda", "precision": precision, "layout": "nchw", "batch": batch}
-                item = sets.setdefault((precision, batch), {**conditions, "engine": target.engine(), "layers": []})
-                known = {layer["kind"] for layer in item["layers"]}
-                for layer in tuned.to_json()["layers"]:
-                    if layer["kind"].startswith("depthwise") and layer["kind"] not in known:
-                        known.add(layer["kind"])
-                        item["layers"].append({key: layer[key] for key in ("kind", "best", "microseconds")})
-    return list(sets.values())
 
 
 def show(tuned: Tuned, title: str) -> None:
@@ -440,14 +430,11 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=100, help="for TVM tuned, of each network")
     parser.add_argument("--minutes", type=float, default=8.5, help="for all; what is left out says so")
     parser.add_argument("--only", choices=["engines", "layers"])
-    parser.add_argument("--table", type=Path, metavar="FILE")
     arguments = parser.parse_args()
     known = ["CPU", *TORCH] if arguments.provider == "cpu" else [*ENGINES, *TORCH]
     arguments.engines = arguments.engines or [name for name in known if name != TUNED]
     if unknown := set(arguments.engines) - set(known):
         parser.error(f"no engine {', '.join(unknown)}; there is {', '.join(known)}")
-    if arguments.table is not None and (arguments.provider == "cpu" or not gpus()):
-        parser.error("--table is for what was measured on a GPU")
     clock = Clock(arguments.minutes)
     first = Clock(arguments.minutes * (1 if arguments.only else SHARE))
     print(
@@ -457,12 +444,7 @@ def main() -> None:
     if arguments.only != "layers":
         engines(networks, arguments, first)
     if arguments.only != "engines":
-        sets = layers(networks, arguments, clock)
-        if arguments.table is not None and sets:
-            gpu = gpus()[0]
-            origin = {"gpu": gpu.name, "driver": gpu.driver, "date": str(datetime.date.today())}
-            origin["command"] = shlex.join(["python", "benchmarks/gpu.py", *sys.argv[1:]])
-            write_table(arguments.table, gpu.arch, [{**origin, **item} for item in sets])
+        layers(networks, arguments, clock)
 
 
 if __name__ == "__main__":

@@ -59,7 +59,7 @@ def main() -> None:
         cfg, _, table = item.partition("=")
         with tempfile.TemporaryDirectory() as folder:
             built = engines(cfg, table, arguments.targets.split(","), threads, Path(folder))
-            array = np.random.default_rng(0).random((1, *next(iter(built.values())).bundle.input_shape), np.float32)
+            array = np.random.default_rng(0).random((1, *next(iter(built.values())).manifest.input_shape), np.float32)
             runs = {name: partial(engine.forward, array) for name, engine in built.items()}
             clock = time.process_time if arguments.cpu else time.perf_counter
             timings = interleave(runs, seconds=arguments.seconds, rounds=(7, 1000), clock=clock)

@@ -83,7 +83,7 @@ def row(text: str, arguments: argparse.Namespace, folder: Path) -> list[str]:
         command = [arguments.depthai, "-c", PARSE, str(engine.folder / "model.blob"), str(engine.folder / "model.json")]
         result = subprocess.run(command, capture_output=True, text=True)
         parsed = "yes" if result.returncode == 0 else result.stderr.strip().splitlines()[-1]
-    report = engine.bundle.report
+    report = engine.manifest.report
     stages = report["stages"].partition(";")[0]
     return [
         name,

@@ -72,12 +72,12 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as scratch:
             os.environ["DNC_CACHE"] = scratch
             engine = dnc.load(folder)
-            shape = ",".join(map(str, engine.bundle.input_shape))
+            shape = ",".join(map(str, engine.manifest.input_shape))
             rest = PHOTOGRAPH, shape, f"{scratch}/library"
             packed = package(folder, Path(scratch) / "engine.dnc")
             candidates = {
                 "python": process("import numpy"),
-                "library": process(LIBRARY[engine.bundle.target], folder, *rest),
+                "library": process(LIBRARY[engine.manifest.target], folder, *rest),
                 "dnc": process(ARRAY, folder, *rest),
                 "dnc image": process(IMAGE, folder, *rest),
                 "package": process(IMAGE, packed, *rest),

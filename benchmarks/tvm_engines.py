@@ -151,8 +151,8 @@ def measure(cfg: Path, arguments: argparse.Namespace, folder: Path) -> tuple[Tim
     model = folder / "plain.onnx"
     serialize_to(lower(network, batch=1), model)
     cost = compiled(cfg, weights, arguments.mcpu, folder / "engine")
-    bundle = load(folder / "engine", threads=arguments.threads).bundle
-    session = targets["tvm"](bundle.options).open(folder / "engine", arguments.threads)
+    manifest = load(folder / "engine", threads=arguments.threads).manifest
+    session = targets["tvm"](manifest.options).open(folder / "engine", arguments.threads)
     runs: dict[str, Callable[[], object]] = {OURS: lambda: session.run({"input": x})}
     runs |= plain(model, x, arguments.threads)
     if not arguments.without_plain:

@@ -49,7 +49,7 @@ class Binarize(Pass):
     """Conv of padded signs with signs -> Conv of bits, on floats or on integers."""
 
     name: ClassVar[str] = "binarize"
-    exactness: ClassVar[float] = 0.0
+    tolerance: ClassVar[float] = 0.0
 
     applies_to: ClassVar[str] = "convolutions of signs with signs (xnor=1)"
 

@@ -47,7 +47,7 @@ class Diagonalwise(Pass):
     """
 
     name: ClassVar[str] = "diagonalwise"
-    exactness: ClassVar[float] = 1e-5
+    tolerance: ClassVar[float] = 1e-5
     """The products are the same, but are summed in the order of another kernel: some 1e-7 a layer, which depth adds
     up. Trained networks of 18 to 28 depthwise layers change by 3e-6."""
 

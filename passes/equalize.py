@@ -4,7 +4,8 @@
 
 holds for f linear, relu and leaky. It is exact but for rounding, and matters where conv1 or conv2 is depthwise: the
 largest of their channels is often a hundred times the smallest (Nagel et al., "Data-Free Quantization Through Weight
-Equalization and Bias Correction", ICCV 2019). Here the tensor's own channels are measured (`dnc.quantization.calibration`).
+Equalization and Bias Correction", ICCV 2019). Here the tensor's own channels are measured
+(`dnc.quantization.calibration`).
 
 1. conv2 is depthwise. Its weights have a scale for each channel already, so all become as large as the largest:
        s = a / max a,    a: the largest value of the channel, within the tensor's calibrated range
@@ -55,7 +56,7 @@ class Equalize(Pass):
     """
 
     name: ClassVar[str] = "equalize"
-    exactness: ClassVar[float] = 1e-5
+    tolerance: ClassVar[float] = 1e-5
     """Rounding of the weights, some 1e-7 a layer, which depth adds up."""
 
     applies_to: ClassVar[str] = "Conv, then Relu, LeakyRelu or nothing, then Conv, whose channels were calibrated"

@@ -28,7 +28,7 @@ class FoldBatchNorm(Pass):
     """Conv + BatchNormalization, Gemm + BatchNormalization and the other way round -> Conv, Gemm."""
 
     name: ClassVar[str] = "fold-batchnorm"
-    exactness: ClassVar[float] = 1e-5
+    tolerance: ClassVar[float] = 1e-5
     """Rounding of the folded weights, some 1e-7 a layer, which depth adds up."""
 
     applies_to: ClassVar[str] = "BatchNormalization after Conv, Gemm or their Concat; before them without padding"

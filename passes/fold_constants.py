@@ -25,7 +25,7 @@ class FoldConstants(Pass):
     """Replaces nodes on constants by their results."""
 
     name: ClassVar[str] = "fold-constants"
-    exactness: ClassVar[float] = 1e-6
+    tolerance: ClassVar[float] = 1e-6
     """The reference evaluator may round a transcendental function differently from the engine."""
 
     applies_to: ClassVar[str] = "nodes whose inputs are all initializers; Shape of a static value"

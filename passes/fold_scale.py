@@ -36,7 +36,7 @@ class FoldScale(Pass):
     """Mul, Div, Add and Sub of constants -> weights and biases."""
 
     name: ClassVar[str] = "fold-scale"
-    exactness: ClassVar[float] = 1e-5
+    tolerance: ClassVar[float] = 1e-5
     """Rounding of the folded weights, some 1e-7 a layer, which depth adds up."""
 
     applies_to: ClassVar[str] = "Mul, Div, Add, Sub of constants beside Conv and Gemm; x / 255 of pixels"

@@ -187,7 +187,7 @@ class FuseActivation(Pass):
     """
 
     name: ClassVar[str] = "fuse-activation"
-    exactness: ClassVar[float] = 1e-4
+    tolerance: ClassVar[float] = 1e-4
     """The forms are equal but for gelu, whose digits are 1e-5 off Darknet's (2.3e-5 was seen of a small output);
     each rounds in its own way, some 1e-7 a layer, which depth adds up."""
 

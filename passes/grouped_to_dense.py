@@ -36,7 +36,7 @@ class GroupedToDense(Pass):
     """
 
     name: ClassVar[str] = "grouped-to-dense"
-    exactness: ClassVar[float] = 1e-5
+    tolerance: ClassVar[float] = 1e-5
     """As `diagonalwise`'s: some 1e-7 a layer, which depth adds up."""
 
     applies_to: ClassVar[str] = "grouped Conv that is not depthwise"

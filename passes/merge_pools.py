@@ -35,7 +35,7 @@ class MergePools(Pass):
     """MaxPool of a large window -> MaxPool of the result of a smaller one."""
 
     name: ClassVar[str] = "merge-pools"
-    exactness: ClassVar[float] = 0.0
+    tolerance: ClassVar[float] = 0.0
 
     applies_to: ClassVar[str] = "MaxPool with stride 1 beside a smaller one, or of 9 x 9 and more"
 

@@ -63,7 +63,7 @@ class Quantize(Pass):
     """
 
     name: ClassVar[str] = "quantize"
-    exactness: ClassVar[float] = 1.0
+    tolerance: ClassVar[float] = 1.0
     """No equality: what 8 bits cost is seen on images, by `dnc eval`. On noise and a photograph they change heads of
     yolo-fastest-1.1 and -xl, MobileNetV2-YOLOv3-Nano and yolov3-tiny, with trained weights, by 0.12 to 0.66 of the
     largest value. An output that differs by more than that value has nothing to do with what it was: a wrong scale, or

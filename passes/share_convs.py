@@ -44,7 +44,7 @@ class ShareConvs(Pass):
     """1x1 convolutions of one input -> one of all their filters, and Split."""
 
     name: ClassVar[str] = "share-convs"
-    exactness: ClassVar[float] = 1e-6
+    tolerance: ClassVar[float] = 1e-6
     """The same products and sums, in an order that may depend on the number of filters."""
 
     applies_to: ClassVar[str] = "1x1 Conv with one input and equal activations"

@@ -70,7 +70,7 @@ class SimplifyConcat(Pass):
     """Joins concatenations, reads their parts directly, and upsamples after 1x1 convolutions instead of before."""
 
     name: ClassVar[str] = "simplify-concat"
-    exactness: ClassVar[float] = 1e-6
+    tolerance: ClassVar[float] = 1e-6
     """Cases 1 to 3 move numbers. In case 4 each is computed from the same ones, but an engine may sum up a smaller map
     in another order."""
 

@@ -50,7 +50,7 @@ class ToBfloat16(Pass):
     """
 
     name: ClassVar[str] = "to-bfloat16"
-    exactness: ClassVar[float] = 8e-2
+    tolerance: ClassVar[float] = 8e-2
     """Each weight is rounded by up to 2^-9 = 2e-3 of itself. Of 8 inputs of noise and 16 photographs through
     yolo-fastest-1.1 and -xl, MobileNetV2-YOLOv3-Nano and yolov3-tiny, each with its trained weights, the worst changes
     a head by 3.9e-2 of its largest value, half of them by less than 2e-2; declared is twice the worst."""

@@ -8,12 +8,13 @@
    back: what is float16 and read in float16 is read directly. Graph inputs and outputs stay float32 under their names.
 
 The file is half as large. Speed is the engine's: it is for GPUs with half-precision units. ONNX Runtime on x86 CPUs
-computes in float32 all the same, neither faster nor slower, and without the roundings in between (`dnc.graph.rounding`).
+computes in float32 all the same, neither faster nor slower, and without the roundings in between
+(`dnc.graph.rounding`).
 
 Activations over 65504 become infinite: no pass can see that without data, so the comparison after the pass on a
-photograph is what catches it (`dnc.graph.verification`); `keep` is for the layers where it happens. Trained detectors stay far
-below; random weights of deep residual networks (darknet53, yolov4) do not. Products are expected to add up in float32,
-as the engines do by default; one that adds in float16 is less exact than what is declared here.
+photograph is what catches it (`dnc.graph.verification`); `keep` is for the layers where it happens. Trained detectors
+stay far below; random weights of deep residual networks (darknet53, yolov4) do not. Products are expected to add up in
+float32, as the engines do by default; one that adds in float16 is less exact than what is declared here.
 
 Comes after everything that changes weights: fold-batchnorm and the like, which compute in float32. The old weights go
 with eliminate-dead-code.
@@ -50,7 +51,7 @@ class ToFloat16(Pass):
     """
 
     name: ClassVar[str] = "to-float16"
-    exactness: ClassVar[float] = 6e-2
+    tolerance: ClassVar[float] = 6e-2
     """Each weight and value is rounded by up to 2^-11 = 4.9e-4 of itself, and depth adds it up. Of 8 inputs of noise
     and 16 photographs through yolo-fastest-1.1 and -xl, MobileNetV2-YOLOv3-Nano and yolov3-tiny, each with its trained
     weights, the worst changes a head by 3.3e-2 of its largest value, half of the photographs by 1e-2 or less; declared

@@ -35,7 +35,7 @@ class TrimKernels(Pass):
     """Zero borders of kernels -> smaller kernels with asymmetric padding."""
 
     name: ClassVar[str] = "trim-kernels"
-    exactness: ClassVar[float] = 1e-5
+    tolerance: ClassVar[float] = 1e-5
     """Products with 0 leave a sum as it is, but an engine may add up a smaller kernel in another order."""
 
     applies_to: ClassVar[str] = "Conv whose kernels have zeros along a border, in every filter and channel"

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from dnc.passes import Pass
 
     from dnc.graph.quantization import Recipe
-    from dnc.runtime.manifest import Bundle
+    from dnc.runtime.manifest import Manifest
 
 __all__ = ["Progress", "Target", "silent"]
 
@@ -101,14 +101,14 @@ class Target(ABC):
 
     @abstractmethod
     def build(
-        self, model: ir.Model, folder: Path, about: Bundle | None = None, progress: Progress = silent
+        self, model: ir.Model, folder: Path, manifest: Manifest | None = None, progress: Progress = silent
     ) -> Mapping[str, str]:
         """Writes the engine's files into a folder that exists.
 
         Args:
             model: what is left after the passes; it stays as it is.
             folder: the folder.
-            about: the network's heads, labels and preprocessing; None for parts of networks that are only measured.
+            manifest: the network's heads, labels and preprocessing; None for parts of networks that are only measured.
             progress: is told what happens now.
 
         Returns:
@@ -122,7 +122,7 @@ class Target(ABC):
         self,
         model: ir.Model,
         folder: Path,
-        about: Bundle | None,
+        manifest: Manifest | None,
         trials: int,
         *,
         remote: str = "",
@@ -132,7 +132,7 @@ class Target(ABC):
         """`build`, with parts of the engine chosen by measuring them, for targets that have such parts.
 
         Args:
-            model, folder, about: as for `build`.
+            model, folder, manifest: as for `build`.
             trials: how many to measure.
             remote: where to measure, if not here.
             cache: the folder to keep measurements in; none are kept if not given.

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from dnc.passes import Pass
 
     from dnc.graph.quantization import Recipe
-    from dnc.runtime.manifest import Bundle
+    from dnc.runtime.manifest import Manifest
 
 __all__ = ["Onnx", "optimizations"]
 
@@ -85,7 +85,7 @@ class Onnx(Target):
         return [] if rounding is None else [passes[rounding](), passes["eliminate-dead-code"]()]
 
     def build(
-        self, model: ir.Model, folder: Path, about: Bundle | None = None, progress: Progress = silent
+        self, model: ir.Model, folder: Path, manifest: Manifest | None = None, progress: Progress = silent
     ) -> Mapping[str, str]:
         """Writes model.onnx."""
         from dnc.graph.serialization import serialize_to

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from dnc.passes import Pass
 
     from dnc.graph.quantization import Recipe
-    from dnc.runtime.manifest import Bundle
+    from dnc.runtime.manifest import Manifest
 
 __all__ = ["Openvino"]
 
@@ -60,13 +60,13 @@ class Openvino(Target):
         return Recipe(frozenset({"Conv", "Gemm", "Concat"}) | MOVES, tied=True, first_limit=63)
 
     def build(
-        self, model: ir.Model, folder: Path, about: Bundle | None = None, progress: Progress = silent
+        self, model: ir.Model, folder: Path, manifest: Manifest | None = None, progress: Progress = silent
     ) -> Mapping[str, str]:
         """Writes model.xml and model.bin."""
         openvino = import_openvino()
         read = _read(model)
-        if about is not None:
-            for key, text in _model_info(about).items():
+        if manifest is not None:
+            for key, text in _model_info(manifest).items():
                 read.set_rt_info(text, ["model_info", key])
         for port, value in zip(read.inputs, model.graph.inputs, strict=True):
             # An output that is an input unchanged has taken its name.
@@ -115,21 +115,21 @@ def _read(model: ir.Model) -> Any:
         raise TargetError(f"OpenVINO refuses the model: {said}{places}") from error
 
 
-def _model_info(about: Bundle) -> dict[str, str]:
+def _model_info(manifest: Manifest) -> dict[str, str]:
     """What stands in rt_info / model_info; in Model API's units, pixels are 0 to 255."""
-    info = {"model_name": about.name, "darknet_network": json.dumps(about.network)}
-    if about.heads:
-        kinds = {head.kind for head in about.heads}
-        info["model_type"] = "Classification" if kinds == {"classifier"} else f"darknet-{about.heads[-1].kind}"
-        info["heads"] = json.dumps([head.to_json() for head in about.heads])
-        info["classes"] = str(about.heads[-1].classes)
-        anchors = [side for head in about.heads for pair in getattr(head, "anchors", ()) for side in pair]
+    info = {"model_name": manifest.name, "darknet_network": json.dumps(manifest.network)}
+    if manifest.heads:
+        kinds = {head.kind for head in manifest.heads}
+        info["model_type"] = "Classification" if kinds == {"classifier"} else f"darknet-{manifest.heads[-1].kind}"
+        info["heads"] = json.dumps([head.to_json() for head in manifest.heads])
+        info["classes"] = str(manifest.heads[-1].classes)
+        anchors = [side for head in manifest.heads for pair in getattr(head, "anchors", ()) for side in pair]
         if anchors:
             info |= {"anchors": " ".join(map(str, anchors)), "iou_threshold": "0.45", "confidence_threshold": "0.25"}
-    if about.labels:
-        info["labels"] = " ".join(label.replace(" ", "_") for label in about.labels)
-    prepared = about.preprocessing
-    if prepared is not None and about.input_dtype == "float32":
+    if manifest.labels:
+        info["labels"] = " ".join(label.replace(" ", "_") for label in manifest.labels)
+    prepared = manifest.preprocessing
+    if prepared is not None and manifest.input_dtype == "float32":
         modes = {"letterbox": "fit_to_window_letterbox", "center-crop": "crop"}
         info["resize_type"] = modes.get(prepared.mode, "standard")
         for key, numbers in (("mean_values", prepared.mean), ("scale_values", prepared.std)):

@@ -64,10 +64,10 @@ def outputs(built: ir.Model, feeds: Mapping[str, npt.NDArray[Any]] | None = None
     return run(built, given)
 
 
-def same(after: Mapping[str, Any], before: Mapping[str, Any], exactness: float) -> None:
-    """The same outputs of the same names, within `exactness` of the largest value of each; 0 is equal bits."""
+def same(after: Mapping[str, Any], before: Mapping[str, Any], tolerance: float) -> None:
+    """The same outputs of the same names, within `tolerance` of the largest value of each; 0 is equal bits."""
     assert list(after) == list(before)
     for name, expected in before.items():
         assert after[name].shape == expected.shape
-        bound = exactness * float(np.abs(expected).max(initial=0))
+        bound = tolerance * float(np.abs(expected).max(initial=0))
         np.testing.assert_allclose(after[name], expected, rtol=0, atol=bound, err_msg=name)

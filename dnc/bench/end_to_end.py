@@ -157,11 +157,11 @@ class _Watched(Session):
 
 @contextmanager
 def _watched(subject: Subject, clock: Callable[[], float]) -> Iterator[tuple[Engine, _Watched]]:
-    kind = targets[subject.bundle.target]
+    kind = targets[subject.manifest.target]
     session = _Watched(subject.target.runner().open(subject.folder, subject.threads), clock)
     # The engine opens what its target gives it.
     watching = type("Watching", (kind,), {"open": lambda *_: session})
-    yield Engine(subject.folder, subject.bundle, watching(subject.bundle.options), subject.threads), session
+    yield Engine(subject.folder, subject.manifest, watching(subject.manifest.options), subject.threads), session
 
 
 def run(
@@ -189,7 +189,7 @@ def run(
     Raises:
         DncError: the engine takes no images, a frame cannot be read, or there is none.
     """
-    if subject.bundle.preprocessing is None:
+    if subject.manifest.preprocessing is None:
         raise DncError("this network takes no images", subject.folder)
     paced = rate or source.rate
     table: list[list[float]] = []

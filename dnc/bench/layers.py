@@ -103,7 +103,7 @@ def profile(
     Raises:
         TargetError: the engine does not tell how long its layers take, or its model cannot be read.
     """
-    work = read_work(subject.folder, subject.bundle, subject.batch)
+    work = read_work(subject.folder, subject.manifest, subject.batch)
     # A run on a GPU copies its inputs there, and where one is there may be no compiler for it.
     known = measured is not None or subject.target.name == "cuda"
     limits = measured if known else peaks(subject.target, subject.threads, progress)

@@ -233,12 +233,12 @@ def measure(
         if reason and reason not in notes:
             notes.append(reason)
         about_it: dict[str, Any] = {"name": subject.name, "kind": "engine", "device": start.get("device", device)}
-        about_it |= {"network": subject.bundle.network, "target": subject.bundle.target}
-        about_it |= {"options": dict(subject.bundle.options), "energy": energy}
+        about_it |= {"network": subject.manifest.network, "target": subject.manifest.target}
+        about_it |= {"options": dict(subject.manifest.options), "energy": energy}
         about_it |= {"startup": start.get("startup"), "memory": start.get("memory")}
         figures.append(Figures(**about_it, **_timed(timings, first, subject)))
     for peer in running:
-        about_it = {"name": peer.title, "kind": "peer", "device": "CPU", "network": first.bundle.network}
+        about_it = {"name": peer.title, "kind": "peer", "device": "CPU", "network": first.manifest.network}
         about_it |= {"startup": {"ready": peer.told["open"]}, "memory": peer.told["memory"]}
         figures.append(Figures(**about_it, **_timed(timings, first, peer)))
     if timings.disturbed > _BUSY:

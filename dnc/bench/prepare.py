@@ -144,8 +144,8 @@ def _compile(
                 verify=False,
                 progress=lambda text, title=title: progress(f"{title}: {text}"),  # type: ignore[misc]
             )
-            if target == "cpu" and engine.bundle.target != target:
-                title = title.replace(" cpu", "", 1) + f" ({engine.bundle.target})"
+            if target == "cpu" and engine.manifest.target != target:
+                title = title.replace(" cpu", "", 1) + f" ({engine.manifest.target})"
             found.append((title, engine.folder))
     return found
 
@@ -170,7 +170,7 @@ def network_of(subject: Subject, what: Sequence[str], wishes: Wishes, scratch: P
 
     It is looked for among the cfgs that were named, beside the engine, here, and in cfg/.
     """
-    name = str(subject.bundle.network.get("cfg"))
+    name = str(subject.manifest.network.get("cfg"))
     named = [find_cfg(item) for item in what if not is_engine(item)]
     random = list(scratch.glob("*/random.weights"))
     for cfg in [*named, subject.folder.parent / name, Path(name), find_cfg(name)]:
@@ -181,7 +181,7 @@ def network_of(subject: Subject, what: Sequence[str], wishes: Wishes, scratch: P
                 network = Network.load(cfg, weights) if weights is not None else None
             except DncError:
                 continue
-            if network is not None and weights is not None and network.digest == subject.bundle.network.get("digest"):
+            if network is not None and weights is not None and network.digest == subject.manifest.network.get("digest"):
                 return network, weights
     return None
 
@@ -204,7 +204,7 @@ def make_peers(
         return []
     found = network_of(subject, what, wishes, scratch)
     if found is None:
-        cfg = subject.bundle.network.get("cfg")
+        cfg = subject.manifest.network.get("cfg")
         hint = "put the cfg and its weights beside the engine, or name the cfg instead of the engine"
         what_is_missing = f"peers read {cfg} and its weights, which are not found as the engine has them"
         raise DncError(what_is_missing, subject.folder, hint)
@@ -220,7 +220,7 @@ def make_peers(
 
 def _array(subject: Subject) -> npt.NDArray[np.float32]:
     """The engine's input, preprocessed if the engine does that itself."""
-    preprocessing = subject.bundle.preprocessing
-    if subject.bundle.input_dtype == "uint8" and preprocessing is not None:
+    preprocessing = subject.manifest.preprocessing
+    if subject.manifest.input_dtype == "uint8" and preprocessing is not None:
         return np.stack([preprocessing(photograph())] * subject.batch)
     return np.asarray(subject.feeds["input"], np.float32)

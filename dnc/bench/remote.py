@@ -40,8 +40,8 @@ class RemoteSubject(Subject):
         from dnc.runtime.runners.tvm.session import ABOUT
 
         super().__post_init__()
-        if self.bundle.target != "tvm":
-            what = f"--remote runs engines of target tvm, and this is one of target {self.bundle.target}"
+        if self.manifest.target != "tvm":
+            what = f"--remote runs engines of target tvm, and this is one of target {self.manifest.target}"
             raise TargetError(what, self.folder, "dnc compile --target tvm, with --option triple=… for another machine")
         try:
             self._about = json.loads((self.folder / ABOUT).read_text(encoding="utf-8"))

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from dnc.errors import DncError
 from dnc.graph.verification import photograph
 from dnc.runtime.engine import load
-from dnc.runtime.manifest import Bundle
+from dnc.runtime.manifest import Manifest
 from dnc.runtime.runners import Session
 from dnc.runtime.timing import Run
 from dnc.targets import Target, targets
@@ -31,19 +31,19 @@ _WARM_UP = 3
 """Bursts whose latencies are not kept."""
 
 
-def feeds(bundle: Bundle, batch: int) -> dict[str, npt.NDArray[Any]]:
+def feeds(manifest: Manifest, batch: int) -> dict[str, npt.NDArray[Any]]:
     """Inputs by name: a photograph, so that the suppression of boxes has something to do; else noise; zero states."""
-    preprocessing = bundle.preprocessing
+    preprocessing = manifest.preprocessing
     if preprocessing is None:
-        x: npt.NDArray[Any] = np.random.default_rng(0).random((batch, *bundle.input_shape), np.float32)
+        x: npt.NDArray[Any] = np.random.default_rng(0).random((batch, *manifest.input_shape), np.float32)
     else:
         image = photograph()
-        pixels = bundle.input_dtype == "uint8"
+        pixels = manifest.input_dtype == "uint8"
         x = np.stack([preprocessing.match_channels(image) if pixels else preprocessing(image)] * batch)
     inputs: dict[str, npt.NDArray[Any]] = {"input": x}
     values = {"confidence": [0.25], "iou": [0.45], "window": [[0, 0, 1, 1]] * batch}
-    inputs |= {name: np.array(values[name], np.float32) for name in bundle.extra_inputs}
-    return inputs | {name: np.zeros((batch, *shape), np.float32) for name, shape in bundle.states.items()}
+    inputs |= {name: np.array(values[name], np.float32) for name in manifest.extra_inputs}
+    return inputs | {name: np.zeros((batch, *shape), np.float32) for name, shape in manifest.states.items()}
 
 
 @dataclass
@@ -59,23 +59,23 @@ class Subject:
     threads: int
     batch: int = 1
     streams: int = 1
-    bundle: Bundle = field(init=False)
+    manifest: Manifest = field(init=False)
     latencies: list[float] = field(init=False, default_factory=list)
     """Seconds of each call, of several callers."""
 
     def __post_init__(self) -> None:
         engine = load(self.folder, threads=self.threads)
-        self.folder, self.bundle = engine.folder, engine.bundle
-        fixed = self.bundle.batch
+        self.folder, self.manifest = engine.folder, engine.manifest
+        fixed = self.manifest.batch
         if isinstance(fixed, int) and fixed != self.batch:
             hint = f"--batch {fixed}, or compile it with --batch {self.batch}"
             raise DncError(f"the engine takes batches of {fixed}, not of {self.batch}", self.folder, hint)
-        self.feeds = feeds(self.bundle, self.batch)
+        self.feeds = feeds(self.manifest, self.batch)
 
     @property
     def target(self) -> Target:
         """What compiled it, with the same options."""
-        return targets[self.bundle.target](self.bundle.options)
+        return targets[self.manifest.target](self.manifest.options)
 
     def session(self) -> Session:
         """A new session that takes turns with others: its threads do not run on when it has run."""

@@ -49,9 +49,9 @@ def run_images(engine: Engine, paths: Sequence[Path], *, skip_bad: bool, quiet: 
         ImageError: an image cannot be read, or none can.
         DncError: the network takes no images.
     """
-    preprocessing = engine.bundle.preprocessing
+    preprocessing = engine.manifest.preprocessing
     if preprocessing is None:
-        shape = ", ".join(map(str, engine.bundle.input_shape))
+        shape = ", ".join(map(str, engine.manifest.input_shape))
         hint = f"use forward() of dnc.load({str(engine.folder)!r}) with an array (N, {shape})"
         raise DncError("this network takes no images", engine.folder, hint)
     good = 0

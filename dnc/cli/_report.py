@@ -9,6 +9,8 @@ connected and recurrent layers, for which Darknet's table has no count, have tha
 from __future__ import annotations
 
 import re
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
     from dnc.darknet.layers.base import Layer, Shape
     from dnc.darknet.network import Network
     from dnc.evaluation.comparison import Comparison
-    from dnc.runtime.manifest import Bundle
+    from dnc.runtime.manifest import Manifest
 
 __all__ = [
     "comparison_json",
@@ -105,34 +107,34 @@ def network_json(network: Network, weights: str | Path | None = None) -> dict[st
     }
 
 
-def engine_json(bundle: Bundle, folder: Path) -> dict[str, Any]:
+def engine_json(manifest: Manifest, folder: Path) -> dict[str, Any]:
     """engine.json's contents, the labels, and what the folder takes."""
-    labels = list(bundle.labels)
-    return {"folder": str(folder), **bundle.to_json(), "labels": labels, "bytes": _folder_bytes(folder)}
+    labels = list(manifest.labels)
+    return {"folder": str(folder), **manifest.to_json(), "labels": labels, "bytes": _folder_bytes(folder)}
 
 
 def _folder_bytes(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
 
 
-def engine_text(bundle: Bundle, folder: Path) -> str:
+def engine_text(manifest: Manifest, folder: Path) -> str:
     """What engine.json says, a line or a few for each thing."""
-    network = bundle.network
-    outputs = [f"{name} {_array(shape)}" for name, shape in zip(bundle.outputs, bundle.output_shapes, strict=True)]
-    shape = bundle.input_shape
-    if bundle.input_dtype == "uint8":
-        taken = f"uint8 ({bundle.batch}, height, width, {shape[0]}), pixels of an image of any size"
+    network = manifest.network
+    outputs = [f"{name} {_array(shape)}" for name, shape in zip(manifest.outputs, manifest.output_shapes, strict=True)]
+    shape = manifest.input_shape
+    if manifest.input_dtype == "uint8":
+        taken = f"uint8 ({manifest.batch}, height, width, {shape[0]}), pixels of an image of any size"
     else:
-        taken = f"float32 ({', '.join(map(str, (bundle.batch, *shape)))})"
+        taken = f"float32 ({', '.join(map(str, (manifest.batch, *shape)))})"
     heads = [
         f"{output['kind']}: {output['classes']} classes, {output['where']}"
-        for output in (head.to_json() for head in bundle.heads)
+        for output in (head.to_json() for head in manifest.heads)
     ]
-    first = ", ".join(bundle.labels[:3]) + (", ..." if len(bundle.labels) > 3 else "")
-    applied = [f"{item['name']} x{item['applied']}" for item in bundle.passes if item["applied"]]
+    first = ", ".join(manifest.labels[:3]) + (", ..." if len(manifest.labels) > 3 else "")
+    applied = [f"{item['name']} x{item['applied']}" for item in manifest.passes if item["applied"]]
     facts: list[tuple[str, Sequence[str]]] = [
         ("engine", [f"{folder}, {_folder_bytes(folder) / 1e6:.1f} MB"]),
-        ("target", [bundle.target]),
+        ("target", [manifest.target]),
         (
             "network",
             [
@@ -141,15 +143,15 @@ def engine_text(bundle: Bundle, folder: Path) -> str:
                 f"sha256 {network['digest']}",
             ],
         ),
-        ("input", [taken, *bundle.extra_inputs]),
-        ("preprocessing", [_preprocessing(bundle)]),
+        ("input", [taken, *manifest.extra_inputs]),
+        ("preprocessing", [_preprocessing(manifest)]),
         ("outputs", outputs),
-        ("states", [f"{name} {_array(state)}" for name, state in bundle.states.items()]),
-        ("decoding", [bundle.decode] if heads else []),
+        ("states", [f"{name} {_array(state)}" for name, state in manifest.states.items()]),
+        ("decoding", [manifest.decode] if heads else []),
         ("heads", heads),
-        ("labels", [f"{len(bundle.labels)}: {first}"] if bundle.labels else ["none"]),
+        ("labels", [f"{len(manifest.labels)}: {first}"] if manifest.labels else ["none"]),
         ("passes", [", ".join(applied) or "none applied"]),
-        ("made with", [", ".join(f"{name} {version}" for name, version in bundle.tools.items())]),
+        ("made with", [", ".join(f"{name} {version}" for name, version in manifest.tools.items())]),
     ]
     width = max(len(title) for title, _ in facts)
     lines = []
@@ -159,8 +161,8 @@ def engine_text(bundle: Bundle, folder: Path) -> str:
     return "\n".join(lines)
 
 
-def _preprocessing(bundle: Bundle) -> str:
-    preprocessing = bundle.preprocessing
+def _preprocessing(manifest: Manifest) -> str:
+    preprocessing = manifest.preprocessing
     if preprocessing is None:
         return "none: the network takes no images"
     mode = preprocessing.mode if preprocessing.crop == 1 else f"{preprocessing.mode} of {preprocessing.crop:g}"

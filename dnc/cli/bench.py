@@ -296,7 +296,7 @@ def _frames(
     subjects = _subjects(what, wishes, scratch, tell)
     results = []
     for subject in subjects:
-        preprocessing = subject.bundle.preprocessing
+        preprocessing = subject.manifest.preprocessing
         channels = 3 if preprocessing is None else preprocessing.channels
         source: Source = Files(paths, channels) if images else Video(camera if video is None else Path(video))  # type: ignore[arg-type]
         share = seconds / len(subjects)

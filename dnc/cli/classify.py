@@ -36,7 +36,7 @@ def command(
     from dnc.runtime.engine import load
 
     loaded = load(engine, threads=threads, **({} if device is None else {"device": device}))
-    heads = loaded.bundle.heads
+    heads = loaded.manifest.heads
     if not heads or any(isinstance(head, BoxHead) for head in heads):
         hint = f"use `dnc detect {engine}`" if heads else "its outputs come from Engine.forward()"
         raise DncError("this network is no classifier", engine, hint)

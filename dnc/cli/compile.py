@@ -109,21 +109,21 @@ def command(
     told = {**options, **{name: str(value) for name, value in short.items() if value is not None}}
     with progress(not as_json) as tell:
         engine = compile(cfg, weights, target, out, progress=tell, options=told, keep=keep or (), **others)  # type: ignore[arg-type]
-    bundle = engine.bundle
+    manifest = engine.manifest
     if as_json:
-        print_json({"folder": str(engine.folder), **bundle.to_json()})
+        print_json({"folder": str(engine.folder), **manifest.to_json()})
         return
-    applied = ", ".join(f"{item['name']} x{item['applied']}" for item in bundle.passes if item["applied"])
-    network = bundle.network
+    applied = ", ".join(f"{item['name']} x{item['applied']}" for item in manifest.passes if item["applied"])
+    network = manifest.network
     click.echo(
-        f"{engine.folder}: {bundle.name} for {bundle.target}, {network['layers']} layers, "
+        f"{engine.folder}: {manifest.name} for {manifest.target}, {network['layers']} layers, "
         f"{network['parameters'] / 1e6:.2f} M parameters, {network['bflops']:.3f} BFLOPs, "
         f"in {time.perf_counter() - start:.1f} s"
     )
     click.echo(f"  passes: {applied or 'none applied'}")
-    for topic, text in bundle.report.items():
+    for topic, text in manifest.report.items():
         click.echo(f"  {topic}: {text}")
-    tuning = bundle.tuning
+    tuning = manifest.tuning
     if "layers" in tuning:
         changed = [layer for layer in tuning["layers"] if layer["best"] != "native"]
         text = f"{len(changed)} of {len(tuning['layers'])} grouped convolutions are faster otherwise"

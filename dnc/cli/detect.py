@@ -62,8 +62,8 @@ def command(
     from dnc.runtime.preprocessing import read_image
 
     loaded = load(engine, threads=threads, **({} if device is None else {"device": device}))
-    if not any(isinstance(head, BoxHead) for head in loaded.bundle.heads):
-        hint = f"use `dnc classify {engine}`" if loaded.bundle.heads else "its outputs come from Engine.forward()"
+    if not any(isinstance(head, BoxHead) for head in loaded.manifest.heads):
+        hint = f"use `dnc classify {engine}`" if loaded.manifest.heads else "its outputs come from Engine.forward()"
         raise DncError("this network has no detection layer", engine, hint)
     paths = find_images(images, skip_bad)
     pictures = picture_paths(Path(out), paths) if out is not None else {}

@@ -64,7 +64,7 @@ def command(
                 table.add(item.name, verdict, str(len(found)), text, _layers(found))
         if item.error is not None:
             table.add(
-                item.name, "error", "", f"{item.error:.1e} of the largest output, declared {item.exactness:.1e}", ""
+                item.name, "error", "", f"{item.error:.1e} of the largest output, declared {item.tolerance:.1e}", ""
             )
     table.show()
 

@@ -23,16 +23,17 @@ def command(what: str, weights: str | None, cutoff: int | None, lenient: bool, a
     from dnc.cli._report import engine_json, engine_text, network_json, network_table, totals
 
     if is_folder(what):
-        from dnc.runtime.manifest import read_bundle
+        from dnc.runtime.manifest import read_manifest
 
         if weights is not None or cutoff is not None or lenient:
             raise click.UsageError("an engine takes neither --weights nor --cutoff nor --lenient")
-        bundle = read_bundle(what)
+        manifest = read_manifest(what)
         if as_json:
-            print_json(engine_json(bundle, Path(what)))
+            print_json(engine_json(manifest, Path(what)))
         else:
-            click.echo(engine_text(bundle, Path(what)))
+            click.echo(engine_text(manifest, Path(what)))
         return
+    from dnc.darknet.cfg import find_cfg
     from dnc.darknet.network import Network
 
     network = Network.load(find_cfg(what), weights, lenient=lenient, cutoff=cutoff)

@@ -18,18 +18,18 @@ def command(as_json: bool) -> None:
     from dnc.passes import passes
     from dnc.tables import Column, Table
 
-    found = [(name, plugin.exactness, summary(plugin), plugin.applies_to) for name, plugin in passes.items()]
+    found = [(name, plugin.tolerance, summary(plugin), plugin.applies_to) for name, plugin in passes.items()]
     if as_json:
-        keys = ("name", "exactness", "summary", "applies_to")
+        keys = ("name", "tolerance", "summary", "applies_to")
         print_json([dict(zip(keys, row, strict=True)) for row in found])
         return
     columns = (
         Column("pass"),
-        Column("exactness"),
+        Column("tolerance"),
         Column("what it does", folds=True),
         Column("where it applies", folds=True),
     )
     table = Table(columns)
-    for name, exactness, text, where in found:
-        table.add(name, f"{exactness:g}" if exactness else "exact", text, where)
+    for name, tolerance, text, where in found:
+        table.add(name, f"{tolerance:g}" if tolerance else "exact", text, where)
     table.show()

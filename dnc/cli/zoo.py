@@ -19,6 +19,7 @@ def list_(as_json: bool) -> None:
     """List the published weights, and which of them are here."""
     from dnc import zoo
     from dnc.cli import print_json
+    from dnc.files import cache_dir
     from dnc.tables import Column, Table
 
     rows = [(entry, zoo.cached(entry)) for entry in zoo.entries()]

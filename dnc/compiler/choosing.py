@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy.typing as npt
 
 from dnc.errors import TargetError
-from dnc.runtime.manifest import Bundle
+from dnc.runtime.manifest import Manifest
 from dnc.runtime.runners import Session
 from dnc.runtime.timing import interleave, processors
 from dnc.targets import Target
@@ -39,7 +39,7 @@ class Candidate:
 
     target: Target
     model: ir.Model
-    about: Bundle
+    manifest: Manifest
     """engine.json, but for what `Target.build` reports."""
 
 
@@ -49,7 +49,7 @@ def choose(
     feeds: Mapping[str, npt.NDArray[Any]],
     others: Mapping[str, str],
     progress: Callable[[str], None] = lambda _: None,
-) -> Bundle:
+) -> Manifest:
     """Builds the candidates, times them if there are several, and leaves the files of the fastest in the folder.
 
     Args:
@@ -67,7 +67,7 @@ def choose(
     """
     others = dict(others)
     sessions: dict[str, Session] = {}
-    made: dict[str, Bundle] = {}
+    made: dict[str, Manifest] = {}
     first: TargetError | None = None
     for each in candidates:
         name = each.target.title
@@ -75,14 +75,14 @@ def choose(
         place = folder / name
         place.mkdir()
         try:
-            report = each.target.build(each.model, place, each.about, progress)
+            report = each.target.build(each.model, place, each.manifest, progress)
             session = each.target.runner().taking_turns().open(place, processors())
             session.run(feeds)
         except TargetError as error:
             first = first or error
             others[name] = error.message
             continue
-        made[name] = dataclasses.replace(each.about, report=report)
+        made[name] = dataclasses.replace(each.manifest, report=report)
         sessions[name] = session
     if not made:
         assert first is not None
@@ -95,11 +95,11 @@ def choose(
         path.rename(folder / path.name)
     for each in candidates:
         shutil.rmtree(folder / each.target.title)
-    bundle = made[chosen]
+    manifest = made[chosen]
     return dataclasses.replace(
-        bundle,
-        tuning={**bundle.tuning, "candidates": measured},
-        report={"choice": line, **bundle.report},
+        manifest,
+        tuning={**manifest.tuning, "candidates": measured},
+        report={"choice": line, **manifest.report},
     )
 
 

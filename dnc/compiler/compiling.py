@@ -37,7 +37,7 @@ from dnc.quantization.calibration import Calibration
 from dnc.quantization.sensitivity import choose_float_layers, drop
 from dnc.runtime.decoding import ClassifierHead, Head
 from dnc.runtime.engine import Engine, load
-from dnc.runtime.manifest import Bundle, write_folder
+from dnc.runtime.manifest import Manifest, write_folder
 from dnc.runtime.preprocessing import COLORS, MODES, Preprocessing
 from dnc.targets import Target, find
 from dnc.zoo.recorded import read_recorded
@@ -84,13 +84,12 @@ def compile(
     """Compiles a Darknet network to an engine.
 
     Args:
-        cfg: the .cfg file, or the name of a network of cfg/.
-        weights: the .weights file; looked for beside the cfg and in the zoo's cache if not given.
-        target: a name of `dnc.targets.targets`; "aarch64" is tvm with triple=aarch64.
-        out: the engine folder; the cfg's name with .engine, in the current folder, if not given.
-        batch: the batch size; any if not given, or what the target has to have.
-        input: "f32": the engine takes preprocessed arrays; "u8": pixels, and preprocesses them itself.
-        preprocess: a mode of `dnc.runtime.preprocessing`; if not given what is recorded beside the weights (`dnc.zoo.recorded`), else
+        cfg: the .cfg file, or the name of a network of cfg/. weights: the .weights file; looked for beside the cfg and
+        in the zoo's cache if not given. target: a name of `dnc.targets.targets`; "aarch64" is tvm with triple=aarch64.
+        out: the engine folder; the cfg's name with .engine, in the current folder, if not given. batch: the batch size;
+        any if not given, or what the target has to have. input: "f32": the engine takes preprocessed arrays; "u8":
+        pixels, and preprocesses them itself. preprocess: a mode of `dnc.runtime.preprocessing`; if not given what is
+        recorded beside the weights (`dnc.zoo.recorded`), else
             "letterbox" where the cfg says letter_box=1, "center-crop" for classifiers, else "resize".
         color: "rgb", "bgr" or "gray"; if not given what is recorded, else rgb, or gray for one channel.
         mean, std: of one number or one per channel; the network's input is (pixel / 255 - mean) / std. If not given
@@ -193,14 +192,14 @@ def compile(
             more.append(known_passes["eliminate-dead-code"]())
         more += [item for item in each.final_passes() if item.name not in skip]
         applied += run_passes(model, more, dump=place, verify=proof, progress=tell, before=len(applied))
-        about = _bundle(network, model, each, preprocessing, heads, names, applied, tuned, batch, input, decode)
+        manifest = _manifest(network, model, each, preprocessing, heads, names, applied, tuned, batch, input, decode)
         if measured is not None and each.options.get("precision") in PRECISIONS:
-            more, found = _quantization(model, each, about, measured, keep, max_drop, data, tell)
+            more, found = _quantization(model, each, manifest, measured, keep, max_drop, data, tell)
             more = [item for item in more if item.name not in skip]
             applied += run_passes(model, more, dump=place, verify=proof, progress=tell, before=len(applied))
-            about = _bundle(network, model, each, preprocessing, heads, names, applied, tuned, batch, input, decode)
-            about = dataclasses.replace(about, report=found)
-        candidate = Candidate(each, model, about)
+            manifest = _manifest(network, model, each, preprocessing, heads, names, applied, tuned, batch, input, decode)
+            manifest = dataclasses.replace(manifest, report=found)
+        candidate = Candidate(each, model, manifest)
         if free and each.options["precision"] == "bf16":
             exact = next((other for other in ready if type(other.target) is type(each)), None)
             loss = None if exact is None else drop(exact, candidate, _dataset(measured, data), progress=tell)
@@ -215,24 +214,24 @@ def compile(
     tell("writing the engine")
     with write_folder(folder) as writer:
         if tune is not None:
-            about = ready[0].about
+            manifest = ready[0].manifest
             report, won = choice.build_tuned(
                 ready[0].model,
                 writer.folder,
-                about,
+                manifest,
                 tune,
                 remote=remote or "",
                 cache=cache_dir(),
                 progress=tell,
             )
-            tuning = {**about.tuning, "kernels": won}
-            bundle = dataclasses.replace(about, report={**about.report, **report}, tuning=tuning)
+            tuning = {**manifest.tuning, "kernels": won}
+            manifest = dataclasses.replace(manifest, report={**manifest.report, **report}, tuning=tuning)
         elif offers == [choice]:
-            report = choice.build(ready[0].model, writer.folder, ready[0].about, tell)
-            bundle = dataclasses.replace(ready[0].about, report={**ready[0].about.report, **report})
+            report = choice.build(ready[0].model, writer.folder, ready[0].manifest, tell)
+            manifest = dataclasses.replace(ready[0].manifest, report={**ready[0].manifest.report, **report})
         else:
-            bundle = choose(ready, writer.folder, feeds_for(lowered, preprocessing, images=1), others, tell)
-        writer.finish(bundle)
+            manifest = choose(ready, writer.folder, feeds_for(lowered, preprocessing, images=1), others, tell)
+        writer.finish(manifest)
     return load(folder)
 
 
@@ -263,7 +262,7 @@ def _calibration(
 def _quantization(
     model: ir.Model,
     target: Target,
-    about: Bundle,
+    manifest: Manifest,
     measured: Calibration,
     keep: Sequence[str],
     max_drop: float | None,
@@ -290,7 +289,7 @@ def _quantization(
         return passes(()), {}
     dataset = _dataset(measured, data)
     most = _MAX_DROP if max_drop is None else max_drop
-    mixed = choose_float_layers(model, target, about, passes, dataset, max_drop=most, progress=tell)
+    mixed = choose_float_layers(model, target, manifest, passes, dataset, max_drop=most, progress=tell)
     return passes([str(layer) for layer in mixed.kept]), {"mixed": str(mixed)}
 
 
@@ -480,7 +479,7 @@ def _preprocessing(
         raise DncError(f"unusable preprocessing: {error}", network.file, known) from error
 
 
-def _bundle(
+def _manifest(
     network: Network,
     model: ir.Model,
     target: Target,
@@ -492,7 +491,7 @@ def _bundle(
     batch: int | None,
     input: str,
     decode: str,
-) -> Bundle:
+) -> Manifest:
     outputs = [value for value in model.graph.outputs if not (value.name or "").startswith("next")]
     shapes = []
     for value in outputs:
@@ -509,7 +508,7 @@ def _bundle(
         "parameters": network.parameters(),
         "bflops": round(sum(layer.flops() for layer in network.layers) / 1e9, 6),
     }
-    return Bundle(
+    return Manifest(
         name=Path(network.file).stem,
         target=target.name,
         network=summary,

@@ -16,10 +16,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NoReturn
 
-from dnc.errors import CfgError, Where, close_match
+from dnc.errors import CfgError, Where, close_match, tolerate, warn
 from dnc.files import packaged
 
-__all__ = ["Option", "Section", "parse_cfg", "read_cfg", "tolerate", "warn"]
+__all__ = ["Option", "Section", "parse_cfg", "read_cfg"]
 
 _TRAINING_KEYS = """
     batch subdivisions time_steps max_batches learning_rate learning_rate_min sgdr_cycle sgdr_mult momentum decay track

@@ -1,8 +1,8 @@
 """What a .weights file holds, array by array; also of one that is damaged, or ends where the cfg goes on.
 
-Darknet's file says nothing of its layout: the cfg does, array after array (see `dnc.darknet.weights`). So a file that is not
-the cfg's can only be told by its length and by values that make no sense: numbers that are not finite, variances that
-are negative, or less than the 1e-5 that Darknet adds to them before it divides.
+Darknet's file says nothing of its layout: the cfg does, array after array (see `dnc.darknet.weights`). So a file that
+is not the cfg's can only be told by its length and by values that make no sense: numbers that are not finite, variances
+that are negative, or less than the 1e-5 that Darknet adds to them before it divides.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """Network -> ONNX: each layer emits its nodes, and the outputs of the heads become the graph's.
 
-The graph's input is `input`, float32 (N, C, H, W) in [0, 1] as Darknet's layers see it, or pixels (`dnc.graph.preprocessing`);
-the output of a Darknet layer is called `layer036`. A recurrent layer reads `state007.h` and gives `next007.h`. Decoded
-in the graph, the outputs are `boxes` and `scores`, or `detections` (`dnc.graph.suppression`).
+The graph's input is `input`, float32 (N, C, H, W) in [0, 1] as Darknet's layers see it, or pixels
+(`dnc.graph.preprocessing`); the output of a Darknet layer is called `layer036`. A recurrent layer reads `state007.h`
+and gives `next007.h`. Decoded in the graph, the outputs are `boxes` and `scores`, or `detections`
+(`dnc.graph.suppression`).
 """
 
 from __future__ import annotations

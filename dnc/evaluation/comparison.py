@@ -155,21 +155,21 @@ class EngineSide(Side):
     def __init__(self, engine: Engine, network: Network | None = None, title: str = "") -> None:
         self.engine = engine
         self.title = title or str(engine.folder)
-        heads = {head.output: head.where for head in engine.bundle.heads}
+        heads = {head.output: head.where for head in engine.manifest.heads}
         self._sections = {**heads, **(_sections(network) if network is not None else {})}
 
     def outputs(self, sample: Sample) -> list[tuple[str, Array]]:
         """The outputs that the engine has: all layers if it was made with --keep-layers."""
-        bundle = self.engine.bundle
+        manifest = self.engine.manifest
         x = sample.x
-        if bundle.input_dtype == "uint8":
-            if sample.pixels is None or bundle.preprocessing is None:
+        if manifest.input_dtype == "uint8":
+            if sample.pixels is None or manifest.preprocessing is None:
                 hint = "give an --image or nothing, or compile it without --input u8"
                 raise DncError("this engine takes pixels, not an array", self.engine.folder, hint)
-            x = bundle.preprocessing.match_channels(sample.pixels)[None]
-        if isinstance(bundle.batch, int) and len(x) == 1:
-            x = np.repeat(x, bundle.batch, axis=0)
-        named = zip(bundle.outputs, self.engine.forward(x), strict=True)
+            x = manifest.preprocessing.match_channels(sample.pixels)[None]
+        if isinstance(manifest.batch, int) and len(x) == 1:
+            x = np.repeat(x, manifest.batch, axis=0)
+        named = zip(manifest.outputs, self.engine.forward(x), strict=True)
         # The heads come before the other layers.
         return sorted(named, key=lambda item: (len(item[0]), item[0]))
 
@@ -445,11 +445,11 @@ class _Loader:
             cutoff=self.cutoff,
             progress=tell,
         )
-        return EngineSide(engine, network, f"{cfg.name} for {engine.bundle.target}")
+        return EngineSide(engine, network, f"{cfg.name} for {engine.manifest.target}")
 
 
 def _warn_of_another(engine: Engine, network: Network) -> None:
-    made_from = engine.bundle.network
+    made_from = engine.manifest.network
     if made_from.get("digest") != network.digest:
         what = "the engine was made from another cfg or other weights than it is compared with"
         warn(
@@ -466,19 +466,19 @@ def _sample(
 ) -> Sample:
     engines = [side.engine for side in (actual, expected) if isinstance(side, EngineSide)]
     networks = [side.network for side in (actual, expected) if isinstance(side, ReferenceSide)]
-    shape = engines[0].bundle.input_shape if engines else networks[0].input_shape
+    shape = engines[0].manifest.input_shape if engines else networks[0].input_shape
     if image is not None and input is not None:
         raise DncError("two inputs", hint="give either --image or --input")
     if input is not None:
         return Sample("", _read_input(Path(input), shape))
     generator = np.random.default_rng(seed)
-    preprocessing: Preprocessing | None = engines[0].bundle.preprocessing if engines else None
+    preprocessing: Preprocessing | None = engines[0].manifest.preprocessing if engines else None
     if image is not None:
         if preprocessing is None:
             raise ImageError("this network takes no images", image, "give an .npy with --input")
         pixels = read_image(image, preprocessing.channels)
         return Sample("", preprocessing(pixels)[None], pixels)
-    if preprocessing is not None and any(engine.bundle.input_dtype == "uint8" for engine in engines):
+    if preprocessing is not None and any(engine.manifest.input_dtype == "uint8" for engine in engines):
         channels, height, width = shape
         pixels = generator.integers(0, 256, (height, width, channels), np.uint8)
         return Sample("", preprocessing(pixels)[None], pixels)

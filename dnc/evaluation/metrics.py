@@ -250,8 +250,8 @@ def evaluate(
         ImageError: an image cannot be read, or none can.
         DncError: the network has neither boxes nor classes, or pycocotools is missing.
     """
-    heads = engine.bundle.heads
-    if not heads or engine.bundle.preprocessing is None:
+    heads = engine.manifest.heads
+    if not heads or engine.manifest.preprocessing is None:
         raise DncError("this network finds nothing in images that could be right or wrong", engine.folder)
     if points < 0 or points == 1:
         raise DncError(f"{points} points", hint="101 for COCO, 11 for VOC 2007, 0 for the area")
@@ -266,7 +266,7 @@ def evaluate(
         )
         meter = _DarknetMeter(truths, names, points, iou, confidence) if like_darknet else _CocoMeter(truths, classes)
     done = 0
-    for number, pixels in enumerate(_read(dataset.entries, engine.bundle.preprocessing.channels, skip_bad)):
+    for number, pixels in enumerate(_read(dataset.entries, engine.manifest.preprocessing.channels, skip_bad)):
         if pixels is not None:
             done += 1
             meter.add(engine, number, pixels)
@@ -484,24 +484,24 @@ class _TopMeter(_Meter):
 
 def _found(engine: Engine, pixels: Pixels, threshold: float) -> _Found:
     """What an engine finds over the threshold, in Darknet's order."""
-    bundle, preprocessing = engine.bundle, engine.bundle.preprocessing
+    manifest, preprocessing = engine.manifest, engine.manifest.preprocessing
     assert preprocessing is not None
-    if bundle.decode == "graph+nms":
-        return _from_detections(engine(pixels, confidence=threshold, iou=_NMS), bundle.heads[-1].classes)
+    if manifest.decode == "graph+nms":
+        return _from_detections(engine(pixels, confidence=threshold, iou=_NMS), manifest.heads[-1].classes)
     ready: npt.NDArray[Any] = preprocessing.match_channels(pixels)
-    if bundle.input_dtype != "uint8":
+    if manifest.input_dtype != "uint8":
         ready = preprocessing(pixels)
     # An engine of a fixed batch gets the image so many times: others of another size do not fit beside its pixels.
-    count = bundle.batch if isinstance(bundle.batch, int) else 1
+    count = manifest.batch if isinstance(manifest.batch, int) else 1
     outputs = [output[0] for output in engine.forward(np.repeat(ready[None], count, axis=0))]
-    boxes = [head for head in bundle.heads if isinstance(head, BoxHead)]
-    if bundle.decode == "graph":
+    boxes = [head for head in manifest.heads if isinstance(head, BoxHead)]
+    if manifest.decode == "graph":
         scores = np.where(outputs[1] > np.float32(threshold), outputs[1], np.float32(0))
         kept = np.flatnonzero(scores.any(axis=1))
         points = np.zeros(len(kept), np.uint8)
         candidates = Candidates(outputs[0][kept], scores[kept].max(axis=1, initial=0), scores[kept], points)
     else:
-        named = dict(zip(bundle.outputs, outputs, strict=True))
+        named = dict(zip(manifest.outputs, outputs, strict=True))
         parts = [head.candidates(named[head.output], threshold) for head in boxes]
         candidates = Candidates(*map(np.concatenate, zip(*parts, strict=True)))
     candidates = candidates._replace(boxes=preprocessing.transform(pixels.shape[1], pixels.shape[0])(candidates.boxes))

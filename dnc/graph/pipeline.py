@@ -27,7 +27,7 @@ class Applied:
     """What one pass did."""
 
     name: str
-    exactness: float
+    tolerance: float
     log: Log
     seconds: float
     error: float | None = None
@@ -44,7 +44,7 @@ class Applied:
             "name": self.name,
             "applied": [note._asdict() for note in self.log.applied],
             "refused": [note._asdict() for note in self.log.refused],
-            "exactness": self.exactness,
+            "tolerance": self.tolerance,
             "error": self.error,
         }
 
@@ -86,14 +86,14 @@ def run_passes(
             if log.count:
                 check(model, "the pass")
             seconds = time.perf_counter() - start
-            changed = verify.compare(model, optimization.exactness) if verify is not None and log.count else None
+            changed = verify.compare(model, optimization.tolerance) if verify is not None and log.count else None
         except DncError as error:
             hint = f"--skip {optimization.name} leaves the pass out"
             raise PassError(f"pass {optimization.name}: {error.message}", error.where, hint) from error
         except Exception as error:
             error.add_note(f"in pass {optimization.name}; --skip {optimization.name} leaves it out")
             raise
-        applied.append(Applied(optimization.name, optimization.exactness, log, seconds, changed))
+        applied.append(Applied(optimization.name, optimization.tolerance, log, seconds, changed))
         if dump is not None:
             _dump(model, dump, number, optimization.name)
     return applied

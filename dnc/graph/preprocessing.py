@@ -1,10 +1,10 @@
 """Preprocessing inside the graph: pixels (N, H, W, C) uint8 of any size -> the network's input.
 
-The same arithmetic as `dnc.runtime.preprocessing`, in ONNX operators: for either axis the two pixels that each output pixel lies
-between, and their weights, are computed from the image's size; a Gather fetches them. ONNX's own Resize would come
-close, but not reproduce Darknet's last row and column (see `dnc.runtime.preprocessing`). A bicubic interpolation takes as many
-pixels as the image is large, so there a product with a matrix of weights stands for the Gather; that is in double, in
-which it is exact.
+The same arithmetic as `dnc.runtime.preprocessing`, in ONNX operators: for either axis the two pixels that each output
+pixel lies between, and their weights, are computed from the image's size; a Gather fetches them. ONNX's own Resize
+would come close, but not reproduce Darknet's last row and column (see `dnc.runtime.preprocessing`). A bicubic
+interpolation takes as many pixels as the image is large, so there a product with a matrix of weights stands for the
+Gather; that is in double, in which it is exact.
 """
 
 from __future__ import annotations

@@ -55,10 +55,10 @@ class Log:
 
 
 class Pass(ir.passes.InPlacePass):
-    """A rewriting with a name, as on the command line, and a declared exactness."""
+    """A rewriting with a name, as on the command line, and a declared tolerance."""
 
     name: ClassVar[str]
-    exactness: ClassVar[float] = 0.0
+    tolerance: ClassVar[float] = 0.0
     """By how much outputs may differ, relative to the largest of each: 0 where no number changes."""
     applies_to: ClassVar[str] = ""
     """Where it applies, for `dnc passes`."""

@@ -1,7 +1,8 @@
 """Checking a graph, and writing it as an .onnx file, weight after weight.
 
 Weights stay where they are until they are written: an initializer wraps the memory-mapped array, or a function that
-computes it (`dnc.graph.builder.lazy`), so that a pass may rewrite every weight of a network without a second copy of it.
+computes it (`dnc.graph.builder.lazy`), so that a pass may rewrite every weight of a network without a second copy of
+it.
 """
 
 from __future__ import annotations

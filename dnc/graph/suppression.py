@@ -1,8 +1,8 @@
 """Decoding and non-maximum suppression inside the graph: `--decode graph` and `--decode graph+nms`.
 
-Every head emits its boxes and scores (`Layer.emit_boxes`); here they are put together and suppressed, as `dnc.runtime.decoding`
-does on the host. Greedy suppression is sequential, but has one fixed point, which a few products with the matrix of
-who-suppresses-whom reach:
+Every head emits its boxes and scores (`Layer.emit_boxes`); here they are put together and suppressed, as
+`dnc.runtime.decoding` does on the host. Greedy suppression is sequential, but has one fixed point, which a few products
+with the matrix of who-suppresses-whom reach:
 
     M[i, j] = 1 if box i is better than box j, of its image and class, and overlaps it too much
     keep <- not (keep M)      starting with all; box j is right once all better boxes that matter are

@@ -121,11 +121,11 @@ class Verifier:
         """Runs the model that passes are about to change."""
         self._before = self._run(model)
 
-    def compare(self, model: ir.Model, exactness: float) -> float:
+    def compare(self, model: ir.Model, tolerance: float) -> float:
         """The error of the model against the one before it; it is what the next one is compared with.
 
         Raises:
-            PassError: the error is larger than `exactness`, or an output has another shape or is gone.
+            PassError: the error is larger than `tolerance`, or an output has another shape or is gone.
         """
         after = self._run(model)
         rounded: Outputs | None = None
@@ -144,15 +144,15 @@ class Verifier:
                 raise PassError(f"it changed the outputs: {name} was {expected.shape}, is {found.shape}")
             error = error_between(found, expected)
             # Not >: NaN is no small error.
-            if not error <= exactness:
-                if exactness and rounded is None:
+            if not error <= tolerance:
+                if tolerance and rounded is None:
                     rounded = self._run(model, rounding=True)
                 noise = 0.0 if rounded is None else error_between(rounded[name], found)
                 if not error <= _ROUNDINGS * noise:
-                    rounding = f", {noise:.1e} by rounding" if exactness else ""
+                    rounding = f", {noise:.1e} by rounding" if tolerance else ""
                     raise PassError(
                         f"it changed the outputs: {name} by {error:.1e} of its largest value, "
-                        f"declared {exactness:.1e}{rounding}"
+                        f"declared {tolerance:.1e}{rounding}"
                     )
             worst = max(worst, error)
         self._before = after

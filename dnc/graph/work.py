@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dnc.errors import TargetError
-from dnc.runtime.manifest import Bundle
+from dnc.runtime.manifest import Manifest
 
 if TYPE_CHECKING:
     import onnx
@@ -81,32 +81,32 @@ def place_of(name: str) -> str:
     return first if slash else ""
 
 
-def read_work(folder: Path, bundle: Bundle, batch: int = 1) -> list[Work]:
+def read_work(folder: Path, manifest: Manifest, batch: int = 1) -> list[Work]:
     """What the model in an engine folder computes, in order.
 
     Raises:
         TargetError: the folder has no model that is known.
     """
     if (folder / "model.xml").exists():
-        return work_of(*_read_openvino(folder / "model.xml", bundle, batch))
+        return work_of(*_read_openvino(folder / "model.xml", manifest, batch))
     if (folder / "model.onnx").exists():
         import onnx
 
-        return work_of(*_read_onnx(onnx.load(str(folder / "model.onnx")), bundle, batch))
+        return work_of(*_read_onnx(onnx.load(str(folder / "model.onnx")), manifest, batch))
     try:
         described = json.loads((folder / "model.json").read_text(encoding="utf-8"))["work"]
         return [Work(each["place"], each["where"], each["operations"], each["bytes"]) for each in described]
     except (OSError, ValueError, LookupError, TypeError) as error:
-        what = f"the layers of an engine of target {bundle.target} are not known"
+        what = f"the layers of an engine of target {manifest.target} are not known"
         raise TargetError(what, folder, "build the engine again") from error
 
 
-def described_work(model: ir.Model, bundle: Bundle) -> list[dict[str, Any]]:
+def described_work(model: ir.Model, manifest: Manifest) -> list[dict[str, Any]]:
     """What `read_work` finds in the model.json of an engine that keeps no graph, for its batch."""
     from dnc.graph.serialization import small_model
 
-    batch = bundle.batch if isinstance(bundle.batch, int) else 1
-    nodes, sizes, constants = _read_onnx(small_model(model), bundle, batch)
+    batch = manifest.batch if isinstance(manifest.batch, int) else 1
+    nodes, sizes, constants = _read_onnx(small_model(model), manifest, batch)
     found = work_of(nodes, sizes, [*constants, *model.graph.initializers])
     return [
         {"place": each.place, "where": each.where, "operations": each.operations, "bytes": each.bytes} for each in found
@@ -187,15 +187,15 @@ def _operations(kind: str, output: float, read: float, per_output: float) -> flo
     return read if kind in _REDUCTIONS else output
 
 
-def _read_onnx(model: onnx.ModelProto, bundle: Bundle, batch: int) -> tuple[list[Node], dict[str, float], list[str]]:
+def _read_onnx(model: onnx.ModelProto, manifest: Manifest, batch: int) -> tuple[list[Node], dict[str, float], list[str]]:
     import onnx
 
     graph = model.graph
     for value in graph.input:
         sides = value.type.tensor_type.shape.dim
-        pixels = bundle.input_dtype == "uint8" and value.name == "input"
+        pixels = manifest.input_dtype == "uint8" and value.name == "input"
         # Pixels may have any size; those that are timed have that of the photograph, these the network's.
-        wanted = (batch, *bundle.input_shape[1:], bundle.input_shape[0]) if pixels else (batch,)
+        wanted = (batch, *manifest.input_shape[1:], manifest.input_shape[0]) if pixels else (batch,)
         for side, number in zip(sides, wanted, strict=False):
             if not side.HasField("dim_value"):
                 side.dim_value = number
@@ -236,7 +236,7 @@ def _read_onnx(model: onnx.ModelProto, bundle: Bundle, batch: int) -> tuple[list
     return nodes, sizes, constants
 
 
-def _read_openvino(path: Path, bundle: Bundle, batch: int) -> tuple[list[Node], dict[str, float], list[str]]:
+def _read_openvino(path: Path, manifest: Manifest, batch: int) -> tuple[list[Node], dict[str, float], list[str]]:
     from dnc.runtime.runners.openvino import import_openvino
 
     openvino = import_openvino()
@@ -244,11 +244,11 @@ def _read_openvino(path: Path, bundle: Bundle, batch: int) -> tuple[list[Node], 
     shapes = {}
     for port in model.inputs:
         free = [side.get_length() if side.is_static else batch for side in port.partial_shape]
-        if bundle.input_dtype == "uint8" and port.node.friendly_name == "input":
-            free = [batch, *bundle.input_shape[1:], bundle.input_shape[0]]
+        if manifest.input_dtype == "uint8" and port.node.friendly_name == "input":
+            free = [batch, *manifest.input_shape[1:], manifest.input_shape[0]]
         shapes[port.any_name] = openvino.PartialShape(free)
     model.reshape(shapes)
-    half = bundle.options.get("precision") in ("fp16", "bf16")
+    half = manifest.options.get("precision") in ("fp16", "bf16")
     nodes, sizes, constants = [], {}, []
     for op in model.get_ordered_ops():
         kind, name = op.get_type_name(), op.friendly_name

@@ -34,7 +34,7 @@ from dnc.passes import Pass
 from dnc.passes.reduced_precision import PRODUCTS, layer_of
 from dnc.runtime.decoding import BoxHead
 from dnc.runtime.engine import Engine, load
-from dnc.runtime.manifest import Bundle, write_folder
+from dnc.runtime.manifest import Manifest, write_folder
 from dnc.runtime.preprocessing import read_image
 from dnc.targets import Target
 
@@ -75,7 +75,7 @@ class Mixed:
 def choose_float_layers(
     model: ir.Model,
     target: Target,
-    about: Bundle,
+    manifest: Manifest,
     quantization: Quantization,
     dataset: Dataset,
     *,
@@ -87,14 +87,14 @@ def choose_float_layers(
     Args:
         model: after the target's passes, in float32; it stays as it is.
         target: what the engine is measured on.
-        about: the engine's heads, labels and preprocessing.
+        manifest: the engine's heads, labels and preprocessing.
         quantization: makes the passes.
         dataset: the images to measure on, best with labels, and best not those of the final evaluation.
         max_drop: percentage points.
         progress: is told what happens now.
     """
     tell = progress or (lambda _: None)
-    preprocessing = about.preprocessing
+    preprocessing = manifest.preprocessing
     if preprocessing is None:
         raise DatasetError("the network takes no images, so nothing can be measured on any", hint="--precision int8")
     paths = [entry.path for entry in dataset.entries[:_IMAGES]]
@@ -103,13 +103,13 @@ def choose_float_layers(
     order = sorted(noise, key=lambda layer: -noise[layer])
     with _measure(dataset) as measure:
         tell("measuring float32")
-        full = measure(model, target, about)
+        full = measure(model, target, manifest)
 
         def reached(count: int) -> float:
             tell(f"measuring with {count} of {len(order)} layers in float32")
             quantized = model.clone()
             run_passes(quantized, quantization([str(layer) for layer in order[:count]]))
-            return measure(quantized, target, about)
+            return measure(quantized, target, manifest)
 
         def enough(value: float) -> bool:
             return abs(full - value) * 100 <= max_drop
@@ -145,7 +145,7 @@ def drop(
         values = []
         for each in (exact, other):
             tell(f"measuring {each.target.title}")
-            values.append(measure(each.model, each.target, each.about))
+            values.append(measure(each.model, each.target, each.manifest))
     return abs(values[0] - values[1]) * 100
 
 
@@ -224,12 +224,12 @@ class _Measure:
         self._first = True
         self.labelled = True
 
-    def __call__(self, model: ir.Model, target: Target, about: Bundle) -> float:
+    def __call__(self, model: ir.Model, target: Target, manifest: Manifest) -> float:
         """That of this engine, from 0 to 1."""
-        if about.preprocessing is None or not about.heads:
+        if manifest.preprocessing is None or not manifest.heads:
             what = "the network finds nothing in images, so nothing can be measured on any"
             raise DatasetError(what, hint="--precision says what to take without measuring")
-        engine = self._engine(model, target, about)
+        engine = self._engine(model, target, manifest)
         first, self._first = self._first, False
         if first:
             try:
@@ -248,7 +248,7 @@ class _Measure:
 
     def _learn(self, engine: Engine) -> None:
         """Takes what the engine finds for the truth."""
-        if not isinstance(engine.bundle.heads[-1], BoxHead):
+        if not isinstance(engine.manifest.heads[-1], BoxHead):
             self._classes = [engine(entry.path, top=1)[0].class_id for entry in self._dataset.entries]
             return
         self._labels = self._folder / "labels"
@@ -262,11 +262,11 @@ class _Measure:
             ]
             (self._labels / f"{entry.path.stem}.txt").write_text("\n".join(lines), encoding="utf-8")
 
-    def _engine(self, model: ir.Model, target: Target, about: Bundle) -> Engine:
+    def _engine(self, model: ir.Model, target: Target, manifest: Manifest) -> Engine:
         folder = self._folder / "engine"
         with write_folder(folder) as writer:
-            report = target.build(model, writer.folder, about)
-            writer.finish(dataclasses.replace(about, report=report))
+            report = target.build(model, writer.folder, manifest)
+            writer.finish(dataclasses.replace(manifest, report=report))
         return load(folder)
 
 

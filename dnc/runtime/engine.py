@@ -30,7 +30,7 @@ import numpy.typing as npt
 
 from dnc.errors import DncError, TargetError
 from dnc.runtime.decoding import BoxHead, Classification, ClassifierHead, Detection, detections, from_graph
-from dnc.runtime.manifest import Bundle, read_bundle
+from dnc.runtime.manifest import Manifest, read_manifest
 from dnc.runtime.options import check_names
 from dnc.runtime.preprocessing import read_image
 from dnc.runtime.runners import Runner, Session, find
@@ -73,26 +73,26 @@ def load(folder: str | PathLike[str], *, threads: int | None = None, **options: 
     if package is not None:
         from dnc.runtime.package import open_package
 
-        path, bundle = open_package(package)
+        path, manifest = open_package(package)
     else:
-        bundle = read_bundle(path)
-    kind = find(bundle.target, bundle.options)
+        manifest = read_manifest(path)
+    kind = find(manifest.target, manifest.options)
     anew = [option for option in kind.known_options if option.at_load]
-    fixed = [name for name in options if name in _built_in(kind, bundle)]
+    fixed = [name for name in options if name in _built_in(kind, manifest)]
     if fixed:
         raise TargetError(f"{fixed[0]} is built into the engine", path, f"`dnc compile --option {fixed[0]}=…`")
-    check_names(bundle.target, anew, options)
-    runner = kind({**bundle.options, **options})
+    check_names(manifest.target, anew, options)
+    runner = kind({**manifest.options, **options})
     missing = runner.missing()
     if missing:
         raise TargetError(f"target {runner.name} needs {missing}, which is not installed", path, runner.remedy())
-    return Engine(path, bundle, runner, threads, options, package)
+    return Engine(path, manifest, runner, threads, options, package)
 
 
-def _built_in(kind: type[Runner], bundle: Bundle) -> set[str]:
+def _built_in(kind: type[Runner], manifest: Manifest) -> set[str]:
     """Options that only a compiler takes, as far as the engine and what runs it know them."""
     anew = {option.name for option in kind.known_options if option.at_load}
-    return {"precision", *bundle.options, *(option.name for option in kind.known_options)} - anew
+    return {"precision", *manifest.options, *(option.name for option in kind.known_options)} - anew
 
 
 class Engine:
@@ -101,7 +101,7 @@ class Engine:
     def __init__(
         self,
         folder: Path,
-        bundle: Bundle,
+        manifest: Manifest,
         runner: Runner,
         threads: int | None = None,
         options: Mapping[str, str] | None = None,
@@ -109,7 +109,7 @@ class Engine:
     ) -> None:
         self.folder = folder
         """Of a package, where it is unpacked."""
-        self.bundle = bundle
+        self.manifest = manifest
         self._runner = runner
         self._threads = threads
         self._options = dict(options or {})
@@ -124,7 +124,7 @@ class Engine:
         _engines.add(self)
 
     def __repr__(self) -> str:
-        return f"<dnc.Engine {self.bundle.name} for {self.bundle.target} at {self.folder}>"
+        return f"<dnc.Engine {self.manifest.name} for {self.manifest.target} at {self.folder}>"
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickled, as multiprocessing does it, an engine is its folder or package: it is opened again over there."""
@@ -187,7 +187,7 @@ class Engine:
     @property
     def labels(self) -> tuple[str, ...]:
         """Names of the classes; empty if none were given."""
-        return self.bundle.labels
+        return self.manifest.labels
 
     def __call__(
         self,
@@ -251,7 +251,7 @@ class Engine:
         return self(image, **options)
 
     def _check_kind(self, kind: type, what: str, other: str) -> None:
-        heads = self.bundle.heads
+        heads = self.manifest.heads
         if heads and not any(isinstance(head, kind) for head in heads):
             raise DncError(f"this network gives no {what}", self.folder, f"use {other}()")
 
@@ -330,7 +330,7 @@ class Engine:
 
         What is wrong with a frame, or with `frames`, is raised in the place of its result, and ends the stream.
         """
-        size = self.bundle.batch
+        size = self.manifest.batch
         if batch is not None and (batch < 1 or (isinstance(size, int) and batch != size)):
             raise DncError(f"batch={batch}: the engine takes {size}", self.folder, "leave it out")
         if workers is not None and workers < 1:
@@ -407,43 +407,43 @@ class Engine:
         Raises:
             DncError: the array has another shape.
         """
-        dtype = np.uint8 if self.bundle.input_dtype == "uint8" else np.float32
+        dtype = np.uint8 if self.manifest.input_dtype == "uint8" else np.float32
         try:
             x = np.ascontiguousarray(array, dtype)
         except (TypeError, ValueError) as error:
             raise DncError(f"the input is no array of numbers: {error}", self.folder) from error
         if dtype == np.uint8 and np.asarray(array).dtype != np.uint8:
             raise DncError("the engine takes pixels, uint8", self.folder, "it was compiled with --input u8")
-        wanted = self.bundle.input_shape
+        wanted = self.manifest.input_shape
         single = x.ndim == len(wanted)
         if single:
             x = x[None]
         fits = x.shape[1:] == wanted if dtype == np.float32 else x.ndim == 4 and x.shape[3] == wanted[0]
-        size = self.bundle.batch
+        size = self.manifest.batch
         if not fits or (isinstance(size, int) and len(x) != size):
             want = ", ".join(map(str, (size, *wanted) if dtype == np.float32 else (size, "height", "width", wanted[0])))
             raise DncError(f"the input has shape {np.shape(array)}, the engine wants ({want})", self.folder)
         own = states if states is not None else {}
         outputs = self.session.run({"input": x, **self._states(len(x), own), **self._thresholds(0.25, 0.45, x)})
-        count = len(self.bundle.outputs)
-        for name, state in zip(self.bundle.states, outputs[count:], strict=True):
+        count = len(self.manifest.outputs)
+        for name, state in zip(self.manifest.states, outputs[count:], strict=True):
             own[name] = state
         # Detections of a whole batch are one list, which has no batch axis.
-        batched = [single and name != "detections" for name in self.bundle.outputs]
+        batched = [single and name != "detections" for name in self.manifest.outputs]
         return [output[0] if drop else output for drop, output in zip(batched, outputs[:count], strict=True)]
 
     def _check_images(self) -> None:
-        if self.bundle.preprocessing is None:
-            shape = ", ".join(map(str, self.bundle.input_shape))
+        if self.manifest.preprocessing is None:
+            shape = ", ".join(map(str, self.manifest.input_shape))
             raise DncError("this network takes no images", self.folder, f"use forward() with an array (N, {shape})")
-        if not self.bundle.heads:
+        if not self.manifest.heads:
             what = "this network has no head that gives boxes or classes"
             raise DncError(what, self.folder, "use forward(), which gives its last layer's output")
 
     def _pixels(self, image: Image, wishes: _Wishes) -> npt.NDArray[np.uint8]:
         self._check_images()
-        assert self.bundle.preprocessing is not None
-        channels = self.bundle.preprocessing.channels
+        assert self.manifest.preprocessing is not None
+        channels = self.manifest.preprocessing.channels
         if isinstance(image, str | PathLike | bytes):
             return read_image(image, channels)
         if not isinstance(image, np.ndarray) and hasattr(image, "convert"):
@@ -456,22 +456,22 @@ class Engine:
 
     def _groups(self, images: Sequence[_Shaped]) -> list[Sequence[_Shaped]]:
         """What runs together, in order."""
-        size = self.bundle.batch
+        size = self.manifest.batch
         if isinstance(size, str):
             # Pixels of different sizes cannot be one array, which an engine with --input u8 takes.
             same = len({image.shape for image in images}) == 1
-            size = len(images) if same or self.bundle.input_dtype == "float32" else 1
+            size = len(images) if same or self.manifest.input_dtype == "float32" else 1
         return [images[start : start + size] for start in range(0, len(images), max(size, 1))]
 
     def _prepare(self, image: npt.NDArray[np.uint8]) -> _Prepared:
-        preprocessing = self.bundle.preprocessing
+        preprocessing = self.manifest.preprocessing
         assert preprocessing is not None
-        pixels = self.bundle.input_dtype == "uint8"
+        pixels = self.manifest.input_dtype == "uint8"
         return _Prepared(preprocessing.match_channels(image) if pixels else preprocessing(image), image.shape[1::-1])
 
     def _run(self, images: Sequence[_Prepared], wishes: _Wishes) -> list[Result]:
         """The results of images that are one batch, at most."""
-        size = self.bundle.batch
+        size = self.manifest.batch
         missing = size - len(images) if isinstance(size, int) else 0
         arrays = [image.array for image in images] + [images[-1].array] * missing
         # One image becomes a batch without a copy.
@@ -485,42 +485,42 @@ class Engine:
         self, confidence: float, iou: float, x: npt.NDArray[Any], sizes: Sequence[tuple[int, int]] = ()
     ) -> dict[str, npt.NDArray[Any]]:
         """The further inputs of a graph with non-maximum suppression inside."""
-        if self.bundle.decode != "graph+nms":
+        if self.manifest.decode != "graph+nms":
             return {}
         inputs = {"confidence": np.array([confidence], np.float32), "iou": np.array([iou], np.float32)}
-        preprocessing = self.bundle.preprocessing
+        preprocessing = self.manifest.preprocessing
         boxes = np.array([[0, 0, 1, 1]] * len(x), np.float32)
         if preprocessing is not None and sizes:
             transforms = [preprocessing.transform(*size) for size in sizes]
             boxes = np.array([(*transform.offset, *transform.ratio) for transform in transforms], np.float32)
-        return {**inputs, **({"window": boxes} if "window" in self.bundle.extra_inputs else {})}
+        return {**inputs, **({"window": boxes} if "window" in self.manifest.extra_inputs else {})}
 
     def _states(
         self, count: int, states: Mapping[str, npt.NDArray[np.float32]]
     ) -> dict[str, npt.NDArray[np.float32]]:
         return {
             name: states[name] if name in states else np.zeros((count, *shape), np.float32)
-            for name, shape in self.bundle.states.items()
+            for name, shape in self.manifest.states.items()
         }
 
     def _postprocess(
         self, size: tuple[int, int], position: int, outputs: Sequence[npt.NDArray[Any]], wishes: _Wishes
     ) -> Result:
-        bundle = self.bundle
-        boxes = [head for head in bundle.heads if isinstance(head, BoxHead)]
-        options: dict[str, Any] = {"confidence": wishes.confidence, "iou": wishes.iou, "labels": bundle.labels}
-        options |= {"transform": bundle.preprocessing and bundle.preprocessing.transform(*size), "image_size": size}
-        if bundle.decode != "host":
+        manifest = self.manifest
+        boxes = [head for head in manifest.heads if isinstance(head, BoxHead)]
+        options: dict[str, Any] = {"confidence": wishes.confidence, "iou": wishes.iou, "labels": manifest.labels}
+        options |= {"transform": manifest.preprocessing and manifest.preprocessing.transform(*size), "image_size": size}
+        if manifest.decode != "host":
             # After them come layers that were kept, and states.
-            decoded = outputs[: 1 if bundle.decode == "graph+nms" else 2]
+            decoded = outputs[: 1 if manifest.decode == "graph+nms" else 2]
             return from_graph(boxes[-1], decoded, position, **options)
-        named = dict(zip(bundle.outputs, outputs, strict=False))
-        own = {head.output: named[head.output][position] for head in bundle.heads}
+        named = dict(zip(manifest.outputs, outputs, strict=False))
+        own = {head.output: named[head.output][position] for head in manifest.heads}
         if boxes:
             return detections(boxes, own, **options)
-        head = bundle.heads[-1]
+        head = manifest.heads[-1]
         assert isinstance(head, ClassifierHead)
-        return head.top_k(own[head.output], wishes.top, bundle.labels)
+        return head.top_k(own[head.output], wishes.top, manifest.labels)
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ from dnc.errors import BundleError
 from dnc.runtime.decoding import Head, head_from_json
 from dnc.runtime.preprocessing import Preprocessing
 
-__all__ = ["Bundle", "parse_manifest", "read_bundle", "write_folder"]
+__all__ = ["Manifest", "parse_manifest", "read_manifest", "write_folder"]
 
 SCHEMA = 1
 MANIFEST = "engine.json"
@@ -51,7 +51,7 @@ _OPTIONAL = ("labels", "tuning", "options", "report")
 
 
 @dataclass(frozen=True)
-class Bundle:
+class Manifest:
     """What engine.json says."""
 
     name: str
@@ -94,14 +94,14 @@ class Bundle:
         }
 
     @classmethod
-    def from_json(cls, fields: Mapping[str, Any], labels: tuple[str, ...], where: Path) -> Bundle:
+    def from_json(cls, fields: Mapping[str, Any], labels: tuple[str, ...], where: Path) -> Manifest:
         """The inverse; raises BundleError."""
         try:
             missing = {item.name for item in dataclasses.fields(cls)} - {*_OPTIONAL, *fields}
             if missing:
                 raise ValueError(f"it lacks {', '.join(sorted(missing))}")
             preprocessing = fields["preprocessing"]
-            bundle = cls(
+            manifest = cls(
                 **{
                     **{key: value for key, value in fields.items() if key not in ("schema", "files", "sha256")},
                     "input_shape": tuple(fields["input_shape"]),
@@ -115,11 +115,11 @@ class Bundle:
                     "labels": labels,
                 }
             )
-            bundle._check()
+            manifest._check()
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             what = f"engine.json is not what dnc writes: {error!r}"
             raise BundleError(what, where, "build the engine again") from error
-        return bundle
+        return manifest
 
     def _check(self) -> None:
         """Raises ValueError for what only a changed engine.json with a right digest could hold."""
@@ -137,17 +137,17 @@ class Bundle:
             raise ValueError("a head reads what is no output")
 
 
-def read_bundle(folder: str | Path) -> Bundle:
+def read_manifest(folder: str | Path) -> Manifest:
     """Reads and checks an engine folder.
 
     Raises:
         BundleError: it is none, is damaged, or was made by a newer dnc.
     """
     folder = Path(folder)
-    manifest = folder / MANIFEST
+    place = folder / MANIFEST
     try:
-        _check_regular(manifest)
-        with manifest.open("rb") as file:
+        _check_regular(place)
+        with place.open("rb") as file:
             content = file.read(MANIFEST_LIMIT + 1)
     except FileNotFoundError:
         what = "has no engine.json" if folder.is_dir() else "does not exist"
@@ -155,8 +155,8 @@ def read_bundle(folder: str | Path) -> Bundle:
     except NotADirectoryError:
         raise BundleError("not an engine: a file, not a folder", folder, "make one with `dnc compile`") from None
     except (OSError, ValueError) as error:
-        raise BundleError(f"cannot read engine.json: {_reason(error)}", manifest, _DAMAGED) from error
-    fields = parse_manifest(content, manifest)
+        raise BundleError(f"cannot read engine.json: {_reason(error)}", place, _DAMAGED) from error
+    fields = parse_manifest(content, place)
     files = fields["files"]
     for name, expected in files.items():
         path = folder / name
@@ -169,7 +169,7 @@ def read_bundle(folder: str | Path) -> Bundle:
                 raise BundleError(f"the contents of {name} have changed", path, _DAMAGED)
         except (OSError, ValueError) as error:
             raise BundleError(f"cannot read {name}: {_reason(error)}", path, _DAMAGED) from error
-    return Bundle.from_json(fields, _read_labels(folder / LABELS) if LABELS in files else (), manifest)
+    return Manifest.from_json(fields, _read_labels(folder / LABELS) if LABELS in files else (), place)
 
 
 def parse_manifest(content: bytes, where: Path) -> dict[str, Any]:
@@ -307,16 +307,16 @@ class Writer:
 
     folder: Path
 
-    def finish(self, bundle: Bundle) -> None:
+    def finish(self, manifest: Manifest) -> None:
         """Writes labels.txt and, last, engine.json with the sha256 of every file."""
         # What could not be read back is not written.
-        bundle._check()
-        if bundle.labels:
-            (self.folder / LABELS).write_bytes("".join(f"{label}\n" for label in bundle.labels).encode())
+        manifest._check()
+        if manifest.labels:
+            (self.folder / LABELS).write_bytes("".join(f"{label}\n" for label in manifest.labels).encode())
         files = {
             path.name: {"size": path.stat().st_size, "sha256": _digest(path)} for path in sorted(self.folder.iterdir())
         }
-        fields = {**bundle.to_json(), "files": files}
+        fields = {**manifest.to_json(), "files": files}
         fields["sha256"] = _digest_of(fields)
         text = json.dumps(fields, indent=1, ensure_ascii=False) + "\n"
         # A file's name may hold bytes that are no UTF-8: lone surrogates, which JSON can only escape.

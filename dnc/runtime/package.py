@@ -38,7 +38,7 @@ from typing import IO, Any
 
 from dnc.errors import BundleError
 from dnc.files import cache_dir, whole_file
-from dnc.runtime.manifest import MANIFEST, MANIFEST_LIMIT, Bundle, parse_manifest, read_bundle, write_folder
+from dnc.runtime.manifest import MANIFEST, MANIFEST_LIMIT, Manifest, parse_manifest, read_manifest, write_folder
 
 __all__ = ["SUFFIX", "open_package", "package", "unpack"]
 
@@ -80,7 +80,7 @@ def package(folder: str | os.PathLike[str], out: str | os.PathLike[str] | None =
         DncError: the file cannot be written.
     """
     folder = Path(folder)
-    read_bundle(folder)
+    read_manifest(folder)
     content = (folder / MANIFEST).read_bytes()
     files = parse_manifest(content, folder / MANIFEST)["files"]
     place = Path(out) if out is not None else Path(folder.resolve().name.removesuffix(".engine") + SUFFIX)
@@ -111,7 +111,7 @@ def unpack(file: str | os.PathLike[str], out: str | os.PathLike[str] | None = No
     return place
 
 
-def open_package(file: str | os.PathLike[str]) -> tuple[Path, Bundle]:
+def open_package(file: str | os.PathLike[str]) -> tuple[Path, Manifest]:
     """The engine folder of a package in the cache, unpacked if it is not there, and what its engine.json says.
 
     Raises:
@@ -120,8 +120,8 @@ def open_package(file: str | os.PathLike[str]) -> tuple[Path, Bundle]:
     file = Path(file)
     with _opened(file) as (archive, fields):
         place = cache_dir() / "packages" / fields["sha256"]
-        bundle = _unpacked(place)
-        if bundle is not None:
+        manifest = _unpacked(place)
+        if manifest is not None:
             _extract(archive, fields, file, None)
         else:
             try:
@@ -129,11 +129,11 @@ def open_package(file: str | os.PathLike[str]) -> tuple[Path, Bundle]:
             except OSError as error:
                 hint = "set DNC_CACHE to a folder that can be written to, or unpack it with `dnc package --unpack`"
                 raise BundleError(f"cannot unpack the package: {error.strerror or error}", place, hint) from error
-            bundle = read_bundle(place)
+            manifest = read_manifest(place)
             _prune(place.parent)
     with suppress(OSError):
         os.utime(place)
-    return place, bundle
+    return place, manifest
 
 
 def _member(name: str) -> zipfile.ZipInfo:
@@ -235,10 +235,10 @@ def _extract(archive: zipfile.ZipFile, fields: Mapping[str, Any], file: Path, fo
             raise BundleError(f"the contents of {name} have changed", file, _DAMAGED)
 
 
-def _unpacked(place: Path) -> Bundle | None:
+def _unpacked(place: Path) -> Manifest | None:
     """The engine that is unpacked already, if it is whole."""
     try:
-        return read_bundle(place)
+        return read_manifest(place)
     except BundleError:
         return None
 

@@ -1,9 +1,9 @@
 """The process that compiles for GPUs: `python -m dnc.targets.cuda.child < requests.jsonl > replies.jsonl`.
 
 TVM keeps compiled kernels in a module of its CUDA runtime, and otherwise their source alone. That runtime links with
-NVIDIA's driver, which is not there where there is no GPU. So `dnc.targets.cuda.process` starts this process with libraries
-in its path that have the driver's names, and functions that say that there is no GPU. Nothing of that gets into the
-process that the user runs.
+NVIDIA's driver, which is not there where there is no GPU. So `dnc.targets.cuda.process` starts this process with
+libraries in its path that have the driver's names, and functions that say that there is no GPU. Nothing of that gets
+into the process that the user runs.
 
 The first request says what is compiled:
 

@@ -6,8 +6,8 @@ that TVM's runtime runs once, records, and launches as one graph from then on:
     recorded        kernels that read weights, inputs and memory of the network's own, which is kept for good
     launched        kernels that write an output, which is new memory in each run; what depends on shapes of images
 
-So an input has to lie where it lay when the graph was recorded (`dnc.runtime.runners.cuda.kernels` sees to that), and a network with
-several heads is several graphs. Which of the two functions is run is decided where the engine is opened.
+So an input has to lie where it lay when the graph was recorded (`dnc.runtime.runners.cuda.kernels` sees to that), and a
+network with several heads is several graphs. Which of the two functions is run is decided where the engine is opened.
 """
 
 from __future__ import annotations

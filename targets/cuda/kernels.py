@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from dnc.passes import Pass
     from dnc.targets.cuda.process import Job
 
-    from dnc.runtime.manifest import Bundle
+    from dnc.runtime.manifest import Manifest
 
 __all__ = ["OPTIONS", "TvmGpu"]
 
@@ -112,23 +112,23 @@ class TvmGpu(TvmTarget):
             raise TargetError(f"option arch={given} of target cuda is not {error}", hint=hint) from error
 
     def build(
-        self, model: ir.Model, folder: Path, about: Bundle | None = None, progress: Progress = silent
+        self, model: ir.Model, folder: Path, manifest: Manifest | None = None, progress: Progress = silent
     ) -> Mapping[str, str]:
         """Compiles model.so and writes what stands beside it."""
         from dnc.targets.cuda.process import Compiler
 
         from dnc.runtime.runners.tvm.session import MODEL
 
-        preprocessing = None if about is None else about.preprocessing
+        preprocessing = None if manifest is None else manifest.preprocessing
         with Compiler(model, preprocessing, self._job(), progress) as compiler:
             reply = compiler.network(folder / MODEL)
-        return self._finish(model, folder, about, reply, "nothing was timed or tried on a GPU")
+        return self._finish(model, folder, manifest, reply, "nothing was timed or tried on a GPU")
 
     def build_tuned(
         self,
         model: ir.Model,
         folder: Path,
-        about: Bundle | None,
+        manifest: Manifest | None,
         trials: int,
         *,
         remote: str = "",
@@ -144,7 +144,7 @@ class TvmGpu(TvmTarget):
         from dnc.runtime.runners.cuda.device import runs_on
         from dnc.runtime.runners.tvm.session import MODEL
 
-        preprocessing = None if about is None else about.preprocessing
+        preprocessing = None if manifest is None else manifest.preprocessing
         if remote:
             raise TargetError("a GPU is tuned on the machine that has it", hint="leave out --remote")
         with Measurer(self.options["device"], progress) as measurer:
@@ -165,14 +165,14 @@ class TvmGpu(TvmTarget):
                     archs=[*job.archs, *(["in TF32"] if job.tf32 else [])],
                     graphs=self.options["graphs"],
                     precision=self.options["precision"],
-                    record=partial(self._record, model, about),
+                    record=partial(self._record, model, manifest),
                     scratch=Path(scratch),
                     cache=cache,
                     progress=progress,
                 )
                 tuned = tuner.tune(folder / MODEL, Path(scratch), trials)
-        report = self._finish(model, folder, about, tuned.built, f"kernels were timed on the {measurer.name}")
-        return {**report, "tuning": summary(tuned.about)}, tuned.about
+        report = self._finish(model, folder, manifest, tuned.built, f"kernels were timed on the {measurer.name}")
+        return {**report, "tuning": summary(tuned.record)}, tuned.record
 
     def _job(self, otherwise: str = "") -> Job:
         """What is compiled for; a GPU of the architecture `otherwise` where none is named."""
@@ -187,7 +187,7 @@ class TvmGpu(TvmTarget):
             raise TargetError(f"{archs[0]} has no TF32", hint="precision tf32 is for sm_80 and later")
         return Job(archs, options["triple"], linker=options["cc"], compiler=options["compiler"], tf32=tf32)
 
-    def _record(self, model: ir.Model, about: Bundle | None, reply: Mapping[str, Any]) -> Mapping[str, Any]:
+    def _record(self, model: ir.Model, manifest: Manifest | None, reply: Mapping[str, Any]) -> Mapping[str, Any]:
         """model.json."""
         from dnc.targets.tvm.compile import machine_for
 
@@ -201,17 +201,17 @@ class TvmGpu(TvmTarget):
             "outputs": described(model.graph.outputs),
             "versions": self.versions(),
             "kernels": reply["kernels"],
-            "work": [] if about is None else described_work(model, about),
+            "work": [] if manifest is None else described_work(model, manifest),
         }
 
     def _finish(
-        self, model: ir.Model, folder: Path, about: Bundle | None, reply: Mapping[str, Any], tried: str
+        self, model: ir.Model, folder: Path, manifest: Manifest | None, reply: Mapping[str, Any], tried: str
     ) -> dict[str, str]:
         """Writes what stands beside model.so; what there is to say."""
         from dnc.runtime.runners.tvm.processor import architecture
         from dnc.runtime.runners.tvm.session import ABOUT
 
-        record = self._record(model, about, reply)
+        record = self._record(model, manifest, reply)
         (folder / ABOUT).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
         report = {
             "device": f"{_forms(reply)}, by {reply['compiler']}; {tried}",

@@ -11,9 +11,9 @@ A kernel that goes wrong takes all of a process's memory of the GPU with it. So 
                 inputs, outputs, graphs     outputs in NAME.npz of a folder
     run         name                        {"seconds"}: how long one run takes of what was opened last
 
-See `dnc.targets.cuda.serving` for what is there besides. Kernels are timed by CUDA's events, around a graph of many runs:
-what the host does to launch one would hide how long a short one takes. Networks are timed from arrays to arrays, as a
-session runs them.
+See `dnc.targets.cuda.serving` for what is there besides. Kernels are timed by CUDA's events, around a graph of many
+runs: what the host does to launch one would hide how long a short one takes. Networks are timed from arrays to arrays,
+as a session runs them.
 """
 
 from __future__ import annotations

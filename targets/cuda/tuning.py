@@ -1,8 +1,8 @@
 """Kernels chosen by measuring, of target cuda's back end tvm, on a GPU of this machine.
 
-See `dnc.targets.tvm.tuning`. Candidates are the forms that the rules have for a kernel (`Device.rank`), several of them built
-by one run of NVIDIA's compiler. What compiles has no GPU, what measures has one and may be ended by a kernel; both are
-processes of their own (`dnc.targets.cuda.process`).
+See `dnc.targets.tvm.tuning`. Candidates are the forms that the rules have for a kernel (`Device.rank`), several of them
+built by one run of NVIDIA's compiler. What compiles has no GPU, what measures has one and may be ended by a kernel;
+both are processes of their own (`dnc.targets.cuda.process`).
 """
 
 from __future__ import annotations

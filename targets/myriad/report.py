@@ -23,7 +23,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dnc.runtime.decoding import BoxHead, YoloHead
-from dnc.runtime.manifest import Bundle
+from dnc.runtime.manifest import Manifest
 
 __all__ = ["Layers", "in_short", "read_stages", "yolo_config"]
 
@@ -79,22 +79,22 @@ def in_short(layers: Layers) -> str:
     return total + (f" ({named}{more})" if named else "") + f", {sum(layer['copies'] for layer in layers)} copies"
 
 
-def yolo_config(about: Bundle, confidence: float, iou: float) -> str:
+def yolo_config(manifest: Manifest, confidence: float, iou: float) -> str:
     """The configuration for YoloDetectionNetwork, as JSON; "" if the network has no boxes.
 
     Raises:
         ValueError: the device cannot decode the heads: why.
     """
-    heads = [head for head in about.heads if isinstance(head, BoxHead)]
+    heads = [head for head in manifest.heads if isinstance(head, BoxHead)]
     if not heads:
         return ""
-    if about.decode != "host":
+    if manifest.decode != "host":
         raise ValueError("the boxes are decoded already")
     yolo = [head for head in heads if type(head) is YoloHead and not head.new_coords]
     if len(yolo) < len(heads):
         other = next(head for head in heads if head not in yolo)
         raise ValueError(f"the device cannot decode {other.where}" + ", new_coords=1" * isinstance(other, YoloHead))
-    shapes = dict(zip(about.outputs, about.output_shapes, strict=True))
+    shapes = dict(zip(manifest.outputs, manifest.output_shapes, strict=True))
     anchors: list[float] = []
     masks: dict[str, Sequence[int]] = {}
     for head in yolo:
@@ -104,7 +104,7 @@ def yolo_config(about: Bundle, confidence: float, iou: float) -> str:
         first = len(anchors) // 2
         masks[side] = list(range(first, first + len(head.anchors)))
         anchors += [number for anchor in head.anchors for number in anchor]
-    _, height, width = about.input_shape
+    _, height, width = manifest.input_shape
     config = {
         "nn_config": {
             "output_format": "detection",
@@ -119,7 +119,7 @@ def yolo_config(about: Bundle, confidence: float, iou: float) -> str:
                 "confidence_threshold": confidence,
             },
         },
-        "mappings": {"labels": list(about.labels) or [str(number) for number in range(yolo[0].classes)]},
+        "mappings": {"labels": list(manifest.labels) or [str(number) for number in range(yolo[0].classes)]},
         "version": 1,
     }
     return json.dumps(config, indent=1) + "\n"

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from dnc.passes import Pass
     from dnc.targets.myriad.report import Layers
 
-    from dnc.runtime.manifest import Bundle
+    from dnc.runtime.manifest import Manifest
     from dnc.runtime.runners.myriad.pixels import Pixels
     from dnc.runtime.runners.myriad.process import Job
 
@@ -145,7 +145,7 @@ class Myriad(Target):
         return "OpenVINO 2022.1's CPU plugin"
 
     def build(
-        self, model: ir.Model, folder: Path, about: Bundle | None = None, progress: Progress = silent
+        self, model: ir.Model, folder: Path, manifest: Manifest | None = None, progress: Progress = silent
     ) -> Mapping[str, str]:
         """Compiles the blob and writes what stands beside it."""
         from dnc.targets.myriad.graph import pixels_for, prepare
@@ -157,7 +157,7 @@ class Myriad(Target):
         damage = toolchain.damage(_NAME, thorough=True)
         if damage:
             raise TargetError(f"the Myriad X toolchain is damaged: {damage}", hint=f"{self.remedy()} again")
-        preprocessing = about.preprocessing if about is not None else None
+        preprocessing = manifest.preprocessing if manifest is not None else None
         bytes_in = preprocessing is not None and self.options["input"] == "u8"
         pixels = pixels_for(preprocessing, self.options["color"]) if bytes_in and preprocessing is not None else None
         prepared = prepare(model, pixels)
@@ -171,7 +171,7 @@ class Myriad(Target):
         layers = self._compile(job, prepared, precisions, folder / BLOB)
         _write(folder / STAGES, {"layers": layers})
         _write(folder / ABOUT, self._about(prepared, precisions, pixels))
-        return self._report(model, folder, about, pixels, job, layers)
+        return self._report(model, folder, manifest, pixels, job, layers)
 
     def _compile(self, job: Job, prepared: ir.Model, precisions: Mapping[str, str], blob: Path) -> Layers:
         from dnc.targets.myriad.report import read_stages
@@ -221,7 +221,7 @@ class Myriad(Target):
         self,
         model: ir.Model,
         folder: Path,
-        about: Bundle | None,
+        manifest: Manifest | None,
         pixels: Pixels | None,
         job: Job,
         layers: Layers,
@@ -234,21 +234,21 @@ class Myriad(Target):
             "blob": f"{size:.1f} MB for {self.options['shaves']} shaves; image in {image}",
             "stages": f"{in_short(layers)}; see {STAGES}",
         }
-        if about is None:
+        if manifest is None:
             return report
         try:
-            config = yolo_config(about, self.options["confidence"], self.options["iou"])
+            config = yolo_config(manifest, self.options["confidence"], self.options["iou"])
             if config:
                 (folder / YOLO).write_text(config, encoding="utf-8")
                 report["boxes"] = f"{YOLO} is for DepthAI's YoloDetectionNetwork"
         except ValueError as error:
             report["boxes"] = f"no {YOLO}: {error}"
         if self.options["numerics"] == "yes":
-            report["numerics"] = _numerics(model, about, pixels, job)
+            report["numerics"] = _numerics(model, manifest, pixels, job)
         return report
 
 
-def _numerics(model: ir.Model, about: Bundle, pixels: Pixels | None, job: Job) -> str:
+def _numerics(model: ir.Model, manifest: Manifest, pixels: Pixels | None, job: Job) -> str:
     """How far the network is from float32: its weights in float16 in the toolchain's CPU plugin, and, in ONNX Runtime,
     every value in float16 as well."""
     from dnc.passes import passes
@@ -262,7 +262,7 @@ def _numerics(model: ir.Model, about: Bundle, pixels: Pixels | None, job: Job) -
 
     if not available():
         return "not measured: it needs onnxruntime"
-    feeds = feeds_for(model, about.preprocessing, images=1)
+    feeds = feeds_for(model, manifest.preprocessing, images=1)
     given = dict(feeds)
     if pixels is not None:
         given[IMAGE] = pixels.bytes_of(feeds[IMAGE])

@@ -3,8 +3,8 @@
     legalize, fold constants, fuse, schedule, compile, link
 
 Operators become loops, with exp and its like as intrinsics; what depends on constants alone is computed; what works
-element by element joins the convolution or product before it; `dnc.targets.tvm.schedules` says how the loops run; LLVM makes
-machine code with `dnc.targets.tvm.functions` in place of libm; a C++ compiler links it.
+element by element joins the convolution or product before it; `dnc.targets.tvm.schedules` says how the loops run; LLVM
+makes machine code with `dnc.targets.tvm.functions` in place of libm; a C++ compiler links it.
 """
 
 from __future__ import annotations
@@ -201,8 +201,8 @@ def build(
 
 
 def fused(module: Any) -> Any:
-    """The Relax module as functions of loops, each with what works element by element after it; `dnc.targets.tvm.provenance`
-    knows what they compute."""
+    """The Relax module as functions of loops, each with what works element by element after it;
+    `dnc.targets.tvm.provenance` knows what they compute."""
     import tvm
     from dnc.targets.tvm.joining import annotated, joined
     from dnc.targets.tvm.provenance import noted

@@ -1,6 +1,7 @@
 """Kernels chosen by measuring, of target tvm: on this machine's CPU, or on a device behind TVM's RPC.
 
-See `dnc.targets.tvm.tuning`. Candidates are the rule's own loops with other tiles and MetaSchedule's schedules, in turn.
+See `dnc.targets.tvm.tuning`. Candidates are the rule's own loops with other tiles and MetaSchedule's schedules, in
+turn.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Which nodes of the graph each kernel computes: FuseOps joins operators, and keeps neither names nor order.
 
-`dnc.targets.tvm.emit` calls every variable after the node that it is part of, and TVM's passes leave the names alone up to
-FuseOps. What stands before it, and what stands behind it once the functions that it made are put back in their places,
-are the same calls in another order; a call is known again by its function and by what its arguments are. What is found
-is an attribute of the module, which lasts until the kernels are compiled.
+`dnc.targets.tvm.emit` calls every variable after the node that it is part of, and TVM's passes leave the names alone up
+to FuseOps. What stands before it, and what stands behind it once the functions that it made are put back in their
+places, are the same calls in another order; a call is known again by its function and by what its arguments are. What
+is found is an attribute of the module, which lasts until the kernels are compiled.
 """
 
 from __future__ import annotations
@@ -107,8 +107,8 @@ def noted(before: Any, after: Any) -> Any:
 
 
 def kernels_of(module: Any) -> list[tuple[str, str]]:
-    """For `dnc.runtime.runners.tvm.instrument`: kernels in the order of their calls, and one node of each section that they compute,
-    joined by +."""
+    """For `dnc.runtime.runners.tvm.instrument`: kernels in the order of their calls, and one node of each section that
+    they compute, joined by +."""
     found = []
     for function, *names in module.attrs[_KERNELS]:
         sections = {place_of(str(name)): str(name) for name in reversed(names)}

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from dnc.targets.tvm.compile import Built, Machine
 
     from dnc.graph.quantization import Recipe
-    from dnc.runtime.manifest import Bundle
+    from dnc.runtime.manifest import Manifest
 
 __all__ = ["PRECISIONS", "Tvm"]
 
@@ -121,11 +121,11 @@ class Tvm(TvmTarget):
                 found.append(f"precision {precision}: {machine.mcpu} does not compute with it ({what})")
         return found
 
-    def _emit(self, model: ir.Model, about: Bundle | None, machine: Machine) -> Callable[[], Any]:
+    def _emit(self, model: ir.Model, manifest: Manifest | None, machine: Machine) -> Callable[[], Any]:
         """Writes the model in Relax when it is called."""
         from dnc.targets.tvm.emit import emit
 
-        preprocessing = about.preprocessing if about is not None else None
+        preprocessing = manifest.preprocessing if manifest is not None else None
         # What aarch64 multiplies is signed.
         signed, bfloat16 = machine.architecture == "aarch64", self.options["precision"] == "bf16"
         return partial(emit, model, preprocessing, signed=signed, bfloat16=bfloat16)
@@ -136,7 +136,7 @@ class Tvm(TvmTarget):
         return machine_for(self.options["triple"], self.options["mcpu"])
 
     def build(
-        self, model: ir.Model, folder: Path, about: Bundle | None = None, progress: Progress = silent
+        self, model: ir.Model, folder: Path, manifest: Manifest | None = None, progress: Progress = silent
     ) -> Mapping[str, str]:
         """Compiles model.so and writes what stands beside it."""
         from dnc.targets.tvm.compile import build, find_linker
@@ -145,14 +145,14 @@ class Tvm(TvmTarget):
 
         machine = self._machine()
         linker = find_linker(self.options["cc"], machine)
-        built = build(self._emit(model, about, machine), machine, linker, folder / MODEL, progress=progress)
-        return self._finish(model, folder, machine, built, about)
+        built = build(self._emit(model, manifest, machine), machine, linker, folder / MODEL, progress=progress)
+        return self._finish(model, folder, machine, built, manifest)
 
     def build_tuned(
         self,
         model: ir.Model,
         folder: Path,
-        about: Bundle | None,
+        manifest: Manifest | None,
         trials: int,
         *,
         remote: str = "",
@@ -175,23 +175,23 @@ class Tvm(TvmTarget):
             raise TargetError(f"nothing can be tuned for {machine.architecture} on {architecture()}", hint=hint)
         with connect(Address.parse(remote), progress) if remote else here() as device:
             tuned = build(
-                self._emit(model, about, machine),
+                self._emit(model, manifest, machine),
                 machine,
                 linker,
                 folder / MODEL,
                 model=model,
-                feeds=feeds_for(model, None if about is None else about.preprocessing, images=1),
+                feeds=feeds_for(model, None if manifest is None else manifest.preprocessing, images=1),
                 precision=self.options["precision"],
                 trials=trials,
                 device=device,
                 cache=cache,
                 progress=progress,
             )
-        text = summary(tuned.about)
-        return {**self._finish(model, folder, machine, tuned.built, about), "kernels": text}, tuned.about
+        text = summary(tuned.record)
+        return {**self._finish(model, folder, machine, tuned.built, manifest), "kernels": text}, tuned.record
 
     def _finish(
-        self, model: ir.Model, folder: Path, machine: Machine, built: Built, about: Bundle | None
+        self, model: ir.Model, folder: Path, machine: Machine, built: Built, manifest: Manifest | None
     ) -> dict[str, str]:
         """Writes what stands beside model.so; what there is to say."""
         from dnc.targets.tvm.emit import shared_outputs
@@ -211,7 +211,7 @@ class Tvm(TvmTarget):
             "shared": shared_outputs(model),
             "versions": self.versions(),
             "kernels": built.kernels,
-            "work": [] if about is None else described_work(model, about),
+            "work": [] if manifest is None else described_work(model, manifest),
         }
         (folder / ABOUT).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
         counts = sorted(built.rules.items(), key=lambda item: (-item[1], item[0]))

@@ -12,8 +12,8 @@
 4. The network as a whole is built both ways and timed in turn. Unless the tuned one is certainly faster, and its
    outputs are the same, the other is kept: the result is never slower than the untuned one.
 
-`Tuner` is what CPUs (`dnc.targets.tvm.cpu_tuning`) and GPUs (`dnc.targets.cuda.tuning`) have in common; what builds, and what
-measures, is theirs.
+`Tuner` is what CPUs (`dnc.targets.tvm.cpu_tuning`) and GPUs (`dnc.targets.cuda.tuning`) have in common; what builds,
+and what measures, is theirs.
 
 Trials are kept in the user's cache, in a file for each kind of device (what it is, threads, versions):
 
@@ -209,7 +209,7 @@ class Result(Generic[Built]):
 
     built: Built
     """Of the library that is kept."""
-    about: Mapping[str, Any]
+    record: Mapping[str, Any]
     """What was measured and won, for engine.json."""
 
 
@@ -298,7 +298,7 @@ class Tuner(ABC, Generic[Built]):
             if not why:
                 shutil.copyfile(tuned, path)
                 built = found
-        about = {
+        record = {
             "device": self.device,
             "measured_at": self.place,
             "trials": trials,
@@ -307,7 +307,7 @@ class Tuner(ABC, Generic[Built]):
             "dropped": why,
             "kernels": [kernel.to_json() for kernel in kernels if kernel.trials],
         }
-        return Result(built, about)
+        return Result(built, record)
 
     def _try(self, kernel: Kernel, count: str, done: int) -> None:
         """The trials of a kernel."""
@@ -459,13 +459,13 @@ def places_of(kernels: Sequence[Sequence[str]], model: ir.Model) -> dict[str, tu
     return {function: tuple(several) for function, several in found.items()}
 
 
-def summary(about: Mapping[str, Any]) -> str:
+def summary(record: Mapping[str, Any]) -> str:
     """What was won, in a line for the report."""
-    won = [kernel["best"] for kernel in about["kernels"] if kernel["best"] != "rule"]
+    won = [kernel["best"] for kernel in record["kernels"] if kernel["best"] != "rule"]
     searched = won.count("MetaSchedule")
-    text = f"of {len(about['kernels'])} kernels {len(won) - searched} are faster with other tiles"
+    text = f"of {len(record['kernels'])} kernels {len(won) - searched} are faster with other tiles"
     text += f", {searched} by MetaSchedule" * bool(searched)
-    if about["ratio"] is not None:
-        value, low, high = about["ratio"]
+    if record["ratio"] is not None:
+        value, low, high = record["ratio"]
         text += f"; network {value:.3f} ({low:.3f} to {high:.3f}) of its time"
-    return text + (", kept" if about["kept"] else f"; nothing is changed: {about['dropped']}")
+    return text + (", kept" if record["kept"] else f"; nothing is changed: {record['dropped']}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from dnc.targets import Session, targets
+from dnc.targets import targets
 from dnc.targets.onnx import Onnx
 from dnc.targets.openvino import Openvino
 
@@ -17,6 +17,7 @@ from dnc.bench.subject import Subject
 from dnc.darknet.network import Network
 from dnc.errors import TargetError
 from dnc.graph.work import Work, place_of
+from dnc.runtime.runners import Session
 from tests.conftest import _write
 from tests.networks import TINY
 

@@ -34,7 +34,7 @@ def test_engines_and_variants_of_a_cfg(engines: Path, tmp_path: Path) -> None:
     what = [str(engines / "tiny.engine"), str(engines / "tiny.cfg")]
     subjects = make_subjects(what, wishes, tmp_path)
     assert [subject.name for subject in subjects] == ["tiny", "tiny onnx fp32", "tiny onnx bf16"]
-    assert subjects[2].bundle.options == {"precision": "bf16"}
+    assert subjects[2].manifest.options == {"precision": "bf16"}
     assert [subject.name for subject in make_subjects(what[:1], ONE, tmp_path)] == ["tiny"]
 
 

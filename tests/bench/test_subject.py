@@ -27,13 +27,13 @@ def test_inputs_of_graphs_that_do_more(tmp_path: Path) -> None:
     """Pixels, thresholds of the suppression, the window of a letterbox; states."""
     cfg = _write(tmp_path, "yolo", NETWORKS["yolo"])
     engine = dnc.compile(cfg, target="onnx", out=tmp_path / "e", input="u8", decode="graph+nms", verify=False)
-    inputs = feeds(engine.bundle, 1)
+    inputs = feeds(engine.manifest, 1)
     assert inputs["input"].dtype == np.uint8
     assert set(inputs) == {"input", "confidence", "iou", "window"}
     assert engine.session.run(inputs)[0].shape[1] == 7
     name = next(iter(RECURRENT))
     states = dnc.compile(_write(tmp_path, "states", NETWORKS[name]), target="onnx", out=tmp_path / "s", verify=False)
-    inputs = feeds(states.bundle, 2)
+    inputs = feeds(states.manifest, 2)
     assert len(inputs) > 1
     states.session.run(inputs)
 

@@ -32,7 +32,7 @@ def test_json_and_choice(command: Command, write: Write) -> None:
     (note,) = item["applied"]
     assert note["where"].endswith("[convolutional] #0")
     assert item["refused"] == []
-    assert item["error"] <= item["exactness"]
+    assert item["error"] <= item["tolerance"]
     result = command(
         "explain",
         cfg,

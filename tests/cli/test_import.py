@@ -11,7 +11,7 @@ import pytest
 
 from dnc.darknet.network import Network
 from tests.conftest import Result
-from tests.importer.checkpoints import zipped
+from tests.zoo.importer.checkpoints import zipped
 
 Command = Callable[..., Result]
 

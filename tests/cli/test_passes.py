@@ -15,17 +15,17 @@ Command = Callable[..., Result]
 def test_passes(command: Command) -> None:
     result = command("passes")
     assert (result.code, result.err) == (0, "")
-    assert " ".join(result.out.split("\n")[0].split()) == "pass exactness what it does where it applies"
+    assert " ".join(result.out.split("\n")[0].split()) == "pass tolerance what it does where it applies"
     assert [line.split()[0] for line in result.out.splitlines()[1:]] == list(passes)
     listed = {item["name"]: item for item in json.loads(command("passes", "--json").out)}
     assert list(listed) == list(passes)
     for name, plugin in passes.items():
-        assert listed[name]["exactness"] == plugin.exactness
+        assert listed[name]["tolerance"] == plugin.tolerance
         assert listed[name]["summary"][-1] in ".:", name
         assert listed[name]["applies_to"] == plugin.applies_to != ""
     assert listed["eliminate-identity"] == {
         "name": "eliminate-identity",
-        "exactness": 0.0,
+        "tolerance": 0.0,
         "summary": "Removes what does nothing at inference.",
         "applies_to": "Identity, Dropout, Concat of one input, Reshape to the same shape",
     }

@@ -13,14 +13,15 @@ import numpy.typing as npt
 import onnx
 import pytest
 from dnc.passes import passes
-from dnc.targets import Session
-from dnc.targets.onnx import MODEL, Onnx
+from dnc.targets.onnx import Onnx
 
 import dnc
 from dnc.compiler import autotuning as module
 from dnc.compiler.autotuning import NATIVE, autotune
 from dnc.darknet.lower import lower
 from dnc.darknet.network import Network
+from dnc.runtime.runners import Session
+from dnc.runtime.runners.onnx import MODEL
 from tests.models import outputs, same
 
 CFG = """[net]
@@ -237,14 +238,14 @@ def test_of_the_compiler(tmp_path: Path, write: Callable[..., Path], monkeypatch
     cfg = write("grouped", CFG)
     plain = dnc.compile(cfg, out=tmp_path / "a", target="onnx")
     tuned = dnc.compile(cfg, out=tmp_path / "b", target="onnx", autotune=True)
-    assert plain.bundle.tuning == {}
-    tuning = tuned.bundle.tuning
+    assert plain.manifest.tuning == {}
+    tuning = tuned.manifest.tuning
     assert [layer["kind"].split()[0] for layer in tuning["layers"]] == ["depthwise", "4", "depthwise"]
     assert all(layer["microseconds"][layer["best"]] > 0 for layer in tuning["layers"])
     x = np.random.default_rng(0).random((2, 3, 24, 24), np.float32)
     for found, expected in zip(tuned.forward(x), plain.forward(x), strict=True):
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
-    assert dnc.load(tmp_path / "b").bundle.tuning == tuning
+    assert dnc.load(tmp_path / "b").manifest.tuning == tuning
 
 
 def test_command(

@@ -53,11 +53,11 @@ def test_engine_is_the_reference(name: str, batch: int | None, write: Write, tmp
     x = np.random.default_rng(1).random((count, *network.input_shape), np.float32)
     outputs = engine.forward(x)
     expected = run(network, x)
-    assert len(outputs) == len(expected) == len(engine.bundle.outputs)
-    for output, right, shape in zip(outputs, expected, engine.bundle.output_shapes, strict=True):
+    assert len(outputs) == len(expected) == len(engine.manifest.outputs)
+    for output, right, shape in zip(outputs, expected, engine.manifest.output_shapes, strict=True):
         near(output, right)
         assert output.shape[1:] == shape
-    assert engine.bundle.batch == (batch or "N")
+    assert engine.manifest.batch == (batch or "N")
 
 
 @pytest.mark.parametrize("name", RECURRENT)
@@ -76,8 +76,8 @@ def test_states(name: str, write: Write, tmp_path: Path) -> None:
         (expected,) = run(network, x, own)
         near(output, expected)
         first = x if first is None else first
-    assert list(states) == list(engine.bundle.states)
-    assert {name: state.shape[1:] for name, state in states.items()} == dict(engine.bundle.states)
+    assert list(states) == list(engine.manifest.states)
+    assert {name: state.shape[1:] for name, state in states.items()} == dict(engine.manifest.states)
     for layer in network.layers:
         for key in layer.states():
             near(states[f"state{layer.index:03d}.{key}"], own[layer.index][key])
@@ -99,10 +99,10 @@ def test_keep_layers(write: Write, tmp_path: Path) -> None:
     cfg = write("yolo")
     engine = dnc.compile(cfg, out=tmp_path / "e", target="onnx", keep_layers=True)
     network = loaded(cfg)
-    assert sorted(engine.bundle.outputs) == [f"layer{layer.index:03d}" for layer in network.layers]
-    assert engine.bundle.outputs[:2] == ("layer007", "layer012")
+    assert sorted(engine.manifest.outputs) == [f"layer{layer.index:03d}" for layer in network.layers]
+    assert engine.manifest.outputs[:2] == ("layer007", "layer012")
     x = np.random.default_rng(1).random((1, 3, 32, 32), np.float32)
-    found = dict(zip(engine.bundle.outputs, engine.forward(x), strict=True))
+    found = dict(zip(engine.manifest.outputs, engine.forward(x), strict=True))
     for index, output in run_all(network, x):
         near(found[f"layer{index:03d}"], output)
 
@@ -135,8 +135,8 @@ def test_decoded_with_states_and_layers(name: str, decode: str, write: Write, tm
     plain = dnc.compile(cfg, out=tmp_path / "a", target="onnx")
     other = dnc.compile(cfg, out=tmp_path / "b", target="onnx", decode=decode, keep_layers=True)
     assert sorted(detections(other, image)) == sorted(detections(plain, image))
-    outputs = other.forward(np.zeros((3, *other.bundle.input_shape[1:])))
-    assert len(outputs) == len(other.bundle.outputs)
+    outputs = other.forward(np.zeros((3, *other.manifest.input_shape[1:])))
+    assert len(outputs) == len(other.manifest.outputs)
 
 
 @pytest.mark.parametrize("name", ["rnn", "classifier", "convolutions"])
@@ -156,12 +156,12 @@ def test_pixels_need_images(write: Write, tmp_path: Path) -> None:
 def test_usual_preprocessing(name: str, mode: str, write: Write, tmp_path: Path) -> None:
     """As the cfg says, as the kind of network asks for, as the caller says."""
     cfg = write(name)
-    preprocessing = dnc.compile(cfg, out=tmp_path / "e").bundle.preprocessing
+    preprocessing = dnc.compile(cfg, out=tmp_path / "e").manifest.preprocessing
     assert preprocessing is not None
     assert (preprocessing.mode, preprocessing.color) == (mode, "rgb")
     preprocessing = dnc.compile(
         cfg, out=tmp_path / "e", preprocess="resize-half-pixel", color="bgr", mean=(0.1, 0.2, 0.3), std=(0.5,)
-    ).bundle.preprocessing
+    ).manifest.preprocessing
     assert preprocessing is not None
     assert (preprocessing.mode, preprocessing.color) == ("resize-half-pixel", "bgr")
     assert (preprocessing.mean, preprocessing.std) == ((0.1, 0.2, 0.3), (0.5,))
@@ -175,7 +175,7 @@ def test_channels(channels: int, write: Write, tmp_path: Path) -> None:
     assert engine.forward(np.zeros((channels, 16, 16)))[0].shape == (14, 8, 8)
     image = np.zeros((9, 9, 3), np.uint8)
     if channels == 2:
-        assert engine.bundle.preprocessing is None
+        assert engine.manifest.preprocessing is None
         with pytest.raises(DncError, match=r"use forward\(\) with an array \(N, 2, 16, 16\)"):
             engine(image)
         return
@@ -188,7 +188,7 @@ def test_channels(channels: int, write: Write, tmp_path: Path) -> None:
 def test_network_without_heads(write: Write, tmp_path: Path) -> None:
     """A map is no list of boxes or classes: said so; forward gives it."""
     engine = dnc.compile(write("convolutions"), out=tmp_path / "e", target="onnx")
-    assert engine.bundle.heads == ()
+    assert engine.manifest.heads == ()
     assert engine.forward(np.zeros((4, 18, 20)))[0].shape == (4, 11, 7)
     with pytest.raises(DncError, match="no head that gives boxes or classes"):
         engine(np.zeros((9, 9, 4), np.uint8))
@@ -198,7 +198,7 @@ def test_classifier_without_softmax(write: Write, tmp_path: Path) -> None:
     """A vector at the end has a value for each class."""
     cfg = write("c", "[net]\nwidth=4\nheight=4\nchannels=3\n[connected]\noutput=7\nactivation=linear\n[cost]\n")
     engine = dnc.compile(cfg, out=tmp_path / "e", target="onnx")
-    (head,) = engine.bundle.heads
+    (head,) = engine.manifest.heads
     assert isinstance(head, ClassifierHead)
     assert (head.classes, head.output) == (7, "layer000")
     assert [len(engine(np.zeros((9, 9, 3), np.uint8), top=top)) for top in (1, 5, 99)] == [1, 5, 7]
@@ -206,8 +206,8 @@ def test_classifier_without_softmax(write: Write, tmp_path: Path) -> None:
 
 def test_vectors(write: Write, tmp_path: Path) -> None:
     engine = dnc.compile(write("vector"), out=tmp_path / "e", target="onnx")
-    assert engine.bundle.input_shape == (7,)
-    assert engine.bundle.preprocessing is None
+    assert engine.manifest.input_shape == (7,)
+    assert engine.manifest.preprocessing is None
     assert engine.forward(np.zeros(7))[0].shape == (3,)
     assert engine.forward(np.zeros((4, 7)))[0].shape == (4, 3)
     with pytest.raises(DncError, match=r"the engine wants \(N, 7\)"):
@@ -215,15 +215,15 @@ def test_vectors(write: Write, tmp_path: Path) -> None:
 
 
 def test_summary(write: Write, tmp_path: Path) -> None:
-    bundle = dnc.compile(write("tiny"), out=tmp_path / "e", target="onnx").bundle
+    manifest = dnc.compile(write("tiny"), out=tmp_path / "e", target="onnx").manifest
     flops = 2 * 27 * 8 * 64 + 2 * 8 * 14 * 64
-    assert bundle.name == "tiny"
-    assert bundle.network["cfg"] == "tiny.cfg"
-    assert (bundle.network["layers"], bundle.network["parameters"]) == (3, 374)
-    assert bundle.network["bflops"] == round(flops / 1e9, 6)
-    assert {"dnc", "onnx", "onnx-ir"} <= set(bundle.tools)
-    assert bundle.states == {}
-    assert bundle.extra_inputs == ()
+    assert manifest.name == "tiny"
+    assert manifest.network["cfg"] == "tiny.cfg"
+    assert (manifest.network["layers"], manifest.network["parameters"]) == (3, 374)
+    assert manifest.network["bflops"] == round(flops / 1e9, 6)
+    assert {"dnc", "onnx", "onnx-ir"} <= set(manifest.tools)
+    assert manifest.states == {}
+    assert manifest.extra_inputs == ()
 
 
 def test_default_folder(write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -328,7 +328,7 @@ RECORDED = {"mean": [0.5, 0.4, 0.3], "std": [0.25], "crop": 0.875, "interpolatio
 
 
 def preprocessing(cfg: Path, out: Path, **options: Any) -> Preprocessing:
-    found = dnc.compile(cfg, out=out, target="onnx", **options).bundle.preprocessing
+    found = dnc.compile(cfg, out=out, target="onnx", **options).manifest.preprocessing
     assert found is not None
     return found
 
@@ -376,7 +376,7 @@ def test_recorded_nonsense(write: Write, tmp_path: Path) -> None:
         preprocessing(cfg, tmp_path / "e")
     vector = write("vector")
     write_recorded(vector.with_suffix(".weights"), RECORDED)
-    assert dnc.compile(vector, out=tmp_path / "v", target="onnx").bundle.preprocessing is None
+    assert dnc.compile(vector, out=tmp_path / "v", target="onnx").manifest.preprocessing is None
     with pytest.raises(DncError, match="does not take images"):
         dnc.compile(vector, out=tmp_path / "v", target="onnx", mean=(0.5,))
 

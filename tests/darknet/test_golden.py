@@ -42,7 +42,7 @@ def reference(cfg: Path, weights: Path, x: Array) -> dict[int, Array]:
 
 def every_layer(engine: Engine, x: Array) -> dict[int, Array]:
     """All layers of one image by an engine with keep_layers."""
-    names = [int(name.removeprefix("layer")) for name in engine.bundle.outputs]
+    names = [int(name.removeprefix("layer")) for name in engine.manifest.outputs]
     return {index: y[0] for index, y in zip(names, engine.forward(x[None]), strict=True)}
 
 
@@ -140,13 +140,13 @@ def test_models(name: str, tmp_path: Path) -> None:
         if not weights.is_file():
             pytest.skip(f"needs {weights}: `dnc zoo fetch {name}`")
     engine = compile(cfg, weights, "onnx", tmp_path / "engine", keep_layers=True, verify=False)
-    assert engine.bundle.preprocessing is not None
+    assert engine.manifest.preprocessing is not None
     with np.load(SHARED / "golden" / "models" / f"{name}.npz") as golden:
         images = sorted({key.partition("_")[0] for key in golden.files if not key.startswith("input_")})
         assert len(images) == 3
         for image in images:
             path = SHARED / "coco128" / "images" / "val2017" / f"{image}.jpg"
-            x = engine.bundle.preprocessing(read_image(path))
+            x = engine.manifest.preprocessing(read_image(path))
             if f"input_{image}" in golden:
                 np.testing.assert_array_equal(x, golden[f"input_{image}"])
             both = {"reference": reference(cfg, weights, x), "engine": every_layer(engine, x)}

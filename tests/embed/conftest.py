@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from dnc.runtime.manifest import Bundle, write_folder
+from dnc.runtime.manifest import Manifest, write_folder
 from tests.embed import native
 
 Folder = Callable[..., Path]
@@ -47,7 +47,7 @@ def folder(tmp_path: Path) -> Folder:
     count = iter(range(1_000_000))
 
     def write(**fields: Any) -> Path:
-        bundle = Bundle(
+        manifest = Manifest(
             name="net",
             target="openvino",
             network={},
@@ -59,7 +59,7 @@ def folder(tmp_path: Path) -> Folder:
         )
         place = tmp_path / f"engine{next(count)}"
         with write_folder(place) as writer:
-            writer.finish(dataclasses.replace(bundle, **fields))
+            writer.finish(dataclasses.replace(manifest, **fields))
         return place
 
     return write

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 import dnc
 from dnc.errors import BundleError
 from dnc.runtime import manifest as bundles
-from dnc.runtime.manifest import read_bundle
+from dnc.runtime.manifest import read_manifest
 from dnc.runtime.preprocessing import Preprocessing
 from tests.embed.conftest import Folder
 from tests.embed.native import Harness, NativeError
@@ -38,7 +38,7 @@ def sign(place: Path, fields: Json, **style: Any) -> None:
 @pytest.mark.parametrize("name", NETWORKS)
 def test_every_network(name: str, write: Write, tmp_path: Path, harness: Harness) -> None:
     """As `dnc compile` writes them, in each form that the network can have; a field that is new has to be taught to
-    bundle.cpp."""
+    manifest.cpp."""
     cfg = write(name)
     cfg.with_suffix(".names").write_text("cat\ndog\n")
     forms: tuple[Json, ...] = ({}, {"decode": "graph+nms"}, {"input": "u8"}, {"batch": 2})
@@ -47,7 +47,7 @@ def test_every_network(name: str, write: Write, tmp_path: Path, harness: Harness
             engine = dnc.compile(cfg, target="onnx", out=tmp_path / str(number), verify=False, **options)
         except dnc.DncError:
             continue
-        assert harness("bundle", engine.folder) == [f"{name} onnx {len(engine.bundle.heads)}"]
+        assert harness("bundle", engine.folder) == [f"{name} onnx {len(engine.manifest.heads)}"]
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def test_text_of_any_kind(style: Json, harness: Harness, folder: Folder) -> None
         **{key: key for key in ("é", "z", "Z", "", "\U0001f600", "\ufffd", '"\\/\b\f\n\r\t\x7f')},
     }
     sign(place, fields, **style)
-    read_bundle(place)
+    read_manifest(place)
     assert harness("bundle", place)
 
 
@@ -252,14 +252,14 @@ def test_labels_that_are_no_text(files: Path, harness: Harness) -> None:
 def test_bit_flips(files: Path, harness: Harness) -> None:
     """One bit anywhere in engine.json: what is read nevertheless says the same to Python."""
     data = (files / "engine.json").read_bytes()
-    whole = read_bundle(files)
+    whole = read_manifest(files)
     generator = random.Random(0)
     for place in generator.sample(range(len(data)), 400):
         damaged = bytearray(data)
         damaged[place] ^= 1 << generator.randrange(8)
         (files / "engine.json").write_bytes(damaged)
         refusal = harness.refusal("bundle", files)
-        assert refusal.status == 2 if refusal else read_bundle(files) == whole
+        assert refusal.status == 2 if refusal else read_manifest(files) == whole
 
 
 # Changed with the right digest
@@ -328,7 +328,7 @@ def fuzz(harness: Harness, folder: Folder, seeds: range) -> tuple[int, int]:
             sign(place, mutate(fields, generator))
             text = ""
             try:
-                read_bundle(place)
+                read_manifest(place)
             except BundleError as error:
                 text = str(error)
             refusal = harness.refusal("bundle", place)

@@ -28,8 +28,8 @@ from dnc.runtime.decoding import Detection
 from tests.embed import native
 from tests.embed.native import FORMATS, NativeError
 from tests.embed.test_bundle import sign
+from tests.graph.test_suppression import HEADS, STEM
 from tests.networks import NETWORKS
-from tests.test_graph_nms import HEADS, STEM
 
 Pixels = npt.NDArray[np.uint8]
 Build = Callable[..., dnc.Engine]
@@ -185,12 +185,12 @@ def test_arrays(name: str, build: Build, lib: c.CDLL) -> None:
     """dnc_run is Engine.forward, for one and for several; recurrent networks give their states and take them again."""
     engine = build(NETWORKS[name])
     own = native.Engine(lib, engine.folder)
-    outputs = list(engine.bundle.outputs)
+    outputs = list(engine.manifest.outputs)
     for count in (1, 3):
         states: dict[str, Any] = {}
         given: dict[str, Any] = {}
         for step in range(3):
-            x = np.random.default_rng(step).random((count, *engine.bundle.input_shape), np.float32)
+            x = np.random.default_rng(step).random((count, *engine.manifest.input_shape), np.float32)
             expected = engine.forward(x, states)
             run = own.run({"input": x, **given})
             found = run.arrays()
@@ -215,7 +215,7 @@ def test_what_an_engine_is(build: Build, lib: c.CDLL) -> None:
         ("window", "float32", (2, 4)),
     ]
     assert own.describe("output") == [("detections", "float32", (-1, 7))]
-    assert own.heads() == [(head.kind, head.output, head.where, head.classes) for head in engine.bundle.heads]
+    assert own.heads() == [(head.kind, head.output, head.where, head.classes) for head in engine.manifest.heads]
     assert lib.dnc_engine_task(own.handle) == 1
     x = np.random.default_rng(0).random((2, 3, 48, 64), np.float32)
     for given in ({"confidence": np.array([0.4], np.float32)}, {}):
@@ -239,7 +239,7 @@ def test_preprocess(input: str, color: str, build: Build, lib: c.CDLL) -> None:
     """What the first input wants, to the bit."""
     engine = build(net(HEADS["yolo"]), input=input, preprocess="letterbox", color=color, mean=(0.1,), std=(0.5,))
     own = native.Engine(lib, engine.folder)
-    prepared = engine.bundle.preprocessing
+    prepared = engine.manifest.preprocessing
     assert prepared is not None
     for image in IMAGES:
         expected = prepared.match_channels(image) if input == "u8" else prepared(image)

@@ -63,12 +63,12 @@ def test_states(lib: c.CDLL, write: Write) -> None:
     """States are inputs, their successors outputs."""
     engine = compiled(write, "rnn")
     own = native.Engine(lib, engine.folder)
-    x = np.random.default_rng(1).random((1, *engine.bundle.input_shape), np.float32)
-    states = {name: np.full((1, *shape), 0.5, np.float32) for name, shape in engine.bundle.states.items()}
+    x = np.random.default_rng(1).random((1, *engine.manifest.input_shape), np.float32)
+    states = {name: np.full((1, *shape), 0.5, np.float32) for name, shape in engine.manifest.states.items()}
     run = own.run({"input": x, **states})
     outputs = run.arrays()
     after = dict(states)
-    np.testing.assert_array_equal(outputs[engine.bundle.outputs[0]], engine.forward(x, after)[0])
+    np.testing.assert_array_equal(outputs[engine.manifest.outputs[0]], engine.forward(x, after)[0])
     for name in states:
         np.testing.assert_array_equal(outputs[name], after[name])
     run.close()

@@ -38,7 +38,7 @@ class _Engine:
 
     def __init__(self, scenes: Sequence[Scene], classes: int, decode: str = "graph") -> None:
         head: Any = YoloHead("boxes", "", classes, ((1.0, 1.0),), (8, 8))
-        self.bundle = SimpleNamespace(
+        self.manifest = SimpleNamespace(
             heads=(head,), preprocessing=Preprocessing(8, 8), decode=decode, input_dtype="float32", batch=2
         )
         self.scenes, self.classes = scenes, classes
@@ -324,7 +324,7 @@ def test_classifiers(tmp_path: Path) -> None:
     for number in range(4):
         Image.new("RGB", (8, 8)).save(tmp_path / f"{number:04}_n0000000{number}.png")
     engine: Any = _Engine([], 4)
-    engine.bundle.heads = (ClassifierHead("classes", "", 4),)
+    engine.manifest.heads = (ClassifierHead("classes", "", 4),)
     dataset = read_dataset(tmp_path)
 
     def classify(pixels: Any, top: int) -> list[Classification]:

@@ -146,15 +146,15 @@ def test_skip(write: Callable[..., Path], tmp_path: Path) -> None:
     cfg = write("tiny")
     x = np.random.default_rng(0).random((2, 3, 16, 16), np.float32)
     plain = dnc.compile(cfg, out=tmp_path / "a", target="onnx")
-    names = [item["name"] for item in plain.bundle.passes]
+    names = [item["name"] for item in plain.manifest.passes]
     assert "fold-batchnorm" in names
     (expected,) = plain.forward(x)
     for name in names:
         engine = dnc.compile(cfg, out=tmp_path / "b", target="onnx", skip=[name])
-        assert [item["name"] for item in engine.bundle.passes] == [other for other in names if other != name]
+        assert [item["name"] for item in engine.manifest.passes] == [other for other in names if other != name]
         np.testing.assert_allclose(engine.forward(x)[0], expected, rtol=0, atol=1e-5)
     engine = dnc.compile(cfg, out=tmp_path / "c", target="onnx", skip=names)
-    assert engine.bundle.passes == ()
+    assert engine.manifest.passes == ()
     np.testing.assert_allclose(engine.forward(x)[0], expected, rtol=0, atol=1e-5)
     operators = [node.op_type for node in onnx.load(tmp_path / "c" / "model.onnx").graph.node]
     assert "BatchNormalization" in operators

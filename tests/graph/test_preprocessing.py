@@ -201,8 +201,8 @@ def test_fixed_batches(engine: Callable[..., Engine]) -> None:
 def test_forward_takes_pixels(engine: Callable[..., Engine]) -> None:
     pixels, floats = engine(input="u8"), engine()
     image = noise(9, 33, 21, 3)
-    assert floats.bundle.preprocessing is not None
-    (expected,) = floats.forward(floats.bundle.preprocessing(image))
+    assert floats.manifest.preprocessing is not None
+    (expected,) = floats.forward(floats.manifest.preprocessing(image))
     (got,) = pixels.forward(image)
     # Weights that were divided by 255 are rounded once more.
     np.testing.assert_allclose(got, expected, rtol=0, atol=2e-6 * np.abs(expected).max())

@@ -41,14 +41,14 @@ def _names(built: ir.Model) -> tuple[list[str | None], list[str | None]]:
 @pytest.mark.parametrize("network", NETWORKS)
 @pytest.mark.parametrize("name", _applicable())
 def test_alone(name: str, network: str, batch: int | str) -> None:
-    """Each pass alone on every network: valid, within its declared exactness, names kept; the second time, nothing."""
+    """Each pass alone on every network: valid, within its declared tolerance, names kept; the second time, nothing."""
     optimization = passes[name]()
     lowered = lower(Network.parse(NETWORKS[network]).with_random_weights(0), batch=batch)
     before, names = outputs(lowered), _names(lowered)
     count = optimization.rewrite(lowered).count
     check(lowered, name)
     assert _names(lowered) == names
-    same(outputs(lowered), before, optimization.exactness)
+    same(outputs(lowered), before, optimization.tolerance)
     text = str(lowered)
     assert optimization.rewrite(lowered).count == 0
     assert str(lowered) == text
@@ -80,12 +80,12 @@ def test_other_graphs(name: str, options: str) -> None:
     assert _names(lowered) == names
     after = outputs(lowered, given)
     if options == "graph+nms" and name in REDUCED:
-        # Rounding turns the order of boxes with nearly the same score: what `dnc.graph.verification` compares is their number.
+        # Rounding turns the order of boxes with nearly the same score: `dnc.graph.verification` compares their number.
         (found,), (expected,) = after.values(), before.values()
         assert found.shape[1] == expected.shape[1]
         assert abs(len(found) - len(expected)) <= 1 + 0.05 * len(expected)
         return
-    same(after, before, optimization.exactness)
+    same(after, before, optimization.tolerance)
 
 
 @pytest.mark.parametrize("name", _applicable())
@@ -104,8 +104,8 @@ def test_declarations(name: str) -> None:
     each = passes[name]
     assert each.name == name
     # What 8 bits change is no rounding error: the bound only tells what is left of an output from what is not.
-    assert 0 <= each.exactness < (1e-1 if name in REDUCED else 1.1 if name == "quantize" else 1e-3)
-    assert math.isfinite(each.exactness)
+    assert 0 <= each.tolerance < (1e-1 if name in REDUCED else 1.1 if name == "quantize" else 1e-3)
+    assert math.isfinite(each.tolerance)
     assert each.__doc__
 
 

@@ -146,7 +146,7 @@ def test_many_candidates(head: str, engines: Callable[..., dict[str, Engine]]) -
 def test_window(head: str, mode: str, engines: Callable[..., dict[str, Engine]]) -> None:
     """Boxes are mapped to the image before they are compared, which a letterbox stretches unevenly."""
     own = engines(HEADS[head], preprocess=mode)
-    inputs = own["graph+nms"].bundle.extra_inputs
+    inputs = own["graph+nms"].manifest.extra_inputs
     assert inputs == (("confidence", "iou", "window") if mode != "resize-half-pixel" else ("confidence", "iou"))
     assert hold(own, [noise(4, 90, 40), noise(5, 20, 70), noise(6, 48, 64)], confidence=0.3) > 10
 
@@ -209,13 +209,13 @@ def test_with_pixels_and_kept_layers(engines: Callable[..., dict[str, Engine]]) 
     """The other options of compile leave the decoded outputs where they are."""
     own = engines(HEADS["two heads"], input="u8", preprocess="letterbox", keep_layers=True)
     assert hold(own, [noise(4, 90, 40), noise(5, 20, 70)], confidence=0.3) > 10
-    assert own["graph+nms"].bundle.outputs[:2] == ("detections", "layer000")
-    assert own["graph"].bundle.outputs[:3] == ("boxes", "scores", "layer000")
+    assert own["graph+nms"].manifest.outputs[:2] == ("detections", "layer000")
+    assert own["graph"].manifest.outputs[:3] == ("boxes", "scores", "layer000")
 
 
 def test_forward_gives_the_decoded_arrays(engines: Callable[..., dict[str, Engine]]) -> None:
     own = engines(HEADS["two heads"])
-    preprocessing = own["graph"].bundle.preprocessing
+    preprocessing = own["graph"].manifest.preprocessing
     assert preprocessing is not None
     boxes, scores = own["graph"].forward(preprocessing(noise(1))[None])
     assert (boxes.shape, scores.shape) == ((1, 3 * (48 + 192), 4), (1, 3 * (48 + 192), 3))

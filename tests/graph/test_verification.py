@@ -31,7 +31,7 @@ class DropsBias(Pass):
     """A planted fault: a convolution loses its biases."""
 
     name: ClassVar[str] = "drops-bias"
-    exactness: ClassVar[float] = 1e-5
+    tolerance: ClassVar[float] = 1e-5
 
     def rewrite(self, model: ir.Model) -> Log:
         log = Log()
@@ -46,7 +46,7 @@ class Shifts(Pass):
     """A planted fault of a given size: the first output grows by it, relative to its largest value."""
 
     name: ClassVar[str] = "shifts"
-    exactness: ClassVar[float] = 1e-3
+    tolerance: ClassVar[float] = 1e-3
 
     def __init__(self, amount: float) -> None:
         self.amount = amount
@@ -78,7 +78,7 @@ def test_every_pass_of_every_network(name: str) -> None:
     applied = run_passes(built, [passes[each]() for each in ORDER], verify=Verifier(feeds_for(built)))
     for item in applied:
         assert (item.error is None) == (item.count == 0)
-        assert item.error is None or item.error <= item.exactness
+        assert item.error is None or item.error <= item.tolerance
 
 
 def test_dropped_bias_is_named() -> None:

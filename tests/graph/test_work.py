@@ -43,7 +43,7 @@ def by_place(work: list[Work]) -> dict[str, Work]:
 def test_an_engine(target: str, tmp_path: Path) -> None:
     pytest.importorskip("openvino" if target == "openvino" else "onnxruntime")
     engine = dnc.compile(_write(tmp_path, "tiny", TINY), target=target, out=tmp_path / "e", verify=False)
-    work = by_place(read_work(engine.folder, engine.bundle, batch=2))
+    work = by_place(read_work(engine.folder, engine.manifest, batch=2))
     first, second = work["#0"], work["#1"]
     # Twice the multiply-adds, and one operation for each number of the activation; OpenVINO adds biases apart, and
     # computes a shape.
@@ -60,12 +60,12 @@ def test_an_engine(target: str, tmp_path: Path) -> None:
 def test_a_network_with_everything(tmp_path: Path) -> None:
     """Operations are at least Darknet's own, which leave activations out; joined layers are counted where they are."""
     engine = dnc.compile(_write(tmp_path, "yolo", NETWORKS["yolo"]), target="onnx", out=tmp_path / "e", verify=False)
-    total = sum(each.operations for each in read_work(engine.folder, engine.bundle))
-    assert engine.bundle.network["bflops"] * 1e9 <= total <= 2 * engine.bundle.network["bflops"] * 1e9
+    total = sum(each.operations for each in read_work(engine.folder, engine.manifest))
+    assert engine.manifest.network["bflops"] * 1e9 <= total <= 2 * engine.manifest.network["bflops"] * 1e9
     more = dnc.compile(
         tmp_path / "yolo.cfg", target="onnx", out=tmp_path / "m", input="u8", decode="graph+nms", verify=False
     )
-    assert {"decode", "nms"} <= set(by_place(read_work(more.folder, more.bundle)))
+    assert {"decode", "nms"} <= set(by_place(read_work(more.folder, more.manifest)))
 
 
 def test_eight_bits_are_a_quarter() -> None:
@@ -85,4 +85,4 @@ def test_eight_bits_are_a_quarter() -> None:
 
 def test_an_engine_without_a_known_model(engines: Path, tmp_path: Path) -> None:
     with pytest.raises(TargetError, match="layers of an engine of target onnx are not known"):
-        read_work(tmp_path, dnc.load(engines / "tiny.engine").bundle)
+        read_work(tmp_path, dnc.load(engines / "tiny.engine").manifest)

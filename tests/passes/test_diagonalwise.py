@@ -24,7 +24,7 @@ from tests.models import model, outputs, same
 
 SHARED = ROOT.parent / "shared"
 R = np.random.default_rng(0)
-EXACTNESS = Diagonalwise.exactness
+EXACTNESS = Diagonalwise.tolerance
 
 
 def depthwise(channels: int, more: str = "", multiplier: int = 1, size: int = 3, side: int = 9) -> ir.Model:

@@ -59,7 +59,7 @@ def test_applies(name: str, outputs_too: bool) -> None:
     before = outputs(built)
     optimization = Equalize(ranges, channels, outputs=outputs_too)
     assert [note.text for note in optimization.rewrite(built).applied] == ["its channels are equally large"]
-    same(outputs(built), before, Equalize.exactness)
+    same(outputs(built), before, Equalize.tolerance)
     assert optimization.rewrite(built).count == 0
     assert "layer000" not in {value.name for node in built.graph for value in node.outputs}
 
@@ -153,4 +153,4 @@ def test_random_geometry(groups: int, own: int, slope: float, seed: int) -> None
     )
     before = outputs(built)
     assert Equalize(*calibrated(built)).rewrite(built).count == 1
-    same(outputs(built), before, Equalize.exactness)
+    same(outputs(built), before, Equalize.tolerance)

@@ -102,7 +102,7 @@ def test_applies(name: str) -> None:
     assert not log.refused
     assert "BatchNormalization" not in ops(built)
     assert [value.name for value in built.graph.outputs] == names
-    same(outputs(built), before, optimization.exactness)
+    same(outputs(built), before, optimization.tolerance)
     assert optimization.rewrite(built).count == 0
 
 
@@ -282,7 +282,7 @@ def test_random_layers(filters: int, groups: int, size: int, kind: str, log: flo
     optimization = passes["fold-batchnorm"]()
     assert optimization.rewrite(built).count == 1
     # Where all terms cancel, one layer loses as much as a deep network: 1.03 times the declared error was seen.
-    same(outputs(built, seed=seed), before, 3 * optimization.exactness)
+    same(outputs(built, seed=seed), before, 3 * optimization.tolerance)
 
 
 @pytest.mark.parametrize("name", ["conv", "before", "route"])

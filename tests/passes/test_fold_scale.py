@@ -148,7 +148,7 @@ def test_applies(name: str) -> None:
     passes["eliminate-dead-code"]().rewrite(built)
     assert sorted(ops(built)) == sorted(left.replace("Expand", "").split())
     assert [value.name for value in built.graph.outputs] == names
-    same(outputs(built), before, optimization.exactness)
+    same(outputs(built), before, optimization.tolerance)
     assert optimization.rewrite(built).count == 0
 
 
@@ -232,7 +232,7 @@ def test_pixels(mode: str, mean: tuple[float, ...]) -> None:
     before = outputs(built, pixels)
     optimization = passes["fold-scale"]()
     assert optimization.rewrite(built).count == (2 if any(mean) else 1)
-    same(outputs(built, pixels), before, optimization.exactness)
+    same(outputs(built, pixels), before, optimization.tolerance)
     floats = [node for node in built.graph if node.op_type == "Div" and node.outputs[0].dtype == ir.DataType.FLOAT]
     assert all(len(node.outputs[0].shape or ()) < 4 for node in floats)
 
@@ -297,4 +297,4 @@ def test_random_layers(
     before = outputs(built)
     optimization = passes["fold-scale"]()
     assert optimization.rewrite(built).count == (after or op in ("Mul", "Div") or not pad)
-    same(outputs(built), before, optimization.exactness)
+    same(outputs(built), before, optimization.tolerance)

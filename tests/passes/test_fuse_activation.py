@@ -109,7 +109,7 @@ def test_applies(name: str) -> None:
     assert not log.refused
     assert sorted(ops(built)) == sorted(left.split())
     assert [value.name for value in built.graph.outputs] == ["y"]
-    same(outputs(built, RANGE), before, optimization.exactness)
+    same(outputs(built, RANGE), before, optimization.tolerance)
     text = str(built)
     assert optimization.rewrite(built).count == 0
     assert str(built) == text
@@ -125,10 +125,10 @@ def test_forms_lead_to_each_other(name: str, form: str) -> None:
     optimization = FuseActivation(form)
     optimization.rewrite(built)
     assert optimization.rewrite(built).count == 0
-    same(outputs(built, RANGE), before, optimization.exactness)
+    same(outputs(built, RANGE), before, optimization.tolerance)
     passes["fuse-activation"]().rewrite(built)
     assert sorted(ops(built)) == sorted(left.split())
-    same(outputs(built, RANGE), before, optimization.exactness)
+    same(outputs(built, RANGE), before, optimization.tolerance)
 
 
 WRITES = {
@@ -152,7 +152,7 @@ def test_writes(name: str) -> None:
     optimization = FuseActivation(form)
     optimization.rewrite(built)
     assert sorted(ops(built)) == sorted(left.split())
-    same(outputs(built, RANGE), before, optimization.exactness)
+    same(outputs(built, RANGE), before, optimization.tolerance)
 
 
 STAYS = {
@@ -287,7 +287,7 @@ def test_networks(network: str, form: str) -> None:
     before = outputs(built)
     optimization = FuseActivation(form)
     optimization.rewrite(built)
-    same(outputs(built), before, optimization.exactness)
+    same(outputs(built), before, optimization.tolerance)
 
 
 @settings(max_examples=50, deadline=None)

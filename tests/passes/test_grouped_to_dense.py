@@ -19,7 +19,7 @@ from dnc.graph.serialization import check
 from tests.models import model, outputs, same
 
 R = np.random.default_rng(0)
-EXACTNESS = GroupedToDense.exactness
+EXACTNESS = GroupedToDense.tolerance
 
 
 def grouped(channels: int, filters: int, groups: int, more: str = "") -> ir.Model:

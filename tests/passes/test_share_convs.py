@@ -44,7 +44,7 @@ def shared(built: ir.Model, count: int, pixels: int = 784) -> list[str]:
     log = optimization.rewrite(built)
     assert log.count == count
     check(built, "the pass")
-    same(outputs(built), before, optimization.exactness)
+    same(outputs(built), before, optimization.tolerance)
     assert optimization.rewrite(built).count == 0
     return [note.text for note in log.refused]
 

@@ -45,7 +45,7 @@ def types(built: ir.Model) -> list[ir.DataType | None]:
     return [node.outputs[0].dtype for node in built.graph]
 
 
-def apply(built: ir.Model, *keep: str, exactness: float = SHALLOW) -> list[str]:
+def apply(built: ir.Model, *keep: str, tolerance: float = SHALLOW) -> list[str]:
     """Runs the pass, checks what holds always, and returns the refusals."""
     before, names = outputs(built), [value.name for value in built.graph.outputs]
     optimization = ToFloat16(keep=keep)
@@ -56,7 +56,7 @@ def apply(built: ir.Model, *keep: str, exactness: float = SHALLOW) -> list[str]:
     assert [value.name for value in built.graph.outputs] == names
     assert {value.dtype for value in built.graph.outputs} <= {FULL, ir.DataType.INT64}
     assert there_and_back(built) == []
-    same(outputs(built), before, exactness)
+    same(outputs(built), before, tolerance)
     text = str(built)
     assert optimization.rewrite(built).count == 0
     assert str(built) == text
@@ -286,7 +286,7 @@ def test_networks(name: str, decode: str) -> None:
     passes["fold-batchnorm"]().rewrite(built)
     check(built, "fold-batchnorm")
     # Recurrent layers put more than ten products after one another.
-    apply(built, exactness=5 * SHALLOW)
+    apply(built, tolerance=5 * SHALLOW)
     assert {value.dtype for value in built.graph.inputs} == {FULL}
     # And as it is, with every optimization, ONNX Runtime has kernels for all of it.
     ort.InferenceSession(ir.to_proto(built).SerializeToString(), providers=["CPUExecutionProvider"])
@@ -314,7 +314,7 @@ def test_random_networks(layers: list[str], activation: str, keep: list[str]) ->
     text = "[net]\nwidth=8\nheight=8\nchannels=3\n" + conv + "".join(kinds[kind] for kind in layers) + conv
     built = lower(Network.parse(text).with_random_weights(1))
     # Up to eight products in a row.
-    apply(built, *keep, exactness=4 * SHALLOW)
+    apply(built, *keep, tolerance=4 * SHALLOW)
 
 
 TRAINED = {
@@ -338,7 +338,7 @@ def test_trained_networks(name: str, half: str) -> None:
     # Noise and the photograph are what the declared numbers were measured on, among others.
     applied = run_passes(built, [passes[each]() for each in order], verify=Verifier(feeds_for(built)))
     assert applied[-1].error is not None
-    assert 1e-4 < applied[-1].error < passes[half].exactness / 1.5
+    assert 1e-4 < applied[-1].error < passes[half].tolerance / 1.5
     if half == "to-float16":
         assert applied[-1].count > 2 * len(applied[-1].log.refused) - 1
         assert ops(built).count("Cast") == 3

@@ -63,7 +63,7 @@ def test_applies(name: str) -> None:
     optimization = passes["trim-kernels"]()
     assert optimization.rewrite(built).count == 1
     assert geometry(built) == (sizes, sizes, pads)
-    same(outputs(built), before, optimization.exactness)
+    same(outputs(built), before, optimization.tolerance)
     assert optimization.rewrite(built).count == 0
 
 
@@ -173,5 +173,5 @@ def test_random_geometry(size: int, zeros: tuple[int, ...], pads: tuple[int, ...
     before = outputs(built)
     optimization = passes["trim-kernels"]()
     optimization.rewrite(built)
-    same(outputs(built), before, optimization.exactness)
+    same(outputs(built), before, optimization.tolerance)
     assert optimization.rewrite(built).count == 0

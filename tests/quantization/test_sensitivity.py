@@ -24,7 +24,7 @@ from dnc.quantization.calibration import Calibration
 from dnc.quantization.collecting import calibrate
 from dnc.quantization.sensitivity import choose_float_layers, drop, noises
 from dnc.runtime.engine import Engine
-from dnc.runtime.manifest import Bundle
+from dnc.runtime.manifest import Manifest
 from tests.conftest import Result
 
 NET = """[net]
@@ -84,7 +84,7 @@ def measured(write: Callable[..., Path], tmp_path: Path) -> tuple[Path, Path, Pa
 
 
 def forward(engine: Engine) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
-    preprocessing = engine.bundle.preprocessing
+    preprocessing = engine.manifest.preprocessing
     assert preprocessing is not None
     return engine.forward(preprocessing(photograph())[None])[0]
 
@@ -96,7 +96,7 @@ def test_int8(measured: tuple[Path, Path, Path], target: str, tmp_path: Path) ->
     cfg, table, _ = measured
     full = dnc.compile(cfg, target=target, out=tmp_path / "f.engine")
     eight = dnc.compile(cfg, target=target, out=tmp_path / "i.engine", precision="int8", calibration=table)
-    applied = {item["name"]: item["applied"] for item in eight.bundle.passes if item["applied"]}
+    applied = {item["name"]: item["applied"] for item in eight.manifest.passes if item["applied"]}
     assert applied["equalize"] == 1
     assert applied["quantize"] >= 3
     expected, found = forward(full), forward(eight)
@@ -109,7 +109,7 @@ def test_keep_leaves_layers_out(measured: tuple[Path, Path, Path], tmp_path: Pat
     cfg, table, _ = measured
     out = tmp_path / "k.engine"
     engine = dnc.compile(cfg, target="onnx", out=out, precision="int8", calibration=table, keep=["0-3"])
-    assert next(item["applied"] for item in engine.bundle.passes if item["name"] == "quantize") == 0
+    assert next(item["applied"] for item in engine.manifest.passes if item["name"] == "quantize") == 0
     plain = dnc.compile(cfg, target="onnx", out=tmp_path / "f.engine")
     np.testing.assert_allclose(forward(engine), forward(plain), rtol=0, atol=1e-5, err_msg="float32, equalized")
 
@@ -118,14 +118,14 @@ def test_mixed(measured: tuple[Path, Path, Path], tmp_path: Path) -> None:
     """Without labels: against what float32 finds."""
     cfg, table, images = measured
     engine = dnc.compile(cfg, target="onnx", out=tmp_path / "m.engine", precision="mixed", calibration=table)
-    assert "against what float32 finds" in engine.bundle.report["mixed"]
+    assert "against what float32 finds" in engine.manifest.report["mixed"]
     again = dnc.compile(
         cfg, target="onnx", out=tmp_path / "n.engine", precision="mixed", calibration=table, data=[str(images)]
     )
-    assert again.bundle.report == engine.bundle.report
+    assert again.manifest.report == engine.manifest.report
 
 
-def prepared(measured: tuple[Path, Path, Path], tmp_path: Path) -> tuple[Bundle, Callable[..., list[Pass]], Network]:
+def prepared(measured: tuple[Path, Path, Path], tmp_path: Path) -> tuple[Manifest, Callable[..., list[Pass]], Network]:
     cfg, table, _ = measured
     network = Network.load(cfg, cfg.with_suffix(".weights"))
     ranges = Calibration.read(table).ranges
@@ -134,20 +134,20 @@ def prepared(measured: tuple[Path, Path, Path], tmp_path: Path) -> tuple[Bundle,
     def quantization(keep: Collection[str]) -> list[Pass]:
         return [Quantize(ranges, recipe, keep=list(keep))]
 
-    return dnc.compile(cfg, target="onnx", out=tmp_path / "x.engine").bundle, quantization, network
+    return dnc.compile(cfg, target="onnx", out=tmp_path / "x.engine").manifest, quantization, network
 
 
 def test_noises(measured: tuple[Path, Path, Path], tmp_path: Path) -> None:
     """A layer whose range is a hundred times too wide is the noisiest; what is not quantized is not asked."""
-    about, quantization, network = prepared(measured, tmp_path)
+    manifest, quantization, network = prepared(measured, tmp_path)
     ranges = dict(Calibration.read(measured[1]).ranges)
     wide = ranges["layer001"]
     ranges["layer001"] = type(wide)(-100 * wide.high, 100 * wide.high, -1e9, 1e9, 1.0)
     recipe = targets["onnx"]().quantization()
     model = lower(network)
     run_passes(model, targets["onnx"]().passes())
-    assert about.preprocessing is not None
-    array = about.preprocessing(photograph())[None]
+    assert manifest.preprocessing is not None
+    array = manifest.preprocessing(photograph())[None]
     found = noises(model, lambda keep: [Quantize(ranges, recipe, keep=list(keep))], [array])
     assert sorted(found) == [0, 1, 2, 3]
     assert max(found, key=lambda layer: found[layer]) in (1, 2)
@@ -159,13 +159,13 @@ def test_noises(measured: tuple[Path, Path, Path], tmp_path: Path) -> None:
 def test_as_few_as_the_drop_allows(
     measured: tuple[Path, Path, Path], tmp_path: Path, max_drop: float, count: int | None
 ) -> None:
-    about, quantization, network = prepared(measured, tmp_path)
+    manifest, quantization, network = prepared(measured, tmp_path)
     model = lower(network)
     run_passes(model, targets["onnx"]().passes())
     dataset = read_dataset(str(measured[2]))
     told: list[str] = []
     found = choose_float_layers(
-        model, targets["onnx"](), about, quantization, dataset, max_drop=max_drop, progress=told.append
+        model, targets["onnx"](), manifest, quantization, dataset, max_drop=max_drop, progress=told.append
     )
     assert found.layers == 4
     assert not found.labelled
@@ -177,12 +177,12 @@ def test_as_few_as_the_drop_allows(
 
 def test_drop(measured: tuple[Path, Path, Path], tmp_path: Path) -> None:
     """Nothing against itself; something against a network whose weights are zero, which finds nothing."""
-    about, _, network = prepared(measured, tmp_path)
+    manifest, _, network = prepared(measured, tmp_path)
     target, dataset = targets["onnx"](), read_dataset(str(measured[2]))
-    exact = Candidate(target, lower(network), about)
+    exact = Candidate(target, lower(network), manifest)
     assert drop(exact, exact, dataset) == 0
     arrays = tuple({key: np.zeros_like(array) for key, array in each.items()} for each in network.arrays)
-    empty = Candidate(target, lower(network.with_arrays(arrays)), about)
+    empty = Candidate(target, lower(network.with_arrays(arrays)), manifest)
     assert drop(exact, empty, dataset) > 20
 
 

@@ -125,7 +125,7 @@ def test_threads(write: Write, tmp_path: Path) -> None:
     """Eight threads that open one engine at once, each on its own inputs."""
     for name in ("yolo", "crnn"):
         engine = dnc.compile(write(name), out=tmp_path / name, target="onnx")
-        inputs = np.random.default_rng(0).random((8, *engine.bundle.input_shape), np.float32)
+        inputs = np.random.default_rng(0).random((8, *engine.manifest.input_shape), np.float32)
         expected = [engine.forward(each) for each in inputs]
         for threads in (None, 1):
             other = dnc.load(engine.folder, threads=threads)
@@ -150,7 +150,7 @@ import sys, dnc
 from concurrent.futures import ThreadPoolExecutor
 with ThreadPoolExecutor(8) as pool:
     engines = list(pool.map(lambda n: dnc.compile(sys.argv[1], out=f"{sys.argv[2]}/{n}", target="onnx"), range(8)))
-print(len({engine.bundle.network["digest"] for engine in engines}))
+print(len({engine.manifest.network["digest"] for engine in engines}))
 """
     command = [sys.executable, "-c", code, str(write("yolo")), str(tmp_path)]
     result = subprocess.run(command, capture_output=True, text=True, timeout=120)
@@ -253,7 +253,7 @@ except dnc.DncError as error:
 def test_old_states_are_replaced_not_changed(write: Write, tmp_path: Path) -> None:
     """The arrays of the caller stay as they are."""
     engine = dnc.compile(write("rnn"), out=tmp_path / "e", target="onnx")
-    states = {name: np.ones((1, *shape), np.float32) for name, shape in engine.bundle.states.items()}
+    states = {name: np.ones((1, *shape), np.float32) for name, shape in engine.manifest.states.items()}
     given = dict(states)
     engine.forward(np.ones(12), states)
     assert all((array == 1).all() for array in given.values())

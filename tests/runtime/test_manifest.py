@@ -18,13 +18,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from dnc.targets import Session
 from dnc.targets.onnx import Onnx
 
 import dnc
 from dnc.errors import BundleError, DncError
 from dnc.runtime import manifest as bundles
-from dnc.runtime.manifest import Bundle, read_bundle, write_folder
+from dnc.runtime.manifest import Manifest, read_manifest, write_folder
+from dnc.runtime.runners import Session
 from tests.networks import NETWORKS, TINY
 
 Write = Callable[..., Path]
@@ -87,8 +87,8 @@ def test_contents(engine: Path) -> None:
 def test_round_trip(name: str, write: Write, tmp_path: Path) -> None:
     """What is read is what was written, for every kind of head."""
     engine = dnc.compile(write(name), out=tmp_path / "e", target="onnx")
-    read = read_bundle(tmp_path / "e")
-    assert read == engine.bundle
+    read = read_manifest(tmp_path / "e")
+    assert read == engine.manifest
     with write_folder(tmp_path / "f") as writer:
         (writer.folder / "model.onnx").write_bytes((tmp_path / "e/model.onnx").read_bytes())
         writer.finish(read)
@@ -120,10 +120,10 @@ def test_same_bytes_everywhere(tmp_path: Path, write: Write) -> None:
 
 
 def test_another_network_has_another_digest(cfg: Path, write: Write) -> None:
-    first = dnc.compile(cfg, out=cfg.with_name("e")).bundle
-    second = dnc.compile(write("tiny", seed=1), out=cfg.with_name("f")).bundle
-    third = dnc.compile(write("tiny", TINY + "# more\n"), out=cfg.with_name("g")).bundle
-    assert len({bundle.network["digest"] for bundle in (first, second, third)}) == 3
+    first = dnc.compile(cfg, out=cfg.with_name("e")).manifest
+    second = dnc.compile(write("tiny", seed=1), out=cfg.with_name("f")).manifest
+    third = dnc.compile(write("tiny", TINY + "# more\n"), out=cfg.with_name("g")).manifest
+    assert len({manifest.network["digest"] for manifest in (first, second, third)}) == 3
 
 
 def test_bit_flips(engine: Path) -> None:
@@ -138,20 +138,20 @@ def test_bit_flips(engine: Path) -> None:
             path.write_bytes(damaged)
             try:
                 # A blank for a blank of another kind, or ten for 1e1, leaves what engine.json says as it is.
-                assert read_bundle(engine) == read_bundle_of(path, data, engine)
+                assert read_manifest(engine) == read_bundle_of(path, data, engine)
                 assert path.name == "engine.json"
             except BundleError:
                 pass
         path.write_bytes(data)
-    read_bundle(engine)
+    read_manifest(engine)
 
 
-def read_bundle_of(path: Path, data: bytes, folder: Path) -> Bundle:
-    """The bundle with `data` in place of what `path` holds now."""
+def read_bundle_of(path: Path, data: bytes, folder: Path) -> Manifest:
+    """The manifest with `data` in place of what `path` holds now."""
     now = path.read_bytes()
     path.write_bytes(data)
     try:
-        return read_bundle(folder)
+        return read_manifest(folder)
     finally:
         path.write_bytes(now)
 
@@ -256,10 +256,10 @@ def test_wrong_types(name: str, write: Write, tmp_path: Path, monkeypatch: pytes
             inner[place[-1]] = wrong
             sign(folder, changed)
             with suppress(DncError), np.errstate(all="ignore"):
-                read_bundle(folder)
+                read_manifest(folder)
                 # It has numbers of another kind, empty lists of what may be empty, or another text.
                 engine = dnc.load(folder)
-                engine.forward(np.ones(engine.bundle.input_shape))
+                engine.forward(np.ones(engine.manifest.input_shape))
                 engine(np.ones((9, 7, 3), np.uint8), confidence=0.01)
     for key in fields:
         changed = {**fields}
@@ -282,7 +282,7 @@ def test_old_engine_is_replaced(cfg: Path, engine: Path) -> None:
 def test_damaged_engine_is_replaced(cfg: Path, engine: Path) -> None:
     (engine / "engine.json").write_bytes(b"\0")
     dnc.compile(cfg, out=engine)
-    read_bundle(engine)
+    read_manifest(engine)
 
 
 def test_strangers_are_left_alone(cfg: Path, engine: Path) -> None:
@@ -303,7 +303,7 @@ def test_empty_folder_and_link(cfg: Path, tmp_path: Path) -> None:
     dnc.compile(cfg, out=tmp_path / "link")
     dnc.compile(cfg, out=tmp_path / "link")
     assert (tmp_path / "link").is_symlink()
-    assert dnc.load(tmp_path / "real").bundle == dnc.load(tmp_path / "link").bundle
+    assert dnc.load(tmp_path / "real").manifest == dnc.load(tmp_path / "link").manifest
     names = {"empty", "link", "real", "tiny.cfg", "tiny.weights", "tiny.names"}
     assert {path.name for path in tmp_path.iterdir()} == names
 
@@ -329,9 +329,9 @@ def test_two_at_once(cfg: Path, engine: Path) -> None:
     """Processes that write the same engine: whoever comes last wins, nobody fails, nothing is left behind."""
     code = "import sys, dnc\nfor _ in range(15): dnc.runtime.manifest.write_folder\n"
     code = (
-        "import sys\nfrom dnc.runtime.manifest import read_bundle, write_folder\nbundle = read_bundle(sys.argv[1])\n"
+        "import sys\nfrom dnc.runtime.manifest import read_manifest, write_folder\nbundle = read_manifest(sys.argv[1])\n"
         "for _ in range(40):\n  with write_folder(sys.argv[2]) as writer:\n"
-        "    (writer.folder / 'model.onnx').write_text(sys.argv[3])\n    writer.finish(bundle)"
+        "    (writer.folder / 'model.onnx').write_text(sys.argv[3])\n    writer.finish(manifest)"
     )
     out = cfg.with_name("f")
     commands = [[sys.executable, "-c", code, str(engine), str(out), str(number)] for number in range(4)]
@@ -340,7 +340,7 @@ def test_two_at_once(cfg: Path, engine: Path) -> None:
         _, stderr = process.communicate(timeout=60)
         assert process.returncode == 0, stderr
     assert (out / "model.onnx").read_text() in "0123"
-    read_bundle(out)
+    read_manifest(out)
     names = {"e", "f", "tiny.cfg", "tiny.names", "tiny.weights"}
     assert {path.name for path in cfg.parent.iterdir()} == names
 
@@ -352,7 +352,7 @@ def test_names_that_are_no_utf_8(cfg: Path, tmp_path: Path) -> None:
     odd.write_bytes(cfg.read_bytes())
     odd.with_suffix(".weights").write_bytes(cfg.with_suffix(".weights").read_bytes())
     engine = dnc.compile(odd, out=tmp_path / "e", target="onnx")
-    assert read_bundle(tmp_path / "e").name == name
+    assert read_manifest(tmp_path / "e").name == name
     assert engine.forward(np.zeros((3, 16, 16)))[0].shape == (14, 8, 8)
 
 
@@ -363,12 +363,12 @@ def test_labels_with_odd_characters(cfg: Path, tmp_path: Path) -> None:
 
 
 def test_what_could_not_be_read_is_not_written(engine: Path, tmp_path: Path) -> None:
-    """A bundle that `read_bundle` would refuse is a bug, and leaves nothing."""
+    """A manifest that `read_manifest` would refuse is a bug, and leaves nothing."""
     from dataclasses import replace
 
-    bundle = replace(read_bundle(engine), decode="nowhere")
+    manifest = replace(read_manifest(engine), decode="nowhere")
     with pytest.raises(ValueError, match="decode nowhere"), write_folder(tmp_path / "f") as writer:
-        writer.finish(bundle)
+        writer.finish(manifest)
     assert not (tmp_path / "f").exists()
 
 

@@ -24,7 +24,7 @@ import dnc
 from dnc.errors import BundleError
 from dnc.runtime import manifest as bundles
 from dnc.runtime import package as packages
-from dnc.runtime.manifest import read_bundle
+from dnc.runtime.manifest import read_manifest
 from dnc.runtime.package import package, unpack
 
 Write = Callable[..., Path]
@@ -414,11 +414,11 @@ def test_pipes_are_not_waited_for(tmp_path: Path, engine: Path) -> None:
     (engine / "model.onnx").unlink()
     os.mkfifo(engine / "model.onnx")
     with pytest.raises(BundleError, match=r"cannot read model.onnx: no file"):
-        read_bundle(engine)
+        read_manifest(engine)
     (engine / "engine.json").unlink()
     os.mkfifo(engine / "engine.json")
     with pytest.raises(BundleError, match=r"cannot read engine.json: no file"):
-        read_bundle(engine)
+        read_manifest(engine)
 
 
 def test_a_huge_manifest(engine: Path, file: Path) -> None:
@@ -426,7 +426,7 @@ def test_a_huge_manifest(engine: Path, file: Path) -> None:
     huge = b" " * (bundles.MANIFEST_LIMIT + 1)
     (engine / "engine.json").write_bytes(huge)
     with pytest.raises(BundleError, match=r"engine.json is longer than 16 MiB"):
-        read_bundle(engine)
+        read_manifest(engine)
     write_zip(file, [("engine.json", huge), *members(file)[1:]])
     refused(file, "it holds more than")
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import PIL.Image
 import pytest
 from dnc.passes import Pass, passes
-from dnc.targets import Session, Target, targets
+from dnc.targets import Target, targets
 from dnc.targets.cpu import Cpu
 from dnc.targets.onnx import Onnx
 
@@ -20,7 +20,8 @@ import dnc
 from dnc.compiler.compiling import explain
 from dnc.errors import CalibrationError, DncError, TargetError
 from dnc.graph.verification import photograph
-from dnc.runtime.manifest import read_bundle
+from dnc.runtime.manifest import read_manifest
+from dnc.runtime.runners import Session
 from dnc.runtime.timing import interleave
 from tests.conftest import Result
 
@@ -100,19 +101,19 @@ def test_fastest(fast: type[Fake], slow: type[Fake], write: Write, tmp_path: Pat
     """The engine says what it was made for, with whose passes, and by how much the other one is slower."""
     fast.seconds, slow.seconds = 0.002, 0.005
     engine = build(write, tmp_path)
-    assert engine.bundle.target == fast.name
-    assert [item["name"] for item in engine.bundle.passes] == [item.name for item in fast().passes()]
+    assert engine.manifest.target == fast.name
+    assert [item["name"] for item in engine.manifest.passes] == [item.name for item in fast().passes()]
     assert sorted(path.name for path in engine.folder.iterdir()) == ["engine.json", "model.onnx"]
-    measured = engine.bundle.tuning["candidates"]
+    measured = engine.manifest.tuning["candidates"]
     assert measured["threads"] == 3
     assert measured["milliseconds"] == {fast.name: 2.0, slow.name: 5.0}
     assert measured["ratios"] == {slow.name: [2.5, 2.5, 2.5]}
     assert measured["refused"] == {}
     words = f"{fast.name}, 2.00 ms with 3 threads; {slow.name} takes 2.500 (2.500 to 2.500) times as long"
-    assert engine.bundle.report["choice"] == words
+    assert engine.manifest.report["choice"] == words
     assert Fake.threads == [3, 3]
     assert engine.forward(np.zeros((3, 32, 32)))[0].shape == (21, 8, 8)
-    assert dnc.load(engine.folder).bundle.tuning == engine.bundle.tuning
+    assert dnc.load(engine.folder).manifest.tuning == engine.manifest.tuning
 
 
 @pytest.mark.usefixtures("fakes")
@@ -128,16 +129,16 @@ def test_one_is_left(what: str, value: Any, reason: str, write: Write, tmp_path:
     """Then nothing is timed, and why is said."""
     setattr(B, what, value)
     engine = build(write, tmp_path)
-    assert engine.bundle.target == "a"
-    measured = engine.bundle.tuning["candidates"]
+    assert engine.manifest.target == "a"
+    measured = engine.manifest.tuning["candidates"]
     assert (measured["milliseconds"], measured["refused"]) == ({}, {"b": reason})
-    assert engine.bundle.report["choice"] == f"a, without timing; b: {reason}"
+    assert engine.manifest.report["choice"] == f"a, without timing; b: {reason}"
     setattr(A, what, value)
     with pytest.raises(TargetError) as caught:
         build(write, tmp_path)
     assert ("libb" in str(caught.value)) if what == "absent" else (reason in str(caught.value))
     # The engine that stood there still does.
-    assert read_bundle(engine.folder).target == "a"
+    assert read_manifest(engine.folder).target == "a"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["e", "yolo.cfg", "yolo.weights"]
 
 
@@ -145,8 +146,8 @@ def test_one_is_left(what: str, value: Any, reason: str, write: Write, tmp_path:
 def test_precision_is_the_candidates_(write: Write, tmp_path: Path) -> None:
     A.seconds, B.seconds = 0.002, 0.005
     engine = build(write, tmp_path, precision="fp16")
-    assert (engine.bundle.target, engine.bundle.options) == ("a", {"precision": "fp16"})
-    assert {"to-float16"} <= {item["name"] for item in engine.bundle.passes if item["applied"]}
+    assert (engine.manifest.target, engine.manifest.options) == ("a", {"precision": "fp16"})
+    assert {"to-float16"} <= {item["name"] for item in engine.manifest.passes if item["applied"]}
 
 
 @pytest.fixture
@@ -161,18 +162,18 @@ def test_max_drop_allows_less_precision(write: Write, tmp_path: Path, image: Pat
     """The fastest of all is kept, with its precision, if accuracy on the images allows."""
     A.seconds, B.seconds = 0.002, 0.005
     engine = build(write, tmp_path, max_drop=100.0, data=[str(image)])
-    assert (engine.bundle.target, engine.bundle.options) == ("b", {"precision": "bf16"})
-    assert engine.bundle.tuning["candidates"]["milliseconds"] == {"a": 2.0, "b": 5.0, "b bf16": 1.0}
+    assert (engine.manifest.target, engine.manifest.options) == ("b", {"precision": "bf16"})
+    assert engine.manifest.tuning["candidates"]["milliseconds"] == {"a": 2.0, "b": 5.0, "b bf16": 1.0}
     assert [path.name for path in engine.folder.iterdir() if path.is_dir()] == []
 
 
 @pytest.mark.usefixtures("fakes")
 def test_max_drop_refuses(write: Write, tmp_path: Path, image: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dnc.compiler.compiling.drop", lambda *_, **__: 0.7)
-    assert build(write, tmp_path, max_drop=0.7, data=[str(image)]).bundle.options == {"precision": "bf16"}
+    assert build(write, tmp_path, max_drop=0.7, data=[str(image)]).manifest.options == {"precision": "bf16"}
     engine = build(write, tmp_path, max_drop=0.69, data=[str(image)])
-    assert engine.bundle.tuning["candidates"]["refused"] == {"b bf16": "costs 0.70 points"}
-    assert engine.bundle.options == {}
+    assert engine.manifest.tuning["candidates"]["refused"] == {"b bf16": "costs 0.70 points"}
+    assert engine.manifest.options == {}
 
 
 @pytest.mark.usefixtures("fakes")
@@ -213,7 +214,7 @@ def test_for_real(write: Write, tmp_path: Path) -> None:
     cfg = write("yolo")
     chosen = dnc.compile(cfg, out=tmp_path / "e")
     plain = dnc.compile(cfg, out=tmp_path / "o", target="onnx")
-    assert chosen.bundle.target in [each.name for each in Cpu().candidates() if not each.missing()]
+    assert chosen.manifest.target in [each.name for each in Cpu().candidates() if not each.missing()]
     x = np.random.default_rng(0).random((2, 3, 32, 32), np.float32)
     for found, expected in zip(chosen.forward(x), plain.forward(x), strict=True):
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * np.abs(expected).max())

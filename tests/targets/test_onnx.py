@@ -10,11 +10,13 @@ import numpy as np
 import onnx
 import pytest
 from dnc.passes import Pass
-from dnc.targets import Session, Target, targets
-from dnc.targets.onnx import Onnx, import_onnxruntime
+from dnc.targets import Target, targets
+from dnc.targets.onnx import Onnx
 
 import dnc
 from dnc.errors import TargetError
+from dnc.runtime.runners import Session
+from dnc.runtime.runners.onnx import import_onnxruntime
 
 Write = Callable[..., Path]
 

@@ -12,17 +12,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-from dnc.targets import openvino as module
-from dnc.targets.openvino import Openvino, OpenvinoSession
+from dnc.targets.openvino import Openvino
 
 import dnc
 from dnc.darknet.network import Network
 from dnc.darknet.reference import run_all
 from dnc.errors import TargetError
 from dnc.runtime.decoding import Detection
+from dnc.runtime.runners import openvino as module
+from dnc.runtime.runners.openvino import OpenvinoSession
+from tests.darknet.test_golden import INVERTED, MICRO, difference, every_layer, files, needs_shared
 from tests.models import model
 from tests.networks import NETWORKS, RECURRENT
-from tests.test_golden import INVERTED, MICRO, difference, every_layer, files, needs_shared
 
 openvino = pytest.importorskip("openvino", exc_type=ImportError)
 
@@ -85,7 +86,7 @@ def test_networks(name: str, write: Write, tmp_path: Path) -> None:
     for count in (1, 3, 2, 1):
         x = np.random.default_rng(count).random((count, *network.input_shape), np.float32)
         expected = dict(run_all(network, x))
-        close(engine.forward(x), [expected[int(name.removeprefix("layer"))] for name in engine.bundle.outputs], BOUND)
+        close(engine.forward(x), [expected[int(name.removeprefix("layer"))] for name in engine.manifest.outputs], BOUND)
 
 
 @pytest.mark.parametrize("name", RECURRENT)
@@ -95,7 +96,7 @@ def test_states(name: str, write: Write, tmp_path: Path) -> None:
     ours, theirs = (dnc.compile(cfg, out=tmp_path / t, target=t, verify=False) for t in ("openvino", "onnx"))
     states: tuple[dict[str, Any], dict[str, Any]] = ({}, {})
     for step in range(4):
-        x = np.random.default_rng(step).random((2, *ours.bundle.input_shape), np.float32)
+        x = np.random.default_rng(step).random((2, *ours.manifest.input_shape), np.float32)
         close(ours.forward(x, states[0]), theirs.forward(x, states[1]), BOUND)
         assert list(states[0]) == list(states[1])
         close(list(states[0].values()), list(states[1].values()), BOUND)
@@ -135,7 +136,7 @@ def test_last_row(tmp_path: Path, write: Write) -> None:
     """Whether Darknet's last row is right hangs on the last bit of a quotient, which OpenVINO rounds otherwise."""
     cfg = write("id", "[net]\nwidth=320\nheight=320\nchannels=3\n[maxpool]\nsize=1\nstride=1\n")
     engine = dnc.compile(cfg, out=tmp_path / "e", target="openvino", input="u8", verify=False)
-    preprocessing = engine.bundle.preprocessing
+    preprocessing = engine.manifest.preprocessing
     assert preprocessing is not None
     generator = np.random.default_rng(0)
     for height in (333, 359, *range(480, 500)):
@@ -149,7 +150,7 @@ def test_precision(precision: str, bound: float, write: Write, tmp_path: Path, x
     cfg = write("yolo")
     exact = dnc.compile(cfg, out=tmp_path / "e", target="openvino")
     other = dnc.compile(cfg, out=tmp_path / "o", target="openvino", precision=precision)
-    assert (exact.bundle.options, other.bundle.options) == ({}, {"precision": precision})
+    assert (exact.manifest.options, other.manifest.options) == ({}, {"precision": precision})
     expected, found = exact.forward(x), other.forward(x)
     close(found, expected, bound)
     sizes = [(engine.folder / "model.bin").stat().st_size for engine in (other, exact)]
@@ -186,13 +187,13 @@ def test_what_other_tools_see(engine: dnc.Engine, tmp_path: Path) -> None:
     """Names and free batches of inputs and outputs, and model_info."""
     read = openvino.Core().read_model(engine.folder / "model.xml")
     assert [port.any_name for port in read.inputs] == ["input"]
-    assert [port.any_name for port in read.outputs] == list(engine.bundle.outputs)
+    assert [port.any_name for port in read.outputs] == list(engine.manifest.outputs)
     assert str(read.inputs[0].partial_shape) == "[?,3,32,32]"
     info = {key: value.value for key, value in read.get_rt_info()["model_info"].items()}
     assert info["model_type"] == "darknet-yolo"
     assert info["resize_type"] == "fit_to_window_letterbox"
     assert (info["mean_values"], info["scale_values"]) == ("0 0 0", "255 255 255")
-    assert [head["output"] for head in json.loads(info["heads"])] == [head.output for head in engine.bundle.heads]
+    assert [head["output"] for head in json.loads(info["heads"])] == [head.output for head in engine.manifest.heads]
     assert info["anchors"].split()[:2] == ["81.0", "82.0"]
 
 
@@ -273,7 +274,7 @@ def test_cache(name: str, write: Write, tmp_path: Path, monkeypatch: pytest.Monk
     cfg = write(name)
     engine = dnc.compile(cfg, out=tmp_path / "e", target="openvino")
     place = tmp_path / "cache" / "openvino"
-    x = np.random.default_rng(0).random((1, *engine.bundle.input_shape), np.float32)
+    x = np.random.default_rng(0).random((1, *engine.manifest.input_shape), np.float32)
     expected = dnc.load(engine.folder, cache="off").forward(x)
     assert not place.exists()
     close(dnc.load(engine.folder).forward(x), expected, 0)

@@ -62,7 +62,7 @@ def test_every_layer_is_the_reference(name: str, write: Write, tmp_path: Path) -
     network = Network.load(cfg, cfg.with_suffix(".weights"))
     x = np.random.default_rng(0).random((1, *network.input_shape), np.float32)
     engine = dnc.compile(cfg, out=tmp_path / "engine", target="onnx", keep_layers=True, verify=False)
-    values = dict(zip(engine.bundle.outputs, engine.forward(x), strict=True))
+    values = dict(zip(engine.manifest.outputs, engine.forward(x), strict=True))
     for layer, arrays in zip(network.layers, network.arrays, strict=True):
         inputs = [x if source < 0 else values[layer_value(source)] for source in layer.sources]
         expected = layer.reference(inputs, arrays, {})

@@ -13,8 +13,8 @@
     scaled          the same with a number for each channel, which is computed with it: squeeze and excitation
     dlight          what none of these knows, by the rules that come with TVM
 
-The rules read the functions as those for CPUs do (dnc.targets.tvm.schedules); a convolution that reads its input through a
-border of zeros reads the input itself.
+The rules read the functions as those for CPUs do (dnc.targets.tvm.schedules); a convolution that reads its input
+through a border of zeros reads the input itself.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Preprocessing of images of any size: where the columns and the rows are sampled, and the pixels.
 
-The arithmetic of `dnc.runtime.preprocessing`, and of the nodes that `dnc.graph.preprocessing` makes, which these functions take the place
-of: gathers along symbolic sizes are slow in TVM, and Range and Pad of sizes that are computed are unknown to it.
+The arithmetic of `dnc.runtime.preprocessing`, and of the nodes that `dnc.graph.preprocessing` makes, which these
+functions take the place of: gathers along symbolic sizes are slow in TVM, and Range and Pad of sizes that are computed
+are unknown to it.
 
     bilinear    a sample is where an output pixel lies between two of the image: the first, the second, the weight of
                 each, and whether it is inside; (5, length) float32, in which pixel numbers are exact

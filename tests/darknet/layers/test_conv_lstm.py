@@ -13,7 +13,7 @@ import pytest
 from dnc.darknet.network import Network
 from dnc.darknet.weights import Header, count, read_weights, write_weights
 from dnc.errors import CfgError
-from tests.layers.stepping import (
+from tests.darknet.layers.stepping import (
     ACTIVATIONS,
     assert_close,
     assert_golden,

@@ -7,7 +7,7 @@ import pytest
 
 from dnc.darknet.network import Network
 from dnc.errors import CfgError
-from tests.layers.stepping import (
+from tests.darknet.layers.stepping import (
     assert_close,
     frames,
     graph_steps,

@@ -14,7 +14,7 @@ from dnc.darknet.layers.base import Arrays
 from dnc.darknet.network import Network
 from dnc.darknet.weights import Header, read_weights, write_weights
 from dnc.errors import CfgError
-from tests.layers.stepping import (
+from tests.darknet.layers.stepping import (
     assert_close,
     assert_graph_is_the_reference,
     frames,

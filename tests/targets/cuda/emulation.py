@@ -3,7 +3,7 @@ NVIDIA's driver (emulator/driver.cpp). So TVM's runtime, the engine's host code,
 arithmetic run as they would, and every access of a kernel is looked at (emulator/include/checked.h); what NVIDIA's
 compilers and the silicon make of the source is not seen.
 
-`python -m tests.tvm.gpu.emulation … -o RESULT SOURCE` is the nvcc of this GPU: see `make_nvcc`."""
+`python -m tests.targets.cuda.emulation … -o RESULT SOURCE` is the nvcc of this GPU: see `make_nvcc`."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def make_nvcc(folder: Path, driver: Path) -> Path:
     path.write_text(
         "#!/bin/sh\n"
         'case "$*" in --version) echo "release 13.0"; exit;; esac\n'
-        f'cd {_ROOT} && exec {sys.executable} -m tests.tvm.gpu.emulation {folder} {driver} "$@"\n'
+        f'cd {_ROOT} && exec {sys.executable} -m tests.targets.cuda.emulation {folder} {driver} "$@"\n'
     )
     path.chmod(0o755)
     return path

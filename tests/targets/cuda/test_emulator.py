@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from tests import ROOT
-from tests.tvm.gpu.emulation import environment, make_driver, make_kernels
+from tests.targets.cuda.emulation import environment, make_driver, make_kernels
 
 pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
 
@@ -64,7 +64,7 @@ _KERNELS = {
 }  # fmt: skip
 _RUN = """
 import sys
-from tests.tvm.gpu.test_tvm_gpu_emulator import main
+from tests.targets.cuda.test_tvm_gpu_emulator import main
 main(*sys.argv[1:])
 """
 

@@ -28,7 +28,7 @@ from dnc.runtime.runners.tvm.session import MODEL
 from tests import ROOT
 from tests.conftest import _write
 from tests.networks import NETWORKS
-from tests.tvm.gpu.emulation import environment, make_driver, make_nvcc
+from tests.targets.cuda.emulation import environment, make_driver, make_nvcc
 
 Write = Callable[..., Path]
 _ROOT = ROOT
@@ -255,7 +255,7 @@ def test_record(engine: Path) -> None:
     """What the engine says of itself."""
     record = json.loads((engine / "e" / "model.json").read_text())
     assert (record["archs"], record["ptx"]) == (["sm_75", "sm_87"], "sm_87")
-    report = dnc.load(engine / "e").bundle.report
+    report = dnc.load(engine / "e").manifest.report
     assert report["device"].startswith("sm_75, sm_87 and PTX of sm_87 for later ones, by nvcc 13.0; nothing was timed")
     assert "none" not in report["kernels"]
     assert (engine / "e" / "libtvm_runtime_cuda.so").is_file()

@@ -27,7 +27,7 @@ from dnc.graph.serialization import serialize_to
 from tests import ROOT
 from tests.models import model, run
 from tests.networks import NETWORKS
-from tests.tvm.gpu.emulation import make_driver
+from tests.targets.cuda.emulation import make_driver
 
 pytestmark = [
     pytest.mark.skipif(cuda_runtime() is None, reason="needs apache-tvm"),
@@ -45,7 +45,7 @@ def _compute(folder: Path, models: Mapping[str, ir.Model], feeds: Mapping[str, A
         serialize_to(built, folder / f"{name}.onnx")
         np.savez(folder / f"{name}.npz", **feeds[name])  # type: ignore[arg-type]
     environment = {**os.environ, "LD_LIBRARY_PATH": str(folder)}
-    command = [sys.executable, "-m", "tests.tvm.gpu.worker", str(folder)]
+    command = [sys.executable, "-m", "tests.targets.cuda.worker", str(folder)]
     done = subprocess.run(command, cwd=_ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     found: dict[str, tuple[Any, Any]] = {}
@@ -108,7 +108,7 @@ _CONVOLUTIONS: dict[str, tuple[str, dict[str, int]]] = {
 }
 
 
-def _compare(folder: Path, models: Mapping[str, ir.Model], exactness: float) -> dict[str, list[str]]:
+def _compare(folder: Path, models: Mapping[str, ir.Model], tolerance: float) -> dict[str, list[str]]:
     """Computes and compares all; gives the rules of each model's functions."""
     rng = np.random.default_rng(7)
     feeds = {}
@@ -119,7 +119,7 @@ def _compare(folder: Path, models: Mapping[str, ir.Model], exactness: float) -> 
     for name, (outputs, written) in _compute(folder, models, feeds).items():
         expected = run(models[name], feeds[name])
         for output, (key, wanted) in zip(outputs, expected.items(), strict=True):
-            bound = exactness * float(np.abs(wanted).max())
+            bound = tolerance * float(np.abs(wanted).max())
             np.testing.assert_allclose(output, wanted, rtol=0, atol=bound, err_msg=f"{name} {key}")
         rules[name] = list(written.values())
     return rules

@@ -9,7 +9,7 @@ import json
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,7 +22,6 @@ import pytest
 from dnc.targets.cuda.target import BACKENDS, Cuda, OnnxRuntime
 
 import dnc
-from dnc import depthwise
 from dnc.compiler.compiling import preprocessing_for
 from dnc.darknet.network import Network
 from dnc.errors import CalibrationError, DncWarning, TargetError
@@ -190,8 +189,8 @@ def test_on_this_machine(write: Write, tmp_path: Path) -> None:
     cfg = write("tiny")
     x = np.random.default_rng(0).random((3, 16, 16), np.float32)
     engine = dnc.compile(cfg, out=tmp_path / "e", target="cuda")
-    assert engine.bundle.target == "cuda"
-    assert engine.bundle.report["device"] == "nothing was timed or tried on a GPU"
+    assert engine.manifest.target == "cuda"
+    assert engine.manifest.report["device"] == "nothing was timed or tried on a GPU"
     with pytest.raises(TargetError, match=r"no such provider, only (.|\n)*pip uninstall onnxruntime"):
         engine.forward(x)
     allowed = dnc.load(engine.folder, fallback="on")
@@ -208,8 +207,7 @@ def test_command(command: Callable[..., Result], write: Write, tmp_path: Path) -
     result = command("compile", write("tiny"), "-t", "cuda", "-o", tmp_path / "e", "--allow-fallback")
     assert result.code == 0
     assert "  device: nothing was timed or tried on a GPU\n" in result.out
-    assert "  depthwise: native: " in result.out
-    assert dnc.load(tmp_path / "e").bundle.options == {"fallback": "on"}
+    assert dnc.load(tmp_path / "e").manifest.options == {"fallback": "on"}
     refused = command("compile", write("tiny"), "-t", "onnx", "-o", tmp_path / "f", "--allow-fallback")
     assert refused.code == 1
     assert "target onnx has no option 'fallback'" in refused.err
@@ -356,7 +354,7 @@ def test_another_back_end(write: Write, tmp_path: Path, monkeypatch: pytest.Monk
 
     monkeypatch.setattr("dnc.targets.cuda.target.BACKENDS", {**BACKENDS, "onnxruntime": Other})
     engine = dnc.compile(write("tiny"), out=tmp_path / "e", target="cuda")
-    assert engine.bundle.report == {"back end": "another"}
+    assert engine.manifest.report == {"back end": "another"}
     with pytest.raises(TargetError, match="not here"):
         engine.forward(np.zeros((3, 16, 16)))
     assert asked == ["build", "open"]
@@ -364,7 +362,7 @@ def test_another_back_end(write: Write, tmp_path: Path, monkeypatch: pytest.Monk
 
 def opened(engine: dnc.Engine, fake: Callable[..., Fake], **wish: str) -> tuple[CudaSession, Fake]:
     runtime = fake(CUDA)
-    session = Cuda({**engine.bundle.options, **wish}).runner().open(engine.folder)
+    session = Cuda({**engine.manifest.options, **wish}).runner().open(engine.folder)
     assert isinstance(session, CudaSession)
     return session, runtime
 
@@ -531,11 +529,11 @@ def test_autotune_on_the_device(
         monkeypatch.setattr(f"dnc.compiler.autotuning.{name}", 0.01)
     fake(CUDA)
     engine = dnc.compile(write("depthwise", DEPTHWISE), out=tmp_path / "e", target="cuda", batch=1, autotune=True)
-    tuning = engine.bundle.tuning
+    tuning = engine.manifest.tuning
     assert "table" not in tuning
     assert len(tuning["layers"]) == 2
     said = f"grouped convolutions were timed on {tuning['device']}; the engine was not tried"
-    assert engine.bundle.report == {"device": said}
+    assert engine.manifest.report == {"device": said}
     assert "ONNX Runtime 1.31.1 cuda fp32 nchw on no GPU" in said
 
 
@@ -560,64 +558,6 @@ size=5
 pad=1
 activation=linear
 """
-
-
-@pytest.fixture
-def table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """In which sm_87 runs 3x3 depthwise convolutions as dense blocks of 16 channels."""
-    path = tmp_path / "table.json"
-    layers = [{"kind": "depthwise 3x3/1, 64 to 64 channels, 32x32", "best": "diagonalwise 16", "microseconds": {}}]
-    conditions = {"provider": "cuda", "precision": "fp32", "layout": "nchw", "batch": 1}
-    depthwise.write_table(path, "sm_87", [{"gpu": "Made Up", "date": "2026-01-01", **conditions, "layers": layers}])
-    monkeypatch.setattr(depthwise, "TABLE", path)
-    depthwise._known.cache_clear()
-    yield
-    depthwise._known.cache_clear()
-
-
-@pytest.mark.usefixtures("table")
-@pytest.mark.parametrize("here", [True, False])
-def test_table(
-    here: bool, write: Write, tmp_path: Path, fake: Callable[..., Fake], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The generation is named, or this machine's; what was not measured stays native."""
-    fake(CUDA)
-    if here:
-        for module in ("dnc.targets.cuda.target", "dnc.compiler.autotuning"):
-            monkeypatch.setattr(f"{module}.gpus", lambda: (Gpu("NVIDIA Orin", "sm_87", "1"),))
-    cfg = write("depthwise", DEPTHWISE)
-    told = {} if here else {"arch": "sm_87"}
-    engine = dnc.compile(cfg, out=tmp_path / "e", target="cuda", options=told)
-    assert [item["applied"] for item in engine.bundle.passes if item["name"] == "diagonalwise"] == [1]
-    tuning = engine.bundle.tuning
-    assert (tuning["table"], tuning["kept"], tuning["ratio"]) == ("sm_87", True, None)
-    assert [layer["best"] for layer in tuning["layers"]] == ["diagonalwise 16"]
-    assert engine.bundle.report["depthwise"] == "by the table of sm_87 (Made Up, 2026-01-01)"
-    groups = [
-        attr.i
-        for node in onnx.load(engine.folder / "model.onnx").graph.node
-        for attr in node.attribute
-        if attr.name == "group" and attr.i > 1
-    ]
-    assert groups == [4, 64]
-    plain = dnc.compile(cfg, out=tmp_path / "p", target="onnx")
-    x = np.random.default_rng(0).random((3, 32, 32), np.float32)
-    (found,), (expected,) = engine.forward(x), plain.forward(x)
-    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
-
-
-@pytest.mark.usefixtures("table")
-@pytest.mark.parametrize(
-    "told", [{"arch": "sm_90"}, {"arch": "sm_87", "precision": "fp16"}, {"arch": "sm_87", "layout": "nhwc"}]
-)
-def test_other_conditions_than_measured(
-    told: dict[str, str], write: Write, tmp_path: Path, fake: Callable[..., Fake]
-) -> None:
-    fake(CUDA)
-    engine = dnc.compile(write("depthwise", DEPTHWISE), out=tmp_path / "e", target="cuda", options=told)
-    assert engine.bundle.tuning == {}
-    expected = f"native: nothing was measured for {told['arch']} under these conditions"
-    assert engine.bundle.report["depthwise"] == expected
 
 
 PHOTOGRAPH = ROOT / "dnc" / "graph" / "photograph.jpg"

@@ -13,8 +13,8 @@ from dnc.targets.cuda.process import Child, Ended, cuda_runtime
 
 import dnc
 from dnc.errors import DncError, TargetError
-from tests.tvm.gpu.emulation import make_driver, make_nvcc
-from tests.tvm.tuned import planted
+from tests.targets.cuda.emulation import make_driver, make_nvcc
+from tests.targets.tvm.tuned import planted
 
 pytest.importorskip("tvm.relax", exc_type=ImportError)
 from dnc.targets.cuda.tuning import Measurer
@@ -75,12 +75,12 @@ def test_kept_and_reused(write: Write, tmp_path: Path, gpu: Path) -> None:
     assert len(trials) == 5
     assert all(isinstance(item["way"], int) and item["ratio"] > 0 for item in trials)
     assert any(text.startswith("tuning layer 1, ") and "of 5 trials" in text for text in said)
-    found = engine.bundle.tuning["kernels"]
+    found = engine.manifest.tuning["kernels"]
     assert found["measured_at"] == "emulated"
     assert found["device"].startswith("emulated sm_75, CUDA 13.0, fp32 for sm_75 by nvcc 13.0, TVM ")
     assert "net.cfg:10 [convolutional] #1" in {place for kernel in found["kernels"] for place in kernel["layers"]}
-    assert "kernels were timed on the emulated" in engine.bundle.report["device"]
-    assert "tuning" in engine.bundle.report
+    assert "kernels were timed on the emulated" in engine.manifest.report["device"]
+    assert "tuning" in engine.manifest.report
     # Shares are measured anew each time; but 2 trials are fewer than those that the second layer already has.
     heavy = max((item["kernel"] for item in trials), key=[item["kernel"] for item in trials].count)
     _compiled(write("net", _NET), gpu, tmp_path / "e", tune=2)
@@ -101,7 +101,7 @@ def test_never_slower(
     """Forms that win are used if the network is faster with them, and give the same numbers: both were run."""
     monkeypatch.setattr(tuning, "interleave", planted(kernel, network))
     monkeypatch.setattr(tuning, "_HOPELESS", 1e9)
-    found = _compiled(write("net", _NET), gpu, tmp_path / "e", tune=3).bundle.tuning["kernels"]
+    found = _compiled(write("net", _NET), gpu, tmp_path / "e", tune=3).manifest.tuning["kernels"]
     assert found["kept"] is kept
     best = {item["best"] for item in found["kernels"]}
     assert best == {"rule"} if kernel == 1.0 else "tile 1" in best
@@ -123,7 +123,7 @@ def test_a_kernel_that_breaks_the_gpu(write: Write, tmp_path: Path, gpu: Path, m
     assert {item["way"] for item in failed} == {1}
     assert all("700" in item["error"] or "CUDA" in item["error"] for item in failed)
     assert len(failed) < 5
-    assert engine.bundle.tuning["kernels"]["trials"] == 5
+    assert engine.manifest.tuning["kernels"]["trials"] == 5
 
 
 @pytest.mark.slow

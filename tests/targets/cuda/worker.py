@@ -1,4 +1,4 @@
-"""Computes models on the GPU of emulator/driver.cpp: `python -m tests.tvm.gpu.worker FOLDER`.
+"""Computes models on the GPU of emulator/driver.cpp: `python -m tests.targets.cuda.worker FOLDER`.
 
 For each NAME.onnx of the folder, with its inputs in NAME.npz, writes its outputs in order to NAME.out.npz, and to
 NAME.json which rules wrote its functions. In NAME.arch may stand another GPU than sm_90, as
@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
-from tests.tvm.gpu.emulation import make_kernels
+from tests.targets.cuda.emulation import make_kernels
 
 
 def main(folder: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 from dnc.targets.myriad.report import in_short, read_stages, yolo_config
 
 from dnc.runtime.decoding import ClassifierHead, Head, RegionHead, YoloHead
-from dnc.runtime.manifest import Bundle
+from dnc.runtime.manifest import Manifest
 
 
 def stage(order: str, name: str, kind: str, layer: str = "") -> str:
@@ -56,7 +56,7 @@ def yolo(output: str, anchors: tuple[tuple[float, float], ...], **more: object) 
 
 
 BIG, SMALL = yolo("a", ((30, 40), (50, 60))), yolo("b", ((10, 14),))
-ABOUT = Bundle(
+ABOUT = Manifest(
     name="n",
     target="myriad",
     network={},

@@ -10,12 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from dnc.myriad import process
 from dnc.targets.myriad.target import Myriad
 
 import dnc
 from dnc.errors import BundleError, DncWarning, TargetError
-from dnc.runtime.runners.myriad import toolchain
+from dnc.runtime.runners.myriad import process, toolchain
 from tests.conftest import Result
 from tests.networks import NETWORKS, RECURRENT
 
@@ -71,9 +70,9 @@ def test_folder(compiler: Path, write: Write, tmp_path: Path) -> None:
     engine = dnc.compile(cfg, target="myriad", out=tmp_path / "e", options={"shaves": "4", "color": "rgb"})
     files = {path.name for path in engine.folder.iterdir()}
     assert files == {"engine.json", "model.blob", "model.json", "model.onnx", "stages.json", "yolo.json"}
-    bundle = engine.bundle
-    assert (bundle.batch, bundle.options) == (1, {"shaves": "4", "color": "rgb"})
-    assert bundle.tools["onnxruntime-openvino"] == "1.12.0"
+    manifest = engine.manifest
+    assert (manifest.batch, manifest.options) == (1, {"shaves": "4", "color": "rgb"})
+    assert manifest.tools["onnxruntime-openvino"] == "1.12.0"
     about = json.loads((engine.folder / "model.json").read_text(encoding="utf-8"))
     assert (about["shaves"], about["color"]) == (4, "rgb")
     assert about["inputs"] == [{"name": "input", "tensor": "input", "shape": [1, 3, 16, 16], "precision": "U8"}]
@@ -84,10 +83,10 @@ def test_folder(compiler: Path, write: Write, tmp_path: Path) -> None:
     (layer,) = stages["layers"]
     assert layer["where"].startswith("tiny.cfg:")
     assert layer["hardware"] == 1
-    assert bundle.report["blob"].endswith("MB for 4 shaves; image in bytes, rgb")
-    assert bundle.report["stages"] == "1 hardware, 0 software, 0 copies; see stages.json"
-    assert bundle.report["boxes"] == "yolo.json is for DepthAI's YoloDetectionNetwork"
-    assert bundle.report["numerics"].startswith("with float16 weights outputs are within 0.")
+    assert manifest.report["blob"].endswith("MB for 4 shaves; image in bytes, rgb")
+    assert manifest.report["stages"] == "1 hardware, 0 software, 0 copies; see stages.json"
+    assert manifest.report["boxes"] == "yolo.json is for DepthAI's YoloDetectionNetwork"
+    assert manifest.report["numerics"].startswith("with float16 weights outputs are within 0.")
     asked = request_of(engine.folder)
     assert asked["precisions"] == {"input": "U8", "layer002": "FP16"}
 
@@ -120,16 +119,16 @@ def test_states(compiler: Path, write: Write, tmp_path: Path) -> None:
     engine = dnc.compile(write(RECURRENT[0]), target="myriad", out=tmp_path / "e")
     precisions = request_of(engine.folder)["precisions"]
     assert isinstance(precisions, dict)
-    assert set(engine.bundle.states) <= set(precisions)
+    assert set(engine.manifest.states) <= set(precisions)
     states: dict[str, np.ndarray] = {}
     with pytest.warns(DncWarning):
-        engine.forward(np.zeros((1, *engine.bundle.input_shape), np.float32), states)
-    assert set(states) == set(engine.bundle.states)
+        engine.forward(np.zeros((1, *engine.manifest.input_shape), np.float32), states)
+    assert set(states) == set(engine.manifest.states)
 
 
 def test_no_numerics(compiler: Path, write: Write, tmp_path: Path) -> None:
     engine = dnc.compile(write("tiny"), target="myriad", out=tmp_path / "e", options={"numerics": "no"})
-    assert "numerics" not in engine.bundle.report
+    assert "numerics" not in engine.manifest.report
 
 
 THROW = r"""
@@ -178,7 +177,7 @@ def test_what_the_device_cannot_run(compiler: Path, write: Write, tmp_path: Path
 def test_networks(name: str, compiler: Path, write: Write, tmp_path: Path) -> None:
     """What dnc makes of every section is known to the compiler."""
     engine = dnc.compile(write(name), target="myriad", out=tmp_path / "e", options={"numerics": "no"}, verify=False)
-    assert engine.bundle.target == "myriad"
+    assert engine.manifest.target == "myriad"
 
 
 def test_options() -> None:
@@ -275,7 +274,7 @@ def test_blob(name: str, write: Write, tmp_path: Path) -> None:
     assert magic == 9709
     assert 0 < size <= len(blob)
     plain = dnc.compile(cfg, target="onnx", out=tmp_path / "g", batch=1)
-    x = np.random.default_rng(0).random((1, *plain.bundle.input_shape), np.float32)
+    x = np.random.default_rng(0).random((1, *plain.manifest.input_shape), np.float32)
     with pytest.warns(DncWarning):
         found = engines[0].forward(x)
     for got, expected in zip(found, plain.forward(x), strict=True):

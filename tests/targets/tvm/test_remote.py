@@ -18,7 +18,7 @@ from dnc.targets.tvm.remote import Address, connect, here
 import dnc
 from dnc.errors import TargetError
 from dnc.runtime.runners.tvm.session import MODEL
-from tests.tvm.rpc_servers import free_port, running, stop
+from tests.targets.tvm.rpc_servers import free_port, running, stop
 
 pytest.importorskip("tvm.rpc", exc_type=ImportError)
 for package in ("tornado", "psutil", "cloudpickle"):

@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import pytest
-from dnc.targets.tvm import processor
 from dnc.targets.tvm.emit import emit
 from dnc.targets.tvm.target import Tvm
 from PIL import Image
@@ -31,11 +30,12 @@ from dnc.files import cache_dir
 from dnc.graph.verification import photograph
 from dnc.quantization.collecting import calibrate
 from dnc.runtime.preprocessing import Preprocessing, read_image
+from dnc.runtime.runners.tvm import processor
 from dnc.runtime.runners.tvm.session import ABOUT, MODEL, RUNTIME, TvmSession
 from tests import ROOT
 from tests.conftest import _write
+from tests.darknet.test_golden import INVERTED, MICRO, SHARED, difference, every_layer, files, needs_shared
 from tests.networks import NETWORKS, RECURRENT
-from tests.test_golden import INVERTED, MICRO, SHARED, difference, every_layer, files, needs_shared
 
 pytest.importorskip("tvm.relax", exc_type=ImportError)
 tvm_ffi = pytest.importorskip("tvm_ffi", exc_type=ImportError)
@@ -208,13 +208,13 @@ def test_golden_models(name: str, tmp_path: Path) -> None:
         if not weights.is_file():
             pytest.skip(f"needs {weights}: `dnc zoo fetch {name}`")
     engine = compiled(cfg, tmp_path / "e", weights=weights)
-    assert engine.bundle.preprocessing is not None
+    assert engine.manifest.preprocessing is not None
     with np.load(SHARED / "golden" / "models" / f"{name}.npz") as golden:
         images = sorted({key.partition("_")[0] for key in golden.files if not key.startswith("input_")})
         for image in images:
             pixels = read_image(SHARED / "coco128" / "images" / "val2017" / f"{image}.jpg")
-            found = engine.forward(engine.bundle.preprocessing(pixels))
-            for head, y in zip(engine.bundle.outputs, found, strict=True):
+            found = engine.forward(engine.manifest.preprocessing(pixels))
+            for head, y in zip(engine.manifest.outputs, found, strict=True):
                 assert difference(y, golden[f"{image}_{head}"]) < DEEP, f"image {image}, {head}"
 
 
@@ -227,7 +227,7 @@ def test_networks(name: str, write: Write, tmp_path: Path) -> None:
     network = Network.load(cfg, cfg.with_suffix(".weights"))
     x = np.random.default_rng(0).random((1, *network.input_shape), np.float32)
     expected = dict(run_all(network, x))
-    close(engine.forward(x), [expected[int(name.removeprefix("layer"))] for name in engine.bundle.outputs], BOUND)
+    close(engine.forward(x), [expected[int(name.removeprefix("layer"))] for name in engine.manifest.outputs], BOUND)
 
 
 @pytest.mark.filterwarnings("ignore::dnc.errors.DncWarning")
@@ -239,8 +239,8 @@ def test_batch(name: str, write: Write, tmp_path: Path) -> None:
     network = Network.load(cfg, cfg.with_suffix(".weights"))
     x = np.random.default_rng(0).random((3, *network.input_shape), np.float32)
     expected = dict(run_all(network, x))
-    close(engine.forward(x), [expected[int(name.removeprefix("layer"))] for name in engine.bundle.outputs], BOUND)
-    assert compiled(write("tiny"), tmp_path / "one").bundle.batch == 1
+    close(engine.forward(x), [expected[int(name.removeprefix("layer"))] for name in engine.manifest.outputs], BOUND)
+    assert compiled(write("tiny"), tmp_path / "one").manifest.batch == 1
 
 
 @pytest.mark.parametrize("name", RECURRENT)
@@ -250,7 +250,7 @@ def test_states(name: str, write: Write, tmp_path: Path) -> None:
     ours, theirs = (dnc.compile(cfg, out=tmp_path / t, target=t, verify=False) for t in ("tvm", "onnx"))
     states: tuple[dict[str, Any], dict[str, Any]] = ({}, {})
     for step in range(3):
-        x = np.random.default_rng(step).random((1, *ours.bundle.input_shape), np.float32)
+        x = np.random.default_rng(step).random((1, *ours.manifest.input_shape), np.float32)
         close(ours.forward(x, states[0]), theirs.forward(x, states[1]), BOUND)
         assert list(states[0]) == list(states[1])
         close(list(states[0].values()), list(states[1].values()), BOUND)
@@ -262,7 +262,7 @@ def test_decoded_in_the_graph(name: str, write: Write, tmp_path: Path) -> None:
     cfg = write(name)
     ours = compiled(cfg, tmp_path / "e", decode="graph")
     theirs = dnc.compile(cfg, out=tmp_path / "o", target="onnx", decode="graph", verify=False)
-    x = np.random.default_rng(0).random((1, *ours.bundle.input_shape), np.float32)
+    x = np.random.default_rng(0).random((1, *ours.manifest.input_shape), np.float32)
     close(ours.forward(x), theirs.forward(x), BOUND)
 
 
@@ -309,11 +309,11 @@ def test_files(engine: dnc.Engine, write: Write, tmp_path: Path) -> None:
     assert all((engine.folder / name).read_bytes() == (again.folder / name).read_bytes() for name in found)
     about = json.loads((engine.folder / ABOUT).read_text())
     assert about["inputs"] == [{"name": "input", "shape": [1, 3, 32, 32], "dtype": "float32"}]
-    assert [each["name"] for each in about["outputs"]] == list(engine.bundle.outputs)
-    assert "conda" not in (engine.bundle.report["processor"] + engine.bundle.report["runtime"])
+    assert [each["name"] for each in about["outputs"]] == list(engine.manifest.outputs)
+    assert "conda" not in (engine.manifest.report["processor"] + engine.manifest.report["runtime"])
     light = compiled(cfg, tmp_path / "light", options={"runtime": "system"})
     assert not (light.folder / RUNTIME).exists()
-    assert light.bundle.report["runtime"] == "of an installed apache-tvm"
+    assert light.manifest.report["runtime"] == "of an installed apache-tvm"
     x = np.ones((1, 3, 32, 32), np.float32)
     close(light.forward(x), engine.forward(x), 0)
 
@@ -339,7 +339,7 @@ def test_eight_bits(eight: dict[str, Any], tmp_path: Path) -> None:
     except TargetError as error:
         pytest.skip(error.message)
     # Five convolutions, a pool, a slice, an enlargement and a concatenation.
-    assert {"name": "quantize", "applied": 9} in engine.bundle.passes
+    assert {"name": "quantize", "applied": 9} in engine.manifest.passes
     extensions = json.loads((engine.folder / ABOUT).read_text())["extensions"]
     assert {"avx512vnni", "avxvnni", "dotprod"} & set(extensions)
     x = np.random.default_rng(0).random((1, 3, 32, 32), np.float32)
@@ -584,8 +584,8 @@ def test_cross_compiled(write: Write, tmp_path: Path, x: np.ndarray) -> None:
     engine = compiled(write("yolo"), tmp_path / "e", options={"triple": "aarch64", "mcpu": "cortex-a72"})
     header = (engine.folder / MODEL).read_bytes()[:20]
     assert (header[:4], header[18]) == (b"\x7fELF", 0xB7)
-    assert engine.bundle.report["processor"] == "aarch64 cortex-a72"
-    assert "name one for aarch64 with --option runtime=FILE" in engine.bundle.report["runtime"]
+    assert engine.manifest.report["processor"] == "aarch64 cortex-a72"
+    assert "name one for aarch64 with --option runtime=FILE" in engine.manifest.report["runtime"]
     if processor.architecture() != "aarch64":
         with pytest.raises(TargetError, match="the engine is for aarch64, this machine is"):
             engine.forward(x)
@@ -638,7 +638,7 @@ def test_autotuned(write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     """--autotune compiles parts of the network for this target, and the whole with what it chose."""
     monkeypatch.setenv("DNC_CACHE", str(tmp_path / "cache"))
     engine = compiled(write("yolo"), tmp_path / "e", autotune=True)
-    assert engine.bundle.tuning
+    assert engine.manifest.tuning
     x = np.ones((1, 3, 32, 32), np.float32)
     expected = dnc.compile(tmp_path / "yolo.cfg", out=tmp_path / "o", target="onnx").forward(x)
     close(engine.forward(x), expected, BOUND)

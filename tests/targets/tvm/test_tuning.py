@@ -20,8 +20,8 @@ from dnc.targets.tvm.compile import machine_for
 import dnc
 from dnc.errors import DncError, TargetError
 from dnc.runtime.runners.tvm.session import MODEL
-from tests.tvm.rpc_servers import running
-from tests.tvm.tuned import planted
+from tests.targets.tvm.rpc_servers import running
+from tests.targets.tvm.tuned import planted
 
 pytest.importorskip("tvm.relax", exc_type=ImportError)
 for package in ("psutil", "cloudpickle"):
@@ -179,11 +179,11 @@ def test_kept_and_reused(write: Write, tmp_path: Path, cache: Path) -> None:
     assert {type(item["way"]) for item in trials} == {int, list}
     assert any(text.startswith("tuning layer 1, 0 of 6 trials") for text in said)
     assert any("of 6 trials, best " in text and text.endswith(" of the untuned") for text in said)
-    found = engine.bundle.tuning["kernels"]
+    found = engine.manifest.tuning["kernels"]
     assert sum(kernel["trials"] for kernel in found["kernels"]) == found["trials"] == 6
     places = [place for kernel in found["kernels"] for place in kernel["layers"]]
     assert "first.cfg:10 [convolutional] #1" in places
-    assert "kernels" in engine.bundle.report
+    assert "kernels" in engine.manifest.report
     same(engine, compiled(write("first", FIRST), tmp_path / "plain"))
 
     # Shares are measured anew each time; but 4 trials are fewer than those that the second layer already has.
@@ -248,7 +248,7 @@ def test_never_slower(
     cfg = write("first", FIRST)
     plain = compiled(cfg, tmp_path / "plain")
     engine = compiled(cfg, tmp_path / "e", tune=2)
-    found = engine.bundle.tuning["kernels"]
+    found = engine.manifest.tuning["kernels"]
     assert found["kept"] is kept
     assert (found["ratio"] is None) == (kernel == 1.0)
     best = {item["best"] for item in found["kernels"]}
@@ -257,7 +257,7 @@ def test_never_slower(
         assert found["dropped"] == "no kernel is faster than the rule's"
     else:
         assert "tile 1" in best if winner == "tiles" else "MetaSchedule" in best
-    functions = engine.bundle.report["functions"]
+    functions = engine.manifest.report["functions"]
     assert ("MetaSchedule" in functions) == (kept and winner == "MetaSchedule")
     assert ((engine.folder / MODEL).read_bytes() != (plain.folder / MODEL).read_bytes()) is kept
     same(engine, plain)
@@ -276,7 +276,7 @@ def test_other_numbers_are_refused(write: Write, tmp_path: Path, cache: Path, mo
         return run, [output + next(count) * 0.01 * np.abs(output).max() for output in outputs]
 
     monkeypatch.setattr(cpu_tuning.Device, "network", wrong)
-    found = compiled(write("first", FIRST), tmp_path / "e", tune=2).bundle.tuning["kernels"]
+    found = compiled(write("first", FIRST), tmp_path / "e", tune=2).manifest.tuning["kernels"]
     assert not found["kept"]
     assert found["dropped"] == "its outputs differ"
 

@@ -17,7 +17,7 @@ import pytest
 
 from dnc.errors import WeightsError
 from dnc.zoo.importer.checkpoint import Checkpoint, Unit, open_checkpoint
-from tests.importer.checkpoints import WRITERS, Raw, Stored, legacy, pickled, safetensors, stored_bytes, zipped
+from tests.zoo.importer.checkpoints import WRITERS, Raw, Stored, legacy, pickled, safetensors, stored_bytes, zipped
 
 Write = Callable[[Path, Any], Path]
 

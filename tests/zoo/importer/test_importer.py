@@ -24,7 +24,7 @@ from dnc.darknet.network import Network
 from dnc.errors import CfgError, DncError, WeightsError
 from dnc.zoo.importer import ImportReport, import_weights
 from tests import ROOT
-from tests.importer.checkpoints import WRITERS, legacy, safetensors, zipped
+from tests.zoo.importer.checkpoints import WRITERS, legacy, safetensors, zipped
 
 Array = npt.NDArray[Any]
 Spec = tuple[str, str, int, int, int, int, str]

@@ -1,9 +1,9 @@
 """How long each kernel of a model.so takes: TVM's virtual machine tells before and after every call that it makes.
 
-model.json has the kernels in the order in which they are called, `[[function, nodes], ...]`: `dnc.targets.tvm.provenance`
-writes it. Kernels that only give memory another shape are listed, and not called. What a call takes that does nothing
-is subtracted from each, so that only the kernels' own time is left; what the machine itself does between them, to find
-memory for instance, belongs to none.
+model.json has the kernels in the order in which they are called, `[[function, nodes], ...]`:
+`dnc.targets.tvm.provenance` writes it. Kernels that only give memory another shape are listed, and not called. What a
+call takes that does nothing is subtracted from each, so that only the kernels' own time is left; what the machine
+itself does between them, to find memory for instance, belongs to none.
 """
 
 from __future__ import annotations

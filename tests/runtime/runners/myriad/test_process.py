@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from dnc.myriad import process
 
+from dnc.runtime.runners.myriad import process
 from dnc.runtime.runners.myriad.process import CompilerError, Job, Limits, check_blob, compile_blob, infer
 
 GOOD = """

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from dnc.targets.tvm import instrument
 
 from dnc.errors import TargetError
+from dnc.runtime.runners.tvm import instrument
 from dnc.runtime.runners.tvm.instrument import measured
 
 Call = tuple[str, float]

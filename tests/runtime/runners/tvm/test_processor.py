@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from dnc.targets.tvm import processor
 
+from dnc.runtime.runners.tvm import processor
 from dnc.runtime.runners.tvm.processor import architecture, extensions, missing_extensions
 
 

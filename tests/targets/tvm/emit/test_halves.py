@@ -14,7 +14,7 @@ from tests import models
 
 pytest.importorskip("tvm.relax", exc_type=ImportError)
 
-from tests.tvm.emit.test_integers import FORMS, compute, convolved
+from tests.targets.tvm.emit.test_integers import FORMS, compute, convolved
 
 Array = npt.NDArray[Any]
 

@@ -21,7 +21,7 @@ from dnc.targets.tvm.emit import emit
 from dnc.targets.tvm.functions import lowered
 from tvm import relax
 
-from tests.tvm.schedules.harness import machine
+from tests.targets.tvm.schedules.harness import machine
 
 Array = npt.NDArray[Any]
 

@@ -30,7 +30,7 @@ NOTHING = "[net]\nwidth={}\nheight={}\nchannels={}\n[maxpool]\nsize=1\nstride=1\
 def test_modes(mode: str, size: tuple[int, int], more: Any, write: Callable[..., Path], tmp_path: Path) -> None:
     cfg = write("nothing", NOTHING.format(*size, 3))
     engine = dnc.compile(cfg, None, "tvm", tmp_path / "e", input="u8", preprocess=mode, verify=False, **more)
-    prepare = engine.bundle.preprocessing
+    prepare = engine.manifest.preprocessing
     assert prepare is not None
     generator = np.random.default_rng(0)
     for height, width in SIZES:
@@ -55,7 +55,7 @@ def test_bicubic(size: tuple[int, int], more: Any, write: Callable[..., Path], t
     cfg = write("nothing", NOTHING.format(*size, 3))
     options = {"preprocess": "center-crop", "interpolation": "bicubic", **more}
     engine = dnc.compile(cfg, None, "tvm", tmp_path / "e", input="u8", verify=False, **options)
-    prepare = engine.bundle.preprocessing
+    prepare = engine.manifest.preprocessing
     assert prepare is not None
     generator = np.random.default_rng(0)
     for height, width in (*SIZES, (size[1], size[0]), (24, 24)):
@@ -69,6 +69,6 @@ def test_bicubic(size: tuple[int, int], more: Any, write: Callable[..., Path], t
 def test_channels(channels: int, write: Callable[..., Path], tmp_path: Path) -> None:
     cfg = write("nothing", NOTHING.format(20, 30, channels))
     engine = dnc.compile(cfg, None, "tvm", tmp_path / "e", input="u8", verify=False)
-    assert engine.bundle.preprocessing is not None
+    assert engine.manifest.preprocessing is not None
     pixels = np.random.default_rng(0).integers(0, 256, (17, 23, channels), np.uint8)
-    np.testing.assert_allclose(engine.forward(pixels)[0], engine.bundle.preprocessing(pixels), rtol=0, atol=1e-6)
+    np.testing.assert_allclose(engine.forward(pixels)[0], engine.manifest.preprocessing(pixels), rtol=0, atol=1e-6)

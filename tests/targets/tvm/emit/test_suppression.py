@@ -19,7 +19,7 @@ from dnc.graph.builder import Builder
 from dnc.graph.suppression import MAX_CANDIDATES, emit_nms
 from dnc.runtime.decoding import Candidates, non_maximum_suppression
 from dnc.runtime.engine import Engine
-from tests.test_graph_nms import HEADS, STEM, hold, noise
+from tests.graph.test_suppression import HEADS, STEM, hold, noise
 
 pytest.importorskip("tvm.relax", exc_type=ImportError)
 pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="model.so is linked with g++")
@@ -64,12 +64,12 @@ def test_every_head(head: str, engines: Callable[..., dict[str, Engine]]) -> Non
 def test_window_batch_and_pixels(engines: Callable[..., dict[str, Engine]]) -> None:
     """Boxes are mapped to the image before they are compared; images do not suppress each other's."""
     own = engines(HEADS["greedynms"], preprocess="letterbox", batch=2, keep_layers=True)
-    assert own["nms"].bundle.extra_inputs == ("confidence", "iou", "window")
+    assert own["nms"].manifest.extra_inputs == ("confidence", "iou", "window")
     images = [noise(4, 90, 40), noise(5, 20, 70), noise(4, 90, 40)]
     assert hold(own, images, confidence=0.3) > 10
     results = own["nms"](images, confidence=0.3)
     assert results[0] == results[2]
-    assert own["nms"].bundle.outputs[:2] == ("detections", "layer000")
+    assert own["nms"].manifest.outputs[:2] == ("detections", "layer000")
     pixels = engines(HEADS["yolo"], preprocess="letterbox", input="u8")
     assert hold(pixels, images, confidence=0.3) > 10
 

@@ -12,7 +12,7 @@ pytest.importorskip("tvm.relax", exc_type=ImportError)
 
 from tvm import relax
 
-from tests.tvm.schedules.harness import Array, close, machine, run
+from tests.targets.tvm.schedules.harness import Array, close, machine, run
 
 TOLERANCE = 1e-5
 """Of the largest number: rounding of sums of up to some thousand products, in another order."""
@@ -197,7 +197,7 @@ def test_the_same_module_every_time() -> None:
     from dnc.targets.tvm import schedules
     from tvm.ir import assert_structural_equal
 
-    from tests.tvm.schedules.harness import legalized
+    from tests.targets.tvm.schedules.harness import legalized
 
     conv = SPATIAL["prime"]
     target = machine().target

@@ -14,8 +14,8 @@ from dnc.targets.tvm.schedules.dot import Dot
 from dnc.targets.tvm.schedules.machine import Machine
 from tvm import relax, te, tirx
 
-from tests.tvm.schedules.harness import Array, run
-from tests.tvm.schedules.test_convolutions import POINTWISE, SAME, SPATIAL, Conv
+from tests.targets.tvm.schedules.harness import Array, run
+from tests.targets.tvm.schedules.test_convolutions import POINTWISE, SAME, SPATIAL, Conv
 
 FOURS = {
     "pointwise": Conv(11, 13, 8, 24, (1, 1)),

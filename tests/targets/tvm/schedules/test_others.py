@@ -12,7 +12,7 @@ pytest.importorskip("tvm.relax", exc_type=ImportError)
 from dnc.targets.tvm import schedules
 from tvm import relax, te
 
-from tests.tvm.schedules.harness import Array, close, legalized, machine, run
+from tests.targets.tvm.schedules.harness import Array, close, legalized, machine, run
 
 ROUNDING = 1e-6
 """Of the largest number: some additions of float32."""
