@@ -25,7 +25,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from dnc.targets import targets
 
 import dnc
 from dnc import zoo
@@ -38,6 +37,7 @@ from dnc.errors import TargetError
 from dnc.evaluation.datasets import images as find_images
 from dnc.quantization.collecting import calibrate
 from dnc.runtime.timing import Run, Timings, device_name, interleave
+from dnc.targets import targets
 
 OURS = {name: {"target": name} for name in ("onnx", "openvino", "tvm") if not targets[name]().missing()}
 EIGHT_BITS = {f"{name} int8": {"target": name, "precision": "int8"} for name in OURS}

@@ -44,7 +44,6 @@ os.environ["NVIDIA_TF32_OVERRIDE"] = "0"
 
 import numpy as np
 import onnx_ir as ir
-from dnc.targets import Target, targets
 
 from dnc import zoo
 from dnc.compiler.autotuning import NATIVE, Tuned, autotune
@@ -58,6 +57,7 @@ from dnc.graph.rewriting import attribute
 from dnc.graph.verification import error_between
 from dnc.runtime.gpus import gpus
 from dnc.runtime.timing import Timings, device_name, interleave
+from dnc.targets import Target, targets
 
 NETWORKS = ("efficientnet-b0", "enet-coco", "yolov4-tiny", "yolov3")
 ENGINES: Mapping[str, Mapping[str, str]] = {

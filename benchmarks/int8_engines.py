@@ -18,13 +18,13 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from dnc.targets import targets
 
 import dnc
 from dnc.evaluation.datasets import read_dataset
 from dnc.evaluation.metrics import evaluate
 from dnc.runtime.engine import Engine, load
 from dnc.runtime.timing import interleave
+from dnc.targets import targets
 
 PRECISIONS = {"onnx": ("fp32", "int8"), "openvino": ("fp32", "bf16", "int8")}
 

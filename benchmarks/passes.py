@@ -17,8 +17,6 @@ import tempfile
 from pathlib import Path
 
 import onnx_ir as ir
-from dnc.passes import Pass, passes
-from dnc.targets import Target, targets
 
 from dnc import zoo
 from dnc.compiler.autotuning import autotune
@@ -27,7 +25,9 @@ from dnc.darknet.lower import lower
 from dnc.darknet.network import Network
 from dnc.graph.pipeline import run_passes
 from dnc.graph.verification import feeds_for
+from dnc.passes import Pass, passes
 from dnc.runtime.timing import Timings, device_name, interleave
+from dnc.targets import Target, targets
 
 MORE = ("diagonalwise", "grouped-to-dense")
 

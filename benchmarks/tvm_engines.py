@@ -30,7 +30,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from dnc.targets import targets
 from PIL import Image
 
 import dnc
@@ -44,6 +43,7 @@ from dnc.graph.serialization import serialize_to
 from dnc.graph.verification import photograph
 from dnc.runtime.engine import load
 from dnc.runtime.timing import Timings, device_name, interleave
+from dnc.targets import targets
 
 PRECISIONS = ("tvm fp32", "tvm bf16", "tvm int8", "openvino bf16", "openvino int8", "onnx int8")
 OURS, TVM, PEERS = "dnc tvm", "plain TVM", ("plain ONNX Runtime", "plain OpenVINO")
@@ -67,9 +67,10 @@ def plain_tvm(path: Path, x: Any, mcpu: str) -> Callable[[], object]:
     """TVM as its manual shows it."""
     import onnx
     import tvm
-    from dnc.targets.tvm.compile import machine_for
     from tvm import relax
     from tvm.relax.frontend.onnx import from_onnx
+
+    from dnc.targets.tvm.compile import machine_for
 
     target = machine_for("", mcpu).target
     module = from_onnx(onnx.load(path), keep_params_in_input=False)

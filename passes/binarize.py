@@ -30,11 +30,11 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
-from dnc.passes import Pass, passes
 
 from dnc.errors import DncError, close_match
 from dnc.graph.builder import lazy
 from dnc.graph.rewriting import Log, add_initializer, add_node, attribute, constant_array, constant_scalar, replace_uses
+from dnc.passes import Pass, passes
 
 _Array = npt.NDArray[Any]
 _FORMS = ("bits", "integer")

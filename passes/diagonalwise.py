@@ -24,11 +24,11 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 import onnx_ir as ir
-from dnc.passes import Pass, passes
-from dnc.passes.block_diagonal import channels_of, chosen, groups_of, merge_groups
 
 from dnc.errors import DncError
 from dnc.graph.rewriting import Log
+from dnc.passes import Pass, passes
+from dnc.passes.block_diagonal import channels_of, chosen, groups_of, merge_groups
 
 _NARROWEST = 4
 """The least width that is taken in place of the one that was asked for."""

@@ -6,9 +6,9 @@ from __future__ import annotations
 from typing import ClassVar
 
 import onnx_ir as ir
-from dnc.passes import Pass, passes
 
 from dnc.graph.rewriting import Log, Note
+from dnc.passes import Pass, passes
 
 
 @passes.register

@@ -12,9 +12,9 @@ from __future__ import annotations
 from typing import ClassVar
 
 import onnx_ir as ir
-from dnc.passes import Pass, passes
 
 from dnc.graph.rewriting import Log, replace_uses
+from dnc.passes import Pass, passes
 
 
 @passes.register

@@ -26,10 +26,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
-from dnc.passes import Pass, passes
-from dnc.passes.affine import Affine, move_after, move_before, refusal_after, refusal_before
 
 from dnc.graph.rewriting import Log, attribute, constant_array, sole_user
+from dnc.passes import Pass, passes
+from dnc.passes.affine import Affine, move_after, move_before, refusal_after, refusal_before
 
 if TYPE_CHECKING:
     from dnc.quantization.calibration import Channels, Range

@@ -17,10 +17,10 @@ from typing import ClassVar
 
 import numpy as np
 import onnx_ir as ir
-from dnc.passes import Pass, passes
-from dnc.passes.affine import Affine, is_product, move_after, move_before, refusal_after, refusal_before, take_over
 
 from dnc.graph.rewriting import Log, attribute, constant_array
+from dnc.passes import Pass, passes
+from dnc.passes.affine import Affine, is_product, move_after, move_before, refusal_after, refusal_before, take_over
 
 
 @passes.register

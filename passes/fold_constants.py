@@ -13,9 +13,9 @@ from typing import ClassVar
 
 import numpy as np
 import onnx_ir as ir
-from dnc.passes import Pass, passes
 
 from dnc.graph.rewriting import Log, constant_array
+from dnc.passes import Pass, passes
 
 _LIMIT = 1 << 20
 

@@ -23,10 +23,10 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
-from dnc.passes import Pass, passes
-from dnc.passes.affine import Affine, is_product, move_after, move_before, refusal_after, refusal_before, take_over
 
 from dnc.graph.rewriting import Log, add_initializer, attribute, constant_array
+from dnc.passes import Pass, passes
+from dnc.passes.affine import Affine, is_product, move_after, move_before, refusal_after, refusal_before, take_over
 
 Array = npt.NDArray[Any]
 

@@ -31,10 +31,10 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import onnx_ir as ir
-from dnc.passes import Pass, passes
 
 from dnc.errors import DncError
 from dnc.graph.rewriting import Log, add_initializer, add_node, attribute, constant_scalar, replace_uses, sole_user
+from dnc.passes import Pass, passes
 
 __all__ = ["FORMS", "FuseActivation", "recognise"]
 

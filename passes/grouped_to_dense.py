@@ -15,11 +15,11 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 import onnx_ir as ir
-from dnc.passes import Pass, passes
-from dnc.passes.block_diagonal import channels_of, chosen, groups_of, merge_groups
 
 from dnc.errors import DncError
 from dnc.graph.rewriting import Log
+from dnc.passes import Pass, passes
+from dnc.passes.block_diagonal import channels_of, chosen, groups_of, merge_groups
 
 
 @passes.register

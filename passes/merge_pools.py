@@ -21,9 +21,9 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 import onnx_ir as ir
-from dnc.passes import Pass, passes
 
 from dnc.graph.rewriting import Log, add_node, attribute
+from dnc.passes import Pass, passes
 
 _STEP = 5
 _LONE = 9

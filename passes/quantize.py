@@ -30,14 +30,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
-from dnc.passes import Pass, passes
-from dnc.passes.equalize import INTERVAL
-from dnc.passes.fuse_activation import recognise
-from dnc.passes.reduced_precision import Keep, around_products
 
 from dnc.graph.builder import lazy
 from dnc.graph.quantization import MOVES, Grid, Interval, Recipe, least_scales, quantize_weights, weight_scales
 from dnc.graph.rewriting import Log, add_initializer, add_node, attribute, constant_array, replace_uses, sole_user
+from dnc.passes import Pass, passes
+from dnc.passes.equalize import INTERVAL
+from dnc.passes.fuse_activation import recognise
+from dnc.passes.reduced_precision import Keep, around_products
 
 if TYPE_CHECKING:
     from dnc.quantization.calibration import Range

@@ -21,7 +21,6 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
-from dnc.passes import Pass, passes
 
 from dnc.graph.builder import lazy
 from dnc.graph.rewriting import (
@@ -34,6 +33,7 @@ from dnc.graph.rewriting import (
     replace_uses,
     sole_user,
 )
+from dnc.passes import Pass, passes
 
 _Array = npt.NDArray[Any]
 _ACTIVATIONS = {"Clip", "Elu", "HardSigmoid", "HardSwish", "LeakyRelu", "Mish", "Relu", "Sigmoid", "Softplus", "Tanh"}

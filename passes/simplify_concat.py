@@ -22,7 +22,6 @@ from collections.abc import Collection, Iterator, Sequence
 from typing import ClassVar
 
 import onnx_ir as ir
-from dnc.passes import Pass, passes
 
 from dnc.graph.rewriting import (
     Log,
@@ -34,6 +33,7 @@ from dnc.graph.rewriting import (
     replace_uses,
     sole_user,
 )
+from dnc.passes import Pass, passes
 
 _PIXELWISE = {
     "Abs",

@@ -28,11 +28,11 @@ from typing import Any, ClassVar
 import ml_dtypes
 import numpy.typing as npt
 import onnx_ir as ir
-from dnc.passes import Pass, passes
-from dnc.passes.reduced_precision import Keep, float32_nodes
 
 from dnc.graph.builder import lazy
 from dnc.graph.rewriting import Log, add_initializer, add_node, attribute, constant_array
+from dnc.passes import Pass, passes
+from dnc.passes.reduced_precision import Keep, float32_nodes
 
 _PRODUCTS = ("Conv", "Gemm", "MatMul")
 _FEW = 64

@@ -29,11 +29,11 @@ import numpy as np
 import numpy.typing as npt
 import onnx.defs
 import onnx_ir as ir
-from dnc.passes import Pass, passes
-from dnc.passes.reduced_precision import Keep, float32_nodes
 
 from dnc.graph.builder import lazy
 from dnc.graph.rewriting import Log, add_initializer, constant_array
+from dnc.passes import Pass, passes
+from dnc.passes.reduced_precision import Keep, float32_nodes
 
 _LARGEST = float(np.finfo(np.float16).max)
 _NAME = "tensor(float16)"

@@ -22,10 +22,10 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
-from dnc.passes import Pass, passes
 
 from dnc.graph.builder import lazy
 from dnc.graph.rewriting import Log, add_initializer, attribute, constant_array
+from dnc.passes import Pass, passes
 
 _Array = npt.NDArray[Any]
 

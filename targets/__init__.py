@@ -7,10 +7,9 @@ inside methods.
 
 from __future__ import annotations
 
-from dnc.targets.base import Target
-
 from dnc.errors import TargetError, close_match
 from dnc.registry import Registry
+from dnc.targets.base import Target
 
 __all__ = ["Target", "find", "targets"]
 

@@ -13,9 +13,9 @@ from dnc.runtime.runners import Runner
 
 if TYPE_CHECKING:
     import onnx_ir as ir
-    from dnc.passes import Pass
 
     from dnc.graph.quantization import Recipe
+    from dnc.passes import Pass
     from dnc.runtime.manifest import Manifest
 
 __all__ = ["Progress", "Target", "silent"]

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import ClassVar
 
+from dnc.runtime.options import Option
 from dnc.targets import Target, targets
 from dnc.targets.onnx import Onnx
 from dnc.targets.openvino import Openvino
 from dnc.targets.tvm.target import PRECISIONS, Tvm
-
-from dnc.runtime.options import Option
 
 
 @targets.register

@@ -6,18 +6,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from dnc.targets import Target, targets
-from dnc.targets.base import Progress, silent
-
 from dnc.runtime.options import Option, one_of
 from dnc.runtime.runners import Runner
 from dnc.runtime.runners.onnx import MODEL, OnnxRunner, import_onnxruntime
+from dnc.targets import Target, targets
+from dnc.targets.base import Progress, silent
 
 if TYPE_CHECKING:
     import onnx_ir as ir
-    from dnc.passes import Pass
 
     from dnc.graph.quantization import Recipe
+    from dnc.passes import Pass
     from dnc.runtime.manifest import Manifest
 
 __all__ = ["Onnx", "optimizations"]

@@ -18,19 +18,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from dnc.targets import Target, targets
-from dnc.targets.base import Progress, silent
-
 from dnc.errors import TargetError
 from dnc.runtime.options import Option
 from dnc.runtime.runners import Runner
 from dnc.runtime.runners.openvino import MODEL, OpenvinoRunner, import_openvino, reason
+from dnc.targets import Target, targets
+from dnc.targets.base import Progress, silent
 
 if TYPE_CHECKING:
     import onnx_ir as ir
-    from dnc.passes import Pass
 
     from dnc.graph.quantization import Recipe
+    from dnc.passes import Pass
     from dnc.runtime.manifest import Manifest
 
 __all__ = ["Openvino"]

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dnc.passes import passes
-from dnc.targets import targets
 
 from dnc.darknet.layers import layers
+from dnc.passes import passes
 from dnc.registry import Registry
+from dnc.targets import targets
 
 Plugins = Callable[..., Registry[Any]]
 

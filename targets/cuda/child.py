@@ -37,11 +37,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from dnc.targets.cuda.serving import serve
-from dnc.targets.cuda.toolkit import Resources, find_toolkit
-
 from dnc.errors import TargetError
 from dnc.runtime.runners.cuda.device import Device
+from dnc.targets.cuda.serving import serve
+from dnc.targets.cuda.toolkit import Resources, find_toolkit
 
 _MOST_REGISTERS = 255
 
@@ -51,11 +50,11 @@ class _Compiler:
 
     def __init__(self, request: dict[str, Any], tell: Callable[[str], None]) -> None:
         import onnx_ir as ir
+
+        from dnc.runtime.preprocessing import Preprocessing
         from dnc.targets.cuda.lowering import Network
         from dnc.targets.tvm.compile import machine_for
         from dnc.targets.tvm.emit import emit
-
-        from dnc.runtime.preprocessing import Preprocessing
 
         self._tell = tell
         self._archs = list(request["archs"])

@@ -21,23 +21,22 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from dnc.targets.base import Progress, silent
-from dnc.targets.onnx import optimizations
-from dnc.targets.tvm.common import TvmTarget, described
-
 from dnc.errors import TargetError
 from dnc.runtime.gpus import gpus
 from dnc.runtime.options import Option, one_of
 from dnc.runtime.runners import Runner
 from dnc.runtime.runners.cuda import KernelsRunner
 from dnc.runtime.runners.cuda.device import architectures
+from dnc.targets.base import Progress, silent
+from dnc.targets.onnx import optimizations
+from dnc.targets.tvm.common import TvmTarget, described
 
 if TYPE_CHECKING:
     import onnx_ir as ir
-    from dnc.passes import Pass
-    from dnc.targets.cuda.process import Job
 
+    from dnc.passes import Pass
     from dnc.runtime.manifest import Manifest
+    from dnc.targets.cuda.process import Job
 
 __all__ = ["OPTIONS", "TvmGpu"]
 
@@ -115,9 +114,8 @@ class TvmGpu(TvmTarget):
         self, model: ir.Model, folder: Path, manifest: Manifest | None = None, progress: Progress = silent
     ) -> Mapping[str, str]:
         """Compiles model.so and writes what stands beside it."""
-        from dnc.targets.cuda.process import Compiler
-
         from dnc.runtime.runners.tvm.session import MODEL
+        from dnc.targets.cuda.process import Compiler
 
         preprocessing = None if manifest is None else manifest.preprocessing
         with Compiler(model, preprocessing, self._job(), progress) as compiler:
@@ -136,13 +134,12 @@ class TvmGpu(TvmTarget):
         progress: Progress = silent,
     ) -> tuple[Mapping[str, str], Mapping[str, Any]]:
         """The same with kernels chosen by measuring on a GPU of this machine: see `dnc.targets.tvm.tuning`."""
-        from dnc.targets.cuda.process import Compiler
-        from dnc.targets.cuda.tuning import GpuTuner, Measurer
-        from dnc.targets.tvm.tuning import summary
-
         from dnc.graph.verification import feeds_for
         from dnc.runtime.runners.cuda.device import runs_on
         from dnc.runtime.runners.tvm.session import MODEL
+        from dnc.targets.cuda.process import Compiler
+        from dnc.targets.cuda.tuning import GpuTuner, Measurer
+        from dnc.targets.tvm.tuning import summary
 
         preprocessing = None if manifest is None else manifest.preprocessing
         if remote:
@@ -176,9 +173,8 @@ class TvmGpu(TvmTarget):
 
     def _job(self, otherwise: str = "") -> Job:
         """What is compiled for; a GPU of the architecture `otherwise` where none is named."""
-        from dnc.targets.cuda.process import Job
-
         from dnc.runtime.runners.cuda.device import Device
+        from dnc.targets.cuda.process import Job
 
         options = self.options
         archs = self.architectures() if options["arch"] or not otherwise else architectures(otherwise)
@@ -189,9 +185,8 @@ class TvmGpu(TvmTarget):
 
     def _record(self, model: ir.Model, manifest: Manifest | None, reply: Mapping[str, Any]) -> Mapping[str, Any]:
         """model.json."""
-        from dnc.targets.tvm.compile import machine_for
-
         from dnc.graph.work import described_work
+        from dnc.targets.tvm.compile import machine_for
 
         return {
             "triple": machine_for(self.options["triple"], "generic").triple,

@@ -10,15 +10,15 @@ from typing import Any
 
 import tvm
 import tvm_ffi
+from tvm import tirx
+from tvm.relax.backend.cuda import pipeline
+
+from dnc.runtime.runners.cuda.device import Device
 from dnc.targets.cuda import schedules
 from dnc.targets.cuda.graphs import with_graphs
 from dnc.targets.tvm.compile import fused
 from dnc.targets.tvm.provenance import kernels_of
 from dnc.targets.tvm.schedules.rewriting import calls
-from tvm import tirx
-from tvm.relax.backend.cuda import pipeline
-
-from dnc.runtime.runners.cuda.device import Device
 
 __all__ = ["Lowered", "Network"]
 

@@ -26,11 +26,11 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
-from dnc.targets.cuda.serving import serve
 
 from dnc.errors import TargetError
 from dnc.runtime.runners.cuda.kernels import CUDART, GpuSession, identify, load_cuda
 from dnc.runtime.runners.tvm.session import load_runtime, reason
+from dnc.targets.cuda.serving import serve
 
 _WARM_UP = 2
 _LEAST = 0.004

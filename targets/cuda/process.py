@@ -20,13 +20,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dnc.targets.tvm.remote import Lost
-
 import dnc
 from dnc.errors import TargetError
 from dnc.runtime.preprocessing import Preprocessing
 from dnc.runtime.runners.cuda.kernels import CUDA_RUNTIME
 from dnc.runtime.runners.tvm.session import runtime_library
+from dnc.targets.tvm.remote import Lost
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -162,9 +161,8 @@ class Compiler:
         job: Job,
         progress: Callable[[str], None] = lambda _: None,
     ) -> None:
-        from dnc.targets.tvm.compile import find_linker, machine_for
-
         from dnc.graph.serialization import serialize_to
+        from dnc.targets.tvm.compile import find_linker, machine_for
 
         here = machine_for("", "generic")
         linker = find_linker(job.linker, machine_for(job.triple, job.mcpu))

@@ -24,23 +24,22 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from dnc.targets import Target, targets
-from dnc.targets.base import Progress, silent
-from dnc.targets.cuda.kernels import OPTIONS, TvmGpu
-from dnc.targets.onnx import Onnx, optimizations
-
 from dnc.errors import TargetError
 from dnc.runtime.gpus import gpus
 from dnc.runtime.options import Option
 from dnc.runtime.runners import Runner
 from dnc.runtime.runners.cuda import OPTIONS as RUNNER_OPTIONS
 from dnc.runtime.runners.cuda import CudaRunner
+from dnc.targets import Target, targets
+from dnc.targets.base import Progress, silent
+from dnc.targets.cuda.kernels import OPTIONS, TvmGpu
+from dnc.targets.onnx import Onnx, optimizations
 
 if TYPE_CHECKING:
     import onnx_ir as ir
-    from dnc.passes import Pass
 
     from dnc.graph.quantization import Recipe
+    from dnc.passes import Pass
     from dnc.runtime.manifest import Manifest
 
 __all__ = ["BACKENDS", "Cuda", "OnnxRuntime"]

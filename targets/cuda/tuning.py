@@ -16,13 +16,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
-from dnc.targets.cuda.process import Child, Compiler
-from dnc.targets.tvm.remote import Lost
-from dnc.targets.tvm.tuning import Candidates, Kernel, Outputs, Progress, Tuner, Way, places_of, versions
 
 from dnc.errors import TargetError
 from dnc.runtime.runners.tvm.session import ABOUT
 from dnc.runtime.timing import Run
+from dnc.targets.cuda.process import Child, Compiler
+from dnc.targets.tvm.remote import Lost
+from dnc.targets.tvm.tuning import Candidates, Kernel, Outputs, Progress, Tuner, Way, places_of, versions
 
 __all__ = ["GpuTuner", "Measurer"]
 

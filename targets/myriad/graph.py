@@ -28,10 +28,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
-from dnc.passes import passes
 
 from dnc.graph.builder import lazy, where_of
 from dnc.graph.rewriting import add_initializer, add_node, attribute, constant_array, replace_uses
+from dnc.passes import passes
 from dnc.runtime.preprocessing import Preprocessing
 from dnc.runtime.runners.myriad.pixels import IMAGE, Pixels
 

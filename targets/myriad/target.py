@@ -25,22 +25,21 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from dnc.targets import Target, targets
-from dnc.targets.base import Progress, silent
-
 from dnc.errors import PassError, TargetError
 from dnc.runtime.options import Option, one_of, whole
 from dnc.runtime.runners import Runner
 from dnc.runtime.runners.myriad import ABOUT, BLOB, MODEL, MyriadRunner, toolchain
+from dnc.targets import Target, targets
+from dnc.targets.base import Progress, silent
 
 if TYPE_CHECKING:
     import onnx_ir as ir
-    from dnc.passes import Pass
-    from dnc.targets.myriad.report import Layers
 
+    from dnc.passes import Pass
     from dnc.runtime.manifest import Manifest
     from dnc.runtime.runners.myriad.pixels import Pixels
     from dnc.runtime.runners.myriad.process import Job
+    from dnc.targets.myriad.report import Layers
 
 __all__ = ["Myriad"]
 
@@ -148,11 +147,10 @@ class Myriad(Target):
         self, model: ir.Model, folder: Path, manifest: Manifest | None = None, progress: Progress = silent
     ) -> Mapping[str, str]:
         """Compiles the blob and writes what stands beside it."""
-        from dnc.targets.myriad.graph import pixels_for, prepare
-
         from dnc.graph.serialization import serialize_to
         from dnc.runtime.runners.myriad.pixels import IMAGE
         from dnc.runtime.runners.myriad.process import Job, Limits
+        from dnc.targets.myriad.graph import pixels_for, prepare
 
         damage = toolchain.damage(_NAME, thorough=True)
         if damage:
@@ -174,10 +172,9 @@ class Myriad(Target):
         return self._report(model, folder, manifest, pixels, job, layers)
 
     def _compile(self, job: Job, prepared: ir.Model, precisions: Mapping[str, str], blob: Path) -> Layers:
-        from dnc.targets.myriad.report import read_stages
-
         from dnc.graph.builder import where_of
         from dnc.runtime.runners.myriad.process import CompilerError, compile_blob
+        from dnc.targets.myriad.report import read_stages
 
         places = {value.name or "": where_of(node) for node in prepared.graph for value in node.outputs}
         config = {name: self.options[name] for name in (*_SWITCHES, *_TEXTS) if self.options[name]}
@@ -251,14 +248,13 @@ class Myriad(Target):
 def _numerics(model: ir.Model, manifest: Manifest, pixels: Pixels | None, job: Job) -> str:
     """How far the network is from float32: its weights in float16 in the toolchain's CPU plugin, and, in ONNX Runtime,
     every value in float16 as well."""
-    from dnc.passes import passes
-    from dnc.targets.myriad.graph import tensors
-    from dnc.targets.onnx import Onnx
-
     from dnc.graph.serialization import check
     from dnc.graph.verification import Verifier, available, error_between, feeds_for
+    from dnc.passes import passes
     from dnc.runtime.runners.myriad.pixels import IMAGE
     from dnc.runtime.runners.myriad.process import infer
+    from dnc.targets.myriad.graph import tensors
+    from dnc.targets.onnx import Onnx
 
     if not available():
         return "not measured: it needs onnxruntime"

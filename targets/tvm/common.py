@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from dnc.targets.base import Target
-
 from dnc.runtime.runners.tvm import FFI
+from dnc.targets.base import Target
 
 if TYPE_CHECKING:
     import onnx_ir as ir
+
     from dnc.passes import Pass
 
 __all__ = ["TvmTarget", "described"]

@@ -19,10 +19,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from dnc.targets.tvm.functions import lowered
-
 from dnc.errors import TargetError, close_match
 from dnc.runtime.runners.tvm.processor import architecture, extensions
+from dnc.targets.tvm.functions import lowered
 
 __all__ = ["Built", "Machine", "build", "find_linker", "fused", "import_tvm", "link_with", "machine_for"]
 
@@ -176,6 +175,7 @@ def build(
         TargetError: TVM or the linker fails.
     """
     import tvm
+
     from dnc.targets.tvm import schedules
     from dnc.targets.tvm.provenance import kernels_of
 
@@ -204,9 +204,10 @@ def fused(module: Any) -> Any:
     """The Relax module as functions of loops, each with what works element by element after it;
     `dnc.targets.tvm.provenance` knows what they compute."""
     import tvm
+    from tvm import relax
+
     from dnc.targets.tvm.joining import annotated, joined
     from dnc.targets.tvm.provenance import noted
-    from tvm import relax
 
     passes = relax.transform
     steps = [passes.LegalizeOps(), passes.AnnotateTIROpPattern(), passes.FoldConstant()]

@@ -21,6 +21,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
+
+from dnc.errors import TargetError
+from dnc.runtime.timing import Run
 from dnc.targets.tvm import schedules
 from dnc.targets.tvm.compile import Built, Machine, fused, link_with
 from dnc.targets.tvm.compile import build as compile_network
@@ -42,9 +45,6 @@ from dnc.targets.tvm.tuning import (
     places_of,
     versions,
 )
-
-from dnc.errors import TargetError
-from dnc.runtime.timing import Run
 
 __all__ = ["build", "device_name", "replayed"]
 

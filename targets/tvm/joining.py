@@ -18,8 +18,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from dnc.targets.tvm.emit.builder import JOINS
 from tvm import ir, relax, tirx
+
+from dnc.targets.tvm.emit.builder import JOINS
 
 __all__ = ["annotated", "joined"]
 

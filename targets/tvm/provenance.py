@@ -12,10 +12,10 @@ import re
 from collections.abc import Hashable, Iterator
 from typing import Any
 
-from dnc.targets.tvm.emit.builder import NODES, variable_name
 from tvm import ir, relax
 
 from dnc.graph.work import place_of
+from dnc.targets.tvm.emit.builder import NODES, variable_name
 
 __all__ = ["kernels_of", "noted"]
 

@@ -28,11 +28,11 @@ from types import ModuleType
 from typing import Any
 
 import numpy.typing as npt
-from dnc.targets.tvm.compile import import_tvm
 
 from dnc.errors import TargetError
 from dnc.runtime.runners.tvm.session import SETTINGS, reason
 from dnc.runtime.timing import processors
+from dnc.targets.tvm.compile import import_tvm
 
 __all__ = ["Address", "Device", "Lost", "connect", "here"]
 

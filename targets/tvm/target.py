@@ -19,23 +19,22 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from dnc.targets import targets
-from dnc.targets.base import Progress, silent
-from dnc.targets.tvm.common import TvmTarget, described
-
 from dnc.errors import TargetError
 from dnc.runtime.options import Option, one_of
 from dnc.runtime.runners import Runner
 from dnc.runtime.runners.tvm import TvmRunner
 from dnc.runtime.runners.tvm.processor import architecture
+from dnc.targets import targets
+from dnc.targets.base import Progress, silent
+from dnc.targets.tvm.common import TvmTarget, described
 
 if TYPE_CHECKING:
     import onnx_ir as ir
-    from dnc.passes import Pass
-    from dnc.targets.tvm.compile import Built, Machine
 
     from dnc.graph.quantization import Recipe
+    from dnc.passes import Pass
     from dnc.runtime.manifest import Manifest
+    from dnc.targets.tvm.compile import Built, Machine
 
 __all__ = ["PRECISIONS", "Tvm"]
 
@@ -139,9 +138,8 @@ class Tvm(TvmTarget):
         self, model: ir.Model, folder: Path, manifest: Manifest | None = None, progress: Progress = silent
     ) -> Mapping[str, str]:
         """Compiles model.so and writes what stands beside it."""
-        from dnc.targets.tvm.compile import build, find_linker
-
         from dnc.runtime.runners.tvm.session import MODEL
+        from dnc.targets.tvm.compile import build, find_linker
 
         machine = self._machine()
         linker = find_linker(self.options["cc"], machine)
@@ -160,13 +158,12 @@ class Tvm(TvmTarget):
         progress: Progress = silent,
     ) -> tuple[Mapping[str, str], Mapping[str, Any]]:
         """The same with kernels chosen by measuring, here or there: see `dnc.targets.tvm.tuning` and `dnc.targets.tvm.remote`."""
+        from dnc.graph.verification import feeds_for
+        from dnc.runtime.runners.tvm.session import MODEL
         from dnc.targets.tvm.compile import find_linker
         from dnc.targets.tvm.cpu_tuning import build
         from dnc.targets.tvm.remote import Address, connect, here
         from dnc.targets.tvm.tuning import summary
-
-        from dnc.graph.verification import feeds_for
-        from dnc.runtime.runners.tvm.session import MODEL
 
         machine = self._machine()
         linker = find_linker(self.options["cc"], machine)
@@ -194,11 +191,10 @@ class Tvm(TvmTarget):
         self, model: ir.Model, folder: Path, machine: Machine, built: Built, manifest: Manifest | None
     ) -> dict[str, str]:
         """Writes what stands beside model.so; what there is to say."""
-        from dnc.targets.tvm.emit import shared_outputs
-
         from dnc.graph.work import described_work
         from dnc.runtime.runners.tvm.processor import linux_names
         from dnc.runtime.runners.tvm.session import ABOUT
+        from dnc.targets.tvm.emit import shared_outputs
 
         record = {
             "triple": machine.triple,

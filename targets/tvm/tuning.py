@@ -43,12 +43,12 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
-from dnc.targets.tvm.remote import Lost
 
 import dnc
 from dnc.errors import TargetError
 from dnc.graph.builder import where_of
 from dnc.runtime.timing import Ratio, Run, interleave
+from dnc.targets.tvm.remote import Lost
 
 __all__ = [
     "Candidates",

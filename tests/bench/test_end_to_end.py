@@ -7,13 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from dnc.targets.onnx import Onnx
 from PIL import Image
 
 from dnc.bench.end_to_end import STAGES, Files, Video, run
 from dnc.bench.subject import Subject
 from dnc.errors import DncError, ImageError
 from dnc.runtime.preprocessing import Pixels
+from dnc.targets.onnx import Onnx
 
 
 class World:

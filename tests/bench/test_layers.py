@@ -5,9 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from dnc.targets import targets
-from dnc.targets.onnx import Onnx
-from dnc.targets.openvino import Openvino
 
 import dnc
 from dnc.bench.layers import Layers, attribute, profile
@@ -18,6 +15,9 @@ from dnc.darknet.network import Network
 from dnc.errors import TargetError
 from dnc.graph.work import Work, place_of
 from dnc.runtime.runners import Session
+from dnc.targets import targets
+from dnc.targets.onnx import Onnx
+from dnc.targets.openvino import Openvino
 from tests.conftest import _write
 from tests.networks import TINY
 

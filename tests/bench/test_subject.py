@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from dnc.targets.onnx import Onnx
 
 import dnc
 from dnc.bench.subject import Callers, Subject, engine_name, feeds, unique
 from dnc.errors import DncError
+from dnc.targets.onnx import Onnx
 from tests.conftest import _write
 from tests.networks import NETWORKS, RECURRENT
 

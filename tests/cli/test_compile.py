@@ -8,11 +8,11 @@ from inspect import signature
 from pathlib import Path
 
 import pytest
-from dnc.targets import Target, targets
 
 import dnc
 from dnc.cli.compile import command as compile_command
 from dnc.compiler.compiling import find_target
+from dnc.targets import Target, targets
 from dnc.zoo.recorded import write_recorded
 from tests.conftest import Result
 

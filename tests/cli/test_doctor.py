@@ -6,9 +6,9 @@ import json
 from collections.abc import Callable
 
 import pytest
-from dnc.targets import targets
 
 from dnc.compiler import doctor
+from dnc.targets import targets
 from tests.conftest import Result
 
 Command = Callable[..., Result]

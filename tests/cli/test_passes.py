@@ -6,7 +6,6 @@ import json
 from collections.abc import Callable
 
 from dnc.passes import passes
-
 from tests.conftest import Result
 
 Command = Callable[..., Result]

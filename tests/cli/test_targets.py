@@ -6,8 +6,8 @@ import json
 from collections.abc import Callable
 
 import pytest
-from dnc.targets import targets
 
+from dnc.targets import targets
 from tests.conftest import Result
 
 Command = Callable[..., Result]

@@ -12,16 +12,16 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 import pytest
-from dnc.passes import passes
-from dnc.targets.onnx import Onnx
 
 import dnc
 from dnc.compiler import autotuning as module
 from dnc.compiler.autotuning import NATIVE, autotune
 from dnc.darknet.lower import lower
 from dnc.darknet.network import Network
+from dnc.passes import passes
 from dnc.runtime.runners import Session
 from dnc.runtime.runners.onnx import MODEL
+from dnc.targets.onnx import Onnx
 from tests.models import outputs, same
 
 CFG = """[net]

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from dnc.targets import targets
 
 from dnc.compiler import doctor
 from dnc.runtime.runners import Session
 from dnc.runtime.runners.onnx import OnnxSession
+from dnc.targets import targets
 from tests.conftest import Result
 
 Command = Callable[..., Result]

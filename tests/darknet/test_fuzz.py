@@ -21,7 +21,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from dnc.passes import passes
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -32,6 +31,7 @@ from dnc.darknet.network import Network
 from dnc.darknet.weights import Header, random_arrays, read_weights, write_weights
 from dnc.errors import DncError
 from dnc.graph.pipeline import run_passes
+from dnc.passes import passes
 from tests.networks import NETWORKS
 
 _EXAMPLES = int(os.environ.get("DNC_FUZZ", "0"))

@@ -10,7 +10,6 @@ import numpy.typing as npt
 import onnx_ir as ir
 import onnxruntime as ort
 import pytest
-from dnc.targets import targets
 
 from dnc.darknet.layers import layers
 from dnc.darknet.layers.base import Array, Shape
@@ -21,6 +20,7 @@ from dnc.errors import DncError, WeightsError
 from dnc.graph.builder import WHERE
 from dnc.graph.pipeline import run_passes
 from dnc.runtime.preprocessing import Preprocessing
+from dnc.targets import targets
 from tests import ROOT
 
 BOUND = 2e-5

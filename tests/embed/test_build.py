@@ -12,12 +12,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
-from dnc.targets import targets
 
 import dnc
 from dnc.cli import embed
 from dnc.darknet.network import Network
 from dnc.darknet.weights import write_weights
+from dnc.targets import targets
 from tests.embed import test_bundle, test_decode, test_preprocess
 from tests.embed.conftest import Folder
 from tests.embed.native import EMBED, ROOT, WARNINGS, Harness, NativeError, build_harness, run

@@ -9,11 +9,11 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import dnc.targets
 import numpy as np
 import pytest
 
 import dnc
+import dnc.targets
 from tests.embed import native
 from tests.embed.native import NativeError
 from tests.embed.test_bundle import sign

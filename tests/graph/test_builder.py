@@ -13,13 +13,13 @@ import numpy.typing as npt
 import onnx
 import onnx_ir as ir
 import pytest
-from dnc.passes import passes
 
 from dnc.darknet.lower import lower
 from dnc.darknet.network import Network
 from dnc.errors import DncError, Where
 from dnc.graph.builder import OPSET, WHERE, Builder, lazy, where_of
 from dnc.graph.serialization import check, serialize_to, small_model
+from dnc.passes import passes
 from tests import ROOT
 from tests.models import outputs as run
 from tests.models import same

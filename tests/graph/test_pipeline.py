@@ -10,7 +10,6 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
-from dnc.passes import Pass, passes
 
 import dnc
 from dnc.darknet.lower import lower
@@ -18,6 +17,7 @@ from dnc.darknet.network import Network
 from dnc.errors import BundleError, DncError, PassError, Where
 from dnc.graph.pipeline import Applied, run_passes
 from dnc.graph.rewriting import Log
+from dnc.passes import Pass, passes
 from tests.networks import TINY
 
 ORDER = ("eliminate-identity", "fold-constants", "fold-batchnorm", "eliminate-dead-code")

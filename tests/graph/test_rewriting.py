@@ -7,12 +7,12 @@ import math
 import numpy as np
 import onnx_ir as ir
 import pytest
-from dnc.passes import Pass, passes
 
 from dnc.darknet.lower import lower
 from dnc.darknet.network import Network
 from dnc.graph.rewriting import constant_array, replace_uses
 from dnc.graph.serialization import check
+from dnc.passes import Pass, passes
 from tests.models import model, ops, outputs, same
 from tests.networks import NETWORKS
 

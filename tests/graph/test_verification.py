@@ -7,8 +7,6 @@ from typing import Any, ClassVar
 import numpy as np
 import onnx_ir as ir
 import pytest
-from dnc.passes import Pass, passes
-from dnc.passes.diagonalwise import Diagonalwise
 
 from dnc.darknet.lower import lower
 from dnc.darknet.network import Network
@@ -16,6 +14,8 @@ from dnc.errors import PassError
 from dnc.graph.pipeline import run_passes
 from dnc.graph.rewriting import Log, add_initializer, constant_array, replace_uses
 from dnc.graph.verification import Verifier, error_between, feeds_for, photograph
+from dnc.passes import Pass, passes
+from dnc.passes.diagonalwise import Diagonalwise
 from dnc.runtime.preprocessing import Preprocessing
 from tests.models import model
 from tests.networks import NETWORKS, TINY

@@ -7,8 +7,6 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 import pytest
-from dnc.passes import passes
-from dnc.passes.binarize import Binarize
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -17,6 +15,8 @@ from dnc.darknet.network import Network
 from dnc.darknet.reference import run_all
 from dnc.errors import DncError
 from dnc.graph.serialization import check, serialize_to
+from dnc.passes import passes
+from dnc.passes.binarize import Binarize
 from tests.models import model, ops, outputs, run, same
 
 FORMS = ("bits", "integer")

@@ -8,9 +8,6 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 import pytest
-from dnc.passes import passes
-from dnc.passes.block_diagonal import LIMIT
-from dnc.passes.diagonalwise import Diagonalwise
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -19,6 +16,9 @@ from dnc.darknet.network import Network
 from dnc.errors import DncError, PassError
 from dnc.graph.serialization import check, serialize_to
 from dnc.graph.verification import Verifier, feeds_for
+from dnc.passes import passes
+from dnc.passes.block_diagonal import LIMIT
+from dnc.passes.diagonalwise import Diagonalwise
 from tests import ROOT
 from tests.models import model, outputs, same
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-from dnc.passes import passes
 
 from dnc.darknet.lower import lower
 from dnc.darknet.network import Network
+from dnc.passes import passes
 from tests.models import model, ops, outputs, same
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from dnc.passes import passes
 
 from dnc.darknet.lower import lower
 from dnc.darknet.network import Network
+from dnc.passes import passes
 from tests.models import model, ops, outputs, same
 
 X = "float[1,4] x"

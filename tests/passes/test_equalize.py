@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 import pytest
-from dnc.passes.equalize import INTERVAL, Equalize
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dnc.passes.equalize import INTERVAL, Equalize
 from dnc.quantization.calibration import Channels, Range
 from tests.models import model, ops, outputs, same
 

@@ -9,13 +9,13 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 import pytest
-from dnc.passes import passes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dnc.darknet.lower import lower
 from dnc.darknet.network import Network
 from dnc.graph.serialization import serialize_to
+from dnc.passes import passes
 from tests.models import model, ops, outputs, same
 
 Array = npt.NDArray[np.float64]

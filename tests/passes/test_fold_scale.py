@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 import pytest
-from dnc.passes import passes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dnc.darknet.lower import lower
 from dnc.darknet.network import Network
+from dnc.passes import passes
 from dnc.runtime.preprocessing import Preprocessing
 from tests.models import model, ops, outputs, same
 from tests.networks import NETWORKS, TINY

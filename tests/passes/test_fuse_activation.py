@@ -5,8 +5,6 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 import pytest
-from dnc.passes import passes
-from dnc.passes.fuse_activation import FORMS, FuseActivation
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -14,6 +12,8 @@ from dnc.darknet.layers.activations import ACTIVATIONS
 from dnc.darknet.lower import lower
 from dnc.darknet.network import Network
 from dnc.errors import DncError
+from dnc.passes import passes
+from dnc.passes.fuse_activation import FORMS, FuseActivation
 from tests.models import model, ops, outputs, same
 from tests.networks import NETWORKS
 

@@ -7,8 +7,6 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 import pytest
-from dnc.passes import passes
-from dnc.passes.grouped_to_dense import GroupedToDense
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -16,6 +14,8 @@ from dnc.darknet.lower import lower
 from dnc.darknet.network import Network
 from dnc.errors import DncError, PassError
 from dnc.graph.serialization import check
+from dnc.passes import passes
+from dnc.passes.grouped_to_dense import GroupedToDense
 from tests.models import model, outputs, same
 
 R = np.random.default_rng(0)

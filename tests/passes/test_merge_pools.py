@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import onnx_ir as ir
 import pytest
-from dnc.passes import passes
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from dnc.darknet.lower import lower
 from dnc.darknet.network import Network
 from dnc.graph.serialization import check
+from dnc.passes import passes
 from tests import ROOT
 from tests.models import model, outputs, same
 

@@ -5,10 +5,6 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 import pytest
-from dnc.passes import passes
-from dnc.passes.equalize import Equalize
-from dnc.passes.quantize import Quantize
-from dnc.targets import targets
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -17,7 +13,11 @@ from dnc.darknet.network import Network
 from dnc.errors import DncError
 from dnc.graph.quantization import MOVES, Grid, Interval, Recipe
 from dnc.graph.serialization import check
+from dnc.passes import passes
+from dnc.passes.equalize import Equalize
+from dnc.passes.quantize import Quantize
 from dnc.quantization.calibration import Channels, Range
+from dnc.targets import targets
 from tests.models import model, ops, outputs
 from tests.networks import NETWORKS
 

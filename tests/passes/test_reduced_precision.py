@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 import pytest
-from dnc.passes import passes
-from dnc.passes.reduced_precision import Keep, float32_nodes
 
 from dnc.darknet.lower import lower
 from dnc.darknet.network import Network
 from dnc.errors import DncError
+from dnc.passes import passes
+from dnc.passes.reduced_precision import Keep, float32_nodes
 from tests.models import model
 from tests.networks import NETWORKS
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 import pytest
-from dnc.passes import passes
-from dnc.passes.share_convs import ShareConvs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dnc.darknet.lower import lower
 from dnc.darknet.network import Network
 from dnc.graph.serialization import check
+from dnc.passes import passes
+from dnc.passes.share_convs import ShareConvs
 from tests import ROOT
 from tests.models import model, ops, outputs, same
 

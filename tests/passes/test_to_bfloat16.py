@@ -8,8 +8,6 @@ import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 import pytest
-from dnc.passes import passes
-from dnc.passes.to_bfloat16 import ToBfloat16
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -17,6 +15,8 @@ from dnc.darknet.lower import lower
 from dnc.darknet.network import Network
 from dnc.errors import DncError
 from dnc.graph.serialization import check, serialize_to
+from dnc.passes import passes
+from dnc.passes.to_bfloat16 import ToBfloat16
 from tests.models import model, ops, outputs, run, same
 
 R = np.random.default_rng(0)

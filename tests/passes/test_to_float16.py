@@ -9,8 +9,6 @@ import numpy as np
 import onnx_ir as ir
 import onnxruntime as ort
 import pytest
-from dnc.passes import passes
-from dnc.passes.to_float16 import ToFloat16
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -21,6 +19,8 @@ from dnc.files import cache_dir
 from dnc.graph.pipeline import run_passes
 from dnc.graph.serialization import check, serialize_to
 from dnc.graph.verification import Verifier, feeds_for
+from dnc.passes import passes
+from dnc.passes.to_float16 import ToFloat16
 from tests import ROOT
 from tests.models import model, ops, outputs, same
 from tests.networks import NETWORKS

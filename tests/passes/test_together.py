@@ -6,8 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from dnc.passes import passes
-from dnc.targets import targets
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -16,6 +14,8 @@ from dnc.darknet.network import Network
 from dnc.errors import PassError
 from dnc.graph.pipeline import run_passes
 from dnc.graph.verification import Verifier, feeds_for
+from dnc.passes import passes
+from dnc.targets import targets
 from tests import ROOT
 from tests.random_networks import random_networks
 

@@ -6,12 +6,12 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 import pytest
-from dnc.passes import passes
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from dnc.darknet.lower import lower
 from dnc.darknet.network import Network
+from dnc.passes import passes
 from tests.models import model, outputs, same
 
 Array = npt.NDArray[np.float32]

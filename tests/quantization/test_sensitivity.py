@@ -7,9 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from dnc.passes import Pass
-from dnc.passes.quantize import Quantize
-from dnc.targets import targets
 
 import dnc
 from dnc.compiler.choosing import Candidate
@@ -20,11 +17,14 @@ from dnc.errors import CalibrationError, TargetError
 from dnc.evaluation.datasets import read_dataset
 from dnc.graph.pipeline import run_passes
 from dnc.graph.verification import photograph
+from dnc.passes import Pass
+from dnc.passes.quantize import Quantize
 from dnc.quantization.calibration import Calibration
 from dnc.quantization.collecting import calibrate
 from dnc.quantization.sensitivity import choose_float_layers, drop, noises
 from dnc.runtime.engine import Engine
 from dnc.runtime.manifest import Manifest
+from dnc.targets import targets
 from tests.conftest import Result
 
 NET = """[net]

@@ -18,13 +18,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from dnc.targets.onnx import Onnx
 
 import dnc
 from dnc.errors import BundleError, DncError
 from dnc.runtime import manifest as bundles
 from dnc.runtime.manifest import Manifest, read_manifest, write_folder
 from dnc.runtime.runners import Session
+from dnc.targets.onnx import Onnx
 from tests.networks import NETWORKS, TINY
 
 Write = Callable[..., Path]

@@ -11,18 +11,18 @@ import numpy as np
 import numpy.typing as npt
 import PIL.Image
 import pytest
-from dnc.passes import Pass, passes
-from dnc.targets import Target, targets
-from dnc.targets.cpu import Cpu
-from dnc.targets.onnx import Onnx
 
 import dnc
 from dnc.compiler.compiling import explain
 from dnc.errors import CalibrationError, DncError, TargetError
 from dnc.graph.verification import photograph
+from dnc.passes import Pass, passes
 from dnc.runtime.manifest import read_manifest
 from dnc.runtime.runners import Session
 from dnc.runtime.timing import interleave
+from dnc.targets import Target, targets
+from dnc.targets.cpu import Cpu
+from dnc.targets.onnx import Onnx
 from tests.conftest import Result
 
 Write = Callable[..., Path]

@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from dnc.passes import Pass
-from dnc.targets import Target, targets
-from dnc.targets.onnx import Onnx
 
 import dnc
 from dnc.errors import TargetError
+from dnc.passes import Pass
 from dnc.runtime.runners import Session
 from dnc.runtime.runners.onnx import import_onnxruntime
+from dnc.targets import Target, targets
+from dnc.targets.onnx import Onnx
 
 Write = Callable[..., Path]
 

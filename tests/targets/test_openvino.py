@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from dnc.targets.openvino import Openvino
 
 import dnc
 from dnc.darknet.network import Network
@@ -21,6 +20,7 @@ from dnc.errors import TargetError
 from dnc.runtime.decoding import Detection
 from dnc.runtime.runners import openvino as module
 from dnc.runtime.runners.openvino import OpenvinoSession
+from dnc.targets.openvino import Openvino
 from tests.darknet.test_golden import INVERTED, MICRO, difference, every_layer, files, needs_shared
 from tests.models import model
 from tests.networks import NETWORKS, RECURRENT

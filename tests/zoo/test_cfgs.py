@@ -9,12 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from dnc.targets import targets
 
 import dnc
 from dnc.darknet.layers.base import layer_value
 from dnc.darknet.network import Network
 from dnc.darknet.reference import run
+from dnc.targets import targets
 from tests import ROOT
 
 CFGS = {path.stem: path for path in sorted((ROOT / "cfg").glob("*.cfg"))}

@@ -24,6 +24,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from tvm import relax
+from tvm.s_tir import dlight
+
+from dnc.runtime.runners.cuda.device import Device
 from dnc.targets.cuda.schedules.depthwise import depthwise
 from dnc.targets.cuda.schedules.injective import injective
 from dnc.targets.cuda.schedules.reduction import reduction
@@ -36,10 +40,6 @@ from dnc.targets.tvm.schedules.loops import Expr
 from dnc.targets.tvm.schedules.rewriting import Rule, report, rewrite, written
 from dnc.targets.tvm.schedules.stages import Segment, Stage, Unmatched, replaced
 from dnc.targets.tvm.schedules.window import Window, match
-from tvm import relax
-from tvm.s_tir import dlight
-
-from dnc.runtime.runners.cuda.device import Device
 
 __all__ = ["apply", "report", "scheduled"]
 

@@ -18,15 +18,15 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from tvm import tirx
+
+from dnc.runtime.runners.cuda.device import Device
 from dnc.targets.cuda.schedules.threads import kernel, lanes_of, scoped, when
 from dnc.targets.tvm.schedules.injective import unflattened
 from dnc.targets.tvm.schedules.kernel import Kernel
 from dnc.targets.tvm.schedules.loops import Expr, Stmt, allocate, index, loop, sequence, vector
 from dnc.targets.tvm.schedules.stages import Segment
 from dnc.targets.tvm.schedules.window import Window
-from tvm import tirx
-
-from dnc.runtime.runners.cuda.device import Device
 
 __all__ = ["depthwise"]
 

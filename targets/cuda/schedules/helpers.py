@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from dnc.targets.cuda.schedules.threads import narrow
-from dnc.targets.tvm.schedules.loops import Expr, Stmt
 from tvm import tirx
 from tvm.backend.cuda.op import cuda_func_call
+
+from dnc.targets.cuda.schedules.threads import narrow
+from dnc.targets.tvm.schedules.loops import Expr, Stmt
 
 __all__ = [
     "TILES",

@@ -12,13 +12,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import tvm_ffi
+from tvm import tirx
+
 from dnc.targets.cuda.schedules.threads import kernel, lanes_of, when
 from dnc.targets.tvm.schedules.injective import unflattened
 from dnc.targets.tvm.schedules.kernel import Kernel
 from dnc.targets.tvm.schedules.loops import Expr, Stmt
 from dnc.targets.tvm.schedules.stages import Segment, Stage, loads, replaced, sides
 from dnc.targets.tvm.schedules.window import affine
-from tvm import tirx
 
 __all__ = ["alike", "injective"]
 

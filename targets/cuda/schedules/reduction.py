@@ -14,6 +14,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from tvm import ir, tirx
+
+from dnc.runtime.runners.cuda.device import Device
 from dnc.targets.cuda.schedules.helpers import TILES, address, arrived_last, end, gather, move, scratch
 from dnc.targets.cuda.schedules.injective import alike
 from dnc.targets.cuda.schedules.threads import kernel, lanes_of, narrow, scoped, when
@@ -21,9 +24,6 @@ from dnc.targets.tvm.schedules.injective import unflattened
 from dnc.targets.tvm.schedules.kernel import Kernel
 from dnc.targets.tvm.schedules.loops import Expr, Stmt, allocate, index, loop, sequence, vector
 from dnc.targets.tvm.schedules.stages import Segment, Stage, loads, replaced, sides
-from tvm import ir, tirx
-
-from dnc.runtime.runners.cuda.device import Device
 
 __all__ = ["reduction", "widened"]
 

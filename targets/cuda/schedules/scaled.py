@@ -14,6 +14,9 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from tvm import ir, tirx
+
+from dnc.runtime.runners.cuda.device import Device
 from dnc.targets.cuda.schedules.injective import alike
 from dnc.targets.cuda.schedules.reduction import widened
 from dnc.targets.cuda.schedules.threads import kernel, lanes_of, scoped, when
@@ -21,9 +24,6 @@ from dnc.targets.tvm.schedules.injective import unflattened
 from dnc.targets.tvm.schedules.kernel import Kernel
 from dnc.targets.tvm.schedules.loops import Expr, Stmt, allocate, constant, index, loop, sequence
 from dnc.targets.tvm.schedules.stages import Segment, Stage, loads, replaced, sides
-from tvm import ir, tirx
-
-from dnc.runtime.runners.cuda.device import Device
 
 __all__ = ["scaled"]
 

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from dnc.targets.tvm.schedules.loops import Expr, Stmt, index, sequence
 from tvm import tirx
+
+from dnc.targets.tvm.schedules.loops import Expr, Stmt, index, sequence
 
 __all__ = ["kernel", "lanes_of", "narrow", "narrow_loop", "scoped", "when", "wide"]
 

@@ -39,6 +39,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from tvm import tirx
+
+from dnc.runtime.runners.cuda.device import Device
 from dnc.targets.cuda.schedules.helpers import (
     TILES,
     address,
@@ -58,9 +61,6 @@ from dnc.targets.tvm.schedules.kernel import Kernel, Packed
 from dnc.targets.tvm.schedules.loops import Expr, Stmt, allocate, constant, index, loop, sequence, unrolled, vector
 from dnc.targets.tvm.schedules.stages import Segment, Unmatched, sides
 from dnc.targets.tvm.schedules.window import Window
-from tvm import tirx
-
-from dnc.runtime.runners.cuda.device import Device
 
 __all__ = ["Form", "Product", "Tile", "form_of", "scalar_product"]
 

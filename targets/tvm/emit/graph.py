@@ -19,17 +19,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx
 import onnx_ir as ir
-from dnc.targets.tvm.emit import halves
-from dnc.targets.tvm.emit.builder import NODES, Array, RelaxBuilder, Tensor, Value
-from dnc.targets.tvm.emit.integers import QUANTIZING, Dequantized, Held, integers_of, real
-from dnc.targets.tvm.emit.operators import OPERATORS, unsuitable
-from dnc.targets.tvm.emit.pixels import preprocessed
 from onnx.reference import ReferenceEvaluator
 
 from dnc.errors import TargetError
 from dnc.graph.builder import OPSET, where_of
 from dnc.graph.rewriting import constant_array
 from dnc.runtime.preprocessing import Preprocessing
+from dnc.targets.tvm.emit import halves
+from dnc.targets.tvm.emit.builder import NODES, Array, RelaxBuilder, Tensor, Value
+from dnc.targets.tvm.emit.integers import QUANTIZING, Dequantized, Held, integers_of, real
+from dnc.targets.tvm.emit.operators import OPERATORS, unsuitable
+from dnc.targets.tvm.emit.pixels import preprocessed
 
 if TYPE_CHECKING:
     from dnc.targets.tvm.emit.suppression import Suppression

@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-from dnc.passes.reduced_precision import around_products
-from dnc.targets.tvm.emit.builder import JOINS, Array, RelaxBuilder, Tensor, Value
 
 from dnc.graph.rewriting import attribute
+from dnc.passes.reduced_precision import around_products
+from dnc.targets.tvm.emit.builder import JOINS, Array, RelaxBuilder, Tensor, Value
 
 __all__ = ["convolution", "convolutions", "rounded"]
 

@@ -25,11 +25,11 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-from dnc.targets.tvm.emit.builder import JOINS, Array, RelaxBuilder, Tensor, Value
-from dnc.targets.tvm.emit.operators import OPERATORS
 
 from dnc.graph.quantization import MOVES
 from dnc.graph.rewriting import attribute
+from dnc.targets.tvm.emit.builder import JOINS, Array, RelaxBuilder, Tensor, Value
+from dnc.targets.tvm.emit.operators import OPERATORS
 
 __all__ = ["QUANTIZING", "Dequantized", "Held", "integers_of", "real"]
 

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-from dnc.targets.tvm.emit.builder import RelaxBuilder, Tensor, Value, integers
-from dnc.targets.tvm.functions import softplus
 
 from dnc.graph.rewriting import attribute, constant_array
+from dnc.targets.tvm.emit.builder import RelaxBuilder, Tensor, Value, integers
+from dnc.targets.tvm.functions import softplus
 
 __all__ = ["OPERATORS", "unsuitable"]
 

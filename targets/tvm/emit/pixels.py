@@ -21,9 +21,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from dnc.targets.tvm.emit.builder import RelaxBuilder, Tensor
 
 from dnc.runtime.preprocessing import CUBIC_ONE, Preprocessing
+from dnc.targets.tvm.emit.builder import RelaxBuilder, Tensor
 
 __all__ = ["preprocessed"]
 

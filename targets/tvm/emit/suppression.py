@@ -23,13 +23,13 @@ from typing import Any
 
 import onnx_ir as ir
 import tvm
-from dnc.targets.tvm.emit.builder import RelaxBuilder, Tensor
-from dnc.targets.tvm.schedules.loops import Expr, Stmt, allocate, constant, index, loop, sequence
-from dnc.targets.tvm.schedules.rewriting import RULE
 from tvm import s_tir, tirx
 
 from dnc.graph.rewriting import constant_array
 from dnc.graph.suppression import MAX_CANDIDATES
+from dnc.targets.tvm.emit.builder import RelaxBuilder, Tensor
+from dnc.targets.tvm.schedules.loops import Expr, Stmt, allocate, constant, index, loop, sequence
+from dnc.targets.tvm.schedules.rewriting import RULE
 
 __all__ = ["SUPPRESSION", "Suppression", "find_suppression", "suppressed"]
 

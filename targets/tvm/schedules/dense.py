@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import math
 
+from tvm import ir, tirx
+
 from dnc.targets.tvm.schedules.stages import Segment, sides
 from dnc.targets.tvm.schedules.window import Window, uncast
-from tvm import ir, tirx
 
 __all__ = ["product"]
 

@@ -16,6 +16,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from tvm import tirx
+
 from dnc.targets.tvm.schedules.kernel import Kernel
 from dnc.targets.tvm.schedules.loops import (
     STACK,
@@ -33,7 +35,6 @@ from dnc.targets.tvm.schedules.machine import Machine
 from dnc.targets.tvm.schedules.stages import Segment
 from dnc.targets.tvm.schedules.tiles import Channels
 from dnc.targets.tvm.schedules.window import Span, Window, spans
-from tvm import tirx
 
 __all__ = ["depthwise"]
 

@@ -20,9 +20,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from tvm import ir, tirx
+
 from dnc.targets.tvm.schedules.loops import Expr, Stmt, index, vector
 from dnc.targets.tvm.schedules.machine import Machine
-from tvm import ir, tirx
 
 __all__ = ["Dot"]
 

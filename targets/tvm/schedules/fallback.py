@@ -6,8 +6,9 @@ from __future__ import annotations
 from typing import Any
 
 import tvm
-from dnc.targets.tvm.schedules.machine import Machine
 from tvm import s_tir, tirx
+
+from dnc.targets.tvm.schedules.machine import Machine
 
 __all__ = ["fallback"]
 

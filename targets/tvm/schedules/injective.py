@@ -16,14 +16,15 @@ from functools import partial
 from typing import Any
 
 import tvm_ffi
+from tvm import ir, tirx
+from tvm.sym import Analyzer
+
 from dnc.targets.tvm.schedules.kernel import Kernel
 from dnc.targets.tvm.schedules.loops import Expr, Stmt, index, loop, parallel, sequence
 from dnc.targets.tvm.schedules.machine import Machine
 from dnc.targets.tvm.schedules.stages import Segment, Stage, in_place, loads, replaced, sides
 from dnc.targets.tvm.schedules.tiles import Channels
 from dnc.targets.tvm.schedules.window import affine
-from tvm import ir, tirx
-from tvm.sym import Analyzer
 
 __all__ = ["injective", "unflattened"]
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from tvm import ir, s_tir, tirx
+
 from dnc.targets.tvm.schedules.loops import Expr, Stmt, index, loop, parallel
 from dnc.targets.tvm.schedules.rewriting import RULE
 from dnc.targets.tvm.schedules.tiles import Channels
-from tvm import ir, s_tir, tirx
 
 __all__ = ["interleave"]
 

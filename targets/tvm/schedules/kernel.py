@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy.typing as npt
+
 from dnc.targets.tvm.schedules.loops import Stmt
 
 __all__ = ["Kernel", "Packed"]

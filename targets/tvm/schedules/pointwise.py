@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from tvm import tirx
+
 from dnc.targets.tvm.schedules.injective import unflattened
 from dnc.targets.tvm.schedules.kernel import Kernel, Packed
 from dnc.targets.tvm.schedules.loops import Expr, Stmt, index
@@ -16,7 +18,6 @@ from dnc.targets.tvm.schedules.spatial import Convolution
 from dnc.targets.tvm.schedules.stages import Segment, sides
 from dnc.targets.tvm.schedules.tiles import Band
 from dnc.targets.tvm.schedules.window import Span, Window
-from tvm import tirx
 
 __all__ = ["pointwise"]
 

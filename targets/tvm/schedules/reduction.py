@@ -10,6 +10,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from tvm import ir, tirx
+
 from dnc.targets.tvm.schedules.injective import unflattened
 from dnc.targets.tvm.schedules.kernel import Kernel
 from dnc.targets.tvm.schedules.loops import (
@@ -27,7 +29,6 @@ from dnc.targets.tvm.schedules.loops import (
 from dnc.targets.tvm.schedules.machine import Machine
 from dnc.targets.tvm.schedules.stages import Segment, Stage, loads, replaced, sides
 from dnc.targets.tvm.schedules.tiles import Channels
-from tvm import ir, tirx
 
 __all__ = ["reduction"]
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import tvm
+from tvm import ir, relax, s_tir, tirx
+
 from dnc.targets.tvm.schedules.dense import product
 from dnc.targets.tvm.schedules.depthwise import depthwise
 from dnc.targets.tvm.schedules.fallback import fallback
@@ -19,7 +21,6 @@ from dnc.targets.tvm.schedules.reduction import reduction
 from dnc.targets.tvm.schedules.spatial import spatial
 from dnc.targets.tvm.schedules.stages import Segment, Stage, Unmatched, inlined, read, segments
 from dnc.targets.tvm.schedules.window import match
-from tvm import ir, relax, s_tir, tirx
 
 __all__ = ["RULE", "Choice", "Rule", "apply", "calls", "report", "rewrite", "scheduled", "written"]
 

@@ -24,6 +24,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from tvm import tirx
+
 from dnc.targets.tvm.schedules.dot import Dot
 from dnc.targets.tvm.schedules.kernel import Kernel, Packed
 from dnc.targets.tvm.schedules.loops import (
@@ -43,7 +45,6 @@ from dnc.targets.tvm.schedules.machine import Machine
 from dnc.targets.tvm.schedules.stages import Segment
 from dnc.targets.tvm.schedules.tiles import Band, Channels, choose
 from dnc.targets.tvm.schedules.window import Span, Window, spans
-from tvm import tirx
 
 __all__ = ["WORTH", "Convolution", "spatial"]
 

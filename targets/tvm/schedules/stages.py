@@ -19,9 +19,10 @@ from functools import partial
 from typing import Any
 
 import tvm_ffi
-from dnc.targets.tvm.schedules.loops import Expr, Stmt, allocate, loop, sequence, unrolled, vector
 from tvm import ir, s_tir, tirx
 from tvm.sym import Analyzer
+
+from dnc.targets.tvm.schedules.loops import Expr, Stmt, allocate, loop, sequence, unrolled, vector
 
 __all__ = ["Segment", "Stage", "Unmatched", "in_place", "inlined", "loads", "read", "replaced", "segments", "sides"]
 

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+
 from dnc.targets.tvm.schedules.loops import Expr, index
 from dnc.targets.tvm.schedules.machine import Machine
 

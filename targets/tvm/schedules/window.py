@@ -15,10 +15,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dnc.targets.tvm.schedules.loops import Expr
-from dnc.targets.tvm.schedules.stages import Segment, Stage, loads, sides
 from tvm import ir, tirx
 from tvm.sym import detect_linear_equation
+
+from dnc.targets.tvm.schedules.loops import Expr
+from dnc.targets.tvm.schedules.stages import Segment, Stage, loads, sides
 
 __all__ = ["Span", "Window", "affine", "match", "spans", "uncast"]
 
@@ -246,8 +247,9 @@ def _without_border(buffer: Any, before: Sequence[Stage], maximum: bool) -> tupl
 
 def _is_inside(condition: Expr, stage: Stage, first: Sequence[int], inner: Sequence[int]) -> bool:
     """Whether a condition says that an index lies inside, and nothing else: tried at the edges."""
-    from dnc.targets.tvm.schedules.stages import replaced
     from tvm.sym import Analyzer
+
+    from dnc.targets.tvm.schedules.stages import replaced
 
     analyzer = Analyzer()
     edges = []

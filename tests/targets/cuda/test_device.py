@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from dnc.targets.cuda.target import Cuda
 
 from dnc.errors import TargetError
 from dnc.runtime.runners.cuda.device import ARCHITECTURES, Device, architectures, runs_on
+from dnc.targets.cuda.target import Cuda
 
 
 def test_names() -> None:

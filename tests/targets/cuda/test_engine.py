@@ -13,9 +13,6 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from dnc.targets.cuda.process import Compiler, Job, cuda_runtime
-from dnc.targets.cuda.target import Cuda
-from dnc.targets.cuda.toolkit import find_toolkit
 
 import dnc
 from dnc.darknet.lower import lower
@@ -25,6 +22,9 @@ from dnc.errors import TargetError
 from dnc.runtime.gpus import Gpu
 from dnc.runtime.runners.cuda.kernels import _Buffers
 from dnc.runtime.runners.tvm.session import MODEL
+from dnc.targets.cuda.process import Compiler, Job, cuda_runtime
+from dnc.targets.cuda.target import Cuda
+from dnc.targets.cuda.toolkit import find_toolkit
 from tests import ROOT
 from tests.conftest import _write
 from tests.networks import NETWORKS

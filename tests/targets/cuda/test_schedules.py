@@ -16,14 +16,14 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 import pytest
-from dnc.passes import passes
-from dnc.targets.cuda.process import cuda_runtime
-from dnc.targets.cuda.target import Cuda
-from dnc.targets.tvm.emit import unsupported
 
 from dnc.darknet.lower import lower
 from dnc.darknet.network import Network
 from dnc.graph.serialization import serialize_to
+from dnc.passes import passes
+from dnc.targets.cuda.process import cuda_runtime
+from dnc.targets.cuda.target import Cuda
+from dnc.targets.tvm.emit import unsupported
 from tests import ROOT
 from tests.models import model, run
 from tests.networks import NETWORKS
@@ -172,12 +172,12 @@ def test_convolutions_in_float16(tmp_path: Path) -> None:
 def test_ranks() -> None:
     """Forms of single functions, and of one by itself, differ; a rank beyond the last is the last."""
     import tvm
-    from dnc.targets.cuda import schedules
-    from dnc.targets.tvm.compile import fused
-    from dnc.targets.tvm.emit import emit
     from tvm_ffi import structural_hash
 
     from dnc.runtime.runners.cuda.device import Device
+    from dnc.targets.cuda import schedules
+    from dnc.targets.tvm.compile import fused
+    from dnc.targets.tvm.emit import emit
 
     device = Device.of(["sm_75"])
     for each, shape in (("pointwise", {"side": 40}), ("depthwise", {})):

@@ -19,7 +19,6 @@ import onnx
 import onnx.numpy_helper
 import onnxruntime
 import pytest
-from dnc.targets.cuda.target import BACKENDS, Cuda, OnnxRuntime
 
 import dnc
 from dnc.compiler.compiling import preprocessing_for
@@ -29,6 +28,7 @@ from dnc.quantization.collecting import calibrate
 from dnc.runtime.gpus import Gpu
 from dnc.runtime.runners.cuda import onnxruntime as cuda
 from dnc.runtime.runners.cuda.onnxruntime import CudaSession, provider_options, providers_for
+from dnc.targets.cuda.target import BACKENDS, Cuda, OnnxRuntime
 from tests import ROOT
 from tests.conftest import Result
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from dnc.targets.cuda import toolkit
-from dnc.targets.cuda.toolkit import Resources, Toolkit, find_toolkit
 
 from dnc.errors import TargetError
+from dnc.targets.cuda import toolkit
+from dnc.targets.cuda.toolkit import Resources, Toolkit, find_toolkit
 
 _LOG = """ptxas info    : 0 bytes gmem
 ptxas info    : Compiling entry function 'conv_kernel' for 'sm_75'

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dnc.targets.cuda.process import Child, Ended, cuda_runtime
 
 import dnc
 from dnc.errors import DncError, TargetError
+from dnc.targets.cuda.process import Child, Ended, cuda_runtime
 from tests.targets.cuda.emulation import make_driver, make_nvcc
 from tests.targets.tvm.tuned import planted
 

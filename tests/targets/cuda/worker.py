@@ -25,12 +25,12 @@ from tests.targets.cuda.emulation import make_kernels
 
 def main(folder: Path) -> None:
     import tvm
-    from dnc.targets.cuda.lowering import Network
-    from dnc.targets.cuda.schedules import tensors, tiled
-    from dnc.targets.tvm.emit import emit
     from tvm import relax
 
     from dnc.runtime.runners.cuda.device import Device
+    from dnc.targets.cuda.lowering import Network
+    from dnc.targets.cuda.schedules import tensors, tiled
+    from dnc.targets.tvm.emit import emit
 
     def told(path: Path, suffix: str, otherwise: str) -> str:
         file = path.with_suffix(suffix)

@@ -6,11 +6,11 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 import pytest
-from dnc.targets.myriad.graph import halve, pixels_for, prepare, tensors, unsupported
 
 from dnc.graph.serialization import check
 from dnc.runtime.preprocessing import Preprocessing
 from dnc.runtime.runners.myriad.pixels import Pixels
+from dnc.targets.myriad.graph import halve, pixels_for, prepare, tensors, unsupported
 from tests.models import model, ops, run
 
 HALF = 2e-3

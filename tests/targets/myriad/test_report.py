@@ -6,10 +6,10 @@ import dataclasses
 import json
 
 import pytest
-from dnc.targets.myriad.report import in_short, read_stages, yolo_config
 
 from dnc.runtime.decoding import ClassifierHead, Head, RegionHead, YoloHead
 from dnc.runtime.manifest import Manifest
+from dnc.targets.myriad.report import in_short, read_stages, yolo_config
 
 
 def stage(order: str, name: str, kind: str, layer: str = "") -> str:

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from dnc.targets.myriad.target import Myriad
 
 import dnc
 from dnc.errors import BundleError, DncWarning, TargetError
 from dnc.runtime.runners.myriad import process, toolchain
+from dnc.targets.myriad.target import Myriad
 from tests.conftest import Result
 from tests.networks import NETWORKS, RECURRENT
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+
 from dnc.targets.tvm.functions import lowered, softplus
 
 pytest.importorskip("tvm.relax", exc_type=ImportError)

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from dnc.targets.tvm.target import Tvm
 
 from dnc.darknet.lower import lower
 from dnc.darknet.network import Network
@@ -16,6 +15,7 @@ from dnc.graph.rewriting import constant_array
 from dnc.graph.serialization import check
 from dnc.graph.work import place_of
 from dnc.runtime.preprocessing import Preprocessing
+from dnc.targets.tvm.target import Tvm
 from tests.models import model
 from tests.networks import NETWORKS
 

@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from dnc.targets.tvm.remote import Address, connect, here
 
 import dnc
 from dnc.errors import TargetError
 from dnc.runtime.runners.tvm.session import MODEL
+from dnc.targets.tvm.remote import Address, connect, here
 from tests.targets.tvm.rpc_servers import free_port, running, stop
 
 pytest.importorskip("tvm.rpc", exc_type=ImportError)

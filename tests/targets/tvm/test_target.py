@@ -16,8 +16,6 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import pytest
-from dnc.targets.tvm.emit import emit
-from dnc.targets.tvm.target import Tvm
 from PIL import Image
 
 import dnc
@@ -32,6 +30,8 @@ from dnc.quantization.collecting import calibrate
 from dnc.runtime.preprocessing import Preprocessing, read_image
 from dnc.runtime.runners.tvm import processor
 from dnc.runtime.runners.tvm.session import ABOUT, MODEL, RUNTIME, TvmSession
+from dnc.targets.tvm.emit import emit
+from dnc.targets.tvm.target import Tvm
 from tests import ROOT
 from tests.conftest import _write
 from tests.darknet.test_golden import INVERTED, MICRO, SHARED, difference, every_layer, files, needs_shared

@@ -15,11 +15,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from dnc.targets.tvm.compile import machine_for
 
 import dnc
 from dnc.errors import DncError, TargetError
 from dnc.runtime.runners.tvm.session import MODEL
+from dnc.targets.tvm.compile import machine_for
 from tests.targets.tvm.rpc_servers import running
 from tests.targets.tvm.tuned import planted
 

@@ -9,15 +9,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from dnc.targets import find
-from dnc.targets.tvm.compile import import_tvm
-from dnc.targets.tvm.emit import shared_outputs, unsupported
-from dnc.targets.tvm.target import Tvm
 
 from dnc.darknet.lower import lower
 from dnc.darknet.network import Network
 from dnc.errors import TargetError
 from dnc.runtime.preprocessing import Preprocessing
+from dnc.targets import find
+from dnc.targets.tvm.compile import import_tvm
+from dnc.targets.tvm.emit import shared_outputs, unsupported
+from dnc.targets.tvm.target import Tvm
 from tests.models import model
 
 

@@ -8,8 +8,8 @@ import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 import pytest
-from dnc.targets.tvm.emit.halves import convolutions
 
+from dnc.targets.tvm.emit.halves import convolutions
 from tests import models
 
 pytest.importorskip("tvm.relax", exc_type=ImportError)

@@ -8,19 +8,19 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 import pytest
-from dnc.targets.tvm.emit import unsupported
 
+from dnc.targets.tvm.emit import unsupported
 from tests import models
 
 pytest.importorskip("tvm.relax", exc_type=ImportError)
 
 import tvm
+from tvm import relax
+
 from dnc.targets.tvm import schedules
 from dnc.targets.tvm.compile import fused
 from dnc.targets.tvm.emit import emit
 from dnc.targets.tvm.functions import lowered
-from tvm import relax
-
 from tests.targets.tvm.schedules.harness import machine
 
 Array = npt.NDArray[Any]

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from dnc.targets.tvm.target import Tvm
 
 import dnc
 from dnc.darknet.network import Network
@@ -19,6 +18,7 @@ from dnc.graph.builder import Builder
 from dnc.graph.suppression import MAX_CANDIDATES, emit_nms
 from dnc.runtime.decoding import Candidates, non_maximum_suppression
 from dnc.runtime.engine import Engine
+from dnc.targets.tvm.target import Tvm
 from tests.graph.test_suppression import HEADS, STEM, hold, noise
 
 pytest.importorskip("tvm.relax", exc_type=ImportError)

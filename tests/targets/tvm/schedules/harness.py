@@ -9,12 +9,12 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import tvm
-from dnc.targets.tvm import schedules
-from dnc.targets.tvm.compile import Machine, machine_for
-from dnc.targets.tvm.functions import lowered
 from tvm import relax
 
 from dnc.runtime.runners.tvm.processor import missing_extensions
+from dnc.targets.tvm import schedules
+from dnc.targets.tvm.compile import Machine, machine_for
+from dnc.targets.tvm.functions import lowered
 
 Array = npt.NDArray[Any]
 

@@ -194,9 +194,9 @@ def test_two_layers_of_one_shape_share_their_code() -> None:
 
 
 def test_the_same_module_every_time() -> None:
-    from dnc.targets.tvm import schedules
     from tvm.ir import assert_structural_equal
 
+    from dnc.targets.tvm import schedules
     from tests.targets.tvm.schedules.harness import legalized
 
     conv = SPATIAL["prime"]

@@ -9,11 +9,11 @@ import pytest
 
 pytest.importorskip("tvm.relax", exc_type=ImportError)
 
+from tvm import relax, te, tirx
+
 from dnc.targets.tvm.compile import machine_for
 from dnc.targets.tvm.schedules.dot import Dot
 from dnc.targets.tvm.schedules.machine import Machine
-from tvm import relax, te, tirx
-
 from tests.targets.tvm.schedules.harness import Array, run
 from tests.targets.tvm.schedules.test_convolutions import POINTWISE, SAME, SPATIAL, Conv
 

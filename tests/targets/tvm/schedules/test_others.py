@@ -9,9 +9,9 @@ import pytest
 
 pytest.importorskip("tvm.relax", exc_type=ImportError)
 
-from dnc.targets.tvm import schedules
 from tvm import relax, te
 
+from dnc.targets.tvm import schedules
 from tests.targets.tvm.schedules.harness import Array, close, legalized, machine, run
 
 ROUNDING = 1e-6
