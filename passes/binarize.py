@@ -33,7 +33,15 @@ import onnx_ir as ir
 
 from dnc.errors import DncError, close_match
 from dnc.graph.builder import lazy
-from dnc.graph.rewriting import Log, add_initializer, add_node, attribute, constant_array, constant_scalar, replace_uses
+from dnc.graph.rewriting import (
+    Remarks,
+    add_initializer,
+    add_node,
+    attribute,
+    constant_array,
+    constant_scalar,
+    replace_uses,
+)
 from dnc.passes import Pass, passes
 
 _Array = npt.NDArray[Any]
@@ -63,21 +71,21 @@ class Binarize(Pass):
             raise DncError(f"unknown form '{form}'", hint=close_match(form, _FORMS) or f"one of {', '.join(_FORMS)}")
         self.form = form
 
-    def rewrite(self, model: ir.Model) -> Log:
+    def rewrite(self, model: ir.Model) -> Remarks:
         """Rewrites every convolution that it can."""
-        log = Log()
+        remarks = Remarks()
         for node in list(model.graph):
             signs = _signs(node) if node.op_type == "Conv" else None
             if signs is None:
                 continue
             reason = _unsuitable(node)
             if reason:
-                log.refuse(node, reason)
+                remarks.miss(node, reason)
                 continue
             integer = self.form == "integer" and _weights(node).shape.numpy()[1] >= _FEWEST
             (_to_integers if integer else _to_bits)(node, signs, model.graph)
-            log.apply(node, "on integers" if integer else "on bits")
-        return log
+            remarks.apply(node, "on integers" if integer else "on bits")
+        return remarks
 
 
 class _Signs(NamedTuple):

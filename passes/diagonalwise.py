@@ -26,7 +26,7 @@ from typing import ClassVar
 import onnx_ir as ir
 
 from dnc.errors import DncError
-from dnc.graph.rewriting import Log
+from dnc.graph.rewriting import Remarks
 from dnc.passes import Pass, passes
 from dnc.passes.block_diagonal import channels_of, chosen, groups_of, merge_groups
 
@@ -60,25 +60,25 @@ class Diagonalwise(Pass):
         self.width = width
         self.only = only
 
-    def rewrite(self, model: ir.Model) -> Log:
+    def rewrite(self, model: ir.Model) -> Remarks:
         """Rewrites every depthwise convolution, or those of `only`."""
-        log = Log()
+        remarks = Remarks()
         for node in chosen(model, self.only):
             channels = channels_of(node) if node.op_type == "Conv" else 0
             if not 1 < groups_of(node) == channels:
                 if self.only is not None:
-                    log.refuse(node, "no depthwise convolution")
+                    remarks.miss(node, "no depthwise convolution")
                 continue
             wanted = self.width if self.only is None else self.only[node.name or ""]
             width = _block(channels, wanted)
             if not width:
                 least = min(wanted or 0, _NARROWEST)
-                log.refuse(node, f"{channels} channels have no divisor from {least} to {wanted}")
+                remarks.miss(node, f"{channels} channels have no divisor from {least} to {wanted}")
             elif reason := merge_groups(node, channels // width, model.graph):
-                log.refuse(node, reason)
+                remarks.miss(node, reason)
             else:
-                log.apply(node, f"blocks of {width} channels: {channels} groups -> {channels // width}")
-        return log
+                remarks.apply(node, f"blocks of {width} channels: {channels} groups -> {channels // width}")
+        return remarks
 
 
 def _block(channels: int, wanted: int | None) -> int:

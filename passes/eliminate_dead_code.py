@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import onnx_ir as ir
 
-from dnc.graph.rewriting import Log, Note
+from dnc.graph.rewriting import Remark, Remarks
 from dnc.passes import Pass, passes
 
 
@@ -19,16 +19,16 @@ class EliminateDeadCode(Pass):
 
     applies_to: ClassVar[str] = "nodes and initializers that nothing reads"
 
-    def rewrite(self, model: ir.Model) -> Log:
+    def rewrite(self, model: ir.Model) -> Remarks:
         """One walk backwards finds every dead node: a node comes after what it reads."""
         graph = model.graph
-        log = Log()
+        remarks = Remarks()
         for node in reversed(list(graph)):
             if not any(output.uses() or output.is_graph_output() for output in node.outputs):
                 graph.remove(node, safe=True)
-                log.apply(node, f"{node.op_type} removed")
+                remarks.apply(node, f"{node.op_type} removed")
         for name, value in list(graph.initializers.items()):
             if not value.uses() and not value.is_graph_output():
                 del graph.initializers[name]
-                log.applied.append(Note("", "unread initializer removed"))
-        return log
+                remarks.applied.append(Remark("", "unread initializer removed"))
+        return remarks

@@ -13,7 +13,7 @@ from typing import ClassVar
 
 import onnx_ir as ir
 
-from dnc.graph.rewriting import Log, replace_uses
+from dnc.graph.rewriting import Remarks, replace_uses
 from dnc.passes import Pass, passes
 
 
@@ -25,10 +25,10 @@ class EliminateIdentity(Pass):
 
     applies_to: ClassVar[str] = "Identity, Dropout, Concat of one input, Reshape to the same shape"
 
-    def rewrite(self, model: ir.Model) -> Log:
+    def rewrite(self, model: ir.Model) -> Remarks:
         """Applies both cases."""
         graph = model.graph
-        log = Log()
+        remarks = Remarks()
         for node in list(graph):
             if not _does_nothing(node):
                 continue
@@ -36,12 +36,12 @@ class EliminateIdentity(Pass):
             assert source is not None
             pinned = source.producer() is None or source.is_graph_output()
             if result.is_graph_output() and pinned:
-                log.refuse(node, "a graph output needs a name and a producer of its own")
+                remarks.miss(node, "a graph output needs a name and a producer of its own")
                 continue
             replace_uses(result, source, graph)
             graph.remove(node, safe=True)
-            log.apply(node, f"{node.op_type} removed")
-        return log
+            remarks.apply(node, f"{node.op_type} removed")
+        return remarks
 
 
 def _does_nothing(node: ir.Node) -> bool:

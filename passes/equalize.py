@@ -27,7 +27,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from dnc.graph.rewriting import Log, attribute, constant_array, sole_user
+from dnc.graph.rewriting import Remarks, attribute, constant_array, sole_user
 from dnc.passes import Pass, passes
 from dnc.passes.affine import Affine, move_after, move_before, refusal_after, refusal_before
 
@@ -73,9 +73,9 @@ class Equalize(Pass):
         self.channels = dict(channels or {})
         self.outputs = outputs
 
-    def rewrite(self, model: ir.Model) -> Log:
+    def rewrite(self, model: ir.Model) -> Remarks:
         """Equalizes every tensor between two convolutions that can be."""
-        log = Log()
+        remarks = Remarks()
         for node in list(model.graph):
             value, slope = _activated(node.outputs[0])
             reader = sole_user(value)
@@ -83,10 +83,10 @@ class Equalize(Pass):
                 continue
             reason = self._equalize(node, value, reader, slope, model.graph)
             if reason:
-                log.refuse(node, reason)
+                remarks.miss(node, reason)
             else:
-                log.apply(node, "its channels are equally large")
-        return log
+                remarks.apply(node, "its channels are equally large")
+        return remarks
 
     def _equalize(self, node: ir.Node, value: ir.Value, reader: ir.Node, slope: float, graph: ir.Graph) -> str:
         """Equalizes one tensor; returns why not."""

@@ -18,7 +18,7 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 
-from dnc.graph.rewriting import Log, attribute, constant_array
+from dnc.graph.rewriting import Remarks, attribute, constant_array
 from dnc.passes import Pass, passes
 from dnc.passes.affine import Affine, is_product, move_after, move_before, refusal_after, refusal_before, take_over
 
@@ -33,21 +33,21 @@ class FoldBatchNorm(Pass):
 
     applies_to: ClassVar[str] = "BatchNormalization after Conv, Gemm or their Concat; before them without padding"
 
-    def rewrite(self, model: ir.Model) -> Log:
+    def rewrite(self, model: ir.Model) -> Remarks:
         """Folds until nothing is left to fold: a normalisation between another and its convolution may be gone then."""
-        log = Log()
+        remarks = Remarks()
         while True:
-            count = log.count
-            log.refused.clear()
+            count = remarks.count
+            remarks.missed.clear()
             for node in list(model.graph):
                 if node.op_type == "BatchNormalization":
                     reason = _fold(node, model.graph)
                     if reason:
-                        log.refuse(node, reason)
+                        remarks.miss(node, reason)
                     else:
-                        log.apply(node, "folded into the weights")
-            if log.count == count:
-                return log
+                        remarks.apply(node, "folded into the weights")
+            if remarks.count == count:
+                return remarks
 
 
 def _fold(norm: ir.Node, graph: ir.Graph) -> str:

@@ -14,7 +14,7 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 
-from dnc.graph.rewriting import Log, constant_array
+from dnc.graph.rewriting import Remarks, constant_array
 from dnc.passes import Pass, passes
 
 _LIMIT = 1 << 20
@@ -30,13 +30,13 @@ class FoldConstants(Pass):
 
     applies_to: ClassVar[str] = "nodes whose inputs are all initializers; Shape of a static value"
 
-    def rewrite(self, model: ir.Model) -> Log:
+    def rewrite(self, model: ir.Model) -> Remarks:
         """Applies both cases in topological order, so that chains fold at once."""
-        log = Log()
+        remarks = Remarks()
         for node in list(model.graph):
             if _fold(node, model):
-                log.apply(node, f"{node.op_type} computed")
-        return log
+                remarks.apply(node, f"{node.op_type} computed")
+        return remarks
 
 
 def _fold(node: ir.Node, model: ir.Model) -> bool:

@@ -24,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from dnc.graph.rewriting import Log, add_initializer, attribute, constant_array
+from dnc.graph.rewriting import Remarks, add_initializer, attribute, constant_array
 from dnc.passes import Pass, passes
 from dnc.passes.affine import Affine, is_product, move_after, move_before, refusal_after, refusal_before, take_over
 
@@ -41,12 +41,12 @@ class FoldScale(Pass):
 
     applies_to: ClassVar[str] = "Mul, Div, Add, Sub of constants beside Conv and Gemm; x / 255 of pixels"
 
-    def rewrite(self, model: ir.Model) -> Log:
+    def rewrite(self, model: ir.Model) -> Remarks:
         """Folds until nothing is left to fold: what stood between a constant and a convolution may be gone by then."""
-        log = Log()
+        remarks = Remarks()
         while True:
-            count = log.count
-            log.refused.clear()
+            count = remarks.count
+            remarks.missed.clear()
             for node in list(model.graph):
                 found = _affine(node)
                 if found is None:
@@ -55,11 +55,11 @@ class FoldScale(Pass):
                 beside = [source.producer(), *(user for user, _ in node.outputs[0].uses())]
                 reason = _fold(node, source, affine, model.graph)
                 if not reason:
-                    log.apply(node, f"{node.op_type} folded into the weights")
+                    remarks.apply(node, f"{node.op_type} folded into the weights")
                 elif any(is_product(each) for each in beside):
-                    log.refuse(node, reason)
-            if log.count == count:
-                return log
+                    remarks.miss(node, reason)
+            if remarks.count == count:
+                return remarks
 
 
 def _affine(node: ir.Node) -> tuple[ir.Value, Affine] | None:

@@ -33,7 +33,7 @@ import numpy as np
 import onnx_ir as ir
 
 from dnc.errors import DncError
-from dnc.graph.rewriting import Log, add_initializer, add_node, attribute, constant_scalar, replace_uses, sole_user
+from dnc.graph.rewriting import Remarks, add_initializer, add_node, attribute, constant_scalar, replace_uses, sole_user
 from dnc.passes import Pass, passes
 
 __all__ = ["FORMS", "FuseActivation", "recognise"]
@@ -199,9 +199,9 @@ class FuseActivation(Pass):
             raise DncError(f"there is no form {form!r} of activations", hint=f"there are {', '.join(FORMS)}")
         self._form = dict(FORMS[form] if isinstance(form, str) else form)
 
-    def rewrite(self, model: ir.Model) -> Log:
+    def rewrite(self, model: ir.Model) -> Remarks:
         """Goes from the outputs to the inputs, so that the largest pattern is seen first."""
-        graph, log = model.graph, Log()
+        graph, remarks = model.graph, Remarks()
         writer = _Writer(graph)
         done: set[ir.Node] = set()
         for node in reversed(list(graph)):
@@ -215,17 +215,17 @@ class FuseActivation(Pass):
             if writing.name == wanted.name and (kind != "clip" or _is_plain_clip(match)):
                 done.update(match.nodes)
             elif not _is_closed(match.nodes, node, graph):
-                log.refuse(node, f"an inner value of the {kind} is read by others")
+                remarks.miss(node, f"an inner value of the {kind} is read by others")
             else:
                 done.update(match.nodes)
                 result = node.outputs[0]
                 new = writer.write(wanted.pattern, node, match)
                 replace_uses(result, new, graph)
                 graph.remove(match.nodes, safe=True)
-                log.apply(node, f"{kind} written as {_operators(wanted.pattern, match.numbers)}")
-        log.applied.reverse()
-        log.refused.reverse()
-        return log
+                remarks.apply(node, f"{kind} written as {_operators(wanted.pattern, match.numbers)}")
+        remarks.applied.reverse()
+        remarks.missed.reverse()
+        return remarks
 
     def _wanted(self, kind: str, numbers: Numbers) -> _Writing:
         """The form's writing, or the plain one where its numbers do not fit into that."""

@@ -17,7 +17,7 @@ from typing import ClassVar
 import onnx_ir as ir
 
 from dnc.errors import DncError
-from dnc.graph.rewriting import Log
+from dnc.graph.rewriting import Remarks
 from dnc.passes import Pass, passes
 from dnc.passes.block_diagonal import channels_of, chosen, groups_of, merge_groups
 
@@ -48,20 +48,20 @@ class GroupedToDense(Pass):
         self.groups = groups
         self.only = only
 
-    def rewrite(self, model: ir.Model) -> Log:
+    def rewrite(self, model: ir.Model) -> Remarks:
         """Rewrites every grouped convolution, or those of `only`."""
-        log = Log()
+        remarks = Remarks()
         for node in chosen(model, self.only):
             groups = groups_of(node) if node.op_type == "Conv" else 1
             wanted = self.groups if self.only is None else self.only[node.name or ""]
             if groups == 1:
                 if self.only is not None:
-                    log.refuse(node, "no grouped convolution")
+                    remarks.miss(node, "no grouped convolution")
             elif reason := _refusal(node, groups, wanted) or merge_groups(node, wanted, model.graph):
-                log.refuse(node, reason)
+                remarks.miss(node, reason)
             else:
-                log.apply(node, f"{groups} groups -> {wanted}")
-        return log
+                remarks.apply(node, f"{groups} groups -> {wanted}")
+        return remarks
 
 
 def _refusal(node: ir.Node, groups: int, wanted: int) -> str:

@@ -22,7 +22,7 @@ from typing import ClassVar
 
 import onnx_ir as ir
 
-from dnc.graph.rewriting import Log, add_node, attribute
+from dnc.graph.rewriting import Remarks, add_node, attribute
 from dnc.passes import Pass, passes
 
 _STEP = 5
@@ -39,29 +39,29 @@ class MergePools(Pass):
 
     applies_to: ClassVar[str] = "MaxPool with stride 1 beside a smaller one, or of 9 x 9 and more"
 
-    def rewrite(self, model: ir.Model) -> Log:
+    def rewrite(self, model: ir.Model) -> Remarks:
         """Applies case 1 until it applies nowhere, then case 2 to what is left; its parts may serve others in turn."""
-        log = Log()
+        remarks = Remarks()
         graph = model.graph
         applied = True
         while applied:
             applied = False
-            while _share(graph, log):
+            while _share(graph, remarks):
                 pass
-            log.refused.clear()
+            remarks.missed.clear()
             for node in list(graph):
                 if node.op_type != "MaxPool" or max(attribute(node, "kernel_shape", [0])) < _LONE:
                     continue
                 reason = _split(node, graph)
                 if reason:
-                    log.refuse(node, reason)
+                    remarks.miss(node, reason)
                 else:
-                    log.apply(node, "a chain of smaller pools")
+                    remarks.apply(node, "a chain of smaller pools")
                     applied = True
-        return log
+        return remarks
 
 
-def _share(graph: ir.Graph, log: Log) -> bool:
+def _share(graph: ir.Graph, remarks: Remarks) -> bool:
     """Applies case 1 once to every pool that has a smaller one beside it; whether there was any."""
     beside: dict[ir.Value, list[ir.Node]] = {}
     for node in graph:
@@ -76,7 +76,7 @@ def _share(graph: ir.Graph, log: Log) -> bool:
             for smaller in falling[position + 1 :]:
                 rest = _rest(_windows(node), _windows(smaller))
                 if rest is not None:
-                    log.apply(node, f"made of the pool of {_text(_windows(smaller))} beside it")
+                    remarks.apply(node, f"made of the pool of {_text(_windows(smaller))} beside it")
                     node.replace_input_with(0, smaller.outputs[0])
                     _set_windows(node, rest)
                     shared = True

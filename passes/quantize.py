@@ -33,7 +33,7 @@ import onnx_ir as ir
 
 from dnc.graph.builder import lazy
 from dnc.graph.quantization import MOVES, Grid, Interval, Recipe, least_scales, quantize_weights, weight_scales
-from dnc.graph.rewriting import Log, add_initializer, add_node, attribute, constant_array, replace_uses, sole_user
+from dnc.graph.rewriting import Remarks, add_initializer, add_node, attribute, constant_array, replace_uses, sole_user
 from dnc.passes import Pass, passes
 from dnc.passes.equalize import INTERVAL
 from dnc.passes.fuse_activation import recognise
@@ -83,9 +83,9 @@ class Quantize(Pass):
         self.recipe = recipe or Recipe(frozenset({"Conv"}))
         self.keep = Keep(keep)
 
-    def rewrite(self, model: ir.Model) -> Log:
+    def rewrite(self, model: ir.Model) -> Remarks:
         """Quantizes every operator that can be."""
-        log = Log()
+        remarks = Remarks()
         intervals = _intervals(model.graph, self.ranges)
         rounding = _Rounding(model.graph, self.recipe, intervals)
         nodes = list(model.graph)
@@ -106,10 +106,10 @@ class Quantize(Pass):
             rounding.tie([node for node, reason in reasons.items() if not reason and node.op_type not in _PRODUCTS])
         for node, reason in reasons.items():
             if reason:
-                log.refuse(node, reason)
+                remarks.miss(node, reason)
             elif rounding.quantize(node, self.recipe.first_limit if node is first else self.recipe.limit):
-                log.apply(node, "8 bits")
-        return log
+                remarks.apply(node, "8 bits")
+        return remarks
 
 
 def _leave_moves(reasons: dict[ir.Node, str]) -> None:

@@ -24,7 +24,7 @@ import onnx_ir as ir
 
 from dnc.graph.builder import lazy
 from dnc.graph.rewriting import (
-    Log,
+    Remarks,
     add_initializer,
     add_node,
     attribute,
@@ -53,9 +53,9 @@ class ShareConvs(Pass):
         """`pixels` are the most (height times width) that a map may have; 784 are 28 x 28."""
         self.pixels = pixels
 
-    def rewrite(self, model: ir.Model) -> Log:
+    def rewrite(self, model: ir.Model) -> Remarks:
         """Merges every set of convolutions that it can."""
-        log = Log()
+        remarks = Remarks()
         graph = model.graph
         readers: dict[ir.Value, list[ir.Node]] = {}
         for node in graph:
@@ -63,8 +63,8 @@ class ShareConvs(Pass):
                 readers.setdefault(node.inputs[0], []).append(node)
         for nodes in readers.values():
             if len(nodes) > 1:
-                _merge_alike(nodes, graph, log, self.pixels)
-        return log
+                _merge_alike(nodes, graph, remarks, self.pixels)
+        return remarks
 
 
 class _Branch(NamedTuple):
@@ -77,22 +77,22 @@ class _Branch(NamedTuple):
     """Equal for equal activations."""
 
 
-def _merge_alike(nodes: Sequence[ir.Node], graph: ir.Graph, log: Log, pixels: int) -> None:
+def _merge_alike(nodes: Sequence[ir.Node], graph: ir.Graph, remarks: Remarks, pixels: int) -> None:
     """Merges those of the convolutions of one input that have the same activation."""
     alike: dict[tuple[Any, ...], list[_Branch]] = {}
     for node in nodes:
         reason = _unsuitable(node, pixels)
         if reason:
-            log.refuse(node, reason)
+            remarks.miss(node, reason)
             continue
         branch = _branch(node)
         alike.setdefault(branch.kind, []).append(branch)
     for branches in alike.values():
         if len(branches) == 1:
-            log.refuse(branches[0].conv, "no other convolution of its input has the same activation")
+            remarks.miss(branches[0].conv, "no other convolution of its input has the same activation")
         else:
             _merge(branches, graph)
-            log.apply(branches[0].conv, f"{len(branches)} convolutions in one")
+            remarks.apply(branches[0].conv, f"{len(branches)} convolutions in one")
 
 
 def _unsuitable(node: ir.Node, pixels: int) -> str:

@@ -24,7 +24,7 @@ from typing import ClassVar
 import onnx_ir as ir
 
 from dnc.graph.rewriting import (
-    Log,
+    Remarks,
     add_initializer,
     add_node,
     attribute,
@@ -76,27 +76,27 @@ class SimplifyConcat(Pass):
 
     applies_to: ClassVar[str] = "Concat of Concat, Slice of Concat, upsampling before 1x1 Conv and activations"
 
-    def rewrite(self, model: ir.Model) -> Log:
+    def rewrite(self, model: ir.Model) -> Remarks:
         """Cases 1 to 3, which make room for one another, until none applies; then case 4, from the end."""
-        log = Log()
+        remarks = Remarks()
         graph = model.graph
         before = -1
-        while log.count > before:
-            before = log.count
-            log.refused.clear()
+        while remarks.count > before:
+            before = remarks.count
+            remarks.missed.clear()
             for node in list(graph):
                 if node.op_type == "Concat":
-                    _join(node, graph, log)
+                    _join(node, graph, remarks)
             for node in list(graph):
                 if node.op_type == "Slice":
-                    _simplify_slice(node, graph, log)
+                    _simplify_slice(node, graph, remarks)
         for node in reversed(list(graph)):
             if node.op_type == "Resize":
-                _upsample_later(node, graph, log)
-        return log
+                _upsample_later(node, graph, remarks)
+        return remarks
 
 
-def _join(node: ir.Node, graph: ir.Graph, log: Log) -> None:
+def _join(node: ir.Node, graph: ir.Graph, remarks: Remarks) -> None:
     """Case 1; the inner ones, which come before, are joined already."""
     axis = _axis(node)
     parts: list[ir.Value | None] = []
@@ -106,7 +106,7 @@ def _join(node: ir.Node, graph: ir.Graph, log: Log) -> None:
         if value is None or producer is None or producer.op_type != "Concat" or _axis(producer) != axis or axis is None:
             parts.append(value)
         elif sole_user(value) is None:
-            log.refuse(node, "the inner one is read by others")
+            remarks.miss(node, "the inner one is read by others")
             parts.append(value)
         else:
             parts += producer.inputs
@@ -118,7 +118,7 @@ def _join(node: ir.Node, graph: ir.Graph, log: Log) -> None:
         node.replace_input_with(position, part)
     for each in inner:
         graph.remove(each, safe=True)
-    log.apply(node, f"joined with {len(inner)} before it")
+    remarks.apply(node, f"joined with {len(inner)} before it")
 
 
 def _axis(node: ir.Node) -> int | None:
@@ -130,7 +130,7 @@ def _axis(node: ir.Node) -> int | None:
     return None if shape is None else axis + len(shape)
 
 
-def _simplify_slice(node: ir.Node, graph: ir.Graph, log: Log) -> None:
+def _simplify_slice(node: ir.Node, graph: ir.Graph, remarks: Remarks) -> None:
     """Cases 2 and 3."""
     source, result = node.inputs[0], node.outputs[0]
     part = _range(node)
@@ -139,11 +139,11 @@ def _simplify_slice(node: ir.Node, graph: ir.Graph, log: Log) -> None:
     axis, start, stop, length = part
     if (start, stop) == (0, length):
         if result.is_graph_output():
-            log.refuse(node, "a graph output needs a name of its own")
+            remarks.miss(node, "a graph output needs a name of its own")
             return
         replace_uses(result, source, graph)
         graph.remove(node, safe=True)
-        log.apply(node, "kept everything: removed")
+        remarks.apply(node, "kept everything: removed")
         return
     concat = source.producer()
     if concat is None or concat.op_type != "Concat" or _axis(concat) != axis:
@@ -152,21 +152,21 @@ def _simplify_slice(node: ir.Node, graph: ir.Graph, log: Log) -> None:
     for value in concat.inputs:
         side = _side(value, axis)
         if value is None or side is None:
-            log.refuse(node, "a part's size is not known")
+            remarks.miss(node, "a part's size is not known")
             return
         end = begin + side
         if begin <= start and stop <= end and (start, stop) != (begin, end):
             node.replace_input_with(0, value)
             for position, number in ((1, start - begin), (2, stop - begin)):
                 node.replace_input_with(position, _number(graph, number))
-            log.apply(node, "reads a part of the concatenation")
+            remarks.apply(node, "reads a part of the concatenation")
             _remove_dead(concat, graph)
             return
         if start <= begin and end <= stop:
             whole.append((begin, end, value))
         begin = end
     if not whole or (whole[0][0], whole[-1][1]) != (start, stop):
-        log.refuse(node, "its ends lie within parts of the concatenation")
+        remarks.miss(node, "its ends lie within parts of the concatenation")
         return
     values = [value for _, _, value in whole]
     if len(values) == 1 and not result.is_graph_output():
@@ -174,7 +174,7 @@ def _simplify_slice(node: ir.Node, graph: ir.Graph, log: Log) -> None:
     else:
         replace_uses(result, add_node(graph, node, "Concat", values, {"axis": axis}).outputs[0], graph)
     graph.remove(node, safe=True)
-    log.apply(node, f"reads {len(values)} whole part{'s' * (len(values) > 1)} of the concatenation")
+    remarks.apply(node, f"reads {len(values)} whole part{'s' * (len(values) > 1)} of the concatenation")
     _remove_dead(concat, graph)
 
 
@@ -214,16 +214,16 @@ def _side(value: ir.Value | None, axis: int) -> int | None:
     return side if isinstance(side, int) else None
 
 
-def _upsample_later(node: ir.Node, graph: ir.Graph, log: Log) -> None:
+def _upsample_later(node: ir.Node, graph: ir.Graph, remarks: Remarks) -> None:
     """Case 4."""
     reason = _unsuitable(node)
     if reason:
-        log.refuse(node, reason)
+        remarks.miss(node, reason)
         return
     source, upsampled = node.inputs[0], node.outputs[0]
     moved, last = _pixelwise(upsampled)
     if not moved:
-        log.refuse(node, f"read by {', '.join(sorted({use.node.op_type for use in upsampled.uses()})) or 'no node'}")
+        remarks.miss(node, f"read by {', '.join(sorted({use.node.op_type for use in upsampled.uses()})) or 'no node'}")
         return
     shape, small = upsampled.shape, source.shape if source is not None else None
     assert shape is not None
@@ -241,7 +241,7 @@ def _upsample_later(node: ir.Node, graph: ir.Graph, log: Log) -> None:
     node.replace_input_with(0, last)
     graph.remove(node)
     graph.insert_after(moved[-1], node)
-    log.apply(node, f"after {', '.join(each.op_type for each in moved)}")
+    remarks.apply(node, f"after {', '.join(each.op_type for each in moved)}")
 
 
 def _pixelwise(start: ir.Value) -> tuple[Sequence[ir.Node], ir.Value]:

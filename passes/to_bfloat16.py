@@ -30,7 +30,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from dnc.graph.builder import lazy
-from dnc.graph.rewriting import Log, add_initializer, add_node, attribute, constant_array
+from dnc.graph.rewriting import Remarks, add_initializer, add_node, attribute, constant_array
 from dnc.passes import Pass, passes
 from dnc.passes.reduced_precision import Keep, float32_nodes
 
@@ -60,10 +60,10 @@ class ToBfloat16(Pass):
     def __init__(self, *, keep: Collection[str] = ()) -> None:
         self.keep = Keep(keep)
 
-    def rewrite(self, model: ir.Model) -> Log:
+    def rewrite(self, model: ir.Model) -> Remarks:
         """Rewrites every weight."""
         graph = model.graph
-        log = Log()
+        remarks = Remarks()
         stay = float32_nodes(model, self.keep, wide=True)
         casts: dict[ir.Value, ir.Value] = {}
         for node in list(graph):
@@ -73,15 +73,15 @@ class ToBfloat16(Pass):
                 continue
             terms = _terms(node, tensor.shape.numpy())
             if node in stay:
-                log.refuse(node, stay[node])
+                remarks.miss(node, stay[node])
             elif terms <= _FEW:
-                log.refuse(node, f"only {terms} terms, whose errors do not average out")
+                remarks.miss(node, f"only {terms} terms, whose errors do not average out")
             else:
                 if value not in casts:
                     casts[value] = _stored(value, tensor, node, graph)
                 node.replace_input_with(1, casts[value])
-                log.apply(node, "weights in bfloat16")
-        return log
+                remarks.apply(node, "weights in bfloat16")
+        return remarks
 
 
 def _terms(node: ir.Node, shape: Sequence[int]) -> int:

@@ -31,7 +31,7 @@ import onnx.defs
 import onnx_ir as ir
 
 from dnc.graph.builder import lazy
-from dnc.graph.rewriting import Log, add_initializer, constant_array
+from dnc.graph.rewriting import Remarks, add_initializer, constant_array
 from dnc.passes import Pass, passes
 from dnc.passes.reduced_precision import Keep, float32_nodes
 
@@ -62,10 +62,10 @@ class ToFloat16(Pass):
     def __init__(self, *, keep: Collection[str] = ()) -> None:
         self.keep = Keep(keep)
 
-    def rewrite(self, model: ir.Model) -> Log:
+    def rewrite(self, model: ir.Model) -> Remarks:
         """Chooses the operators, then changes the types of what they give and read."""
         graph = model.graph
-        log = Log()
+        remarks = Remarks()
         stay = float32_nodes(model, self.keep)
         opset = model.graph.opset_imports.get("", 0)
         chosen: dict[ir.Node, list[int]] = {}
@@ -76,16 +76,16 @@ class ToFloat16(Pass):
                 continue
             reason = stay.get(node) or _out_of_range(node, places, ranges)
             if reason:
-                log.refuse(node, reason)
+                remarks.miss(node, reason)
             else:
                 chosen[node] = places
-                log.apply(node, f"{node.op_type} in float16")
+                remarks.apply(node, f"{node.op_type} in float16")
         halves = [value for node in chosen for value in node.outputs if value.dtype == ir.DataType.FLOAT]
         for value in halves:
             value.type = ir.TensorType(ir.DataType.FLOAT16)
         _widen(halves, chosen, graph)
         _narrow(chosen, graph)
-        return log
+        return remarks
 
 
 def _places(node: ir.Node, opset: int) -> list[int]:

@@ -24,7 +24,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from dnc.graph.builder import lazy
-from dnc.graph.rewriting import Log, add_initializer, attribute, constant_array
+from dnc.graph.rewriting import Remarks, add_initializer, attribute, constant_array
 from dnc.passes import Pass, passes
 
 _Array = npt.NDArray[Any]
@@ -40,26 +40,26 @@ class TrimKernels(Pass):
 
     applies_to: ClassVar[str] = "Conv whose kernels have zeros along a border, in every filter and channel"
 
-    def rewrite(self, model: ir.Model) -> Log:
+    def rewrite(self, model: ir.Model) -> Remarks:
         """Trims every convolution that it can."""
-        log = Log()
+        remarks = Remarks()
         for node in model.graph:
             if node.op_type == "Conv":
-                _trim(node, model.graph, log)
-        return log
+                _trim(node, model.graph, remarks)
+        return remarks
 
 
-def _trim(node: ir.Node, graph: ir.Graph, log: Log) -> None:
+def _trim(node: ir.Node, graph: ir.Graph, remarks: Remarks) -> None:
     weights = constant_array(node.inputs[1])
     if weights is None:
-        return log.refuse(node, "its weights are no constant")
+        return remarks.miss(node, "its weights are no constant")
     kernel = list(weights.shape.numpy()[2:])
     if max(kernel) == 1:
         return None
     if isinstance(weights, ir.LazyTensor):
-        return log.refuse(node, "its weights are computed by an earlier pass")
+        return remarks.miss(node, "its weights are computed by an earlier pass")
     if attribute(node, "auto_pad", "NOTSET") != "NOTSET":
-        return log.refuse(node, "the engine chooses its padding")
+        return remarks.miss(node, "the engine chooses its padding")
     array, rank = weights.numpy(), len(kernel)
     pads = attribute(node, "pads", [0] * 2 * rank)
     dilations = attribute(node, "dilations", [1] * rank)
@@ -74,14 +74,14 @@ def _trim(node: ir.Node, graph: ir.Graph, log: Log) -> None:
         pads[axis + rank] -= allowed[1] * dilations[axis]
     trimmed = [cut.stop - cut.start for cut in cuts]
     if trimmed == kernel:
-        return log.refuse(node, "no padding that would shrink with its zeros") if wanted else None
+        return remarks.miss(node, "no padding that would shrink with its zeros") if wanted else None
     name = f"{node.inputs[1].name}.trimmed" if node.inputs[1] is not None else "trimmed"
     shape = [*weights.shape.numpy()[:2], *trimmed]
     new = add_initializer(graph, lazy(_part(weights, tuple(cuts)), weights, name, shape=shape))
     node.replace_input_with(1, new)
     node.attributes["kernel_shape"] = ir.AttrInt64s("kernel_shape", trimmed)
     node.attributes["pads"] = ir.AttrInt64s("pads", pads)
-    return log.apply(node, f"{_text(kernel)} trimmed to {_text(trimmed)}")
+    return remarks.apply(node, f"{_text(kernel)} trimmed to {_text(trimmed)}")
 
 
 def _part(weights: ir.TensorProtocol, cuts: tuple[slice, ...]) -> Callable[[], _Array]:

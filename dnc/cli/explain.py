@@ -28,9 +28,9 @@ def command(
     as_json: bool,
     **options: bool,
 ) -> None:
-    """Show what each pass does to a network, and where.
+    """Show what each pass did to a network, and where; what it missed, and why.
 
-    Where a pass refuses, the reason stands. Numbers are those of Darknet's layers.
+    Numbers are those of Darknet's layers.
     """
     from dnc.cli import print_json, progress
     from dnc.compiler.compiling import explain
@@ -54,12 +54,12 @@ def command(
         )
     )
     for item in shown:
-        if not item.log.applied and not item.log.refused:
+        if not item.remarks.applied and not item.remarks.missed:
             table.add(item.name, "", "0", "applies nowhere", "")
-        for verdict, notes in (("did", item.log.applied), ("refused", item.log.refused)):
+        for verdict, remarks in (("applied", item.remarks.applied), ("missed", item.remarks.missed)):
             places: dict[str, list[str]] = {}
-            for note in notes:
-                places.setdefault(note.text, []).append(note.where)
+            for remark in remarks:
+                places.setdefault(remark.text, []).append(remark.where)
             for text, found in places.items():
                 table.add(item.name, verdict, str(len(found)), text, _layers(found))
         if item.error is not None:

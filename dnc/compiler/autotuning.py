@@ -349,9 +349,9 @@ def _measure(bench: _Bench, region: ir.Model, node: ir.Node, peak: _Peak) -> Mea
             continue
         candidate = region.clone()
         (rewriting,) = _passes({name: alternative})
-        log = rewriting.rewrite(candidate)
-        if not log.count:
-            skipped[alternative] = log.refused[0].text if log.refused else "does not apply"
+        remarks = rewriting.rewrite(candidate)
+        if not remarks.count:
+            skipped[alternative] = remarks.missed[0].text if remarks.missed else "does not apply"
             continue
         check(candidate, rewriting.name)
         models[alternative] = candidate

@@ -14,7 +14,7 @@ from typing import Any
 import onnx_ir as ir
 
 from dnc.errors import BundleError, DncError, PassError
-from dnc.graph.rewriting import Log
+from dnc.graph.rewriting import Remarks
 from dnc.graph.serialization import check, serialize_to
 from dnc.graph.verification import Verifier
 from dnc.passes import Pass
@@ -28,7 +28,7 @@ class Applied:
 
     name: str
     tolerance: float
-    log: Log
+    remarks: Remarks
     seconds: float
     error: float | None = None
     """By how much the outputs changed, relative to the largest of each; None where that was not measured."""
@@ -36,14 +36,14 @@ class Applied:
     @property
     def count(self) -> int:
         """How often it applied."""
-        return self.log.count
+        return self.remarks.count
 
     def to_json(self) -> dict[str, Any]:
         """Everything but the seconds, as JSON values."""
         return {
             "name": self.name,
-            "applied": [note._asdict() for note in self.log.applied],
-            "refused": [note._asdict() for note in self.log.refused],
+            "applied": [remark._asdict() for remark in self.remarks.applied],
+            "missed": [remark._asdict() for remark in self.remarks.missed],
             "tolerance": self.tolerance,
             "error": self.error,
         }
@@ -82,18 +82,18 @@ def run_passes(
             progress(optimization.name)
         start = time.perf_counter()
         try:
-            log = optimization.rewrite(model)
-            if log.count:
+            remarks = optimization.rewrite(model)
+            if remarks.count:
                 check(model, "the pass")
             seconds = time.perf_counter() - start
-            changed = verify.compare(model, optimization.tolerance) if verify is not None and log.count else None
+            changed = verify.compare(model, optimization.tolerance) if verify is not None and remarks.count else None
         except DncError as error:
             hint = f"--skip {optimization.name} leaves the pass out"
             raise PassError(f"pass {optimization.name}: {error.message}", error.where, hint) from error
         except Exception as error:
             error.add_note(f"in pass {optimization.name}; --skip {optimization.name} leaves it out")
             raise
-        applied.append(Applied(optimization.name, optimization.tolerance, log, seconds, changed))
+        applied.append(Applied(optimization.name, optimization.tolerance, remarks, seconds, changed))
         if dump is not None:
             _dump(model, dump, number, optimization.name)
     return applied

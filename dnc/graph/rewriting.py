@@ -11,9 +11,9 @@ import onnx_ir as ir
 from dnc.graph.builder import where_of
 
 __all__ = [
-    "Log",
-    "Note",
     "Pass",
+    "Remark",
+    "Remarks",
     "add_initializer",
     "add_node",
     "attribute",
@@ -25,7 +25,7 @@ __all__ = [
 ]
 
 
-class Note(NamedTuple):
+class Remark(NamedTuple):
     """What a pass did at one place, or why it did nothing there."""
 
     where: str
@@ -33,12 +33,12 @@ class Note(NamedTuple):
     text: str
 
 
-class Log:
-    """What a pass did and what it refused, node by node in the order of the graph: the answer of `dnc explain`."""
+class Remarks:
+    """What a pass applied and what it missed, node by node in the order of the graph: the answer of `dnc explain`."""
 
     def __init__(self) -> None:
-        self.applied: list[Note] = []
-        self.refused: list[Note] = []
+        self.applied: list[Remark] = []
+        self.missed: list[Remark] = []
 
     @property
     def count(self) -> int:
@@ -46,12 +46,12 @@ class Log:
         return len(self.applied)
 
     def apply(self, node: ir.Node, what: str) -> None:
-        """Notes a rewriting of `node`."""
-        self.applied.append(Note(where_of(node), what))
+        """Remarks a rewriting of `node`."""
+        self.applied.append(Remark(where_of(node), what))
 
-    def refuse(self, node: ir.Node, reason: str) -> None:
-        """Notes that `node` is of the pass's kind, but stays as it is."""
-        self.refused.append(Note(where_of(node), reason))
+    def miss(self, node: ir.Node, reason: str) -> None:
+        """Remarks that `node` is of the pass's kind, but stays as it is."""
+        self.missed.append(Remark(where_of(node), reason))
 
 
 class Pass(ir.passes.InPlacePass):
@@ -64,7 +64,7 @@ class Pass(ir.passes.InPlacePass):
     """Where it applies, for `dnc passes`."""
 
     @abstractmethod
-    def rewrite(self, model: ir.Model) -> Log:
+    def rewrite(self, model: ir.Model) -> Remarks:
         """Rewrites the model in place; a second run on the result applies nowhere."""
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:

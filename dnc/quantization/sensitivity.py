@@ -168,7 +168,7 @@ def noises(
     tell = progress or (lambda _: None)
     every = model.clone()
     applied = run_passes(every, quantization([]))
-    noted = {note.where for item in applied if item.name == "quantize" for note in item.log.applied}
+    noted = {remark.where for item in applied if item.name == "quantize" for remark in item.remarks.applied}
     numbers = {
         number
         for node in model.graph

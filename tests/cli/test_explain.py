@@ -18,7 +18,7 @@ def test_table(command: Command, write: Write) -> None:
     lines = [line.split() for line in result.out.splitlines()]
     assert lines[0] == ["pass", "times", "what", "where"]
     folded = next(line for line in lines if line[0] == "fold-batchnorm")
-    assert folded[1:3] == ["did", "1"]
+    assert folded[1:3] == ["applied", "1"]
     assert folded[-1] == "0"
     error = next(line for line in lines if line[:2] == ["fold-batchnorm", "error"])
     assert float(error[2]) <= 1e-5
@@ -29,9 +29,9 @@ def test_json_and_choice(command: Command, write: Write) -> None:
     result = command("explain", cfg, "--target", "onnx", "--pass", "fold-batchnorm", "--json")
     (item,) = json.loads(result.out)
     assert item["name"] == "fold-batchnorm"
-    (note,) = item["applied"]
-    assert note["where"].endswith("[convolutional] #0")
-    assert item["refused"] == []
+    (remark,) = item["applied"]
+    assert remark["where"].endswith("[convolutional] #0")
+    assert item["missed"] == []
     assert item["error"] <= item["tolerance"]
     result = command(
         "explain",

@@ -16,7 +16,7 @@ from dnc.darknet.lower import lower
 from dnc.darknet.network import Network
 from dnc.errors import BundleError, DncError, PassError, Where
 from dnc.graph.pipeline import Applied, run_passes
-from dnc.graph.rewriting import Log
+from dnc.graph.rewriting import Remarks
 from dnc.passes import Pass, passes
 from tests.networks import TINY
 
@@ -37,12 +37,12 @@ class Renames(Pass):
 
     name: ClassVar[str] = "renames"
 
-    def rewrite(self, model: ir.Model) -> Log:
+    def rewrite(self, model: ir.Model) -> Remarks:
         node = next(iter(model.graph))
         node.op_type = "NoSuchOperator"
-        log = Log()
-        log.apply(node, "renamed")
-        return log
+        remarks = Remarks()
+        remarks.apply(node, "renamed")
+        return remarks
 
 
 class Refuses(Pass):
@@ -50,7 +50,7 @@ class Refuses(Pass):
 
     name: ClassVar[str] = "refuses"
 
-    def rewrite(self, model: ir.Model) -> Log:
+    def rewrite(self, model: ir.Model) -> Remarks:
         raise DncError("cannot be done", Where("a.cfg", 3, "yolo", 1))
 
 
@@ -59,7 +59,7 @@ class Crashes(Pass):
 
     name: ClassVar[str] = "crashes"
 
-    def rewrite(self, model: ir.Model) -> Log:
+    def rewrite(self, model: ir.Model) -> Remarks:
         raise ZeroDivisionError
 
 
@@ -68,8 +68,8 @@ class Lies(Pass):
 
     name: ClassVar[str] = "lies"
 
-    def rewrite(self, model: ir.Model) -> Log:
-        return Log()
+    def rewrite(self, model: ir.Model) -> Remarks:
+        return Remarks()
 
 
 def test_applied(lowered: ir.Model) -> None:

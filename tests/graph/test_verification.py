@@ -12,7 +12,7 @@ from dnc.darknet.lower import lower
 from dnc.darknet.network import Network
 from dnc.errors import PassError
 from dnc.graph.pipeline import run_passes
-from dnc.graph.rewriting import Log, add_initializer, constant_array, replace_uses
+from dnc.graph.rewriting import Remarks, add_initializer, constant_array, replace_uses
 from dnc.graph.verification import Verifier, error_between, feeds_for, photograph
 from dnc.passes import Pass, passes
 from dnc.passes.diagonalwise import Diagonalwise
@@ -33,13 +33,13 @@ class DropsBias(Pass):
     name: ClassVar[str] = "drops-bias"
     tolerance: ClassVar[float] = 1e-5
 
-    def rewrite(self, model: ir.Model) -> Log:
-        log = Log()
+    def rewrite(self, model: ir.Model) -> Remarks:
+        remarks = Remarks()
         for node in model.graph:
             if node.op_type == "Conv" and len(node.inputs) > 2:
                 node.resize_inputs(2)
-                log.apply(node, "faster without")
-        return log
+                remarks.apply(node, "faster without")
+        return remarks
 
 
 class Shifts(Pass):
@@ -51,8 +51,8 @@ class Shifts(Pass):
     def __init__(self, amount: float) -> None:
         self.amount = amount
 
-    def rewrite(self, model: ir.Model) -> Log:
-        log, graph = Log(), model.graph
+    def rewrite(self, model: ir.Model) -> Remarks:
+        remarks, graph = Remarks(), model.graph
         value = graph.outputs[0]
         node = value.producer()
         assert node is not None
@@ -62,8 +62,8 @@ class Shifts(Pass):
         replace_uses(value, scaled.outputs[0], graph)
         scaled.replace_input_with(0, value)
         value.name = f"before {factor.name}"
-        log.apply(node, "scaled")
-        return log
+        remarks.apply(node, "scaled")
+        return remarks
 
 
 def test_photograph() -> None:
@@ -103,14 +103,14 @@ def test_wrong_block_is_named() -> None:
 
         name: ClassVar[str] = "wrong-block"
 
-        def rewrite(self, model: ir.Model) -> Log:
-            log = super().rewrite(model)
+        def rewrite(self, model: ir.Model) -> Remarks:
+            remarks = super().rewrite(model)
             (conv,) = (node for node in model.graph if node.op_type == "Conv")
             tensor = constant_array(conv.inputs[1])
             assert tensor is not None
             shifted = ir.tensor(np.roll(tensor.numpy(), 1, axis=1), name="shifted")
             conv.replace_input_with(1, add_initializer(model.graph, shifted))
-            return log
+            return remarks
 
     for plugin, fails in ((Diagonalwise, False), (WrongBlock, True)):
         built = lowered(text)
@@ -158,14 +158,14 @@ def test_what_a_saturated_softmax_hides() -> None:
 
         name: ClassVar[str] = "doubles"
 
-        def rewrite(self, model: ir.Model) -> Log:
+        def rewrite(self, model: ir.Model) -> Remarks:
             node = next(iter(model.graph))
             node.replace_input_with(
                 1, add_initializer(model.graph, ir.tensor(np.array([2e4, 0], np.float32), name="v"))
             )
-            log = Log()
-            log.apply(node, "doubled")
-            return log
+            remarks = Remarks()
+            remarks.apply(node, "doubled")
+            return remarks
 
     for watch, caught in (((), False), (("layer000",), True)):
         built = model(text, w=np.array([1e4, 0], np.float32))

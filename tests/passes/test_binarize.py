@@ -34,14 +34,14 @@ def binarized(built: ir.Model, form: str, count: int) -> list[str]:
     """Runs the pass, compares to the bit, runs it again; returns what it says."""
     before = outputs(built)
     optimization = Binarize(form=form)
-    log = optimization.rewrite(built)
-    assert log.count == count
+    remarks = optimization.rewrite(built)
+    assert remarks.count == count
     check(built, "the pass")
     same(outputs(built), before, 0)
     text = str(built)
     assert optimization.rewrite(built).count == 0
     assert str(built) == text
-    return [note.text for note in log.applied + log.refused]
+    return [remark.text for remark in remarks.applied + remarks.missed]
 
 
 LAYER = "xnor=1 filters=8 size=3 pad=1 batch_normalize=1 activation=leaky"

@@ -70,9 +70,9 @@ def test_applies(name: str) -> None:
     built = depthwise(channels, more, multiplier)
     before = outputs(built)
     optimization = Diagonalwise(**options)
-    log = optimization.rewrite(built)
-    assert [note.text for note in log.applied] == [f"blocks of {width} channels: {channels} groups -> {groups}"]
-    assert log.refused == []
+    remarks = optimization.rewrite(built)
+    assert [remark.text for remark in remarks.applied] == [f"blocks of {width} channels: {channels} groups -> {groups}"]
+    assert remarks.missed == []
     assert conv(built) == (groups, (channels * multiplier, width, 3, 3))
     check(built, "diagonalwise")
     same(outputs(built), before, EXACTNESS)
@@ -113,23 +113,23 @@ REFUSES: dict[str, tuple[int, dict[str, Any], str]] = {
 def test_refuses(name: str) -> None:
     channels, options, reason = REFUSES[name]
     built = depthwise(channels)
-    log = Diagonalwise(**options).rewrite(built)
-    assert log.count == 0
-    assert [note.text for note in log.refused] == [reason]
+    remarks = Diagonalwise(**options).rewrite(built)
+    assert remarks.count == 0
+    assert [remark.text for remark in remarks.missed] == [reason]
     assert conv(built) == (channels, (channels, 1, 3, 3))
 
 
 def test_computed_weights_are_refused() -> None:
     text = "agraph (float[1,8,9,9] x) => (float[1,8,7,7] y) { v = Neg(w)  y = Conv <group = 8> (x, v) }"
-    log = Diagonalwise().rewrite(model(text, w=R.normal(0, 1, (8, 1, 3, 3))))
-    assert [note.text for note in log.refused] == ["the weights are computed"]
+    remarks = Diagonalwise().rewrite(model(text, w=R.normal(0, 1, (8, 1, 3, 3))))
+    assert [remark.text for remark in remarks.missed] == ["the weights are computed"]
 
 
 def test_what_would_grow_too_large_is_refused() -> None:
     """All channels of a late layer of EfficientNet in one block: 133 MB, never computed. 32 are fine."""
     built = depthwise(1152, ", pads = [2, 2, 2, 2]", size=5, side=3)
-    log = Diagonalwise(width=None).rewrite(built)
-    assert [note.text for note in log.refused] == ["the weights would take 133 MB, more than 67 MB"]
+    remarks = Diagonalwise(width=None).rewrite(built)
+    assert [remark.text for remark in remarks.missed] == ["the weights would take 133 MB, more than 67 MB"]
     assert 1152 * 1152 * 25 * 4 > LIMIT > 1152 * 32 * 25 * 4
     assert Diagonalwise().rewrite(built).count == 1
 
@@ -138,8 +138,8 @@ def test_what_would_grow_too_large_is_refused() -> None:
 def test_other_convolutions_are_left_alone(groups: int) -> None:
     """A grouped one is for `grouped-to-dense`; neither is a refusal."""
     text = f"agraph (float[1,8,5,5] x) => (float[1,8,3,3] y) {{ y = Conv <group = {groups}> (x, w) }}"
-    log = Diagonalwise().rewrite(model(text, w=R.normal(0, 1, (8, 8 // groups, 3, 3))))
-    assert log.applied == log.refused == []
+    remarks = Diagonalwise().rewrite(model(text, w=R.normal(0, 1, (8, 8 // groups, 3, 3))))
+    assert remarks.applied == remarks.missed == []
 
 
 @pytest.mark.parametrize("options", [{"width": 1}, {"width": 0}, {"only": {"c": 1}}])
@@ -166,9 +166,9 @@ def test_only_the_named_ones() -> None:
     built = named_two()
     before = outputs(built)
     optimization = Diagonalwise(only={"second": 8, "relu": None})
-    log = optimization.rewrite(built)
-    assert log.count == 1
-    assert [note.text for note in log.refused] == ["no depthwise convolution"]
+    remarks = optimization.rewrite(built)
+    assert remarks.count == 1
+    assert [remark.text for remark in remarks.missed] == ["no depthwise convolution"]
     assert [node.attributes["group"].as_int() for node in built.graph if node.op_type == "Conv"] == [32, 4]
     same(outputs(built), before, EXACTNESS)
     assert optimization.rewrite(built).count == 0
@@ -233,11 +233,11 @@ def test_random_geometry(
     more = f", strides = [{stride}, 1], dilations = [1, {dilation}], pads = [{pad}, 0, 1, {pad}]"
     built = depthwise(channels, more, multiplier, size, side=6)
     before = outputs(built)
-    log = Diagonalwise(width=width).rewrite(built)
-    assert log.count + len(log.refused) == 1
+    remarks = Diagonalwise(width=width).rewrite(built)
+    assert remarks.count + len(remarks.missed) == 1
     groups, (_, block, *_) = conv(built)
     assert groups * block == channels
-    assert block == 1 if log.refused else 2 <= block <= min(width or channels, channels)
+    assert block == 1 if remarks.missed else 2 <= block <= min(width or channels, channels)
     same(outputs(built), before, EXACTNESS)
 
 

@@ -58,7 +58,7 @@ def test_applies(name: str, outputs_too: bool) -> None:
     ranges, channels = calibrated(built)
     before = outputs(built)
     optimization = Equalize(ranges, channels, outputs=outputs_too)
-    assert [note.text for note in optimization.rewrite(built).applied] == ["its channels are equally large"]
+    assert [remark.text for remark in optimization.rewrite(built).applied] == ["its channels are equally large"]
     same(outputs(built), before, Equalize.tolerance)
     assert optimization.rewrite(built).count == 0
     assert "layer000" not in {value.name for node in built.graph for value in node.outputs}
@@ -108,9 +108,9 @@ def test_refuses(reason: str) -> None:
     count = 3 if reason.startswith("another") else 4
     top = 0.0 if reason == "it is 0" else 1.0
     channels = {"layer000": Channels((0.0,) * count, (top,) * count)}
-    log = Equalize({"layer000": Range(0, 1, 0, 1, 1)}, channels).rewrite(built)
-    assert log.count == 0
-    assert [note.text for note in log.refused] == [reason]
+    remarks = Equalize({"layer000": Range(0, 1, 0, 1, 1)}, channels).rewrite(built)
+    assert remarks.count == 0
+    assert [remark.text for remark in remarks.missed] == [reason]
 
 
 @pytest.mark.parametrize(

@@ -97,9 +97,9 @@ def test_applies(name: str) -> None:
     before = outputs(built)
     names = [value.name for value in built.graph.outputs]
     optimization = passes["fold-batchnorm"]()
-    log = optimization.rewrite(built)
-    assert log.count == (2 if "twice" in name else 1)
-    assert not log.refused
+    remarks = optimization.rewrite(built)
+    assert remarks.count == (2 if "twice" in name else 1)
+    assert not remarks.missed
     assert "BatchNormalization" not in ops(built)
     assert [value.name for value in built.graph.outputs] == names
     same(outputs(built), before, optimization.tolerance)
@@ -195,10 +195,10 @@ def test_refuses(name: str) -> None:
     more = {"r4": R.normal(0, 1, (4, 3, 1, 1)), "e4": R.normal(0, 1, (1, 4, 1, 1)), "a4": R.normal(0, 1, (3, 4))}
     built = build(inputs, results, body, more)
     before = outputs(built)
-    log = passes["fold-batchnorm"]().rewrite(built)
-    assert log.count == 0
-    (note,) = log.refused
-    assert reason in note.text
+    remarks = passes["fold-batchnorm"]().rewrite(built)
+    assert remarks.count == 0
+    (remark,) = remarks.missed
+    assert reason in remark.text
     for key, array in outputs(built).items():
         assert np.array_equal(array, before[key], equal_nan=True)
 

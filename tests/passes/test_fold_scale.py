@@ -143,8 +143,8 @@ def test_applies(name: str) -> None:
     before = outputs(built)
     names = [value.name for value in built.graph.outputs]
     optimization = passes["fold-scale"]()
-    log = optimization.rewrite(built)
-    assert log.count == count
+    remarks = optimization.rewrite(built)
+    assert remarks.count == count
     passes["eliminate-dead-code"]().rewrite(built)
     assert sorted(ops(built)) == sorted(left.replace("Expand", "").split())
     assert [value.name for value in built.graph.outputs] == names
@@ -210,14 +210,14 @@ def test_refuses(name: str) -> None:
     inputs, results, body, reason = REFUSES[name]
     built = build(inputs, results, body)
     before, text = outputs(built), str(built)
-    log = passes["fold-scale"]().rewrite(built)
-    assert log.count == 0
+    remarks = passes["fold-scale"]().rewrite(built)
+    assert remarks.count == 0
     assert str(built) == text
     if reason:
-        (note,) = log.refused
-        assert reason in note.text
+        (remark,) = remarks.missed
+        assert reason in remark.text
     else:
-        assert not log.refused
+        assert not remarks.missed
     for key, array in outputs(built).items():
         assert np.array_equal(array, before[key], equal_nan=True)
 
@@ -255,8 +255,8 @@ def test_implicit_layers() -> None:
 def test_squeeze_and_excitation_stays() -> None:
     built = lower(Network.parse(NETWORKS["attention"]).with_random_weights(0))
     count = ops(built).count("Mul")
-    log = passes["fold-scale"]().rewrite(built)
-    assert count - ops(built).count("Mul") == sum("Mul" in note.text for note in log.applied)
+    remarks = passes["fold-scale"]().rewrite(built)
+    assert count - ops(built).count("Mul") == sum("Mul" in remark.text for remark in remarks.applied)
     assert ops(built).count("Mul") >= 3
 
 

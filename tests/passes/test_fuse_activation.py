@@ -104,9 +104,9 @@ def test_applies(name: str) -> None:
     built = build(body)
     before = outputs(built, RANGE)
     optimization = passes["fuse-activation"]()
-    log = optimization.rewrite(built)
-    assert log.count == 1
-    assert not log.refused
+    remarks = optimization.rewrite(built)
+    assert remarks.count == 1
+    assert not remarks.missed
     assert sorted(ops(built)) == sorted(left.split())
     assert [value.name for value in built.graph.outputs] == ["y"]
     same(outputs(built, RANGE), before, optimization.tolerance)
@@ -181,9 +181,9 @@ def test_stays(name: str) -> None:
     built = build(STAYS[name])
     text = str(built)
     for form in FORMS:
-        log = FuseActivation(form).rewrite(built)
-        assert not log.applied
-        assert not log.refused
+        remarks = FuseActivation(form).rewrite(built)
+        assert not remarks.applied
+        assert not remarks.missed
     assert str(built) == text
 
 
@@ -213,9 +213,9 @@ def test_more_axes_stay() -> None:
 def test_inner_values_refuse(body: str, results: str) -> None:
     built = build(body, results)
     text = str(built)
-    log = passes["fuse-activation"]().rewrite(built)
-    assert log.count == 0
-    assert [note.text for note in log.refused] == ["an inner value of the swish is read by others"]
+    remarks = passes["fuse-activation"]().rewrite(built)
+    assert remarks.count == 0
+    assert [remark.text for remark in remarks.missed] == ["an inner value of the swish is read by others"]
     assert str(built) == text
 
 

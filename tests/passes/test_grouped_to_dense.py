@@ -50,9 +50,9 @@ def test_applies(name: str) -> None:
     built = grouped(channels, filters, groups, more)
     before = outputs(built)
     optimization = GroupedToDense(groups=left)
-    log = optimization.rewrite(built)
-    assert [note.text for note in log.applied] == [f"{groups} groups -> {left}"]
-    assert log.refused == []
+    remarks = optimization.rewrite(built)
+    assert [remark.text for remark in remarks.applied] == [f"{groups} groups -> {left}"]
+    assert remarks.missed == []
     assert groups_of(built) == [left]
     check(built, "grouped-to-dense")
     same(outputs(built), before, EXACTNESS)
@@ -90,21 +90,21 @@ REFUSES = {
 def test_refuses(name: str) -> None:
     channels, filters, groups, left, reason = REFUSES[name]
     built = grouped(channels, filters, groups)
-    log = GroupedToDense(groups=left).rewrite(built)
-    assert log.count == 0
-    assert [note.text for note in log.refused] == [reason]
+    remarks = GroupedToDense(groups=left).rewrite(built)
+    assert remarks.count == 0
+    assert [remark.text for remark in remarks.missed] == [reason]
     assert groups_of(built) == [groups]
 
 
 def test_computed_weights_are_refused() -> None:
     text = "agraph (float[1,8,9,9] x) => (float[1,8,7,7] y) { v = Neg(w)  y = Conv <group = 2> (x, v) }"
-    log = GroupedToDense().rewrite(model(text, w=R.normal(0, 1, (8, 4, 3, 3))))
-    assert [note.text for note in log.refused] == ["the weights are computed"]
+    remarks = GroupedToDense().rewrite(model(text, w=R.normal(0, 1, (8, 4, 3, 3))))
+    assert [remark.text for remark in remarks.missed] == ["the weights are computed"]
 
 
 def test_a_dense_convolution_is_left_alone() -> None:
-    log = GroupedToDense().rewrite(grouped(8, 8, 1))
-    assert log.applied == log.refused == []
+    remarks = GroupedToDense().rewrite(grouped(8, 8, 1))
+    assert remarks.applied == remarks.missed == []
 
 
 @pytest.mark.parametrize("options", [{"groups": 0}, {"only": {"c": 0}}])
@@ -121,9 +121,9 @@ def test_only_the_named_ones() -> None:
     for node, name in zip(built.graph, ("first", "relu", "second"), strict=True):
         node.name = name
     before = outputs(built)
-    log = GroupedToDense(only={"second": 2, "relu": 1}).rewrite(built)
-    assert [note.text for note in log.applied] == ["4 groups -> 2"]
-    assert [note.text for note in log.refused] == ["no grouped convolution"]
+    remarks = GroupedToDense(only={"second": 2, "relu": 1}).rewrite(built)
+    assert [remark.text for remark in remarks.applied] == ["4 groups -> 2"]
+    assert [remark.text for remark in remarks.missed] == ["no grouped convolution"]
     assert groups_of(built) == [4, 2]
     same(outputs(built), before, EXACTNESS)
     with pytest.raises(PassError, match="the graph has no node third"):

@@ -40,8 +40,8 @@ def test_spp() -> None:
     sides = ", ".join(f"float[1,2,11,12] {name}" for name in "abc")
     built = build(pool(5, result="a") + pool(9, result="b") + pool(13, result="c"), sides)
     before = outputs(built)
-    log = passes["merge-pools"]().rewrite(built)
-    assert sorted(note.text for note in log.applied) == [f"made of the pool of {n}x{n} beside it" for n in (5, 9)]
+    remarks = passes["merge-pools"]().rewrite(built)
+    assert sorted(text for _, text in remarks.applied) == [f"made of the pool of {n}x{n} beside it" for n in (5, 9)]
     assert windows(built) == [(r, s, [5, 5], [2, 2, 2, 2]) for r, s in ("ax", "ba", "cb")]
     same(outputs(built), before, 0)
 
@@ -99,16 +99,16 @@ REFUSES = {
 def test_refuses(name: str) -> None:
     body, results, reasons = REFUSES[name]
     built = build(body, results)
-    log = passes["merge-pools"]().rewrite(built)
-    assert log.count == 0
-    assert [note.text for note in log.refused] == reasons
+    remarks = passes["merge-pools"]().rewrite(built)
+    assert remarks.count == 0
+    assert [remark.text for remark in remarks.missed] == reasons
 
 
 def test_refuses_more_padding_than_the_window() -> None:
     """A graph may say so, though engines do not take it; the proof does not hold for it."""
     built = build(pool(3, "3,3,0,0", result="a") + pool(9), "float[1,2,12,13] a, float[1,2,11,12] y")
-    log = passes["merge-pools"]().rewrite(built)
-    assert [note.text for note in log.applied] == ["a chain of smaller pools"]
+    remarks = passes["merge-pools"]().rewrite(built)
+    assert [remark.text for remark in remarks.applied] == ["a chain of smaller pools"]
 
 
 def test_names_and_places_stay() -> None:

@@ -210,9 +210,9 @@ def test_what_moves_numbers_for_float32_does_not_round_them() -> None:
     pool = "p = MaxPool <kernel_shape=[2,2]> (layer000)"
     depthwise = f"layer000 = Conv(input, w, b)  {pool}  layer001 = Conv <group=4> (p, d)"
     built = build(f"{depthwise}  last = Conv(layer001, v)  {HEAD}")
-    log = Quantize(calibrated(built), DENSE).rewrite(built)
-    assert log.count == 2
-    assert [note.text for note in log.refused][:2] == ["it is read in float32", "it has several groups"]
+    remarks = Quantize(calibrated(built), DENSE).rewrite(built)
+    assert remarks.count == 2
+    assert [remark.text for remark in remarks.missed][:2] == ["it is read in float32", "it has several groups"]
     assert [node.op_type for node in built.graph].count("QuantizeLinear") == 2
 
 
@@ -247,15 +247,15 @@ def test_refuses(reason: str) -> None:
     body, inputs, recipe, keep = REFUSES[reason]
     built = build(body, inputs or "float[1,3,6,6] input")
     ranges = {name: Range(-4, 4, -4, 4, 4) for name in ("input", "layer000", "layer001")}
-    log = Quantize(ranges, recipe, keep=keep).rewrite(built)
-    assert reason in [note.text for note in log.refused]
+    remarks = Quantize(ranges, recipe, keep=keep).rewrite(built)
+    assert reason in [remark.text for remark in remarks.missed]
 
 
 def test_computed_weights_are_refused() -> None:
     text = "agraph (float[1,3,6,6] input, float[4,3,1,1] w) => (float[1,4,6,6] y) { a = Conv(input, w) y = Conv(a, v) }"
     built = model(text, v=WEIGHTS["v"])
-    log = Quantize({"input": Range(-1, 1, -1, 1, 1)}, INPUTS).rewrite(built)
-    assert [note.text for note in log.refused] == [
+    remarks = Quantize({"input": Range(-1, 1, -1, 1, 1)}, INPUTS).rewrite(built)
+    assert [remark.text for remark in remarks.missed] == [
         "weights or biases are no constants",
         "no product comes after it",
     ]

@@ -41,12 +41,12 @@ def shared(built: ir.Model, count: int, pixels: int = 784) -> list[str]:
     """Runs the pass, compares, runs it again; returns the refusals."""
     before = outputs(built)
     optimization = ShareConvs(pixels)
-    log = optimization.rewrite(built)
-    assert log.count == count
+    remarks = optimization.rewrite(built)
+    assert remarks.count == count
     check(built, "the pass")
     same(outputs(built), before, optimization.tolerance)
     assert optimization.rewrite(built).count == 0
-    return [note.text for note in log.refused]
+    return [remark.text for remark in remarks.missed]
 
 
 def act(text: str, other: str | None = None) -> str:

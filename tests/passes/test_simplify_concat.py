@@ -37,12 +37,12 @@ def simplified(built: ir.Model, count: int) -> list[str]:
     """Runs the pass, compares to the bit, runs it again; returns the refusals."""
     before = outputs(built)
     optimization = passes["simplify-concat"]()
-    log = optimization.rewrite(built)
-    assert log.count == count
+    remarks = optimization.rewrite(built)
+    assert remarks.count == count
     check(built, "the pass")
     same(outputs(built), before, 0)
     assert optimization.rewrite(built).count == 0
-    return [note.text for note in log.refused]
+    return [remark.text for remark in remarks.missed]
 
 
 AB = "ab = Concat <axis=1> (a, b) "

@@ -49,8 +49,8 @@ def test_applies(name: str) -> None:
     before, plain = outputs(built), built.graph.initializers["w"].const_value
     assert plain is not None
     optimization = ToBfloat16()
-    log = optimization.rewrite(built)
-    assert [note.text for note in log.applied] == ["weights in bfloat16"]
+    remarks = optimization.rewrite(built)
+    assert [remark.text for remark in remarks.applied] == ["weights in bfloat16"]
     check(built, "to-bfloat16")
     assert ops(built)[0] == "Cast"
     same(outputs(built), before, ROUNDING)
@@ -93,15 +93,15 @@ def test_few_terms_stay(name: str) -> None:
         f"agraph ({inputs.replace('65', '64')}) => (float[{'A,B,C,D' if name == 'conv' else 'A,B'}] y) {{ y = {op} }}"
     )
     built = model(text, w=R.normal(0, 1, FEW[name]))
-    log = ToBfloat16().rewrite(built)
-    assert log.count == 0
-    assert [note.text for note in log.refused] == ["only 64 terms, whose errors do not average out"]
+    remarks = ToBfloat16().rewrite(built)
+    assert remarks.count == 0
+    assert [remark.text for remark in remarks.missed] == ["only 64 terms, whose errors do not average out"]
 
 
 def test_computed_weights_stay() -> None:
     text = "agraph (float[1,8,5,5] x, float[4,8,3,3] w) => (float[1,4,3,3] y) { y = Conv(x, w) }"
-    log = ToBfloat16().rewrite(model(text))
-    assert log.applied == log.refused == []
+    remarks = ToBfloat16().rewrite(model(text))
+    assert remarks.applied == remarks.missed == []
 
 
 def test_shared_weights_are_stored_once() -> None:
@@ -137,9 +137,9 @@ activation=linear
 def test_keep() -> None:
     """By layer; the places of the refusals are those of the cfg."""
     built = lower(Network.parse(NET).with_random_weights(0))
-    log = ToBfloat16(keep=["2"]).rewrite(built)
-    assert [note.where.rpartition("#")[2] for note in log.applied] == ["0"]
-    assert [note.text for note in log.refused] == [
+    remarks = ToBfloat16(keep=["2"]).rewrite(built)
+    assert [remark.where.rpartition("#")[2] for remark in remarks.applied] == ["0"]
+    assert [remark.text for remark in remarks.missed] == [
         "only 9 terms, whose errors do not average out",
         "layer 2 is kept in float32",
     ]
@@ -152,9 +152,9 @@ def test_signs_are_those_of_float32() -> None:
     text = NET.replace("filters=8\n", "filters=8\nxnor=1\n") + "[convolutional]\nfilters=4\nsize=3\nactivation=linear\n"
     built = lower(Network.parse(text).with_random_weights(0))
     before = outputs(built)
-    log = ToBfloat16().rewrite(built)
-    assert [note.text for note in log.refused].count("a comparison depends on it") == 2
-    assert log.count == 2
+    remarks = ToBfloat16().rewrite(built)
+    assert [remark.text for remark in remarks.missed].count("a comparison depends on it") == 2
+    assert remarks.count == 2
     same(outputs(built), before, 2 * ROUNDING)
 
 

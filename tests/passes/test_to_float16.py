@@ -49,7 +49,7 @@ def apply(built: ir.Model, *keep: str, tolerance: float = SHALLOW) -> list[str]:
     """Runs the pass, checks what holds always, and returns the refusals."""
     before, names = outputs(built), [value.name for value in built.graph.outputs]
     optimization = ToFloat16(keep=keep)
-    log = optimization.rewrite(built)
+    remarks = optimization.rewrite(built)
     inferred = {value.name: value.dtype for node in built.graph for value in node.outputs}
     check(built, "to-float16")
     assert inferred == {value.name: value.dtype for node in built.graph for value in node.outputs}
@@ -60,7 +60,7 @@ def apply(built: ir.Model, *keep: str, tolerance: float = SHALLOW) -> list[str]:
     text = str(built)
     assert optimization.rewrite(built).count == 0
     assert str(built) == text
-    return [note.text for note in log.refused]
+    return [remark.text for remark in remarks.missed]
 
 
 def there_and_back(built: ir.Model) -> list[str | None]:
@@ -186,8 +186,8 @@ def test_numbers_out_of_range_stay(name: str) -> None:
     body = "{ a = Conv(x, w)  b = Mul(a, factor)  c = Conv(b, weights, biases)  d = Conv(x, w)  y = Conv(c, w) }"
     built = build(body, **arrays)
     before = outputs(built)
-    log = ToFloat16().rewrite(built)
-    assert [note.text for note in log.refused] == [f"{name} has a number over 65504"]
+    remarks = ToFloat16().rewrite(built)
+    assert [remark.text for remark in remarks.missed] == [f"{name} has a number over 65504"]
     check(built, "to-float16")
     (node,) = (node for node in built.graph if any(value is not None and value.name == name for value in node.inputs))
     assert node.outputs[0].dtype == FULL
@@ -340,5 +340,5 @@ def test_trained_networks(name: str, half: str) -> None:
     assert applied[-1].error is not None
     assert 1e-4 < applied[-1].error < passes[half].tolerance / 1.5
     if half == "to-float16":
-        assert applied[-1].count > 2 * len(applied[-1].log.refused) - 1
+        assert applied[-1].count > 2 * len(applied[-1].remarks.missed) - 1
         assert ops(built).count("Cast") == 3

@@ -83,16 +83,16 @@ def test_refuses(name: str) -> None:
     weights, sides, attributes, reasons = REFUSES[name]
     built = build(weights, sides, attributes)
     before = outputs(built)
-    log = passes["trim-kernels"]().rewrite(built)
-    assert log.count == 0
-    assert [note.text for note in log.refused] == reasons
+    remarks = passes["trim-kernels"]().rewrite(built)
+    assert remarks.count == 0
+    assert [remark.text for remark in remarks.missed] == reasons
     same(outputs(built), before, 0)
 
 
 def test_refuses_weights_that_are_no_constant() -> None:
     text = "agraph (float[1,3,9,9] x) => (float[1,4,9,9] y) { n = Neg(w)  y = Conv <pads=[1,1,1,1]> (x, n) }"
-    log = passes["trim-kernels"]().rewrite(model(text, w=kernel(3, 1)))
-    assert [note.text for note in log.refused] == ["its weights are no constant"]
+    remarks = passes["trim-kernels"]().rewrite(model(text, w=kernel(3, 1)))
+    assert [remark.text for remark in remarks.missed] == ["its weights are no constant"]
 
 
 def network(zeros: int) -> Network:
@@ -119,8 +119,8 @@ def test_comes_before_folding_and_holds_no_copy() -> None:
     same(outputs(built), before, 1e-5)
     folded = lower(network(2))
     passes["fold-batchnorm"]().rewrite(folded)
-    log = passes["trim-kernels"]().rewrite(folded)
-    assert (log.count, [note.text for note in log.refused]) == (0, ["its weights are computed by an earlier pass"])
+    remarks = passes["trim-kernels"]().rewrite(folded)
+    assert (remarks.count, [text for _, text in remarks.missed]) == (0, ["its weights are computed by an earlier pass"])
 
 
 def test_stops_at_the_first_filter_that_is_not_zero() -> None:
