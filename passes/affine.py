@@ -14,14 +14,14 @@ that depend on them, are computed when they are written.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 
 from dnc.graph.builder import lazy
 from dnc.graph.rewriting import add_initializer, attribute, constant_array, replace_uses
+from dnc.typing import Array
 
 __all__ = [
     "Affine",
@@ -32,8 +32,6 @@ __all__ = [
     "refusal_before",
     "take_over",
 ]
-
-Array = npt.NDArray[Any]
 
 
 class Affine(NamedTuple):

@@ -21,15 +21,15 @@ The result is another tensor: it gives up the layer's name, and carries its inte
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 
 from dnc.graph.rewriting import Remarks, attribute, constant_array, sole_user
 from dnc.passes import Pass, passes
 from dnc.passes.affine import Affine, move_after, move_before, refusal_after, refusal_before
+from dnc.typing import Array
 
 if TYPE_CHECKING:
     from dnc.quantization.calibration import Channels, Range
@@ -39,7 +39,6 @@ __all__ = ["INTERVAL", "Equalize"]
 INTERVAL = "dnc.interval"
 """The key of a value's metadata: its lowest and highest number."""
 
-Array = npt.NDArray[Any]
 
 _SMALLEST = 1e-3
 """Channels, and weights, that are smaller beside the largest are not enlarged further: they may be noise."""

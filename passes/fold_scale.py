@@ -18,17 +18,15 @@ Learned constants ([implicit]) count as constants, repeated for the batch or not
 from __future__ import annotations
 
 import math
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 
 from dnc.graph.rewriting import Remarks, add_initializer, attribute, constant_array
 from dnc.passes import Pass, passes
 from dnc.passes.affine import Affine, is_product, move_after, move_before, refusal_after, refusal_before, take_over
-
-Array = npt.NDArray[Any]
+from dnc.typing import Array
 
 
 @passes.register

@@ -28,7 +28,6 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 
 from dnc.graph.builder import lazy
@@ -38,11 +37,11 @@ from dnc.passes import Pass, passes
 from dnc.passes.equalize import INTERVAL
 from dnc.passes.fuse_activation import recognise
 from dnc.passes.reduced_precision import Keep, around_products
+from dnc.typing import Array
 
 if TYPE_CHECKING:
     from dnc.quantization.calibration import Range
 
-Array = npt.NDArray[Any]
 
 _PRODUCTS = ("Conv", "Gemm")
 _CLAMPS = ("Relu", "Clip")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from dnc.errors import TargetError
 from dnc.runtime.options import Option, check_names, parse_options
 from dnc.runtime.runners import Runner
+from dnc.typing import Progress, silent
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -18,14 +19,7 @@ if TYPE_CHECKING:
     from dnc.passes import Pass
     from dnc.runtime.manifest import Manifest
 
-__all__ = ["Progress", "Target", "silent"]
-
-Progress = Callable[[str], None]
-"""Is told what happens now."""
-
-
-def silent(_: str) -> None:
-    """Nobody is told."""
+__all__ = ["Target"]
 
 
 class Target(ABC):

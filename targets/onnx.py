@@ -10,7 +10,7 @@ from dnc.runtime.options import Option, one_of
 from dnc.runtime.runners import Runner
 from dnc.runtime.runners.onnx import MODEL, OnnxRunner, import_onnxruntime
 from dnc.targets import Target, targets
-from dnc.targets.base import Progress, silent
+from dnc.typing import Progress, silent
 
 if TYPE_CHECKING:
     import onnx_ir as ir

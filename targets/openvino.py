@@ -23,7 +23,7 @@ from dnc.runtime.options import Option
 from dnc.runtime.runners import Runner
 from dnc.runtime.runners.openvino import MODEL, OpenvinoRunner, import_openvino, reason
 from dnc.targets import Target, targets
-from dnc.targets.base import Progress, silent
+from dnc.typing import Progress, silent
 
 if TYPE_CHECKING:
     import onnx_ir as ir

@@ -22,6 +22,7 @@ from dnc.bench.peaks import Peaks, peaks
 from dnc.bench.subject import Subject
 from dnc.graph.work import Work, place_of, read_work
 from dnc.runtime.timing import warm_up
+from dnc.typing import Progress, silent
 
 __all__ = ["BETWEEN", "Layer", "Layers", "attribute", "profile"]
 
@@ -88,7 +89,7 @@ def profile(
     places: Mapping[str, str] | None = None,
     *,
     measured: Peaks | None = None,
-    progress: Callable[[str], None] = lambda _: None,
+    progress: Progress = silent,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Layers:
     """Measures an engine's sections.

@@ -21,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -38,6 +38,7 @@ from dnc.bench.yardstick import NAME as YARDSTICK
 from dnc.bench.yardstick import yardstick
 from dnc.errors import DncError, TargetError
 from dnc.runtime.timing import CONFIDENCE, Interval, Opener, Ratio, Timings, compete
+from dnc.typing import Progress, silent
 
 __all__ = ["Figures", "Recording", "Settings", "measure", "read_recording"]
 
@@ -52,8 +53,6 @@ _SETTLE = 0.02
 _BUSY = 0.5
 """The share of disturbed rounds from which on there is a remark."""
 _GPUS = ("CUDA", "Tensorrt")
-
-Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -190,7 +189,7 @@ def measure(
     seconds: float = 20.0,
     extras: bool = True,
     device: str = "",
-    progress: Progress = lambda _: None,
+    progress: Progress = silent,
 ) -> Recording:
     """Measures engines, in turn, and peers with them.
 

@@ -22,6 +22,7 @@ import numpy as np
 
 from dnc.bench.machine import last_cache
 from dnc.targets import Target
+from dnc.typing import Progress, silent
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -53,7 +54,7 @@ class Peaks:
         return max(operations / self.compute, moved / self.bandwidth)
 
 
-def peaks(target: Target, threads: int, progress: Callable[[str], None] = lambda _: None) -> Peaks:
+def peaks(target: Target, threads: int, progress: Progress = silent) -> Peaks:
     """Both, for the target's options (its precision).
 
     Raises:

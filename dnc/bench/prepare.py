@@ -22,6 +22,7 @@ from dnc.evaluation.datasets import is_folder
 from dnc.graph.verification import photograph
 from dnc.runtime.manifest import MANIFEST
 from dnc.targets import find
+from dnc.typing import Progress, silent
 
 if TYPE_CHECKING:
     from dnc.targets.tvm.remote import Device
@@ -79,7 +80,7 @@ def find_here(folder: Path) -> str:
 
 
 def make_subjects(
-    what: Sequence[str], wishes: Wishes, scratch: Path, progress: Callable[[str], None] = lambda _: None
+    what: Sequence[str], wishes: Wishes, scratch: Path, progress: Progress = silent
 ) -> list[Subject]:
     """The engines that are named, and those of cfgs that are named, which are compiled.
 

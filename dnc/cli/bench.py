@@ -9,7 +9,6 @@ import click
 from dnc.cli._lists import names
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from contextlib import AbstractContextManager
     from pathlib import Path
 
@@ -20,8 +19,7 @@ if TYPE_CHECKING:
     from dnc.bench.prepare import Wishes
     from dnc.bench.subject import Subject
     from dnc.targets.tvm.remote import Device
-
-    Progress = Callable[[str], None]
+    from dnc.typing import Progress
 
 
 def _interpreters(context: click.Context, parameter: click.Parameter, value: tuple[str, ...]) -> dict[str, str]:

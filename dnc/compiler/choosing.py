@@ -14,13 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy.typing as npt
-
 from dnc.errors import TargetError
 from dnc.runtime.manifest import Manifest
 from dnc.runtime.runners import Session
 from dnc.runtime.timing import interleave, processors
 from dnc.targets import Target
+from dnc.typing import Array, Progress, silent
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -46,9 +45,9 @@ class Candidate:
 def choose(
     candidates: Sequence[Candidate],
     folder: Path,
-    feeds: Mapping[str, npt.NDArray[Any]],
+    feeds: Mapping[str, Array],
     others: Mapping[str, str],
-    progress: Callable[[str], None] = lambda _: None,
+    progress: Progress = silent,
 ) -> Manifest:
     """Builds the candidates, times them if there are several, and leaves the files of the fastest in the folder.
 
@@ -104,7 +103,7 @@ def choose(
 
 
 def _time(
-    sessions: Mapping[str, Session], feeds: Mapping[str, npt.NDArray[Any]], others: Mapping[str, str]
+    sessions: Mapping[str, Session], feeds: Mapping[str, Array], others: Mapping[str, str]
 ) -> tuple[str, dict[str, Any], str]:
     """The fastest, what was measured, and that in words."""
     reasons = "".join(f"; {name}: {reason}" for name, reason in others.items())
@@ -126,5 +125,5 @@ def _time(
     return chosen, measured, f"{taken}; {'; '.join(words)}{reasons}"
 
 
-def _runner(session: Session, feeds: Mapping[str, npt.NDArray[Any]]) -> Callable[[], object]:
+def _runner(session: Session, feeds: Mapping[str, Array]) -> Callable[[], object]:
     return lambda: session.run(feeds)

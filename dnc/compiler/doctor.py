@@ -18,7 +18,6 @@ import subprocess
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, distributions, version
 from pathlib import Path
@@ -30,6 +29,7 @@ from dnc.files import cache_dir
 from dnc.runtime.gpus import gpus
 from dnc.runtime.runners.myriad import toolchain
 from dnc.targets import targets
+from dnc.typing import Progress, silent
 
 __all__ = ["State", "examine", "try_target"]
 
@@ -90,7 +90,7 @@ class State:
     remedy: str = ""
 
 
-def examine(seconds: float = SECONDS, progress: Callable[[str], None] = lambda _: None) -> dict[str, Any]:
+def examine(seconds: float = SECONDS, progress: Progress = silent) -> dict[str, Any]:
     """Everything, as JSON values.
 
     Args:

@@ -29,10 +29,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
 from dnc.darknet.cfg import find_cfg
 from dnc.darknet.layers.base import layer_value
@@ -43,6 +42,7 @@ from dnc.darknet.weights import write_weights
 from dnc.errors import DncError, ImageError, TargetError, close_match, warn
 from dnc.runtime.engine import load
 from dnc.runtime.preprocessing import read_image
+from dnc.typing import Array
 
 if TYPE_CHECKING:
     from dnc.darknet.layers import Layer
@@ -63,7 +63,6 @@ __all__ = [
     "compare_files",
 ]
 
-Array = npt.NDArray[Any]
 
 TOLERANCE = 1e-4
 """float32 rounds by 6e-8 of a value; the sums of a deep network, in another order, bring that to some 1e-6."""

@@ -32,6 +32,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from dnc.typing import Progress, silent
+
 __all__ = [
     "CONFIDENCE",
     "Interval",
@@ -310,7 +312,7 @@ def compete(
     confidence: float = CONFIDENCE,
     clock: Callable[[], float] = time.perf_counter,
     waiting: Callable[[], float] = waited,
-    progress: Callable[[str], None] = lambda _: None,
+    progress: Progress = silent,
 ) -> Timings:
     """Opens the candidates again and again, and times them in turn.
 

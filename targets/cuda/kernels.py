@@ -27,9 +27,9 @@ from dnc.runtime.options import Option, one_of
 from dnc.runtime.runners import Runner
 from dnc.runtime.runners.cuda import KernelsRunner
 from dnc.runtime.runners.cuda.device import architectures
-from dnc.targets.base import Progress, silent
 from dnc.targets.onnx import optimizations
 from dnc.targets.tvm.common import TvmTarget, described
+from dnc.typing import Progress, silent
 
 if TYPE_CHECKING:
     import onnx_ir as ir

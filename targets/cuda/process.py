@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +26,7 @@ from dnc.runtime.preprocessing import Preprocessing
 from dnc.runtime.runners.cuda.kernels import CUDA_RUNTIME
 from dnc.runtime.runners.tvm.session import runtime_library
 from dnc.targets.tvm.remote import Lost
+from dnc.typing import Progress, silent
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -74,7 +75,7 @@ class Child:
         progress: is told what happens now.
     """
 
-    def __init__(self, module: str, does: str, path: Path | None, progress: Callable[[str], None]) -> None:
+    def __init__(self, module: str, does: str, path: Path | None, progress: Progress) -> None:
         self._does, self._progress = does, progress
         environment = dict(os.environ)
         for variable, folder in (("LD_LIBRARY_PATH", path), ("PYTHONPATH", Path(dnc.__file__).parent.parent)):
@@ -159,7 +160,7 @@ class Compiler:
         model: ir.Model,
         preprocessing: Preprocessing | None,
         job: Job,
-        progress: Callable[[str], None] = lambda _: None,
+        progress: Progress = silent,
     ) -> None:
         from dnc.graph.serialization import serialize_to
         from dnc.targets.tvm.compile import find_linker, machine_for

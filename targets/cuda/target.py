@@ -31,9 +31,9 @@ from dnc.runtime.runners import Runner
 from dnc.runtime.runners.cuda import OPTIONS as RUNNER_OPTIONS
 from dnc.runtime.runners.cuda import CudaRunner
 from dnc.targets import Target, targets
-from dnc.targets.base import Progress, silent
 from dnc.targets.cuda.kernels import OPTIONS, TvmGpu
 from dnc.targets.onnx import Onnx, optimizations
+from dnc.typing import Progress, silent
 
 if TYPE_CHECKING:
     import onnx_ir as ir

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 
 from dnc.errors import TargetError
@@ -22,7 +21,8 @@ from dnc.runtime.runners.tvm.session import ABOUT
 from dnc.runtime.timing import Run
 from dnc.targets.cuda.process import Child, Compiler
 from dnc.targets.tvm.remote import Lost
-from dnc.targets.tvm.tuning import Candidates, Kernel, Outputs, Progress, Tuner, Way, places_of, versions
+from dnc.targets.tvm.tuning import Candidates, Kernel, Outputs, Tuner, Way, places_of, versions
+from dnc.typing import Array, Progress
 
 __all__ = ["GpuTuner", "Measurer"]
 
@@ -105,7 +105,7 @@ class GpuTuner(Tuner[Mapping[str, Any]]):
         compiler: Compiler,
         measurer: Measurer,
         model: ir.Model,
-        feeds: Mapping[str, npt.NDArray[Any]],
+        feeds: Mapping[str, Array],
         *,
         archs: Sequence[str],
         graphs: str,

@@ -23,7 +23,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -34,6 +33,7 @@ from dnc.graph.rewriting import add_initializer, add_node, attribute, constant_a
 from dnc.passes import passes
 from dnc.runtime.preprocessing import Preprocessing
 from dnc.runtime.runners.myriad.pixels import IMAGE, Pixels
+from dnc.typing import Array
 
 __all__ = ["halve", "pixels_for", "prepare", "tensors", "unsupported"]
 
@@ -298,11 +298,11 @@ def _reorder(convolution: ir.Node, order: Sequence[int], graph: ir.Graph) -> Non
     convolution.replace_input_with(1, add_initializer(graph, weights))
 
 
-def _taken(tensor: ir.TensorProtocol, places: npt.NDArray[np.intp]) -> npt.NDArray[Any]:
+def _taken(tensor: ir.TensorProtocol, places: npt.NDArray[np.intp]) -> Array:
     return tensor.numpy()[:, places]
 
 
-def halve(array: npt.NDArray[Any]) -> npt.NDArray[np.float16]:
+def halve(array: Array) -> npt.NDArray[np.float16]:
     """Rounds to float16 as the Myriad X compiler does."""
     whole = np.asarray(array, np.float32)
     size = np.abs(whole)

@@ -30,7 +30,7 @@ from dnc.runtime.options import Option, one_of, whole
 from dnc.runtime.runners import Runner
 from dnc.runtime.runners.myriad import ABOUT, BLOB, MODEL, MyriadRunner, toolchain
 from dnc.targets import Target, targets
-from dnc.targets.base import Progress, silent
+from dnc.typing import Progress, silent
 
 if TYPE_CHECKING:
     import onnx_ir as ir

@@ -22,6 +22,7 @@ from typing import Any
 from dnc.errors import TargetError, close_match
 from dnc.runtime.runners.tvm.processor import architecture, extensions
 from dnc.targets.tvm.functions import lowered
+from dnc.typing import Progress, silent
 
 __all__ = ["Built", "Machine", "build", "find_linker", "fused", "import_tvm", "link_with", "machine_for"]
 
@@ -159,7 +160,7 @@ def build(
     linker: str,
     path: Path,
     chosen: Mapping[str, Any] | None = None,
-    progress: Callable[[str], None] = lambda _: None,
+    progress: Progress = silent,
 ) -> Built:
     """Writes the shared library of the Relax module that `emit` makes, of which nothing is kept meanwhile.
 

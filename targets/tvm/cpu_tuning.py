@@ -19,7 +19,6 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 
 from dnc.errors import TargetError
@@ -32,19 +31,8 @@ from dnc.targets.tvm.functions import lowered
 from dnc.targets.tvm.provenance import kernels_of
 from dnc.targets.tvm.remote import Device
 from dnc.targets.tvm.schedules.rewriting import calls, scheduled
-from dnc.targets.tvm.tuning import (
-    Candidates,
-    Forms,
-    Kernel,
-    Outputs,
-    Progress,
-    Result,
-    Tuner,
-    Way,
-    key_of,
-    places_of,
-    versions,
-)
+from dnc.targets.tvm.tuning import Candidates, Forms, Kernel, Outputs, Result, Tuner, Way, key_of, places_of, versions
+from dnc.typing import Array, Progress
 
 __all__ = ["build", "device_name", "replayed"]
 
@@ -66,7 +54,7 @@ def build(
     path: Path,
     *,
     model: ir.Model,
-    feeds: Mapping[str, npt.NDArray[Any]],
+    feeds: Mapping[str, Array],
     precision: str,
     trials: int,
     device: Device,
@@ -103,7 +91,7 @@ class _CpuTuner(Tuner[Built]):
         machine: Machine,
         linker: str,
         model: ir.Model,
-        feeds: Mapping[str, npt.NDArray[Any]],
+        feeds: Mapping[str, Array],
         precision: str,
         device: Device,
         scratch: Path,

@@ -27,12 +27,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import numpy.typing as npt
-
 from dnc.errors import TargetError
 from dnc.runtime.runners.tvm.session import SETTINGS, reason
 from dnc.runtime.timing import processors
 from dnc.targets.tvm.compile import import_tvm
+from dnc.typing import Array, Progress, silent
 
 __all__ = ["Address", "Device", "Lost", "connect", "here"]
 
@@ -134,7 +133,7 @@ class Device:
             self._session.remove(name)
         return module
 
-    def tensors(self, arrays: Sequence[npt.NDArray[Any]]) -> list[Any]:
+    def tensors(self, arrays: Sequence[Array]) -> list[Any]:
         """Copies on the device."""
         from tvm.runtime import tensor
 
@@ -145,7 +144,7 @@ class Device:
         """A function of a library as one that runs it several times, and gives the seconds of one run."""
         return self._evaluator(lambda number: module.time_evaluator(name, self._cpu, number=number), *tensors)
 
-    def network(self, module: Any, inputs: Sequence[npt.NDArray[Any]]) -> tuple[Callable[[], float], list[Any]]:
+    def network(self, module: Any, inputs: Sequence[Array]) -> tuple[Callable[[], float], list[Any]]:
         """The same for a whole network, and its outputs for these inputs."""
         from tvm.relax import VirtualMachine
 
@@ -202,7 +201,7 @@ def here(threads: int | None = None) -> Device:
     return Device(rpc.LocalSession(), "", threads or processors())
 
 
-def connect(address: Address, tell: Callable[[str], None] = lambda _: None) -> Device:
+def connect(address: Address, tell: Progress = silent) -> Device:
     """A device, directly or from a tracker.
 
     Raises:

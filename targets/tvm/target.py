@@ -25,8 +25,8 @@ from dnc.runtime.runners import Runner
 from dnc.runtime.runners.tvm import TvmRunner
 from dnc.runtime.runners.tvm.processor import architecture
 from dnc.targets import targets
-from dnc.targets.base import Progress, silent
 from dnc.targets.tvm.common import TvmTarget, described
+from dnc.typing import Progress, silent
 
 if TYPE_CHECKING:
     import onnx_ir as ir

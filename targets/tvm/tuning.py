@@ -41,7 +41,6 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 
 import dnc
@@ -49,6 +48,7 @@ from dnc.errors import TargetError
 from dnc.graph.builder import where_of
 from dnc.runtime.timing import Ratio, Run, interleave
 from dnc.targets.tvm.remote import Lost
+from dnc.typing import Array, Progress
 
 __all__ = [
     "Candidates",
@@ -56,7 +56,6 @@ __all__ = [
     "Forms",
     "Kernel",
     "Outputs",
-    "Progress",
     "Result",
     "Tuner",
     "Way",
@@ -68,8 +67,7 @@ __all__ = [
 
 Way = int | list[Any]
 """A tile's place, or a trace of MetaSchedule."""
-Progress = Callable[[str], None]
-Outputs = Sequence[npt.NDArray[Any]]
+Outputs = Sequence[Array]
 Candidates = Generator[tuple[Way, Any], float | None, None]
 Built = TypeVar("Built")
 """What there is to say of a library that was built."""

@@ -15,12 +15,12 @@ from types import ModuleType
 from typing import Any, ClassVar, Self
 
 import numpy as np
-import numpy.typing as npt
 
 from dnc.errors import TargetError
 from dnc.runtime.options import Option, one_of
 from dnc.runtime.runners import Runner, Session, runners
 from dnc.runtime.timing import typical, warm_up
+from dnc.typing import Array
 
 __all__ = ["MODEL", "OnnxRunner", "OnnxSession", "import_onnxruntime"]
 
@@ -60,14 +60,14 @@ class OnnxSession(Session):
     def _open(self, providers: Sequence[str], options: Any) -> Any:
         return import_onnxruntime().InferenceSession(str(self._path), options, providers=list(providers))
 
-    def run(self, inputs: Mapping[str, npt.NDArray[Any]]) -> list[npt.NDArray[Any]]:
+    def run(self, inputs: Mapping[str, Array]) -> list[Array]:
         """InferenceSession.run, which is thread-safe."""
         try:
             return list(self._session.run(None, dict(inputs)))
         except Exception as error:
             raise TargetError(f"ONNX Runtime failed: {error}") from error
 
-    def profile(self, inputs: Mapping[str, npt.NDArray[Any]], runs: int) -> list[tuple[str, float]]:
+    def profile(self, inputs: Mapping[str, Array], runs: int) -> list[tuple[str, float]]:
         """ONNX Runtime's own profile, in whole microseconds, less what it takes to write each node's line of it.
 
         On a GPU it has the time that it takes to ask for the work alone.

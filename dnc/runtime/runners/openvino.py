@@ -28,7 +28,6 @@ from types import ModuleType
 from typing import Any, ClassVar
 
 import numpy as np
-import numpy.typing as npt
 
 from dnc.errors import TargetError
 from dnc.files import cache_dir, prune
@@ -36,6 +35,7 @@ from dnc.runtime.manifest import MANIFEST
 from dnc.runtime.options import Option, one_of
 from dnc.runtime.runners import Runner, Session, runners
 from dnc.runtime.timing import typical, warm_up
+from dnc.typing import Array
 
 __all__ = ["MODEL", "WEIGHTS", "OpenvinoRunner", "OpenvinoSession", "import_openvino", "reason"]
 
@@ -116,7 +116,7 @@ class OpenvinoSession(Session):
             self._any = self._any or _Requests(self._compile(self._path))
             return self._any
 
-    def run(self, inputs: Mapping[str, npt.NDArray[Any]]) -> list[npt.NDArray[Any]]:
+    def run(self, inputs: Mapping[str, Array]) -> list[Array]:
         """Runs on whichever request is free. Inputs are read where they lie."""
         if inputs.keys() != self._types.keys():
             # A request would take what it was given the last time.
@@ -130,7 +130,7 @@ class OpenvinoSession(Session):
         except RuntimeError as error:
             raise TargetError(f"OpenVINO failed: {reason(error)}") from error
 
-    def profile(self, inputs: Mapping[str, npt.NDArray[Any]], runs: int) -> list[tuple[str, float]]:
+    def profile(self, inputs: Mapping[str, Array], runs: int) -> list[tuple[str, float]]:
         """OpenVINO's performance counters, in whole microseconds."""
         openvino = import_openvino()
         # What is cached was compiled without counters.
@@ -175,7 +175,7 @@ class _Requests:
         self._compiled = compiled
         self._free: deque[Any] = deque()
 
-    def run(self, inputs: Mapping[str, npt.NDArray[Any]]) -> list[npt.NDArray[Any]]:
+    def run(self, inputs: Mapping[str, Array]) -> list[Array]:
         """The outputs, copied out of the request."""
         try:
             request = self._free.pop()

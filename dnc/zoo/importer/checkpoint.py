@@ -29,6 +29,7 @@ import numpy.typing as npt
 
 from dnc.darknet.layers.base import Shape
 from dnc.errors import WeightsError
+from dnc.typing import Array
 
 __all__ = ["FLOATS", "SIZES", "Checkpoint", "Tensor", "Unit", "numeric_part", "open_checkpoint", "units_of"]
 
@@ -59,7 +60,7 @@ class Tensor:
     name: str
     shape: Shape
     dtype: str
-    fetch: Callable[[], npt.NDArray[Any]] = field(repr=False, compare=False)
+    fetch: Callable[[], Array] = field(repr=False, compare=False)
     """The elements as they are stored, in `shape`; bfloat16 as its 16 bits."""
 
     def array(self) -> Floats:
@@ -348,7 +349,7 @@ def _entry(name: str, item: Any, available: int, path: Path) -> tuple[Tensor, in
     return Tensor(name, shape, dtype, _unread), begin, end
 
 
-def _unread() -> npt.NDArray[Any]:
+def _unread() -> Array:
     raise AssertionError("the values of this type are never read")
 
 

@@ -21,6 +21,7 @@ import onnx
 import onnx.numpy_helper
 
 from dnc.errors import WeightsError
+from dnc.typing import Array
 from dnc.zoo.importer.checkpoint import Checkpoint, Pads, Tensor, Unit
 
 __all__ = ["read_onnx"]
@@ -284,7 +285,7 @@ class _Reader:
     def _of_proto(self, proto: onnx.TensorProto) -> Tensor:
         shape, path = tuple(proto.dims), self._path
 
-        def values() -> npt.NDArray[Any]:
+        def values() -> Array:
             try:
                 array = onnx.numpy_helper.to_array(proto)
             except (ValueError, TypeError, RuntimeError) as error:

@@ -28,6 +28,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dnc.errors import WeightsError
+from dnc.typing import Array
 from dnc.zoo.importer.checkpoint import FLOATS, SIZES, Tensor
 
 __all__ = ["read_legacy", "read_zip"]
@@ -346,7 +347,7 @@ def _tensor(
         message = f"'{name}' is in a storage of {wants}, the file has {'none' if size < 0 else f'{size:,}'}"
         raise WeightsError(message, path, _DAMAGED)
 
-    def values() -> npt.NDArray[Any]:
+    def values() -> Array:
         flat = np.frombuffer(fetch(storage, first * itemsize, length * itemsize), FLOATS[storage.dtype])
         if len(flat) != length:
             raise WeightsError(f"the values of '{name}' are cut off", path, _DAMAGED)

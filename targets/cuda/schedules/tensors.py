@@ -13,7 +13,6 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from tvm import tirx
 
 from dnc.runtime.runners.cuda.device import Device
@@ -23,6 +22,7 @@ from dnc.targets.tvm.schedules.kernel import Kernel
 from dnc.targets.tvm.schedules.loops import Expr, Stmt, allocate, constant, loop, sequence, unrolled
 from dnc.targets.tvm.schedules.stages import Segment
 from dnc.targets.tvm.schedules.window import Window
+from dnc.typing import Array
 
 __all__ = ["tensor_product"]
 
@@ -201,7 +201,7 @@ class _Tf32(_Tensor):
     def buffers(self) -> Sequence[Any]:
         return [self._sums]
 
-    def pack(self, weight: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    def pack(self, weight: Array) -> Array:
         """Rounded, ties away from 0, as CUDA does it."""
         packed = super().pack(weight)
         return ((packed.view(np.uint32) + _TF32_HALF) & ~_TF32_REST).view(np.float32)

@@ -38,7 +38,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from tvm import tirx
 
 from dnc.runtime.runners.cuda.device import Device
@@ -61,6 +60,7 @@ from dnc.targets.tvm.schedules.kernel import Kernel, Packed
 from dnc.targets.tvm.schedules.loops import Expr, Stmt, allocate, constant, index, loop, sequence, unrolled, vector
 from dnc.targets.tvm.schedules.stages import Segment, Unmatched, sides
 from dnc.targets.tvm.schedules.window import Window
+from dnc.typing import Array
 
 __all__ = ["Form", "Product", "Tile", "form_of", "scalar_product"]
 
@@ -267,7 +267,7 @@ class Product(ABC):
     def put(self, thread: Expr, where: Callable[[Expr], Expr]) -> Stmt:
         """Writes the sums row by row; `where` is given the number of one in the tile."""
 
-    def pack(self, weight: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    def pack(self, weight: Array) -> Array:
         """(kh, kw, I, O) -> (group, tile, step, k and o in it), with zeros."""
         groups = weight.reshape(self.terms, self.groups, self.outputs).transpose(1, 0, 2)
         steps = self.parts * self.steps

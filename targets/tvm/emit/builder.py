@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
+
+from dnc.typing import Array
 
 __all__ = ["JOINS", "NODES", "Array", "RelaxBuilder", "Tensor", "Value", "integers", "variable_name"]
 
@@ -23,8 +24,6 @@ _NCHW = (0, 3, 1, 2)
 
 JOINS = "dnc.joins"
 """The attribute of a function that says what it is computed with: see `dnc.targets.tvm.joining`."""
-
-Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)

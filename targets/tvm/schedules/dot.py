@@ -19,11 +19,11 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from tvm import ir, tirx
 
 from dnc.targets.tvm.schedules.loops import Expr, Stmt, index, vector
 from dnc.targets.tvm.schedules.machine import Machine
+from dnc.typing import Array
 
 __all__ = ["Dot"]
 
@@ -77,7 +77,7 @@ class Dot:
         """The loops in which it is used."""
         return body
 
-    def joined(self, rows: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    def joined(self, rows: Array) -> Array:
         """Weights (K, O) as (K / group, O), so that what is multiplied at once is one number."""
         return rows
 
@@ -108,7 +108,7 @@ class _Several(Dot):
     instruction: str = ""
     """LLVM's intrinsic."""
 
-    def joined(self, rows: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    def joined(self, rows: Array) -> Array:
         """As int32, the first in the lowest bits."""
         count, outputs = rows.shape
         several = rows.reshape(count // self.group, self.group, outputs).transpose(0, 2, 1)

@@ -6,9 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy.typing as npt
-
 from dnc.targets.tvm.schedules.loops import Stmt
+from dnc.typing import Array
 
 __all__ = ["Kernel", "Packed"]
 
@@ -21,7 +20,7 @@ class Packed:
     """The buffer of the function as it was."""
     wanted: Any
     """The buffer that takes its place."""
-    pack: Callable[[npt.NDArray[Any]], npt.NDArray[Any]]
+    pack: Callable[[Array], Array]
     """Makes the one of the other."""
 
 

@@ -23,7 +23,6 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from tvm import tirx
 
 from dnc.targets.tvm.schedules.dot import Dot
@@ -45,6 +44,7 @@ from dnc.targets.tvm.schedules.machine import Machine
 from dnc.targets.tvm.schedules.stages import Segment
 from dnc.targets.tvm.schedules.tiles import Band, Channels, choose
 from dnc.targets.tvm.schedules.window import Span, Window, spans
+from dnc.typing import Array
 
 __all__ = ["WORTH", "Convolution", "spatial"]
 
@@ -74,7 +74,7 @@ class Convolution:
         self.cached = length * 4 <= machine.cache
         self.worth = window.work // self.dot.group >= WORTH
 
-    def pack(self, weight: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    def pack(self, weight: Array) -> Array:
         """(kh, kw, I, O) -> (group, band, group of vectors, kh kw I, vector, lane), I counted as the dot does."""
         rows = self.dot.joined(weight.reshape(-1, weight.shape[-1]))
         groups = rows.reshape(self.depth, self.window.groups, -1).transpose(1, 0, 2)

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
+
+from dnc.typing import Array
 
 __all__ = ["Raw", "Stored", "WRITERS", "legacy", "pickled", "safetensors", "stored_bytes", "zipped"]
 
-Array = npt.NDArray[Any]
 
 _STORAGES = {"F64": "Double", "F32": "Float", "F16": "Half", "BF16": "BFloat16", "I64": "Long", "I8": "Char"}
 _TYPES = {"f8": "F64", "f4": "F32", "f2": "F16", "i8": "I64", "i1": "I8"}

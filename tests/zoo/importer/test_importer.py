@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 import onnx.helper
 import onnx.numpy_helper
@@ -22,11 +21,11 @@ from dnc.darknet.cfg import find_cfg
 from dnc.darknet.layers.convolutional import BATCH_NORM_EPSILON
 from dnc.darknet.network import Network
 from dnc.errors import CfgError, DncError, WeightsError
+from dnc.typing import Array
 from dnc.zoo.importer import ImportReport, import_weights
 from tests import ROOT
 from tests.zoo.importer.checkpoints import WRITERS, legacy, safetensors, zipped
 
-Array = npt.NDArray[Any]
 Spec = tuple[str, str, int, int, int, int, str]
 """Name of the convolution, of its batch normalisation, filters, size, stride, groups, activation."""
 

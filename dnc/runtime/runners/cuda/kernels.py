@@ -45,6 +45,7 @@ from dnc.runtime.runners.tvm.instrument import measured
 from dnc.runtime.runners.tvm.processor import architecture
 from dnc.runtime.runners.tvm.session import ABOUT, MODEL, find_library, load_runtime, reason
 from dnc.runtime.timing import interleave
+from dnc.typing import Array
 
 __all__ = ["CUDART", "CUDA_RUNTIME", "GRAPHS", "MAIN", "GpuSession", "identify", "load_cuda"]
 
@@ -69,7 +70,7 @@ _KEPT = 4
 _TRIAL_SECONDS, _TRIAL_ROUNDS = 0.1, (7, 100)
 _CONFIDENCE = 0.99
 
-Arrays = Sequence[npt.NDArray[Any]]
+Arrays = Sequence[Array]
 
 
 class _Gate:
@@ -219,18 +220,18 @@ class GpuSession(Session):
             self._ffi.get_global_func("vm.builtin.memory_manager.clear")()
         _idle.append(self._thread)
 
-    def run(self, inputs: Mapping[str, npt.NDArray[Any]]) -> list[npt.NDArray[Any]]:
+    def run(self, inputs: Mapping[str, Array]) -> list[Array]:
         """Copies to the device, runs there, and copies back."""
         return self._thread.submit(self._run, self._arrays(inputs), self._main).result()
 
-    def profile(self, inputs: Mapping[str, npt.NDArray[Any]], runs: int) -> list[tuple[str, float]]:
+    def profile(self, inputs: Mapping[str, Array], runs: int) -> list[tuple[str, float]]:
         """Each kernel by itself, from its launch until the device has nothing left to do; in a session of its own."""
         own = GpuSession(self._folder, self._place, "off")
         run = partial(own._run, own._arrays(inputs), own._main)
         task = partial(measured, self._ffi, own._machine, run, runs, self._kernels, own._wait)
         return own._thread.submit(task).result()
 
-    def _arrays(self, inputs: Mapping[str, npt.NDArray[Any]]) -> list[npt.NDArray[Any]]:
+    def _arrays(self, inputs: Mapping[str, Array]) -> list[Array]:
         """The inputs in the model's order."""
         if inputs.keys() != self._inputs.keys():
             raise TargetError(f"TVM failed: the inputs are {', '.join(self._inputs)}, not {', '.join(inputs)}")
@@ -246,11 +247,11 @@ class GpuSession(Session):
             )
         return [inputs[name] for name in self._inputs]
 
-    def _run(self, arrays: Arrays, function: Any) -> list[npt.NDArray[Any]]:
+    def _run(self, arrays: Arrays, function: Any) -> list[Array]:
         with _gate.shared():
             return self._compute(arrays, function)
 
-    def _compute(self, arrays: Arrays, function: Any) -> list[npt.NDArray[Any]]:
+    def _compute(self, arrays: Arrays, function: Any) -> list[Array]:
         copy = self._ffi.get_global_func("runtime.TVMTensorCopyFromTo")
         try:
             buffers = self._buffers_for(arrays)
@@ -286,9 +287,9 @@ class _Buffers:
         self.inputs = [self._pinned(array.shape, array.dtype) for array in arrays]
         device = ffi.device("cuda", place)
         self.device = [self._empty(array.shape, array.dtype, device) for array in arrays]
-        self._outputs: list[tuple[Any, npt.NDArray[Any]]] | None = None
+        self._outputs: list[tuple[Any, Array]] | None = None
 
-    def views_for(self, outputs: Sequence[Any]) -> list[tuple[Any, npt.NDArray[Any]]]:
+    def views_for(self, outputs: Sequence[Any]) -> list[tuple[Any, Array]]:
         """Memory for tensors of the device, and arrays that are the same memory: pinned, but for outputs that are as
         many as there are detections, and so of another shape each time."""
         kinds = [(tuple(output.shape), np.dtype(str(output.dtype))) for output in outputs]
@@ -299,7 +300,7 @@ class _Buffers:
         arrays = [np.empty(*kind) for kind in kinds]
         return [(self._ffi.from_dlpack(array), array) for array in arrays]
 
-    def _pinned(self, shape: Sequence[int], dtype: npt.DTypeLike) -> tuple[Any, npt.NDArray[Any]]:
+    def _pinned(self, shape: Sequence[int], dtype: npt.DTypeLike) -> tuple[Any, Array]:
         tensor = self._empty(shape, dtype, self._ffi.device(_PINNED, 0))
         kind = np.dtype(dtype)
         count = int(np.prod(shape))

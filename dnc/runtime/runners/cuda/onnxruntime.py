@@ -42,13 +42,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from dnc.errors import TargetError, warn
 from dnc.files import cache_dir, prune
 from dnc.runtime.manifest import MANIFEST
 from dnc.runtime.runners.base import Session
 from dnc.runtime.runners.onnx import MODEL, OnnxSession, import_onnxruntime
+from dnc.typing import Array
 
 __all__ = ["EIGHT_BITS", "CudaSession", "open_engine", "provider_options", "providers_for", "tensorrt_is_installed"]
 
@@ -88,7 +88,7 @@ if hasattr(onnxruntime, "preload_dlls"): onnxruntime.preload_dlls()
 onnxruntime.InferenceSession(sys.argv[1], providers=[tuple(json.loads(sys.argv[2]))], enable_fallback=0)
 """
 
-Arrays = Mapping[str, npt.NDArray[Any]]
+Arrays = Mapping[str, Array]
 Settings = Mapping[str, Mapping[str, str]]
 """Options of providers, by ONNX Runtime's names of these."""
 
@@ -308,7 +308,7 @@ class CudaSession(OnnxSession):
             enable_fallback=0,
         )
 
-    def run(self, inputs: Arrays) -> list[npt.NDArray[Any]]:
+    def run(self, inputs: Arrays) -> list[Array]:
         """Copies to the device, runs there, and copies back."""
         self._check(inputs)
         shapes = {name: np.shape(array) for name, array in inputs.items()}
@@ -366,7 +366,7 @@ class _Bound:
                 # As many as there are detections.
                 self._binding.bind_output(meta.name, "cpu")
 
-    def run(self, session: Any, inputs: Arrays) -> list[npt.NDArray[Any]]:
+    def run(self, session: Any, inputs: Arrays) -> list[Array]:
         """The outputs, in memory of their own."""
         for name, value in self._values.items():
             value.update_inplace(np.ascontiguousarray(inputs[name]))

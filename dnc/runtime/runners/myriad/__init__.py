@@ -5,15 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar
-
-import numpy.typing as npt
+from typing import ClassVar
 
 from dnc.errors import TargetError, warn
 from dnc.runtime.runners import Runner, Session, runners
 from dnc.runtime.runners.myriad import toolchain
 from dnc.runtime.runners.myriad.pixels import IMAGE, Pixels
 from dnc.runtime.runners.myriad.process import Job, infer
+from dnc.typing import Array
 
 __all__ = ["ABOUT", "BLOB", "MODEL", "MyriadRunner"]
 
@@ -36,7 +35,7 @@ class PluginSession(Session):
             raise TargetError(f"cannot read {ABOUT}: {error}", folder, "build the engine again") from error
         self._model = folder / MODEL
 
-    def run(self, inputs: Mapping[str, npt.NDArray[Any]]) -> list[npt.NDArray[Any]]:
+    def run(self, inputs: Mapping[str, Array]) -> list[Array]:
         """The outputs in the model's order. An image is rounded to bytes first, as the device takes it."""
         feeds = dict(inputs)
         if self._pixels is not None:

@@ -1,4 +1,4 @@
-"""Runs the Myriad X toolchain in a process of its own (`dnc.runtime.runners.myriad.child`), within limits, and says what went wrong."""
+"""Runs the Myriad X toolchain in a process of its own (`child.py` beside this file), within limits, and says what went wrong."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dnc.errors import TargetError
+from dnc.typing import Array
 
 __all__ = ["CompilerError", "Job", "Limits", "check_blob", "compile_blob", "infer"]
 
@@ -104,7 +105,7 @@ def check_blob(path: Path) -> None:
 
 
 def infer(
-    job: Job, feeds: Mapping[str, npt.NDArray[Any]], outputs: Mapping[str, str]
+    job: Job, feeds: Mapping[str, Array], outputs: Mapping[str, str]
 ) -> dict[str, npt.NDArray[np.float32]]:
     """What the toolchain's CPU plugin computes, in float32.
 

@@ -28,13 +28,13 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from dnc.errors import TargetError
 from dnc.runtime.runners.base import Session
 from dnc.runtime.runners.tvm.instrument import measured
 from dnc.runtime.runners.tvm.processor import architecture, missing_extensions
 from dnc.runtime.timing import processors
+from dnc.typing import Array
 
 __all__ = [
     "ABOUT",
@@ -162,7 +162,7 @@ class TvmSession(Session):
         self._free.append(_Worker(self._ffi, self._path, threads))
         self.device = f"CPU ({about['mcpu']}, TVM)"
 
-    def run(self, inputs: Mapping[str, npt.NDArray[Any]]) -> list[npt.NDArray[Any]]:
+    def run(self, inputs: Mapping[str, Array]) -> list[Array]:
         """Runs on whichever of the session's threads is free."""
         arrays = self._arrays(inputs)
         if self._owner != os.getpid():
@@ -176,11 +176,11 @@ class TvmSession(Session):
         self._free.append(worker)
         return [np.array(y) if shared else y for y, shared in zip(outputs, self._shared, strict=True)]
 
-    def profile(self, inputs: Mapping[str, npt.NDArray[Any]], runs: int) -> list[tuple[str, float]]:
+    def profile(self, inputs: Mapping[str, Array], runs: int) -> list[tuple[str, float]]:
         """Each kernel by itself, in a thread of its own: see `dnc.runtime.runners.tvm.instrument`."""
         return _Worker(self._ffi, self._path, self._threads).profile(self._arrays(inputs), runs, self._kernels)
 
-    def _arrays(self, inputs: Mapping[str, npt.NDArray[Any]]) -> list[npt.NDArray[Any]]:
+    def _arrays(self, inputs: Mapping[str, Array]) -> list[Array]:
         """The inputs in the model's order, as TVM can read them."""
         if inputs.keys() != self._inputs.keys():
             raise TargetError(f"TVM failed: the inputs are {', '.join(self._inputs)}, not {', '.join(inputs)}")
@@ -193,7 +193,7 @@ class TvmSession(Session):
         return arrays
 
 
-def _aligned(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+def _aligned(array: Array) -> Array:
     """The array, or a copy that TVM can read."""
     if array.flags.c_contiguous and array.flags.writeable and array.ctypes.data % _ALIGNMENT == 0:
         return array
@@ -225,18 +225,18 @@ class _Worker:
             # tvm_ffi raises the builtin class that TVM's message names.
             raise TargetError(f"TVM refuses the engine: {reason(error)}", path, _AGAIN) from error
 
-    def run(self, arrays: list[npt.NDArray[Any]]) -> list[npt.NDArray[Any]]:
+    def run(self, arrays: list[Array]) -> list[Array]:
         """The outputs, which are memory of their own."""
         return self._thread.submit(self._run, arrays).result()
 
     def profile(
-        self, arrays: list[npt.NDArray[Any]], runs: int, kernels: Sequence[Sequence[str]]
+        self, arrays: list[Array], runs: int, kernels: Sequence[Sequence[str]]
     ) -> list[tuple[str, float]]:
         """See `dnc.runtime.runners.tvm.instrument`; it does not run fast any more afterwards."""
         task = partial(measured, self._ffi, self._machine, partial(self._run, arrays), runs, kernels)
         return self._thread.submit(task).result()
 
-    def _run(self, arrays: list[npt.NDArray[Any]]) -> list[npt.NDArray[Any]]:
+    def _run(self, arrays: list[Array]) -> list[Array]:
         try:
             outputs = self._main(*(self._ffi.from_dlpack(array) for array in arrays))
         except Exception as error:

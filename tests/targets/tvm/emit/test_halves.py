@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import ml_dtypes
 import numpy as np
-import numpy.typing as npt
 import pytest
 
 from dnc.targets.tvm.emit.halves import convolutions
+from dnc.typing import Array
 from tests import models
 
 pytest.importorskip("tvm.relax", exc_type=ImportError)
 
 from tests.targets.tvm.emit.test_integers import FORMS, compute, convolved
-
-Array = npt.NDArray[Any]
 
 TOLERANCE = 1e-5
 """Of the largest number: rounding of sums in float32, in another order. Products of bfloat16 are exact."""

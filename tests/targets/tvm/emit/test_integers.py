@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 import pytest
 
 from dnc.targets.tvm.emit import unsupported
+from dnc.typing import Array
 from tests import models
 
 pytest.importorskip("tvm.relax", exc_type=ImportError)
@@ -22,8 +20,6 @@ from dnc.targets.tvm.compile import fused
 from dnc.targets.tvm.emit import emit
 from dnc.targets.tvm.functions import lowered
 from tests.targets.tvm.schedules.harness import machine
-
-Array = npt.NDArray[Any]
 
 EXACT = 1e-5
 """Of the largest number: integers below 2^24 are float32 numbers, larger ones are rounded to 2^-24 of themselves; then

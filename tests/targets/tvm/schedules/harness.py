@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 import tvm
 from tvm import relax
@@ -15,8 +14,7 @@ from dnc.runtime.runners.tvm.processor import missing_extensions
 from dnc.targets.tvm import schedules
 from dnc.targets.tvm.compile import Machine, machine_for
 from dnc.targets.tvm.functions import lowered
-
-Array = npt.NDArray[Any]
+from dnc.typing import Array
 
 
 def machine(mcpu: str = "host") -> Machine:

@@ -12,7 +12,8 @@ pytest.importorskip("tvm.relax", exc_type=ImportError)
 
 from tvm import relax
 
-from tests.targets.tvm.schedules.harness import Array, close, machine, run
+from dnc.typing import Array
+from tests.targets.tvm.schedules.harness import close, machine, run
 
 TOLERANCE = 1e-5
 """Of the largest number: rounding of sums of up to some thousand products, in another order."""

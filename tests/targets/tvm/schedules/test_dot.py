@@ -14,7 +14,8 @@ from tvm import relax, te, tirx
 from dnc.targets.tvm.compile import machine_for
 from dnc.targets.tvm.schedules.dot import Dot
 from dnc.targets.tvm.schedules.machine import Machine
-from tests.targets.tvm.schedules.harness import Array, run
+from dnc.typing import Array
+from tests.targets.tvm.schedules.harness import run
 from tests.targets.tvm.schedules.test_convolutions import POINTWISE, SAME, SPATIAL, Conv
 
 FOURS = {

@@ -12,7 +12,8 @@ pytest.importorskip("tvm.relax", exc_type=ImportError)
 from tvm import relax, te
 
 from dnc.targets.tvm import schedules
-from tests.targets.tvm.schedules.harness import Array, close, legalized, machine, run
+from dnc.typing import Array
+from tests.targets.tvm.schedules.harness import close, legalized, machine, run
 
 ROUNDING = 1e-6
 """Of the largest number: some additions of float32."""
