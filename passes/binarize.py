@@ -24,14 +24,13 @@ All sums are of whole numbers below 2^24, so both forms give what was lowered to
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from dnc.errors import DncError, close_match
 from dnc.graph.builder import lazy
 from dnc.graph.rewriting import (
     Remarks,
@@ -43,9 +42,9 @@ from dnc.graph.rewriting import (
     replace_uses,
 )
 from dnc.passes import Pass, passes
+from dnc.runtime.options import Option, one_of
 
 _Array = npt.NDArray[Any]
-_FORMS = ("bits", "integer")
 _FEWEST = 24
 """Input channels from which on integers pay: with 16, on bits a layer is 1.1 times as fast, with 24 0.84."""
 _ZERO = 2
@@ -60,16 +59,9 @@ class Binarize(Pass):
     tolerance: ClassVar[float] = 0.0
 
     applies_to: ClassVar[str] = "convolutions of signs with signs (xnor=1)"
-
-    def __init__(self, form: str = "bits") -> None:
-        """`form` is "bits" or "integer".
-
-        Raises:
-            DncError: it is neither.
-        """
-        if form not in _FORMS:
-            raise DncError(f"unknown form '{form}'", hint=close_match(form, _FORMS) or f"one of {', '.join(_FORMS)}")
-        self.form = form
+    known_options: ClassVar[Sequence[Option]] = (
+        Option("form", "bits", "what is multiplied: bits, integer", one_of("bits", "integer")),
+    )
 
     def rewrite(self, model: ir.Model) -> Remarks:
         """Rewrites every convolution that it can."""
@@ -82,7 +74,7 @@ class Binarize(Pass):
             if reason:
                 remarks.miss(node, reason)
                 continue
-            integer = self.form == "integer" and _weights(node).shape.numpy()[1] >= _FEWEST
+            integer = self.options["form"] == "integer" and _weights(node).shape.numpy()[1] >= _FEWEST
             (_to_integers if integer else _to_bits)(node, signs, model.graph)
             remarks.apply(node, "on integers" if integer else "on bits")
         return remarks

@@ -9,7 +9,7 @@ That is `width` times the arithmetic, in matrix products that some engines run f
 those without a good depthwise kernel for the type (the paper's cuDNN of 2017, INT8 or FP8 on some GPUs). CPUs and
 today's cuDNN in half precision lose by it, so no target should do it unmeasured.
 
-1. `width` None: all channels in one group.
+1. `width` "all", or None: all channels in one group.
 2. `width` divides C, or is larger: blocks of min(width, C).
 3. Else blocks of the largest divisor of C that is below `width`, as long as that is at least 4: narrower ones are no
    matrix product worth the name, and the layer is refused. `width` itself may be 2 or 3.
@@ -20,18 +20,25 @@ than `block_diagonal.LIMIT`. Comes after `grouped-to-dense`, which would merge t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import ClassVar
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import onnx_ir as ir
 
-from dnc.errors import DncError
+from dnc.errors import PassError
 from dnc.graph.rewriting import Remarks
 from dnc.passes import Pass, passes
 from dnc.passes.block_diagonal import channels_of, chosen, groups_of, merge_groups
+from dnc.runtime.options import Option
 
 _NARROWEST = 4
 """The least width that is taken in place of the one that was asked for."""
+
+
+def _width(text: str) -> int | None:
+    if text != "all" and (not text.isdecimal() or int(text) < 2):
+        raise ValueError("a number from 2 on, or all")
+    return None if text == "all" else int(text)
 
 
 @passes.register
@@ -39,11 +46,11 @@ class Diagonalwise(Pass):
     """Depthwise Conv -> Conv of fewer groups, block-diagonal weights.
 
     Args:
-        width: the channels of a block, from 2 on; None for all.
         only: the width for each of these nodes, by name; no other node is rewritten then, and `width` is not used.
+        **values: options.
 
     Raises:
-        DncError: a width is below 2, which would rewrite nothing.
+        PassError: a width is below 2, which would rewrite nothing.
     """
 
     name: ClassVar[str] = "diagonalwise"
@@ -52,13 +59,16 @@ class Diagonalwise(Pass):
     up. Trained networks of 18 to 28 depthwise layers change by 3e-6."""
 
     applies_to: ClassVar[str] = "depthwise Conv"
+    known_options: ClassVar[Sequence[Option]] = (Option("width", "32", "the channels of a block, or all", _width),)
+    needs: ClassVar[str] = "depthwise convolution"
 
-    def __init__(self, *, width: int | None = 32, only: Mapping[str, int | None] | None = None) -> None:
-        for each in (width, *(only or {}).values()):
-            if each is not None and each < 2:
-                raise DncError(f"width={each} must be at least 2", hint="8, 16, 32, 64, or none for all channels")
-        self.width = width
+    def __init__(self, *, only: Mapping[str, int | None] | None = None, **values: Any) -> None:
+        super().__init__(**values)
+        self.width: int | None = self.options["width"]
         self.only = only
+        for width in (self.width, *(only or {}).values()):
+            if width is not None and width < 2:
+                raise PassError(f"width={width} must be at least 2", hint="8, 16, 32, 64, or all")
 
     def rewrite(self, model: ir.Model) -> Remarks:
         """Rewrites every depthwise convolution, or those of `only`."""

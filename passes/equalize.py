@@ -72,6 +72,10 @@ class Equalize(Pass):
         self.channels = dict(channels or {})
         self.outputs = outputs
 
+    def unmet(self, remarks: Remarks) -> str:
+        """Without a calibration of channels, that is why."""
+        return "" if self.channels else "it needs a calibration"
+
     def rewrite(self, model: ir.Model) -> Remarks:
         """Equalizes every tensor between two convolutions that can be."""
         remarks = Remarks()

@@ -26,15 +26,15 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import onnx_ir as ir
 
-from dnc.errors import DncError
 from dnc.graph.rewriting import Remarks, add_initializer, add_node, attribute, constant_scalar, replace_uses, sole_user
 from dnc.passes import Pass, passes
+from dnc.runtime.options import Option, one_of
 
 __all__ = ["FORMS", "FuseActivation", "recognise"]
 
@@ -177,14 +177,7 @@ FORMS: dict[str, dict[str, str]] = {
 
 @passes.register
 class FuseActivation(Pass):
-    """Writes activations as the target fuses them.
-
-    Args:
-        form: a name of `FORMS`, or the writing by activation.
-
-    Raises:
-        DncError: there is no such form.
-    """
+    """Writes activations as the target fuses them. `form` may also be a mapping: the writing by activation."""
 
     name: ClassVar[str] = "fuse-activation"
     tolerance: ClassVar[float] = 1e-4
@@ -192,12 +185,9 @@ class FuseActivation(Pass):
     each rounds in its own way, some 1e-7 a layer, which depth adds up."""
 
     applies_to: ClassVar[str] = "relu, relu6, leaky, elu, selu, hard-sigmoid, hard-swish, swish, mish, gelu in any form"
-
-    def __init__(self, form: str | Mapping[str, str] = "onnx") -> None:
-        super().__init__()
-        if isinstance(form, str) and form not in FORMS:
-            raise DncError(f"there is no form {form!r} of activations", hint=f"there are {', '.join(FORMS)}")
-        self._form = dict(FORMS[form] if isinstance(form, str) else form)
+    known_options: ClassVar[Sequence[Option]] = (
+        Option("form", "onnx", f"how they are written: {', '.join(FORMS)}", lambda text: FORMS[one_of(*FORMS)(text)]),
+    )
 
     def rewrite(self, model: ir.Model) -> Remarks:
         """Goes from the outputs to the inputs, so that the largest pattern is seen first."""
@@ -231,7 +221,7 @@ class FuseActivation(Pass):
         """The form's writing, or the plain one where its numbers do not fit into that."""
         writings = _WRITINGS[kind]
         for writing in writings:
-            if writing.name == self._form.get(kind):
+            if writing.name == self.options["form"].get(kind):
                 given = writing.numbers(numbers)
                 if given is not None and all(_near(given[name], numbers[name]) for name in numbers):
                     return writing

@@ -11,15 +11,16 @@ every output of its new group.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import ClassVar
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import onnx_ir as ir
 
-from dnc.errors import DncError
+from dnc.errors import PassError
 from dnc.graph.rewriting import Remarks
 from dnc.passes import Pass, passes
 from dnc.passes.block_diagonal import channels_of, chosen, groups_of, merge_groups
+from dnc.runtime.options import Option, whole
 
 
 @passes.register
@@ -27,12 +28,12 @@ class GroupedToDense(Pass):
     """Grouped Conv -> Conv of fewer groups, block-diagonal weights.
 
     Args:
-        groups: how many groups are left.
         only: the groups that are left of each of these nodes, by name; no other node is rewritten then, and `groups` is
             not used.
+        **values: options.
 
     Raises:
-        DncError: a group count is below 1.
+        PassError: a group count is below 1.
     """
 
     name: ClassVar[str] = "grouped-to-dense"
@@ -40,13 +41,16 @@ class GroupedToDense(Pass):
     """As `diagonalwise`'s: some 1e-7 a layer, which depth adds up."""
 
     applies_to: ClassVar[str] = "grouped Conv that is not depthwise"
+    known_options: ClassVar[Sequence[Option]] = (Option("groups", "1", "how many groups are left", whole(1, 1 << 16)),)
+    needs: ClassVar[str] = "grouped convolution"
 
-    def __init__(self, *, groups: int = 1, only: Mapping[str, int] | None = None) -> None:
-        for each in (groups, *(only or {}).values()):
-            if each < 1:
-                raise DncError(f"groups={each} must be at least 1", hint="1 makes the convolution dense")
-        self.groups = groups
+    def __init__(self, *, only: Mapping[str, int] | None = None, **values: Any) -> None:
+        super().__init__(**values)
+        self.groups: int = self.options["groups"]
         self.only = only
+        for groups in (self.groups, *(only or {}).values()):
+            if groups < 1:
+                raise PassError(f"groups={groups} must be at least 1", hint="1 makes the convolution dense")
 
     def rewrite(self, model: ir.Model) -> Remarks:
         """Rewrites every grouped convolution, or those of `only`."""

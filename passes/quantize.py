@@ -36,7 +36,8 @@ from dnc.graph.rewriting import Remarks, add_initializer, add_node, attribute, c
 from dnc.passes import Pass, passes
 from dnc.passes.equalize import INTERVAL
 from dnc.passes.fuse_activation import recognise
-from dnc.passes.reduced_precision import Keep, around_products
+from dnc.passes.reduced_precision import KEEP, Keep, around_products
+from dnc.runtime.options import Option
 from dnc.typing import Array
 
 if TYPE_CHECKING:
@@ -55,10 +56,7 @@ class Quantize(Pass):
     Args:
         ranges: by the name of the value; without them, nothing is quantized.
         recipe: where the target wants 8-bit numbers.
-        keep: what stays in float32: layer numbers ("36"), ranges ("30-36"), operators ("Add").
-
-    Raises:
-        DncError: an entry of `keep` is none of these.
+        **values: options.
     """
 
     name: ClassVar[str] = "quantize"
@@ -69,18 +67,18 @@ class Quantize(Pass):
     a bias that is lost."""
 
     applies_to: ClassVar[str] = "Conv and Gemm with calibrated inputs; what the target computes with 8 bits beside them"
+    known_options: ClassVar[Sequence[Option]] = (KEEP,)
+    needs: ClassVar[str] = "operator that the target computes with 8 bits"
 
-    def __init__(
-        self,
-        ranges: Mapping[str, Range] | None = None,
-        recipe: Recipe | None = None,
-        *,
-        keep: Collection[str] = (),
-    ) -> None:
-        super().__init__()
+    def __init__(self, ranges: Mapping[str, Range] | None = None, recipe: Recipe | None = None, **values: Any) -> None:
+        super().__init__(**values)
         self.ranges = dict(ranges or {})
         self.recipe = recipe or Recipe(frozenset({"Conv"}))
-        self.keep = Keep(keep)
+        self.keep = Keep(self.options["keep"])
+
+    def unmet(self, remarks: Remarks) -> str:
+        """Without a calibration, that is why."""
+        return super().unmet(remarks) if self.ranges else "it needs a calibration"
 
     def rewrite(self, model: ir.Model) -> Remarks:
         """Quantizes every operator that can be."""

@@ -20,16 +20,25 @@ from collections.abc import Collection, Iterable
 import onnx.defs
 import onnx_ir as ir
 
-from dnc.errors import DncError, close_match
+from dnc.errors import PassError, close_match
 from dnc.graph.builder import WHERE
+from dnc.runtime.options import Option
 
-__all__ = ["PRODUCTS", "Keep", "around_products", "float32_nodes", "layer_of"]
+__all__ = ["KEEP", "PRODUCTS", "Keep", "around_products", "float32_nodes", "layer_of"]
 
 PRODUCTS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 _SECTIONS = ("Exp", "Pow", "Softmax")
 _STATISTICS = "BatchNormalization"
 _MEASURES = frozenset({"Shape", "Size"})
 """They read floats and give integers, but not from what the floats are."""
+
+KEEP = Option(
+    "keep",
+    "",
+    "what stays in float32 besides what must: layers (36), ranges of them (30-36), operators (Sigmoid), joined by +",
+    lambda text: text.split("+") if text else [],
+)
+"""The option of passes that reduce precision; its value are the entries of `Keep`."""
 
 
 class Keep:
@@ -40,7 +49,7 @@ class Keep:
             ("Sigmoid").
 
     Raises:
-        DncError: an entry is none of these.
+        PassError: an entry is none of these.
     """
 
     def __init__(self, entries: Iterable[str]) -> None:
@@ -50,14 +59,14 @@ class Keep:
             if match := re.fullmatch(r"(\d+)(?:-(\d+))?", entry.strip()):
                 first, last = int(match[1]), int(match[2] or match[1])
                 if last < first:
-                    raise DncError(f"keep={entry}: the range is empty", hint=f"write {last}-{first}")
+                    raise PassError(f"keep={entry}: the range is empty", hint=f"write {last}-{first}")
                 self.ranges.append((first, last))
             elif onnx.defs.has(entry.strip()):
                 self.types.add(entry.strip())
             else:
                 known = {schema.name for schema in onnx.defs.get_all_schemas()}
                 hint = close_match(entry, known) or "layer numbers (36, 30-36), or operators of ONNX (Sigmoid)"
-                raise DncError(f"keep={entry}: neither a layer nor an operator", hint=hint)
+                raise PassError(f"keep={entry}: neither a layer nor an operator", hint=hint)
 
     def reason(self, node: ir.Node) -> str:
         """Why the node is kept; empty if it is not."""
@@ -76,7 +85,7 @@ def float32_nodes(model: ir.Model, keep: Keep, *, wide: bool = False) -> dict[ir
         wide: the 16 bits have the range of float32, so that case 4 is none.
 
     Raises:
-        DncError: `keep` names a layer after the network's last.
+        PassError: `keep` names a layer after the network's last.
     """
     nodes = list(model.graph)
     _check_layers(keep.ranges, nodes)
@@ -120,7 +129,7 @@ def _check_layers(ranges: Collection[tuple[int, int]], nodes: Iterable[ir.Node])
     end = max((layer for node in nodes if (layer := layer_of(node)) is not None), default=-1)
     last = max(last for _, last in ranges)
     if last > end:
-        raise DncError(f"keep names layer {last}, but the network's last is {end}", hint="layers count from 0")
+        raise PassError(f"keep names layer {last}, but the network's last is {end}", hint="layers count from 0")
 
 
 def around_products(nodes: Collection[ir.Node]) -> tuple[set[ir.Node], set[ir.Node], set[ir.Node]]:

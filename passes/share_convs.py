@@ -34,6 +34,7 @@ from dnc.graph.rewriting import (
     sole_user,
 )
 from dnc.passes import Pass, passes
+from dnc.runtime.options import Option, whole
 
 _Array = npt.NDArray[Any]
 _ACTIVATIONS = {"Clip", "Elu", "HardSigmoid", "HardSwish", "LeakyRelu", "Mish", "Relu", "Sigmoid", "Softplus", "Tanh"}
@@ -48,10 +49,9 @@ class ShareConvs(Pass):
     """The same products and sums, in an order that may depend on the number of filters."""
 
     applies_to: ClassVar[str] = "1x1 Conv with one input and equal activations"
-
-    def __init__(self, pixels: int = 784) -> None:
-        """`pixels` are the most (height times width) that a map may have; 784 are 28 x 28."""
-        self.pixels = pixels
+    known_options: ClassVar[Sequence[Option]] = (
+        Option("pixels", "784", "the most (height times width) that a map may have", whole(1, 1 << 30)),
+    )
 
     def rewrite(self, model: ir.Model) -> Remarks:
         """Merges every set of convolutions that it can."""
@@ -63,7 +63,7 @@ class ShareConvs(Pass):
                 readers.setdefault(node.inputs[0], []).append(node)
         for nodes in readers.values():
             if len(nodes) > 1:
-                _merge_alike(nodes, graph, remarks, self.pixels)
+                _merge_alike(nodes, graph, remarks, self.options["pixels"])
         return remarks
 
 

@@ -22,7 +22,7 @@ would turn them into float32 again. The old weights go with eliminate-dead-code.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import ml_dtypes
@@ -32,7 +32,8 @@ import onnx_ir as ir
 from dnc.graph.builder import lazy
 from dnc.graph.rewriting import Remarks, add_initializer, add_node, attribute, constant_array
 from dnc.passes import Pass, passes
-from dnc.passes.reduced_precision import Keep, float32_nodes
+from dnc.passes.reduced_precision import KEEP, Keep, float32_nodes
+from dnc.runtime.options import Option
 
 _PRODUCTS = ("Conv", "Gemm", "MatMul")
 _FEW = 64
@@ -42,11 +43,8 @@ _FEW = 64
 class ToBfloat16(Pass):
     """Weights of Conv, Gemm, MatMul -> bfloat16 and a Cast.
 
-    Args:
-        keep: what stays in float32: layer numbers ("36"), ranges ("30-36"), operators ("Gemm").
-
     Raises:
-        DncError: an entry of `keep` is none of these.
+        PassError: an entry of the option `keep` is neither a layer, a range of them nor an operator.
     """
 
     name: ClassVar[str] = "to-bfloat16"
@@ -56,9 +54,12 @@ class ToBfloat16(Pass):
     a head by 3.9e-2 of its largest value, half of them by less than 2e-2; declared is twice the worst."""
 
     applies_to: ClassVar[str] = "constant weights of Conv, Gemm and MatMul"
+    known_options: ClassVar[Sequence[Option]] = (KEEP,)
+    needs: ClassVar[str] = "weight that may be in bfloat16"
 
-    def __init__(self, *, keep: Collection[str] = ()) -> None:
-        self.keep = Keep(keep)
+    def __init__(self, **values: Any) -> None:
+        super().__init__(**values)
+        self.keep = Keep(self.options["keep"])
 
     def rewrite(self, model: ir.Model) -> Remarks:
         """Rewrites every weight."""

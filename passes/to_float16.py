@@ -22,7 +22,7 @@ with eliminate-dead-code.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -33,7 +33,8 @@ import onnx_ir as ir
 from dnc.graph.builder import lazy
 from dnc.graph.rewriting import Remarks, add_initializer, constant_array
 from dnc.passes import Pass, passes
-from dnc.passes.reduced_precision import Keep, float32_nodes
+from dnc.passes.reduced_precision import KEEP, Keep, float32_nodes
+from dnc.runtime.options import Option
 
 _LARGEST = float(np.finfo(np.float16).max)
 _NAME = "tensor(float16)"
@@ -43,11 +44,8 @@ _NAME = "tensor(float16)"
 class ToFloat16(Pass):
     """float32 -> float16 between the first and the last product, Casts at the borders.
 
-    Args:
-        keep: what stays in float32 besides what must: layer numbers ("36"), ranges ("30-36"), operators ("Sigmoid").
-
     Raises:
-        DncError: an entry of `keep` is none of these.
+        PassError: an entry of the option `keep` is neither a layer, a range of them nor an operator.
     """
 
     name: ClassVar[str] = "to-float16"
@@ -58,9 +56,12 @@ class ToFloat16(Pass):
     is nearly twice the worst. A random EfficientNet-B0 changes by 7e-4."""
 
     applies_to: ClassVar[str] = "operators between the first and the last Conv, Gemm or MatMul"
+    known_options: ClassVar[Sequence[Option]] = (KEEP,)
+    needs: ClassVar[str] = "operator that may be in float16"
 
-    def __init__(self, *, keep: Collection[str] = ()) -> None:
-        self.keep = Keep(keep)
+    def __init__(self, **values: Any) -> None:
+        super().__init__(**values)
+        self.keep = Keep(self.options["keep"])
 
     def rewrite(self, model: ir.Model) -> Remarks:
         """Chooses the operators, then changes the types of what they give and read."""

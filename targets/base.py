@@ -51,8 +51,9 @@ class Target(ABC):
     def __init__(self, given: Mapping[str, str] | None = None) -> None:
         self.given: dict[str, str] = dict(given or {})
         """What was given, as text: it is kept in engine.json, and given again when the engine is opened."""
-        check_names(self.name, self.known_options, self.given)
-        self.options: dict[str, Any] = parse_options(self.name, self.known_options, self.given)
+        title = f"target {self.name}"
+        check_names(title, self.known_options, self.given)
+        self.options: dict[str, Any] = parse_options(title, self.known_options, self.given)
 
     def runner(self) -> Runner:
         """What opens the engines."""

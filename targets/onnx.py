@@ -38,8 +38,8 @@ def optimizations(activations: str, signs: str) -> list[Pass]:
         passes["trim-kernels"](),
         passes["simplify-concat"](),
         passes["merge-pools"](),
-        passes["binarize"](form=signs),  # type: ignore[call-arg]
-        passes["fuse-activation"](form=activations),  # type: ignore[call-arg]
+        passes["binarize"](form=signs),
+        passes["fuse-activation"](form=activations),
         passes["fold-batchnorm"](),
         passes["fold-scale"](),
         passes["eliminate-dead-code"](),

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from dnc.darknet.network import Network
     from dnc.evaluation.comparison import Comparison
     from dnc.runtime.manifest import Manifest
+    from dnc.runtime.options import Option
 
 __all__ = [
     "comparison_json",
@@ -29,6 +30,8 @@ __all__ = [
     "engine_text",
     "network_json",
     "network_table",
+    "options_json",
+    "show_options",
     "sides",
     "summary",
     "totals",
@@ -241,6 +244,24 @@ def comparison_json(comparison: Comparison) -> dict[str, Any]:
 def _finite(number: float) -> float | None:
     # JSON has neither infinities nor NaN.
     return number if abs(number) < float("inf") else None
+
+
+def options_json(options: Sequence[Option]) -> list[dict[str, str]]:
+    """What a target or a pass can be told."""
+    return [{"key": option.name, "default": option.default, "summary": option.summary} for option in options]
+
+
+def show_options(options: Sequence[Option], as_json: bool) -> None:
+    """Prints what a target or a pass can be told."""
+    from dnc.cli import print_json
+
+    if as_json:
+        print_json(options_json(options))
+        return
+    table = Table((Column("key"), Column("default"), Column("what it is", folds=True)))
+    for option in options:
+        table.add(option.name, option.default, option.summary)
+    table.show()
 
 
 def summary(plugin: type) -> str:

@@ -6,30 +6,46 @@ import click
 
 
 @click.command(epilog="Example: dnc passes --json")
+@click.argument("name", required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print a list of objects.")
-def command(as_json: bool) -> None:
-    """List the optimization passes.
+def command(name: str | None, as_json: bool) -> None:
+    """List the optimization passes, or the options of NAME.
 
     `dnc compile --skip NAME` leaves one out. Exact is a pass that changes no number; for the others stands by how much
     outputs may differ, relative to the largest value of each.
     """
     from dnc.cli import print_json
-    from dnc.cli._report import summary
-    from dnc.passes import passes
+    from dnc.cli._report import options_json, show_options, summary
+    from dnc.passes import find, passes
     from dnc.tables import Column, Table
 
-    found = [(name, plugin.tolerance, summary(plugin), plugin.applies_to) for name, plugin in passes.items()]
+    if name is not None:
+        show_options(find(name).known_options, as_json)
+        return
     if as_json:
-        keys = ("name", "tolerance", "summary", "applies_to")
-        print_json([dict(zip(keys, row, strict=True)) for row in found])
+        print_json(
+            [
+                {
+                    "name": key,
+                    "tolerance": plugin.tolerance,
+                    "summary": summary(plugin),
+                    "applies_to": plugin.applies_to,
+                    "options": options_json(plugin.known_options),
+                }
+                for key, plugin in passes.items()
+            ]
+        )
         return
     columns = (
         Column("pass"),
         Column("tolerance"),
         Column("what it does", folds=True),
         Column("where it applies", folds=True),
+        Column("options"),
     )
     table = Table(columns)
-    for name, tolerance, text, where in found:
-        table.add(name, f"{tolerance:g}" if tolerance else "exact", text, where)
+    for key, plugin in passes.items():
+        tolerance = f"{plugin.tolerance:g}" if plugin.tolerance else "exact"
+        options = " ".join(f"{option.name}={option.default}" for option in plugin.known_options)
+        table.add(key, tolerance, summary(plugin), plugin.applies_to, options)
     table.show()

@@ -14,18 +14,12 @@ def command(name: str | None, as_json: bool) -> None:
     The options are for `dnc compile --option KEY=VALUE`.
     """
     from dnc.cli import print_json
+    from dnc.cli._report import show_options
     from dnc.tables import Column, Table
     from dnc.targets import find, targets
 
     if name is not None:
-        options = find(name).known_options
-        if as_json:
-            print_json([{"key": each.name, "default": each.default, "summary": each.summary} for each in options])
-            return
-        table = Table((Column("key"), Column("default"), Column("what it is", folds=True)))
-        for each in options:
-            table.add(each.name, each.default, each.summary)
-        table.show()
+        show_options(find(name).known_options, as_json)
         return
     found = [(key, plugin.summary, plugin().missing()) for key, plugin in targets.items()]
     if as_json:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping
-from typing import Any, ClassVar, NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple, Self
 
 import onnx_ir as ir
 
+from dnc.errors import PassError
 from dnc.graph.builder import where_of
+from dnc.runtime.options import Option, check_names, parse_options
 
 __all__ = [
     "Pass",
@@ -55,13 +57,48 @@ class Remarks:
 
 
 class Pass(ir.passes.InPlacePass):
-    """A rewriting with a name, as on the command line, and a declared tolerance."""
+    """A rewriting with a name, as on the command line, a declared tolerance, and options.
+
+    Args:
+        **values: options by name: as `Option.parse` makes them, or as text; those left out have their defaults.
+
+    Raises:
+        PassError: there is no such option, or it has no such value.
+    """
 
     name: ClassVar[str]
     tolerance: ClassVar[float] = 0.0
     """By how much outputs may differ, relative to the largest of each: 0 where no number changes."""
     applies_to: ClassVar[str] = ""
     """Where it applies, for `dnc passes`."""
+    known_options: ClassVar[Sequence[Option]] = ()
+    needs: ClassVar[str] = ""
+    """What a model must have, if it is in vain to name the pass where that is missing; empty for an optimization, which
+    may find nothing to do."""
+
+    def __init__(self, **values: Any) -> None:
+        super().__init__()
+        owner = f"pass {self.name}"
+        check_names(owner, self.known_options, values, PassError)
+        text = {name: value for name, value in values.items() if isinstance(value, str)}
+        self.options: dict[str, Any] = parse_options(owner, self.known_options, text, PassError)
+        self.options |= {name: value for name, value in values.items() if name not in text}
+
+    @classmethod
+    def from_text(cls, given: Mapping[str, str]) -> Self:
+        """The pass with options as the user wrote them, by name.
+
+        Raises:
+            PassError: there is no such option, or it has no such value.
+        """
+        check_names(f"pass {cls.name}", cls.known_options, given, PassError)
+        return cls(**given)
+
+    def unmet(self, remarks: Remarks) -> str:
+        """Why `rewrite`, which gave the remarks, did not do what was asked for by naming the pass; empty if it did."""
+        if remarks.count or not self.needs:
+            return ""
+        return remarks.missed[0].text if remarks.missed else f"there is no {self.needs}"
 
     @abstractmethod
     def rewrite(self, model: ir.Model) -> Remarks:

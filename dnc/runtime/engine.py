@@ -81,7 +81,7 @@ def load(folder: str | PathLike[str], *, threads: int | None = None, **options: 
     fixed = [name for name in options if name in _built_in(kind, manifest)]
     if fixed:
         raise TargetError(f"{fixed[0]} is built into the engine", path, f"`dnc compile --option {fixed[0]}=…`")
-    check_names(manifest.target, anew, options)
+    check_names(f"target {manifest.target}", anew, options)
     runner = kind({**manifest.options, **options})
     missing = runner.missing()
     if missing:

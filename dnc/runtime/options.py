@@ -1,4 +1,4 @@
-"""Options of targets and of what runs their engines: `--option NAME=VALUE`, and keywords of `dnc.load`."""
+"""Options of targets, of what runs their engines and of passes: `--option NAME=VALUE`, `--passes PASS:NAME=VALUE`."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dnc.errors import TargetError, close_match
+from dnc.errors import DncError, TargetError, close_match
 
 __all__ = ["Option", "check_names", "one_of", "parse_options", "whole"]
 
 
 @dataclass(frozen=True)
 class Option:
-    """Something that the user may tell a target, or what runs its engines."""
+    """Something that the user may tell a target, what runs its engines, or a pass."""
 
     name: str
     default: str
     """As the user would write it."""
     summary: str
     parse: Callable[[str], Any] = str
-    """The value; raises ValueError, which says what is allowed."""
+    """The value; raises ValueError(what is allowed, *the words that are), of which there may be none."""
     at_load: bool = False
     """Whether it may be given anew when an engine is loaded: it changes nothing that `build` writes."""
 
@@ -41,22 +41,22 @@ def one_of(*words: str) -> Callable[[str], str]:
 
     def parse(text: str) -> str:
         if text not in words:
-            raise ValueError(f"one of {', '.join(words)}")
+            raise ValueError(f"one of {', '.join(words)}", *words)
         return text
 
     return parse
 
 
-def parse_options(target: str, known: Sequence[Option], given: Mapping[str, str]) -> dict[str, Any]:
+def parse_options(
+    owner: str, known: Sequence[Option], given: Mapping[str, str], failure: type[DncError] = TargetError
+) -> dict[str, Any]:
     """The values of all known options: those given, else their defaults.
 
     Args:
-        target: the name of the target, for messages.
+        owner: whose options they are, for messages: "target onnx".
         known: the options that there are.
         given: what the user wrote, by name; other names than the known ones are ignored.
-
-    Raises:
-        TargetError: a value is not allowed.
+        failure: what is raised if a value is not allowed.
     """
     values: dict[str, Any] = {}
     for option in known:
@@ -64,14 +64,18 @@ def parse_options(target: str, known: Sequence[Option], given: Mapping[str, str]
         try:
             values[option.name] = option.parse(text)
         except ValueError as error:
-            raise TargetError(f"option {option.name}={text} of target {target} is not {error}") from error
+            allowed, *words = error.args
+            hint = close_match(text, words)
+            raise failure(f"option {option.name}={text} of {owner} is not {allowed}", hint=hint) from error
     return values
 
 
-def check_names(target: str, known: Sequence[Option], given: Mapping[str, str]) -> None:
-    """Raises TargetError for a name that is none of the known options'."""
+def check_names(
+    owner: str, known: Sequence[Option], given: Mapping[str, Any], failure: type[DncError] = TargetError
+) -> None:
+    """Raises `failure` for a name that is none of the known options'."""
     names = [option.name for option in known]
     for name in given:
         if name not in names:
             hint = close_match(name, names) or (f"it has {', '.join(names)}" if names else "it has none")
-            raise TargetError(f"target {target} has no option '{name}'", hint=hint)
+            raise failure(f"{owner} has no option '{name}'", hint=hint)

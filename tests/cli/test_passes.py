@@ -14,7 +14,7 @@ Command = Callable[..., Result]
 def test_passes(command: Command) -> None:
     result = command("passes")
     assert (result.code, result.err) == (0, "")
-    assert " ".join(result.out.split("\n")[0].split()) == "pass tolerance what it does where it applies"
+    assert " ".join(result.out.split("\n")[0].split()) == "pass tolerance what it does where it applies options"
     assert [line.split()[0] for line in result.out.splitlines()[1:]] == list(passes)
     listed = {item["name"]: item for item in json.loads(command("passes", "--json").out)}
     assert list(listed) == list(passes)
@@ -27,4 +27,18 @@ def test_passes(command: Command) -> None:
         "tolerance": 0.0,
         "summary": "Removes what does nothing at inference.",
         "applies_to": "Identity, Dropout, Concat of one input, Reshape to the same shape",
+        "options": [],
     }
+
+
+def test_options_of_a_pass(command: Command) -> None:
+    option = {"key": "width", "default": "32", "summary": "the channels of a block, or all"}
+    assert json.loads(command("passes", "diagonalwise", "--json").out) == [option]
+    listed = {item["name"]: item for item in json.loads(command("passes", "--json").out)}
+    assert listed["diagonalwise"]["options"] == [option]
+    assert command("passes", "diagonalwise").out.splitlines()[1].split()[:2] == ["width", "32"]
+    result = command("passes", "diagonalwize")
+    assert (result.code, result.err) == (
+        1,
+        "dnc: error: unknown pass 'diagonalwize'\n  hint: did you mean 'diagonalwise'?\n",
+    )

@@ -10,6 +10,7 @@ import pytest
 
 from dnc.darknet.lower import lower
 from dnc.darknet.network import Network
+from dnc.errors import PassError
 from dnc.graph.rewriting import constant_array, replace_uses
 from dnc.graph.serialization import check
 from dnc.passes import Pass, passes
@@ -107,6 +108,68 @@ def test_declarations(name: str) -> None:
     assert 0 <= each.tolerance < (1e-1 if name in REDUCED else 1.1 if name == "quantize" else 1e-3)
     assert math.isfinite(each.tolerance)
     assert each.__doc__
+
+
+@pytest.mark.parametrize("name", passes)
+def test_options(name: str) -> None:
+    """Their defaults are values; text is parsed, typed values are kept."""
+    optimization = passes[name].from_text({option.name: option.default for option in passes[name].known_options})
+    assert list(optimization.options) == [option.name for option in passes[name].known_options]
+    assert optimization.options == passes[name]().options == passes[name](**optimization.options).options
+    with pytest.raises(PassError, match=f"pass {name} has no option 'nonsense'"):
+        passes[name].from_text({"nonsense": "1"})
+
+
+WRONG = {
+    "diagonalwise with=8": "pass diagonalwise has no option 'with'\n  hint: did you mean 'width'?",
+    "diagonalwise only=8": "pass diagonalwise has no option 'only'\n  hint: it has width",
+    "diagonalwise width=1": "option width=1 of pass diagonalwise is not a number from 2 on, or all",
+    "grouped-to-dense groups=0": "option groups=0 of pass grouped-to-dense is not a whole number from 1 to 65536",
+    "fuse-activation form=opnvino": "option form=opnvino of pass fuse-activation is not one of onnx, onnxruntime, "
+    "openvino, myriad\n  hint: did you mean 'openvino'?",
+    "quantize keep=36+Sigmoidd": "keep=Sigmoidd: neither a layer nor an operator\n  hint: did you mean 'Sigmoid'?",
+    "quantize ranges=x": "pass quantize has no option 'ranges'\n  hint: it has keep",
+}
+
+
+@pytest.mark.parametrize("text", WRONG)
+def test_wrong_options(text: str) -> None:
+    name, _, option = text.partition(" ")
+    key, _, value = option.partition("=")
+    with pytest.raises(PassError) as caught:
+        passes[name].from_text({key: value})
+    assert str(caught.value) == WRONG[text]
+
+
+def test_options_as_text() -> None:
+    assert passes["diagonalwise"].from_text({"width": "all"}).options == {"width": None}
+    assert passes["to-float16"].from_text({"keep": "30-36+Add"}).options == {"keep": ["30-36", "Add"]}
+
+
+UNMET = {
+    "diagonalwise": "there is no depthwise convolution",
+    "grouped-to-dense": "there is no grouped convolution",
+    "quantize": "it needs a calibration",
+    "equalize": "it needs a calibration",
+    "to-float16": "there is no operator that may be in float16",
+    "fold-batchnorm": "",
+    "merge-pools": "",
+}
+
+
+@pytest.mark.parametrize("name", UNMET)
+def test_what_was_asked_for_in_vain(name: str) -> None:
+    """An optimization may find nothing to do; what is only done because it is asked for may not."""
+    optimization = passes[name]()
+    assert optimization.unmet(optimization.rewrite(model(ADD, a=np.ones((1, 2))))) == UNMET[name]
+
+
+def test_what_was_asked_for_and_missed() -> None:
+    text = "agraph (float[1,37,9,9] x) => (float[1,37,7,7] y) { y = Conv <group = 37> (x, w) }"
+    built = model(text, w=np.ones((37, 1, 3, 3)))
+    narrow, whole = passes["diagonalwise"](), passes["diagonalwise"](width=None)
+    assert narrow.unmet(narrow.rewrite(built)) == "37 channels have no divisor from 4 to 32"
+    assert whole.unmet(whole.rewrite(built)) == ""
 
 
 ADD = "agraph (float[1,2] x) => (float[1,2] y) { z = Add(x, a)  y = Relu(z) }"

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from dnc.darknet.lower import lower
 from dnc.darknet.network import Network
 from dnc.darknet.reference import run_all
-from dnc.errors import DncError
+from dnc.errors import PassError
 from dnc.graph.serialization import check, serialize_to
 from dnc.passes import passes
 from dnc.passes.binarize import Binarize
@@ -67,7 +67,7 @@ def test_few_channels_stay_floats() -> None:
 
 
 def test_unknown_form() -> None:
-    with pytest.raises(DncError, match="unknown form 'bit'") as caught:
+    with pytest.raises(PassError, match="form=bit of pass binarize is not one of bits, integer") as caught:
         Binarize(form="bit")
     assert caught.value.hint == "did you mean 'bits'?"
 

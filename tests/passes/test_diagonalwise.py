@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from dnc.darknet.lower import lower
 from dnc.darknet.network import Network
-from dnc.errors import DncError, PassError
+from dnc.errors import PassError
 from dnc.graph.serialization import check, serialize_to
 from dnc.graph.verification import Verifier, feeds_for
 from dnc.passes import passes
@@ -144,7 +144,7 @@ def test_other_convolutions_are_left_alone(groups: int) -> None:
 
 @pytest.mark.parametrize("options", [{"width": 1}, {"width": 0}, {"only": {"c": 1}}])
 def test_widths_that_rewrite_nothing(options: dict[str, Any]) -> None:
-    with pytest.raises(DncError, match="must be at least 2"):
+    with pytest.raises(PassError, match="must be at least 2"):
         Diagonalwise(**options)
 
 

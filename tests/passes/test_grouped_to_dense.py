@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from dnc.darknet.lower import lower
 from dnc.darknet.network import Network
-from dnc.errors import DncError, PassError
+from dnc.errors import PassError
 from dnc.graph.serialization import check
 from dnc.passes import passes
 from dnc.passes.grouped_to_dense import GroupedToDense
@@ -109,7 +109,7 @@ def test_a_dense_convolution_is_left_alone() -> None:
 
 @pytest.mark.parametrize("options", [{"groups": 0}, {"only": {"c": 0}}])
 def test_no_groups(options: dict[str, Any]) -> None:
-    with pytest.raises(DncError, match="groups=0 must be at least 1"):
+    with pytest.raises(PassError, match="groups=0 must be at least 1"):
         GroupedToDense(**options)
 
 

@@ -40,7 +40,7 @@ def build(body: str, results: str = TWO) -> ir.Model:
 def shared(built: ir.Model, count: int, pixels: int = 784) -> list[str]:
     """Runs the pass, compares, runs it again; returns the refusals."""
     before = outputs(built)
-    optimization = ShareConvs(pixels)
+    optimization = ShareConvs(pixels=pixels)
     remarks = optimization.rewrite(built)
     assert remarks.count == count
     check(built, "the pass")
@@ -199,5 +199,5 @@ def test_real_networks(name: str, pairs: int) -> None:
     built = lower(Network.load(path).with_random_weights(0))
     for each in ("eliminate-identity", "fold-batchnorm"):
         passes[each]().rewrite(built)
-    assert ShareConvs(1 << 20).rewrite(built).count == pairs
+    assert ShareConvs(pixels=1 << 20).rewrite(built).count == pairs
     check(built, "the pass")

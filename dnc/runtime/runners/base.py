@@ -62,7 +62,7 @@ class Runner(ABC):
 
     def __init__(self, given: Mapping[str, str] | None = None) -> None:
         self.given: dict[str, str] = dict(given or {})
-        self.options: dict[str, Any] = parse_options(self.name, self.known_options, self.given)
+        self.options: dict[str, Any] = parse_options(f"target {self.name}", self.known_options, self.given)
 
     @classmethod
     def select(cls, given: Mapping[str, str]) -> type[Runner]:
