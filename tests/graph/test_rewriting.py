@@ -151,7 +151,7 @@ UNMET = {
     "grouped-to-dense": "there is no grouped convolution",
     "quantize": "it needs a calibration",
     "equalize": "it needs a calibration",
-    "to-float16": "there is no operator that may be in float16",
+    "to-float16": "it comes before all products",
     "fold-batchnorm": "",
     "merge-pools": "",
 }
