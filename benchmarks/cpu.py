@@ -117,8 +117,8 @@ def main() -> None:
     arguments = parser.parse_args()
     speeds: dict[str, list[float]] = {}
     print(f"{device_name()}, {arguments.threads} threads\n")
-    for each in arguments.networks:
-        cfg = find_cfg(each)
+    for network in arguments.networks:
+        cfg = find_cfg(network)
         with tempfile.TemporaryDirectory() as scratch:
             timings, notes = measure(cfg, arguments, Path(scratch))
         best = min((name for name in timings.seconds if not name.startswith("dnc")), key=timings.median)

@@ -248,7 +248,7 @@ def open_torch(model: ir.Model, precision: str, device: str, x: Any, compiled: b
     def run() -> list[Any]:
         with torch.inference_mode():
             there = host.to(device=device, dtype=kind).to(memory_format=torch.channels_last)
-            return [each.float().cpu().numpy() for each in call(there)]
+            return [output.float().cpu().numpy() for output in call(there)]
 
     return run
 
@@ -424,7 +424,7 @@ def main() -> None:
     parser.add_argument("--engines", type=words, metavar="NAME,…", help="CUDA, TensorRT, PyTorch, …; else all")
     parser.add_argument("--precisions", type=words, default=["fp16", "fp32"], metavar="P,…")
     parser.add_argument(
-        "--batches", type=lambda text: [int(each) for each in words(text)], default=[1, 16], metavar="N,…"
+        "--batches", type=lambda text: [int(word) for word in words(text)], default=[1, 16], metavar="N,…"
     )
     parser.add_argument("--seconds", type=float, default=2.0, help="for each network, precision and batch")
     parser.add_argument("--trials", type=int, default=100, help="for TVM tuned, of each network")

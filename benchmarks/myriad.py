@@ -68,7 +68,7 @@ def row(text: str, arguments: argparse.Namespace, folder: Path) -> list[str]:
         return [name, str(error).replace("\n", " ")[:400]]
     whole = processor_seconds() - start
     about = json.loads((engine.folder / "model.json").read_text(encoding="utf-8"))
-    precisions = {each["tensor"]: each["precision"] for each in (*about["inputs"], *about["outputs"])}
+    precisions = {tensor["tensor"]: tensor["precision"] for tensor in (*about["inputs"], *about["outputs"])}
     blob = (engine.folder / "model.blob").read_bytes()
     seconds, peaks, same = [], [], True
     for _ in range(arguments.repeats):

@@ -77,8 +77,8 @@ def main() -> None:
         if target.missing():
             print(f"target {name}: {target.missing()} is not installed\n")
             continue
-        for each in arguments.networks:
-            cfg = find_cfg(each)
+        for name in arguments.networks:
+            cfg = find_cfg(name)
             weights = zoo.weights_for(cfg)
             network = Network.load(cfg, weights)
             if weights is None:

@@ -130,8 +130,8 @@ def precisions(arguments: argparse.Namespace) -> None:
     print(f"Milliseconds, and in brackets multiples of {first}.\n")
     print(f"| network | {' | '.join(PRECISIONS)} |\n" + "| --- " * (len(PRECISIONS) + 1) + "|")
     ratios: dict[str, list[float]] = {name: [] for name in others}
-    for each in arguments.networks:
-        cfg = find_cfg(each)
+    for network in arguments.networks:
+        cfg = find_cfg(network)
         with tempfile.TemporaryDirectory() as scratch:
             timings = measure_precisions(cfg, arguments, Path(scratch))
         cells = [f"{timings.median(first) * 1e3:.2f}"]
@@ -187,8 +187,8 @@ def main() -> None:
     print("Times of dnc's target tvm, as multiples of those of the others.\n")
     print(f"| network | ms | {' | '.join(others)} | compiled in s (of the processor) | MB |")
     print("| --- " * (len(others) + 4) + "|")
-    for each in arguments.networks:
-        cfg = find_cfg(each)
+    for network in arguments.networks:
+        cfg = find_cfg(network)
         with tempfile.TemporaryDirectory() as scratch:
             timings, (elapsed, busy, memory) = measure(cfg, arguments, Path(scratch))
         cells = [cfg.stem, f"{timings.median(OURS) * 1e3:.2f}"]

@@ -112,8 +112,8 @@ def compare_recordings(old: Recording, new: Recording, names: tuple[str, str], t
 
 
 def _pairs(old: Recording, new: Recording, names: tuple[str, str]) -> list[tuple[Figures, Figures]]:
-    before = {each.name: each for each in old.figures if each.kind == "engine"}
-    after = {each.name: each for each in new.figures if each.kind == "engine"}
+    before = {figures.name: figures for figures in old.figures if figures.kind == "engine"}
+    after = {figures.name: figures for figures in new.figures if figures.kind == "engine"}
     if len(before) == len(after) == 1:
         return list(zip(before.values(), after.values(), strict=True))
     common = [(before[name], after[name]) for name in before if name in after]

@@ -142,7 +142,7 @@ def attribute(
         limits: the peaks, if they are known.
         places: see `profile`.
     """
-    columns = {each: number for number, each in enumerate([*(each.place for each in work), _MADE])}
+    columns = {place: number for number, place in enumerate([*(node.place for node in work), _MADE])}
     # The network's time stands beside its nodes', so that both are those of the same chunks.
     table = np.zeros((len(chunks), len(columns) + 1))
     seen: set[str] = set()
@@ -160,24 +160,24 @@ def attribute(
     *means, whole = np.mean(quiet, axis=0).tolist()
     taken = dict(zip(columns, means, strict=True))
     rows = []
-    for each in (*work, Work(_MADE, _MADE)):
-        if each.place not in seen:
+    for node in (*work, Work(_MADE, _MADE)):
+        if node.place not in seen:
             continue
         # Zero where it is too short to be measured.
-        seconds = taken[each.place]
+        seconds = taken[node.place]
         least, bound = 0.0, "memory"
         if limits is not None:
-            least = limits.attainable(each.operations, each.bytes)
-            bound = "compute" if each.operations > limits.ridge * each.bytes else "memory"
-        where = places.get(each.place, each.where)
+            least = limits.attainable(node.operations, node.bytes)
+            bound = "compute" if node.operations > limits.ridge * node.bytes else "memory"
+        where = places.get(node.place, node.where)
         share = seconds / whole
         roof = least / seconds if seconds else 0.0
-        others = tuple(other.place for other in work if other.place in also[each.place])
-        rows.append(Layer(where, seconds, each.operations, each.bytes, share, bound if least else "", roof, others))
+        others = tuple(other.place for other in work if other.place in also[node.place])
+        rows.append(Layer(where, seconds, node.operations, node.bytes, share, bound if least else "", roof, others))
     joined = [
-        places.get(each.place, each.where)
-        for each in work
-        if each.operations and each.place.startswith("#") and each.place not in seen
+        places.get(node.place, node.where)
+        for node in work
+        if node.operations and node.place.startswith("#") and node.place not in seen
     ]
     between = whole - sum(taken.values())
     return Layers(engine, tuple(rows), whole, between, tuple(joined), limits)

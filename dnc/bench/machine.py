@@ -62,7 +62,7 @@ def describe(about: Mapping[str, Any]) -> list[str]:
     state = [f"governor {about['governor']}"] if "governor" in about else []
     state += [f"turbo {about['turbo']}"] if "turbo" in about else []
     if "load" in about:
-        state.append(f"load {', '.join(f'{each:.2f}' for each in about['load'])}")
+        state.append(f"load {', '.join(f'{load:.2f}' for load in about['load'])}")
     versions = [f"{name} {number}" for name, number in about["libraries"].items()]
     lines.append(", ".join([*state, f"Python {about['python']}", *versions]))
     lines += [f"{gpu['name']}, driver {gpu['driver']}, {gpu['memory']}" for gpu in about.get("gpus", [])]
@@ -133,7 +133,7 @@ def _memory() -> int | None:
 def _load() -> list[float] | None:
     """Processes that ran or waited, on average over 1, 5 and 15 minutes."""
     try:
-        return [round(each, 2) for each in os.getloadavg()]
+        return [round(load, 2) for load in os.getloadavg()]
     except (AttributeError, OSError):
         return None
 

@@ -118,12 +118,12 @@ class Recording:
             "made": dict(self.made),
             "settings": {**asdict(self.settings), "confidence": self.confidence},
             "machine": dict(self.machine),
-            "engines": [each.to_json() for each in self.figures],
+            "engines": [figures.to_json() for figures in self.figures],
             "rounds": {
                 "opening": [] if timings.opening is None else timings.opening.tolist(),
-                "waited": [] if timings.waited is None else [float(f"{each:.4g}") for each in timings.waited],
+                "waited": [] if timings.waited is None else [float(f"{value:.4g}") for value in timings.waited],
                 "seconds": {
-                    name: [float(f"{each:.6g}") for each in values] for name, values in timings.seconds.items()
+                    name: [float(f"{value:.6g}") for value in values] for name, values in timings.seconds.items()
                 },
             },
             "notes": list(self.notes),
@@ -137,15 +137,15 @@ class Recording:
         opening = np.array(rounds["opening"], np.intp)
         waited = np.array(rounds["waited"], np.float64)
         seconds = {str(name): np.array(values, np.float64) for name, values in rounds["seconds"].items()}
-        if any(each.shape != opening.shape for each in (waited, *seconds.values())) or not len(opening):
+        if any(array.shape != opening.shape for array in (waited, *seconds.values())) or not len(opening):
             raise ValueError("its rounds do not fit together")
-        if not all(np.isfinite(each).all() and (each > 0).all() for each in seconds.values()):
+        if not all(np.isfinite(values).all() and (values > 0).all() for values in seconds.values()):
             raise ValueError("its seconds are not positive")
         figures = []
-        for each in content["engines"]:
-            ratio = None if each["ratio"] is None else Ratio(**each["ratio"])
-            figures.append(Figures(**{**each, "throughput": Interval(**each["throughput"]), "ratio": ratio}))
-        if not figures or any(each.name not in seconds for each in figures) or YARDSTICK not in seconds:
+        for entry in content["engines"]:
+            ratio = None if entry["ratio"] is None else Ratio(**entry["ratio"])
+            figures.append(Figures(**{**entry, "throughput": Interval(**entry["throughput"]), "ratio": ratio}))
+        if not figures or any(engine.name not in seconds for engine in figures) or YARDSTICK not in seconds:
             raise ValueError("it has no rounds of an engine or of the yardstick")
         return cls(
             Settings(**settings),
@@ -246,14 +246,14 @@ def measure(
     return Recording(settings, found_on, tuple(figures), timings, tuple(notes), made)
 
 
-def _timed(timings: Timings, first: Subject, each: Subject | Peer) -> dict[str, Any]:
+def _timed(timings: Timings, first: Subject, subject: Subject | Peer) -> dict[str, Any]:
     """The figures that come from the timings."""
-    name = each.title if isinstance(each, Peer) else each.name
+    name = subject.title if isinstance(subject, Peer) else subject.name
     quiet = timings.quiet()
     time_of_one = quiet.time(name)
     batch = first.batch
     throughput = Interval(batch / time_of_one.value, batch / time_of_one.high, batch / time_of_one.low)
-    latencies = each.latencies if isinstance(each, Subject) and each.streams > 1 else None
+    latencies = subject.latencies if isinstance(subject, Subject) and subject.streams > 1 else None
     if latencies:
         numbers = np.quantile(latencies, _SHARES).tolist()
         runs = len(latencies)
@@ -263,7 +263,7 @@ def _timed(timings: Timings, first: Subject, each: Subject | Peer) -> dict[str, 
     latency = dict(zip(("min", "median", "p90", "p99"), numbers, strict=True))
     if not latencies:
         latency |= {"median": time_of_one.value, "low": time_of_one.low, "high": time_of_one.high}
-    ratio = None if each is first else quiet.ratio(name, first.name, CONFIDENCE)
+    ratio = None if subject is first else quiet.ratio(name, first.name, CONFIDENCE)
     return {"latency": latency, "runs": runs, "throughput": throughput, "ratio": ratio}
 
 
@@ -289,8 +289,8 @@ def _start_ups(subjects: Sequence[Subject], progress: Progress) -> dict[str, dic
     figures = {}
     for name, several in found.items():
         keys = ("import", "open", "ready", "process")
-        medians = {key: float(np.median([each[key] for each in several])) for key in keys}
-        memory = int(np.median([each["memory"] for each in several]))
+        medians = {key: float(np.median([start[key] for start in several])) for key in keys}
+        memory = int(np.median([start["memory"] for start in several]))
         figures[name] = {"startup": medians, "memory": memory, "device": several[-1]["device"]}
     return figures
 

@@ -78,7 +78,7 @@ def ncnn(job: Job) -> Iterator[Any]:
     def run() -> object:
         with net.create_extractor() as extractor:
             extractor.input(name, library.Mat(job.input[0]).clone())
-            return [extractor.extract(each)[1].numpy() for each in outputs]
+            return [extractor.extract(output)[1].numpy() for output in outputs]
 
     yield run
 

@@ -62,8 +62,8 @@ def plot(recording: Recording, layers: Sequence[Layers], path: Path) -> None:
         layout="constrained",
     )
     _bars(axes[0, 0], recording)
-    for axis, each in zip(axes[1:, 0], layers, strict=True):
-        _roofline(axis, each)
+    for axis, engine in zip(axes[1:, 0], layers, strict=True):
+        _roofline(axis, engine)
     with whole_file(path) as file:
         # Without a date, the same measurement gives the same bytes.
         figure.savefig(file, format=path.suffix.lower()[1:], metadata={"Date": None} if path.suffix == ".svg" else None)
@@ -71,14 +71,14 @@ def plot(recording: Recording, layers: Sequence[Layers], path: Path) -> None:
 
 
 def _bars(axis: Any, recording: Recording) -> None:
-    names = [each.name for each in recording.figures]
-    medians = np.array([each.latency["median"] for each in recording.figures]) * 1e3
+    names = [figures.name for figures in recording.figures]
+    medians = np.array([figures.latency["median"] for figures in recording.figures]) * 1e3
     ends = [
-        (each.latency.get("low", each.latency["median"]), each.latency.get("high", each.latency["median"]))
-        for each in recording.figures
+        (figures.latency.get("low", figures.latency["median"]), figures.latency.get("high", figures.latency["median"]))
+        for figures in recording.figures
     ]
     reach = np.abs(np.array(ends).T * 1e3 - medians)
-    colors = ["tab:blue" if each.kind == "engine" else "tab:gray" for each in recording.figures]
+    colors = ["tab:blue" if figures.kind == "engine" else "tab:gray" for figures in recording.figures]
     axis.barh(names, medians, xerr=reach, color=colors, capsize=3)
     axis.invert_yaxis()
     axis.set_xlabel(f"ms, median with its {recording.confidence:.1%} interval")

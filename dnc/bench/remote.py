@@ -45,7 +45,7 @@ class RemoteSubject(Subject):
             raise TargetError(what, self.folder, "dnc compile --target tvm, with --option triple=… for another machine")
         try:
             self._about = json.loads((self.folder / ABOUT).read_text(encoding="utf-8"))
-            self._names = [each["name"] for each in self._about["inputs"]]
+            self._names = [input["name"] for input in self._about["inputs"]]
             self._machine = f"{self._about['triple']} {self._about['mcpu']}"
         except (OSError, ValueError, LookupError, TypeError) as error:
             raise TargetError(f"cannot read {ABOUT}: {error}", self.folder, "build the engine again") from error

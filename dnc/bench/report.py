@@ -95,30 +95,30 @@ def figures_table(recording: Recording) -> Table:
     every = recording.figures
     titles = ("ms, median", "min", "p90", "p99", "images/s", "start-up", "memory", "energy")
     columns = [Column(""), *(Column(title, right=True) for title in titles)]
-    shown = [True] * 6 + [any(value) for value in zip(*(_optional(each) for each in every), strict=True)]
+    shown = [True] * 6 + [any(value) for value in zip(*(_optional(figures) for figures in every), strict=True)]
     if len(every) > 1:
         columns.append(Column(f"of the time of {every[0].name}", right=True))
         shown.append(True)
     table = Table([column for column, show in zip(columns, shown, strict=True) if show])
-    for each in every:
-        latency = each.latency
+    for figures in every:
+        latency = figures.latency
         median = _ms(latency["median"])
         if "low" in latency:
             median += f" ({_ms(latency['low'])} to {_ms(latency['high'])})"
-        cells = [each.name, median, *(_ms(latency[name]) for name in ("min", "p90", "p99"))]
-        cells += [f"{each.throughput.value:.4g}", *_optional(each)]
+        cells = [figures.name, median, *(_ms(latency[name]) for name in ("min", "p90", "p99"))]
+        cells += [f"{figures.throughput.value:.4g}", *_optional(figures)]
         if len(every) > 1:
-            cells.append(str(each.ratio or 1))
+            cells.append(str(figures.ratio or 1))
         table.add(*(cell for cell, show in zip(cells, shown, strict=True) if show))
     return table
 
 
-def _optional(each: Figures) -> tuple[str, str, str]:
+def _optional(figures: Figures) -> tuple[str, str, str]:
     """Start-up, memory and energy; empty where they are not known."""
     return (
-        "" if each.startup is None else f"{each.startup['ready'] * 1e3:.0f} ms",
-        "" if each.memory is None else f"{each.memory / 1e6:.0f} MB",
-        "" if each.energy is None else f"{each.energy * 1e3:.3g} mJ",
+        "" if figures.startup is None else f"{figures.startup['ready'] * 1e3:.0f} ms",
+        "" if figures.memory is None else f"{figures.memory / 1e6:.0f} MB",
+        "" if figures.energy is None else f"{figures.energy * 1e3:.3g} mJ",
     )
 
 
@@ -170,20 +170,20 @@ def layers_table(layers: Layers) -> Table:
 
 def frames_report(results: Sequence[EndToEnd], report: Report) -> None:
     """Adds what frames took."""
-    lines = [f"{each.engine}: {each.frames} frames of {each.source}, {each.results} results" for each in results]
+    lines = [f"{result.engine}: {result.frames} frames of {result.source}, {result.results} results" for result in results]
     report.add("From images to results", lines, frames_table(results))
 
 
 def frames_table(results: Sequence[EndToEnd]) -> Table:
     """A row for each engine: milliseconds of each stage."""
-    dropped = any(each.dropped is not None for each in results)
+    dropped = any(result.dropped is not None for result in results)
     titles = ["", *(f"{name}, ms" for name in STAGES), "total", "p99", "frames/s", *["dropped"] * dropped]
     table = Table([Column(title, right=bool(title)) for title in titles])
-    for each in results:
-        cells = [each.engine, *(_ms(each.stages[name]["median"]) for name in (*STAGES, "total"))]
-        cells += [_ms(each.stages["total"]["p99"]), f"{each.rate:.4g}"]
+    for result in results:
+        cells = [result.engine, *(_ms(result.stages[name]["median"]) for name in (*STAGES, "total"))]
+        cells += [_ms(result.stages["total"]["p99"]), f"{result.rate:.4g}"]
         if dropped:
-            share = (each.dropped or 0) / (each.frames + (each.dropped or 0))
-            cells.append(f"{each.dropped} ({share:.0%})")
+            share = (result.dropped or 0) / (result.frames + (result.dropped or 0))
+            cells.append(f"{result.dropped} ({share:.0%})")
         table.add(*cells)
     return table

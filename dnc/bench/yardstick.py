@@ -34,10 +34,10 @@ def yardstick(threads: int) -> Iterator[Run]:
         def run() -> None:
             for _ in range(_STEPS):
                 for step in ("compute", "copy"):
-                    others = [pool.submit(getattr(each, step)) for each in own[1:]]
+                    others = [pool.submit(getattr(stepper, step)) for stepper in own[1:]]
                     getattr(own[0], step)()
-                    for each in others:
-                        each.result()
+                    for future in others:
+                        future.result()
 
         yield run
 

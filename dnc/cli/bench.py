@@ -155,19 +155,19 @@ def command(
             result = _measure(what, layers, plot, seconds, wishes, Path(scratch), tell)
     if diff is not None:
         if as_json:
-            print_json([each.to_json() for each in found])
+            print_json([difference.to_json() for difference in found])
         else:
-            for each in found:
-                click.echo(str(each))
-                for note in each.notes:
+            for difference in found:
+                click.echo(str(difference))
+                for note in difference.notes:
                     click.echo(f"  {note}")
-        context.exit(1 if any(each.slower for each in found) else 0)
+        context.exit(1 if any(difference.slower for difference in found) else 0)
     if sources:
         _show_frames(frames, as_json, markdown)
         return
     recording, tables = result
     if as_json:
-        print_json({**recording.to_json(), "layers": [each.to_json() for each in tables]})
+        print_json({**recording.to_json(), "layers": [layers.to_json() for layers in tables]})
         return
     from dnc.bench.report import layers_report, recording_report
 
@@ -308,7 +308,7 @@ def _show_frames(frames: list[EndToEnd], as_json: bool, markdown: bool) -> None:
     from dnc.cli import print_json
 
     if as_json:
-        print_json({"machine": machine(), "end_to_end": [each.to_json() for each in frames]})
+        print_json({"machine": machine(), "end_to_end": [result.to_json() for result in frames]})
         return
     report = Report()
     report.add("", describe(machine()))
@@ -326,11 +326,11 @@ def _differences(
     from dnc.bench.prepare import is_engine, make_subjects
     from dnc.runtime.timing import CONFIDENCE
 
-    engines = [is_engine(each) for each in given]
+    engines = [is_engine(path) for path in given]
     if any(engines) and not all(engines):
         raise click.UsageError("--diff takes two recordings or two engines, not one of each")
     if not any(engines):
-        old, new = (read_recording(Path(each)) for each in given)
+        old, new = (read_recording(Path(path)) for path in given)
         return compare_recordings(old, new, given, threshold)
     subjects = make_subjects(given, wishes, scratch, tell)
     away = wishes.device.name if wishes.device is not None else ""

@@ -36,11 +36,11 @@ def command(as_json: bool, seconds: float | None) -> None:
     click.echo("\n", nl=False)
     columns = Column("target"), Column("state"), Column("what it says", folds=True), Column("to mend", folds=True)
     table = Table(columns)
-    for each in found["targets"]:
-        said = "; ".join(filter(None, (each["device"], each["reason"])))
-        table.add(each["target"], each["state"], said, each["remedy"])
-    for each in found["toolchains"]:
-        table.add(f"toolchain {each['name']}", each["state"], each["reason"], each["remedy"])
+    for target in found["targets"]:
+        said = "; ".join(filter(None, (target["device"], target["reason"])))
+        table.add(target["target"], target["state"], said, target["remedy"])
+    for chain in found["toolchains"]:
+        table.add(f"toolchain {chain['name']}", chain["state"], chain["reason"], chain["remedy"])
     table.show()
     cache = found["cache"]
     held = ", ".join(f"{kind} {size / 1e6:.1f} MB" for kind, size in cache["bytes"].items()) or "empty"

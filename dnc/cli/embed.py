@@ -48,7 +48,7 @@ def command(what: str | None, out: str | None, as_json: bool) -> None:
     elif what == "prefix":
         click.echo(";".join(str(library.cmake) for library in _some(libraries)))
     elif as_json:
-        found = [{"target": each.target, "library": str(each.file), "cmake": str(each.cmake)} for each in libraries]
+        found = [{"target": built.target, "library": str(built.file), "cmake": str(built.cmake)} for built in libraries]
         print_json({"version": __version__, "sources": str(sources), "back_ends": found})
     else:
         table = Table((Column("target"), Column("library", folds=True)))

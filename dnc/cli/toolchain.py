@@ -19,10 +19,10 @@ def list_(as_json: bool) -> None:
     from dnc.tables import Column, Table
 
     rows = []
-    for name, each in toolchain.TOOLCHAINS.items():
+    for name, chain in toolchain.TOOLCHAINS.items():
         damage = toolchain.damage(name, thorough=True)
         state = "no" if damage is None else f"damaged: {damage}" if damage else "yes"
-        rows.append((name, each, state))
+        rows.append((name, chain, state))
     if as_json:
         print_json(
             [
@@ -30,20 +30,20 @@ def list_(as_json: bool) -> None:
                     "name": name,
                     "installed": state == "yes",
                     "state": state,
-                    "size": each.size,
-                    "wheels": dict(each.wheels),
+                    "size": chain.size,
+                    "wheels": dict(chain.wheels),
                     "folder": str(toolchain.folder(name)),
-                    "summary": each.summary,
+                    "summary": chain.summary,
                 }
-                for name, each, state in rows
+                for name, chain, state in rows
             ]
         )
         return
     table = Table(
         (Column("name"), Column("MB", right=True), Column("here", folds=True), Column("what it is", folds=True))
     )
-    for name, each, state in rows:
-        table.add(name, f"{each.size / 1e6:.0f}", state, each.summary)
+    for name, chain, state in rows:
+        table.add(name, f"{chain.size / 1e6:.0f}", state, chain.summary)
     table.show()
 
 

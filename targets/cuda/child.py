@@ -119,8 +119,8 @@ class _Compiler:
         forms = {rank: self._network.form(request["name"], rank) for rank in request["ranks"]}
         if None in forms.values():
             raise TargetError(f"no rule writes {request['name']} any more")
-        self._write(self._network.alone({f"rank{rank}": each for rank, each in forms.items()}), request["library"])
-        return {"forms": {str(rank): _arguments(each) for rank, each in forms.items()}}
+        self._write(self._network.alone({f"rank{rank}": form for rank, form in forms.items()}), request["library"])
+        return {"forms": {str(rank): _arguments(form) for rank, form in forms.items()}}
 
     def _next(self, request: dict[str, Any]) -> dict[str, Any]:
         from dnc.targets.tvm.tuning import Forms

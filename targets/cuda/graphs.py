@@ -35,16 +35,16 @@ def with_graphs(module: Any) -> Any:
     copy = main.with_attr("global_symbol", GRAPHS)
     if all(_is_fixed(parameter) for parameter in main.params):
         copy = copy.with_attr(_FIXED, 0)
-    functions = {name: each for name, each in module.functions.items() if name.name_hint != MAIN}
+    functions = {name: function for name, function in module.functions.items() if name.name_hint != MAIN}
     other = IRModule(functions)
     other[GRAPHS] = relax.utils.copy_with_new_vars(copy)
     context = transform.PassContext.current()
     with transform.PassContext(opt_level=context.opt_level, config={**context.config, _SWITCH: True}):
         other = relax.transform.RewriteCUDAGraph()(other)
     result = module.clone()
-    for name, each in other.functions.items():
-        if isinstance(each, relax.Function):
-            result.update_func(name, each)
+    for name, function in other.functions.items():
+        if isinstance(function, relax.Function):
+            result.update_func(name, function)
     return result
 
 

@@ -97,7 +97,7 @@ class Network:
         rules = schedules.report(module)
         called = [call.args[0].name_hint for call in calls(self.loops)]
         found = {name: (module[name], rules.get(name, ""), called.count(name)) for name in dict.fromkeys(called)}
-        return {name: each for name, each in found.items() if each[1] != "view" and _is_fixed(each[0])}
+        return {name: entry for name, entry in found.items() if entry[1] != "view" and _is_fixed(entry[0])}
 
     def form(self, name: str, rank: int) -> Any:
         """A function in the form of a rank; None if no rule matches it."""

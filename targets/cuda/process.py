@@ -235,7 +235,7 @@ def _make_stand_ins(compiler: str, folder: Path) -> None:
     listing = _checked(["nm", "-D", "--undefined-only", str(runtime)])
     symbols = re.findall(r"\bU (cu\w+)(?:@+(\S+))?", listing)
     for version in sorted({version for _, version in symbols}):
-        names = [name for name, each in symbols if each == version]
+        names = [name for name, defined in symbols if defined == version]
         source = folder / "driver.c"
         source.write_text("".join(f"int {name}(void) {{ return {_NO_DEVICE}; }}\n" for name in names), encoding="utf-8")
         # Symbols of a version are in the library that the version is named after.

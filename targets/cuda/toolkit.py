@@ -183,7 +183,7 @@ def find_toolkit(named: str = "") -> Toolkit:
             raise TargetError("there is no such compiler", named)
         path = Path(named).resolve() if "nvrtc" in named else Path(named)
         folders = [path.parent.parent / "include", path.parent.parent / "include" / "cccl"]
-        return Toolkit(path, () if "nvrtc" not in path.name else tuple(each for each in folders if each.is_dir()))
+        return Toolkit(path, () if "nvrtc" not in path.name else tuple(path for path in folders if path.is_dir()))
     found = None if named == "nvrtc" else _nvcc_path()
     if found is not None:
         return Toolkit(found)

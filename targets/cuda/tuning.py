@@ -131,14 +131,14 @@ class GpuTuner(Tuner[Mapping[str, Any]]):
         places = places_of(self._reply["kernels"], self._model)
         found = []
         described = self._reply["functions"]
-        for number, each in enumerate(described, 1):
+        for number, entry in enumerate(described, 1):
             self.progress(f"timing kernel {number} of {len(described)}")
-            name, calls = each["name"], each["calls"]
-            request = {"do": "kernels", "library": str(self._functions), "functions": {name: each["arguments"]}}
+            name, calls = entry["name"], entry["calls"]
+            request = {"do": "kernels", "library": str(self._functions), "functions": {name: entry["arguments"]}}
             self._measurer.ask(request)
             run = self._measurer.run(name)
             seconds = min(float(run()) for _ in range(_SAMPLES)) * calls  # type: ignore[arg-type]
-            found.append(Kernel(name, each["key"], places.get(name, ()), each["rules"], calls, seconds))
+            found.append(Kernel(name, entry["key"], places.get(name, ()), entry["rules"], calls, seconds))
         return found
 
     def candidates(self, kernel: Kernel, known: Sequence[tuple[Way, float | None]]) -> Candidates:

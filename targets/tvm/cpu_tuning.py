@@ -115,9 +115,9 @@ class _CpuTuner(Tuner[Built]):
         called = [call.args[0].name_hint for call in calls(self._module)]
         functions = {name: self._scheduled[name] for name in dict.fromkeys(called)}
         fixed = {
-            name: each
-            for name, each in functions.items()
-            if _is_fixed(each) and rules.get(name) not in ("view", SUPPRESSION)
+            name: entry
+            for name, entry in functions.items()
+            if _is_fixed(entry) and rules.get(name) not in ("view", SUPPRESSION)
         }
         library = self._library(fixed)
         kernels = []
@@ -153,7 +153,7 @@ class _CpuTuner(Tuner[Built]):
         return replayed(self._module[kernel.name], way)
 
     def runs(self, kernel: Kernel, candidates: Mapping[str, Any]) -> Mapping[str, Run]:
-        functions = {name: each or self._scheduled[kernel.name] for name, each in candidates.items()}
+        functions = {name: function or self._scheduled[kernel.name] for name, function in candidates.items()}
         library = self._library(functions)
         return {
             name: self._device.kernel(library, name, self._arguments(function)) for name, function in functions.items()
@@ -168,7 +168,7 @@ class _CpuTuner(Tuner[Built]):
     def networks(self, libraries: Mapping[str, Path]) -> tuple[Mapping[str, Run], Mapping[str, Outputs]]:
         runs: dict[str, Run] = {}
         outputs: dict[str, Outputs] = {}
-        inputs = [np.ascontiguousarray(each) for each in self._feeds.values()]
+        inputs = [np.ascontiguousarray(array) for array in self._feeds.values()]
         for name, library in libraries.items():
             module = self._device.load(library, f"{self._machine.architecture} {self._machine.mcpu}")
             runs[name], outputs[name] = self._device.network(module, inputs)
@@ -335,8 +335,8 @@ def _plain(value: Any) -> Any:
     if value is None or isinstance(value, str | int | float):
         return value
     if hasattr(value, "items"):
-        return {str(key): _plain(each) for key, each in value.items()}
-    return [_plain(each) for each in value]
+        return {str(key): _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value]
 
 
 @contextlib.contextmanager

@@ -104,7 +104,7 @@ def _plans(module: Any, main: Any) -> Mapping[Any, _Plan]:
 
 def _used(value: Any) -> list[Any]:
     used: list[Any] = []
-    relax.analysis.post_order_visit(value, lambda each: used.append(each) if isinstance(each, relax.Var) else None)
+    relax.analysis.post_order_visit(value, lambda node: used.append(node) if isinstance(node, relax.Var) else None)
     return used
 
 
@@ -126,9 +126,9 @@ class _Joining(relax.PyExprMutator):  # type: ignore[misc]
             return
         function, given, name = _joined(self._module, binding.value, plan)
         variable = self.builder_.add_func(function, name)
-        call = relax.Call(variable, [self.visit_expr(each) for each in given])
+        call = relax.Call(variable, [self.visit_expr(argument) for argument in given])
         results = [binding.var] if plan.kept else []
-        results += [each.var for each in plan.roundings]
+        results += [rounding.var for rounding in plan.roundings]
         value = self.builder_.emit(call)
         for place, result in enumerate(results):
             item = value if len(results) == 1 else self.builder_.emit(relax.TupleGetItem(value, place), result.name)
@@ -148,11 +148,11 @@ def _joined(module: Any, value: Any, plan: _Plan) -> tuple[Any, list[Any], str]:
         last = None
         parts = [(None, value)]
     builder = relax.BlockBuilder()
-    parameters = [relax.Var(f"p{place}", each.ty) for place, each in enumerate(given)]
+    parameters = [relax.Var(f"p{place}", argument.ty) for place, argument in enumerate(given)]
     known = dict(zip(old, parameters, strict=True))
 
     def again(call: Any) -> Any:
-        arguments = relax.Tuple([known.get(each, each) for each in call.args[1]])
+        arguments = relax.Tuple([known.get(argument, argument) for argument in call.args[1]])
         return builder.emit(relax.Call(call.op, [call.args[0], arguments, *call.args[2:]], call.attrs, call.ty_args))
 
     with builder.function("main", parameters, attrs={"Primitive": True}, private=True):

@@ -39,7 +39,7 @@ class _Numbers:
             return known
         key: Hashable
         if isinstance(expr, relax.Tuple):
-            fields = [self.of(each, variables) for each in expr.fields]
+            fields = [self.of(field, variables) for field in expr.fields]
             number = self._known.setdefault(("tuple", *fields), len(self._known))
             self._tuples[number] = fields
             return number
@@ -49,9 +49,9 @@ class _Numbers:
                 return self._tuples[given][int(expr.index)]
             key = ("item", expr.index, given)
         elif _is_call(expr):
-            key = (expr.args[0].name_hint, *(self.of(each, variables) for each in expr.args[1:]))
+            key = (expr.args[0].name_hint, *(self.of(argument, variables) for argument in expr.args[1:]))
         elif isinstance(expr, relax.Call) and isinstance(expr.op, ir.Op):
-            key = (expr.op.name, *(self.of(each, variables) for each in expr.args))
+            key = (expr.op.name, *(self.of(argument, variables) for argument in expr.args))
         elif isinstance(expr, relax.ShapeExpr):
             key = ("shape", str(expr))
         else:

@@ -67,7 +67,7 @@ class Address:
         threads = given.get("threads")
         numbers = [port] if threads is None else [port, threads]
         known = given.keys() <= {"key", "threads"} and all(given.values())
-        if not host or not known or not all(each.isascii() and each.isdigit() for each in numbers):
+        if not host or not known or not all(number.isascii() and number.isdigit() for number in numbers):
             raise TargetError(f"'{text}' names no device", hint=f"as {_FORM}")
         if not 0 < int(port) < 65536 or threads == "0":
             raise TargetError(f"'{text}' names no device: its numbers are out of range", hint=f"as {_FORM}")

@@ -198,7 +198,7 @@ def _title(way: Way | None) -> str:
 
 
 def _numbers(ratio: Ratio) -> list[float]:
-    return [round(each, 4) for each in (ratio.value, ratio.low, ratio.high)]
+    return [round(value, 4) for value in (ratio.value, ratio.low, ratio.high)]
 
 
 @dataclass(frozen=True)

@@ -145,12 +145,12 @@ class OpenvinoSession(Session):
             for _ in range(runs):
                 request.infer(dict(inputs), share_inputs=True, share_outputs=True)
                 counters = request.profiling_info
-                table.append([each.real_time.total_seconds() for each in counters])
+                table.append([counter.real_time.total_seconds() for counter in counters])
         except RuntimeError as error:
             raise TargetError(f"OpenVINO failed: {reason(error)}") from error
         ran = openvino.ProfilingInfo.Status.EXECUTED
         pairs = zip(counters, typical(np.array(table)), strict=True)
-        return [(each.node_name, float(seconds)) for each, seconds in pairs if each.status == ran]
+        return [(counter.node_name, float(seconds)) for counter, seconds in pairs if counter.status == ran]
 
 
 def _fix_batch(model: Any, shape_of: Any) -> bool:

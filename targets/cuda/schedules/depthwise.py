@@ -78,7 +78,7 @@ def _form(window: Window, dtype: str, device: Device) -> _Form:
     usual = _Form(_THREADS, high, widest)
     narrower = [widest >> turn for turn in range(widest.bit_length())]
     heights = [height for height in (_ROWS, *_OTHER_ROWS) if height <= highest]
-    forms = [_Form(*each) for each in itertools.product((_THREADS, *_OTHER_THREADS), heights, narrower)]
+    forms = [_Form(*sizes) for sizes in itertools.product((_THREADS, *_OTHER_THREADS), heights, narrower)]
     others = sorted((form for form in forms if form != usual), key=usual.distance)
     return [usual, *others][min(device.rank, len(others))]
 

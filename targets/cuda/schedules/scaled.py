@@ -83,8 +83,8 @@ class _Numbers:
         readers = [
             stage
             for stage in stages
-            if stage is not anchor and not any(stage is each for each in own)
-            if any(load.source.same_as(each.buffer) for load in loads(stage.value) for each in own)
+            if stage is not anchor and not any(stage is known for known in own)
+            if any(load.source.same_as(known.buffer) for load in loads(stage.value) for known in own)
         ]
         return self.sums[0] if not readers and _is_short(self.sums[0]) else None
 

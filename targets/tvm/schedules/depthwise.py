@@ -65,13 +65,13 @@ class _Depthwise:
         images, rows = self.window.output[:2]
         vectors = self.channels.vectors
         parts = min(vectors, -(-_TASKS // (images * rows)))
-        each = -(-vectors // parts)
-        parts = -(-vectors // each)
+        per_part = -(-vectors // parts)
+        parts = -(-vectors // per_part)
 
         def task(number: Expr) -> Stmt:
             row, part = number // parts, number % parts
             first = part * each
-            count = each if parts * each == vectors else tirx.min(index(each), vectors - first)
+            count = per_part if parts * per_part == vectors else tirx.min(index(per_part), vectors - first)
             return sequence(*(self._span(row // rows, row % rows, first, count, span) for span in self._spans()))
 
         return parallel(images * rows * parts, task, self.window.work >= _WORTH)

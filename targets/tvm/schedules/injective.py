@@ -69,8 +69,8 @@ def _flat(segment: Segment, shape: Sequence[int], machine: Machine, worth: bool)
     parts = _vectors(size, machine, segment.inner)
 
     def line(vectors: Channels, low: int) -> Stmt:
-        each = _CHUNK // vectors.lanes
-        tasks = -(-vectors.vectors // each)
+        per_task = _CHUNK // vectors.lanes
+        tasks = -(-vectors.vectors // per_task)
 
         def at(number: Expr, lane: Expr) -> list[Expr]:
             return unflattened(vectors.start(number) + low + lane, shape)
@@ -83,7 +83,7 @@ def _flat(segment: Segment, shape: Sequence[int], machine: Machine, worth: bool)
         def task(number: Expr) -> Stmt:
             # The last task is shorter.
             first = number * each
-            count = each if tasks * each == vectors.vectors else tirx.min(index(each), vectors.vectors - first)
+            count = per_task if tasks * per_task == vectors.vectors else tirx.min(index(per_task), vectors.vectors - first)
             return loop(count, finish, start=first)
 
         if tasks == 1:

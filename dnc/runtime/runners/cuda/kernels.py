@@ -127,8 +127,8 @@ class GpuSession(Session):
             about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
             machine = architecture(about["triple"])
             archs, ptx = [str(arch) for arch in about["archs"]], str(about["ptx"])
-            self._inputs = {each["name"]: np.dtype(each["dtype"]) for each in about["inputs"]}
-            self._shapes = {each["name"]: tuple(each["shape"]) for each in about["inputs"]}
+            self._inputs = {entry["name"]: np.dtype(entry["dtype"]) for entry in about["inputs"]}
+            self._shapes = {entry["name"]: tuple(entry["shape"]) for entry in about["inputs"]}
             versions = dict(about["versions"])
             self._kernels = about.get("kernels", ())
         except (OSError, ValueError, LookupError, TypeError) as error:
@@ -197,7 +197,7 @@ class GpuSession(Session):
                 raise TargetError("the network computes something else as CUDA graphs", path, "--option graphs=off")
             return
         if not wanted:
-            runs = {name: partial(self._run, arrays, each) for name, each in ((MAIN, self._plain), (GRAPHS, recorded))}
+            runs = {name: partial(self._run, arrays, executable) for name, executable in ((MAIN, self._plain), (GRAPHS, recorded))}
             timings = interleave(runs, seconds=_TRIAL_SECONDS, rounds=_TRIAL_ROUNDS)
             if timings.ratio(GRAPHS, MAIN, _CONFIDENCE).high >= 1:
                 return

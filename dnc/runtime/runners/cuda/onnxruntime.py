@@ -263,8 +263,8 @@ def _cache(folder: Path, conditions: str) -> tuple[Path, Path] | None:
         digest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["sha256"]
         place = root / hashlib.sha256(f"{digest} {conditions}".encode()).hexdigest()[:16]
         times = root / "times"
-        for each in (place, times):
-            each.mkdir(parents=True, exist_ok=True)
+        for file in (place, times):
+            file.mkdir(parents=True, exist_ok=True)
         os.utime(place)
         prune(root, _CACHE_LIMIT, {place, times})
     except (OSError, ValueError, LookupError, TypeError):
@@ -290,11 +290,11 @@ class CudaSession(OnnxSession):
         super().__init__(path, list(settings), threads)
         first = next(iter(settings.values()), {})
         self._place = ("cuda" if self.providers[0] != CPU else "cpu", int(first.get("device_id", "0")))
-        self._inputs = {each.name: each for each in self._session.get_inputs()}
+        self._inputs = {input.name: input for input in self._session.get_inputs()}
         self._lock = threading.Lock()
         self._turn: Any = threading.Lock() if graphs else contextlib.nullcontext()
         self._free: list[_Bound] = []
-        free = [each.name for each in self._inputs.values() if any(not isinstance(side, int) for side in each.shape)]
+        free = [input.name for input in self._inputs.values() if any(not isinstance(side, int) for side in input.shape)]
         if graphs and free:
             what = f"CUDA graphs need fixed shapes, and {', '.join(free)} has none"
             raise TargetError(what, path, "compile it with --batch N, or leave out graphs=on")
@@ -338,8 +338,8 @@ class CudaSession(OnnxSession):
     def _take(self, shapes: Mapping[str, tuple[int, ...]]) -> _Bound:
         """Memory for arrays of these shapes, which no other thread has."""
         with self._lock:
-            for place, each in enumerate(self._free):
-                if each.shapes == shapes:
+            for place, free in enumerate(self._free):
+                if free.shapes == shapes:
                     return self._free.pop(place)
         return _Bound(self._session, shapes, self._place)
 

@@ -28,7 +28,7 @@ class PluginSession(Session):
     def __init__(self, folder: Path) -> None:
         try:
             about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
-            self._outputs: dict[str, str] = {each["name"]: each["tensor"] for each in about["outputs"]}
+            self._outputs: dict[str, str] = {output["name"]: output["tensor"] for output in about["outputs"]}
             pixels = about["pixels"]
             self._pixels = None if pixels is None else Pixels(*(tuple(pixels[key]) for key in Pixels._fields))
         except (OSError, ValueError, LookupError, TypeError) as error:

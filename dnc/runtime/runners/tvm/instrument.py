@@ -67,7 +67,7 @@ def measured(
     warm_up(once)
     every = [once() for _ in range(runs)]
     names = [str(name) for name, _ in every[-1]]
-    table = np.array([[seconds for _, seconds in each] for each in every])
+    table = np.array([[seconds for _, seconds in calls] for calls in every])
     idle = [seconds for name, seconds in zip(names, np.median(table, axis=0), strict=True) if name == _NOTHING]
     listed = iter(kernels)
     found = []

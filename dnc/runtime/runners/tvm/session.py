@@ -140,8 +140,8 @@ class TvmSession(Session):
         try:
             about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
             machine, needed = architecture(about["triple"]), list(about["extensions"])
-            self._inputs = {each["name"]: np.dtype(each["dtype"]) for each in about["inputs"]}
-            self._shared = [each["name"] in about["shared"] for each in about["outputs"]]
+            self._inputs = {entry["name"]: np.dtype(entry["dtype"]) for entry in about["inputs"]}
+            self._shared = [entry["name"] in about["shared"] for entry in about["outputs"]]
             versions = dict(about["versions"])
             self._kernels = about.get("kernels", ())
         except (OSError, ValueError, LookupError, TypeError) as error:
