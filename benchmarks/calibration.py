@@ -90,7 +90,7 @@ def measure(command: list[str], folder: Path) -> tuple[float, float, float] | st
 
 def slides(counts: np.ndarray) -> int:
     """The m of S7310, one candidate and one level after the other."""
-    best, found = np.inf, len(counts)
+    best, best_bins = np.inf, len(counts)
     for i in range(128, len(counts) + 1):
         inside = counts[:i].astype(np.float64)
         p, q = inside.copy(), np.zeros(i)
@@ -106,8 +106,8 @@ def slides(counts: np.ndarray) -> int:
         p, q = p / p.sum(), q / q.sum()
         divergence = float((p[some] * np.log(p[some] / q[some])).sum())
         if divergence < best - 1e-10:
-            best, found = divergence, i
-    return found
+            best, best_bins = divergence, i
+    return best_bins
 
 
 def check(arguments: argparse.Namespace, calibration: dict, engine: Path) -> tuple[int, int, int]:

@@ -188,8 +188,8 @@ def to_torch(model: ir.Model) -> Any:
 
     def pool(node: Any) -> Any:
         x, pads = padded(node, float("-inf"))
-        sides, strides = (list(attribute(node, name, [1, 1])) for name in ("kernel_shape", "strides"))
-        return graph.call_function(functional.max_pool2d, (x, sides, strides, pads))
+        dims, strides = (list(attribute(node, name, [1, 1])) for name in ("kernel_shape", "strides"))
+        return graph.call_function(functional.max_pool2d, (x, dims, strides, pads))
 
     def part(node: Any) -> Any:
         starts, ends, axes, steps = (constant(value).tolist() for value in node.inputs[1:])
@@ -298,14 +298,14 @@ def measure(
                     target = target_for(arguments.provider, precision, cache="off", **ENGINES.get(name, {}))
                     trials = arguments.trials if name == TUNED else 0
                     runs[name] = open_engine(network, target, Path(scratch) / str(number), x, trials)
-                found = runs[name]()
+                outputs = runs[name]()
             except Exception as error:
                 # Whatever is the matter with one of them must not cost the figures of the others.
                 runs.pop(name, None)
                 missing[name] = str(error).splitlines()[0] if isinstance(error, DncError) else repr(error)[:200]
                 continue
             clock.took(name, start)
-            off[name] = max(error_between(a[:1], b) for a, b in zip(found, expected, strict=True))
+            off[name] = max(error_between(a[:1], b) for a, b in zip(outputs, expected, strict=True))
         timings = interleave(runs, seconds=arguments.seconds, rounds=ROUNDS) if runs else None
         # A GPU's memory goes back before the next ones are opened.
         runs.clear()
@@ -391,7 +391,7 @@ def show(tuned: Tuned, title: str) -> None:
 
 def about(provider: str) -> str:
     """What it is measured on."""
-    found = []
+    versions = []
     for name in (
         "onnxruntime-gpu",
         "onnxruntime",
@@ -402,13 +402,13 @@ def about(provider: str) -> str:
         "nvidia-cudnn-cu13",
     ):
         try:
-            found.append(f"{name} {version(name)}")
+            versions.append(f"{name} {version(name)}")
         except PackageNotFoundError:
             continue
     place = device_name()
     if provider != "cpu" and gpus():
         place = f"{gpus()[0].name} ({gpus()[0].arch}, driver {gpus()[0].driver}), {place}"
-    return f"{place}; {', '.join(found)}; {datetime.date.today()}"
+    return f"{place}; {', '.join(versions)}; {datetime.date.today()}"
 
 
 def words(text: str) -> list[str]:

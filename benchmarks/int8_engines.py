@@ -31,7 +31,7 @@ PRECISIONS = {"onnx": ("fp32", "int8"), "openvino": ("fp32", "bf16", "int8")}
 
 def engines(cfg: str, table: str, wanted: list[str], threads: int, folder: Path) -> dict[str, Engine]:
     """Compiled, by target and precision."""
-    found = {}
+    built = {}
     for target in wanted:
         if targets[target]().missing():
             continue
@@ -40,8 +40,8 @@ def engines(cfg: str, table: str, wanted: list[str], threads: int, folder: Path)
             calibration = table if precision == "int8" else None
             out = folder / name.replace(" ", "-")
             dnc.compile(cfg, target=target, out=out, precision=precision, calibration=calibration, verify=False)
-            found[name] = load(out, threads=threads)
-    return found
+            built[name] = load(out, threads=threads)
+    return built
 
 
 def main() -> None:

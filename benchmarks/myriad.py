@@ -30,16 +30,16 @@ from dnc.runtime.runners.myriad.process import Job, compile_blob
 PARSE = """
 import sys, json, depthai
 blob = depthai.OpenVINO.Blob(sys.argv[1])
-about = json.load(open(sys.argv[2]))
-assert (blob.numShaves, blob.numSlices) == (about["shaves"], about["shaves"])
+model = json.load(open(sys.argv[2]))
+assert (blob.numShaves, blob.numSlices) == (model["shaves"], model["shaves"])
 kinds = {"U8": "U8F", "FP16": "FP16"}
-for sides, tensors in (("inputs", blob.networkInputs), ("outputs", blob.networkOutputs)):
-    for each in about[sides]:
-        tensor = tensors[each["tensor"]]
-        assert tensor.dataType.name == kinds[each["precision"]], (each, tensor.dataType)
-        dims = [side for side in tensor.dims if side != 1]
-        assert sorted(dims) == sorted(side for side in each["shape"] if side != 1), (each, tensor.dims)
-    assert set(tensors) == {each["tensor"] for each in about[sides]}
+for way, tensors in (("inputs", blob.networkInputs), ("outputs", blob.networkOutputs)):
+    for entry in model[way]:
+        tensor = tensors[entry["tensor"]]
+        assert tensor.dataType.name == kinds[entry["precision"]], (entry, tensor.dataType)
+        dims = [dim for dim in tensor.dims if dim != 1]
+        assert sorted(dims) == sorted(dim for dim in entry["shape"] if dim != 1), (entry, tensor.dims)
+    assert set(tensors) == {entry["tensor"] for entry in model[way]}
 """
 
 
@@ -67,8 +67,8 @@ def row(text: str, arguments: argparse.Namespace, folder: Path) -> list[str]:
     except DncError as error:
         return [name, str(error).replace("\n", " ")[:400]]
     whole = processor_seconds() - start
-    about = json.loads((engine.folder / "model.json").read_text(encoding="utf-8"))
-    precisions = {tensor["tensor"]: tensor["precision"] for tensor in (*about["inputs"], *about["outputs"])}
+    description = json.loads((engine.folder / "model.json").read_text(encoding="utf-8"))
+    precisions = {tensor["tensor"]: tensor["precision"] for tensor in (*description["inputs"], *description["outputs"])}
     blob = (engine.folder / "model.blob").read_bytes()
     seconds, peaks, same = [], [], True
     for _ in range(arguments.repeats):

@@ -35,18 +35,18 @@ MORE = ("diagonalwise", "grouped-to-dense")
 def candidates(network: Network, target: Target) -> dict[str, ir.Model]:
     """The lowered graph, the graph after each pass that applied, and with further rewritings after them."""
     model = lower(network, batch=1)
-    found = {"as lowered": model.clone()}
-    for each in target.passes():
-        (applied,) = run_passes(model, [each])
+    variants = {"as lowered": model.clone()}
+    for step in target.passes():
+        (applied,) = run_passes(model, [step])
         if applied.count:
-            found[f"+ {each.name} x{applied.count}"] = model.clone()
+            variants[f"+ {step.name} x{applied.count}"] = model.clone()
     for name in MORE:
         copy = model.clone()
         cleanup: list[Pass] = [passes[name](), passes["eliminate-dead-code"]()]
         applied = run_passes(copy, cleanup)[0]
         if applied.count:
-            found[f"all, and {name} x{applied.count}"] = copy
-    return found
+            variants[f"all, and {name} x{applied.count}"] = copy
+    return variants
 
 
 def measure(models: dict[str, ir.Model], target: Target, threads: int, seconds: float) -> Timings:

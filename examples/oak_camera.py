@@ -21,7 +21,7 @@ OUTPUT = "boxes"
 
 def build(folder: Path) -> tuple[Any, list[str]]:
     """The pipeline, camera -> network -> boxes, and the names of the classes."""
-    about = json.loads((folder / "model.json").read_text())
+    description = json.loads((folder / "model.json").read_text())
     config = json.loads((folder / "yolo.json").read_text())
     yolo = config["nn_config"]["NN_specific_metadata"]
     width, height = map(int, config["nn_config"]["input_size"].split("x"))
@@ -33,7 +33,7 @@ def build(folder: Path) -> tuple[Any, list[str]]:
     camera.setPreviewKeepAspectRatio(False)
     camera.setInterleaved(False)
     order = dai.ColorCameraProperties.ColorOrder
-    camera.setColorOrder(order.RGB if about["color"] == "rgb" else order.BGR)
+    camera.setColorOrder(order.RGB if description["color"] == "rgb" else order.BGR)
 
     network = pipeline.create(dai.node.YoloDetectionNetwork)
     network.setBlobPath(str(folder / "model.blob"))

@@ -95,7 +95,7 @@ def compare_recordings(old: Recording, new: Recording, names: tuple[str, str], t
             raise DncError(f"the recordings have {before} and {after} {what}", " and ".join(names))
     notes = _changes(old.machine, new.machine)
     pairs = _pairs(old, new, names)
-    found = []
+    differences = []
     for before, after in pairs:
         own = list(notes)
         if before.network.get("digest") != after.network.get("digest"):
@@ -107,8 +107,8 @@ def compare_recordings(old: Recording, new: Recording, names: tuple[str, str], t
         titles = names if before.name == after.name else (f"{before.name} in {names[0]}", f"{after.name} in {names[1]}")
         if len(pairs) > 1 and before.name == after.name:
             titles = (f"{before.name} in {names[0]}", f"in {names[1]} {after.name}")
-        found.append(Difference(*titles, ratio, threshold, (*own, *more)))
-    return found
+        differences.append(Difference(*titles, ratio, threshold, (*own, *more)))
+    return differences
 
 
 def _pairs(old: Recording, new: Recording, names: tuple[str, str]) -> list[tuple[Figures, Figures]]:

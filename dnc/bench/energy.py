@@ -49,7 +49,7 @@ def _rapl(root: Path) -> tuple[list[Meter], str]:
     zones = sorted(zone for zone in root.glob("*-rapl:*") if zone.name.count(":") == 1)
     if not zones:
         return [], "this machine has no RAPL counters, or its virtual machine does not pass them on"
-    found = []
+    meters = []
     for zone in zones:
         try:
             (zone / "energy_uj").read_text(encoding="ascii")
@@ -58,8 +58,8 @@ def _rapl(root: Path) -> tuple[list[Meter], str]:
             return [], f"{zone / 'energy_uj'} is for root alone (chmod a+r opens it)"
         except (OSError, ValueError) as error:
             return [], f"cannot read {zone}: {error}"
-        found.append(Meter(f"RAPL {zone.name}", lambda zone=zone: _microjoules(zone / "energy_uj"), wraps))  # type: ignore[misc]
-    return found, ""
+        meters.append(Meter(f"RAPL {zone.name}", lambda zone=zone: _microjoules(zone / "energy_uj"), wraps))  # type: ignore[misc]
+    return meters, ""
 
 
 def _microjoules(path: Path) -> float:
@@ -74,17 +74,17 @@ def _nvml() -> tuple[list[Meter], str]:
     try:
         pynvml.nvmlInit()
         handles = [pynvml.nvmlDeviceGetHandleByIndex(place) for place in range(pynvml.nvmlDeviceGetCount())]
-        found = []
+        meters = []
         for place, handle in enumerate(handles):
 
             def read(handle: object = handle) -> float:
                 return float(pynvml.nvmlDeviceGetTotalEnergyConsumption(handle)) / 1e3
 
             read()
-            found.append(Meter(f"NVML GPU {place}", read))
+            meters.append(Meter(f"NVML GPU {place}", read))
     except pynvml.NVMLError as error:
         return [], f"NVML: {error}"
-    return found, "" if found else "NVML sees no GPU"
+    return meters, "" if meters else "NVML sees no GPU"
 
 
 def joules(

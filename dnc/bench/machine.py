@@ -31,7 +31,7 @@ _QUERY = ("nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--forma
 
 def machine() -> dict[str, Any]:
     """Everything that is known, as JSON values; memory and the cache in bytes."""
-    found: dict[str, Any] = {
+    facts: dict[str, Any] = {
         "cpu": device_name(),
         "architecture": platform.machine(),
         "flags": _flags(),
@@ -48,24 +48,24 @@ def machine() -> dict[str, Any]:
         "libraries": _versions(),
         "gpus": _gpus(),
     }
-    return {key: value for key, value in found.items() if value not in (None, [], {}, "")}
+    return {key: value for key, value in facts.items() if value not in (None, [], {}, "")}
 
 
-def describe(about: Mapping[str, Any]) -> list[str]:
+def describe(facts: Mapping[str, Any]) -> list[str]:
     """The same, in a few lines of text."""
-    cores = f"{about['cores']} cores, " if "cores" in about else ""
+    cores = f"{facts['cores']} cores, " if "cores" in facts else ""
     lines = [
-        f"{about['cpu']}, {cores}{about['usable']} of {about['processors']} processors, "
-        f"{about.get('memory', 0) / 2**30:.1f} GiB, {about['os']}",
-        ", ".join(about.get("flags", [])),
+        f"{facts['cpu']}, {cores}{facts['usable']} of {facts['processors']} processors, "
+        f"{facts.get('memory', 0) / 2**30:.1f} GiB, {facts['os']}",
+        ", ".join(facts.get("flags", [])),
     ]
-    state = [f"governor {about['governor']}"] if "governor" in about else []
-    state += [f"turbo {about['turbo']}"] if "turbo" in about else []
-    if "load" in about:
-        state.append(f"load {', '.join(f'{load:.2f}' for load in about['load'])}")
-    versions = [f"{name} {number}" for name, number in about["libraries"].items()]
-    lines.append(", ".join([*state, f"Python {about['python']}", *versions]))
-    lines += [f"{gpu['name']}, driver {gpu['driver']}, {gpu['memory']}" for gpu in about.get("gpus", [])]
+    state = [f"governor {facts['governor']}"] if "governor" in facts else []
+    state += [f"turbo {facts['turbo']}"] if "turbo" in facts else []
+    if "load" in facts:
+        state.append(f"load {', '.join(f'{load:.2f}' for load in facts['load'])}")
+    versions = [f"{name} {number}" for name, number in facts["libraries"].items()]
+    lines.append(", ".join([*state, f"Python {facts['python']}", *versions]))
+    lines += [f"{gpu['name']}, driver {gpu['driver']}, {gpu['memory']}" for gpu in facts.get("gpus", [])]
     return [line for line in lines if line]
 
 
@@ -147,13 +147,13 @@ def _os() -> str:
 
 
 def _versions() -> dict[str, str]:
-    found = {}
+    versions = {}
     for name in _LIBRARIES:
         try:
-            found[name] = version(name)
+            versions[name] = version(name)
         except PackageNotFoundError:
             continue
-    return found
+    return versions
 
 
 def _gpus() -> list[dict[str, str]]:

@@ -269,7 +269,7 @@ def _timed(timings: Timings, first: Subject, subject: Subject | Peer) -> dict[st
 
 def _start_ups(subjects: Sequence[Subject], progress: Progress) -> dict[str, dict[str, Any]]:
     """Medians over fresh processes, which are started in turn."""
-    found: dict[str, list[dict[str, Any]]] = {subject.name: [] for subject in subjects}
+    starts: dict[str, list[dict[str, Any]]] = {subject.name: [] for subject in subjects}
     with tempfile.TemporaryDirectory(prefix="dnc-bench-") as scratch:
         files = {}
         for number, subject in enumerate(subjects):
@@ -285,9 +285,9 @@ def _start_ups(subjects: Sequence[Subject], progress: Progress) -> dict[str, dic
                 told = _start(subject, files[subject.name])
                 if number:
                     # The first one reads the files from the disk, and fills the caches of libraries that have one.
-                    found[subject.name].append(told)
+                    starts[subject.name].append(told)
     figures = {}
-    for name, several in found.items():
+    for name, several in starts.items():
         keys = ("import", "open", "ready", "process")
         medians = {key: float(np.median([start[key] for start in several])) for key in keys}
         memory = int(np.median([start["memory"] for start in several]))

@@ -55,8 +55,8 @@ def opencv(job: Job) -> Iterator[Any]:
 def ncnn(job: Job) -> Iterator[Any]:
     """The lowered graph by way of pnnx."""
     library = importlib.import_module("ncnn")
-    found = importlib.util.find_spec("pnnx")
-    if found is None or not found.submodule_search_locations:
+    package = importlib.util.find_spec("pnnx")
+    if package is None or not package.submodule_search_locations:
         raise ModuleNotFoundError("No module named 'pnnx'")
     yield library.__version__
     if len(job.input) != 1:
@@ -66,7 +66,7 @@ def ncnn(job: Job) -> Iterator[Any]:
         model = job.folder / "model.onnx"
         model.write_bytes(job.model.read_bytes())
         # Importing pnnx would need torch.
-        tool = Path(found.submodule_search_locations[0]) / "pnnx"
+        tool = Path(package.submodule_search_locations[0]) / "pnnx"
         shape = str(list(job.input.shape)).replace(" ", "")
         subprocess.run([tool, model.name, f"inputshape={shape}"], cwd=job.folder, check=True, stdout=subprocess.DEVNULL)
     net = library.Net()

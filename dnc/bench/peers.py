@@ -107,7 +107,9 @@ class Peer:
         """
         network = self._network
         files = (network.cfg, network.weights, network.model, network.input)
-        arguments = [str(argument) for argument in (self._python, _CHILD, self.name, *files, self._threads, self._folder)]
+        arguments = [
+            str(argument) for argument in (self._python, _CHILD, self.name, *files, self._threads, self._folder)
+        ]
         piped: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
         with (self._folder / "log.txt").open("w+b") as log:
             try:

@@ -1,8 +1,8 @@
 """Pictures of a measurement: bars with their intervals, and a roofline for each engine whose layers were measured.
 
-    bars        median latency of each engine and peer
-    roofline    both axes logarithmic: operations for each byte, operations a second; the roof is what the measured
-                peaks allow, a dot is a section of the cfg, its area its share of the time
+bars        median latency of each engine and peer
+roofline    both axes logarithmic: operations for each byte, operations a second; the roof is what the measured
+            peaks allow, a dot is a section of the cfg, its area its share of the time
 """
 
 from __future__ import annotations

@@ -27,13 +27,13 @@ from dnc.typing import Progress, silent
 if TYPE_CHECKING:
     from dnc.targets.tvm.remote import Device
 
-__all__ = ["Wishes", "find_here", "is_engine", "make_peers", "make_subjects", "network_of", "sections"]
+__all__ = ["BenchOptions", "find_here", "is_engine", "make_peers", "make_subjects", "network_of", "sections"]
 
 PACKAGE = ".dnc"
 
 
 @dataclass(frozen=True)
-class Wishes:
+class BenchOptions:
     """What the user asks for."""
 
     threads: int
@@ -69,31 +69,31 @@ def find_here(folder: Path) -> str:
     except OSError as error:
         raise DncError(f"cannot read the folder: {error.strerror or error}", folder) from error
     engines = [path for path in inside if path.suffix == PACKAGE or (path / MANIFEST).is_file()]
-    found = engines or [path for path in inside if path.suffix == ".cfg"]
-    if len(found) == 1:
-        return str(found[0])
-    if not found:
+    paths = engines or [path for path in inside if path.suffix == ".cfg"]
+    if len(paths) == 1:
+        return str(paths[0])
+    if not paths:
         raise DncError("there is no engine and no cfg here", folder, "name one: dnc bench NET.cfg")
-    names = ", ".join(path.name for path in found[:5]) + (", ..." if len(found) > 5 else "")
+    names = ", ".join(path.name for path in paths[:5]) + (", ..." if len(paths) > 5 else "")
     kind = "engines" if engines else "cfgs"
-    raise DncError(f"there are {len(found)} {kind} here: {names}", folder, "name those to measure")
+    raise DncError(f"there are {len(paths)} {kind} here: {names}", folder, "name those to measure")
 
 
 def make_subjects(
-    what: Sequence[str], wishes: Wishes, scratch: Path, progress: Progress = silent
+    what: Sequence[str], options: BenchOptions, scratch: Path, progress: Progress = silent
 ) -> list[Subject]:
     """The engines that are named, and those of cfgs that are named, which are compiled.
 
     Args:
         what: engine folders, packages, cfg files or names of networks of cfg/.
-        wishes: see `Wishes`.
+        options: see `BenchOptions`.
         scratch: a folder for what is compiled.
         progress: is told what happens now.
 
     Raises:
         DncError: something is no engine and no cfg, cannot be compiled, or does not take the batch.
     """
-    for name in wishes.targets:
+    for name in options.targets:
         # Before anything is compiled.
         find(name)
     places: list[tuple[str, Path]] = []
@@ -101,23 +101,23 @@ def make_subjects(
         if is_engine(item):
             places.append((engine_name(Path(item).absolute()), Path(item)))
         else:
-            places += _compile(item, wishes, scratch / str(len(places)), progress)
+            places += _compile(item, options, scratch / str(len(places)), progress)
     names = unique([name for name, _ in places])
-    if wishes.device is not None:
+    if options.device is not None:
         from dnc.bench.remote import RemoteSubject
 
         return [
-            RemoteSubject(name, place, wishes.device.threads, wishes.batch, device=wishes.device)
+            RemoteSubject(name, place, options.device.threads, options.batch, device=options.device)
             for name, (_, place) in zip(names, places, strict=True)
         ]
     return [
-        Subject(name, place, wishes.threads, wishes.batch, wishes.streams)
+        Subject(name, place, options.threads, options.batch, options.streams)
         for name, (_, place) in zip(names, places, strict=True)
     ]
 
 
 def _compile(
-    item: str, wishes: Wishes, scratch: Path, progress: Callable[[str], None]
+    item: str, options: BenchOptions, scratch: Path, progress: Callable[[str], None]
 ) -> list[tuple[str, Path]]:
     from dnc.compiler.compiling import compile
     from dnc.graph.quantization import PRECISIONS
@@ -128,13 +128,13 @@ def _compile(
         hint = close_match(item, known) or "name an engine folder, a .cfg file, or a network of cfg/"
         raise DncError(f"there is no engine and no cfg '{item}'", hint=hint)
     scratch.mkdir()
-    weights = _weights(cfg, wishes, scratch)
-    found = []
-    for target in wishes.targets or ["cpu"]:
-        for precision in wishes.precisions or [""]:
-            title = " ".join(filter(None, [cfg.stem, target if wishes.targets else "", precision]))
+    weights = _weights(cfg, options, scratch)
+    engines = []
+    for target in options.targets or ["cpu"]:
+        for precision in options.precisions or [""]:
+            title = " ".join(filter(None, [cfg.stem, target if options.targets else "", precision]))
             place = scratch / f"{target}-{precision}"
-            calibration = wishes.calibration if precision in PRECISIONS else None
+            calibration = options.calibration if precision in PRECISIONS else None
             engine = compile(
                 cfg,
                 weights,
@@ -147,17 +147,17 @@ def _compile(
             )
             if target == "cpu" and engine.manifest.target != target:
                 title = title.replace(" cpu", "", 1) + f" ({engine.manifest.target})"
-            found.append((title, engine.folder))
-    return found
+            engines.append((title, engine.folder))
+    return engines
 
 
-def _weights(cfg: Path, wishes: Wishes, scratch: Path) -> Path:
+def _weights(cfg: Path, options: BenchOptions, scratch: Path) -> Path:
     """The given ones, those that are found, or random ones: which take as long."""
     from dnc.darknet.weights import write_weights
 
-    found = wishes.weights or zoo.weights_for(cfg)
-    if found is not None:
-        return found
+    weights = options.weights or zoo.weights_for(cfg)
+    if weights is not None:
+        return weights
     warn(DncError("no weights beside the cfg or in the zoo's cache: random ones stand in", cfg, "--weights names some"))
     network = Network.load(cfg).with_random_weights()
     path = scratch / "random.weights"
@@ -166,7 +166,9 @@ def _weights(cfg: Path, wishes: Wishes, scratch: Path) -> Path:
     return path
 
 
-def network_of(subject: Subject, what: Sequence[str], wishes: Wishes, scratch: Path) -> tuple[Network, Path] | None:
+def network_of(
+    subject: Subject, what: Sequence[str], options: BenchOptions, scratch: Path
+) -> tuple[Network, Path] | None:
     """The network that an engine was compiled from, with its weights and their file; None if it is not found.
 
     It is looked for among the cfgs that were named, beside the engine, here, and in cfg/.
@@ -177,7 +179,7 @@ def network_of(subject: Subject, what: Sequence[str], wishes: Wishes, scratch: P
     for cfg in [*named, subject.folder.parent / name, Path(name), find_cfg(name)]:
         if not os.access(cfg, os.F_OK):
             continue
-        for weights in [wishes.weights, zoo.weights_for(cfg), *random]:
+        for weights in [options.weights, zoo.weights_for(cfg), *random]:
             try:
                 network = Network.load(cfg, weights) if weights is not None else None
             except DncError:
@@ -192,30 +194,28 @@ def sections(network: Network) -> dict[str, str]:
     return {f"#{layer.index}": layer.where.short for layer in network.layers}
 
 
-def make_peers(
-    subject: Subject, what: Sequence[str], wishes: Wishes, scratch: Path
-) -> list[Peer]:
+def make_peers(subject: Subject, what: Sequence[str], options: BenchOptions, scratch: Path) -> list[Peer]:
     """The peers on the network of an engine.
 
     Raises:
         DncError: there is no such peer; the network's cfg is not found; it takes no arrays of float32.
     """
-    check_names([*wishes.peers, *wishes.interpreters])
-    if not wishes.peers:
+    check_names([*options.peers, *options.interpreters])
+    if not options.peers:
         return []
-    found = network_of(subject, what, wishes, scratch)
-    if found is None:
+    source = network_of(subject, what, options, scratch)
+    if source is None:
         cfg = subject.manifest.network.get("cfg")
         hint = "put the cfg and its weights beside the engine, or name the cfg instead of the engine"
         what_is_missing = f"peers read {cfg} and its weights, which are not found as the engine has them"
         raise DncError(what_is_missing, subject.folder, hint)
-    network, weights = found
+    network, weights = source
     folder = scratch / "peers"
     folder.mkdir()
     plain = Plain.write(network, weights, _array(subject), folder)
     return [
-        Peer(name, plain, wishes.threads, folder, wishes.interpreters.get(name, sys.executable))
-        for name in dict.fromkeys(wishes.peers)
+        Peer(name, plain, options.threads, folder, options.interpreters.get(name, sys.executable))
+        for name in dict.fromkeys(options.peers)
     ]
 
 

@@ -34,21 +34,21 @@ class RemoteSubject(Subject):
     """
 
     device: Device | None = None
-    _about: dict[str, Any] = field(init=False, repr=False, default_factory=dict)
+    _description: dict[str, Any] = field(init=False, repr=False, default_factory=dict)
 
     def __post_init__(self) -> None:
-        from dnc.runtime.runners.tvm.session import ABOUT
+        from dnc.runtime.runners.tvm.session import MODEL_JSON
 
         super().__post_init__()
         if self.manifest.target != "tvm":
             what = f"--remote runs engines of target tvm, and this is one of target {self.manifest.target}"
             raise TargetError(what, self.folder, "dnc compile --target tvm, with --option triple=… for another machine")
         try:
-            self._about = json.loads((self.folder / ABOUT).read_text(encoding="utf-8"))
-            self._names = [input["name"] for input in self._about["inputs"]]
-            self._machine = f"{self._about['triple']} {self._about['mcpu']}"
+            self._description = json.loads((self.folder / MODEL_JSON).read_text(encoding="utf-8"))
+            self._names = [input["name"] for input in self._description["inputs"]]
+            self._machine = f"{self._description['triple']} {self._description['mcpu']}"
         except (OSError, ValueError, LookupError, TypeError) as error:
-            raise TargetError(f"cannot read {ABOUT}: {error}", self.folder, "build the engine again") from error
+            raise TargetError(f"cannot read {MODEL_JSON}: {error}", self.folder, "build the engine again") from error
 
     @contextmanager
     def open(self) -> Iterator[Run]:

@@ -170,7 +170,9 @@ def layers_table(layers: Layers) -> Table:
 
 def frames_report(results: Sequence[EndToEnd], report: Report) -> None:
     """Adds what frames took."""
-    lines = [f"{result.engine}: {result.frames} frames of {result.source}, {result.results} results" for result in results]
+    lines = [
+        f"{result.engine}: {result.frames} frames of {result.source}, {result.results} results" for result in results
+    ]
     report.add("From images to results", lines, frames_table(results))
 
 

@@ -55,11 +55,11 @@ def run_images(engine: Engine, paths: Sequence[Path], *, skip_bad: bool, quiet: 
         hint = f"use forward() of dnc.load({str(engine.folder)!r}) with an array (N, {shape})"
         raise DncError("this network takes no images", engine.folder, hint)
     good = 0
-    with progress(quiet or not sys.stdout.isatty()) as tell:
-        tell("opening the engine")
+    with progress(quiet or not sys.stdout.isatty()) as report:
+        report("opening the engine")
         _ = engine.session
         for number, path in enumerate(paths, 1):
-            tell(f"{number}/{len(paths)}  {path}")
+            report(f"{number}/{len(paths)}  {path}")
             try:
                 pixels = read_image(path, preprocessing.channels)
             except ImageError as error:

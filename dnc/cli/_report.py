@@ -39,7 +39,7 @@ __all__ = [
 ]
 
 
-def sides(shape: Shape) -> str:
+def dims(shape: Shape) -> str:
     """A shape in Darknet's order: `416 x 416 x 3` for (3, 416, 416), `1000` for (1000,)."""
     return " x ".join(map(str, [*shape[1:][::-1], shape[0]]))
 
@@ -50,9 +50,9 @@ def network_table(network: Network) -> Table:
     table = Table([Column(title, right=title not in ("type", "size/stride")) for title in titles])
     for layer in network.layers:
         filters, settings = _settings(layer)
-        read = sides(layer.input_shape) if layer.sources == (layer.index - 1,) else ""
+        read = dims(layer.input_shape) if layer.sources == (layer.index - 1,) else ""
         flops = f"{layer.flops() / 1e9:.3f}" if layer.flops() else ""
-        table.add(str(layer.index), layer.name, filters, settings, read, sides(layer.shape), flops)
+        table.add(str(layer.index), layer.name, filters, settings, read, dims(layer.shape), flops)
     return table
 
 

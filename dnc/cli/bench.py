@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from dnc.bench.end_to_end import EndToEnd
     from dnc.bench.layers import Layers
     from dnc.bench.measure import Recording
-    from dnc.bench.prepare import Wishes
+    from dnc.bench.prepare import BenchOptions
     from dnc.bench.subject import Subject
     from dnc.targets.tvm.remote import Device
     from dnc.typing import Progress
@@ -143,25 +143,25 @@ def command(
         raise click.UsageError("peers have one caller: leave --streams out")
     with (
         tempfile.TemporaryDirectory(prefix="dnc-bench-") as scratch,
-        progress(not as_json) as tell,
-        _device(options, tell) as device,
+        progress(not as_json) as report,
+        _device(options, report) as device,
     ):
-        wishes = _wishes(**options, device=device)
+        chosen = _bench_options(**options, device=device)
         if diff is not None:
-            found = _differences(diff, fail_above, seconds, wishes, Path(scratch), tell)
+            differences = _differences(diff, fail_above, seconds, chosen, Path(scratch), report)
         elif sources:
-            frames = _frames(what, images, video, camera, fps, seconds, wishes, Path(scratch), tell)
+            frames = _frames(what, images, video, camera, fps, seconds, chosen, Path(scratch), report)
         else:
-            result = _measure(what, layers, plot, seconds, wishes, Path(scratch), tell)
+            result = _measure(what, layers, plot, seconds, chosen, Path(scratch), report)
     if diff is not None:
         if as_json:
-            print_json([difference.to_json() for difference in found])
+            print_json([difference.to_json() for difference in differences])
         else:
-            for difference in found:
+            for difference in differences:
                 click.echo(str(difference))
                 for note in difference.notes:
                     click.echo(f"  {note}")
-        context.exit(1 if any(difference.slower for difference in found) else 0)
+        context.exit(1 if any(difference.slower for difference in differences) else 0)
     if sources:
         _show_frames(frames, as_json, markdown)
         return
@@ -171,13 +171,13 @@ def command(
         return
     from dnc.bench.report import layers_report, recording_report
 
-    report = recording_report(recording)
+    printed = recording_report(recording)
     for table in tables:
-        layers_report(table, report)
-    click.echo(report.markdown()) if markdown else report.show()
+        layers_report(table, printed)
+    click.echo(printed.markdown()) if markdown else printed.show()
 
 
-def _device(options: dict[str, Any], tell: Progress) -> AbstractContextManager[Device | None]:
+def _device(options: dict[str, Any], progress: Progress) -> AbstractContextManager[Device | None]:
     """The device that --remote names, of which nothing is left in the options; None without."""
     from contextlib import nullcontext
     from dataclasses import replace
@@ -188,10 +188,10 @@ def _device(options: dict[str, Any], tell: Progress) -> AbstractContextManager[D
     from dnc.targets.tvm.remote import Address, connect
 
     address = Address.parse(remote)
-    return connect(replace(address, threads=options["threads"] or address.threads), tell)
+    return connect(replace(address, threads=options["threads"] or address.threads), progress)
 
 
-def _wishes(
+def _bench_options(
     target: list[str] | None,
     precision: list[str] | None,
     weights: str | None,
@@ -202,15 +202,15 @@ def _wishes(
     batch: int,
     streams: int,
     device: Device | None,
-) -> Wishes:
+) -> BenchOptions:
     from pathlib import Path
 
     from dnc.bench.peers import check_names
-    from dnc.bench.prepare import Wishes
+    from dnc.bench.prepare import BenchOptions
     from dnc.runtime.timing import processors
 
     check_names([*(against or ()), *interpreters])
-    return Wishes(
+    return BenchOptions(
         threads or processors(),
         batch,
         streams,
@@ -230,15 +230,15 @@ def _is_engine(path: str) -> bool:
     return is_engine(path)
 
 
-def _subjects(what: tuple[str, ...], wishes: Wishes, scratch: Path, tell: Progress) -> list[Subject]:
+def _subjects(what: tuple[str, ...], chosen: BenchOptions, scratch: Path, progress: Progress) -> list[Subject]:
     from pathlib import Path
 
     from dnc.bench.prepare import find_here, is_engine, make_subjects
 
     what = what or (find_here(Path()),)
-    if all(map(is_engine, what)) and (wishes.targets or wishes.precisions or wishes.weights or wishes.calibration):
+    if all(map(is_engine, what)) and (chosen.targets or chosen.precisions or chosen.weights or chosen.calibration):
         raise click.UsageError("--target, --precision, --weights and --calibration are for a cfg; these are engines")
-    return make_subjects(what, wishes, scratch, tell)
+    return make_subjects(what, chosen, scratch, progress)
 
 
 def _measure(
@@ -246,9 +246,9 @@ def _measure(
     layers: bool,
     picture: str | None,
     seconds: float,
-    wishes: Wishes,
+    chosen: BenchOptions,
     scratch: Path,
-    tell: Progress,
+    progress: Progress,
 ) -> tuple[Recording, list[Layers]]:
     """The recording, and the layers of each engine if they are wanted."""
     from pathlib import Path
@@ -261,14 +261,14 @@ def _measure(
     if picture is not None:
         # Before anything is measured.
         import_matplotlib(Path(picture))
-    subjects = _subjects(what, wishes, scratch, tell)
-    peers = make_peers(subjects[0], what, wishes, scratch)
-    away = wishes.device.name if wishes.device is not None else ""
-    recording = measure(subjects, peers, seconds=seconds, extras=not away, device=away, progress=tell)
+    subjects = _subjects(what, chosen, scratch, progress)
+    peers = make_peers(subjects[0], what, chosen, scratch)
+    away = chosen.device.name if chosen.device is not None else ""
+    recording = measure(subjects, peers, seconds=seconds, extras=not away, device=away, progress=progress)
     tables = []
     for subject in subjects if layers else []:
-        found = network_of(subject, what, wishes, scratch)
-        tables.append(profile(subject, sections(found[0]) if found else None, progress=tell))
+        source = network_of(subject, what, chosen, scratch)
+        tables.append(profile(subject, sections(source[0]) if source else None, progress=progress))
     if picture is not None:
         plot(recording, tables, Path(picture))
     return recording, tables
@@ -281,9 +281,9 @@ def _frames(
     camera: int | None,
     fps: float | None,
     seconds: float,
-    wishes: Wishes,
+    chosen: BenchOptions,
     scratch: Path,
-    tell: Progress,
+    progress: Progress,
 ) -> list[EndToEnd]:
     from pathlib import Path
 
@@ -291,14 +291,14 @@ def _frames(
     from dnc.evaluation.datasets import find_images
 
     paths = find_images(images) if images else []
-    subjects = _subjects(what, wishes, scratch, tell)
+    subjects = _subjects(what, chosen, scratch, progress)
     results = []
     for subject in subjects:
         preprocessing = subject.manifest.preprocessing
         channels = 3 if preprocessing is None else preprocessing.channels
         source: Source = Files(paths, channels) if images else Video(camera if video is None else Path(video))  # type: ignore[arg-type]
         share = seconds / len(subjects)
-        results.append(run(subject, source, seconds=share, least=len(paths), rate=fps or 0.0, progress=tell))
+        results.append(run(subject, source, seconds=share, least=len(paths), rate=fps or 0.0, progress=progress))
     return results
 
 
@@ -317,7 +317,7 @@ def _show_frames(frames: list[EndToEnd], as_json: bool, markdown: bool) -> None:
 
 
 def _differences(
-    given: tuple[str, str], threshold: float, seconds: float, wishes: Wishes, scratch: Path, tell: Progress
+    given: tuple[str, str], threshold: float, seconds: float, chosen: BenchOptions, scratch: Path, progress: Progress
 ) -> list[Difference]:
     from pathlib import Path
 
@@ -332,9 +332,9 @@ def _differences(
     if not any(engines):
         old, new = (read_recording(Path(path)) for path in given)
         return compare_recordings(old, new, given, threshold)
-    subjects = make_subjects(given, wishes, scratch, tell)
-    away = wishes.device.name if wishes.device is not None else ""
-    recording = measure(subjects, seconds=seconds, extras=False, device=away, progress=tell)
+    subjects = make_subjects(given, chosen, scratch, progress)
+    away = chosen.device.name if chosen.device is not None else ""
+    recording = measure(subjects, seconds=seconds, extras=False, device=away, progress=progress)
     first, second = (subject.name for subject in subjects)
     ratio = recording.timings.quiet().ratio(second, first, CONFIDENCE)
     return [Difference(given[0], given[1], ratio, threshold)]

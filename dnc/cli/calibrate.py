@@ -85,7 +85,7 @@ def command(
     version: str,
     lenient: bool,
     as_json: bool,
-    **wishes: object,
+    **preprocessing: object,
 ) -> None:
     """Measure the range of every layer on images, for 8-bit engines.
 
@@ -114,8 +114,8 @@ def command(
         # So many images, as in -input_calibration.
         count = int(sources.pop())
     given = sources or [item for item in (data or named.get("data"), named.get("images")) if item is not None]
-    with progress(not as_json) as tell:
-        tell("reading the network")
+    with progress(not as_json) as report:
+        report("reading the network")
         network = Network.load(cfg, place, lenient=lenient)
         if table is not None:
             calibration = read_table(table, network)
@@ -123,7 +123,7 @@ def command(
             paths = _images(given or _data_beside(cfg), key, count, seed, skip_bad)
             calibration = calibrate(
                 network,
-                preprocessing_for(network, place, **wishes),
+                preprocessing_for(network, place, **preprocessing),
                 paths,
                 method=method,
                 symmetric=bool(exports) if symmetric is None else symmetric,
@@ -131,7 +131,7 @@ def command(
                 skip_bad=skip_bad,
                 source=", ".join(map(str, given)),
                 seed=seed,
-                progress=tell,
+                progress=report,
             )
         file = Path(out) if out is not None else Path(f"{cfg.stem}.calibration.json")
         calibration.write(file)
@@ -157,13 +157,13 @@ def _sort(files: Sequence[str]) -> dict[str, str]:
     """
     from dnc.errors import CalibrationError
 
-    found: dict[str, str] = {}
+    by_kind: dict[str, str] = {}
     for file in files:
         kind = _kind(file)
-        if kind in found:
-            raise CalibrationError(f"{found[kind]} and {file} are both {kind}", hint="give one of each kind")
-        found[kind] = file
-    return found
+        if kind in by_kind:
+            raise CalibrationError(f"{by_kind[kind]} and {file} are both {kind}", hint="give one of each kind")
+        by_kind[kind] = file
+    return by_kind
 
 
 def _kind(file: str) -> str:

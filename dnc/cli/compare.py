@@ -49,8 +49,8 @@ def command(context: click.Context, /, a: str, b: str | None, as_json: bool, **o
     from dnc.cli._report import comparison_json, comparison_table, verdict
     from dnc.evaluation.comparison import compare_files
 
-    with progress() as tell:
-        comparison = compare_files(a, b, progress=tell, **options)
+    with progress() as report:
+        comparison = compare_files(a, b, progress=report, **options)
     if as_json:
         print_json(comparison_json(comparison))
     else:

@@ -24,28 +24,28 @@ def command(as_json: bool, seconds: float | None) -> None:
     from dnc.compiler import doctor
     from dnc.tables import Column, Table
 
-    with progress(not as_json) as tell:
-        found = doctor.examine(seconds or doctor.SECONDS, tell)
+    with progress(not as_json) as report:
+        facts = doctor.examine(seconds or doctor.SECONDS, report)
     if as_json:
-        print_json(found)
+        print_json(facts)
         return
-    click.echo(f"dnc {found['dnc']} in {found['folder']}")
-    for line in describe(found["machine"]):
+    click.echo(f"dnc {facts['dnc']} in {facts['folder']}")
+    for line in describe(facts["machine"]):
         click.echo(line)
-    click.echo(", ".join(f"{name} {number}" for name, number in found["packages"].items()))
+    click.echo(", ".join(f"{name} {number}" for name, number in facts["packages"].items()))
     click.echo("\n", nl=False)
     columns = Column("target"), Column("state"), Column("what it says", folds=True), Column("to mend", folds=True)
     table = Table(columns)
-    for target in found["targets"]:
+    for target in facts["targets"]:
         said = "; ".join(filter(None, (target["device"], target["reason"])))
         table.add(target["target"], target["state"], said, target["remedy"])
-    for chain in found["toolchains"]:
+    for chain in facts["toolchains"]:
         table.add(f"toolchain {chain['name']}", chain["state"], chain["reason"], chain["remedy"])
     table.show()
-    cache = found["cache"]
+    cache = facts["cache"]
     held = ", ".join(f"{kind} {size / 1e6:.1f} MB" for kind, size in cache["bytes"].items()) or "empty"
     click.echo(f"\ncache {cache['folder']}: {held}" + (f"; not writable: {cache['remedy']}" if cache["remedy"] else ""))
-    for name, path in found["tools"].items():
+    for name, path in facts["tools"].items():
         click.echo(f"{name} {path}")
-    for warning in found["warnings"]:
+    for warning in facts["warnings"]:
         click.echo(f"warning: {warning}", err=True)

@@ -48,8 +48,10 @@ def command(what: str | None, out: str | None, as_json: bool) -> None:
     elif what == "prefix":
         click.echo(";".join(str(library.cmake) for library in _some(libraries)))
     elif as_json:
-        found = [{"target": built.target, "library": str(built.file), "cmake": str(built.cmake)} for built in libraries]
-        print_json({"version": __version__, "sources": str(sources), "back_ends": found})
+        back_ends = [
+            {"target": built.target, "library": str(built.file), "cmake": str(built.cmake)} for built in libraries
+        ]
+        print_json({"version": __version__, "sources": str(sources), "back_ends": back_ends})
     else:
         table = Table((Column("target"), Column("library", folds=True)))
         for library in libraries:
@@ -66,8 +68,8 @@ def _sources() -> Path:
 
 def _libraries() -> list[_Library]:
     """Those that are installed."""
-    found = [_openvino(), _tvm()]
-    return [library for library in found if library is not None]
+    libraries = [_openvino(), _tvm()]
+    return [library for library in libraries if library is not None]
 
 
 def _openvino() -> _Library | None:

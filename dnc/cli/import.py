@@ -49,8 +49,8 @@ def command(source: str, cfg: str, out: str, as_json: bool, **options: object) -
     from dnc.cli import print_json, progress
     from dnc.zoo.importer import import_weights
 
-    with progress(not as_json) as tell:
-        report = import_weights(source, cfg, out, progress=tell, **options)  # type: ignore[arg-type]
+    with progress(not as_json) as report_progress:
+        report = import_weights(source, cfg, out, progress=report_progress, **options)  # type: ignore[arg-type]
     if as_json:
         print_json(report.to_json())
         return

@@ -21,11 +21,11 @@ def command(name: str | None, as_json: bool) -> None:
     if name is not None:
         show_options(find(name).known_options, as_json)
         return
-    found = [(key, plugin.summary, plugin().missing()) for key, plugin in targets.items()]
+    rows = [(key, plugin.summary, plugin().missing()) for key, plugin in targets.items()]
     if as_json:
-        print_json([{"name": key, "summary": text, "missing": missing} for key, text, missing in found])
+        print_json([{"name": key, "summary": text, "missing": missing} for key, text, missing in rows])
         return
     table = Table((Column("target"), Column("what it is", folds=True), Column("to install")))
-    for key, text, missing in found:
+    for key, text, missing in rows:
         table.add(key, text, missing)
     table.show()

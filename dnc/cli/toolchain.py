@@ -55,8 +55,8 @@ def install(name: str, force: bool) -> None:
     from dnc.cli import progress
     from dnc.targets.myriad import installing
 
-    with progress() as tell:
-        place = installing.install(name, force=force, progress=tell)
+    with progress() as report:
+        place = installing.install(name, force=force, progress=report)
     click.echo(str(place))
 
 

@@ -46,10 +46,10 @@ def inspect(cfg: str, weights: str, lenient: bool, as_json: bool) -> None:
     from dnc.darknet.inspection import inspect_weights
     from dnc.darknet.network import Network
 
-    found = inspect_weights(weights, Network.load(cfg, lenient=lenient).layers)
+    inspection = inspect_weights(weights, Network.load(cfg, lenient=lenient).layers)
     if as_json:
-        print_json({"cfg": cfg, "weights": weights, **found.to_json()})
+        print_json({"cfg": cfg, "weights": weights, **inspection.to_json()})
         return
-    found.table().show()
-    for line in found.summary:
+    inspection.table().show()
+    for line in inspection.summary:
         click.echo(line)

@@ -146,20 +146,20 @@ class Network:
 
 def _input_shape(net: Section) -> Shape:
     """(channels, height, width), or (inputs,) for a network on vectors."""
-    sides = [net.integer(key, 0) for key in ("channels", "height", "width")]
+    dims = [net.integer(key, 0) for key in ("channels", "height", "width")]
     inputs = net.integer("inputs", 0)
-    for key, side in zip(("channels", "height", "width"), sides, strict=True):
-        if side < 0 or side > 1 << 16:
-            net.fail(f"{key}={side} must be from 1 to {1 << 16}", key, "is there a typing error?")
-    if all(sides):
-        if math.prod(sides) > MAX_ELEMENTS:
-            text = " x ".join(map(str, sides))
+    for key, dim in zip(("channels", "height", "width"), dims, strict=True):
+        if dim < 0 or dim > 1 << 16:
+            net.fail(f"{key}={dim} must be from 1 to {1 << 16}", key, "is there a typing error?")
+    if all(dims):
+        if math.prod(dims) > MAX_ELEMENTS:
+            text = " x ".join(map(str, dims))
             net.fail(f"the input would have {text} elements", "channels", f"at most {MAX_ELEMENTS} are possible")
-        if inputs and inputs != math.prod(sides):
-            net.guess(f"inputs={inputs} is not channels * height * width, {math.prod(sides)}", "inputs", "delete it")
-        return tuple(sides)
+        if inputs and inputs != math.prod(dims):
+            net.guess(f"inputs={inputs} is not channels * height * width, {math.prod(dims)}", "inputs", "delete it")
+        return tuple(dims)
     if inputs < 1 or inputs > 1 << 28:
-        missing = [key for key, side in zip(("channels", "height", "width"), sides, strict=True) if not side]
+        missing = [key for key, dim in zip(("channels", "height", "width"), dims, strict=True) if not dim]
         where = next((key for key in missing if key in net.options), None)
         net.fail(f"[net] lacks {', '.join(missing)}", where, "give width, height and channels, or inputs for vectors")
     return (inputs,)

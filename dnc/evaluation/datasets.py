@@ -211,30 +211,30 @@ def read_dataset(
         ImageError: a folder or a glob has no images, or an image given by itself is missing.
     """
     given = [source] if isinstance(source, str | PathLike) else list(source)
-    found: list[Entry] = []
+    entries: list[Entry] = []
     data = None
     for item in given:
         path = Path(item)
         if is_folder(path) or path.suffix.lower() in SUFFIXES or (not is_there(path) and glob.has_magic(str(item))):
-            found += map(Entry, find_images([os.fspath(item)], skip_bad, nested=True))
+            entries += map(Entry, find_images([os.fspath(item)], skip_bad, nested=True))
         elif is_data_file(path):
             data = read_data(path)
-            found += _listed_in_data(data, key, skip_bad)
+            entries += _listed_in_data(data, key, skip_bad)
         else:
-            found += _listed(path, (path.parent, path.parent.parent), skip_bad)
-    if not found:
+            entries += _listed(path, (path.parent, path.parent.parent), skip_bad)
+    if not entries:
         raise DatasetError("there are no images", hint="name a .data file, a list, a folder or images")
     if limit is None:
-        return Dataset(tuple(found), data)
+        return Dataset(tuple(entries), data)
     if limit < 1:
         raise DatasetError(f"{limit} images are wanted", hint="1 at least")
-    if limit > len(found):
-        what = f"{limit} images are wanted, but there are {len(found)}"
-        raise DatasetError(what, ", ".join(map(str, given)), f"ask for {len(found)} at most")
+    if limit > len(entries):
+        what = f"{limit} images are wanted, but there are {len(entries)}"
+        raise DatasetError(what, ", ".join(map(str, given)), f"ask for {len(entries)} at most")
     if seed is None:
-        return Dataset(tuple(found[:limit]), data)
-    chosen = sorted(random.Random(seed).sample(range(len(found)), limit))
-    return Dataset(tuple(found[index] for index in chosen), data)
+        return Dataset(tuple(entries[:limit]), data)
+    chosen = sorted(random.Random(seed).sample(range(len(entries)), limit))
+    return Dataset(tuple(entries[index] for index in chosen), data)
 
 
 def find_images(arguments: Sequence[str], skip_bad: bool = False, *, nested: bool = False) -> list[Path]:
@@ -244,7 +244,7 @@ def find_images(arguments: Sequence[str], skip_bad: bool = False, *, nested: boo
         ImageError: there is no such file (it is left to who reads it if `skip_bad`), a folder cannot be read, or there
             is nothing in it (nor, with `nested`, in the folders in it) or behind the glob.
     """
-    found: list[Path] = []
+    images: list[Path] = []
     for argument in arguments:
         path = Path(argument)
         if is_folder(path):
@@ -256,19 +256,19 @@ def find_images(arguments: Sequence[str], skip_bad: bool = False, *, nested: boo
                 raise ImageError(f"cannot read the folder: {error.strerror or error}", path) from error
             if not inside:
                 raise ImageError("no images in the folder", path, f"files with {', '.join(sorted(SUFFIXES))} count")
-            found += inside
+            images += inside
         elif not is_there(path) and glob.has_magic(argument):
             # Path.glob takes no absolute pattern.
             names = glob.glob(argument, recursive=True)  # noqa: PTH207
             matches = sorted(match for match in map(Path, names) if match.is_file())
             if not matches:
                 raise ImageError("nothing matches this pattern", argument)
-            found += matches
+            images += matches
         elif is_there(path) or skip_bad:
-            found.append(path)
+            images.append(path)
         else:
             raise ImageError("there is no such image", path)
-    return found
+    return images
 
 
 _LABEL_FOLDERS = (
@@ -438,12 +438,12 @@ def class_truth(
     Raises:
         DatasetError: none does, or there is no such class.
     """
-    found = _classes_by(listed, classes, labels, names)
-    for entry, class_id in zip(listed, found, strict=True):
+    classes_of = _classes_by(listed, classes, labels, names)
+    for entry, class_id in zip(listed, classes_of, strict=True):
         if not 0 <= class_id < classes:
             where = entry.where or str(entry.path)
             raise DatasetError(f"class {class_id} of {classes}, of which the first is 0", where)
-    return found
+    return classes_of
 
 
 def _classes_by(listed: Sequence[Entry], classes: int, labels: Sequence[str], names: Sequence[str]) -> list[int]:
@@ -488,9 +488,7 @@ def _with_ignored(truth: Truth, difficult: Truth) -> Truth:
     )
 
 
-def _annotated(
-    listed: Sequence[Entry], classes: int, annotations: Annotations, allow_unlabelled: bool
-) -> list[Truth]:
+def _annotated(listed: Sequence[Entry], classes: int, annotations: Annotations, allow_unlabelled: bool) -> list[Truth]:
     if len(annotations.names) != classes:
         what = f"{len(annotations.names)} categories for {classes} classes"
         raise DatasetError(what, annotations.path, "the annotations of another dataset?")
@@ -523,26 +521,24 @@ def _listed_in_data(data: DataFile, key: str, skip_bad: bool) -> list[Entry]:
     bases = (path.parent, data.path.parent, data.path.parent.parent)
     if is_folder(path):
         return list(map(Entry, find_images([str(path)], nested=True)))
-    found = _listed(path, bases, skip_bad)
+    entries = _listed(path, bases, skip_bad)
     difficult = data.find("difficult") if key == "valid" else None
     if difficult is None:
-        return found
+        return entries
     # Only their labels are read: these images need not exist.
     others = [Path(text) for _, text in _lines(difficult)]
-    if len(others) != len(found):
-        what = f"{len(others)} images, but {len(found)} in {path}"
+    if len(others) != len(entries):
+        what = f"{len(others)} images, but {len(entries)} in {path}"
         raise DatasetError(what, difficult, "the n-th line has the difficult objects of the n-th image")
-    return [
-        Entry(entry.path, entry.where, entry.class_id, other) for entry, other in zip(found, others, strict=True)
-    ]
+    return [Entry(entry.path, entry.where, entry.class_id, other) for entry, other in zip(entries, others, strict=True)]
 
 
 def _listed(path: Path, bases: Sequence[Path], skip_bad: bool) -> list[Entry]:
-    found, missing = [], []
+    entries, missing = [], []
     for where, text in _lines(path):
         entry = _entry(text, where, bases)
         if entry is not None:
-            found.append(entry)
+            entries.append(entry)
         else:
             missing.append(where)
     if missing:
@@ -552,10 +548,10 @@ def _listed(path: Path, bases: Sequence[Path], skip_bad: bool) -> list[Entry]:
         if not skip_bad:
             raise error
         warn(error)
-    if not found:
+    if not entries:
         what = "none of the images of this list exists" if missing else "there are no images in this list"
         raise DatasetError(what, path, "one path a line")
-    return found
+    return entries
 
 
 def _entry(text: str, where: Where, bases: Sequence[Path]) -> Entry | None:
@@ -567,11 +563,11 @@ def _entry(text: str, where: Where, bases: Sequence[Path]) -> Entry | None:
 
 
 def _find(text: str, where: Where, bases: Sequence[Path]) -> Path:
-    found = _first(text, bases) if text else None
-    if found is None:
+    path = _first(text, bases) if text else None
+    if path is None:
         hint = "looked for from this folder, from the file's and its parent"
         raise DatasetError("there is no such file", where, hint)
-    return found
+    return path
 
 
 def _first(text: str, bases: Sequence[Path]) -> Path | None:

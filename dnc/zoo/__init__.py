@@ -145,10 +145,10 @@ class PypiSource:
             encoding="utf-8",
             errors="replace",
         )
-        found = list(archives.iterdir()) if archives.is_dir() else []
-        if result.returncode != 0 or len(found) != 1:
+        downloads = list(archives.iterdir()) if archives.is_dir() else []
+        if result.returncode != 0 or len(downloads) != 1:
             raise Unusable(_reason_of_pip(result))
-        return found[0]
+        return downloads[0]
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,7 @@ _MOST_REGISTERS = 255
 class _Compiler:
     """What answers the requests after the first one."""
 
-    def __init__(self, request: dict[str, Any], tell: Callable[[str], None]) -> None:
+    def __init__(self, request: dict[str, Any], progress: Callable[[str], None]) -> None:
         import onnx_ir as ir
 
         from dnc.runtime.preprocessing import Preprocessing
@@ -56,18 +56,16 @@ class _Compiler:
         from dnc.targets.tvm.compile import machine_for
         from dnc.targets.tvm.emit import emit
 
-        self._tell = tell
+        self._tell = progress
         self._archs = list(request["archs"])
         self._toolkit = find_toolkit(request["compiler"])
         self._machine = machine_for(request["triple"], request["mcpu"])
         self._linker = request["linker"]
         self._resources: dict[str, Resources] = {}
-        tell("reading the graph")
+        progress("reading the graph")
         given = request["preprocessing"]
         module = emit(ir.load(request["model"]), None if given is None else Preprocessing.from_json(given))
-        self._network = Network(
-            module, self._archs, self._machine.target, self._compile_kernels, tf32=request["tf32"]
-        )
+        self._network = Network(module, self._archs, self._machine.target, self._compile_kernels, tf32=request["tf32"])
 
     def _compile_kernels(self, source: str) -> bytes:
         self._tell(f"compiling kernels for {', '.join(self._archs)}")
@@ -99,8 +97,8 @@ class _Compiler:
         from dnc.targets.tvm.tuning import key_of
 
         self._tell("scheduling")
-        found = self._network.functions()
-        functions = {name: function for name, (function, _, _) in found.items()}
+        runnable = self._network.functions()
+        functions = {name: function for name, (function, _, _) in runnable.items()}
         self._write(self._network.alone(functions), request["library"])
         described = [
             {
@@ -110,7 +108,7 @@ class _Compiler:
                 "calls": calls,
                 "arguments": _arguments(function),
             }
-            for name, (function, rules, calls) in found.items()
+            for name, (function, rules, calls) in runnable.items()
         ]
         kernels = kernels_of(self._network.loops)
         return {"functions": described, "compiler": self._toolkit.version(), "kernels": kernels}
@@ -146,8 +144,8 @@ def _arguments(function: Any) -> list[tuple[list[int], str]]:
 class _Process:
     """What answers all of them, the first one among them."""
 
-    def __init__(self, tell: Callable[[str], None]) -> None:
-        self._tell = tell
+    def __init__(self, progress: Callable[[str], None]) -> None:
+        self._tell = progress
         self._compiler: _Compiler | None = None
         self._linker = ""
 

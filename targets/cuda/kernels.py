@@ -204,10 +204,10 @@ class TvmGpu(TvmTarget):
     ) -> dict[str, str]:
         """Writes what stands beside model.so; what there is to say."""
         from dnc.runtime.runners.tvm.processor import architecture
-        from dnc.runtime.runners.tvm.session import ABOUT
+        from dnc.runtime.runners.tvm.session import MODEL_JSON
 
         record = self._record(model, manifest, reply)
-        (folder / ABOUT).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        (folder / MODEL_JSON).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
         report = {
             "device": f"{_forms(reply)}, by {reply['compiler']}; {tried}",
             "kernels": _summary(reply),
@@ -220,8 +220,8 @@ class TvmGpu(TvmTarget):
 
         if self.options["runtime"] == "system" or not here:
             return "of an apache-tvm installed there"
-        found = (runtime_library(), self.library())
-        libraries = {library.name: library for library in found if library is not None}
+        paths = (runtime_library(), self.library())
+        libraries = {library.name: library for library in paths if library is not None}
         return f"{self.bundle(libraries, folder)}; NVIDIA's libcudart.so.13 is not"
 
     def engine(self) -> str:

@@ -96,8 +96,8 @@ class Network:
             module = schedules.apply(self.loops, self._device)
         rules = schedules.report(module)
         called = [call.args[0].name_hint for call in calls(self.loops)]
-        found = {name: (module[name], rules.get(name, ""), called.count(name)) for name in dict.fromkeys(called)}
-        return {name: entry for name, entry in found.items() if entry[1] != "view" and _is_fixed(entry[0])}
+        runnable = {name: (module[name], rules.get(name, ""), called.count(name)) for name in dict.fromkeys(called)}
+        return {name: entry for name, entry in runnable.items() if entry[1] != "view" and _is_fixed(entry[0])}
 
     def form(self, name: str, rank: int) -> Any:
         """A function in the form of a rank; None if no rule matches it."""

@@ -60,8 +60,8 @@ class Toolkit:
     def version(self) -> str:
         """As `nvcc 13.0`."""
         if self.is_nvcc:
-            found = re.search(r"release (\d+\.\d+)", _run([str(self.path), "--version"]).stdout)
-            return f"nvcc {found[1] if found else '?'}"
+            match = re.search(r"release (\d+\.\d+)", _run([str(self.path), "--version"]).stdout)
+            return f"nvcc {match[1] if match else '?'}"
         major, minor = ctypes.c_int(), ctypes.c_int()
         self._library().nvrtcVersion(ctypes.byref(major), ctypes.byref(minor))
         return f"NVRTC {major.value}.{minor.value}"
@@ -154,19 +154,19 @@ def _complaint(log: str) -> str:
 
 def _resources(log: str) -> dict[str, Resources]:
     """What ptxas -v tells."""
-    found: dict[str, Resources] = {}
+    kernels: dict[str, Resources] = {}
     name = ""
     for line in log.splitlines():
         if match := re.search(r"(?:entry function|properties for) '?(\w+)'?", line):
             name = match[1]
-        before = found.get(name, Resources())
+        before = kernels.get(name, Resources())
         if match := re.search(r"(\d+) bytes spill stores", line):
-            found[name] = Resources(before.registers, before.shared, max(before.spilled, int(match[1])))
+            kernels[name] = Resources(before.registers, before.shared, max(before.spilled, int(match[1])))
         if match := re.search(r"Used (\d+) registers", line):
             bytes_ = re.search(r"(\d+) bytes smem", line)
             shared = max(before.shared, int(bytes_[1]) if bytes_ else 0)
-            found[name] = Resources(max(before.registers, int(match[1])), shared, before.spilled)
-    return {name: resources for name, resources in found.items() if resources.registers}
+            kernels[name] = Resources(max(before.registers, int(match[1])), shared, before.spilled)
+    return {name: resources for name, resources in kernels.items() if resources.registers}
 
 
 def find_toolkit(named: str = "") -> Toolkit:
@@ -184,9 +184,9 @@ def find_toolkit(named: str = "") -> Toolkit:
         path = Path(named).resolve() if "nvrtc" in named else Path(named)
         folders = [path.parent.parent / "include", path.parent.parent / "include" / "cccl"]
         return Toolkit(path, () if "nvrtc" not in path.name else tuple(path for path in folders if path.is_dir()))
-    found = None if named == "nvrtc" else _nvcc_path()
-    if found is not None:
-        return Toolkit(found)
+    nvcc = None if named == "nvrtc" else _nvcc_path()
+    if nvcc is not None:
+        return Toolkit(nvcc)
     for root in [] if named == "nvcc" else _wheels():
         for library in sorted((root / "lib").glob("libnvrtc.so.*")):
             folders = [root / "include", root / "include" / "cccl"]
@@ -199,8 +199,8 @@ def find_toolkit(named: str = "") -> Toolkit:
 def _nvcc_path() -> Path | None:
     homes = [Path(home) / "bin" for home in (os.environ.get("CUDA_HOME"), _SYSTEM) if home]
     places = [None, *map(str, homes), *(str(root / "bin") for root in _wheels())]
-    found = next((path for path in (shutil.which("nvcc", path=place) for place in places) if path is not None), None)
-    return None if found is None else Path(found)
+    nvcc = next((path for path in (shutil.which("nvcc", path=place) for place in places) if path is not None), None)
+    return None if nvcc is None else Path(nvcc)
 
 
 def _wheels() -> list[Path]:

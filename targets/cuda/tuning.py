@@ -17,7 +17,7 @@ import numpy as np
 import onnx_ir as ir
 
 from dnc.errors import TargetError
-from dnc.runtime.runners.tvm.session import ABOUT
+from dnc.runtime.runners.tvm.session import MODEL_JSON
 from dnc.runtime.timing import Run
 from dnc.targets.cuda.process import Child, Compiler
 from dnc.targets.tvm.remote import Lost
@@ -52,10 +52,10 @@ class Measurer:
         self._number, self._progress = number, progress
         self._child: Child | None = None
         try:
-            about = self.ask({"do": "device", "number": number})
+            device = self.ask({"do": "device", "number": number})
         except TargetError as error:
             raise TargetError(f"nothing can be tuned here: {error.message}", error.where, error.hint) from error
-        self.name, self.capability, self.driver = about["name"], about["capability"], about["driver"]
+        self.name, self.capability, self.driver = device["name"], device["capability"], device["driver"]
 
     def __enter__(self) -> Measurer:
         return self
@@ -129,7 +129,7 @@ class GpuTuner(Tuner[Mapping[str, Any]]):
 
     def kernels(self) -> Sequence[Kernel]:
         places = places_of(self._reply["kernels"], self._model)
-        found = []
+        kernels = []
         described = self._reply["functions"]
         for number, entry in enumerate(described, 1):
             self.progress(f"timing kernel {number} of {len(described)}")
@@ -138,8 +138,8 @@ class GpuTuner(Tuner[Mapping[str, Any]]):
             self._measurer.ask(request)
             run = self._measurer.run(name)
             seconds = min(float(run()) for _ in range(_SAMPLES)) * calls  # type: ignore[arg-type]
-            found.append(Kernel(name, entry["key"], places.get(name, ()), entry["rules"], calls, seconds))
-        return found
+            kernels.append(Kernel(name, entry["key"], places.get(name, ()), entry["rules"], calls, seconds))
+        return kernels
 
     def candidates(self, kernel: Kernel, known: Sequence[tuple[Way, float | None]]) -> Candidates:
         tried = [way for way, _ in known if isinstance(way, int)]
@@ -196,7 +196,7 @@ class GpuTuner(Tuner[Mapping[str, Any]]):
             folder = self._scratch / name
             folder.mkdir()
             (folder / "model.so").symlink_to(library.absolute())
-            (folder / ABOUT).write_text(json.dumps(self._record(self._networks[library])), encoding="utf-8")
+            (folder / MODEL_JSON).write_text(json.dumps(self._record(self._networks[library])), encoding="utf-8")
             folders[name] = str(folder)
         inputs = self._scratch / "inputs.npz"
         np.savez(inputs, **self._feeds)  # type: ignore[arg-type]

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from dnc.errors import PassError, TargetError
 from dnc.runtime.options import Option, one_of, whole
 from dnc.runtime.runners import Runner
-from dnc.runtime.runners.myriad import ABOUT, BLOB, MODEL, MyriadRunner, toolchain
+from dnc.runtime.runners.myriad import BLOB, MODEL, MODEL_JSON, MyriadRunner, toolchain
 from dnc.targets import Target, targets
 from dnc.typing import Progress, silent
 
@@ -168,7 +168,7 @@ class Myriad(Target):
         job = Job(toolchain.folder(_NAME), folder / MODEL, limits)
         layers = self._compile(job, prepared, precisions, folder / BLOB)
         _write(folder / STAGES, {"layers": layers})
-        _write(folder / ABOUT, self._about(prepared, precisions, pixels))
+        _write(folder / MODEL_JSON, self._description(prepared, precisions, pixels))
         return self._report(model, folder, manifest, pixels, job, layers)
 
     def _compile(self, job: Job, prepared: ir.Model, precisions: Mapping[str, str], blob: Path) -> Layers:
@@ -190,7 +190,7 @@ class Myriad(Target):
             except ValueError as error:
                 raise OSError(errno.ENOSPC, str(error)) from error
 
-    def _about(self, prepared: ir.Model, precisions: Mapping[str, str], pixels: Pixels | None) -> dict[str, Any]:
+    def _description(self, prepared: ir.Model, precisions: Mapping[str, str], pixels: Pixels | None) -> dict[str, Any]:
         from dnc.targets.myriad.graph import tensors
 
         same = tensors(prepared)

@@ -145,13 +145,13 @@ def find_linker(given: str, machine: Machine) -> str:
     """
     usual = ("g++", "c++", "clang++", "gcc", "cc") if machine.is_host else (_LINKERS.get(machine.architecture, ""),)
     names: Sequence[str] = (given,) if given else usual
-    found = next((path for path in map(shutil.which, filter(None, names)) if path is not None), None)
-    if found is None:
+    linker = next((path for path in map(shutil.which, filter(None, names)) if path is not None), None)
+    if linker is None:
         name = names[0]
         package = _PACKAGES.get(name, "g++" if machine.is_host else "")
         hint = f"apt-get install {package}; or name one with --option cc=…" if package else "name one that is installed"
         raise TargetError(f"there is no C++ compiler {name or f'for {machine.architecture}'} to link with", hint=hint)
-    return found
+    return linker
 
 
 def build(

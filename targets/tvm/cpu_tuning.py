@@ -138,12 +138,12 @@ class _CpuTuner(Tuner[Built]):
         )
         number = len(known)
         while True:
-            found = next(tiles, None) if number % 2 == 0 else search.next()
-            found = found or (search.next() if number % 2 == 0 else next(tiles, None))
-            if found is None:
+            candidate = next(tiles, None) if number % 2 == 0 else search.next()
+            candidate = candidate or (search.next() if number % 2 == 0 else next(tiles, None))
+            if candidate is None:
                 return
-            ratio = yield found
-            if not isinstance(found[0], int):
+            ratio = yield candidate
+            if not isinstance(candidate[0], int):
                 search.tell(ratio)
             number += 1
 
@@ -190,9 +190,9 @@ class _CpuTuner(Tuner[Built]):
         generator = np.random.default_rng(0)
         arrays = []
         for parameter in function.params:
-            sides = [int(side) for side in parameter.shape]
+            dims = [int(side) for side in parameter.shape]
             dtype = np.dtype(str(parameter.dtype))
-            drawn = generator.random(sides, np.float32) * 0.1 if dtype.kind == "f" else np.zeros(sides)
+            drawn = generator.random(dims, np.float32) * 0.1 if dtype.kind == "f" else np.zeros(dims)
             arrays.append(drawn.astype(dtype))
         return self._device.tensors(arrays)
 

@@ -81,25 +81,25 @@ def _is_call(expr: Any) -> bool:
 def _plans(module: Any, main: Any) -> Mapping[Any, _Plan]:
     """By the variables that are rounded."""
     made: dict[Any, Any] = {}
-    found: dict[Any, _Plan] = {}
+    plans: dict[Any, _Plan] = {}
     for binding in _bindings(main):
         value = binding.value
         if _is_call(value):
             if _joins(module[value.args[0]]) == "source" and value.args[1][0] in made:
-                found.setdefault(value.args[1][0], _Plan()).roundings.append(binding)
+                plans.setdefault(value.args[1][0], _Plan()).roundings.append(binding)
             made[binding.var] = binding
         elif isinstance(value, relax.Call) and isinstance(value.op, ir.GlobalVar):
             made[binding.var] = binding
     # What a rounding gives is not rounded again; if it is, that stays a function of its own.
-    roundings = [binding.var for plan in found.values() for binding in plan.roundings]
-    found = {source: plan for source, plan in found.items() if source not in roundings}
-    taken = {binding.var for plan in found.values() for binding in plan.roundings}
+    roundings = [binding.var for plan in plans.values() for binding in plan.roundings]
+    plans = {source: plan for source, plan in plans.items() if source not in roundings}
+    taken = {binding.var for plan in plans.values() for binding in plan.roundings}
     for binding in _bindings(main):
         if binding.var not in taken:
             for used in _used(binding.value):
-                if used in found:
-                    found[used].kept = True
-    return found
+                if used in plans:
+                    plans[used].kept = True
+    return plans
 
 
 def _used(value: Any) -> list[Any]:

@@ -95,8 +95,8 @@ def noted(before: Any, after: Any) -> Any:
     nodes = [str(name) for name in before.attrs[NODES]]
     names: dict[int, list[str]] = {}
     for number, variable, *_ in numbers.calls(before):
-        found = _NODE.match(variable)
-        names.setdefault(number, []).append(nodes[int(found[1])] if found else "")
+        match = _NODE.match(variable)
+        names.setdefault(number, []).append(nodes[int(match[1])] if match else "")
     kernels: dict[int, list[str]] = {}
     for number, _, place, function in numbers.calls(after):
         known = names.get(number, [""])
@@ -109,9 +109,9 @@ def noted(before: Any, after: Any) -> Any:
 def kernels_of(module: Any) -> list[tuple[str, str]]:
     """For `dnc.runtime.runners.tvm.instrument`: kernels in the order of their calls, and one node of each section that
     they compute, joined by +."""
-    found = []
+    kernels = []
     for function, *names in module.attrs[_KERNELS]:
         sections = {place_of(str(name)): str(name) for name in reversed(names)}
         sections.pop("", None)
-        found.append((str(function), "+".join(reversed(sections.values()))))
-    return found
+        kernels.append((str(function), "+".join(reversed(sections.values()))))
+    return kernels

@@ -201,14 +201,14 @@ def here(threads: int | None = None) -> Device:
     return Device(rpc.LocalSession(), "", threads or processors())
 
 
-def connect(address: Address, tell: Progress = silent) -> Device:
+def connect(address: Address, progress: Progress = silent) -> Device:
     """A device, directly or from a tracker.
 
     Raises:
         TargetError: nobody listens there; the device is busy; the key is another; there is no TVM here.
     """
     rpc = _rpc()
-    tell(f"connecting to {address}")
+    progress(f"connecting to {address}")
     answer = _greet(address)
     try:
         if answer == _TRACKER:

@@ -193,7 +193,7 @@ class Tvm(TvmTarget):
         """Writes what stands beside model.so; what there is to say."""
         from dnc.graph.work import described_work
         from dnc.runtime.runners.tvm.processor import linux_names
-        from dnc.runtime.runners.tvm.session import ABOUT
+        from dnc.runtime.runners.tvm.session import MODEL_JSON
         from dnc.targets.tvm.emit import shared_outputs
 
         record = {
@@ -209,7 +209,7 @@ class Tvm(TvmTarget):
             "kernels": built.kernels,
             "work": [] if manifest is None else described_work(model, manifest),
         }
-        (folder / ABOUT).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        (folder / MODEL_JSON).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
         counts = sorted(built.rules.items(), key=lambda item: (-item[1], item[0]))
         return {
             "processor": f"{machine.architecture} {machine.mcpu}",

@@ -146,10 +146,10 @@ class Database:
 
 def _parsed(line: str) -> dict[str, Any] | None:
     try:
-        found = json.loads(line)
+        record = json.loads(line)
     except (ValueError, RecursionError):
         return None
-    return found if isinstance(found, dict) else None
+    return record if isinstance(record, dict) else None
 
 
 @dataclass
@@ -290,12 +290,12 @@ class Tuner(ABC, Generic[Built]):
         ratio, why = None, "no kernel is faster than the rule's"
         if chosen:
             tuned = scratch / path.name
-            found = self.build(tuned, chosen)
+            library = self.build(tuned, chosen)
             self.progress("timing the whole network")
             ratio, why = self._compare(path, tuned)
             if not why:
                 shutil.copyfile(tuned, path)
-                built = found
+                built = library
         record = {
             "device": self.device,
             "measured_at": self.place,
@@ -374,9 +374,9 @@ class Tuner(ABC, Generic[Built]):
     def _compare(self, path: Path, tuned: Path) -> tuple[Ratio | None, str]:
         """The tuned network's time as a multiple of the other's; and why it is not to be had, if so."""
         runs, outputs = self.networks({"rule": path, "tuned": tuned})
-        for found, expected in zip(outputs["tuned"], outputs["rule"], strict=True):
+        for output, expected in zip(outputs["tuned"], outputs["rule"], strict=True):
             bound = self._close * np.abs(expected).max(initial=0)
-            if not np.allclose(found, expected, rtol=0, atol=bound, equal_nan=True):
+            if not np.allclose(output, expected, rtol=0, atol=bound, equal_nan=True):
                 return None, "its outputs differ"
         timings = interleave(runs, seconds=_NETWORK_SECONDS, rounds=(15, 1000))
         ratio = timings.ratio("tuned", "rule", _CONFIDENCE)
@@ -449,12 +449,12 @@ def places_of(kernels: Sequence[Sequence[str]], model: ir.Model) -> dict[str, tu
         model: what was emitted.
     """
     places = {node.name: where_of(node) for node in model.graph}
-    found: dict[str, dict[str, None]] = {}
+    sections: dict[str, dict[str, None]] = {}
     for function, nodes in kernels:
         for node in nodes.split("+"):
             if places.get(node):
-                found.setdefault(function, {})[places[node]] = None
-    return {function: tuple(several) for function, several in found.items()}
+                sections.setdefault(function, {})[places[node]] = None
+    return {function: tuple(several) for function, several in sections.items()}
 
 
 def summary(record: Mapping[str, Any]) -> str:

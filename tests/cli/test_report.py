@@ -11,9 +11,9 @@ import pytest
 from dnc.cli._report import (
     comparison_json,
     comparison_table,
+    dims,
     network_json,
     network_table,
-    sides,
     summary,
     totals,
     verdict,
@@ -92,7 +92,7 @@ def test_every_network_has_a_table(name: str, tmp_path: Path) -> None:
     assert len(lines) == len(network.layers) + 1
     for layer, line in zip(network.layers, lines[1:], strict=True):
         assert line.split()[:2] == [str(layer.index), layer.name]
-        assert sides(layer.shape) in line
+        assert dims(layer.shape) in line
     path = tmp_path / "net.weights"
     with path.open("wb") as file:
         write_weights(file, network.layers, network.arrays)
@@ -119,9 +119,9 @@ def test_filters_stand_apart_from_the_size() -> None:
     ]
 
 
-def test_sides() -> None:
-    assert sides((3, 416, 608)) == "608 x 416 x 3"
-    assert sides((1000,)) == "1000"
+def test_dims() -> None:
+    assert dims((3, 416, 608)) == "608 x 416 x 3"
+    assert dims((1000,)) == "1000"
 
 
 def test_text_is_aligned() -> None:

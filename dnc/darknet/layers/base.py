@@ -78,18 +78,18 @@ class Context:
         indices = self.section.integers(key, whole=True)
         if not indices:
             self.section.fail(f"[{self.section.name}] must say {key}=", key, f"for instance {key}=-2")
-        found = tuple(self.resolve(key, index) for index in indices)
-        self.read.update(found[:marked])
-        return found
+        sources = tuple(self.resolve(key, index) for index in indices)
+        self.read.update(sources[:marked])
+        return sources
 
     def pair(self, key: str) -> tuple[int, ...]:
         """The previous layer and those that `key` names, as [shortcut], [sam] and [scale_channels] read them.
 
         Of several that are named, Darknet counts the first alone as read.
         """
-        found = (self.index - 1, *self.sources(key, marked=1))
+        sources = (self.index - 1, *self.sources(key, marked=1))
         self.read.add(self.index - 1)
-        return found
+        return sources
 
     def check_size(self, shape: Shape, key: str | None = None) -> Shape:
         """Returns `shape` if every side is positive and the count fits Darknet's int."""

@@ -39,8 +39,8 @@ class Implicit(Layer):
     def emit(self, b: Builder, inputs: Sequence[ir.Value], arrays: Arrays) -> ir.Value:
         """The constant, repeated for the batch of the layer before."""
         batch = b.slice(b.op("Shape", inputs[0]), 0, 0, 1)
-        sides = b.constant(np.array(self.shape, np.int64))
-        return b.op("Expand", b.constant(arrays["weights"], "weights"), b.op("Concat", batch, sides, axis=0))
+        dims = b.constant(np.array(self.shape, np.int64))
+        return b.op("Expand", b.constant(arrays["weights"], "weights"), b.op("Concat", batch, dims, axis=0))
 
     def reference(self, inputs: Sequence[Array], arrays: Arrays, states: States) -> Array:
         """The constant, repeated for the batch."""

@@ -57,8 +57,8 @@ class Upsample(Layer):
             )
             return x if self.scale == 1 else b.op("Mul", x, b.constant(self.scale))
         kernel = np.full((self.shape[0], 1, stride, stride), self.scale, np.float32)
-        sides = [stride, stride]
-        return b.op("Conv", x, b.constant(kernel, "sum"), kernel_shape=sides, strides=sides, group=self.shape[0])
+        dims = [stride, stride]
+        return b.op("Conv", x, b.constant(kernel, "sum"), kernel_shape=dims, strides=dims, group=self.shape[0])
 
     def reference(self, inputs: Sequence[Array], arrays: Arrays, states: States) -> Array:
         """Repeats rows and columns, or sums blocks."""

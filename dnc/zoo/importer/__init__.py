@@ -86,7 +86,7 @@ class ImportReport:
         columns = (Column("layer", right=True), Column("type"), Column("shape"), Column("source", folds=True))
         table = Table([*columns, Column("its shape"), Column("done", folds=True)])
         for row in self.rows:
-            shape, source_shape = ("x".join(map(str, sides)) for sides in (row.shape, row.source_shape))
+            shape, source_shape = ("x".join(map(str, dims)) for dims in (row.shape, row.source_shape))
             table.add(str(row.layer), row.section, shape, row.source, source_shape, "; ".join(row.done))
         return table
 
@@ -154,8 +154,8 @@ def import_weights(
             raise WeightsError("the weights would overwrite what they are made of", path, "choose another name for -o")
     tell(f"reading {source}")
     with open_checkpoint(source) as checkpoint:
-        found = match(checkpoint, network.layers, padding=padding, cutoff=cutoff, pins=pins)
-        adapted = {index: place for index, place in found.places.items() if place.adapts}
+        matching = match(checkpoint, network.layers, padding=padding, cutoff=cutoff, pins=pins)
+        adapted = {index: place for index, place in matching.places.items() if place.adapts}
         text = _adapted(sections, data, adapted) if adapted else None
         layers, cfg_out = network.layers, cfg
         if text is not None:
@@ -169,8 +169,8 @@ def import_weights(
                 if before.shape != after.shape or before.input_shape != after.input_shape:
                     after.fail(f"the adapted layer gives {after.shape}, not {before.shape}", "adapt the cfg by hand")
         layers = layers[:cutoff]
-        arrays, rows = _convert_all(layers, found, EPSILON if epsilon is None else epsilon, tell)
-        left, notes = _left(checkpoint, found), [*checkpoint.notes, *_notes(network.layers[:cutoff], padding)]
+        arrays, rows = _convert_all(layers, matching, EPSILON if epsilon is None else epsilon, tell)
+        left, notes = _left(checkpoint, matching), [*checkpoint.notes, *_notes(network.layers[:cutoff], padding)]
         if text is not None:
             notes.append(f"{layers_text(adapted)} pad otherwise in {cfg}: use {cfg_out} with these weights")
     fields = {"mean": mean, "std": std, "crop": crop, "interpolation": interpolation, "color": color}

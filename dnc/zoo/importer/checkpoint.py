@@ -325,10 +325,10 @@ def _read_safetensors(path: Path) -> list[Tensor]:
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
+    members = dict(pairs)
+    if len(members) != len(pairs):
         raise ValueError("a name stands there twice")
-    return found
+    return members
 
 
 def _entry(name: str, item: Any, available: int, path: Path) -> tuple[Tensor, int, int]:

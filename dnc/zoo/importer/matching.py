@@ -190,12 +190,12 @@ class _Matcher:
         if len(wanted) < len(own):
             # Rather a match of the whole network, which is less ambiguous.
             try:
-                found = align(own, whole=True)
+                matching = align(own, whole=True)
             except WeightsError:
-                found = align(wanted, whole=False)
+                matching = align(wanted, whole=False)
         else:
-            found = align(wanted, whole=True)
-        self._units.update({layer.index: unit for layer, unit in found if layer in wanted})
+            matching = align(wanted, whole=True)
+        self._units.update({layer.index: unit for layer, unit in matching if layer in wanted})
         self._match_norms(wanted)
         places = {}
         for layer in wanted:
@@ -234,26 +234,26 @@ class _Matcher:
 
     def _greedy(self, layers: Sequence[Layer], units: Sequence[Unit]) -> list[int]:
         """The first subsequence of the units that fits the layers."""
-        found: list[int] = []
+        places: list[int] = []
         at = 0
         for layer in layers:
             start = at
             while at < len(units) and not self._fits(layer, units[at]):
                 at += 1
             if at == len(units):
-                raise self._missing(layers, units, found, start)
-            found.append(at)
+                raise self._missing(layers, units, places, start)
+            places.append(at)
             at += 1
-        return found
+        return places
 
     def _missing(
-        self, layers: Sequence[Layer], units: Sequence[Unit], found: Sequence[int], start: int
+        self, layers: Sequence[Layer], units: Sequence[Unit], places: Sequence[int], start: int
     ) -> WeightsError:
         """Why a layer found no unit. What was passed over first is the likelier cause than what was missed last."""
-        gap = next((number for number, at in enumerate(found) if number != at), len(found))
-        layer, at = layers[len(found)], start
-        hint = f"{len(found)} of {len(layers)} layers were found; --map LAYER=NAME gives a layer its source"
-        if gap < len(found) and len(units) <= len(layers):
+        gap = next((number for number, at in enumerate(places) if number != at), len(places))
+        layer, at = layers[len(places)], start
+        hint = f"{len(places)} of {len(layers)} layers were found; --map LAYER=NAME gives a layer its source"
+        if gap < len(places) and len(units) <= len(layers):
             layer, at = layers[gap], gap
         if at >= len(units):
             wants = f"layer {layer.index} [{layer.name}] wants {_shape_text(_kernel(layer))}"
@@ -289,7 +289,7 @@ class _Matcher:
         groups: dict[Shape, list[Layer]] = {}
         for layer in layers:
             groups.setdefault(self._stored_kernel(layer, units), []).append(layer)
-        found: dict[int, Unit] = {}
+        unit_of: dict[int, Unit] = {}
         for kernel, members in groups.items():
             same = sorted((unit for unit in units if unit.kernel == kernel), key=lambda unit: _natural(unit.name))
             if len(same) < len(members):
@@ -311,8 +311,8 @@ class _Matcher:
             for number, (one, other) in enumerate(pairwise(same)):
                 if not _numbered(one.name, other.name):
                     raise self._ambiguous(members[min(number, len(members) - 1)], [one, other])
-            found.update({layer.index: unit for layer, unit in zip(members, same, strict=False)})
-        matched = [(layer, found[layer.index]) for layer in layers]
+            unit_of.update({layer.index: unit for layer, unit in zip(members, same, strict=False)})
+        matched = [(layer, unit_of[layer.index]) for layer in layers]
         for (_, one), (layer, other) in pairwise(matched):
             if _numbered(other.name, one.name):
                 message = f"'{other.name}' comes before '{one.name}' by its name, layer {layer.index} after it"
@@ -443,8 +443,8 @@ class _Matcher:
 
 
 def _numbers(numbers: Iterable[int]) -> str:
-    found = list(map(str, numbers))
-    return ", ".join(found[:20]) + (", ..." if len(found) > 20 else "")
+    texts = list(map(str, numbers))
+    return ", ".join(texts[:20]) + (", ..." if len(texts) > 20 else "")
 
 
 def _shape_text(shape: Shape) -> str:
@@ -475,16 +475,16 @@ def is_normalized(layer: Layer) -> bool:
 
 def _subsequence(items: Sequence[Layer | Unit], among: Sequence[Layer | Unit]) -> list[int] | None:
     """The first places, in order, whose channels are the items'; None if there are none."""
-    found: list[int] = []
+    places: list[int] = []
     at = 0
     for item in items:
         while at < len(among) and channels_of(among[at]) != channels_of(item):
             at += 1
         if at == len(among):
             return None
-        found.append(at)
+        places.append(at)
         at += 1
-    return found
+    return places
 
 
 def _natural(name: str) -> list[tuple[int, int, str]]:

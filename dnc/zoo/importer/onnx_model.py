@@ -191,11 +191,11 @@ class _Reader:
     def _per_channel(self, name: str, channels: int, convolution: bool) -> npt.NDArray[np.float64] | None:
         """The constant as one number for each channel; None if it is anything else."""
         tensor = self._constants.get(name)
-        sides = tuple(tensor.dims) if tensor is not None else ()
+        dims = tuple(tensor.dims) if tensor is not None else ()
         wanted = (channels, 1, 1) if convolution else (channels,)
-        if tensor is None or len(sides) < len(wanted) or sides[-len(wanted) :] != wanted:
+        if tensor is None or len(dims) < len(wanted) or dims[-len(wanted) :] != wanted:
             return None
-        if any(side != 1 for side in sides[: -len(wanted)]) or tensor.data_type not in _NAMES:
+        if any(dim != 1 for dim in dims[: -len(wanted)]) or tensor.data_type not in _NAMES:
             return None
         return self._of_proto(tensor).array().astype(np.float64).reshape(channels)
 
@@ -299,15 +299,16 @@ class _Reader:
         """A note where the graph computes something on its input before the first convolution."""
         constants = self._constants.keys()
         value = next((value.name for value in self._graph.input if value.name not in constants), "")
-        found = []
+        operators = []
         while len(consumers := self._consumers.get(value, [])) == 1:
             node = consumers[0]
             if node.op_type not in ("Sub", "Add", "Mul", "Div", "Transpose", "Identity", "Cast", "BatchNormalization"):
                 break
-            found += [] if node.op_type in ("Identity", "Cast") else [node.op_type]
+            operators += [] if node.op_type in ("Identity", "Cast") else [node.op_type]
             value = node.output[0]
-        if found:
-            yield f"the model begins with {', '.join(found)} on its input, which is not imported: see --mean and --std"
+        if operators:
+            names = ", ".join(operators)
+            yield f"the model begins with {names} on its input, which is not imported: see --mean and --std"
 
 
 def _attributes(node: onnx.NodeProto) -> Mapping[str, Any]:

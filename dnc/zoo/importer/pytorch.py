@@ -136,7 +136,7 @@ _FUNCTIONS: dict[tuple[str, str], Callable[..., object]] = {
     ("torch._utils", "_rebuild_tensor"): _rebuild_tensor,
     ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
     ("torch._utils", "_rebuild_parameter"): _rebuild_parameter,
-    ("torch", "Size"): lambda sides=(): tuple(sides),
+    ("torch", "Size"): lambda dims=(): tuple(dims),
     ("torch", "device"): lambda *_: None,
 }
 
@@ -212,17 +212,17 @@ def read_zip(path: Path) -> Iterator[tuple[list[Tensor], list[str]]]:
         raise WeightsError(f"the zip is damaged: {error}", path, _DAMAGED) from error
     with zipped:
         members = {info.filename: info for info in zipped.infolist()}
-        found = [name for name in members if name.rpartition("/")[2] == "data.pkl" and name.count("/") < 2]
-        if len(found) != 1:
+        pickles = [name for name in members if name.rpartition("/")[2] == "data.pkl" and name.count("/") < 2]
+        if len(pickles) != 1:
             hint = "dnc import reads what torch.save wrote"
-            raise WeightsError(f"the zip is no PyTorch checkpoint: it has {len(found)} data.pkl", path, hint)
-        root = found[0].removesuffix("data.pkl")
+            raise WeightsError(f"the zip is no PyTorch checkpoint: it has {len(pickles)} data.pkl", path, hint)
+        root = pickles[0].removesuffix("data.pkl")
         if root + "constants.pkl" in members or any(name.startswith(root + "code/") for name in members):
             hint = f"load it with torch.jit.load and {_SAVE}"
             raise WeightsError("the source is TorchScript, a program and not only weights", path, hint)
         if (order := members.get(root + "byteorder")) and _read(zipped, order, 0, 16, path) != b"little":
             raise WeightsError("the checkpoint was written on a big-endian machine", path, _SAVE)
-        info = members[found[0]]
+        info = members[pickles[0]]
         if info.file_size > _LONGEST_PICKLE:
             raise WeightsError(f"the checkpoint's pickle takes {info.file_size:,} bytes", path, _SAVE)
         loaded = _load(io.BytesIO(_read(zipped, info, 0, info.file_size, path)), path)
@@ -330,8 +330,8 @@ def _tensor(
     path: Path,
 ) -> Tensor:
     storage, offset, shape, stride = stored
-    sides = [*shape, *stride] if isinstance(shape, tuple) and isinstance(stride, tuple) else [None]
-    whole = all(type(number) is int and number >= 0 for number in (*sides, offset))
+    dims = [*shape, *stride] if isinstance(shape, tuple) and isinstance(stride, tuple) else [None]
+    whole = all(type(number) is int and number >= 0 for number in (*dims, offset))
     if not isinstance(storage, _Storage) or not whole or len(shape) != len(stride):
         raise WeightsError(f"the checkpoint describes '{name}' in a way that torch never does", path, _DAMAGED)
     itemsize = SIZES[storage.dtype]

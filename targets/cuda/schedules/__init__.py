@@ -109,9 +109,9 @@ def _slide(segment: Segment, window: Window, device: Device) -> Kernel | None:
 def _through(segment: Segment, border: Stage) -> Segment:
     """The segment with what a stage before it computes, where it reads that."""
 
-    def load(found: Any) -> Expr:
-        inside = found.source.same_as(border.buffer)
-        return replaced(border.value, border.axes, found.indices) if inside else found
+    def load(read: Any) -> Expr:
+        inside = read.source.same_as(border.buffer)
+        return replaced(border.value, border.axes, read.indices) if inside else read
 
     anchor = replace(segment.anchor, value=replaced(segment.anchor.value, (), (), load))
     return Segment(anchor, segment.rest, segment.kept)

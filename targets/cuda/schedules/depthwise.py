@@ -105,12 +105,12 @@ class _Depthwise:
     def kernel(self) -> Kernel:
         """All blocks."""
         images, _, columns, channels = self.window.output
-        sides = [images, self.strips, columns, channels // self.lanes]
-        total = math.prod(sides)
+        dims = [images, self.strips, columns, channels // self.lanes]
+        total = math.prod(dims)
 
         def body(blocks: Any, thread: Expr) -> Stmt:
             number = blocks[0] * self.threads + thread
-            image, strip, x, channel = unflattened(number, sides)
+            image, strip, x, channel = unflattened(number, dims)
             statement = self._thread(image, strip * self.rows, x, channel * self.lanes)
             return when(number < total if total % self.threads else None, statement)
 

@@ -18,7 +18,7 @@ from dnc.targets.cuda.schedules.threads import kernel, lanes_of, when
 from dnc.targets.tvm.schedules.injective import unflattened
 from dnc.targets.tvm.schedules.kernel import Kernel
 from dnc.targets.tvm.schedules.loops import Expr, Stmt
-from dnc.targets.tvm.schedules.stages import Segment, Stage, loads, replaced, sides
+from dnc.targets.tvm.schedules.stages import Segment, Stage, dims, loads, replaced
 from dnc.targets.tvm.schedules.window import affine
 
 __all__ = ["alike", "injective"]
@@ -33,7 +33,7 @@ def injective(segment: Segment) -> Kernel | None:
     anchor = segment.anchor
     if not anchor.plain:
         return None
-    shape = sides(segment.result)
+    shape = dims(segment.result)
     lanes = 1
     if shape and all(_alike(stage) for stage in segment.rest) and str(anchor.buffer.dtype) in _FLOATS:
         narrowest = min((str(buffer.dtype) for buffer in segment.buffers), key=lambda dtype: dtype != "float16")
@@ -74,35 +74,35 @@ def _pieces(stage: Stage) -> int:
         if any(_uses(at, axis) for at in others):
             return 1
         if _uses(last, axis):
-            found = affine(last, axis)
-            if found is None or found[0] != 1:
+            factors = affine(last, axis)
+            if factors is None or factors[0] != 1:
                 return 1
-            starts += [found[1], sides(load.source)[-1]]
+            starts += [factors[1], dims(load.source)[-1]]
     for comparison in _comparisons(value):
         if loads(comparison) or not _uses(comparison, axis):
             continue
-        found = affine(comparison.a - comparison.b, axis)
+        factors = affine(comparison.a - comparison.b, axis)
         # axis < c and axis >= c, or c > axis and c <= axis.
-        if found is None or found[0] != (1 if isinstance(comparison, tirx.LT | tirx.GE) else -1):
+        if factors is None or factors[0] != (1 if isinstance(comparison, tirx.LT | tirx.GE) else -1):
             return 1
         if isinstance(comparison, tirx.EQ | tirx.NE):
             return 1
-        starts.append(found[1])
+        starts.append(factors[1])
     return math.gcd(*starts)
 
 
 def _comparisons(value: Expr) -> list[Any]:
-    found: list[Any] = []
+    comparisons: list[Any] = []
     for kind in _COMPARISONS:
-        tvm_ffi.structural_walk(value, (kind, found.append), order="pre")
-    return found
+        tvm_ffi.structural_walk(value, (kind, comparisons.append), order="pre")
+    return comparisons
 
 
 def _compared_by(stage: Stage, first: Expr) -> Expr:
     """The value of a stage, whose comparisons look at another variable instead of the last axis."""
 
-    def compare(found: Any) -> Expr:
-        return found if loads(found) else replaced(found, [stage.axes[-1]], [first])
+    def compare(comparison: Any) -> Expr:
+        return comparison if loads(comparison) else replaced(comparison, [stage.axes[-1]], [first])
 
     return tvm_ffi.structural_map(stage.value, [(kind, compare) for kind in _COMPARISONS], order="post")
 
@@ -125,10 +125,10 @@ def alike(value: Expr, axis: Expr) -> bool:
 
 
 def _uses(value: Expr, axis: Expr) -> bool:
-    found: list[bool] = []
+    uses: list[bool] = []
 
     def visit(variable: Expr) -> None:
-        found.append(variable.same_as(axis))
+        uses.append(variable.same_as(axis))
 
     tvm_ffi.structural_walk(value, (tirx.Var, visit), order="pre")
-    return any(found)
+    return any(uses)

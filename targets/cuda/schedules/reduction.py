@@ -23,7 +23,7 @@ from dnc.targets.cuda.schedules.threads import kernel, lanes_of, narrow, scoped,
 from dnc.targets.tvm.schedules.injective import unflattened
 from dnc.targets.tvm.schedules.kernel import Kernel
 from dnc.targets.tvm.schedules.loops import Expr, Stmt, allocate, index, loop, sequence, vector
-from dnc.targets.tvm.schedules.stages import Segment, Stage, loads, replaced, sides
+from dnc.targets.tvm.schedules.stages import Segment, Stage, dims, loads, replaced
 
 __all__ = ["reduction", "widened"]
 
@@ -57,7 +57,7 @@ def reduction(segment: Segment, device: Device) -> Kernel | None:
 class _Form:
     """How a kernel is cut up."""
 
-    each: int
+    per_thread: int
     """Results of a thread."""
     lanes: int
     """Threads with different results, in a block."""
@@ -72,56 +72,54 @@ def _forms(stage: Stage, results: int, terms: int, device: Device) -> _Form:
     kept = [axis for axis, reduced in zip(stage.axes, stage.reduced, strict=True) if not reduced]
     axis = kept[-1] if kept else None
     reads = [load for load in loads(stage.value.b) if load.indices]
-    beside = axis is not None and any(load.indices[-1].same_as(axis) for load in reads) and sides(stage.buffer)[-1] > 1
-    each, widths = 1, [1]
+    beside = axis is not None and any(load.indices[-1].same_as(axis) for load in reads) and dims(stage.buffer)[-1] > 1
+    per_thread, widths = 1, [1]
     if beside:
         size = min(2 if str(load.ty.dtype) == "float16" else 4 for load in reads)
         if alike(stage.value.b, axis):
-            each = min(_EACH, lanes_of(sides(stage.buffer)[-1], "float32"))
-        found = [bytes_ // size for bytes_ in _BYTES]
-        usual = next((width for width in found if results >= width * device.processors), found[-1])
-        widths = sorted(found, key=lambda width: (width != usual, width))
+            per_thread = min(_EACH, lanes_of(dims(stage.buffer)[-1], "float32"))
+        possible = [bytes_ // size for bytes_ in _BYTES]
+        usual = next((width for width in possible if results >= width * device.processors), possible[-1])
+        widths = sorted(possible, key=lambda width: (width != usual, width))
     forms = []
     for width in widths:
-        lanes, parts = max(1, width // each), 1
+        lanes, parts = max(1, width // per_thread), 1
         while parts * lanes < _THREADS and parts * _TERMS * 2 <= terms:
             parts *= 2
         shared = -(-terms // parts // _LEFT)
-        blocks = -(-results // (lanes * each))
+        blocks = -(-results // (lanes * per_thread))
         adds = isinstance(stage.value, tirx.Add) and str(stage.buffer.dtype) in ("float32", "float16")
         if not adds or terms <= parts * _MANY or blocks > min(TILES, device.processors):
             shared = 1
         shared = min(shared, max(1, 4 * device.processors // blocks))
-        forms += (
-            [_Form(each, lanes, parts, shared)] if shared == 1 else [_Form(each, lanes, parts, n) for n in (shared, 1)]
-        )
+        forms += [_Form(per_thread, lanes, parts, blocks) for blocks in ((shared, 1) if shared > 1 else (1,))]
     return forms[min(device.rank, len(forms) - 1)]
 
 
 def _body(segment: Segment, device: Device) -> Stmt:
     stage = segment.anchor
-    shape = sides(stage.buffer)
+    shape = dims(stage.buffer)
     kept = [axis for axis, reduced in zip(stage.axes, stage.reduced, strict=True) if not reduced]
     summed = [axis for axis, reduced in zip(stage.axes, stage.reduced, strict=True) if reduced]
     extents = [extent for extent, reduced in zip(stage.extents, stage.reduced, strict=True) if reduced]
     results, terms = math.prod(shape), math.prod(extents)
     form = _forms(stage, results, terms, device)
-    each, lanes, parts = form.each, form.lanes, form.parts
-    row = lanes * each
+    per_thread, lanes, parts = form.per_thread, form.lanes, form.parts
+    row = lanes * per_thread
     rows = -(-results // row)
     turns = -(-terms // (parts * form.blocks))
     dtype = str(stage.buffer.dtype)
     wide = "float32" if dtype == "float16" else dtype
     start = stage.start if wide == dtype else tirx.Cast(wide, stage.start)
-    sums = allocate([each], wide, "sums")
+    sums = allocate([per_thread], wide, "sums")
     exchange = allocate([parts, row], wide, "exchange", "shared")
 
     def body(blocks: Sequence[Expr], thread: Expr) -> Stmt:
         part, lane = thread // lanes, thread % lanes
-        number = blocks[0] * row + lane * each
+        number = blocks[0] * row + lane * per_thread
         share = blocks[1] if form.blocks > 1 else index(0)
         # All threads take part in the exchange; those beyond the last result repeat it.
-        result = tirx.min(number, index(results - each)) if results % row else number
+        result = tirx.min(number, index(results - per_thread)) if results % row else number
         place = unflattened(result, shape)
 
         def at(own: Expr) -> list[Expr]:
@@ -141,20 +139,22 @@ def _body(segment: Segment, device: Device) -> Stmt:
                 return put(own, type(stage.value)(held(own), widened(value, wide)))
 
             inside = terms == parts * form.blocks * turns
-            return when(None if inside else term < terms, vector(each, one))
+            return when(None if inside else term < terms, vector(per_thread, one))
 
         def exchanged(which: Expr, own: Expr) -> Expr:
-            return tirx.BufferLoad(exchange, [which, lane * each + own])
+            return tirx.BufferLoad(exchange, [which, lane * per_thread + own])
 
         def combine(step: int) -> Stmt:
             def one(own: Expr) -> Stmt:
                 value = type(stage.value)(exchanged(part, own), exchanged(part + step, own))
-                return tirx.BufferStore(exchange, value, [part, lane * each + own])
+                return tirx.BufferStore(exchange, value, [part, lane * per_thread + own])
 
-            return when(part < step, vector(each, one))
+            return when(part < step, vector(per_thread, one))
 
         def combined() -> list[Stmt]:
-            keep = vector(each, lambda own: tirx.BufferStore(exchange, held(own), [part, lane * each + own]))
+            keep = vector(
+                per_thread, lambda own: tirx.BufferStore(exchange, held(own), [part, lane * per_thread + own])
+            )
             return [keep, *(combine(parts >> turn) for turn in range(1, parts.bit_length()))]
 
         def total(own: Expr) -> Expr:
@@ -163,25 +163,25 @@ def _body(segment: Segment, device: Device) -> Stmt:
 
         def handed_over() -> list[Stmt]:
             """What blocks do that share results: only the last one goes on."""
-            first, size = blocks[0] * (form.blocks * row) + lane * each, rows * form.blocks * row
+            first, size = blocks[0] * (form.blocks * row) + lane * per_thread, rows * form.blocks * row
             own = scratch(size, first + share * row)
-            local = vector(each, lambda own: put(own, exchanged(index(0), own)))
+            local = vector(per_thread, lambda own: put(own, exchanged(index(0), own)))
             last = arrived_last(blocks[0], form.blocks)
             count = narrow((index(form.blocks + parts - 1) - part) // parts)
             return [
-                when(part == 0, sequence(local, move(own, address(sums, index(0)), 4 * each))),
+                when(part == 0, sequence(local, move(own, address(sums, index(0)), 4 * per_thread))),
                 when(tirx.Not(last), end()),
-                gather(sums, scratch(size, first + part * row), each, count, parts * row),
+                gather(sums, scratch(size, first + part * row), per_thread, count, parts * row),
                 *combined(),
             ]
 
         return scoped(
             [sums, exchange],
-            vector(each, lambda own: put(own, start)),
+            vector(per_thread, lambda own: put(own, start)),
             loop(turns, add),
             *combined(),
             *(handed_over() if form.blocks > 1 else []),
-            when(tirx.all(part == 0, number < results), segment.finish(at, each, total)),
+            when(tirx.all(part == 0, number < results), segment.finish(at, per_thread, total)),
         )
 
     grid = [rows, form.blocks] if form.blocks > 1 else [rows]

@@ -23,7 +23,7 @@ from dnc.targets.cuda.schedules.threads import kernel, lanes_of, scoped, when
 from dnc.targets.tvm.schedules.injective import unflattened
 from dnc.targets.tvm.schedules.kernel import Kernel
 from dnc.targets.tvm.schedules.loops import Expr, Stmt, allocate, constant, index, loop, sequence
-from dnc.targets.tvm.schedules.stages import Segment, Stage, loads, replaced, sides
+from dnc.targets.tvm.schedules.stages import Segment, Stage, dims, loads, replaced
 
 __all__ = ["scaled"]
 
@@ -78,7 +78,7 @@ class _Numbers:
         own = [*self.inlined, *self.sums]
         if not self.sums or not all(stage is self.sums[0] for stage in self.sums):
             return None
-        if any(sides(stage.buffer) != self.shape for stage in own):
+        if any(dims(stage.buffer) != self.shape for stage in own):
             return None
         readers = [
             stage
@@ -186,8 +186,8 @@ def _body(segment: Segment, numbers: _Numbers, stage: Stage, device: Device) -> 
                 return [image, *unflattened(pixel, [height, width]), first + beside + lane]
 
             def value(lane: Expr) -> Expr:
-                def load(found: Any) -> Expr:
-                    return tirx.BufferLoad(scales, [beside + lane]) if numbers.makes(found) else found
+                def load(read: Any) -> Expr:
+                    return tirx.BufferLoad(scales, [beside + lane]) if numbers.makes(read) else read
 
                 return replaced(anchor.value, anchor.axes, at(lane), load)
 

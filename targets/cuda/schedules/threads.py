@@ -20,7 +20,7 @@ _GRID = ("blockIdx.x", "blockIdx.y", "blockIdx.z")
 
 
 def kernel(grid: Sequence[int], threads: int, body: Callable[[Sequence[Expr], Expr], Stmt]) -> Stmt:
-    """A grid of up to three sides, and what the thread of a block does, whose numbers `body` is given."""
+    """A grid of up to three dims, and what the thread of a block does, whose numbers `body` is given."""
     blocks = [tirx.Var(f"block{place}", "int64") for place in range(len(grid))]
     thread = tirx.Var("thread", "int64")
     statement = _bound(thread, threads, "threadIdx.x", body(blocks, thread))

@@ -58,7 +58,7 @@ from dnc.targets.cuda.schedules.threads import kernel, lanes_of, narrow, narrow_
 from dnc.targets.tvm.schedules.injective import unflattened
 from dnc.targets.tvm.schedules.kernel import Kernel, Packed
 from dnc.targets.tvm.schedules.loops import Expr, Stmt, allocate, constant, index, loop, sequence, unrolled, vector
-from dnc.targets.tvm.schedules.stages import Segment, Unmatched, sides
+from dnc.targets.tvm.schedules.stages import Segment, Unmatched, dims
 from dnc.targets.tvm.schedules.window import Window
 from dnc.typing import Array
 
@@ -140,8 +140,8 @@ def form_of(window: Window, tiles: Sequence[Tile], rate: float, device: Device) 
         scratch = _tiles(tile) * parts * tile.rows * tile.columns * 4
         return parts == 1 or (_tiles(tile) <= TILES and terms >= parts * 2 * tile.depth and scratch <= _SCRATCH)
 
-    found = [form for tile in tiles for parts in _PARTS if fits(form := Form(tile, parts))]
-    return sorted(found, key=time)[min(device.rank, len(found) - 1)]
+    forms = [form for tile in tiles for parts in _PARTS if fits(form := Form(tile, parts))]
+    return sorted(forms, key=time)[min(device.rank, len(forms) - 1)]
 
 
 @dataclass(frozen=True)
@@ -195,13 +195,13 @@ class Product(ABC):
         self._stages = next(count for count in _STAGES if count * stage <= room) if device.copies else 2
         across, beside = self.depth // lanes, tile.columns // weight_lanes
 
-        def strip(name: str, each: int, vectors: int, lanes: int, stands: Any, copied: bool) -> _Strip:
-            room = min(self._stages, self.steps) * each
+        def strip(name: str, elements: int, vectors: int, lanes: int, stands: Any, copied: bool) -> _Strip:
+            room = min(self._stages, self.steps) * elements
             if name == "data" and self.parts == 1:
                 room = max(room, self.exchanged(room * size) // size)
             shared = allocate([room], strip_dtype, name, "shared")
             registers = allocate([-(-vectors // tile.threads) * lanes], strip_dtype, f"fetched_{name}")
-            return _Strip(shared, each, vectors, lanes, stands, None if copied else registers)
+            return _Strip(shared, elements, vectors, lanes, stands, None if copied else registers)
 
         self._data = strip(
             "data",
@@ -351,11 +351,11 @@ class Product(ABC):
     def _reaches_out(self) -> tuple[bool, bool]:
         """Whether windows reach out of the tensor vertically, and horizontally."""
         window = self.window
-        found = []
+        reaches = []
         for side in (0, 1):
             end = (window.output[1 + side] - 1) * window.stride[side] + (window.size[side] - 1) * window.dilation[side]
-            found.append(window.padding[side] > 0 or end - window.padding[side] >= window.source[1 + side])
-        return found[0], found[1]
+            reaches.append(window.padding[side] > 0 or end - window.padding[side] >= window.source[1 + side])
+        return reaches[0], reaches[1]
 
     def _locate(self, thread: Expr, group: Expr, first: Expr) -> Stmt:
         """Where the windows of the pixels begin that the thread brings."""
@@ -521,7 +521,7 @@ class Product(ABC):
 
     def store(self, group: Expr, pixel: Expr, channel: Expr, lanes: int, value: Any) -> Stmt:
         """What follows the product, for `lanes` channels of a pixel, where these exist."""
-        outer = sides(self.segment.result)[:-1]
+        outer = dims(self.segment.result)[:-1]
         conditions = []
         if self.pixels % self.tile.rows:
             conditions.append(pixel < self.pixels)

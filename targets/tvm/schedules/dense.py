@@ -9,7 +9,7 @@ import math
 
 from tvm import ir, tirx
 
-from dnc.targets.tvm.schedules.stages import Segment, sides
+from dnc.targets.tvm.schedules.stages import Segment, dims
 from dnc.targets.tvm.schedules.window import Window, uncast
 
 __all__ = ["product"]
@@ -30,7 +30,7 @@ def product(segment: Segment) -> Window | None:
         return None
     if not _are(data.indices, [*kept[:-1], summed]) or not _are(weight.indices, [summed, kept[-1]]):
         return None
-    *rows, outputs = sides(stage.buffer)
+    *rows, outputs = dims(stage.buffer)
     pixels = math.prod(rows)
     return Window(
         data.source,
@@ -41,7 +41,7 @@ def product(segment: Segment) -> Window | None:
         (1, 1),
         (0, 0),
         1,
-        (1, 1, pixels, sides(data.source)[-1]),
+        (1, 1, pixels, dims(data.source)[-1]),
         (1, 1, pixels, outputs),
         None,
     )

@@ -70,7 +70,7 @@ class _Depthwise:
 
         def task(number: Expr) -> Stmt:
             row, part = number // parts, number % parts
-            first = part * each
+            first = part * per_part
             count = per_part if parts * per_part == vectors else tirx.min(index(per_part), vectors - first)
             return sequence(*(self._span(row // rows, row % rows, first, count, span) for span in self._spans()))
 

@@ -22,7 +22,7 @@ from tvm.sym import Analyzer
 from dnc.targets.tvm.schedules.kernel import Kernel
 from dnc.targets.tvm.schedules.loops import Expr, Stmt, index, loop, parallel, sequence
 from dnc.targets.tvm.schedules.machine import Machine
-from dnc.targets.tvm.schedules.stages import Segment, Stage, in_place, loads, replaced, sides
+from dnc.targets.tvm.schedules.stages import Segment, Stage, dims, in_place, loads, replaced
 from dnc.targets.tvm.schedules.tiles import Channels
 from dnc.targets.tvm.schedules.window import affine
 
@@ -41,8 +41,8 @@ def unflattened(place: Expr, shape: Sequence[int]) -> list[Expr]:
     step = math.prod(shape)
     for axis, side in enumerate(shape):
         step //= side
-        found = place // step if step > 1 else place
-        indices.append(found % side if axis else found)
+        position = place // step if step > 1 else place
+        indices.append(position % side if axis else position)
     return indices
 
 
@@ -50,12 +50,12 @@ def injective(segment: Segment, machine: Machine) -> Kernel | None:
     """The kernel of a segment whose anchor is no reduction."""
     if not segment.anchor.plain:
         return None
-    shape = sides(segment.result)
+    shape = dims(segment.result)
     stages = (segment.anchor, *segment.rest)
     worth = math.prod(shape) >= _WORTH
     if not shape:
         return Kernel("injective", segment.finish(lambda lane: [], 1, lambda lane: segment.anchor.value))
-    if all(in_place(load, stage) and sides(load.source) == shape for stage in stages for load in loads(stage.value)):
+    if all(in_place(load, stage) and dims(load.source) == shape for stage in stages for load in loads(stage.value)):
         return Kernel("injective", _flat(segment, shape, machine, worth))
     return Kernel("injective", _rows(segment, shape, machine, worth))
 
@@ -82,8 +82,9 @@ def _flat(segment: Segment, shape: Sequence[int], machine: Machine, worth: bool)
 
         def task(number: Expr) -> Stmt:
             # The last task is shorter.
-            first = number * each
-            count = per_task if tasks * per_task == vectors.vectors else tirx.min(index(per_task), vectors.vectors - first)
+            first = number * per_task
+            whole = tasks * per_task == vectors.vectors
+            count = per_task if whole else tirx.min(index(per_task), vectors.vectors - first)
             return loop(count, finish, start=first)
 
         if tasks == 1:
@@ -144,18 +145,18 @@ def _pieces(segment: Segment, size: int) -> list[tuple[int, int, Segment]]:
     ordered = sorted(cuts)
     if len(ordered) == 2:
         return [(0, size, segment)]
-    found = []
+    pieces = []
     for low, high in itertools.pairwise(ordered):
         anchor, *rest = (_within(stage, low, high) for stage in (segment.anchor, *segment.rest))
-        found.append((low, high, replace(segment, anchor=anchor, rest=rest)))
-    return found
+        pieces.append((low, high, replace(segment, anchor=anchor, rest=rest)))
+    return pieces
 
 
 def _cuts(stage: Stage) -> set[int]:
     """Where on the last axis the comparisons of a stage change."""
     axis = stage.axes[-1]
     analyzer = Analyzer()
-    found: set[int] = set()
+    cuts: set[int] = set()
     comparisons: list[Any] = []
     for kind in _COMPARISONS:
         tvm_ffi.structural_walk(stage.value, (kind, comparisons.append), order="pre")
@@ -168,8 +169,8 @@ def _cuts(stage: Stage) -> set[int]:
         for place in range(middle - 1, middle + 3):
             truth = analyzer.simplify(replaced(comparison, [axis], [index(place)]))
             truths.append(int(truth))
-        found |= {middle + step for step in range(3) if truths[step] != truths[step + 1]}
-    return found
+        cuts |= {middle + step for step in range(3) if truths[step] != truths[step + 1]}
+    return cuts
 
 
 def _within(stage: Stage, low: int, high: int) -> Stage:

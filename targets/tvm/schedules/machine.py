@@ -27,7 +27,7 @@ class Machine:
     registers: int = 32
     cache: int = _CACHE
     rank: int = 0
-    """Which tile convolutions take: 0 the best by the count of tiles.py, 1 the next one, ...: see `dnc.targets.tvm.tuning`."""
+    """Which tile convolutions take: 0 the best by the count of tiles.py, 1 the next one, ...: see tuning.py."""
     dots: Mapping[tuple[str, int], str] = field(default_factory=dict)
     """LLVM's intrinsics, by the type of the data and the lanes of the sums."""
 
@@ -47,13 +47,13 @@ class Machine:
 
 def dots(features: Collection[str]) -> dict[tuple[str, int], str]:
     """The instructions for four products at once of a processor with these features, by LLVM's names."""
-    found = {}
+    instructions = {}
     long, short = "avx512vnni" in features, "avx512vl" in features and "avx512vnni" in features
     for lanes, able in ((16, long), (8, short or "avxvnni" in features), (4, short or "avxvnni" in features)):
         if able:
-            found["uint8", lanes] = f"llvm.x86.avx512.vpdpbusd.{32 * lanes}"
+            instructions["uint8", lanes] = f"llvm.x86.avx512.vpdpbusd.{32 * lanes}"
         if "avx512bf16" in features and (lanes == 16 or "avx512vl" in features):
-            found["uint16", lanes] = f"llvm.x86.avx512bf16.dpbf16ps.{32 * lanes}"
+            instructions["uint16", lanes] = f"llvm.x86.avx512bf16.dpbf16ps.{32 * lanes}"
     if "dotprod" in features:
-        found["int8", 4] = "llvm.aarch64.neon.sdot"
-    return found
+        instructions["int8", 4] = "llvm.aarch64.neon.sdot"
+    return instructions

@@ -15,7 +15,7 @@ from dnc.targets.tvm.schedules.kernel import Kernel, Packed
 from dnc.targets.tvm.schedules.loops import Expr, Stmt, index
 from dnc.targets.tvm.schedules.machine import Machine
 from dnc.targets.tvm.schedules.spatial import Convolution
-from dnc.targets.tvm.schedules.stages import Segment, sides
+from dnc.targets.tvm.schedules.stages import Segment, dims
 from dnc.targets.tvm.schedules.tiles import Band
 from dnc.targets.tvm.schedules.window import Span, Window
 
@@ -25,7 +25,7 @@ __all__ = ["pointwise"]
 class _Pointwise(Convolution):
     def __init__(self, segment: Segment, window: Window, machine: Machine) -> None:
         images, rows, columns, outputs = window.output
-        self._shape = sides(segment.anchor.buffer)[:-1]
+        self._shape = dims(segment.anchor.buffer)[:-1]
         pixels = images * rows * columns
         flat = replace(window, source=(1, 1, pixels, window.source[3]), output=(1, 1, pixels, outputs))
         super().__init__(segment, flat, machine)

@@ -27,7 +27,7 @@ from dnc.targets.tvm.schedules.loops import (
     vector,
 )
 from dnc.targets.tvm.schedules.machine import Machine
-from dnc.targets.tvm.schedules.stages import Segment, Stage, loads, replaced, sides
+from dnc.targets.tvm.schedules.stages import Segment, Stage, dims, loads, replaced
 from dnc.targets.tvm.schedules.tiles import Channels
 
 __all__ = ["reduction"]
@@ -44,7 +44,7 @@ def reduction(segment: Segment, machine: Machine) -> Kernel | None:
     stage = segment.anchor
     if stage.start is None or not stage.straight or not isinstance(stage.value, _KINDS) or not _accumulates(stage):
         return None
-    if not sides(stage.buffer) or not any(stage.reduced):
+    if not dims(stage.buffer) or not any(stage.reduced):
         return None
     body = _across(segment, machine) if _keeps_last(stage) else _along(segment, machine)
     return Kernel("reduction", body)
@@ -58,7 +58,7 @@ def _accumulates(stage: Stage) -> bool:
 
 def _keeps_last(stage: Stage) -> bool:
     """Whether the terms of neighbours along the last axis of the result lie side by side."""
-    if sides(stage.buffer)[-1] == 1:
+    if dims(stage.buffer)[-1] == 1:
         return False
     axis = stage.indices[-1]
     reads = [load.indices[-1] for load in loads(stage.value.b)]
@@ -82,7 +82,7 @@ def _across(segment: Segment, machine: Machine) -> Stmt:
     """Vectors along the last axis of the result."""
     stage = segment.anchor
     kept, summed, extents = _split(stage)
-    *outer, inner = sides(stage.buffer)
+    *outer, inner = dims(stage.buffer)
     channels = Channels.of(inner, machine)
     terms = math.prod(extents)
     count = min(_SUMS, terms)
@@ -131,7 +131,7 @@ def _along(segment: Segment, machine: Machine) -> Stmt:
     """Vectors along the last axis that is summed over; the results one by one."""
     stage = segment.anchor
     kept, summed, extents = _split(stage)
-    shape = sides(stage.buffer)
+    shape = dims(stage.buffer)
     *rest, inner = extents
     lanes = machine.lanes
     while lanes > inner:

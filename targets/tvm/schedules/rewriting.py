@@ -110,16 +110,16 @@ def rewrite(
             mine = (own or {}).get(name, rule)
             try:
                 if function.attrs is not None and RULE in function.attrs:
-                    found = _Written(function, {})
+                    one = _Written(function, {})
                 elif isinstance(mine, tirx.PrimFunc):
-                    found = _Written(mine.with_attr(RULE, "MetaSchedule"), {})
+                    one = _Written(mine.with_attr(RULE, "MetaSchedule"), {})
                 else:
-                    found = _write(function, mine, constant.get(name, frozenset()))
+                    one = _write(function, mine, constant.get(name, frozenset()))
             except Unmatched as error:
                 plain, done = (function, "as it is") if other is None else other(function)
-                found = _Written(plain.with_attr(RULE, f"none, {done}: {error}"), {})
+                one = _Written(plain.with_attr(RULE, f"none, {done}: {error}"), {})
             # A variable knows the types of its function's parameters.
-            written[name] = replace(found, variable=builder.add_func(found.function, name))
+            written[name] = replace(one, variable=builder.add_func(one.function, name))
     result = builder.get()
     for variable, function in module.functions.items():
         if isinstance(function, relax.Function):
@@ -129,16 +129,16 @@ def rewrite(
 
 def calls(module: Any) -> list[Any]:
     """All calls of functions of the module."""
-    found: list[Any] = []
+    expressions: list[Any] = []
 
     def visit(expr: Any) -> None:
         if _is_call(expr):
-            found.append(expr)
+            expressions.append(expr)
 
     for function in module.functions.values():
         if isinstance(function, relax.Function):
             relax.analysis.post_order_visit(function, visit)
-    return found
+    return expressions
 
 
 def _is_call(expr: Any) -> bool:
@@ -147,12 +147,12 @@ def _is_call(expr: Any) -> bool:
 
 def _constant_arguments(several: Sequence[Any]) -> dict[str, frozenset[int]]:
     """Which parameters of each function are given a constant by every call."""
-    found: dict[str, frozenset[int]] = {}
+    constants: dict[str, frozenset[int]] = {}
     for call in several:
         name = call.args[0].name_hint
         here = frozenset(place for place, given in enumerate(call.args[1]) if isinstance(given, ir.GenericConst))
-        found[name] = found[name] & here if name in found else here
-    return found
+        constants[name] = constants[name] & here if name in constants else here
+    return constants
 
 
 @relax.expr_functor.mutator

@@ -24,7 +24,7 @@ from tvm.sym import Analyzer
 
 from dnc.targets.tvm.schedules.loops import Expr, Stmt, allocate, loop, sequence, unrolled, vector
 
-__all__ = ["Segment", "Stage", "Unmatched", "in_place", "inlined", "loads", "read", "replaced", "segments", "sides"]
+__all__ = ["Segment", "Stage", "Unmatched", "in_place", "inlined", "loads", "read", "replaced", "segments", "dims"]
 
 
 class Unmatched(Exception):
@@ -57,10 +57,10 @@ class Stage:
         kept = [axis for axis, reduced in zip(self.axes, self.reduced, strict=True) if not reduced]
         shape = [extent for extent, reduced in zip(self.extents, self.reduced, strict=True) if not reduced]
         same = len(kept) == len(self.indices) and all(a.same_as(b) for a, b in zip(kept, self.indices, strict=True))
-        return same and tuple(shape) == sides(self.buffer)
+        return same and tuple(shape) == dims(self.buffer)
 
 
-def sides(buffer: Any) -> tuple[int, ...]:
+def dims(buffer: Any) -> tuple[int, ...]:
     """The shape of a buffer; raises Unmatched if it is not fixed."""
     if not all(isinstance(side, tirx.IntImm) for side in buffer.shape):
         raise Unmatched("the shape is not fixed")
@@ -69,9 +69,9 @@ def sides(buffer: Any) -> tuple[int, ...]:
 
 def loads(value: Expr) -> list[Any]:
     """All reads of buffers in an expression."""
-    found: list[Any] = []
-    tvm_ffi.structural_walk(value, (ir.TensorLoad, found.append), order="pre")
-    return found
+    reads: list[Any] = []
+    tvm_ffi.structural_walk(value, (ir.TensorLoad, reads.append), order="pre")
+    return reads
 
 
 def replaced(
@@ -79,11 +79,11 @@ def replaced(
 ) -> Expr:
     """The expression with indices for its axes; and `load(read)` for each read, whose indices are replaced already."""
 
-    def variable(found: Any) -> Expr:
+    def variable(node: Any) -> Expr:
         for axis, wanted in zip(axes, indices, strict=True):
-            if found.same_as(axis):
+            if node.same_as(axis):
                 return wanted
-        return found
+        return node
 
     entries: list[Any] = [(tirx.Var, variable)]
     if load is not None:
@@ -142,12 +142,12 @@ def _with(reader: Stage, stage: Stage) -> Stage:
     for axis, extent in zip(reader.axes, reader.extents, strict=True):
         analyzer.bind(axis, ir.Range(tirx.IntImm("int64", 0), tirx.IntImm("int64", extent)))
 
-    def load(found: Any) -> Expr:
-        if not found.source.same_as(stage.buffer):
-            return found
-        return replaced(stage.value, stage.axes, [analyzer.simplify(at) for at in found.indices])
+    def load(read: Any) -> Expr:
+        if not read.source.same_as(stage.buffer):
+            return read
+        return replaced(stage.value, stage.axes, [analyzer.simplify(at) for at in read.indices])
 
-    if not any(found.source.same_as(stage.buffer) for found in loads(reader.value)):
+    if not any(read.source.same_as(stage.buffer) for read in loads(reader.value)):
         return reader
     return replace(reader, value=analyzer.simplify(replaced(reader.value, (), (), load)))
 
@@ -213,11 +213,11 @@ class Segment:
     @property
     def long(self) -> bool:
         """Whether a function is called after the anchor: exp, say, which is some twenty instructions."""
-        found: list[Any] = []
+        calls: list[Any] = []
         short = [ir.Op.get(name) for name in ("prim.if_then_else", "tirx.reinterpret")]
         for stage in self.rest:
-            tvm_ffi.structural_walk(stage.value, (ir.Call, found.append), order="pre")
-        return any(not any(call.op.same_as(op) for op in short) for call in found)
+            tvm_ffi.structural_walk(stage.value, (ir.Call, calls.append), order="pre")
+        return any(not any(call.op.same_as(op) for op in short) for call in calls)
 
     def finish_tile(
         self,
@@ -276,9 +276,9 @@ class Segment:
         statements: list[Stmt] = []
 
         def element(stage: Stage, lane: Expr) -> Expr:
-            def load(found: Any) -> Expr:
-                local = next((local for buffer, local in held if found.source.same_as(buffer)), None)
-                return found if local is None else tirx.BufferLoad(local, [lane])
+            def load(read: Any) -> Expr:
+                local = next((local for buffer, local in held if read.source.same_as(buffer)), None)
+                return read if local is None else tirx.BufferLoad(local, [lane])
 
             return value(lane) if stage is self.anchor else replaced(stage.value, stage.axes, at(lane), load)
 
@@ -315,18 +315,18 @@ def _copy(source: Any, buffer: Any, at: Callable[[Expr], Sequence[Expr]], lane: 
 
 def segments(stages: Sequence[Stage], given: Sequence[Any]) -> list[Segment]:
     """The stages in segments; `given` are the function's parameters, its results among them."""
-    found: list[Segment] = []
+    cut: list[Segment] = []
     for stage in stages:
-        if found and _follows(stage, found[-1], given):
-            found[-1].rest.append(stage)
+        if cut and _follows(stage, cut[-1], given):
+            cut[-1].rest.append(stage)
         else:
-            found.append(Segment(stage))
-    for place, segment in enumerate(found):
-        outside = [load.source for other in found[:place] + found[place + 1 :] for load in _reads(other)]
+            cut.append(Segment(stage))
+    for place, segment in enumerate(cut):
+        outside = [load.source for other in cut[:place] + cut[place + 1 :] for load in _reads(other)]
         segment.kept = [buffer for buffer in segment.buffers if _among(buffer, outside) or _among(buffer, given)]
         known = [*segment.buffers, *given]
         segment.inner = any(not _among(load.source, known) for load in _reads(segment))
-    return found
+    return cut
 
 
 def _among(buffer: Any, buffers: Sequence[Any]) -> bool:
@@ -339,7 +339,7 @@ def _reads(segment: Segment) -> list[Any]:
 
 def _follows(stage: Stage, segment: Segment, given: Sequence[Any]) -> bool:
     """Whether a stage can be computed element by element along with a segment."""
-    if not stage.plain or not segment.anchor.straight or sides(stage.buffer) != sides(segment.anchor.buffer):
+    if not stage.plain or not segment.anchor.straight or dims(stage.buffer) != dims(segment.anchor.buffer):
         return False
     own = [load for load in loads(stage.value) if _among(load.source, segment.buffers)]
     others = [load for load in loads(stage.value) if not _among(load.source, [*segment.buffers, *given])]

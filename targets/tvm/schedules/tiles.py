@@ -94,17 +94,17 @@ class Tiling:
 
 def choose(columns: int, vectors: int, machine: Machine) -> Tiling:
     """The best tile for rows of so many columns and so many vectors of channels, or that of the machine's rank."""
-    found: list[tuple[float, Tiling]] = []
+    tilings: list[tuple[float, Tiling]] = []
     for blocks in range(1, min(_MOST_BLOCKS, vectors) + 1):
         widest = min((machine.registers - 1 - blocks) // blocks, _LONGEST // (4 * machine.lanes))
         for width in range(1, min(widest, columns) + 1):
             bands = _bands(vectors, blocks)
             tiles = -(-columns // width)
             cycles = sum(tiles * band.count * _cycles(band.blocks, width) for band in bands)
-            found.append((cycles, Tiling(width, bands)))
+            tilings.append((cycles, Tiling(width, bands)))
     # Wider tiles read each weight less often.
-    found.sort(key=lambda entry: (entry[0], -entry[1].width))
-    return found[min(machine.rank, len(found) - 1)][1]
+    tilings.sort(key=lambda entry: (entry[0], -entry[1].width))
+    return tilings[min(machine.rank, len(tilings) - 1)][1]
 
 
 def _bands(vectors: int, blocks: int) -> tuple[Band, ...]:

@@ -19,7 +19,7 @@ from tvm import ir, tirx
 from tvm.sym import detect_linear_equation
 
 from dnc.targets.tvm.schedules.loops import Expr
-from dnc.targets.tvm.schedules.stages import Segment, Stage, loads, sides
+from dnc.targets.tvm.schedules.stages import Segment, Stage, dims, loads
 
 __all__ = ["Span", "Window", "affine", "match", "spans", "uncast"]
 
@@ -94,14 +94,14 @@ def spans(window: Window, width: int) -> list[Span]:
     width = min(width, columns)
     starts = [min(start, columns - width) for start in range(0, columns, width)]
     inside = [all(all(window.columns(x)) for x in range(start, start + width)) for start in starts]
-    found: list[Span] = []
+    cut: list[Span] = []
     for start, clear in zip(starts, inside, strict=True):
-        before = found[-1] if found else None
+        before = cut[-1] if cut else None
         if clear and before is not None and before.inside and start == before.start + before.count * width:
-            found[-1] = Span(before.start, width, before.count + 1, True)
+            cut[-1] = Span(before.start, width, before.count + 1, True)
         else:
-            found.append(Span(start, width, 1, clear))
-    return found
+            cut.append(Span(start, width, 1, clear))
+    return cut
 
 
 def match(segment: Segment, before: Sequence[Stage]) -> Window | None:
@@ -137,8 +137,8 @@ def match(segment: Segment, before: Sequence[Stage]) -> Window | None:
         return None
     sizes = [extent for extent, reduced in zip(stage.extents, stage.reduced, strict=True) if reduced]
     inner, border = _without_border(data.source, before, maximum)
-    source = sides(inner.data)
-    output = sides(stage.buffer)
+    source = dims(inner.data)
+    output = dims(stage.buffer)
     groups = 1
     if weight is not None:
         groups = source[3] // sizes[2]
@@ -196,10 +196,10 @@ def uncast(value: Expr) -> Expr:
 
 def affine(value: Expr, *axes: Any) -> tuple[int, ...] | None:
     """The factors of the axes, and what is added, if the expression is that."""
-    found = list(detect_linear_equation(value, list(axes)))
-    if len(found) != len(axes) + 1 or not all(isinstance(part, tirx.IntImm) for part in found):
+    factors = list(detect_linear_equation(value, list(axes)))
+    if len(factors) != len(axes) + 1 or not all(isinstance(part, tirx.IntImm) for part in factors):
         return None
-    return tuple(int(part) for part in found)
+    return tuple(int(part) for part in factors)
 
 
 def _channel(index: Expr, output: Any, summed: Any, groups: int, inputs: int, outputs: int) -> bool:
@@ -222,7 +222,7 @@ def _without_border(buffer: Any, before: Sequence[Stage], maximum: bool) -> tupl
     if stage is None or not stage.plain or len(stage.axes) != 4:
         return outside, None
     value = stage.value
-    if _reads(value) and _same(value.indices, stage.axes) and sides(value.source) == sides(buffer):
+    if _reads(value) and _same(value.indices, stage.axes) and dims(value.source) == dims(buffer):
         return _Inner(value.source, 0, 0), stage
     if not isinstance(value, ir.Call) or not value.op.same_as(ir.Op.get("prim.if_then_else")):
         return outside, None
@@ -233,11 +233,11 @@ def _without_border(buffer: Any, before: Sequence[Stage], maximum: bool) -> tupl
     if number > float(tirx.min_value(str(buffer.dtype)).value) if maximum else number != 0:
         return outside, None
     offsets = [affine(at, axis) for at, axis in zip(read.indices, stage.axes, strict=True)]
-    if any(found is None or found[0] != 1 for found in offsets):
+    if any(offset is None or offset[0] != 1 for offset in offsets):
         return outside, None
-    first = [-found[1] for found in offsets if found is not None]
-    inner = sides(read.source)
-    outer = sides(stage.buffer)
+    first = [-offset[1] for offset in offsets if offset is not None]
+    inner = dims(read.source)
+    outer = dims(stage.buffer)
     if first[0] or first[3] or inner[0] != outer[0] or inner[3] != outer[3]:
         return outside, None
     if not _is_inside(condition, stage, first, inner):

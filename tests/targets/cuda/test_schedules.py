@@ -146,7 +146,7 @@ def test_some(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_convolutions(tmp_path: Path) -> None:
     """Every kind in float32, with tiles that are not full on either side."""
-    models = {name: _convolution(**sides) for name, (_, sides) in _CONVOLUTIONS.items()}
+    models = {name: _convolution(**dims) for name, (_, dims) in _CONVOLUTIONS.items()}
     # float32's 6e-8 for each of up to 2000 terms, which add up at random.
     rules = _compare(tmp_path, models, 3e-6)
     for name, (rule, _) in _CONVOLUTIONS.items():
@@ -158,14 +158,14 @@ def test_convolutions(tmp_path: Path) -> None:
 def test_convolutions_in_float16(tmp_path: Path) -> None:
     """The same on tensor cores, against the same float16 graph rounded after every operator."""
     models = {}
-    for name, (_, sides) in _CONVOLUTIONS.items():
-        models[name] = _convolution(**sides)
+    for name, (_, dims) in _CONVOLUTIONS.items():
+        models[name] = _convolution(**dims)
         for each in ("to-float16", "eliminate-dead-code"):
             passes[each]().rewrite(models[name])
     # Two roundings to 2^-11, before and after the bias.
     rules = _compare(tmp_path, models, 1.5e-3)
-    for name, (rule, sides) in _CONVOLUTIONS.items():
-        wanted = "tensor-product" if rule == "product" and sides["outputs"] // sides.get("groups", 1) >= 8 else rule
+    for name, (rule, dims) in _CONVOLUTIONS.items():
+        wanted = "tensor-product" if rule == "product" and dims["outputs"] // dims.get("groups", 1) >= 8 else rule
         assert any(each.startswith(wanted) for each in rules[name]), (name, rules[name])
 
 
@@ -225,9 +225,9 @@ def test_every_tile(precision: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["depthwise", "few"])
 def test_every_rank(name: str, tmp_path: Path) -> None:
     """Other ways to cut up what is no product."""
-    rule, sides = _CONVOLUTIONS[name]
+    rule, dims = _CONVOLUTIONS[name]
     ranks = range(0, 40, 5) if name == "depthwise" else range(1, 4)
-    models = {str(rank): _convolution(**sides) for rank in ranks}
+    models = {str(rank): _convolution(**dims) for rank in ranks}
     for rank in ranks:
         (tmp_path / f"{rank}.rank").write_text(str(rank))
     # As in the tests above.

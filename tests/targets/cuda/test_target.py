@@ -399,8 +399,8 @@ def test_outputs_of_any_size(decode: str, write: Write, tmp_path: Path, fake: Ca
     plain = dnc.compile(write("yolo"), out=tmp_path / "p", target="onnx", **told)
     session, runtime = opened(dnc.compile(write("yolo"), out=tmp_path / "e", target="cuda", **told), fake)
     generator = np.random.default_rng(0)
-    for sides in ((40, 50), (64, 32)):
-        feeds: dict[str, Any] = {"input": generator.integers(0, 256, (1, *sides, 3), np.uint8)}
+    for dims in ((40, 50), (64, 32)):
+        feeds: dict[str, Any] = {"input": generator.integers(0, 256, (1, *dims, 3), np.uint8)}
         if decode == "graph+nms":
             feeds |= {name: np.array([0.01], np.float32) for name in ("confidence", "iou")}
             feeds["window"] = np.array([[0, 0, 1, 1]], np.float32)

@@ -29,7 +29,7 @@ from dnc.graph.verification import photograph
 from dnc.quantization.collecting import calibrate
 from dnc.runtime.preprocessing import Preprocessing, read_image
 from dnc.runtime.runners.tvm import processor
-from dnc.runtime.runners.tvm.session import ABOUT, MODEL, RUNTIME, TvmSession
+from dnc.runtime.runners.tvm.session import MODEL, MODEL_JSON, RUNTIME, TvmSession
 from dnc.targets.tvm.emit import emit
 from dnc.targets.tvm.target import Tvm
 from tests import ROOT
@@ -305,9 +305,9 @@ def test_files(engine: dnc.Engine, write: Write, tmp_path: Path) -> None:
     cfg = write("yolo")
     again = compiled(cfg, tmp_path / "again")
     found = sorted(path.name for path in engine.folder.iterdir())
-    assert found == ["LICENSE-tvm", "engine.json", RUNTIME, ABOUT, MODEL]
+    assert found == ["LICENSE-tvm", "engine.json", RUNTIME, MODEL_JSON, MODEL]
     assert all((engine.folder / name).read_bytes() == (again.folder / name).read_bytes() for name in found)
-    about = json.loads((engine.folder / ABOUT).read_text())
+    about = json.loads((engine.folder / MODEL_JSON).read_text())
     assert about["inputs"] == [{"name": "input", "shape": [1, 3, 32, 32], "dtype": "float32"}]
     assert [each["name"] for each in about["outputs"]] == list(engine.manifest.outputs)
     assert "conda" not in (engine.manifest.report["processor"] + engine.manifest.report["runtime"])
@@ -340,7 +340,7 @@ def test_eight_bits(eight: dict[str, Any], tmp_path: Path) -> None:
         pytest.skip(error.message)
     # Five convolutions, a pool, a slice, an enlargement and a concatenation.
     assert {"name": "quantize", "applied": 9} in engine.manifest.passes
-    extensions = json.loads((engine.folder / ABOUT).read_text())["extensions"]
+    extensions = json.loads((engine.folder / MODEL_JSON).read_text())["extensions"]
     assert {"avx512vnni", "avxvnni", "dotprod"} & set(extensions)
     x = np.random.default_rng(0).random((1, 3, 32, 32), np.float32)
     for found, wanted in zip(engine.forward(x), graph_outputs(tmp_path / "dump", x), strict=True):
@@ -357,7 +357,7 @@ def test_eight_bits_need_a_processor(eight: dict[str, Any], tmp_path: Path, monk
     if processor.architecture() != "x86_64":
         pytest.skip("the linker is for another machine")
     engine = compiled(out=tmp_path / "e", options={"mcpu": "alderlake"}, **eight)
-    able = set(processor.linux_names(json.loads((engine.folder / ABOUT).read_text())["extensions"], "x86_64"))
+    able = set(processor.linux_names(json.loads((engine.folder / MODEL_JSON).read_text())["extensions"], "x86_64"))
     weak = tmp_path / "cpuinfo"
     weak.write_text(f"processor\t: 0\nflags\t\t: {' '.join(sorted(able - {'avx_vnni'}))}\n")
     monkeypatch.setattr(processor, "_CPUINFO", weak)
@@ -379,7 +379,7 @@ def test_bfloat16(write: Write, tmp_path: Path, x: np.ndarray) -> None:
         engine = compiled(cfg, tmp_path / "e", precision="bf16")
     except TargetError as error:
         pytest.skip(error.message)
-    assert "avx512bf16" in json.loads((engine.folder / ABOUT).read_text())["extensions"]
+    assert "avx512bf16" in json.loads((engine.folder / MODEL_JSON).read_text())["extensions"]
     found, exact = engine.forward(x), compiled(cfg, tmp_path / "f").forward(x)
     # Weights and values rounded by up to 2^-9 of themselves, in 7 layers.
     close(found, exact, 2e-2)
@@ -475,10 +475,10 @@ def test_damaged(engine: dnc.Engine, tmp_path: Path) -> None:
     for name, content, message in (
         (MODEL, b"", "TVM refuses the engine"),
         (MODEL, b"\x7fELF nonsense", "TVM refuses the engine"),
-        (ABOUT, b"{}", "cannot read model.json"),
-        (ABOUT, b"[1]", "cannot read model.json"),
+        (MODEL_JSON, b"{}", "cannot read model.json"),
+        (MODEL_JSON, b"[1]", "cannot read model.json"),
         (
-            ABOUT,
+            MODEL_JSON,
             b'{"triple": "s390x", "extensions": [], "inputs": [], "outputs": [], "versions": {}}',
             "the engine is for s390x, this",
         ),

@@ -43,7 +43,7 @@ from dnc.runtime.runners.base import Session
 from dnc.runtime.runners.cuda.device import runs_on
 from dnc.runtime.runners.tvm.instrument import measured
 from dnc.runtime.runners.tvm.processor import architecture
-from dnc.runtime.runners.tvm.session import ABOUT, MODEL, find_library, load_runtime, reason
+from dnc.runtime.runners.tvm.session import MODEL, MODEL_JSON, find_library, load_runtime, reason
 from dnc.runtime.timing import interleave
 from dnc.typing import Array
 
@@ -124,15 +124,15 @@ class GpuSession(Session):
 
     def __init__(self, folder: Path, device: int = 0, graphs: str = "auto") -> None:
         try:
-            about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
-            machine = architecture(about["triple"])
-            archs, ptx = [str(arch) for arch in about["archs"]], str(about["ptx"])
-            self._inputs = {entry["name"]: np.dtype(entry["dtype"]) for entry in about["inputs"]}
-            self._shapes = {entry["name"]: tuple(entry["shape"]) for entry in about["inputs"]}
-            versions = dict(about["versions"])
-            self._kernels = about.get("kernels", ())
+            description = json.loads((folder / MODEL_JSON).read_text(encoding="utf-8"))
+            machine = architecture(description["triple"])
+            archs, ptx = [str(arch) for arch in description["archs"]], str(description["ptx"])
+            self._inputs = {entry["name"]: np.dtype(entry["dtype"]) for entry in description["inputs"]}
+            self._shapes = {entry["name"]: tuple(entry["shape"]) for entry in description["inputs"]}
+            versions = dict(description["versions"])
+            self._kernels = description.get("kernels", ())
         except (OSError, ValueError, LookupError, TypeError) as error:
-            raise TargetError(f"cannot read {ABOUT}: {error}", folder, _AGAIN) from error
+            raise TargetError(f"cannot read {MODEL_JSON}: {error}", folder, _AGAIN) from error
         if machine != architecture():
             raise TargetError(f"the engine is for {machine}, this machine is {architecture()}", folder, _AGAIN)
         self._ffi = load_runtime(folder, versions)
@@ -186,18 +186,18 @@ class GpuSession(Session):
             with _gate.alone():
                 # The first run records.
                 self._compute(arrays, recorded)
-            found = self._run(arrays, recorded)
+            outputs = self._run(arrays, recorded)
         except TargetError as error:
             if wanted:
                 what = error.message.replace("TVM failed", "the network cannot be launched as CUDA graphs")
                 raise TargetError(what, path, "--option graphs=off") from error
             return
-        if not all(np.array_equal(a, b, equal_nan=True) for a, b in zip(found, expected, strict=True)):
+        if not all(np.array_equal(a, b, equal_nan=True) for a, b in zip(outputs, expected, strict=True)):
             if wanted:
                 raise TargetError("the network computes something else as CUDA graphs", path, "--option graphs=off")
             return
         if not wanted:
-            runs = {name: partial(self._run, arrays, executable) for name, executable in ((MAIN, self._plain), (GRAPHS, recorded))}
+            runs = {MAIN: partial(self._run, arrays, self._plain), GRAPHS: partial(self._run, arrays, recorded)}
             timings = interleave(runs, seconds=_TRIAL_SECONDS, rounds=_TRIAL_ROUNDS)
             if timings.ratio(GRAPHS, MAIN, _CONFIDENCE).high >= 1:
                 return
@@ -331,26 +331,26 @@ def load_cuda(ffi: ModuleType, folder: Path, versions: Mapping[str, str]) -> Non
     """Loads TVM's runtime for CUDA into the process; raises TargetError where something of it is missing."""
     if ffi.get_global_func("device_api.cuda", allow_missing=True) is not None:
         return
-    found = find_library(CUDA_RUNTIME, folder, versions)
+    library = find_library(CUDA_RUNTIME, folder, versions)
     try:
         try:
             ctypes.CDLL(CUDART, ctypes.RTLD_GLOBAL)
         except OSError:
             for place in _cudart()[:1]:
                 ctypes.CDLL(str(place), ctypes.RTLD_GLOBAL)
-        ctypes.CDLL(str(found), ctypes.RTLD_LOCAL)
+        ctypes.CDLL(str(library), ctypes.RTLD_LOCAL)
     except OSError as error:
         if "libcuda.so" in str(error):
             hint = "install NVIDIA's driver; containers need --gpus all, or --runtime nvidia"
             raise TargetError("there is no NVIDIA driver: libcuda.so.1 cannot be loaded", folder, hint) from error
         hint = 'pip install "darknet-compiler[runtime-cuda-tvm]"' if "libcudart" in str(error) else _AGAIN
-        raise TargetError(f"TVM's runtime for CUDA cannot be loaded: {error}", found, hint) from error
+        raise TargetError(f"TVM's runtime for CUDA cannot be loaded: {error}", library, hint) from error
 
 
 def _cudart() -> list[Path]:
     """libcudart where the loader does not look: of PyPI's nvidia-cuda-runtime, and of a CUDA toolkit."""
     spec = importlib.util.find_spec("nvidia")
     places = [] if spec is None else list(spec.submodule_search_locations or ())
-    found = [path for place in places for path in sorted(Path(place).glob(f"*/lib/{CUDART}"))]
+    wheels = [path for place in places for path in sorted(Path(place).glob(f"*/lib/{CUDART}"))]
     homes = [Path(home) for home in (os.environ.get("CUDA_HOME"), "/usr/local/cuda") if home]
-    return found + [path for home in homes for part in _TOOLKITS if (path := home / part / CUDART).is_file()]
+    return wheels + [path for home in homes for part in _TOOLKITS if (path := home / part / CUDART).is_file()]

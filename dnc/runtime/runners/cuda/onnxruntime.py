@@ -142,7 +142,7 @@ def provider_options(name: str, options: Mapping[str, Any], cache: tuple[Path, P
             "prefer_nhwc": str(int(options["layout"] == "nhwc")),
             "enable_cuda_graph": str(int(graphs)),
         }
-    found = {
+    settings = {
         "device_id": str(options["device"]),
         "trt_fp16_enable": str(precision == "fp16"),
         "trt_int8_enable": str(precision in EIGHT_BITS),
@@ -151,8 +151,8 @@ def provider_options(name: str, options: Mapping[str, Any], cache: tuple[Path, P
         "trt_timing_cache_enable": str(cache is not None),
     }
     if cache is not None:
-        found |= {"trt_engine_cache_path": str(cache[0]), "trt_timing_cache_path": str(cache[1])}
-    return found
+        settings |= {"trt_engine_cache_path": str(cache[0]), "trt_timing_cache_path": str(cache[1])}
+    return settings
 
 
 def open_engine(folder: Path, options: Mapping[str, Any], threads: int | None = None) -> Session:

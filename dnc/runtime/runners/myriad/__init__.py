@@ -14,9 +14,9 @@ from dnc.runtime.runners.myriad.pixels import IMAGE, Pixels
 from dnc.runtime.runners.myriad.process import Job, infer
 from dnc.typing import Array
 
-__all__ = ["ABOUT", "BLOB", "MODEL", "MyriadRunner"]
+__all__ = ["MODEL_JSON", "BLOB", "MODEL", "MyriadRunner"]
 
-BLOB, MODEL, ABOUT = "model.blob", "model.onnx", "model.json"
+BLOB, MODEL, MODEL_JSON = "model.blob", "model.onnx", "model.json"
 _NAME = "myriad"
 
 
@@ -27,12 +27,12 @@ class PluginSession(Session):
 
     def __init__(self, folder: Path) -> None:
         try:
-            about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
-            self._outputs: dict[str, str] = {output["name"]: output["tensor"] for output in about["outputs"]}
-            pixels = about["pixels"]
+            description = json.loads((folder / MODEL_JSON).read_text(encoding="utf-8"))
+            self._outputs: dict[str, str] = {output["name"]: output["tensor"] for output in description["outputs"]}
+            pixels = description["pixels"]
             self._pixels = None if pixels is None else Pixels(*(tuple(pixels[key]) for key in Pixels._fields))
         except (OSError, ValueError, LookupError, TypeError) as error:
-            raise TargetError(f"cannot read {ABOUT}: {error}", folder, "build the engine again") from error
+            raise TargetError(f"cannot read {MODEL_JSON}: {error}", folder, "build the engine again") from error
         self._model = folder / MODEL
 
     def run(self, inputs: Mapping[str, Array]) -> list[Array]:

@@ -198,8 +198,8 @@ def _run(request: dict[str, Any]) -> dict[str, Any]:
 
 def _peak() -> int:
     # Not getrusage, which counts what the parent had when it forked.
-    found = re.search(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text(encoding="ascii"))
-    return int(found[1]) * 1024 if found else 0
+    match = re.search(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text(encoding="ascii"))
+    return int(match[1]) * 1024 if match else 0
 
 
 _SET_PDEATHSIG = 1

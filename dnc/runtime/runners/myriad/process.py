@@ -1,4 +1,4 @@
-"""Runs the Myriad X toolchain in a process of its own (`child.py` beside this file), within limits, and says what went wrong."""
+"""Runs the Myriad X toolchain in a process of its own (child.py), within limits, and says what went wrong."""
 
 from __future__ import annotations
 
@@ -104,9 +104,7 @@ def check_blob(path: Path) -> None:
         raise CompilerError(f"the compiler's blob is cut off: {what}", hint="is the memory or the disk full?")
 
 
-def infer(
-    job: Job, feeds: Mapping[str, Array], outputs: Mapping[str, str]
-) -> dict[str, npt.NDArray[np.float32]]:
+def infer(job: Job, feeds: Mapping[str, Array], outputs: Mapping[str, str]) -> dict[str, npt.NDArray[np.float32]]:
     """What the toolchain's CPU plugin computes, in float32.
 
     Args:

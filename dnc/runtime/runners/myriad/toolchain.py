@@ -164,9 +164,9 @@ def damage(name: str, *, thorough: bool = False) -> str | None:
 
 def missing(name: str) -> str:
     """What there is to install of a toolchain, in words, as far as file sizes tell; empty if nothing."""
-    found = damage(name)
+    damaged = damage(name)
     what = f"{find(name).title} toolchain"
-    return f"the {what}" if found is None else found and f"the whole {what} ({found})"
+    return f"the {what}" if damaged is None else damaged and f"the whole {what} ({damaged})"
 
 
 def check_files(toolchain: Toolchain, place: Path, thorough: bool) -> str:

@@ -70,12 +70,12 @@ def measured(
     table = np.array([[seconds for _, seconds in calls] for calls in every])
     idle = [seconds for name, seconds in zip(names, np.median(table, axis=0), strict=True) if name == _NOTHING]
     listed = iter(kernels)
-    found = []
+    timed = []
     for name, seconds in zip(names, typical(table), strict=True):
         if name.startswith(_OWN):
             continue
         nodes = next((nodes for kernel, nodes in listed if kernel == name), None)
         if nodes is None:
             raise TargetError(f"model.json does not say what kernel {name} computes", hint="build the engine again")
-        found.append((nodes, max(0.0, float(seconds) - min(idle, default=0.0))))
-    return found
+        timed.append((nodes, max(0.0, float(seconds) - min(idle, default=0.0))))
+    return timed

@@ -37,7 +37,7 @@ from dnc.runtime.timing import processors
 from dnc.typing import Array
 
 __all__ = [
-    "ABOUT",
+    "MODEL_JSON",
     "MODEL",
     "RUNTIME",
     "SETTINGS",
@@ -48,7 +48,7 @@ __all__ = [
     "runtime_library",
 ]
 
-MODEL, ABOUT, RUNTIME = "model.so", "model.json", "libtvm_runtime.so"
+MODEL, MODEL_JSON, RUNTIME = "model.so", "model.json", "libtvm_runtime.so"
 _AGAIN = "build the engine again"
 _ALIGNMENT = 64
 """Bytes; what LLVM was told of every array."""
@@ -91,11 +91,11 @@ def find_library(name: str, folder: Path, wanted: Mapping[str, str]) -> Path:
     except PackageNotFoundError:
         same = True
     libraries = [path for path in (installed if same else None, folder / name, installed) if path is not None]
-    found = next((path for path in libraries if path.is_file()), None)
-    if found is None:
+    library = next((path for path in libraries if path.is_file()), None)
+    if library is None:
         hint = "pip install apache-tvm, or build the engine with --option runtime=bundled"
         raise TargetError(f"there is no {name}", folder, hint)
-    return found
+    return library
 
 
 _lock = threading.Lock()
@@ -117,11 +117,11 @@ def load_runtime(folder: Path, wanted: Mapping[str, str]) -> ModuleType:
             os.environ.setdefault(name, value)
         if ffi.get_global_func("runtime.config_threadpool", allow_missing=True) is not None:
             return ffi
-        found = find_library(RUNTIME, folder, wanted)
+        library = find_library(RUNTIME, folder, wanted)
         try:
-            ctypes.CDLL(str(found), ctypes.RTLD_GLOBAL)
+            ctypes.CDLL(str(library), ctypes.RTLD_GLOBAL)
         except OSError as error:
-            raise TargetError(f"TVM's runtime cannot be loaded: {error}", found, _AGAIN) from error
+            raise TargetError(f"TVM's runtime cannot be loaded: {error}", library, _AGAIN) from error
     return ffi
 
 
@@ -138,20 +138,20 @@ class TvmSession(Session):
 
     def __init__(self, folder: Path, threads: int | None = None) -> None:
         try:
-            about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
-            machine, needed = architecture(about["triple"]), list(about["extensions"])
-            self._inputs = {entry["name"]: np.dtype(entry["dtype"]) for entry in about["inputs"]}
-            self._shared = [entry["name"] in about["shared"] for entry in about["outputs"]]
-            versions = dict(about["versions"])
-            self._kernels = about.get("kernels", ())
+            description = json.loads((folder / MODEL_JSON).read_text(encoding="utf-8"))
+            machine, needed = architecture(description["triple"]), list(description["extensions"])
+            self._inputs = {entry["name"]: np.dtype(entry["dtype"]) for entry in description["inputs"]}
+            self._shared = [entry["name"] in description["shared"] for entry in description["outputs"]]
+            versions = dict(description["versions"])
+            self._kernels = description.get("kernels", ())
         except (OSError, ValueError, LookupError, TypeError) as error:
-            raise TargetError(f"cannot read {ABOUT}: {error}", folder, _AGAIN) from error
+            raise TargetError(f"cannot read {MODEL_JSON}: {error}", folder, _AGAIN) from error
         if machine != architecture():
             what = f"the engine is for {machine}, this machine is {architecture()}"
             raise TargetError(what, folder, "run it there, or build it again without --option triple")
         missing = missing_extensions(needed, machine)
         if missing:
-            what = f"the engine is for {about['mcpu']}: this processor lacks {', '.join(missing)}"
+            what = f"the engine is for {description['mcpu']}: this processor lacks {', '.join(missing)}"
             raise TargetError(what, folder, f"{_AGAIN} with --option mcpu=host, here, or mcpu=x86-64-v2 for any")
         self._ffi = load_runtime(folder, versions)
         self._path = folder / MODEL
@@ -160,7 +160,7 @@ class TvmSession(Session):
         self._free: deque[_Worker] = deque()
         # The first one shows whether the engine loads at all.
         self._free.append(_Worker(self._ffi, self._path, threads))
-        self.device = f"CPU ({about['mcpu']}, TVM)"
+        self.device = f"CPU ({description['mcpu']}, TVM)"
 
     def run(self, inputs: Mapping[str, Array]) -> list[Array]:
         """Runs on whichever of the session's threads is free."""
@@ -229,9 +229,7 @@ class _Worker:
         """The outputs, which are memory of their own."""
         return self._thread.submit(self._run, arrays).result()
 
-    def profile(
-        self, arrays: list[Array], runs: int, kernels: Sequence[Sequence[str]]
-    ) -> list[tuple[str, float]]:
+    def profile(self, arrays: list[Array], runs: int, kernels: Sequence[Sequence[str]]) -> list[tuple[str, float]]:
         """See `dnc.runtime.runners.tvm.instrument`; it does not run fast any more afterwards."""
         task = partial(measured, self._ffi, self._machine, partial(self._run, arrays), runs, kernels)
         return self._thread.submit(task).result()
