@@ -1,8 +1,8 @@
 """Opens an engine in a fresh process and says how long that took and how much memory: `python -m dnc.bench.child`.
 
     arguments   FOLDER INPUTS.npz THREADS RUNS
-    stdout      one line of JSON: seconds of importing dnc.runtime.engine, of loading and opening the engine, of the first
-                result, and of the runs after it; bytes of memory at most; the device
+    stdout      one line of JSON: seconds of importing the runtime, of loading and opening the engine, of the first
+                result, and of the runs after it; peak memory in bytes; the device
 
 Only the runtime's modules are imported, as in an application that embeds the engine.
 """

@@ -78,7 +78,7 @@ class CudaRunner(Runner):
         return KernelsRunner if given.get("backend") == "tvm" else cls
 
     def missing(self) -> str:
-        """Nothing: what compiles may load what it compiled, as long as it does not run it; `open` says what it lacks."""
+        """Nothing: compiling may load an engine that it does not run; `open` says what is missing."""
         return ""
 
     def remedy(self) -> str:
