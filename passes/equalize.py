@@ -28,7 +28,7 @@ import onnx_ir as ir
 
 from dnc.graph.rewriting import Remarks, attribute, constant_array, sole_user
 from dnc.passes import Pass, passes
-from dnc.passes.affine import Affine, move_after, move_before, refusal_after, refusal_before
+from dnc.passes.shared.affine import Affine, move_after, move_before, refusal_after, refusal_before
 from dnc.typing import Array
 
 if TYPE_CHECKING:

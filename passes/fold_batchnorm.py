@@ -8,7 +8,7 @@
 3. Before Convs or Gemms, if they alone read it and pad nothing: over their input channels.
 
 The rest stays as it is, and is refused with the reason: engines run a batch normalisation that stands alone in one go,
-which as Mul and Add would be two. passes/affine.py has the algebra.
+which as Mul and Add would be two. passes/shared/affine.py has the algebra.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 
-from dnc.graph.rewriting import Remarks, attribute, constant_array
+from dnc.graph.rewriting import Remarks, attribute, constant_array, is_product
 from dnc.passes import Pass, passes
-from dnc.passes.affine import Affine, is_product, move_after, move_before, refusal_after, refusal_before, take_over
+from dnc.passes.shared.affine import Affine, move_after, move_before, refusal_after, refusal_before, take_over
 
 
 @passes.register

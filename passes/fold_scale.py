@@ -12,7 +12,7 @@
    its numbers are promised under its name.
 
 Learned constants ([implicit]) count as constants, repeated for the batch or not. What depends on data
-([scale_channels] by another layer) does not. passes/affine.py has the algebra.
+([scale_channels] by another layer) does not. passes/shared/affine.py has the algebra.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 
-from dnc.graph.rewriting import Remarks, add_initializer, attribute, constant_array
+from dnc.graph.rewriting import Remarks, add_initializer, attribute, constant_array, is_product, producer_of
 from dnc.passes import Pass, passes
-from dnc.passes.affine import Affine, is_product, move_after, move_before, refusal_after, refusal_before, take_over
+from dnc.passes.shared.affine import Affine, move_after, move_before, refusal_after, refusal_before, take_over
 from dnc.typing import Array
 
 
@@ -86,17 +86,16 @@ def _affine(node: ir.Node) -> tuple[ir.Value, Affine] | None:
 
 def _factors(value: ir.Value, source: ir.Value, result: ir.Value) -> Array | None:
     """The constant's numbers along axis 1 of source, (channels,) or (1,) in float64; None where it has no such form."""
-    node = value.producer()
     # [implicit] repeats its constant for the batch.
-    expand = node is not None and node.op_type == "Expand"
-    tensor = constant_array(node.inputs[0] if node is not None and expand else value)
+    expand = producer_of(value, "Expand")
+    tensor = constant_array(value if expand is None else expand.inputs[0])
     if tensor is None or tensor.dtype != ir.DataType.FLOAT or source.shape is None or result.shape is None:
         return None
     rank = len(source.shape)
     if not len(result.shape) == rank >= max(2, len(tensor.shape)):
         return None
     sides = (*[1] * (rank - len(tensor.shape)), *tensor.shape.numpy())
-    if expand and (value.shape is None or len(value.shape) != rank or tuple(value.shape)[1:] != sides[1:]):
+    if expand is not None and (value.shape is None or len(value.shape) != rank or tuple(value.shape)[1:] != sides[1:]):
         return None
     if math.prod(sides[2:]) != 1 or sides[1] not in (1, source.shape[1]):
         return None

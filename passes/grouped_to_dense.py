@@ -19,7 +19,7 @@ import onnx_ir as ir
 from dnc.errors import PassError
 from dnc.graph.rewriting import Remarks
 from dnc.passes import Pass, passes
-from dnc.passes.block_diagonal import channels_of, chosen, groups_of, merge_groups
+from dnc.passes.shared.block_diagonal import channels_of, chosen, groups_of, merge_groups
 from dnc.runtime.options import Option, whole
 
 

@@ -35,8 +35,8 @@ from dnc.graph.quantization import MOVES, Grid, Interval, Recipe, least_scales, 
 from dnc.graph.rewriting import Remarks, add_initializer, add_node, attribute, constant_array, replace_uses, sole_user
 from dnc.passes import Pass, passes
 from dnc.passes.equalize import INTERVAL
-from dnc.passes.fuse_activation import recognise
-from dnc.passes.reduced_precision import KEEP, Keep, around_products
+from dnc.passes.shared.activations import recognise
+from dnc.passes.shared.reduced_precision import KEEP, Keep, around_products
 from dnc.runtime.options import Option
 from dnc.typing import Array
 
@@ -163,8 +163,7 @@ def _intervals(graph: ir.Graph, ranges: Mapping[str, Range]) -> dict[ir.Value, I
         activation = recognise(node) if known is not None else None
         if known is not None and activation is not None:
             kind, _, match = activation
-            assert match.source is not None
-            found.setdefault(match.source, _before(kind, match.numbers, known))
+            found.setdefault(match.values["x"], _before(kind, match.numbers, known))
     return found
 
 

@@ -30,38 +30,19 @@ from dnc.graph.rewriting import (
     attribute,
     constant_array,
     is_pointwise,
+    producer_of,
     replace_uses,
     sole_user,
 )
 from dnc.passes import Pass, passes
 
-_PIXELWISE = {
-    "Abs",
-    "Add",
-    "BatchNormalization",
-    "Cast",
-    "Ceil",
-    "Clip",
-    "Div",
-    "Elu",
-    "Exp",
-    "Floor",
-    "HardSigmoid",
-    "HardSwish",
-    "LeakyRelu",
-    "Log",
-    "Max",
-    "Min",
-    "Mul",
-    "Neg",
-    "Relu",
-    "Selu",
-    "Sigmoid",
-    "Softplus",
-    "Sqrt",
-    "Sub",
+# fmt: off
+_PIXELWISE = frozenset((
+    "Abs", "Add", "BatchNormalization", "Cast", "Ceil", "Clip", "Div", "Elu", "Exp", "Floor", "HardSigmoid",
+    "HardSwish", "LeakyRelu", "Log", "Max", "Min", "Mul", "Neg", "Relu", "Selu", "Sigmoid", "Softplus", "Sqrt", "Sub",
     "Tanh",
-}
+))
+# fmt: on
 """What computes each pixel from that pixel alone, if its other inputs are constants without extent."""
 
 
@@ -102,8 +83,8 @@ def _join(node: ir.Node, graph: ir.Graph, remarks: Remarks) -> None:
     parts: list[ir.Value | None] = []
     inner: list[ir.Node] = []
     for value in node.inputs:
-        producer = value.producer() if value is not None else None
-        if value is None or producer is None or producer.op_type != "Concat" or _axis(producer) != axis or axis is None:
+        producer = producer_of(value, "Concat")
+        if value is None or producer is None or _axis(producer) != axis or axis is None:
             parts.append(value)
         elif sole_user(value) is None:
             remarks.miss(node, "the inner one is read by others")
@@ -145,8 +126,8 @@ def _simplify_slice(node: ir.Node, graph: ir.Graph, remarks: Remarks) -> None:
         graph.remove(node, safe=True)
         remarks.apply(node, "kept everything: removed")
         return
-    concat = source.producer()
-    if concat is None or concat.op_type != "Concat" or _axis(concat) != axis:
+    concat = producer_of(source, "Concat")
+    if concat is None or _axis(concat) != axis:
         return
     begin, whole = 0, []
     for value in concat.inputs:

@@ -32,7 +32,7 @@ import onnx_ir as ir
 from dnc.graph.builder import lazy
 from dnc.graph.rewriting import Remarks, add_initializer, add_node, attribute, constant_array
 from dnc.passes import Pass, passes
-from dnc.passes.reduced_precision import KEEP, Keep, float32_nodes
+from dnc.passes.shared.reduced_precision import KEEP, Keep, float32_nodes
 from dnc.runtime.options import Option
 
 _PRODUCTS = ("Conv", "Gemm", "MatMul")

@@ -33,7 +33,7 @@ import onnx_ir as ir
 from dnc.graph.builder import lazy
 from dnc.graph.rewriting import Remarks, add_initializer, constant_array
 from dnc.passes import Pass, passes
-from dnc.passes.reduced_precision import KEEP, Keep, float32_nodes
+from dnc.passes.shared.reduced_precision import KEEP, Keep, float32_nodes
 from dnc.runtime.options import Option
 
 _LARGEST = float(np.finfo(np.float16).max)

@@ -22,6 +22,8 @@ __all__ = [
     "constant_array",
     "constant_scalar",
     "is_pointwise",
+    "is_product",
+    "producer_of",
     "replace_uses",
     "sole_user",
 ]
@@ -141,6 +143,17 @@ def is_pointwise(conv: ir.Node) -> bool:
         and not any(attribute(conv, "pads", [0]))
         and attribute(conv, "auto_pad", "NOTSET") in ("NOTSET", "VALID")
     )
+
+
+def is_product(node: ir.Node | None) -> bool:
+    """Whether it is a convolution or a matrix product."""
+    return node is not None and node.op_type in ("Conv", "Gemm") and node.domain == ""
+
+
+def producer_of(value: ir.Value | None, *operators: str) -> ir.Node | None:
+    """The node that computes a value, if it is one of these operators of ONNX; else None."""
+    node = value.producer() if value is not None else None
+    return node if node is not None and node.op_type in operators and not node.domain else None
 
 
 def sole_user(value: ir.Value) -> ir.Node | None:

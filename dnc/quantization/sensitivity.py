@@ -31,7 +31,7 @@ from dnc.evaluation.datasets import Dataset
 from dnc.evaluation.metrics import evaluate
 from dnc.graph.pipeline import run_passes
 from dnc.passes import Pass
-from dnc.passes.reduced_precision import PRODUCTS, layer_of
+from dnc.passes.shared.reduced_precision import PRODUCTS, layer_of
 from dnc.runtime.decoding import BoxHead
 from dnc.runtime.engine import Engine, load
 from dnc.runtime.manifest import Manifest, write_folder

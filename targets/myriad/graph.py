@@ -29,7 +29,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from dnc.graph.builder import lazy, where_of
-from dnc.graph.rewriting import add_initializer, add_node, attribute, constant_array, replace_uses
+from dnc.graph.rewriting import add_initializer, add_node, attribute, constant_array, producer_of, replace_uses
 from dnc.passes import passes
 from dnc.runtime.preprocessing import Preprocessing
 from dnc.runtime.runners.myriad.pixels import IMAGE, Pixels
@@ -92,8 +92,7 @@ def _to_byte(node: ir.Node) -> str:
 
 def _activation_rounded(node: ir.Node) -> str:
     # What `prepare` leaves out, and weights.
-    source = node.inputs[0].producer() if node.inputs[0] is not None else None
-    if _is_constant(node.inputs[0]) or (source is not None and source.op_type == "QuantizeLinear"):
+    if _is_constant(node.inputs[0]) or producer_of(node.inputs[0], "QuantizeLinear"):
         return ""
     return "it computes in integers: compile without quantization"
 
@@ -120,10 +119,8 @@ _CONDITIONS: dict[str, Callable[[ir.Node], str]] = {
 
 def _is_constant(value: ir.Value | None) -> bool:
     """Whether it is an initializer, or nothing but a cast or a scaling of one."""
-    node = value.producer() if value is not None else None
-    if node is not None and node.op_type in ("Cast", "DequantizeLinear", "Identity"):
-        return _is_constant(node.inputs[0])
-    return constant_array(value) is not None
+    node = producer_of(value, "Cast", "DequantizeLinear", "Identity")
+    return constant_array(value) is not None if node is None else _is_constant(node.inputs[0])
 
 
 def unsupported(model: ir.Model) -> list[str]:
@@ -184,19 +181,17 @@ def tensors(model: ir.Model) -> dict[str, str]:
     names = {}
     for output in model.graph.outputs:
         value = output
-        node = value.producer()
-        while not (value is not output and value.is_graph_output()) and node is not None and node.op_type == "Identity":
+        while (value is output or not value.is_graph_output()) and (node := producer_of(value, "Identity")):
             assert node.inputs[0] is not None
             value = node.inputs[0]
-            node = value.producer()
         names[output.name or ""] = (value if value.is_graph_output() else output).name or ""
     return names
 
 
 def _leave_out_rounding(graph: ir.Graph) -> None:
     for node in list(graph):
-        source = node.inputs[0].producer() if node.inputs and node.inputs[0] is not None else None
-        if node.op_type == "DequantizeLinear" and source is not None and source.op_type == "QuantizeLinear":
+        source = producer_of(node.inputs[0], "QuantizeLinear") if node.op_type == "DequantizeLinear" else None
+        if source is not None:
             assert source.inputs[0] is not None
             replace_uses(node.outputs[0], source.inputs[0], graph)
             graph.remove(node, safe=True)

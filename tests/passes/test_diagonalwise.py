@@ -17,8 +17,8 @@ from dnc.errors import PassError
 from dnc.graph.serialization import check, serialize_to
 from dnc.graph.verification import Verifier, feeds_for
 from dnc.passes import passes
-from dnc.passes.block_diagonal import LIMIT
 from dnc.passes.diagonalwise import Diagonalwise
+from dnc.passes.shared.block_diagonal import LIMIT
 from tests import ROOT
 from tests.models import model, outputs, same
 

@@ -10,7 +10,7 @@ from dnc.darknet.lower import lower
 from dnc.darknet.network import Network
 from dnc.errors import DncError
 from dnc.passes import passes
-from dnc.passes.reduced_precision import Keep, float32_nodes
+from dnc.passes.shared.reduced_precision import Keep, float32_nodes
 from tests.models import model
 from tests.networks import NETWORKS
 

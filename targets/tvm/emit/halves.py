@@ -18,7 +18,7 @@ import numpy as np
 import onnx_ir as ir
 
 from dnc.graph.rewriting import attribute
-from dnc.passes.reduced_precision import around_products
+from dnc.passes.shared.reduced_precision import around_products
 from dnc.targets.tvm.emit.builder import JOINS, Array, RelaxBuilder, Tensor, Value
 
 __all__ = ["convolution", "convolutions", "rounded"]

@@ -20,12 +20,11 @@ import numpy as np
 import onnx_ir as ir
 
 from dnc.graph.builder import lazy
-from dnc.graph.rewriting import add_initializer, attribute, constant_array, replace_uses
+from dnc.graph.rewriting import add_initializer, attribute, constant_array, is_product, replace_uses
 from dnc.typing import Array
 
 __all__ = [
     "Affine",
-    "is_product",
     "move_after",
     "move_before",
     "refusal_after",
@@ -50,15 +49,10 @@ class Affine(NamedTuple):
         return Affine(*(each if each.size == 1 else each[start:stop] for each in self))
 
 
-def is_product(node: ir.Node | None) -> bool:
-    """Whether it is a convolution or a matrix product."""
-    return node is not None and node.op_type in ("Conv", "Gemm") and node.domain == ""
-
-
 def refusal_after(value: ir.Value, graph: ir.Graph) -> str:
     """Why cases 1 and 2 do not reach what computes the value; empty if they do."""
     node = value.producer()
-    if node is not None and node.op_type == "Concat" and attribute(node, "axis", 0) == 1:
+    if node is not None and _is_concat(node):
         sources = [source for source in node.inputs if source is not None]
         if not all(_is_sum_of_products(source) for source in sources):
             return "not every part of the concatenation is a convolution"
@@ -81,8 +75,11 @@ def _has_one_reader(value: ir.Value) -> bool:
 
 def _is_sum_of_products(value: ir.Value) -> bool:
     node = value.producer()
-    concat = node is not None and node.op_type == "Concat" and attribute(node, "axis", 0) == 1
-    return concat or is_product(node)
+    return _is_concat(node) or is_product(node)
+
+
+def _is_concat(node: ir.Node | None) -> bool:
+    return node is not None and node.op_type == "Concat" and attribute(node, "axis", 0) == 1
 
 
 def _refusal(node: ir.Node) -> str:
