@@ -5,8 +5,8 @@
     infer          the network
     postprocess    its maps become boxes, with the suppression of those that repeat
 
-It is what an application does with `engine(image)`, one frame after the other: the stages are told apart by when the
-engine's session is entered and left, so nothing of the runtime is done in another way for the measurement.
+It is what an application does with `engine(image)`, one frame after the other: the engine tells its observer when each
+stage begins, so nothing of the runtime is done in another way for the measurement.
 
 With a frame rate, frames come at their times, as from a camera: who is still busy when the next one comes misses it,
 and takes the newest one after that. Files are read as fast as they can be without a rate, and none is missed.
@@ -16,8 +16,7 @@ from __future__ import annotations
 
 import importlib
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -27,10 +26,8 @@ import numpy.typing as npt
 
 from dnc.bench.subject import Subject
 from dnc.errors import DncError
-from dnc.runtime.engine import Engine
+from dnc.runtime.engine import load
 from dnc.runtime.preprocessing import Pixels, read_image
-from dnc.runtime.runners import Session
-from dnc.targets import targets
 
 __all__ = ["STAGES", "EndToEnd", "Files", "Source", "Video", "run"]
 
@@ -140,30 +137,6 @@ class EndToEnd:
         return {**asdict(self), "frames_per_second": self.rate}
 
 
-class _Watched(Session):
-    """A session that remembers when it was entered and left."""
-
-    def __init__(self, session: Session, clock: Callable[[], float]) -> None:
-        self.device = session.device
-        self._session, self._clock = session, clock
-        self.entered = self.left = 0.0
-
-    def run(self, inputs: Mapping[str, npt.NDArray[Any]]) -> list[npt.NDArray[Any]]:
-        self.entered = self._clock()
-        outputs = self._session.run(inputs)
-        self.left = self._clock()
-        return outputs
-
-
-@contextmanager
-def _watched(subject: Subject, clock: Callable[[], float]) -> Iterator[tuple[Engine, _Watched]]:
-    kind = targets[subject.manifest.target]
-    session = _Watched(subject.target.runner().open(subject.folder, subject.threads), clock)
-    # The engine opens what its target gives it.
-    watching = type("Watching", (kind,), {"open": lambda *_: session})
-    yield Engine(subject.folder, subject.manifest, watching(subject.manifest.options), subject.threads), session
-
-
 def run(
     subject: Subject,
     source: Source,
@@ -194,7 +167,10 @@ def run(
     paced = rate or source.rate
     table: list[list[float]] = []
     results = dropped = 0
-    with _watched(subject, clock) as (engine, session):
+    moments: list[float] = []
+    with load(subject.folder, threads=subject.threads) as engine:
+        engine.observer = lambda _: moments.append(clock())
+        _ = engine.session
         start = clock()
         number = 0
         while True:
@@ -206,18 +182,14 @@ def run(
                     missed += 1
                     number += 1
                 sleep(max(0.0, start + number / paced - clock()))
-            begin = clock()
-            if len(table) >= least and begin - start > seconds:
+            moments[:] = [clock()]
+            if len(table) >= least and moments[0] - start > seconds:
                 break
             pixels = source.read()
             if pixels is None:
                 break
-            decoded = clock()
-            found = engine(pixels)
-            end = clock()
-            moments = (begin, decoded, session.entered, session.left, end)
+            results += len(engine(pixels))
             table.append(np.diff(moments).tolist())
-            results += len(found)
             dropped += missed
             number += 1
             if len(table) == 1:

@@ -10,14 +10,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from dnc.errors import DncError
 from dnc.graph.verification import photograph
 from dnc.runtime.engine import load
+from dnc.runtime.inputs import Feeds, Inputs, noise
 from dnc.runtime.manifest import Manifest
 from dnc.runtime.runners import Session
 from dnc.runtime.timing import Run
@@ -31,19 +30,12 @@ _WARM_UP = 3
 """Bursts whose latencies are not kept."""
 
 
-def feeds(manifest: Manifest, batch: int) -> dict[str, npt.NDArray[Any]]:
+def feeds(manifest: Manifest, batch: int) -> Feeds:
     """Inputs by name: a photograph, so that the suppression of boxes has something to do; else noise; zero states."""
-    preprocessing = manifest.preprocessing
-    if preprocessing is None:
-        x: npt.NDArray[Any] = np.random.default_rng(0).random((batch, *manifest.input_shape), np.float32)
-    else:
-        image = photograph()
-        pixels = manifest.input_dtype == "uint8"
-        x = np.stack([preprocessing.match_channels(image) if pixels else preprocessing(image)] * batch)
-    inputs: dict[str, npt.NDArray[Any]] = {"input": x}
-    values = {"confidence": [0.25], "iou": [0.45], "window": [[0, 0, 1, 1]] * batch}
-    inputs |= {name: np.array(values[name], np.float32) for name in manifest.extra_inputs}
-    return inputs | {name: np.zeros((batch, *shape), np.float32) for name, shape in manifest.states.items()}
+    inputs = Inputs(manifest)
+    if manifest.preprocessing is None:
+        return inputs.feeds(noise((batch, *manifest.input_shape), np.float32, np.random.default_rng(0)))
+    return inputs.feeds(np.stack([inputs.prepare(photograph()).array] * batch))
 
 
 @dataclass

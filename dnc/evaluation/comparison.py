@@ -165,7 +165,7 @@ class EngineSide(Side):
             if sample.pixels is None or manifest.preprocessing is None:
                 hint = "give an --image or nothing, or compile it without --input u8"
                 raise DncError("this engine takes pixels, not an array", self.engine.folder, hint)
-            x = manifest.preprocessing.match_channels(sample.pixels)[None]
+            x = self.engine.inputs.prepare(sample.pixels).array[None]
         if isinstance(manifest.batch, int) and len(x) == 1:
             x = np.repeat(x, manifest.batch, axis=0)
         named = zip(manifest.outputs, self.engine.forward(x), strict=True)

@@ -37,7 +37,7 @@ import numpy.typing as npt
 
 from dnc.errors import DatasetError, DncError, ImageError, warn
 from dnc.evaluation.datasets import Dataset, Entry, Truth, class_truth, read_names, read_truth
-from dnc.runtime.decoding import BoxHead, Candidates, Detection, non_maximum_suppression, overlap
+from dnc.runtime.decoding import BoxHead, Detection, overlap
 from dnc.runtime.engine import Engine
 from dnc.runtime.preprocessing import Pixels, read_image
 
@@ -484,29 +484,13 @@ class _TopMeter(_Meter):
 
 def _found(engine: Engine, pixels: Pixels, threshold: float) -> _Found:
     """What an engine finds over the threshold, in Darknet's order."""
-    manifest, preprocessing = engine.manifest, engine.manifest.preprocessing
-    assert preprocessing is not None
-    if manifest.decode == "graph+nms":
-        return _from_detections(engine(pixels, confidence=threshold, iou=_NMS), manifest.heads[-1].classes)
-    ready: npt.NDArray[Any] = preprocessing.match_channels(pixels)
-    if manifest.input_dtype != "uint8":
-        ready = preprocessing(pixels)
-    # An engine of a fixed batch gets the image so many times: others of another size do not fit beside its pixels.
-    count = manifest.batch if isinstance(manifest.batch, int) else 1
-    outputs = [output[0] for output in engine.forward(np.repeat(ready[None], count, axis=0))]
-    boxes = [head for head in manifest.heads if isinstance(head, BoxHead)]
-    if manifest.decode == "graph":
-        scores = np.where(outputs[1] > np.float32(threshold), outputs[1], np.float32(0))
-        kept = np.flatnonzero(scores.any(axis=1))
-        points = np.zeros(len(kept), np.uint8)
-        candidates = Candidates(outputs[0][kept], scores[kept].max(axis=1, initial=0), scores[kept], points)
-    else:
-        named = dict(zip(manifest.outputs, outputs, strict=True))
-        parts = [head.candidates(named[head.output], threshold) for head in boxes]
-        candidates = Candidates(*map(np.concatenate, zip(*parts, strict=True)))
-    candidates = candidates._replace(boxes=preprocessing.transform(pixels.shape[1], pixels.shape[0])(candidates.boxes))
-    kind, beta = boxes[-1].nms
-    left = non_maximum_suppression(candidates, kind, _NMS, beta)
+    if engine.manifest.decode == "graph+nms":
+        found = engine.detect(pixels, confidence=threshold, iou=_NMS)
+        return _from_detections(found, engine.manifest.heads[-1].classes)
+    image = engine.inputs.prepare(pixels)
+    outputs = engine.session.run(engine.inputs.batch([image]))
+    candidates = engine.postprocess.candidates(outputs, image.size, threshold=threshold)
+    left = engine.postprocess.suppressed(candidates, _NMS)
     return _in_order(candidates.boxes, candidates.scores, left)
 
 

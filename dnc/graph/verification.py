@@ -28,6 +28,7 @@ import onnx_ir as ir
 from dnc.errors import PassError
 from dnc.graph.rounding import spell_out
 from dnc.graph.serialization import small_model
+from dnc.runtime.inputs import Feeds, noise, prepare, thresholds
 from dnc.runtime.preprocessing import Preprocessing, read_image
 
 __all__ = ["Verifier", "available", "error_between", "feeds_for", "photograph"]
@@ -41,7 +42,6 @@ _FEW = 0.05
 _RELEASE = 1 << 25
 """Bytes of weights between two calls of `release`."""
 
-Feeds = Mapping[str, npt.NDArray[Any]]
 Outputs = dict[str, npt.NDArray[Any]]
 
 
@@ -57,7 +57,7 @@ def photograph() -> npt.NDArray[np.uint8]:
 
 def feeds_for(
     model: ir.Model, preprocessing: Preprocessing | None = None, *, images: int = 2, seed: int = 0
-) -> dict[str, npt.NDArray[Any]]:
+) -> Feeds:
     """Inputs for every input of a lowered model: noise and, if it takes images, the photograph.
 
     Args:
@@ -67,32 +67,25 @@ def feeds_for(
         seed: of the noise.
     """
     generator = np.random.default_rng(seed)
-    feeds: dict[str, npt.NDArray[Any]] = {}
-    image = photograph() if preprocessing is not None else None
+    feeds: Feeds = {}
     for value in model.graph.inputs:
         name, shape = value.name or "", value.shape
         assert shape is not None
+        assert value.dtype is not None
         batch = shape[0] if len(shape) and isinstance(shape[0], int) else images
         sides = [side for side in shape[1:] if isinstance(side, int)]
-        if value.dtype == ir.DataType.UINT8:
-            assert preprocessing is not None
-            assert image is not None
-            pixels = preprocessing.match_channels(image)
-            noise = generator.integers(0, 256, (batch, *pixels.shape), np.uint8)
-            noise[-1] = _half(noise[-1], pixels) if batch == 1 else pixels
-            feeds[name] = noise
-        elif name == "input":
-            noise_input = generator.random((batch, *sides), np.float32)
-            if preprocessing is not None and image is not None:
-                prepared = preprocessing(image)
-                noise_input[-1] = _half(noise_input[-1], prepared) if batch == 1 else prepared
-            feeds[name] = noise_input
-        elif name in ("confidence", "iou"):
-            feeds[name] = np.array([0.25 if name == "confidence" else 0.45], np.float32)
-        elif name == "window":
-            feeds[name] = np.tile(np.array([0, 0, 1, 1], np.float32), (batch, 1))
-        else:
+        extra = thresholds(batch)
+        if name in extra:
+            feeds[name] = extra[name]
+        elif name != "input":
             feeds[name] = generator.normal(0, 0.1, (batch, *sides)).astype(np.float32)
+        elif preprocessing is None:
+            feeds[name] = noise((batch, *sides), np.float32, generator)
+        else:
+            kind = value.dtype.numpy()
+            image = prepare(photograph(), preprocessing, kind)
+            feeds[name] = x = noise((batch, *image.shape), kind, generator)
+            x[-1] = _half(x[-1], image) if batch == 1 else image
     return feeds
 
 
@@ -111,7 +104,7 @@ class Verifier:
         release: is called now and then while weights are computed, and gives back the memory that they were read into.
     """
 
-    def __init__(self, feeds: Feeds, watch: Iterable[str] = (), release: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, feeds: Mapping[str, npt.NDArray[Any]], watch: Iterable[str] = (), release: Callable[[], None] = lambda: None) -> None:
         self._feeds = dict(feeds)
         self._watch = tuple(watch)
         self._release = release

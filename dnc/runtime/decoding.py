@@ -8,7 +8,7 @@ float32 and double where Darknet has them, so that a comparison with a threshold
     each head's map  --candidates-->  boxes on the input, with a score for each class
                      --transform--->  boxes on the image: correct_yolo_boxes
     all the heads    --suppression->  scores, those of repeated boxes zeroed: do_nms_sort, diounms_sort
-                     --detections-->  one Detection for each box and class that is left
+                     --listing---->   one Detection for each box and class that is left (dnc.runtime.postprocessing)
 
 Heads are data: they are written into an engine as JSON and read back by `head_from_json`.
 """
@@ -26,7 +26,6 @@ import numpy as np
 import numpy.typing as npt
 
 from dnc.errors import BundleError
-from dnc.runtime.preprocessing import BoxTransform
 
 __all__ = [
     "NMS_KINDS",
@@ -41,9 +40,8 @@ __all__ = [
     "Head",
     "RegionHead",
     "YoloHead",
-    "detections",
-    "from_graph",
     "head_from_json",
+    "label_of",
     "non_maximum_suppression",
     "overlap",
 ]
@@ -385,7 +383,7 @@ class ClassifierHead(Head):
         values = _absolute(output.reshape(-1), self.tree)
         best = np.argsort(-values, kind="stable")[:k]
         return [
-            Classification(index, _label(labels, index), confidence)
+            Classification(index, label_of(labels, index), confidence)
             for index, confidence in zip(best.tolist(), values[best].tolist(), strict=True)
         ]
 
@@ -440,78 +438,8 @@ def non_maximum_suppression(
     return scores
 
 
-def detections(
-    heads: Sequence[BoxHead],
-    outputs: Mapping[str, Floats],
-    *,
-    confidence: float = 0.25,
-    iou: float = 0.45,
-    transform: BoxTransform | None = None,
-    labels: Sequence[str] = (),
-    image_size: tuple[int, int] | None = None,
-) -> list[Detection]:
-    """What one image shows, by descending confidence: test_detector, from get_network_boxes on.
-
-    `heads` are in the order of the cfg; `outputs` has what each of them reads under its `output` name, as
-    `BoxHead.candidates` takes it; `transform` maps boxes to the image, before the suppression as in Darknet.
-    There is a detection for each box and class whose score exceeds `confidence`, as in Darknet's JSON; a
-    class whose label starts with "dont_show" is left out, one without a label goes by its number. `image_size`
-    becomes that of the detections.
-
-    Kind and beta of the suppression are those of the last head, as in the command line's test_detector. The
-    C++ `Detector` class of Darknet differs: it ignores nms_kind and takes do_nms_sort, that is, "default".
-
-    Raises BundleError if the heads differ in their classes, or if an output does not fit its head.
-    """
-    last = heads[-1]
-    for head in heads:
-        if head.classes != last.classes:
-            raise BundleError(
-                f"{head.classes} classes, but {last.classes} at {last.where}",
-                head.where,
-                "the detection layers of a network share their classes",
-            )
-    parts = [head.candidates(outputs[head.output], confidence) for head in heads]
-    candidates = Candidates(*map(np.concatenate, zip(*parts, strict=True)))
-    return _suppress(candidates, last, confidence, iou, transform, labels, image_size)
-
-
-def _suppress(
-    candidates: Candidates,
-    head: BoxHead,
-    confidence: float,
-    iou: float,
-    transform: BoxTransform | None,
-    labels: Sequence[str],
-    image_size: tuple[int, int] | None,
-) -> list[Detection]:
-    """Maps the boxes to the image, suppresses them as the head says, and lists what is left."""
-    if transform is not None:
-        candidates = candidates._replace(boxes=transform(candidates.boxes))
-    kind, beta = head.nms
-    scores = non_maximum_suppression(candidates, kind, iou, beta)
-    box, class_id = np.nonzero(scores > np.float32(confidence))
-    return _listed(class_id, scores[box, class_id], candidates.boxes[box], labels, image_size)
-
-
-def _listed(
-    class_ids: Indices,
-    scores: Floats,
-    boxes: Floats,
-    labels: Sequence[str],
-    image_size: tuple[int, int] | None,
-) -> list[Detection]:
-    ranked = np.argsort(-scores, kind="stable")
-    found = (
-        Detection(index, _label(labels, index), value, x, y, width, height, image_size)
-        for index, value, (x, y, width, height) in zip(
-            class_ids[ranked].tolist(), scores[ranked].tolist(), boxes[ranked].tolist(), strict=True
-        )
-    )
-    return [detection for detection in found if not detection.label.startswith("dont_show")]
-
-
-def _label(labels: Sequence[str], class_id: int) -> str:
+def label_of(labels: Sequence[str], class_id: int) -> str:
+    """The name of a class; its number where there are no labels."""
     return labels[class_id] if class_id < len(labels) else str(class_id)
 
 
@@ -599,30 +527,3 @@ def overlap(boxes: Floats, others: Floats, exponent: float | None = None) -> Flo
         # C's pow is the double one; its result becomes a float.
         penalty = np.power((distance / diagonal).astype(np.float64), exponent).astype(np.float32)
         return np.where(diagonal == 0, iou, iou - penalty)
-
-
-def from_graph(
-    head: BoxHead,
-    outputs: Sequence[npt.NDArray[Any]],
-    position: int,
-    *,
-    confidence: float = 0.25,
-    iou: float = 0.45,
-    transform: BoxTransform | None = None,
-    labels: Sequence[str] = (),
-    image_size: tuple[int, int] | None = None,
-) -> list[Detection]:
-    """As `detections`, for a graph that has decoded the boxes itself.
-
-    `outputs` are boxes (N, K, 4) and scores (N, K, classes), of which image `position` is taken and suppressed as
-    `head`, the last one, says; or detections (D, 7) that are suppressed and mapped to the image already: the number of
-    the image, class, score, center x, center y, width, height.
-    """
-    if len(outputs) == 1:
-        rows = outputs[0][outputs[0][:, 0] == position]
-        return _listed(rows[:, 1].astype(np.intp), rows[:, 2], rows[:, 3:], labels, image_size)
-    boxes, scores = outputs[0][position], _above(outputs[1][position], confidence)
-    kept = np.flatnonzero(scores.any(axis=1))
-    points = np.zeros(len(kept), np.uint8)
-    candidates = Candidates(boxes[kept], scores[kept].max(axis=1, initial=0), scores[kept], points)
-    return _suppress(candidates, head, confidence, iou, transform, labels, image_size)

@@ -19,20 +19,21 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Mapping, MutableMapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar, overload
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, overload
 
 import numpy as np
 import numpy.typing as npt
 
 from dnc.errors import DncError, TargetError
-from dnc.runtime.decoding import BoxHead, Classification, ClassifierHead, Detection, detections, from_graph
+from dnc.runtime.decoding import BoxHead, Classification, ClassifierHead, Detection
+from dnc.runtime.inputs import Feeds, Image, Inputs, Prepared
 from dnc.runtime.manifest import Manifest, read_manifest
 from dnc.runtime.options import check_names
-from dnc.runtime.preprocessing import read_image
+from dnc.runtime.postprocessing import Postprocess, Result
+from dnc.runtime.preprocessing import Pixels
 from dnc.runtime.runners import Runner, Session, find
 from dnc.runtime.timing import processors
 
@@ -40,20 +41,10 @@ if TYPE_CHECKING:
     import asyncio
     from concurrent.futures import Future, ThreadPoolExecutor
 
-__all__ = ["Engine", "Image", "Result", "load"]
-
-
-class _Picture(Protocol):
-    """A PIL image."""
-
-    def convert(self, mode: str, /) -> Any: ...
-
-
-Image = str | PathLike[str] | bytes | npt.NDArray[np.uint8] | _Picture
-"""A path, the bytes of an image file, pixels (H, W, C) or (H, W) of uint8, or a PIL image."""
-Result = list[Detection] | list[Classification]
+__all__ = ["Engine", "load"]
 
 _Value = TypeVar("_Value")
+Observer = Callable[[str], None]
 
 
 def load(folder: str | PathLike[str], *, threads: int | None = None, **options: str) -> Engine:
@@ -110,6 +101,13 @@ class Engine:
         self.folder = folder
         """Of a package, where it is unpacked."""
         self.manifest = manifest
+        self.inputs = Inputs(manifest, folder)
+        """Makes what a run is fed."""
+        self.postprocess = Postprocess(manifest, folder)
+        """Makes results of what a run gives."""
+        self.observer: Observer | None = None
+        """Is told when a stage of a run begins, in the thread that runs: "preprocess", "infer", "postprocess", and
+        "done" after the last one. Pixels are read before, and `forward` has no stage but the second."""
         self._runner = runner
         self._threads = threads
         self._options = dict(options or {})
@@ -139,8 +137,8 @@ class Engine:
     def close(self) -> None:
         """Releases what the engine's library holds, and ends the threads of `detect_async`, after what they are at.
 
-        Runs that other threads have begun end as they would have. Whatever is begun afterwards raises DncError. To
-        close an engine twice is nothing.
+        Runs that other threads have begun end as they would have. Whatever is begun afterwards raises DncError. An
+        engine may be closed twice.
         """
         with self._lock:
             self._closed = True
@@ -215,10 +213,10 @@ class Engine:
             ImageError: an image cannot be read.
             DncError: the network gives neither boxes nor classes, takes no images, or the engine is closed.
         """
-        wishes = _Wishes(confidence, iou, top, color)
+        settings = _Settings(confidence, iou, top, color)
         if not isinstance(image, list | tuple):
-            return self._results([self._pixels(image, wishes)], wishes)[0]
-        return self._results([self._pixels(item, wishes) for item in image], wishes)
+            return self._results([self._pixels(image, settings)], settings)[0]
+        return self._results([self._pixels(item, settings) for item in image], settings)
 
     @overload
     def detect(self, image: list[Any] | tuple[Any, ...], **options: Any) -> list[list[Detection]]: ...
@@ -335,13 +333,14 @@ class Engine:
             raise DncError(f"batch={batch}: the engine takes {size}", self.folder, "leave it out")
         if workers is not None and workers < 1:
             raise DncError(f"workers={workers} must be at least 1", self.folder)
-        self._check_images()
-        wishes = _Wishes(confidence, iou, top, color)
+        self.inputs.check(color)
+        self.postprocess.check()
+        settings = _Settings(confidence, iou, top, color)
         batch = batch or (size if isinstance(size, int) else 1)
-        return self._stream(frames, wishes, batch, workers or _workers(), with_frames)
+        return self._stream(frames, settings, batch, workers or _workers(), with_frames)
 
     def _stream(
-        self, frames: Iterable[Image], wishes: _Wishes, batch: int, workers: int, with_frames: bool
+        self, frames: Iterable[Image], settings: _Settings, batch: int, workers: int, with_frames: bool
     ) -> Generator[Any, None, None]:
         from concurrent.futures import ThreadPoolExecutor
 
@@ -366,29 +365,30 @@ class Engine:
                 except Exception as error:
                     failure, more = error, False
                 if part:
-                    waiting.append((part, pool.submit(self._batch, part, wishes)))
+                    waiting.append((part, pool.submit(self._batch, part, settings)))
             if failure is not None:
                 raise failure
         finally:
             pool.shutdown(cancel_futures=True)
 
-    def _batch(self, frames: Sequence[Image], wishes: _Wishes) -> _Batch:
+    def _batch(self, frames: Sequence[Image], settings: _Settings) -> _Batch:
         images = []
         error: Exception | None = None
+        self._tell("preprocess")
         for frame in frames:
             try:
-                images.append(self._prepare(self._pixels(frame, wishes)))
+                images.append(self.inputs.prepare(self._pixels(frame, settings)))
             except Exception as reason:
                 error = reason
                 break
-        return _Batch([result for group in self._groups(images) for result in self._run(group, wishes)], error)
+        return _Batch([result for group in self.inputs.groups(images) for result in self._run(group, settings)], error)
 
-    def _results(self, images: list[npt.NDArray[np.uint8]], wishes: _Wishes) -> list[Result]:
-        return [
-            result
-            for group in self._groups(images)
-            for result in self._run([self._prepare(image) for image in group], wishes)
-        ]
+    def _results(self, images: list[Pixels], settings: _Settings) -> list[Result]:
+        results: list[Result] = []
+        for group in self.inputs.groups(images):
+            self._tell("preprocess")
+            results += self._run([self.inputs.prepare(image) for image in group], settings)
+        return results
 
     def forward(
         self, array: npt.ArrayLike, states: MutableMapping[str, npt.NDArray[np.float32]] | None = None
@@ -407,24 +407,9 @@ class Engine:
         Raises:
             DncError: the array has another shape.
         """
-        dtype = np.uint8 if self.manifest.input_dtype == "uint8" else np.float32
-        try:
-            x = np.ascontiguousarray(array, dtype)
-        except (TypeError, ValueError) as error:
-            raise DncError(f"the input is no array of numbers: {error}", self.folder) from error
-        if dtype == np.uint8 and np.asarray(array).dtype != np.uint8:
-            raise DncError("the engine takes pixels, uint8", self.folder, "it was compiled with --input u8")
-        wanted = self.manifest.input_shape
-        single = x.ndim == len(wanted)
-        if single:
-            x = x[None]
-        fits = x.shape[1:] == wanted if dtype == np.float32 else x.ndim == 4 and x.shape[3] == wanted[0]
-        size = self.manifest.batch
-        if not fits or (isinstance(size, int) and len(x) != size):
-            want = ", ".join(map(str, (size, *wanted) if dtype == np.float32 else (size, "height", "width", wanted[0])))
-            raise DncError(f"the input has shape {np.shape(array)}, the engine wants ({want})", self.folder)
+        x, single = self.inputs.array(array)
         own = states if states is not None else {}
-        outputs = self.session.run({"input": x, **self._states(len(x), own), **self._thresholds(0.25, 0.45, x)})
+        outputs = self._infer(self.inputs.feeds(x, states=own))
         count = len(self.manifest.outputs)
         for name, state in zip(self.manifest.states, outputs[count:], strict=True):
             own[name] = state
@@ -432,123 +417,40 @@ class Engine:
         batched = [single and name != "detections" for name in self.manifest.outputs]
         return [output[0] if drop else output for drop, output in zip(batched, outputs[:count], strict=True)]
 
-    def _check_images(self) -> None:
-        if self.manifest.preprocessing is None:
-            shape = ", ".join(map(str, self.manifest.input_shape))
-            raise DncError("this network takes no images", self.folder, f"use forward() with an array (N, {shape})")
-        if not self.manifest.heads:
-            what = "this network has no head that gives boxes or classes"
-            raise DncError(what, self.folder, "use forward(), which gives its last layer's output")
-
-    def _pixels(self, image: Image, wishes: _Wishes) -> npt.NDArray[np.uint8]:
-        self._check_images()
-        assert self.manifest.preprocessing is not None
-        channels = self.manifest.preprocessing.channels
-        if isinstance(image, str | PathLike | bytes):
-            return read_image(image, channels)
-        if not isinstance(image, np.ndarray) and hasattr(image, "convert"):
-            # A PIL image may be of any mode; a palette's numbers are no pixels.
-            return np.asarray(image.convert({1: "L", 4: "RGBA"}.get(channels, "RGB")))
-        pixels: npt.NDArray[np.uint8] = np.asarray(image)
-        if wishes.color == "bgr" and pixels.ndim == 3 and pixels.shape[2] in (3, 4):
-            return pixels[:, :, ::-1] if pixels.shape[2] == 3 else pixels[:, :, [2, 1, 0, 3]]
+    def _pixels(self, image: Image, settings: _Settings) -> Pixels:
+        pixels = self.inputs.pixels(image, settings.color)
+        self.postprocess.check()
         return pixels
 
-    def _groups(self, images: Sequence[_Shaped]) -> list[Sequence[_Shaped]]:
-        """What runs together, in order."""
-        size = self.manifest.batch
-        if isinstance(size, str):
-            # Pixels of different sizes cannot be one array, which an engine with --input u8 takes.
-            same = len({image.shape for image in images}) == 1
-            size = len(images) if same or self.manifest.input_dtype == "float32" else 1
-        return [images[start : start + size] for start in range(0, len(images), max(size, 1))]
-
-    def _prepare(self, image: npt.NDArray[np.uint8]) -> _Prepared:
-        preprocessing = self.manifest.preprocessing
-        assert preprocessing is not None
-        pixels = self.manifest.input_dtype == "uint8"
-        return _Prepared(preprocessing.match_channels(image) if pixels else preprocessing(image), image.shape[1::-1])
-
-    def _run(self, images: Sequence[_Prepared], wishes: _Wishes) -> list[Result]:
+    def _run(self, images: Sequence[Prepared], settings: _Settings) -> list[Result]:
         """The results of images that are one batch, at most."""
-        size = self.manifest.batch
-        missing = size - len(images) if isinstance(size, int) else 0
-        arrays = [image.array for image in images] + [images[-1].array] * missing
-        # One image becomes a batch without a copy.
-        x = np.stack(arrays) if len(arrays) > 1 else np.ascontiguousarray(arrays[0])[None]
-        sizes = [image.size for image in images] + [images[-1].size] * missing
-        thresholds = self._thresholds(wishes.confidence, wishes.iou, x, sizes)
-        outputs = self.session.run({"input": x, **thresholds, **self._states(len(x), {})})
-        return [self._postprocess(image.size, position, outputs, wishes) for position, image in enumerate(images)]
+        thresholds = {"confidence": settings.confidence, "iou": settings.iou}
+        outputs = self._infer(self.inputs.batch(images, **thresholds))
+        self._tell("postprocess")
+        results = [
+            self.postprocess(outputs, image.size, **thresholds, top=settings.top, position=position)
+            for position, image in enumerate(images)
+        ]
+        self._tell("done")
+        return results
 
-    def _thresholds(
-        self, confidence: float, iou: float, x: npt.NDArray[Any], sizes: Sequence[tuple[int, int]] = ()
-    ) -> dict[str, npt.NDArray[Any]]:
-        """The further inputs of a graph with non-maximum suppression inside."""
-        if self.manifest.decode != "graph+nms":
-            return {}
-        inputs = {"confidence": np.array([confidence], np.float32), "iou": np.array([iou], np.float32)}
-        preprocessing = self.manifest.preprocessing
-        boxes = np.array([[0, 0, 1, 1]] * len(x), np.float32)
-        if preprocessing is not None and sizes:
-            transforms = [preprocessing.transform(*size) for size in sizes]
-            boxes = np.array([(*transform.offset, *transform.ratio) for transform in transforms], np.float32)
-        return {**inputs, **({"window": boxes} if "window" in self.manifest.extra_inputs else {})}
+    def _infer(self, feeds: Feeds) -> list[npt.NDArray[Any]]:
+        session = self.session
+        self._tell("infer")
+        return session.run(feeds)
 
-    def _states(
-        self, count: int, states: Mapping[str, npt.NDArray[np.float32]]
-    ) -> dict[str, npt.NDArray[np.float32]]:
-        return {
-            name: states[name] if name in states else np.zeros((count, *shape), np.float32)
-            for name, shape in self.manifest.states.items()
-        }
-
-    def _postprocess(
-        self, size: tuple[int, int], position: int, outputs: Sequence[npt.NDArray[Any]], wishes: _Wishes
-    ) -> Result:
-        manifest = self.manifest
-        boxes = [head for head in manifest.heads if isinstance(head, BoxHead)]
-        options: dict[str, Any] = {"confidence": wishes.confidence, "iou": wishes.iou, "labels": manifest.labels}
-        options |= {"transform": manifest.preprocessing and manifest.preprocessing.transform(*size), "image_size": size}
-        if manifest.decode != "host":
-            # After them come layers that were kept, and states.
-            decoded = outputs[: 1 if manifest.decode == "graph+nms" else 2]
-            return from_graph(boxes[-1], decoded, position, **options)
-        named = dict(zip(manifest.outputs, outputs, strict=False))
-        own = {head.output: named[head.output][position] for head in manifest.heads}
-        if boxes:
-            return detections(boxes, own, **options)
-        head = manifest.heads[-1]
-        assert isinstance(head, ClassifierHead)
-        return head.top_k(own[head.output], wishes.top, manifest.labels)
+    def _tell(self, stage: str) -> None:
+        if self.observer is not None:
+            self.observer(stage)
 
 
-@dataclass(frozen=True)
-class _Wishes:
-    """What a caller asks for."""
+class _Settings(NamedTuple):
+    """What a caller asks for: see `Engine.__call__`."""
 
     confidence: float
     iou: float
     top: int
     color: str
-
-    def __post_init__(self) -> None:
-        if self.color not in ("rgb", "bgr"):
-            raise DncError(f"color={self.color!r} is not known", hint="rgb, or bgr for OpenCV's frames")
-
-
-class _Prepared(NamedTuple):
-    """An image that is ready for the network, and its (width, height) before."""
-
-    array: npt.NDArray[Any]
-    size: tuple[int, int]
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.array.shape
-
-
-_Shaped = TypeVar("_Shaped", npt.NDArray[np.uint8], _Prepared)
 
 
 class _Batch(NamedTuple):

@@ -13,7 +13,7 @@ from dnc.bench.end_to_end import STAGES, Files, Video, run
 from dnc.bench.subject import Subject
 from dnc.errors import DncError, ImageError
 from dnc.runtime.preprocessing import Pixels
-from dnc.targets.onnx import Onnx
+from dnc.runtime.runners.onnx import OnnxRunner
 
 
 class World:
@@ -63,7 +63,7 @@ def subject(engines: Path, world: World, monkeypatch: pytest.MonkeyPatch) -> Sub
     slow = Subject("tiny", engines / "tiny.engine", 1)
     session = slow.session()
     original = session.run
-    monkeypatch.setattr(Onnx, "open", lambda *_: session)
+    monkeypatch.setattr(OnnxRunner, "open", lambda *_: session)
 
     def taking(inputs: object) -> list[object]:
         world.now += 0.03

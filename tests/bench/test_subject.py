@@ -11,7 +11,7 @@ import pytest
 import dnc
 from dnc.bench.subject import Callers, Subject, engine_name, feeds, unique
 from dnc.errors import DncError
-from dnc.targets.onnx import Onnx
+from dnc.runtime.runners.onnx import OnnxRunner
 from tests.conftest import _write
 from tests.networks import NETWORKS, RECURRENT
 
@@ -49,10 +49,10 @@ def test_a_batch_that_does_not_fit(tmp_path: Path) -> None:
 def test_threads_do_not_run_on_into_anothers_turn(engines: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
 
-    def opened(self: Onnx, folder: Path, threads: int | None = None) -> None:
+    def opened(self: OnnxRunner, folder: Path, threads: int | None = None) -> None:
         asked.append(self.options["spin"])
 
-    monkeypatch.setattr(Onnx, "open", opened)
+    monkeypatch.setattr(OnnxRunner, "open", opened)
     subject = Subject("a", engines / "tiny.engine", 1)
     subject.session()
     assert (asked, subject.target.options["spin"]) == (["off"], "on")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import dataclasses
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from dnc.runtime.manifest import Manifest, write_folder
+from dnc.runtime.manifest import write_folder
 from tests.embed import native
+from tests.manifests import manifest
 
 Folder = Callable[..., Path]
 
@@ -47,19 +47,9 @@ def folder(tmp_path: Path) -> Folder:
     count = iter(range(1_000_000))
 
     def write(**fields: Any) -> Path:
-        manifest = Manifest(
-            name="net",
-            target="openvino",
-            network={},
-            input_shape=(3, 32, 48),
-            batch="N",
-            outputs=("out",),
-            output_shapes=((1,),),
-            preprocessing=None,
-        )
         place = tmp_path / f"engine{next(count)}"
         with write_folder(place) as writer:
-            writer.finish(dataclasses.replace(manifest, **fields))
+            writer.finish(manifest(**fields))
         return place
 
     return write

@@ -24,8 +24,9 @@ from dnc.runtime.decoding import (
     Head,
     RegionHead,
     YoloHead,
-    detections,
 )
+from dnc.runtime.manifest import read_manifest
+from dnc.runtime.postprocessing import Postprocess
 from dnc.runtime.preprocessing import Preprocessing
 from tests.embed.conftest import Folder
 from tests.embed.native import Harness, NativeError
@@ -78,12 +79,12 @@ def boxes(
 
 
 def expected_boxes(
-    heads: Sequence[BoxHead], maps: Sequence[Floats], confidence: float, iou: float, size: tuple[int, int]
+    place: Path, maps: Sequence[Floats], confidence: float, iou: float, size: tuple[int, int]
 ) -> Rows:
-    outputs = {head.output: each for head, each in zip(heads, maps, strict=True)}
+    postprocess = Postprocess(read_manifest(place))
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")
-        found = detections(heads, outputs, confidence=confidence, iou=iou, transform=PREPARED.transform(*size))
+        found: Any = postprocess(maps, size, confidence=confidence, iou=iou)
     rows = [(d.class_id, d.confidence, d.center_x, d.center_y, d.width, d.height) for d in found]
     return np.array(rows, np.float64).reshape(-1, 6)
 
@@ -97,7 +98,7 @@ def test_heads(name: str, harness: Harness, folder: Folder) -> None:
     for seed, size in enumerate([(48, 32), (90, 41), (20, 70)]):
         maps = [numbers(shape, seed)]
         for confidence, iou in ((0.3, 0.45), (0.1, 0.2), (0.5, 1.0), (0.0, 0.7), (-0.1, 0.5), (2.0, 0.5)):
-            expected = expected_boxes([head], maps, confidence, iou, size)
+            expected = expected_boxes(place, maps, confidence, iou, size)
             np.testing.assert_allclose(
                 boxes(harness, place, maps, confidence, iou, size), expected, rtol=EXACT, atol=EXACT
             )
@@ -114,7 +115,7 @@ def test_several_heads(harness: Harness, folder: Folder) -> None:
     shapes = ((24, 4, 6), (24, 8, 12))
     place = folder(heads=tuple(heads), outputs=("a", "b"), output_shapes=shapes, preprocessing=PREPARED)
     maps = [numbers(shape, seed) for seed, shape in enumerate(shapes)]
-    expected = expected_boxes(heads, maps, 0.2, 0.3, (64, 64))
+    expected = expected_boxes(place, maps, 0.2, 0.3, (64, 64))
     np.testing.assert_allclose(boxes(harness, place, maps, 0.2, 0.3, (64, 64)), expected, rtol=EXACT, atol=EXACT)
     assert len(expected) > 20
 
@@ -126,7 +127,7 @@ def test_ties(name: str, seed: int, levels: int, harness: Harness, folder: Folde
     head, shape = HEADS[name]
     place = folder(heads=(head,), output_shapes=(shape,), preprocessing=PREPARED)
     maps = [(np.random.default_rng(seed).integers(0, levels + 1, shape) / levels).astype(np.float32)]
-    expected = expected_boxes([head], maps, 0.2, 0.45, (48, 32))
+    expected = expected_boxes(place, maps, 0.2, 0.45, (48, 32))
     np.testing.assert_allclose(boxes(harness, place, maps, 0.2, 0.45, (48, 32)), expected, rtol=EXACT, atol=EXACT)
 
 
@@ -139,7 +140,7 @@ def test_what_is_no_number(name: str, harness: Harness, folder: Folder) -> None:
     for special in (np.nan, np.inf, -np.inf, 1e30, -1e30, 100.0):
         values = numbers(shape, 5)
         values[generator.random(shape) < 0.1] = special
-        expected = expected_boxes([head], [values], 0.3, 0.45, (48, 32))
+        expected = expected_boxes(place, [values], 0.3, 0.45, (48, 32))
         found = boxes(harness, place, [values], 0.3, 0.45, (48, 32))
         np.testing.assert_allclose(found, expected, rtol=EXACT, atol=EXACT)
 

@@ -7,7 +7,6 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,9 +20,12 @@ from dnc.errors import DatasetError, DncError, DncWarning, ImageError
 from dnc.evaluation.datasets import read_dataset
 from dnc.evaluation.metrics import CocoReport, DarknetReport, TopReport, average_precision, evaluate
 from dnc.files import cache_dir
-from dnc.runtime.decoding import Classification, ClassifierHead, Detection, YoloHead
+from dnc.runtime.decoding import Classification, ClassifierHead, Detection, Head, YoloHead
+from dnc.runtime.inputs import Inputs
+from dnc.runtime.postprocessing import Postprocess
 from dnc.runtime.preprocessing import Preprocessing
 from tests import ROOT
+from tests.manifests import manifest
 
 SHARED = ROOT.parent / "shared"
 CFG = ROOT / "cfg"
@@ -37,22 +39,27 @@ class _Engine:
     """Finds scene i in an image whose pixels are all i; boxes are decoded, not suppressed."""
 
     def __init__(self, scenes: Sequence[Scene], classes: int, decode: str = "graph") -> None:
-        head: Any = YoloHead("boxes", "", classes, ((1.0, 1.0),), (8, 8))
-        self.manifest = SimpleNamespace(
-            heads=(head,), preprocessing=Preprocessing(8, 8), decode=decode, input_dtype="float32", batch=2
-        )
+        head: Head = YoloHead("boxes", "", classes, ((1.0, 1.0),), (8, 8))
+        self._give(heads=(head,), decode=decode)
         self.scenes, self.classes = scenes, classes
         self.folder = Path("fake.engine")
         self.labels = ("cat",)
+        self.session = self
 
-    def forward(self, x: Any) -> list[Any]:
+    def _give(self, **fields: Any) -> None:
+        shapes = {"outputs": ("boxes", "scores"), "output_shapes": ((9, 4), (9, 2)), "input_shape": (3, 8, 8)}
+        self.manifest = manifest(**shapes, preprocessing=Preprocessing(8, 8), batch=2, **fields)
+        self.inputs, self.postprocess = Inputs(self.manifest), Postprocess(self.manifest)
+
+    def run(self, feeds: Any) -> list[Any]:
+        x = feeds["input"]
         assert x.shape == (2, 3, 8, 8)
         scene = self.scenes[round(float(x[0, 0, 0, 0]) * 255)]
         boxes = np.array([box for box, _ in scene], np.float32).reshape(-1, 4)
         scores = np.array([scores for _, scores in scene], np.float32).reshape(-1, self.classes)
         return [boxes[None], scores[None]]
 
-    def __call__(self, pixels: Any, *, confidence: float, iou: float) -> list[Detection]:
+    def detect(self, pixels: Any, *, confidence: float, iou: float) -> list[Detection]:
         assert (confidence, iou) == (0.005, 0.45)
         return [
             Detection(index, "", score, *box)
@@ -324,7 +331,7 @@ def test_classifiers(tmp_path: Path) -> None:
     for number in range(4):
         Image.new("RGB", (8, 8)).save(tmp_path / f"{number:04}_n0000000{number}.png")
     engine: Any = _Engine([], 4)
-    engine.manifest.heads = (ClassifierHead("classes", "", 4),)
+    engine._give(heads=(ClassifierHead("classes", "", 4),))
     dataset = read_dataset(tmp_path)
 
     def classify(pixels: Any, top: int) -> list[Classification]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,12 +26,13 @@ from dnc.runtime.decoding import (
     Head,
     RegionHead,
     YoloHead,
-    detections,
     head_from_json,
     non_maximum_suppression,
 )
-from dnc.runtime.preprocessing import BoxTransform
+from dnc.runtime.postprocessing import Postprocess
+from dnc.runtime.preprocessing import Preprocessing
 from tests import ROOT
+from tests.manifests import manifest
 
 SHARED = ROOT.parent / "shared"
 needs_shared = pytest.mark.skipif(
@@ -47,6 +48,25 @@ FLOAT = 4e-7
 
 def noise(seed: int, *shape: int) -> Floats:
     return np.random.default_rng(seed).normal(size=shape).astype(f)
+
+
+def detections(
+    heads: Sequence[Head],
+    outputs: Mapping[str, Floats],
+    image_size: tuple[int, int] | None = None,
+    labels: Sequence[str] = (),
+    preprocessing: Preprocessing | None = None,
+    **options: float,
+) -> Any:
+    """What an engine with these heads shows."""
+    about = manifest(
+        heads=tuple(heads),
+        outputs=tuple(outputs),
+        output_shapes=tuple(output.shape for output in outputs.values()),
+        labels=tuple(labels),
+        preprocessing=preprocessing,
+    )
+    return Postprocess(about)(list(outputs.values()), image_size, **options)  # type: ignore[arg-type]
 
 
 def logistic(values: Floats) -> Floats:
@@ -419,11 +439,11 @@ def test_the_last_head_says_how_to_suppress() -> None:
 
 def test_boxes_go_back_to_the_image_before_the_suppression() -> None:
     heads, outputs = overlapping(nms_kind="greedynms")
-    # Four times the height, as for an image in a quarter of the input: the same IoU, but a DIoU of 0.64.
-    tall = BoxTransform(ratio=(1.0, 0.25))
+    # Four times the height, of an image in a quarter of the input: the same IoU, but a DIoU of 0.64.
+    wide: Any = {"image_size": (128, 32), "preprocessing": Preprocessing(32, 32, mode="letterbox")}
     assert len(detections(heads, outputs, iou=0.6)) == 2
-    assert len(detections(heads, outputs, iou=0.6, transform=tall)) == 1
-    assert detections(heads, outputs, transform=tall)[0].height == 1.0
+    assert len(detections(heads, outputs, iou=0.6, **wide)) == 1
+    assert detections(heads, outputs, **wide)[0].height == 1.0
 
 
 def test_heads_share_their_classes() -> None:

@@ -208,10 +208,10 @@ def test_fork(used: bool, engine: dnc.Engine, x: np.ndarray) -> None:
 
 
 def test_unknown_target(engine: dnc.Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    from dnc.targets import targets
+    from dnc.runtime.runners import runners
 
-    known = dict(targets)
-    monkeypatch.setattr("dnc.runtime.engine.targets", {name: known[name] for name in known if name != "onnx"})
+    known = dict(runners)
+    monkeypatch.setattr("dnc.runtime.runners.runners", {name: known[name] for name in known if name != "onnx"})
     with pytest.raises(TargetError, match="unknown target 'onnx'"):
         dnc.load(engine.folder)
 
@@ -398,6 +398,23 @@ def test_color_is_that_of_arrays(engine: dnc.Engine, tmp_path: Path) -> None:
     expected = engine(pixels, confidence=0.2)
     assert engine([picture, tmp_path / "a.png"], confidence=0.2, color="bgr") == [expected] * 2
     assert engine(gray, confidence=0.2, color="bgr") == engine(gray, confidence=0.2)
+
+
+def test_an_observer(write: Write, tmp_path: Path, frames: list[np.ndarray]) -> None:
+    """Is told of every batch; what is pickled has none."""
+    engine = dnc.compile(write("yolo"), out=tmp_path / "e", target="onnx", batch=2)
+    told: list[str] = []
+    engine.observer = told.append
+    engine(frames[0])
+    run = ["preprocess", "infer", "postprocess", "done"]
+    assert told == run
+    engine(frames[:3])
+    assert told == run * 3
+    list(engine.stream(frames[:2]))
+    assert told == run * 4
+    engine.forward(np.zeros((2, 3, 32, 32)))
+    assert told == [*run * 4, "infer"]
+    assert pickle.loads(pickle.dumps(engine)).observer is None
 
 
 # Streams.

@@ -8,8 +8,8 @@ import json
 import pytest
 
 from dnc.runtime.decoding import ClassifierHead, Head, RegionHead, YoloHead
-from dnc.runtime.manifest import Manifest
 from dnc.targets.myriad.report import in_short, read_stages, yolo_config
+from tests.manifests import manifest
 
 
 def stage(order: str, name: str, kind: str, layer: str = "") -> str:
@@ -56,15 +56,11 @@ def yolo(output: str, anchors: tuple[tuple[float, float], ...], **more: object) 
 
 
 BIG, SMALL = yolo("a", ((30, 40), (50, 60))), yolo("b", ((10, 14),))
-ABOUT = Manifest(
-    name="n",
-    target="myriad",
-    network={},
+ABOUT = manifest(
     input_shape=(3, 32, 64),
     batch=1,
     outputs=("a", "b"),
     output_shapes=((14, 1, 2), (7, 2, 4)),
-    preprocessing=None,
     heads=(BIG, SMALL),
     labels=("cat", "dog"),
 )

@@ -1,0 +1,203 @@
+"""What a run of an engine is fed: inputs by name, from images or arrays.
+
+    input             images (N, C, H, W) of float32, prepared as the network wants them; or pixels (N, H, W, C) of
+                      uint8, of any size, for an engine that prepares them itself
+    confidence, iou   thresholds of a graph that suppresses boxes itself
+    window            (N, 4): where each image lies in the network's input, so that such a graph maps boxes to the image
+    stateNNN.name     states of recurrent layers, zero at first
+
+An engine that takes batches of one size alone gets its last image again until the batch is full.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from dnc.errors import DncError
+from dnc.runtime.manifest import Manifest
+from dnc.runtime.preprocessing import Pixels, Preprocessing, read_image
+
+__all__ = ["Feeds", "Image", "Inputs", "Prepared", "noise", "prepare", "thresholds"]
+
+Array = npt.NDArray[Any]
+Feeds = dict[str, Array]
+
+
+class _Picture(Protocol):
+    """A PIL image."""
+
+    def convert(self, mode: str, /) -> Any: ...
+
+
+Image = str | PathLike[str] | bytes | npt.NDArray[np.uint8] | _Picture
+"""A path, the bytes of an image file, pixels (H, W, C) or (H, W) of uint8, or a PIL image."""
+
+
+class Prepared(NamedTuple):
+    """An image that is ready for the network."""
+
+    array: Array
+    size: tuple[int, int]
+    """(width, height) of the image, in pixels."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """That of the array."""
+        return self.array.shape
+
+
+_Shaped = TypeVar("_Shaped", npt.NDArray[np.uint8], Prepared)
+
+
+class Inputs:
+    """Makes the feeds of one engine.
+
+        inputs = Inputs(engine.manifest)
+        feeds = inputs.batch([inputs.prepare(inputs.pixels("dog.jpg"))])
+        outputs = engine.session.run(feeds)
+
+    Args:
+        manifest: what engine.json says.
+        where: the engine, for messages.
+    """
+
+    def __init__(self, manifest: Manifest, where: Path | None = None) -> None:
+        self._manifest, self._where = manifest, where
+
+    def check(self, color: str = "rgb") -> None:
+        """Raises DncError if the network takes no images, or if there is no such order of channels."""
+        if color not in ("rgb", "bgr"):
+            raise DncError(f"color={color!r} is not known", hint="rgb, or bgr for OpenCV's frames")
+        if self._manifest.preprocessing is None:
+            shape = ", ".join(map(str, self._manifest.input_shape))
+            raise DncError("this network takes no images", self._where, f"use forward() with an array (N, {shape})")
+
+    def pixels(self, image: Image, color: str = "rgb") -> Pixels:
+        """The pixels (H, W, C) or (H, W) of an image, in RGB.
+
+        Args:
+            image: the image.
+            color: the order of an array's channels; files and PIL images know theirs.
+
+        Raises:
+            ImageError: it cannot be read.
+            DncError: as `check`.
+        """
+        self.check(color)
+        assert self._manifest.preprocessing is not None
+        channels = self._manifest.preprocessing.channels
+        if isinstance(image, str | PathLike | bytes):
+            return read_image(image, channels)
+        if not isinstance(image, np.ndarray) and hasattr(image, "convert"):
+            # A PIL image may be of any mode; a palette's numbers are no pixels.
+            return np.asarray(image.convert({1: "L", 4: "RGBA"}.get(channels, "RGB")))
+        pixels: Pixels = np.asarray(image)
+        if color == "bgr" and pixels.ndim == 3 and pixels.shape[2] in (3, 4):
+            return pixels[:, :, ::-1] if pixels.shape[2] == 3 else pixels[:, :, [2, 1, 0, 3]]
+        return pixels
+
+    def prepare(self, pixels: Pixels) -> Prepared:
+        """The network's input for one image; raises ImageError if its channels do not fit the network."""
+        assert self._manifest.preprocessing is not None
+        array = prepare(pixels, self._manifest.preprocessing, self._manifest.input_dtype)
+        return Prepared(array, (pixels.shape[1], pixels.shape[0]))
+
+    def groups(self, images: Sequence[_Shaped]) -> list[Sequence[_Shaped]]:
+        """The images, prepared or not, divided into those that run together, in order."""
+        size = self._manifest.batch
+        if isinstance(size, str):
+            # Pixels of different sizes cannot be one array, which an engine with --input u8 takes.
+            same = len({image.shape for image in images}) == 1
+            size = len(images) if same or self._manifest.input_dtype == "float32" else 1
+        return [images[start : start + size] for start in range(0, len(images), max(size, 1))]
+
+    def batch(self, images: Sequence[Prepared], *, confidence: float = 0.25, iou: float = 0.45) -> Feeds:
+        """The feeds for at least one image, and for no more than run together; states are zero."""
+        size = self._manifest.batch
+        images = [*images, *[images[-1]] * (size - len(images) if isinstance(size, int) else 0)]
+        # One image becomes a batch without a copy.
+        one = len(images) == 1
+        x = np.ascontiguousarray(images[0].array)[None] if one else np.stack([image.array for image in images])
+        return self.feeds(x, [image.size for image in images], confidence=confidence, iou=iou)
+
+    def array(self, array: npt.ArrayLike) -> tuple[Array, bool]:
+        """An array that somebody prepared, as a batch of the engine's type; and whether it had no batch axis.
+
+        Raises:
+            DncError: it has another shape or holds no numbers.
+        """
+        wanted, size = self._manifest.input_shape, self._manifest.batch
+        dtype = np.uint8 if self._manifest.input_dtype == "uint8" else np.float32
+        try:
+            x = np.ascontiguousarray(array, dtype)
+        except (TypeError, ValueError) as error:
+            raise DncError(f"the input is no array of numbers: {error}", self._where) from error
+        if dtype == np.uint8 and np.asarray(array).dtype != np.uint8:
+            raise DncError("the engine takes pixels, uint8", self._where, "it was compiled with --input u8")
+        single = x.ndim == len(wanted)
+        if single:
+            x = x[None]
+        fits = x.shape[1:] == wanted if dtype == np.float32 else x.ndim == 4 and x.shape[3] == wanted[0]
+        if not fits or (isinstance(size, int) and len(x) != size):
+            sides = (size, *wanted) if dtype == np.float32 else (size, "height", "width", wanted[0])
+            want = ", ".join(map(str, sides))
+            raise DncError(f"the input has shape {np.shape(array)}, the engine wants ({want})", self._where)
+        return x, single
+
+    def feeds(
+        self,
+        x: Array,
+        sizes: Sequence[tuple[int, int]] = (),
+        *,
+        confidence: float = 0.25,
+        iou: float = 0.45,
+        states: Mapping[str, Array] | None = None,
+    ) -> Feeds:
+        """Every input that the engine has.
+
+        Args:
+            x: the network's input, with a batch axis.
+            sizes: (width, height) of each image; boxes stay fractions of the network's input if not given.
+            confidence, iou: thresholds, where the graph suppresses boxes itself.
+            states: states by name; those that are not given are zero.
+        """
+        manifest = self._manifest
+        feeds = {"input": x}
+        if manifest.extra_inputs:
+            extra = thresholds(len(x), confidence, iou)
+            if manifest.preprocessing is not None and sizes:
+                transforms = [manifest.preprocessing.transform(*size) for size in sizes]
+                window = [(*transform.offset, *transform.ratio) for transform in transforms]
+                extra["window"] = np.array(window, np.float32)
+            feeds |= {name: extra[name] for name in manifest.extra_inputs}
+        for name, shape in manifest.states.items():
+            given = None if states is None else states.get(name)
+            feeds[name] = np.zeros((len(x), *shape), np.float32) if given is None else given
+        return feeds
+
+
+def prepare(pixels: Pixels, preprocessing: Preprocessing, dtype: npt.DTypeLike) -> Array:
+    """An image as an input of this type takes it: floats (C, H, W), or pixels (H, W, C) for uint8."""
+    return preprocessing.match_channels(pixels) if np.dtype(dtype) == np.uint8 else preprocessing(pixels)
+
+
+def thresholds(count: int, confidence: float = 0.25, iou: float = 0.45) -> Feeds:
+    """The further inputs of a graph that suppresses boxes; the windows of `count` images are the whole input."""
+    return {
+        "confidence": np.array([confidence], np.float32),
+        "iou": np.array([iou], np.float32),
+        "window": np.tile(np.array([0, 0, 1, 1], np.float32), (count, 1)),
+    }
+
+
+def noise(shape: Sequence[int], dtype: npt.DTypeLike, generator: np.random.Generator) -> Array:
+    """Random numbers as of an image: any bytes, or from 0 to 1."""
+    if np.dtype(dtype) == np.uint8:
+        return generator.integers(0, 256, shape, np.uint8)
+    return generator.random(shape, np.float32).astype(dtype, copy=False)

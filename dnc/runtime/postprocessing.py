@@ -1,0 +1,164 @@
+"""From the outputs of an engine to detections and classes, however much of that the engine's graph does itself.
+
+    decode      outputs                                                     what is left to do
+    host        each head's map                                             decoding, suppression
+    graph       boxes (N, K, 4) and scores (N, K, classes)                  suppression
+    graph+nms   rows (D, 7): the number of the image, class, score,         sorting
+                center x, center y, width, height, as of the image
+
+Detections are those of Darknet's test_detector, from get_network_boxes on: boxes are mapped to the image before the
+suppression, and there is a detection for each box and class whose score exceeds the threshold, as in Darknet's JSON. A
+class whose label starts with "dont_show" is left out; one without a label goes by its number.
+
+Kind and beta of the suppression are those of the last head, as in the command line's test_detector. The C++ `Detector`
+class of Darknet differs: it ignores nms_kind and takes do_nms_sort, that is, "default".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dnc.errors import BundleError, DncError
+from dnc.runtime.decoding import (
+    BoxHead,
+    Candidates,
+    Classification,
+    ClassifierHead,
+    Detection,
+    label_of,
+    non_maximum_suppression,
+)
+from dnc.runtime.manifest import Manifest
+
+__all__ = ["Postprocess", "Result"]
+
+Result = list[Detection] | list[Classification]
+
+Floats = npt.NDArray[np.float32]
+Outputs = Sequence[npt.NDArray[Any]]
+
+
+class Postprocess:
+    """Reads the outputs of one engine.
+
+        postprocess = Postprocess(engine.manifest)
+        boxes = postprocess(engine.forward(array), (640, 480), confidence=0.5)
+
+    Outputs are what `Engine.forward` or the engine's session gives, in that order, with a batch axis or without; what
+    follows those of the manifest, as states do, is not read. `position` is the image's place in the batch.
+
+    Args:
+        manifest: what engine.json says.
+        where: the engine, for messages.
+    """
+
+    def __init__(self, manifest: Manifest, where: Path | None = None) -> None:
+        self._manifest, self._where = manifest, where
+        self._heads = [head for head in manifest.heads if isinstance(head, BoxHead)]
+        self._places = {name: place for place, name in enumerate(manifest.outputs)}
+
+    def check(self) -> None:
+        """Raises DncError if the network finds nothing in images."""
+        if not self._manifest.heads:
+            what = "this network has no head that gives boxes or classes"
+            raise DncError(what, self._where, "use forward(), which gives its last layer's output")
+
+    def __call__(
+        self,
+        outputs: Outputs,
+        image_size: tuple[int, int] | None = None,
+        *,
+        confidence: float = 0.25,
+        iou: float = 0.45,
+        top: int = 5,
+        position: int = 0,
+    ) -> Result:
+        """What one image shows: detections by descending confidence, or the `top` classes.
+
+        Args:
+            outputs: see the class.
+            image_size: (width, height) of the image in pixels; boxes are fractions of the network's input without it.
+            confidence: detections under it are left out (Darknet's -thresh).
+            iou: overlap over which non-maximum suppression drops a box (Darknet's nms).
+            top: how many classes a classifier gives.
+            position: see the class.
+
+        Raises:
+            BundleError: an output does not fit its head, or the heads differ in their classes.
+            DncError: as `check`.
+        """
+        self.check()
+        head = self._manifest.heads[-1]
+        if not self._heads:
+            assert isinstance(head, ClassifierHead)
+            return head.top_k(self._output(outputs, head.output, position), top, self._manifest.labels)
+        if self._manifest.decode == "graph+nms":
+            rows = outputs[0][outputs[0][:, 0] == position]
+            return self._listed(rows[:, 1].astype(np.intp), rows[:, 2], rows[:, 3:], image_size)
+        candidates = self.candidates(outputs, image_size, threshold=confidence, position=position)
+        scores = self.suppressed(candidates, iou)
+        box, class_id = np.nonzero(scores > np.float32(confidence))
+        return self._listed(class_id, scores[box, class_id], candidates.boxes[box], image_size)
+
+    def candidates(
+        self, outputs: Outputs, image_size: tuple[int, int] | None = None, *, threshold: float, position: int = 0
+    ) -> Candidates:
+        """The boxes of one image over a threshold before the suppression, in Darknet's order, mapped to the image.
+
+        Args:
+            outputs, image_size, position: as for a call.
+            threshold: see `BoxHead.candidates`.
+
+        Raises:
+            BundleError: as a call.
+            DncError: the graph has suppressed boxes itself, so that nobody knows all of them.
+        """
+        if self._manifest.decode == "graph+nms":
+            raise DncError("the engine gives no boxes that it has suppressed itself", self._where)
+        last = self._heads[-1]
+        for head in self._heads:
+            if head.classes != last.classes:
+                raise BundleError(
+                    f"{head.classes} classes, but {last.classes} at {last.where}",
+                    head.where,
+                    "the detection layers of a network share their classes",
+                )
+        if self._manifest.decode == "graph":
+            boxes, scores = (self._output(outputs, name, position) for name in self._manifest.outputs[:2])
+            scores = np.where(scores > np.float32(threshold), scores, np.float32(0))
+            kept = np.flatnonzero(scores.any(axis=1))
+            points = np.zeros(len(kept), np.uint8)
+            found = Candidates(boxes[kept], scores[kept].max(axis=1, initial=0), scores[kept], points)
+        else:
+            parts = [head.candidates(self._output(outputs, head.output, position), threshold) for head in self._heads]
+            found = Candidates(*map(np.concatenate, zip(*parts, strict=True)))
+        if self._manifest.preprocessing is None or image_size is None:
+            return found
+        return found._replace(boxes=self._manifest.preprocessing.transform(*image_size)(found.boxes))
+
+    def suppressed(self, candidates: Candidates, iou: float) -> Floats:
+        """The scores (K, classes) of candidates, 0 where non-maximum suppression drops them."""
+        kind, beta = self._heads[-1].nms
+        return non_maximum_suppression(candidates, kind, iou, beta)
+
+    def _output(self, outputs: Outputs, name: str, position: int) -> Floats:
+        place = self._places[name]
+        output = outputs[place]
+        return output if output.ndim == len(self._manifest.output_shapes[place]) else output[position]
+
+    def _listed(
+        self, class_ids: npt.NDArray[np.intp], scores: Floats, boxes: Floats, image_size: tuple[int, int] | None
+    ) -> list[Detection]:
+        ranked = np.argsort(-scores, kind="stable")
+        found = (
+            Detection(index, label_of(self._manifest.labels, index), value, x, y, width, height, image_size)
+            for index, value, (x, y, width, height) in zip(
+                class_ids[ranked].tolist(), scores[ranked].tolist(), boxes[ranked].tolist(), strict=True
+            )
+        )
+        return [detection for detection in found if not detection.label.startswith("dont_show")]
