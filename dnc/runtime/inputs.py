@@ -22,10 +22,10 @@ import numpy.typing as npt
 from dnc.errors import DncError
 from dnc.runtime.manifest import Manifest
 from dnc.runtime.preprocessing import Pixels, Preprocessing, read_image
+from dnc.typing import Array
 
 __all__ = ["Feeds", "Image", "Inputs", "Prepared", "noise", "prepare", "thresholds"]
 
-Array = npt.NDArray[Any]
 Feeds = dict[str, Array]
 
 

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -34,13 +33,14 @@ from dnc.runtime.decoding import (
     non_maximum_suppression,
 )
 from dnc.runtime.manifest import Manifest
+from dnc.typing import Array
 
 __all__ = ["Postprocess", "Result"]
 
 Result = list[Detection] | list[Classification]
 
 Floats = npt.NDArray[np.float32]
-Outputs = Sequence[npt.NDArray[Any]]
+Outputs = Sequence[Array]
 
 
 class Postprocess:
