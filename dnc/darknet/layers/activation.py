@@ -6,17 +6,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 from dnc.darknet.cfg import Section
 from dnc.darknet.layers import layers
 from dnc.darknet.layers.activations import activate, emit_activation, parse_activation
-from dnc.darknet.layers.base import Array, Arrays, Context, Layer, States, common
-
-if TYPE_CHECKING:
-    import onnx_ir as ir
-
-    from dnc.graph.builder import Builder
+from dnc.darknet.layers.base import Array, Arrays, Builder, Context, Layer, States, Value, common
 
 
 @layers.register
@@ -30,18 +25,14 @@ class Activation(Layer):
 
     @classmethod
     def parse(cls, section: Section, context: Context) -> Self:
-        """Reads activation."""
         fields = common(context, context.input)
-        return cls(**fields, activation=parse_activation(section, "linear"))  # type: ignore[arg-type]
+        return cls(**fields, activation=parse_activation(section, "linear"))
 
-    def emit(self, b: Builder, inputs: Sequence[ir.Value], arrays: Arrays) -> ir.Value:
-        """The activation's nodes."""
+    def emit(self, b: Builder, inputs: Sequence[Value], arrays: Arrays) -> Value:
         return emit_activation(b, inputs[0], self.activation)
 
     def reference(self, inputs: Sequence[Array], arrays: Arrays, states: States) -> Array:
-        """The activation."""
         return activate(inputs[0], self.activation)
 
     def describe(self) -> str:
-        """Its name."""
         return self.activation

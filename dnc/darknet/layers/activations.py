@@ -9,17 +9,12 @@ element by element.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from dnc.darknet.cfg import Section
-from dnc.darknet.layers.base import Array
-
-if TYPE_CHECKING:
-    import onnx_ir as ir
-
-    from dnc.graph.builder import Builder
+from dnc.darknet.layers.base import Array, Builder, Value
 
 __all__ = ["ACTIVATIONS", "activate", "emit_activation", "parse_activation"]
 
@@ -30,7 +25,7 @@ _EPSILON = 1e-4
 class Activation(NamedTuple):
     """One activation in both forms."""
 
-    emit: Callable[[Builder, ir.Value], ir.Value]
+    emit: Callable[[Builder, Value], Value]
     reference: Callable[[Array], Array]
 
 
@@ -39,7 +34,7 @@ def parse_activation(section: Section, default: str) -> str:
     return section.choice("activation", default, ACTIVATIONS, fallback="relu")
 
 
-def emit_activation(b: Builder, x: ir.Value, name: str) -> ir.Value:
+def emit_activation(b: Builder, x: Value, name: str) -> Value:
     """Adds the activation's nodes; channels are axis 1."""
     return ACTIVATIONS[name].emit(b, x)
 
@@ -56,11 +51,11 @@ def sigmoid(x: Array) -> Array:
         return (1 / (1 + np.exp(-x))).astype(np.float32, copy=False)
 
 
-def _affine(b: Builder, x: ir.Value, scale: float, shift: float) -> ir.Value:
+def _affine(b: Builder, x: Value, scale: float, shift: float) -> Value:
     return b.op("Add", b.op("Mul", x, b.constant(scale)), b.constant(shift))
 
 
-def _clip(b: Builder, x: ir.Value, low: float, high: float) -> ir.Value:
+def _clip(b: Builder, x: Value, low: float, high: float) -> Value:
     return b.op("Clip", x, b.constant(low), b.constant(high))
 
 
@@ -73,7 +68,7 @@ def _leaky(slope: float) -> Activation:
 def _piecewise_linear(low: float, high: float, inner: float, shift: float, outer: float) -> Activation:
     """`inner` * x + shift between low and high, continued with the slope `outer` on both sides."""
 
-    def emit(b: Builder, x: ir.Value) -> ir.Value:
+    def emit(b: Builder, x: Value) -> Value:
         middle = _clip(b, x, low, high)
         outside = b.op("Mul", b.op("Sub", x, middle), b.constant(outer))
         return b.op("Add", _affine(b, middle, inner, shift), outside)
@@ -85,7 +80,7 @@ def _piecewise_linear(low: float, high: float, inner: float, shift: float, outer
     return Activation(emit, reference)
 
 
-def _emit_stair(b: Builder, x: ir.Value) -> ir.Value:
+def _emit_stair(b: Builder, x: Value) -> Value:
     # Flat on [2n, 2n+1), a ramp of slope 1 on [2n+1, 2n+2).
     half = b.op("Floor", b.op("Mul", x, b.constant(0.5)))
     ramp = b.op("Sub", b.op("Sub", x, b.op("Mul", half, b.constant(2.0))), b.constant(1.0))
@@ -98,19 +93,19 @@ def _stair(x: Array) -> Array:
     return np.where(floor % 2 == 0, half, x - floor + half)
 
 
-def _emit_gelu(b: Builder, x: ir.Value) -> ir.Value:
+def _emit_gelu(b: Builder, x: Value) -> Value:
     cube = b.op("Mul", b.op("Mul", x, x), x)
     inner = b.op("Add", b.op("Mul", x, b.constant(0.797885)), b.op("Mul", cube, b.constant(0.035677)))
     return b.op("Mul", b.op("Mul", x, b.constant(0.5)), b.op("Add", b.op("Tanh", inner), b.constant(1.0)))
 
 
-def _emit_hard_mish(b: Builder, x: ir.Value) -> ir.Value:
+def _emit_hard_mish(b: Builder, x: Value) -> Value:
     low = _clip(b, x, -2.0, 0.0)
     square = b.op("Mul", b.op("Mul", low, low), b.constant(0.5))
     return b.op("Add", b.op("Add", square, low), b.op("Relu", x))
 
 
-def _emit_normalize(b: Builder, positive: ir.Value) -> ir.Value:
+def _emit_normalize(b: Builder, positive: Value) -> Value:
     return b.op("Div", positive, b.op("Add", b.reduce_sum(positive, 1), b.constant(_EPSILON)))
 
 
@@ -119,7 +114,7 @@ def _normalize(positive: Array) -> Array:
     return positive / total
 
 
-def _emit_shifted_exp(b: Builder, x: ir.Value) -> ir.Value:
+def _emit_shifted_exp(b: Builder, x: Value) -> Value:
     return b.op("Exp", b.op("Sub", x, b.op("ReduceMax", x, axes=[1], keepdims=1)))
 
 

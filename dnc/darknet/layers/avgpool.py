@@ -4,18 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 import numpy as np
 
 from dnc.darknet.cfg import Section
 from dnc.darknet.layers import layers
-from dnc.darknet.layers.base import Array, Arrays, Context, Layer, States, common
-
-if TYPE_CHECKING:
-    import onnx_ir as ir
-
-    from dnc.graph.builder import Builder
+from dnc.darknet.layers.base import Array, Arrays, Builder, Context, Layer, States, Value, common
 
 
 @layers.register
@@ -28,11 +23,9 @@ class AvgPool(Layer):
 
     @classmethod
     def parse(cls, section: Section, context: Context) -> Self:
-        """Has no options."""
-        return cls(**common(context, (context.image()[0], 1, 1)))  # type: ignore[arg-type]
+        return cls(**common(context, (context.image()[0], 1, 1)))
 
-    def emit(self, b: Builder, inputs: Sequence[ir.Value], arrays: Arrays) -> ir.Value:
-        """GlobalAveragePool."""
+    def emit(self, b: Builder, inputs: Sequence[Value], arrays: Arrays) -> Value:
         return b.op("GlobalAveragePool", inputs[0])
 
     def reference(self, inputs: Sequence[Array], arrays: Arrays, states: States) -> Array:

@@ -13,7 +13,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar, NoReturn, Self
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Self, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -24,15 +24,31 @@ from dnc.errors import CfgError, Where
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-    from dnc.graph.builder import Builder
+    from dnc.graph import builder
     from dnc.runtime.decoding import Head
 
-__all__ = ["MAX_ELEMENTS", "Array", "Arrays", "Context", "Layer", "Shape", "States", "common", "layer_value"]
+__all__ = [
+    "MAX_ELEMENTS",
+    "Array",
+    "Arrays",
+    "Builder",
+    "Context",
+    "Layer",
+    "Shape",
+    "States",
+    "Value",
+    "common",
+    "layer_value",
+]
 
 Shape = tuple[int, ...]
 Array = npt.NDArray[np.float32]
 Arrays = Mapping[str, Array]
 States = dict[str, Array]
+
+# Names alone: importing onnx_ir takes a second, which reading a cfg does not need.
+Builder: TypeAlias = "builder.Builder"
+Value: TypeAlias = "ir.Value"
 
 MAX_ELEMENTS = 2**31 - 1
 """Darknet counts a layer's elements in an int; anything larger is a typing error, refused before memory is taken."""
@@ -142,7 +158,7 @@ class Layer(ABC):
         return {}
 
     @abstractmethod
-    def emit(self, b: Builder, inputs: Sequence[ir.Value], arrays: Arrays) -> ir.Value:
+    def emit(self, b: Builder, inputs: Sequence[Value], arrays: Arrays) -> Value:
         """Adds this layer's ONNX nodes and returns the output value, of shape (N, *shape)."""
 
     @abstractmethod
@@ -157,7 +173,7 @@ class Layer(ABC):
         """How the host turns this layer's output into boxes or classes; None for anything but a head."""
         return None
 
-    def emit_boxes(self, b: Builder, output: ir.Value) -> tuple[ir.Value, ir.Value]:
+    def emit_boxes(self, b: Builder, output: Value) -> tuple[Value, Value]:
         """Boxes (N, K, 4), center and size in fractions of the input, and scores (N, K, classes) of a head."""
         self.fail(f"the boxes of [{self.name}] cannot be decoded in the graph", "leave --decode at host")
 
@@ -174,7 +190,7 @@ class Layer(ABC):
         raise CfgError(message, self.where, hint)
 
 
-def common(context: Context, shape: Shape, sources: tuple[int, ...] | None = None) -> dict[str, object]:
+def common(context: Context, shape: Shape, sources: tuple[int, ...] | None = None) -> dict[str, Any]:
     """The fields that every layer has, for its constructor: `cls(**common(context, shape), ...)`."""
     return {
         "where": context.section.where,

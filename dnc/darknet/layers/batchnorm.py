@@ -7,19 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 import numpy as np
 
 from dnc.darknet.cfg import Section
 from dnc.darknet.layers import layers
-from dnc.darknet.layers.base import Array, Arrays, Context, Layer, Shape, States, common
+from dnc.darknet.layers.base import Array, Arrays, Builder, Context, Layer, Shape, States, Value, common
 from dnc.darknet.layers.convolutional import BATCH_NORM_EPSILON, batch_norm_shapes, emit_batch_norm
-
-if TYPE_CHECKING:
-    import onnx_ir as ir
-
-    from dnc.graph.builder import Builder
 
 
 @layers.register
@@ -31,19 +26,15 @@ class BatchNorm(Layer):
 
     @classmethod
     def parse(cls, section: Section, context: Context) -> Self:
-        """Has no options of its own."""
-        return cls(**common(context, context.image()))  # type: ignore[arg-type]
+        return cls(**common(context, context.image()))
 
     def weights(self) -> dict[str, Shape]:
-        """biases, scales, mean, variance."""
         return {"biases": (self.shape[0],), **batch_norm_shapes(self.shape[0])}
 
-    def emit(self, b: Builder, inputs: Sequence[ir.Value], arrays: Arrays) -> ir.Value:
-        """BatchNormalization."""
+    def emit(self, b: Builder, inputs: Sequence[Value], arrays: Arrays) -> Value:
         return emit_batch_norm(b, inputs[0], arrays)
 
     def reference(self, inputs: Sequence[Array], arrays: Arrays, states: States) -> Array:
-        """The formula, in float64."""
         scale, bias, mean, variance = (
             arrays[name].astype(np.float64).reshape(-1, 1, 1) for name in ("scales", "biases", "mean", "variance")
         )

@@ -7,20 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 import numpy as np
 
 from dnc.darknet.cfg import Section
 from dnc.darknet.layers import layers
 from dnc.darknet.layers.activations import activate, emit_activation, parse_activation
-from dnc.darknet.layers.base import Array, Arrays, Context, Layer, Shape, States, common
+from dnc.darknet.layers.base import Array, Arrays, Builder, Context, Layer, Shape, States, Value, common
 from dnc.darknet.layers.convolutional import batch_norm_shapes, emit_batch_norm, fold_batch_norm
-
-if TYPE_CHECKING:
-    import onnx_ir as ir
-
-    from dnc.graph.builder import Builder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +37,7 @@ class Dense:
             **(batch_norm_shapes(self.outputs, self.prefix) if scales else {}),
         }
 
-    def emit(self, b: Builder, x: ir.Value, arrays: Arrays) -> ir.Value:
+    def emit(self, b: Builder, x: Value, arrays: Arrays) -> Value:
         """Gemm, BatchNormalization, activation."""
         weights = b.constant(arrays[self.prefix + "weights"], self.prefix + "weights")
         if self.batch_normalize:
@@ -79,7 +74,6 @@ class Connected(Layer):
 
     @classmethod
     def parse(cls, section: Section, context: Context) -> Self:
-        """Reads output, activation and batch_normalize."""
         dense = Dense(
             inputs=int(np.prod(context.input)),
             outputs=section.integer("output", 1, low=1),
@@ -87,14 +81,12 @@ class Connected(Layer):
             activation=parse_activation(section, "logistic"),
         )
         fields = common(context, (dense.outputs, 1, 1))
-        return cls(**fields, dense=dense, dontloadscales=section.boolean("dontloadscales"))  # type: ignore[arg-type]
+        return cls(**fields, dense=dense, dontloadscales=section.boolean("dontloadscales"))
 
     def weights(self) -> dict[str, Shape]:
-        """See `Dense.weights`."""
         return self.dense.weights(self.dontloadscales)
 
     def arrange(self, name: str, stored: Array, shape: Shape, transposed: bool) -> Array:
-        """See `arrange_dense`."""
         return arrange_dense(name, stored, shape, transposed)
 
     def defaults(self) -> dict[str, float]:
@@ -102,20 +94,16 @@ class Connected(Layer):
         unread = self.dontloadscales and self.dense.batch_normalize
         return {"scales": 1.0, "mean": 0.0, "variance": 0.0} if unread else {}
 
-    def emit(self, b: Builder, inputs: Sequence[ir.Value], arrays: Arrays) -> ir.Value:
-        """Flatten, Gemm, Reshape."""
+    def emit(self, b: Builder, inputs: Sequence[Value], arrays: Arrays) -> Value:
         y = self.dense.emit(b, b.reshape(inputs[0], [self.dense.inputs]), arrays)
         return b.reshape(y, self.shape)
 
     def reference(self, inputs: Sequence[Array], arrays: Arrays, states: States) -> Array:
-        """The product."""
         x = inputs[0].reshape(len(inputs[0]), -1)
         return self.dense.reference(x, arrays).reshape(len(x), *self.shape)
 
     def flops(self) -> float:
-        """Two per weight."""
         return 2.0 * self.dense.inputs * self.dense.outputs
 
     def describe(self) -> str:
-        """The number of outputs."""
         return str(self.dense.outputs)

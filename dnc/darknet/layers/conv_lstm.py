@@ -28,20 +28,15 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 import numpy as np
 
 from dnc.darknet.cfg import Section
 from dnc.darknet.layers import layers
 from dnc.darknet.layers.activations import activate, emit_activation
-from dnc.darknet.layers.base import Array, Arrays, Context, Shape, States, common
+from dnc.darknet.layers.base import Array, Arrays, Builder, Context, Shape, States, Value, common
 from dnc.darknet.layers.crnn import CellConvolution, ConvolutionalCell
-
-if TYPE_CHECKING:
-    import onnx_ir as ir
-
-    from dnc.graph.builder import Builder
 
 __all__ = ["ConvLstm"]
 
@@ -82,7 +77,7 @@ class ConvLstm(ConvolutionalCell):
         parts.update(dict.fromkeys(("uf", "ui", "ug", "uo"), read))
         recur.validate(section, "output")
         return cls(
-            **common(context, read.shape),  # type: ignore[arg-type]
+            **common(context, read.shape),
             parts=tuple(dataclasses.replace(part, prefix=f"{name}.") for name, part in parts.items()),
             peephole=peephole,
             bottleneck=bottleneck,
@@ -107,13 +102,12 @@ class ConvLstm(ConvolutionalCell):
         count = math.prod(self.shape)
         return (np.arange(count) < count // 2).astype(np.float32).reshape(1, *self.shape)
 
-    def emit(self, b: Builder, inputs: Sequence[ir.Value], arrays: Arrays) -> ir.Value:
-        """Convolutions, Adds, Muls, and a Clip for the state."""
+    def emit(self, b: Builder, inputs: Sequence[Value], arrays: Arrays) -> Value:
         parts, x, h, c = self._named(), inputs[0], b.states["h"], b.states["c"]
         if self.bottleneck:
             x = emit_activation(b, parts["wf"].emit(b, b.op("Concat", h, x, axis=1), arrays), self.lstm_activation)
 
-        def gate(name: str, activation: str, cell: ir.Value | None = None) -> ir.Value:
+        def gate(name: str, activation: str, cell: Value | None = None) -> Value:
             total = parts[f"u{name}"].emit(b, x, arrays)
             if not self.bottleneck:
                 total = b.op("Add", parts[f"w{name}"].emit(b, h, arrays), total)
@@ -133,7 +127,6 @@ class ConvLstm(ConvolutionalCell):
         return y
 
     def reference(self, inputs: Sequence[Array], arrays: Arrays, states: States) -> Array:
-        """The formulas above."""
         parts, x, h, c = self._named(), inputs[0], states["h"], states["c"]
         if self.bottleneck:
             x = activate(parts["wf"].reference(np.concatenate([h, x], axis=1), arrays), self.lstm_activation)

@@ -23,20 +23,15 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 import numpy as np
 
 from dnc.darknet.cfg import Section
 from dnc.darknet.layers import layers
 from dnc.darknet.layers.activations import activate, emit_activation, parse_activation
-from dnc.darknet.layers.base import Array, Arrays, Context, Layer, Shape, States, common
+from dnc.darknet.layers.base import Array, Arrays, Builder, Context, Layer, Shape, States, Value, common
 from dnc.darknet.layers.windows import Axis, windows
-
-if TYPE_CHECKING:
-    import onnx_ir as ir
-
-    from dnc.graph.builder import Builder
 
 __all__ = ["BATCH_NORM_EPSILON", "Convolution", "Convolutional", "blur", "fold_batch_norm"]
 
@@ -57,7 +52,7 @@ def batch_norm_shapes(channels: int, prefix: str = "") -> dict[str, Shape]:
     return {prefix + name: (channels,) for name in ("scales", "mean", "variance")}
 
 
-def emit_batch_norm(b: Builder, x: ir.Value, arrays: Arrays, prefix: str = "") -> ir.Value:
+def emit_batch_norm(b: Builder, x: Value, arrays: Arrays, prefix: str = "") -> Value:
     """A BatchNormalization node with Darknet's epsilon."""
     names = ("scales", "biases", "mean", "variance")
     parameters = [b.constant(arrays[prefix + name], prefix + name) for name in names]
@@ -171,7 +166,7 @@ class Convolution:
         mean = np.abs(weights).mean(axis=(1, 2, 3), keepdims=True, dtype=np.float32)
         return np.where(weights > 0, np.float32(1), np.float32(-1)), mean, bias
 
-    def emit(self, b: Builder, x: ir.Value, arrays: Arrays) -> ir.Value:
+    def emit(self, b: Builder, x: Value, arrays: Arrays) -> Value:
         """Conv, BatchNormalization (xnor: mean and biases, Mul and Add), activation."""
         vertical, horizontal = self.axes
         pads = [vertical.begin, horizontal.begin, vertical.end, horizontal.end]
@@ -297,7 +292,7 @@ class Convolutional(Layer):
             weights_of = owner.weights_of
             convolution = dataclasses.replace(convolution, batch_normalize=owner.convolution.batch_normalize)
         return cls(
-            **{**common(context, shape), "weights_of": weights_of},  # type: ignore[arg-type]
+            **{**common(context, shape), "weights_of": weights_of},
             convolution=convolution,
             antialiasing=antialiasing,
             blur_stride=strides,
@@ -331,8 +326,7 @@ class Convolutional(Layer):
             return dataclasses.replace(self.convolution, activation="linear")
         return self.convolution
 
-    def emit(self, b: Builder, inputs: Sequence[ir.Value], arrays: Arrays) -> ir.Value:
-        """The convolution, then the blur."""
+    def emit(self, b: Builder, inputs: Sequence[Value], arrays: Arrays) -> Value:
         y = self._convolution.emit(b, inputs[0], arrays)
         if not self.antialiasing:
             return y
@@ -340,7 +334,6 @@ class Convolutional(Layer):
         return convolution.emit(b, y, kernel)
 
     def reference(self, inputs: Sequence[Array], arrays: Arrays, states: States) -> Array:
-        """The convolution, then the blur."""
         y = self._convolution.reference(inputs[0], arrays)
         if not self.antialiasing:
             return y
@@ -352,7 +345,6 @@ class Convolutional(Layer):
         return self.convolution.flops()
 
     def describe(self) -> str:
-        """Filters, groups, size, stride, dilation."""
         c = self.convolution
         strides = self.blur_stride if self.antialiasing else (c.stride_x, c.stride_y)
         stride = f"{strides[0]}" if strides[0] == strides[1] else f"{strides[0]}x{strides[1]}"

@@ -17,20 +17,15 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 import numpy as np
 
 from dnc.darknet.cfg import Section
 from dnc.darknet.layers import layers
 from dnc.darknet.layers.activations import parse_activation
-from dnc.darknet.layers.base import Array, Arrays, Context, Layer, Shape, States, common
+from dnc.darknet.layers.base import Array, Arrays, Builder, Context, Layer, Shape, States, Value, common
 from dnc.darknet.layers.convolutional import Convolution
-
-if TYPE_CHECKING:
-    import onnx_ir as ir
-
-    from dnc.graph.builder import Builder
 
 __all__ = ["CellConvolution", "ConvolutionalCell", "Crnn"]
 
@@ -79,15 +74,13 @@ class CellConvolution(Convolution):
         # The weights of `binary` are those of xnor; it leaves the inputs alone and pads with 0.
         return dataclasses.replace(self, xnor=False, binary=True)
 
-    def emit(self, b: Builder, x: ir.Value, arrays: Arrays) -> ir.Value:
-        """See `Convolution.emit`."""
+    def emit(self, b: Builder, x: Value, arrays: Arrays) -> Value:
         if not self.xnor:
             return super().emit(b, x, arrays)
         signs = b.op("Where", b.op("Less", x, b.constant(0.0)), b.constant(-1.0), b.constant(1.0))
         return self._signs().emit(b, signs, arrays)
 
     def reference(self, x: Array, arrays: Arrays) -> Array:
-        """See `Convolution.reference`."""
         if not self.xnor:
             return super().reference(x, arrays)
         return self._signs().reference(np.where(x < 0, np.float32(-1), np.float32(1)), arrays)
@@ -103,15 +96,12 @@ class ConvolutionalCell(Layer):
     parts: tuple[CellConvolution, ...]
 
     def weights(self) -> dict[str, Shape]:
-        """Part after part, see `Convolution.weights`."""
         return {name: shape for part in self.parts for name, shape in part.weights().items()}
 
     def flops(self) -> float:
-        """Those of the convolutions."""
         return sum(part.flops() for part in self.parts)
 
     def describe(self) -> str:
-        """Filters, size, stride."""
         part = self.parts[-1]
         return f"{part.filters}  {part.size} x {part.size} / {part.stride_x}"
 
@@ -140,14 +130,13 @@ class Crnn(ConvolutionalCell):
             dataclasses.replace(write, prefix="output."),
         )
         fields = common(context, write.shape)
-        return cls(**fields, parts=parts, shortcut=section.boolean("shortcut"))  # type: ignore[arg-type]
+        return cls(**fields, parts=parts, shortcut=section.boolean("shortcut"))
 
     def states(self) -> dict[str, Shape]:
         """h, of `hidden` channels."""
         return {"h": self.parts[0].shape}
 
-    def emit(self, b: Builder, inputs: Sequence[ir.Value], arrays: Arrays) -> ir.Value:
-        """Three convolutions, one Add, and one more for the shortcut."""
+    def emit(self, b: Builder, inputs: Sequence[Value], arrays: Arrays) -> Value:
         read, recur, write = self.parts
         old = b.states["h"]
         h = b.op("Add", read.emit(b, inputs[0], arrays), recur.emit(b, old, arrays))
@@ -157,7 +146,6 @@ class Crnn(ConvolutionalCell):
         return write.emit(b, h, arrays)
 
     def reference(self, inputs: Sequence[Array], arrays: Arrays, states: States) -> Array:
-        """The formulas above."""
         read, recur, write = self.parts
         old = states["h"]
         h = read.reference(inputs[0], arrays) + recur.reference(old, arrays)

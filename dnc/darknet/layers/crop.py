@@ -4,16 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 from dnc.darknet.cfg import Section
 from dnc.darknet.layers import layers
-from dnc.darknet.layers.base import Array, Arrays, Context, Layer, States, common
-
-if TYPE_CHECKING:
-    import onnx_ir as ir
-
-    from dnc.graph.builder import Builder
+from dnc.darknet.layers.base import Array, Arrays, Builder, Context, Layer, States, Value, common
 
 
 @layers.register
@@ -27,25 +22,22 @@ class Crop(Layer):
 
     @classmethod
     def parse(cls, section: Section, context: Context) -> Self:
-        """Reads crop_height, crop_width and noadjust."""
         channels, height, width = context.image()
         rows = section.integer("crop_height", 1, low=1, high=height)
         columns = section.integer("crop_width", 1, low=1, high=width)
         fields = common(context, (channels, rows, columns))
-        return cls(**fields, noadjust=section.boolean("noadjust"))  # type: ignore[arg-type]
+        return cls(**fields, noadjust=section.boolean("noadjust"))
 
     def _begin(self) -> tuple[int, int]:
         return (self.input_shape[1] - self.shape[1]) // 2, (self.input_shape[2] - self.shape[2]) // 2
 
-    def emit(self, b: Builder, inputs: Sequence[ir.Value], arrays: Arrays) -> ir.Value:
-        """Slice, Mul, Sub."""
+    def emit(self, b: Builder, inputs: Sequence[Value], arrays: Arrays) -> Value:
         top, left = self._begin()
         x = b.slice(inputs[0], 2, top, top + self.shape[1])
         x = b.slice(x, 3, left, left + self.shape[2])
         return x if self.noadjust else b.op("Sub", b.op("Mul", x, b.constant(2.0)), b.constant(1.0))
 
     def reference(self, inputs: Sequence[Array], arrays: Arrays, states: States) -> Array:
-        """The slice."""
         top, left = self._begin()
         x = inputs[0][:, :, top : top + self.shape[1], left : left + self.shape[2]]
         return x if self.noadjust else x * 2 - 1

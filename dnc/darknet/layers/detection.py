@@ -7,20 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 import numpy as np
 
 from dnc.darknet.cfg import Section
 from dnc.darknet.layers import layers
-from dnc.darknet.layers.base import Array, Arrays, Context, Layer, States, common, layer_value
+from dnc.darknet.layers.base import Array, Arrays, Builder, Context, Layer, States, Value, common, layer_value
 from dnc.darknet.layers.tree import softmax
 from dnc.runtime.decoding import DetectionHead, Head
-
-if TYPE_CHECKING:
-    import onnx_ir as ir
-
-    from dnc.graph.builder import Builder
 
 
 @layers.register
@@ -38,7 +33,6 @@ class Detection(Layer):
 
     @classmethod
     def parse(cls, section: Section, context: Context) -> Self:
-        """Reads the section, and checks the number of inputs."""
         classes, side = section.integer("classes", 1, low=1), section.integer("side", 7, low=1)
         coords, count = section.integer("coords", 1), section.integer("num", 1, low=1)
         if coords != 4:
@@ -52,7 +46,7 @@ class Detection(Layer):
                 "make output= of the [connected] before equal to that",
             )
         return cls(
-            **common(context, (inputs,)),  # type: ignore[arg-type]
+            **common(context, (inputs,)),
             classes=classes,
             side=side,
             count=count,
@@ -60,8 +54,7 @@ class Detection(Layer):
             sqrt=section.boolean("sqrt"),
         )
 
-    def emit(self, b: Builder, inputs: Sequence[ir.Value], arrays: Arrays) -> ir.Value:
-        """Flatten, Softmax of each cell."""
+    def emit(self, b: Builder, inputs: Sequence[Value], arrays: Arrays) -> Value:
         x = b.reshape(inputs[0], self.shape)
         if not self.softmax:
             return x
@@ -71,7 +64,6 @@ class Detection(Layer):
         return b.op("Concat", classes, b.slice(x, 1, end, self.shape[0]), axis=1)
 
     def reference(self, inputs: Sequence[Array], arrays: Arrays, states: States) -> Array:
-        """The same."""
         y = inputs[0].reshape(len(inputs[0]), -1).copy()
         if self.softmax:
             end = self.side * self.side * self.classes
@@ -79,7 +71,6 @@ class Detection(Layer):
         return y
 
     def head(self) -> Head:
-        """What the host needs to decode the vector."""
         return DetectionHead(
             output=layer_value(self.index),
             where=self.where.short,
@@ -89,8 +80,7 @@ class Detection(Layer):
             sqrt=self.sqrt,
         )
 
-    def emit_boxes(self, b: Builder, output: ir.Value) -> tuple[ir.Value, ir.Value]:
-        """Boxes (N, K, 4) and scores (N, K, classes)."""
+    def emit_boxes(self, b: Builder, output: Value) -> tuple[Value, Value]:
         cells = self.side * self.side
         first, second = cells * self.classes, cells * (self.classes + self.count)
         classes = b.reshape(b.slice(output, 1, 0, first), [cells, 1, self.classes])
@@ -106,5 +96,4 @@ class Detection(Layer):
         return b.reshape(b.op("Concat", centers, sizes, axis=3), [-1, 4]), scores
 
     def describe(self) -> str:
-        """Grid, boxes and classes."""
         return f"{self.side} x {self.side} cells, {self.count} boxes, {self.classes} classes"

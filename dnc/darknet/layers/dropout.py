@@ -7,30 +7,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 import numpy as np
 
 from dnc.darknet.cfg import Section
 from dnc.darknet.layers import layers
-from dnc.darknet.layers.base import Array, Arrays, Context, Layer, States, common
-
-if TYPE_CHECKING:
-    import onnx_ir as ir
-
-    from dnc.graph.builder import Builder
+from dnc.darknet.layers.base import Array, Arrays, Builder, Context, Layer, States, Value, common
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Nothing(Layer):
-    def emit(self, b: Builder, inputs: Sequence[ir.Value], arrays: Arrays) -> ir.Value:
+    def emit(self, b: Builder, inputs: Sequence[Value], arrays: Arrays) -> Value:
         """A node that the pass eliminate-identity removes."""
         if self.shape != self.input_shape:
             return b.reshape(inputs[0], self.shape)
         return b.op("Dropout" if self.name == "dropout" else "Identity", inputs[0])
 
     def reference(self, inputs: Sequence[Array], arrays: Arrays, states: States) -> Array:
-        """The input."""
         return inputs[0].reshape(len(inputs[0]), *self.shape)
 
 
@@ -44,7 +38,7 @@ class Dropout(_Nothing):
     @classmethod
     def parse(cls, section: Section, context: Context) -> Self:
         """All options are for training."""
-        return cls(**common(context, context.input))  # type: ignore[arg-type]
+        return cls(**common(context, context.input))
 
 
 @layers.register
@@ -66,7 +60,7 @@ class Cost(_Nothing):
     @classmethod
     def parse(cls, section: Section, context: Context) -> Self:
         """All options are for training."""
-        return cls(**common(context, (int(np.prod(context.input)),)))  # type: ignore[arg-type]
+        return cls(**common(context, (int(np.prod(context.input)),)))
 
 
 @layers.register

@@ -8,21 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from dnc.darknet.cfg import Section
 from dnc.darknet.layers import layers
 from dnc.darknet.layers.activations import sigmoid
-from dnc.darknet.layers.base import Array, Arrays, States
+from dnc.darknet.layers.base import Array, Arrays, Builder, States, Value
 from dnc.darknet.layers.yolo import Yolo, emit_centers, emit_rows, emit_sizes, emit_spread
 from dnc.runtime.decoding import YOLO_POINTS, GaussianYoloHead, Head
-
-if TYPE_CHECKING:
-    import onnx_ir as ir
-
-    from dnc.graph.builder import Builder
 
 
 @layers.register
@@ -40,8 +35,7 @@ class GaussianYolo(Yolo):
     def _own(cls, section: Section) -> dict[str, Any]:
         return {"yolo_point": section.choice("yolo_point", "center", YOLO_POINTS)}
 
-    def emit(self, b: Builder, inputs: Sequence[ir.Value], arrays: Arrays) -> ir.Value:
-        """Sigmoid on all but w and h, scale_x_y on x and y, Concat."""
+    def emit(self, b: Builder, inputs: Sequence[Value], arrays: Arrays) -> Value:
         x = b.reshape(inputs[0], self._split())
         logistic = b.op("Sigmoid", x)
         parts = [
@@ -57,7 +51,6 @@ class GaussianYolo(Yolo):
         return b.reshape(b.op("Concat", *parts, axis=2), self.shape)
 
     def reference(self, inputs: Sequence[Array], arrays: Arrays, states: States) -> Array:
-        """The same."""
         x = inputs[0].reshape(len(inputs[0]), *self._split())
         y = sigmoid(x)
         y[:, :, 0:3:2] = y[:, :, 0:3:2] * np.float32(self.scale_x_y) - np.float32(0.5 * (self.scale_x_y - 1))
@@ -65,11 +58,9 @@ class GaussianYolo(Yolo):
         return y.reshape(len(y), *self.shape)
 
     def head(self) -> Head:
-        """What the host needs to decode the map."""
         return GaussianYoloHead(**self._head_fields(), yolo_point=self.yolo_point)
 
-    def emit_boxes(self, b: Builder, output: ir.Value) -> tuple[ir.Value, ir.Value]:
-        """Boxes (N, K, 4) and scores (N, K, classes)."""
+    def emit_boxes(self, b: Builder, output: Value) -> tuple[Value, Value]:
         _, height, width = self.shape
         x = b.reshape(output, self._split())
         centers = emit_centers(b, b.slice(x, 2, 0, 3, 2), height, width)

@@ -15,19 +15,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 from dnc.darknet.cfg import Section
 from dnc.darknet.layers import layers
 from dnc.darknet.layers.activations import activate, emit_activation
-from dnc.darknet.layers.base import Array, Arrays, Context, Shape, States, common
+from dnc.darknet.layers.base import Array, Arrays, Builder, Context, Shape, States, Value, common
 from dnc.darknet.layers.connected import Dense
 from dnc.darknet.layers.rnn import Cell
-
-if TYPE_CHECKING:
-    import onnx_ir as ir
-
-    from dnc.graph.builder import Builder
 
 __all__ = ["Gru"]
 
@@ -41,25 +36,24 @@ class Gru(Cell):
 
     @classmethod
     def parse(cls, section: Section, context: Context) -> Self:
-        """Reads output and batch_normalize."""
         output, normalize = section.integer("output", 1, low=1), section.boolean("batch_normalize")
         parts = tuple(
             Dense(inputs=size, outputs=output, batch_normalize=normalize, activation="linear", prefix=f"{kind}_{gate}.")
             for kind, size in (("input", math.prod(context.input)), ("state", output))
             for gate in "zrh"
         )
-        return cls(**common(context, (output,)), parts=parts)  # type: ignore[arg-type]
+        return cls(**common(context, (output,)), parts=parts)
 
     def states(self) -> dict[str, Shape]:
         """h, the output."""
         return {"h": self.shape}
 
-    def emit(self, b: Builder, inputs: Sequence[ir.Value], arrays: Arrays) -> ir.Value:
+    def emit(self, b: Builder, inputs: Sequence[Value], arrays: Arrays) -> Value:
         """Six Gemms; ONNX's own GRU knows no batch normalisation."""
         x, h = self.emit_flat(b, inputs[0]), b.states["h"]
         input_z, input_r, input_h, state_z, state_r, state_h = self.parts
 
-        def gate(read: Dense, recur: Dense, state: ir.Value) -> ir.Value:
+        def gate(read: Dense, recur: Dense, state: Value) -> Value:
             return emit_activation(b, b.op("Add", read.emit(b, x, arrays), recur.emit(b, state, arrays)), "logistic")
 
         z, r = gate(input_z, state_z, h), gate(input_r, state_r, h)
@@ -69,7 +63,6 @@ class Gru(Cell):
         return b.next_states["h"]
 
     def reference(self, inputs: Sequence[Array], arrays: Arrays, states: States) -> Array:
-        """The formulas above."""
         x, h = inputs[0].reshape(len(inputs[0]), -1), states["h"]
         input_z, input_r, input_h, state_z, state_r, state_h = self.parts
         z = activate(input_z.reference(x, arrays) + state_z.reference(h, arrays), "logistic")

@@ -10,18 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 import numpy as np
 
 from dnc.darknet.cfg import Section
 from dnc.darknet.layers import layers
-from dnc.darknet.layers.base import Array, Arrays, Context, Layer, Shape, States, common
-
-if TYPE_CHECKING:
-    import onnx_ir as ir
-
-    from dnc.graph.builder import Builder
+from dnc.darknet.layers.base import Array, Arrays, Builder, Context, Layer, Shape, States, Value, common
 
 __all__ = ["History"]
 
@@ -37,18 +32,16 @@ class History(Layer):
 
     @classmethod
     def parse(cls, section: Section, context: Context) -> Self:
-        """Reads history_size."""
         channels, height, width = context.image()
         frames = section.integer("history_size", 4, low=1)
         context.check_size((channels * frames, height, width), "history_size")
-        return cls(**common(context, (channels * frames, height, width)), frames=frames)  # type: ignore[arg-type]
+        return cls(**common(context, (channels * frames, height, width)), frames=frames)
 
     def states(self) -> dict[str, Shape]:
         """The output of the last step; nothing where one frame is all."""
         return {"frames": self.shape} if self.frames > 1 else {}
 
-    def emit(self, b: Builder, inputs: Sequence[ir.Value], arrays: Arrays) -> ir.Value:
-        """Slice, Concat."""
+    def emit(self, b: Builder, inputs: Sequence[Value], arrays: Arrays) -> Value:
         if self.frames == 1:
             return b.op("Identity", inputs[0])
         kept = b.slice(b.states["frames"], 1, 0, self.shape[0] - self.input_shape[0])
@@ -56,7 +49,6 @@ class History(Layer):
         return b.next_states["frames"]
 
     def reference(self, inputs: Sequence[Array], arrays: Arrays, states: States) -> Array:
-        """The same."""
         if self.frames == 1:
             return inputs[0]
         kept = states["frames"][:, : self.shape[0] - self.input_shape[0]]
@@ -64,5 +56,4 @@ class History(Layer):
         return states["frames"]
 
     def describe(self) -> str:
-        """The number of frames."""
         return f"{self.frames} frames"

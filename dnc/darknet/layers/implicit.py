@@ -5,18 +5,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 import numpy as np
 
 from dnc.darknet.cfg import Section
 from dnc.darknet.layers import layers
-from dnc.darknet.layers.base import Array, Arrays, Context, Layer, Shape, States, common
-
-if TYPE_CHECKING:
-    import onnx_ir as ir
-
-    from dnc.graph.builder import Builder
+from dnc.darknet.layers.base import Array, Arrays, Builder, Context, Layer, Shape, States, Value, common
 
 
 @layers.register
@@ -28,20 +23,17 @@ class Implicit(Layer):
 
     @classmethod
     def parse(cls, section: Section, context: Context) -> Self:
-        """Reads filters and atoms."""
         filters, atoms = section.integer("filters", 128, low=1), section.integer("atoms", 1, low=1)
-        return cls(**common(context, (filters, atoms, 1)))  # type: ignore[arg-type]
+        return cls(**common(context, (filters, atoms, 1)))
 
     def weights(self) -> dict[str, Shape]:
-        """The constant."""
         return {"weights": self.shape}
 
-    def emit(self, b: Builder, inputs: Sequence[ir.Value], arrays: Arrays) -> ir.Value:
+    def emit(self, b: Builder, inputs: Sequence[Value], arrays: Arrays) -> Value:
         """The constant, repeated for the batch of the layer before."""
         batch = b.slice(b.op("Shape", inputs[0]), 0, 0, 1)
         dims = b.constant(np.array(self.shape, np.int64))
         return b.op("Expand", b.constant(arrays["weights"], "weights"), b.op("Concat", batch, dims, axis=0))
 
     def reference(self, inputs: Sequence[Array], arrays: Arrays, states: States) -> Array:
-        """The constant, repeated for the batch."""
         return np.broadcast_to(arrays["weights"], (len(inputs[0]), *self.shape))

@@ -11,20 +11,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 import numpy as np
 
 from dnc.darknet.cfg import Section
 from dnc.darknet.layers import layers
 from dnc.darknet.layers.activations import activate, emit_activation, parse_activation
-from dnc.darknet.layers.base import Array, Arrays, Context, Layer, Shape, States, common
+from dnc.darknet.layers.base import Array, Arrays, Builder, Context, Layer, Shape, States, Value, common
 from dnc.darknet.layers.windows import Axis, windows
-
-if TYPE_CHECKING:
-    import onnx_ir as ir
-
-    from dnc.graph.builder import Builder
 
 
 @layers.register
@@ -39,7 +34,6 @@ class Local(Layer):
 
     @classmethod
     def parse(cls, section: Section, context: Context) -> Self:
-        """Reads filters, size, stride, pad and activation."""
         _, height, width = context.image()
         filters = section.integer("filters", 1, low=1)
         size, stride = section.integer("size", 1, low=1), section.integer("stride", 1, low=1)
@@ -53,19 +47,18 @@ class Local(Layer):
             if axis.count != (axis.length + 2 * pad - size) // stride + 1:
                 section.fail(f"size={size} with pad={pad} has no defined output", "pad", "use size=3, pad=1, or pad=0")
         return cls(
-            **common(context, (filters, vertical.count, horizontal.count)),  # type: ignore[arg-type]
+            **common(context, (filters, vertical.count, horizontal.count)),
             axes=(vertical, horizontal),
             activation=parse_activation(section, "logistic"),
         )
 
     def weights(self) -> dict[str, Shape]:
-        """biases, weights."""
         filters, rows, columns = self.shape
         size = self.axes[0].size
         taps = (filters, self.input_shape[0], size, size)
         return {"biases": (filters * rows * columns,), "weights": (rows * columns, *taps)}
 
-    def emit(self, b: Builder, inputs: Sequence[ir.Value], arrays: Arrays) -> ir.Value:
+    def emit(self, b: Builder, inputs: Sequence[Value], arrays: Arrays) -> Value:
         """One slice per tap, stacked into (N, locations, 1, channels * size^2); MatMul with the weights; Add."""
         vertical, horizontal = self.axes
         filters, rows, columns = self.shape
@@ -90,7 +83,6 @@ class Local(Layer):
         return emit_activation(b, y, self.activation)
 
     def reference(self, inputs: Sequence[Array], arrays: Arrays, states: States) -> Array:
-        """One product per location."""
         _, rows, columns = self.shape
         taps = windows(inputs[0], *self.axes, fill=0.0)
         weights = arrays["weights"].reshape(rows, columns, *self.weights()["weights"][1:])
@@ -98,10 +90,8 @@ class Local(Layer):
         return activate(y + arrays["biases"].reshape(self.shape), self.activation)
 
     def flops(self) -> float:
-        """Two per weight."""
         return 2.0 * float(np.prod(self.weights()["weights"]))
 
     def describe(self) -> str:
-        """Filters, size and stride."""
         size = self.axes[0].size
         return f"{self.shape[0]}  {size} x {size} / {self.axes[0].stride}"

@@ -14,19 +14,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 from dnc.darknet.cfg import Section
 from dnc.darknet.layers import layers
 from dnc.darknet.layers.activations import activate, emit_activation
-from dnc.darknet.layers.base import Array, Arrays, Context, Shape, States, common
+from dnc.darknet.layers.base import Array, Arrays, Builder, Context, Shape, States, Value, common
 from dnc.darknet.layers.connected import Dense
 from dnc.darknet.layers.rnn import Cell
-
-if TYPE_CHECKING:
-    import onnx_ir as ir
-
-    from dnc.graph.builder import Builder
 
 __all__ = ["Lstm"]
 
@@ -43,20 +38,19 @@ class Lstm(Cell):
 
     @classmethod
     def parse(cls, section: Section, context: Context) -> Self:
-        """Reads output and batch_normalize."""
         output, normalize = section.integer("output", 1, low=1), section.boolean("batch_normalize")
         parts = tuple(
             Dense(inputs=size, outputs=output, batch_normalize=normalize, activation="linear", prefix=f"{kind}{gate}.")
             for kind, size in (("w", output), ("u", math.prod(context.input)))
             for gate in "figo"
         )
-        return cls(**common(context, (output, 1, 1)), parts=parts)  # type: ignore[arg-type]
+        return cls(**common(context, (output, 1, 1)), parts=parts)
 
     def states(self) -> dict[str, Shape]:
         """h, the output, and c, the cell."""
         return {"h": self.shape[:1], "c": self.shape[:1]}
 
-    def emit(self, b: Builder, inputs: Sequence[ir.Value], arrays: Arrays) -> ir.Value:
+    def emit(self, b: Builder, inputs: Sequence[Value], arrays: Arrays) -> Value:
         """Eight Gemms; ONNX's own LSTM knows no batch normalisation."""
         x, h, c = self.emit_flat(b, inputs[0]), b.states["h"], b.states["c"]
         f, i, g, o = (
@@ -69,7 +63,6 @@ class Lstm(Cell):
         return b.reshape(h, self.shape)
 
     def reference(self, inputs: Sequence[Array], arrays: Arrays, states: States) -> Array:
-        """The formulas above."""
         x, h, c = inputs[0].reshape(len(inputs[0]), -1), states["h"], states["c"]
         f, i, g, o = (
             activate(w.reference(h, arrays) + u.reference(x, arrays), activation)

@@ -13,20 +13,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 import numpy as np
 
 from dnc.darknet.cfg import Section
 from dnc.darknet.layers import layers
-from dnc.darknet.layers.base import Array, Arrays, Context, Layer, States, common
+from dnc.darknet.layers.base import Array, Arrays, Builder, Context, Layer, States, Value, common
 from dnc.darknet.layers.convolutional import blur
 from dnc.darknet.layers.windows import Axis, windows
-
-if TYPE_CHECKING:
-    import onnx_ir as ir
-
-    from dnc.graph.builder import Builder
 
 _LOWEST = float(np.finfo(np.float32).min)
 
@@ -55,7 +50,6 @@ class Pool(Layer):
         return vertical, horizontal
 
     def describe(self) -> str:
-        """Size and stride."""
         vertical, horizontal = self.axes
         strides = dict.fromkeys((horizontal.stride, vertical.stride))
         return f"{vertical.size} x {vertical.size} / {'x'.join(map(str, strides))}"
@@ -81,7 +75,6 @@ class MaxPool(Pool):
 
     @classmethod
     def parse(cls, section: Section, context: Context) -> Self:
-        """Reads the section."""
         vertical, horizontal = cls.parse_axes(section, context)
         channels, height, width = context.image()
         depth = section.boolean("maxpool_depth")
@@ -91,7 +84,7 @@ class MaxPool(Pool):
             if out_channels > channels:
                 section.fail(f"out_channels={out_channels} of {channels} channels", "out_channels", "at most all")
             fields = common(context, (out_channels, height, width))
-            return cls(**fields, axes=(vertical, horizontal), depth=True)  # type: ignore[arg-type]
+            return cls(**fields, axes=(vertical, horizontal), depth=True)
         strides = (horizontal.stride, vertical.stride)
         if antialiasing:
             padding = section.integer("padding", vertical.size - 1, low=0)
@@ -102,7 +95,7 @@ class MaxPool(Pool):
         if antialiasing:
             shape = blur((channels, vertical.count, horizontal.count), antialiasing, *strides)[0].shape
         return cls(
-            **common(context, shape),  # type: ignore[arg-type]
+            **common(context, shape),
             axes=(vertical, horizontal),
             antialiasing=antialiasing,
             blur_stride=strides,
@@ -112,7 +105,7 @@ class MaxPool(Pool):
         """Darknet counts size * size for maxpool_depth=1 too, though it does not read it then."""
         return float(np.prod(self.input_shape)) * self.axes[0].size ** 2 if self.depth else super().flops()
 
-    def emit(self, b: Builder, inputs: Sequence[ir.Value], arrays: Arrays) -> ir.Value:
+    def emit(self, b: Builder, inputs: Sequence[Value], arrays: Arrays) -> Value:
         """MaxPool (after a Pad where ONNX's own padding is too narrow), or Reshape and ReduceMax."""
         x = inputs[0]
         if self.depth:
@@ -132,7 +125,7 @@ class MaxPool(Pool):
         convolution, kernel = blur(pooled, self.antialiasing, *self.blur_stride)
         return convolution.emit(b, x, kernel)
 
-    def _emit_depth(self, b: Builder, x: ir.Value) -> ir.Value:
+    def _emit_depth(self, b: Builder, x: Value) -> Value:
         channels, height, width = self.input_shape
         groups = self.shape[0]
         missing = -channels % groups
@@ -167,14 +160,13 @@ class LocalAvgPool(Pool):
 
     @classmethod
     def parse(cls, section: Section, context: Context) -> Self:
-        """Reads the section."""
         vertical, horizontal = cls.parse_axes(section, context)
         if max(vertical.begin, vertical.end, horizontal.begin, horizontal.end) >= vertical.size:
             section.fail("a window would lie outside the map, and have no mean", "padding", "make it smaller than size")
         shape = (context.input[0], vertical.count, horizontal.count)
-        return cls(**common(context, shape), axes=(vertical, horizontal))  # type: ignore[arg-type]
+        return cls(**common(context, shape), axes=(vertical, horizontal))
 
-    def emit(self, b: Builder, inputs: Sequence[ir.Value], arrays: Arrays) -> ir.Value:
+    def emit(self, b: Builder, inputs: Sequence[Value], arrays: Arrays) -> Value:
         """AveragePool that leaves the padding out of the count."""
         vertical, horizontal = self.axes
         return b.op(

@@ -11,18 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 import numpy as np
 
 from dnc.darknet.cfg import Section
 from dnc.darknet.layers import layers
-from dnc.darknet.layers.base import Array, Arrays, Context, Layer, States, common
-
-if TYPE_CHECKING:
-    import onnx_ir as ir
-
-    from dnc.graph.builder import Builder
+from dnc.darknet.layers.base import Array, Arrays, Builder, Context, Layer, States, Value, common
 
 
 @layers.register
@@ -40,7 +35,6 @@ class Normalization(Layer):
 
     @classmethod
     def parse(cls, section: Section, context: Context) -> Self:
-        """Reads size, alpha, beta and kappa."""
         channels = context.image()[0]
         size = section.integer("size", 5, low=1)
         if channels > 8192:
@@ -48,14 +42,14 @@ class Normalization(Layer):
         if size // 2 >= channels:
             section.fail(f"size={size} needs more than {size // 2} channels, there are {channels}", "size")
         return cls(
-            **common(context, context.input),  # type: ignore[arg-type]
+            **common(context, context.input),
             size=size,
             alpha=section.number("alpha", 0.0001),
             beta=section.number("beta", 0.75),
             kappa=section.number("kappa", 1.0),
         )
 
-    def emit(self, b: Builder, inputs: Sequence[ir.Value], arrays: Arrays) -> ir.Value:
+    def emit(self, b: Builder, inputs: Sequence[Value], arrays: Arrays) -> Value:
         """Window sums of squares as a 1 x 1 convolution over the channels, then Pow and Mul."""
         x = inputs[0]
         square = b.op("Mul", x, x)
@@ -70,7 +64,6 @@ class Normalization(Layer):
         return b.op("Mul", x, b.op("Pow", norms, b.constant(-self.beta)))
 
     def reference(self, inputs: Sequence[Array], arrays: Arrays, states: States) -> Array:
-        """The closed form."""
         x = inputs[0]
         square = x * x
         half = self.size // 2
@@ -81,5 +74,4 @@ class Normalization(Layer):
         return x * norms**-self.beta
 
     def describe(self) -> str:
-        """The window."""
         return f"{self.size}"

@@ -8,20 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 from dnc.darknet.cfg import Section
 from dnc.darknet.layers import layers
 from dnc.darknet.layers.activations import sigmoid
-from dnc.darknet.layers.base import Array, Arrays, Context, Layer, States, common, layer_value
+from dnc.darknet.layers.base import Array, Arrays, Builder, Context, Layer, States, Value, common, layer_value
 from dnc.darknet.layers.tree import emit_tree_softmax, parse_map, parse_tree, softmax, tree_softmax
 from dnc.darknet.layers.yolo import check_channels, emit_centers, emit_rows, emit_sizes, parse_anchors
 from dnc.runtime.decoding import Head, RegionHead
-
-if TYPE_CHECKING:
-    import onnx_ir as ir
-
-    from dnc.graph.builder import Builder
 
 
 @layers.register
@@ -42,7 +37,6 @@ class Region(Layer):
 
     @classmethod
     def parse(cls, section: Section, context: Context) -> Self:
-        """Reads the section, and checks the channels."""
         classes = section.integer("classes", 20, low=1)
         coords = section.integer("coords", 4)
         if coords != 4:
@@ -53,7 +47,7 @@ class Region(Layer):
         section.boolean("log")
         section.boolean("sqrt")
         return cls(
-            **common(context, shape),  # type: ignore[arg-type]
+            **common(context, shape),
             classes=classes,
             coords=coords,
             anchors=parse_anchors(section, count, range(count)),
@@ -63,8 +57,7 @@ class Region(Layer):
             classfix=section.integer("classfix", 0),
         )
 
-    def emit(self, b: Builder, inputs: Sequence[ir.Value], arrays: Arrays) -> ir.Value:
-        """Transpose to cells, Sigmoid of objectness, Softmax of classes."""
+    def emit(self, b: Builder, inputs: Sequence[Value], arrays: Arrays) -> Value:
         _, height, width = self.shape
         x = b.reshape(inputs[0], [len(self.anchors), 5 + self.classes, height, width])
         x = b.op("Transpose", x, perm=[0, 3, 4, 1, 2])
@@ -76,7 +69,6 @@ class Region(Layer):
         return b.reshape(b.op("Concat", box, b.op("Sigmoid", objectness), classes, axis=4), self.shape)
 
     def reference(self, inputs: Sequence[Array], arrays: Arrays, states: States) -> Array:
-        """The same."""
         _, height, width = self.shape
         x = inputs[0].reshape(len(inputs[0]), len(self.anchors), 5 + self.classes, height, width)
         y = x.transpose(0, 3, 4, 1, 2).copy()
@@ -98,7 +90,7 @@ class Region(Layer):
             classfix=self.classfix,
         )
 
-    def emit_boxes(self, b: Builder, output: ir.Value) -> tuple[ir.Value, ir.Value]:
+    def emit_boxes(self, b: Builder, output: Value) -> tuple[Value, Value]:
         """Boxes (N, K, 4) and scores (N, K, classes); a tree's single class per box is left to the host."""
         if self.tree:
             self.fail("the class tree of [region] cannot be decoded in the graph", "leave --decode at host")
@@ -115,5 +107,4 @@ class Region(Layer):
         return emit_rows(b, b.op("Concat", centers, sizes, axis=2), 4), emit_rows(b, scores, self.classes)
 
     def describe(self) -> str:
-        """Classes and anchors."""
         return f"{len(self.anchors)} anchors, {self.classes} classes"

@@ -12,18 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 import numpy as np
 
 from dnc.darknet.cfg import Section
 from dnc.darknet.layers import layers
-from dnc.darknet.layers.base import Array, Arrays, Context, Layer, States, common
-
-if TYPE_CHECKING:
-    import onnx_ir as ir
-
-    from dnc.graph.builder import Builder
+from dnc.darknet.layers.base import Array, Arrays, Builder, Context, Layer, States, Value, common
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +28,6 @@ class _Reorg(Layer):
 
     @classmethod
     def parse(cls, section: Section, context: Context) -> Self:
-        """Reads stride and reverse."""
         channels, height, width = context.image()
         stride = section.integer("stride", 1, low=1)
         reverse = section.boolean("reverse")
@@ -47,15 +41,14 @@ class _Reorg(Layer):
             shape = (channels // square, height * stride, width * stride)
         else:
             shape = (channels * square, height // stride, width // stride)
-        return cls(**common(context, shape), stride=stride, reverse=reverse)  # type: ignore[arg-type]
+        return cls(**common(context, shape), stride=stride, reverse=reverse)
 
     @property
     def deep(self) -> tuple[int, int, int]:
         """The shape (D, h, w) of the deep view."""
         raise NotImplementedError
 
-    def emit(self, b: Builder, inputs: Sequence[ir.Value], arrays: Arrays) -> ir.Value:
-        """Reshape, Transpose, Reshape."""
+    def emit(self, b: Builder, inputs: Sequence[Value], arrays: Arrays) -> Value:
         (depth, height, width), s = self.deep, self.stride
         wide = depth // (s * s)
         if self.reverse:
@@ -80,7 +73,6 @@ class _Reorg(Layer):
         return result.reshape(len(flat), *self.shape)
 
     def describe(self) -> str:
-        """The stride."""
         return f"/ {self.stride}"
 
 
@@ -107,6 +99,5 @@ class Reorg(_Reorg):
 
     @property
     def deep(self) -> tuple[int, int, int]:
-        """The input."""
         channels, height, width = self.input_shape
         return channels, height, width

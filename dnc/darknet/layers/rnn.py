@@ -12,18 +12,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 from dnc.darknet.cfg import Section
 from dnc.darknet.layers import layers
 from dnc.darknet.layers.activations import parse_activation
-from dnc.darknet.layers.base import Array, Arrays, Context, Layer, Shape, States, common
+from dnc.darknet.layers.base import Array, Arrays, Builder, Context, Layer, Shape, States, Value, common
 from dnc.darknet.layers.connected import Dense, arrange_dense
-
-if TYPE_CHECKING:
-    import onnx_ir as ir
-
-    from dnc.graph.builder import Builder
 
 __all__ = ["Cell", "Rnn"]
 
@@ -38,22 +33,18 @@ class Cell(Layer):
     parts: tuple[Dense, ...]
 
     def weights(self) -> dict[str, Shape]:
-        """Part after part, see `Dense.weights`."""
         return {name: shape for part in self.parts for name, shape in part.weights().items()}
 
     def arrange(self, name: str, stored: Array, shape: Shape, transposed: bool) -> Array:
-        """See `arrange_dense`."""
         return arrange_dense(name, stored, shape, transposed)
 
     def flops(self) -> float:
-        """Two per weight."""
         return sum(2.0 * part.inputs * part.outputs for part in self.parts)
 
     def describe(self) -> str:
-        """Inputs and outputs."""
         return f"{math.prod(self.input_shape)} -> {self.shape[0]}"
 
-    def emit_flat(self, b: Builder, x: ir.Value) -> ir.Value:
+    def emit_flat(self, b: Builder, x: Value) -> Value:
         """The layer's input as (N, inputs)."""
         return b.reshape(x, [math.prod(self.input_shape)])
 
@@ -69,7 +60,6 @@ class Rnn(Cell):
 
     @classmethod
     def parse(cls, section: Section, context: Context) -> Self:
-        """Reads output, hidden, activation, batch_normalize, logistic and shortcut."""
         inputs, output = math.prod(context.input), section.integer("output", 1, low=1)
         hidden = section.integer("hidden", 1, low=1)
         context.check_size((hidden,), "hidden")
@@ -82,14 +72,13 @@ class Rnn(Cell):
             Dense(inputs=hidden, outputs=output, batch_normalize=normalize, activation=activation, prefix="output."),
         )
         fields = common(context, (output, 1, 1))
-        return cls(**fields, parts=parts, shortcut=section.boolean("shortcut"))  # type: ignore[arg-type]
+        return cls(**fields, parts=parts, shortcut=section.boolean("shortcut"))
 
     def states(self) -> dict[str, Shape]:
         """h, of `hidden` values."""
         return {"h": (self.parts[0].outputs,)}
 
-    def emit(self, b: Builder, inputs: Sequence[ir.Value], arrays: Arrays) -> ir.Value:
-        """Three Gemms, one Add, and one more for the shortcut."""
+    def emit(self, b: Builder, inputs: Sequence[Value], arrays: Arrays) -> Value:
         read, recur, write = self.parts
         old = b.states["h"]
         h = b.op("Add", read.emit(b, self.emit_flat(b, inputs[0]), arrays), recur.emit(b, old, arrays))
@@ -99,7 +88,6 @@ class Rnn(Cell):
         return b.reshape(write.emit(b, h, arrays), self.shape)
 
     def reference(self, inputs: Sequence[Array], arrays: Arrays, states: States) -> Array:
-        """The formulas above."""
         read, recur, write = self.parts
         x, old = inputs[0].reshape(len(inputs[0]), -1), states["h"]
         h = read.reference(x, arrays) + recur.reference(old, arrays)

@@ -8,18 +8,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 import numpy as np
 
 from dnc.darknet.cfg import Section
 from dnc.darknet.layers import layers
-from dnc.darknet.layers.base import Array, Arrays, Context, Layer, States, common
-
-if TYPE_CHECKING:
-    import onnx_ir as ir
-
-    from dnc.graph.builder import Builder
+from dnc.darknet.layers.base import Array, Arrays, Builder, Context, Layer, States, Value, common
 
 
 @layers.register
@@ -36,7 +31,6 @@ class Route(Layer):
 
     @classmethod
     def parse(cls, section: Section, context: Context) -> Self:
-        """Reads layers, groups and group_id."""
         sources = context.sources("layers")
         groups = section.integer("groups", 1, low=1)
         group_id = section.integer("group_id", 0, low=0, high=groups - 1)
@@ -48,21 +42,20 @@ class Route(Layer):
             if groups > 1:
                 section.fail("groups need inputs of one width and height", "groups")
             flat = (sum(math.prod(shape) for shape in shapes),)
-            return cls(**common(context, flat, sources))  # type: ignore[arg-type]
+            return cls(**common(context, flat, sources))
         channels = tuple(shape[0] for shape in shapes)
         for source, count in zip(sources, channels, strict=True):
             if count % groups:
                 section.fail(f"groups={groups} does not divide the {count} channels of layer {source}", "groups")
         shape = (sum(channels) // groups, *shapes[0][1:])
         fields = common(context, shape, sources)
-        return cls(**fields, groups=groups, group_id=group_id, source_channels=channels)  # type: ignore[arg-type]
+        return cls(**fields, groups=groups, group_id=group_id, source_channels=channels)
 
     def _part(self, channels: int) -> tuple[int, int]:
         size = channels // self.groups
         return self.group_id * size, (self.group_id + 1) * size
 
-    def emit(self, b: Builder, inputs: Sequence[ir.Value], arrays: Arrays) -> ir.Value:
-        """Slice each input, Concat."""
+    def emit(self, b: Builder, inputs: Sequence[Value], arrays: Arrays) -> Value:
         parts = list(inputs)
         if self.groups > 1:
             parts = [b.slice(x, 1, *self._part(c)) for x, c in zip(inputs, self.source_channels, strict=True)]
@@ -71,12 +64,10 @@ class Route(Layer):
         return parts[0] if len(parts) == 1 else b.op("Concat", *parts, axis=1)
 
     def reference(self, inputs: Sequence[Array], arrays: Arrays, states: States) -> Array:
-        """Slices, concatenated."""
         if not self.source_channels:
             return np.concatenate([x.reshape(len(x), -1) for x in inputs], axis=1)
         return np.concatenate([x[:, slice(*self._part(x.shape[1]))] for x in inputs], axis=1)
 
     def describe(self) -> str:
-        """The layers, and which part of them."""
         part = f"  {self.group_id}/{self.groups}" if self.groups > 1 else ""
         return " ".join(map(str, self.sources)) + part

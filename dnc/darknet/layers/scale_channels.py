@@ -8,17 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 from dnc.darknet.cfg import Section
 from dnc.darknet.layers import layers
 from dnc.darknet.layers.activations import activate, emit_activation, parse_activation
-from dnc.darknet.layers.base import Array, Arrays, Context, Layer, Shape, States, common
-
-if TYPE_CHECKING:
-    import onnx_ir as ir
-
-    from dnc.graph.builder import Builder
+from dnc.darknet.layers.base import Array, Arrays, Builder, Context, Layer, Shape, States, Value, common
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,22 +32,19 @@ class _Product(Layer):
             have, want, of = (" x ".join(map(str, shape)) for shape in (context.input, wanted, target))
             section.fail(f"the previous layer is {have}, but layer {sources[1]} of {of} wants {want}", "from")
         fields = common(context, target, sources)
-        return cls(**fields, activation=parse_activation(section, "linear"))  # type: ignore[arg-type]
+        return cls(**fields, activation=parse_activation(section, "linear"))
 
     @staticmethod
     def _factors(section: Section, target: Shape) -> Shape:
         raise NotImplementedError
 
-    def emit(self, b: Builder, inputs: Sequence[ir.Value], arrays: Arrays) -> ir.Value:
-        """Mul, activation."""
+    def emit(self, b: Builder, inputs: Sequence[Value], arrays: Arrays) -> Value:
         return emit_activation(b, b.op("Mul", inputs[1], inputs[0]), self.activation)
 
     def reference(self, inputs: Sequence[Array], arrays: Arrays, states: States) -> Array:
-        """The product."""
         return activate(inputs[1] * inputs[0], self.activation)
 
     def describe(self) -> str:
-        """The layer that is scaled."""
         return str(self.sources[1])
 
 

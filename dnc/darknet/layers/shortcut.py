@@ -18,19 +18,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 import numpy as np
 
 from dnc.darknet.cfg import Section
 from dnc.darknet.layers import layers
 from dnc.darknet.layers.activations import activate, emit_activation, parse_activation
-from dnc.darknet.layers.base import Array, Arrays, Context, Layer, Shape, States, common
-
-if TYPE_CHECKING:
-    import onnx_ir as ir
-
-    from dnc.graph.builder import Builder
+from dnc.darknet.layers.base import Array, Arrays, Builder, Context, Layer, Shape, States, Value, common
 
 _EPSILON = np.float32(1e-4)
 _SMALLEST = np.float32(1e-3)
@@ -50,7 +45,6 @@ class Shortcut(Layer):
 
     @classmethod
     def parse(cls, section: Section, context: Context) -> Self:
-        """Reads from, activation, weights_type and weights_normalization."""
         sources = context.pair("from")
         shapes = (context.input, *(context.layers[source].shape for source in sources[1:]))
         kinds = ("none", "per_feature", "per_layer", "per_channel")
@@ -71,7 +65,7 @@ class Shortcut(Layer):
                     "width and height must be equal (or one a multiple of the other, as in the old ResNets)",
                 )
         return cls(
-            **common(context, context.input, sources),  # type: ignore[arg-type]
+            **common(context, context.input, sources),
             activation=parse_activation(section, "linear"),
             weights_type=weights_type,
             normalization="relu" if normalization == "avg_relu" else normalization,
@@ -91,7 +85,7 @@ class Shortcut(Layer):
         normalized: Array = (weights / (weights.sum(axis=0) + _EPSILON)).astype(np.float32)
         return normalized
 
-    def emit(self, b: Builder, inputs: Sequence[ir.Value], arrays: Arrays) -> ir.Value:
+    def emit(self, b: Builder, inputs: Sequence[Value], arrays: Arrays) -> Value:
         """Slices and pads to the previous layer's shape, Mul by the weights, Add, activation."""
         terms = [self._emit_fit(b, x, shape) for x, shape in zip(inputs, self.source_shapes, strict=True)]
         if self.weights_type != "none":
@@ -102,7 +96,7 @@ class Shortcut(Layer):
             total = b.op("Add", total, term)
         return emit_activation(b, total, self.activation)
 
-    def _emit_fit(self, b: Builder, x: ir.Value, shape: Shape) -> ir.Value:
+    def _emit_fit(self, b: Builder, x: Value, shape: Shape) -> Value:
         if shape == self.shape:
             return x
         stride, sample = _stride(self.shape, shape) or (1, 1)
@@ -144,7 +138,6 @@ class Shortcut(Layer):
         return float(np.prod(self.shape) * (len(self.sources) - 1) * (1 if self.weights_type == "none" else 2))
 
     def describe(self) -> str:
-        """The layers that are added."""
         weighted = f"  {self.weights_type} {self.normalization}" if self.weights_type != "none" else ""
         return " ".join(map(str, self.sources[1:])) + weighted
 

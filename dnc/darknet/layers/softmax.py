@@ -8,20 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 import numpy as np
 
 from dnc.darknet.cfg import Section
 from dnc.darknet.layers import layers
-from dnc.darknet.layers.base import Array, Arrays, Context, Layer, States, common, layer_value
+from dnc.darknet.layers.base import Array, Arrays, Builder, Context, Layer, States, Value, common, layer_value
 from dnc.darknet.layers.tree import emit_tree_softmax, parse_tree, softmax, tree_softmax
 from dnc.runtime.decoding import ClassifierHead, Head
-
-if TYPE_CHECKING:
-    import onnx_ir as ir
-
-    from dnc.graph.builder import Builder
 
 
 @layers.register
@@ -39,7 +34,6 @@ class Softmax(Layer):
 
     @classmethod
     def parse(cls, section: Section, context: Context) -> Self:
-        """Reads groups, temperature, tree and spatial."""
         inputs = int(np.prod(context.input))
         groups = section.integer("groups", 1, low=1)
         if inputs % groups:
@@ -52,7 +46,7 @@ class Softmax(Layer):
         if spatial:
             context.image()
         return cls(
-            **common(context, (inputs,)),  # type: ignore[arg-type]
+            **common(context, (inputs,)),
             groups=groups,
             temperature=temperature,
             spatial=spatial,
@@ -71,8 +65,7 @@ class Softmax(Layer):
     def _temperature(self) -> float:
         return 1.0 if self.spatial else self.temperature
 
-    def emit(self, b: Builder, inputs: Sequence[ir.Value], arrays: Arrays) -> ir.Value:
-        """Reshape, Mul, Softmax."""
+    def emit(self, b: Builder, inputs: Sequence[Value], arrays: Arrays) -> Value:
         view, axis = self._view()
         x = b.reshape(inputs[0], view)
         if self._temperature != 1:
@@ -81,7 +74,6 @@ class Softmax(Layer):
         return y if len(view) == 1 else b.reshape(y, self.shape)
 
     def reference(self, inputs: Sequence[Array], arrays: Arrays, states: States) -> Array:
-        """The same."""
         view, axis = self._view()
         x = inputs[0].reshape(len(inputs[0]), *view)
         if self.tree:
@@ -89,6 +81,5 @@ class Softmax(Layer):
         return softmax(x, axis, self._temperature).reshape(len(x), -1)
 
     def head(self) -> Head:
-        """The values are the classes' probabilities."""
         output = layer_value(self.index)
         return ClassifierHead(output=output, where=self.where.short, classes=self.shape[0], tree=self.tree)

@@ -9,17 +9,11 @@ from __future__ import annotations
 import re
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from dnc.darknet.cfg import Section
-from dnc.darknet.layers.base import Array
-
-if TYPE_CHECKING:
-    import onnx_ir as ir
-
-    from dnc.graph.builder import Builder
+from dnc.darknet.layers.base import Array, Builder, Value
 
 __all__ = ["emit_tree_softmax", "group_sizes", "parse_map", "parse_tree", "softmax", "tree_softmax"]
 
@@ -84,7 +78,7 @@ def tree_softmax(x: Array, parents: tuple[int, ...], temperature: float = 1.0) -
     return np.concatenate([softmax(part, -1, temperature) for part in np.split(x, ends[:-1], axis=-1)], axis=-1)
 
 
-def emit_tree_softmax(b: Builder, x: ir.Value, parents: tuple[int, ...], axis: int) -> ir.Value:
+def emit_tree_softmax(b: Builder, x: Value, parents: tuple[int, ...], axis: int) -> Value:
     """Split into the groups, Softmax of each, Concat."""
     sizes = group_sizes(parents)
     parts = b.ops("Split", x, b.constant(np.array(sizes, np.int64), "groups"), outputs=len(sizes), axis=axis)

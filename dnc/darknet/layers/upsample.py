@@ -6,18 +6,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 import numpy as np
 
 from dnc.darknet.cfg import Section
 from dnc.darknet.layers import layers
-from dnc.darknet.layers.base import Array, Arrays, Context, Layer, States, common
-
-if TYPE_CHECKING:
-    import onnx_ir as ir
-
-    from dnc.graph.builder import Builder
+from dnc.darknet.layers.base import Array, Arrays, Builder, Context, Layer, States, Value, common
 
 
 @layers.register
@@ -33,7 +28,6 @@ class Upsample(Layer):
 
     @classmethod
     def parse(cls, section: Section, context: Context) -> Self:
-        """Reads stride and scale."""
         channels, height, width = context.image()
         stride, scale = section.integer("stride", 2), section.number("scale", 1.0)
         if stride == 0:
@@ -44,9 +38,9 @@ class Upsample(Layer):
             shape = (channels, height // -stride, width // -stride)
             if (height % -stride, width % -stride) != (0, 0):
                 section.fail(f"stride={stride} does not divide {height} x {width}", "stride")
-        return cls(**common(context, shape), stride=stride, scale=scale)  # type: ignore[arg-type]
+        return cls(**common(context, shape), stride=stride, scale=scale)
 
-    def emit(self, b: Builder, inputs: Sequence[ir.Value], arrays: Arrays) -> ir.Value:
+    def emit(self, b: Builder, inputs: Sequence[Value], arrays: Arrays) -> Value:
         """Resize, or a depthwise Conv of ones; then Mul."""
         x, stride = inputs[0], abs(self.stride)
         if self.stride > 0:
@@ -61,7 +55,6 @@ class Upsample(Layer):
         return b.op("Conv", x, b.constant(kernel, "sum"), kernel_shape=dims, strides=dims, group=self.shape[0])
 
     def reference(self, inputs: Sequence[Array], arrays: Arrays, states: States) -> Array:
-        """Repeats rows and columns, or sums blocks."""
         x, stride, scale = inputs[0], abs(self.stride), np.float32(self.scale)
         if self.stride > 0:
             return x.repeat(stride, axis=2).repeat(stride, axis=3) * scale
@@ -70,5 +63,4 @@ class Upsample(Layer):
         return total * scale
 
     def describe(self) -> str:
-        """The factor."""
         return f"{self.stride}x" if self.stride > 0 else f"1/{-self.stride}x"

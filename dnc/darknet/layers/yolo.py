@@ -11,21 +11,16 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import numpy as np
 
 from dnc.darknet.cfg import Section
 from dnc.darknet.layers import layers
 from dnc.darknet.layers.activations import sigmoid
-from dnc.darknet.layers.base import Array, Arrays, Context, Layer, Shape, States, common, layer_value
+from dnc.darknet.layers.base import Array, Arrays, Builder, Context, Layer, Shape, States, Value, common, layer_value
 from dnc.errors import CfgError, warn
 from dnc.runtime.decoding import NMS_KINDS, Head, YoloHead
-
-if TYPE_CHECKING:
-    import onnx_ir as ir
-
-    from dnc.graph.builder import Builder
 
 
 def parse_anchors(section: Section, total: int, mask: Sequence[int]) -> tuple[tuple[float, float], ...]:
@@ -78,14 +73,14 @@ def check_channels(section: Section, context: Context, count: int, entries: int,
     return channels, height, width
 
 
-def emit_spread(b: Builder, x: ir.Value, scale_x_y: float) -> ir.Value:
+def emit_spread(b: Builder, x: Value, scale_x_y: float) -> Value:
     """x * scale_x_y - (scale_x_y - 1) / 2."""
     if scale_x_y == 1:
         return x
     return b.op("Sub", b.op("Mul", x, b.constant(scale_x_y)), b.constant(0.5 * (scale_x_y - 1)))
 
 
-def emit_centers(b: Builder, xy: ir.Value, height: int, width: int) -> ir.Value:
+def emit_centers(b: Builder, xy: Value, height: int, width: int) -> Value:
     """(x, y) of maps (N, n, 2, h, w), relative to their cells, as fractions of the input."""
     row, column = np.indices((height, width), np.float32)
     cells = b.constant(np.stack([column, row])[None, None], "cells")
@@ -93,13 +88,13 @@ def emit_centers(b: Builder, xy: ir.Value, height: int, width: int) -> ir.Value:
     return b.op("Div", b.op("Add", xy, cells), grid)
 
 
-def emit_sizes(b: Builder, wh: ir.Value, anchors: Sequence[tuple[float, float]], unit: Sequence[int]) -> ir.Value:
+def emit_sizes(b: Builder, wh: Value, anchors: Sequence[tuple[float, float]], unit: Sequence[int]) -> Value:
     """e^wh * anchor / unit of maps (N, n, 2, h, w)."""
     scale = (np.array(anchors, np.float32) / np.array(unit, np.float32)).reshape(1, -1, 2, 1, 1)
     return b.op("Mul", b.op("Exp", wh), b.constant(scale, "anchors"))
 
 
-def emit_rows(b: Builder, x: ir.Value, length: int) -> ir.Value:
+def emit_rows(b: Builder, x: Value, length: int) -> Value:
     """Maps (N, n, length, h, w) as rows (N, h * w * n, length): cell by cell, as Darknet lists boxes."""
     return b.reshape(b.op("Transpose", x, perm=[0, 3, 4, 1, 2]), [-1, length])
 
@@ -125,14 +120,13 @@ class Yolo(Layer):
 
     @classmethod
     def parse(cls, section: Section, context: Context) -> Self:
-        """Reads the section, and checks the channels."""
         classes = section.integer("classes", 20, low=1)
         total = section.integer("num", 1, low=1)
         mask = parse_mask(section, total)
         shape = check_channels(section, context, len(mask), cls.box_channels + 1, classes)
         section.text("map")
         return cls(
-            **common(context, shape),  # type: ignore[arg-type]
+            **common(context, shape),
             classes=classes,
             anchors=parse_anchors(section, total, mask),
             input_size=(context.net.integer("width", 0), context.net.integer("height", 0)),
@@ -150,8 +144,7 @@ class Yolo(Layer):
     def _split(self) -> Shape:
         return len(self.anchors), self.box_channels + 1 + self.classes, *self.shape[1:]
 
-    def emit(self, b: Builder, inputs: Sequence[ir.Value], arrays: Arrays) -> ir.Value:
-        """Sigmoid on all but w and h, scale_x_y, Concat."""
+    def emit(self, b: Builder, inputs: Sequence[Value], arrays: Arrays) -> Value:
         if self.new_coords and self.scale_x_y == 1:
             return b.op("Identity", inputs[0])
         x = b.reshape(inputs[0], self._split())
@@ -161,7 +154,6 @@ class Yolo(Layer):
         return b.reshape(b.op("Concat", emit_spread(b, xy, self.scale_x_y), wh, rest, axis=2), self.shape)
 
     def reference(self, inputs: Sequence[Array], arrays: Arrays, states: States) -> Array:
-        """The same."""
         y = inputs[0].reshape(len(inputs[0]), *self._split()).copy()
         if not self.new_coords:
             y[:, :, :2], y[:, :, 4:] = sigmoid(y[:, :, :2]), sigmoid(y[:, :, 4:])
@@ -181,10 +173,9 @@ class Yolo(Layer):
         }
 
     def head(self) -> Head:
-        """What the host needs to decode the map."""
         return YoloHead(**self._head_fields(), new_coords=self.new_coords)
 
-    def emit_boxes(self, b: Builder, output: ir.Value) -> tuple[ir.Value, ir.Value]:
+    def emit_boxes(self, b: Builder, output: Value) -> tuple[Value, Value]:
         """Boxes (N, K, 4) as fractions of the input and scores (N, K, classes), of the activated map."""
         _, height, width = self.shape
         x = b.reshape(output, self._split())
@@ -200,7 +191,6 @@ class Yolo(Layer):
         return emit_rows(b, b.op("Concat", centers, sizes, axis=2), 4), emit_rows(b, scores, self.classes)
 
     def describe(self) -> str:
-        """Classes, anchors and the options that change boxes."""
         extra = f"  scale_x_y {self.scale_x_y:g}" if self.scale_x_y != 1 else ""
         extra += "  new_coords" if self.new_coords else ""
         extra += f"  {self.nms_kind}" if self.nms_kind != "default" else ""
