@@ -67,7 +67,7 @@ class Slowed(Subject):
 
 @contextmanager
 def load() -> Iterator[None]:
-    """Another process that computes, for one second of two."""
+    """Runs another process that computes, for one second of two."""
     process = subprocess.Popen([sys.executable, "-c", _LOAD])
     try:
         yield

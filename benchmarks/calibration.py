@@ -111,7 +111,7 @@ def slides(counts: np.ndarray) -> int:
 
 
 def check(arguments: argparse.Namespace, calibration: dict, engine: Path) -> tuple[int, int, int]:
-    """How many thresholds are equal to the slides', how many are within a bin, and of how many."""
+    """Counts thresholds that equal the slides', that are within a bin of theirs, and all."""
     import dnc
 
     loaded = dnc.load(engine)

@@ -106,7 +106,7 @@ def measure(cfg: Path, arguments: argparse.Namespace, folder: Path) -> tuple[Tim
 
 
 def main() -> None:
-    """One table for each network, and the geometric means."""
+    """Prints a table for each network, and the geometric means."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("networks", nargs="+")
     parser.add_argument("--threads", type=int, default=2)

@@ -90,11 +90,11 @@ Run = Callable[[], list[Any]]
 
 
 class OutOfTime(Exception):
-    """There is none left."""
+    """Raised when the time is used up."""
 
 
 class Clock:
-    """What time is left, and what things take."""
+    """Watches the time that is left."""
 
     def __init__(self, minutes: float) -> None:
         self._end = time.monotonic() + 60 * minutes
@@ -105,7 +105,7 @@ class Clock:
         return time.monotonic() + self._taken.get(what, 5.0) < self._end
 
     def took(self, what: str, start: float) -> None:
-        """Something began at `start` and has ended."""
+        """Notes how long something took that began at `start`."""
         if what in self._taken:
             self._taken[what] = time.monotonic() - start
 
@@ -254,7 +254,7 @@ def open_torch(model: ir.Model, precision: str, device: str, x: Any, compiled: b
 
 
 def torch_device(provider: str) -> str:
-    """Where PyTorch would run; empty where it is not installed, or sees no GPU."""
+    """Device of PyTorch; empty where it is not installed, or sees no GPU."""
     try:
         import torch
     except ImportError:
@@ -265,7 +265,7 @@ def torch_device(provider: str) -> str:
 
 
 def reference(network: Network, x: Any) -> list[Any]:
-    """What ONNX Runtime computes on the CPU in float32."""
+    """Outputs of ONNX Runtime on the CPU in float32."""
     target = targets["onnx"]()
     with tempfile.TemporaryDirectory() as scratch:
         return open_engine(network, target, Path(scratch) / "reference", x)()
@@ -390,7 +390,7 @@ def show(tuned: Tuned, title: str) -> None:
 
 
 def about(provider: str) -> str:
-    """What it is measured on."""
+    """Names the GPU, the libraries and the date."""
     versions = []
     for name in (
         "onnxruntime-gpu",
@@ -412,12 +412,12 @@ def about(provider: str) -> str:
 
 
 def words(text: str) -> list[str]:
-    """For argparse: what stands between commas."""
+    """Splits an argument at commas."""
     return text.split(",")
 
 
 def main() -> None:
-    """Both parts."""
+    """Prints both parts."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("networks", nargs="*", default=list(NETWORKS))
     parser.add_argument("--provider", choices=["cuda", "cpu"], default="cuda")

@@ -45,7 +45,7 @@ def engines(cfg: str, table: str, wanted: list[str], threads: int, folder: Path)
 
 
 def main() -> None:
-    """One table for each network."""
+    """Prints a table for each network."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("networks", nargs="+")
     parser.add_argument("--targets", default=",".join(PRECISIONS))

@@ -44,7 +44,7 @@ for way, tensors in (("inputs", blob.networkInputs), ("outputs", blob.networkOut
 
 
 def processor_seconds() -> float:
-    """Of this process and of those that ended."""
+    """Processor seconds of this process and of its children that have ended."""
     return sum(os.times()[:4])
 
 
@@ -99,7 +99,7 @@ def row(text: str, arguments: argparse.Namespace, folder: Path) -> list[str]:
 
 
 def main() -> None:
-    """One row for each network."""
+    """Prints a row for each network."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("networks", nargs="+", metavar="NET.cfg[=NET.weights]")
     parser.add_argument("--shaves", type=int, default=6)

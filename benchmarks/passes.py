@@ -64,7 +64,7 @@ def measure(models: dict[str, ir.Model], target: Target, threads: int, seconds: 
 
 
 def main() -> None:
-    """One table for each network and engine."""
+    """Prints a table for each network and engine."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("networks", nargs="+")
     parser.add_argument("--targets", default=",".join(name for name in targets if name not in ("cpu", "cuda")))

@@ -83,7 +83,7 @@ def plain_tvm(path: Path, x: Any, mcpu: str) -> Callable[[], object]:
 
 
 def weights_of(cfg: Path, folder: Path) -> Path:
-    """Those that are known, or random ones."""
+    """The known weights of a network, or random ones."""
     known = zoo.weights_for(cfg)
     if known is not None:
         return known
@@ -125,7 +125,7 @@ def measure_precisions(cfg: Path, arguments: argparse.Namespace, folder: Path) -
 
 
 def precisions(arguments: argparse.Namespace) -> None:
-    """One table, a line for each network, and the geometric means."""
+    """Prints a line for each network, and the geometric means."""
     first, *others = PRECISIONS
     print(f"Milliseconds, and in brackets multiples of {first}.\n")
     print(f"| network | {' | '.join(PRECISIONS)} |\n" + "| --- " * (len(PRECISIONS) + 1) + "|")
@@ -163,7 +163,7 @@ def measure(cfg: Path, arguments: argparse.Namespace, folder: Path) -> tuple[Tim
 
 
 def main() -> None:
-    """One table, a line for each network, and the geometric means."""
+    """Prints a line for each network, and the geometric means."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("networks", nargs="+")
     parser.add_argument("--threads", type=int, default=2)

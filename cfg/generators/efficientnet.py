@@ -35,7 +35,7 @@ class Stage(NamedTuple):
 
 
 class Scale(NamedTuple):
-    """How one network is scaled from b0; `dropout` stands before the classifier."""
+    """Scaling of one network from b0; `dropout` stands before the classifier."""
 
     width: float
     depth: float
@@ -95,7 +95,7 @@ def _network(name: str, scale: Scale) -> Cfg:
 
 
 def _block(cfg: Cfg, stage: Stage, filters: int, out: int, repeat: int) -> int:
-    """One block of a stage, from so many filters to `out`, which is returned."""
+    """Writes a block of a stage, from so many filters to `out`, which is returned."""
     start, stride, expanded = cfg.last, stage.stride if repeat == 0 else 1, filters * stage.expansion
     if stage.expansion > 1:
         cfg.convolution(expanded, 1, 1, "swish")

@@ -76,7 +76,7 @@ def _detector() -> Cfg:
 
 
 def _backbone(cfg: Cfg, scale: Scale, dropout: float, groups: bool, xnor: int | None) -> list[int]:
-    """All before the classifier; the position of the expansion that each stage begins with."""
+    """Writes all before the classifier; returns the position of the expansion that each stage begins with."""
     filters = multiple_of_8(STEM * scale.width)
     cfg.convolution(filters, 3, 2, "swish")
     expansions = []

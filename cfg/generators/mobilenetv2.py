@@ -13,7 +13,7 @@ _STAGES = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3
 
 
 def networks() -> Iterator[Cfg]:
-    """One, of width 1.0."""
+    """Generates one network, of width 1.0."""
     notes = (
         'M. Sandler et al., "MobileNetV2: Inverted Residuals and Linear Bottlenecks", arXiv:1801.04381.',
         "The layers are those of torchvision's mobilenet_v2, in its order and with its symmetric padding.",

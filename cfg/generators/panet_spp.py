@@ -21,7 +21,7 @@ _CLASSES = 80
 
 
 def networks() -> Iterator[Cfg]:
-    """Both."""
+    """Generates both networks."""
     notes = (_CSP, "Strides 8, 16 and 32; any multiple of 32 works as input size.")
     cfg = Cfg("csresnext50-panet-spp", "CSPResNeXt-50 with PANet and SPP, COCO (80 classes).", notes, 512, 512)
     maps = _csp_resnext50(cfg)
@@ -87,7 +87,7 @@ def _csp_darknet53(cfg: Cfg) -> list[int]:
 
 
 def _neck(cfg: Cfg, maps: list[int], activation: str, yolo: list[dict[str, object]]) -> None:
-    """All after the backbone, whose maps of strides 8, 16 and 32 are given; `yolo` is what each head adds."""
+    """Writes all after the backbone, whose maps of strides 8, 16 and 32 are given; `yolo` is what each head adds."""
     convolution = partial(cfg.convolution, activation=activation)
 
     def alternate(filters: int, layers: int) -> int:

@@ -15,7 +15,7 @@ _ANCHORS = "8,8, 16,24, 40,32"
 
 
 def networks() -> Iterator[Cfg]:
-    """One per feature."""
+    """Generates one network per feature."""
     for build in (_sam, _cem, _asff, _bifpn, _antialiasing, _dropblock, _assisted_excitation, _batchnorm2):
         yield build()
 

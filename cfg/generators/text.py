@@ -53,7 +53,7 @@ class Cfg:
         self._blocks.append(f"# {text}\n")
 
     def section(self, kind: str, **options: object) -> int:
-        """Any section; options that are None are left out."""
+        """Adds any section; options that are None are left out."""
         lines = [f"{key}={value}\n" for key, value in options.items() if value is not None]
         self._blocks.append(f"[{kind}]\n{''.join(lines)}\n")
         self._next += 1

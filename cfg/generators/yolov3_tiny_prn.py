@@ -18,7 +18,7 @@ _CLASSES = 80
 
 
 def networks() -> Iterator[Cfg]:
-    """One, at 416."""
+    """Generates one network, of 416 x 416."""
     notes = (
         'C.-Y. Wang et al., "Enriching Variety of Layer-Wise Learning Information by Gradient Combination", '
         "ICCV Workshops 2019.",

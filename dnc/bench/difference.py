@@ -58,7 +58,7 @@ class Difference:
         return f"{self.new} takes {self.ratio} times as long as {self.old}: {verdict} {limit}"
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON values."""
+        """Converts to JSON values."""
         return {**asdict(self), "slower": self.slower}
 
 
@@ -124,7 +124,7 @@ def _pairs(old: Recording, new: Recording, names: tuple[str, str]) -> list[tuple
 
 
 def _changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """What else is another, and may be why."""
+    """Notes on what else differs, and may be why."""
     notes = []
     for what in ("governor", "turbo", "os"):
         if old.get(what) != new.get(what):

@@ -55,18 +55,18 @@ class Layer:
 
     @property
     def operations_per_second(self) -> float:
-        """What it reaches."""
+        """Rate that the section reaches."""
         return self.operations / self.seconds if self.seconds > 0 else 0.0
 
     @property
     def bytes_per_second(self) -> float:
-        """What it reaches."""
+        """Rate that the section reaches."""
         return self.bytes / self.seconds if self.seconds > 0 else 0.0
 
 
 @dataclass(frozen=True)
 class Layers:
-    """All of an engine's sections that have nodes of their own, in order."""
+    """Sections of an engine that have nodes of their own, in order."""
 
     engine: str
     rows: tuple[Layer, ...]
@@ -80,7 +80,7 @@ class Layers:
     """None where they are not measured: on a GPU."""
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON values."""
+        """Converts to JSON values."""
         return asdict(self)
 
 

@@ -30,7 +30,7 @@ _QUERY = ("nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--forma
 
 
 def machine() -> dict[str, Any]:
-    """Everything that is known, as JSON values; memory and the cache in bytes."""
+    """Facts about this machine as JSON values; memory and the cache in bytes."""
     facts: dict[str, Any] = {
         "cpu": device_name(),
         "architecture": platform.machine(),
@@ -52,7 +52,7 @@ def machine() -> dict[str, Any]:
 
 
 def describe(facts: Mapping[str, Any]) -> list[str]:
-    """The same, in a few lines of text."""
+    """Puts the facts into a few lines of text."""
     cores = f"{facts['cores']} cores, " if "cores" in facts else ""
     lines = [
         f"{facts['cpu']}, {cores}{facts['usable']} of {facts['processors']} processors, "

@@ -57,7 +57,7 @@ _GPUS = ("CUDA", "Tensorrt")
 
 @dataclass(frozen=True)
 class Settings:
-    """How engines are run."""
+    """Settings that engines are run with."""
 
     threads: int
     batch: int = 1
@@ -68,7 +68,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Figures:
-    """What was measured of an engine or a peer; None where it was not."""
+    """Measurements of an engine or a peer; None where there is none."""
 
     name: str
     kind: str
@@ -94,7 +94,7 @@ class Figures:
     target: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON values."""
+        """Converts to JSON values."""
         return asdict(self)
 
 
@@ -111,7 +111,7 @@ class Recording:
     confidence: float = CONFIDENCE
 
     def to_json(self) -> dict[str, Any]:
-        """Everything, as JSON values."""
+        """Converts to JSON values."""
         timings = self.timings
         return {
             "schema": SCHEMA,
@@ -131,7 +131,7 @@ class Recording:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Recording:
-        """The inverse; raises KeyError, TypeError or ValueError for what is none."""
+        """Inverse of `to_json`; raises KeyError, TypeError or ValueError for what is no recording."""
         settings = {name: value for name, value in content["settings"].items() if name != "confidence"}
         rounds = content["rounds"]
         opening = np.array(rounds["opening"], np.intp)

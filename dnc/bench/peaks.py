@@ -55,7 +55,7 @@ class Peaks:
 
 
 def peaks(target: Target, threads: int, progress: Progress = silent) -> Peaks:
-    """Both, for the target's options (its precision).
+    """Measures both peaks, in the precision of the target's options.
 
     Raises:
         TargetError: the engine does not run.
@@ -87,7 +87,7 @@ def compute(target: Target, threads: int, clock: Callable[[], float] = time.perf
 
 
 def _convolution(channels: int, kernel: int, side: int, target: Target) -> ir.Model:
-    """One that is large; with 8 bits a small one follows, because the last one of a network stays in float."""
+    """Writes a large convolution; with 8 bits a small one follows, as the last one of a network stays in float."""
     from dnc.darknet.lower import lower
     from dnc.darknet.network import Network
     from dnc.graph.pipeline import run_passes

@@ -30,7 +30,7 @@ if __name__ == "__main__":
 
 
 class Job:
-    """The arguments."""
+    """Arguments of the process."""
 
     def __init__(self, cfg: str, weights: str, model: str, x: Any, threads: str, folder: str) -> None:
         self.cfg, self.weights, self.model, self.folder = Path(cfg), Path(weights), Path(model), Path(folder)
@@ -84,7 +84,7 @@ def ncnn(job: Job) -> Iterator[Any]:
 
 
 def darknet2any(job: Job) -> Iterator[Any]:
-    """Its ONNX in ONNX Runtime."""
+    """The ONNX that darknet2any writes, in ONNX Runtime."""
     version = importlib.import_module("importlib.metadata").version("darknet2any")
     library = importlib.import_module("onnxruntime")
     yield version
@@ -140,7 +140,7 @@ def _memory() -> int | None:
 
 
 def main() -> None:
-    """See the module."""
+    """Runs a peer as the module's docstring says."""
     # Libraries print what they like; the answers go elsewhere.
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)

@@ -1,4 +1,4 @@
-"""From what `dnc bench` is told to what it measures: engines, given or compiled; peers; and the cfg behind them."""
+"""Finds or compiles the engines that `dnc bench` is to measure, their peers, and the cfg behind them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ PACKAGE = ".dnc"
 
 @dataclass(frozen=True)
 class BenchOptions:
-    """What the user asks for."""
+    """Options of `dnc bench`."""
 
     threads: int
     batch: int = 1
@@ -82,7 +82,7 @@ def find_here(folder: Path) -> str:
 def make_subjects(
     what: Sequence[str], options: BenchOptions, scratch: Path, progress: Progress = silent
 ) -> list[Subject]:
-    """The engines that are named, and those of cfgs that are named, which are compiled.
+    """Opens engines that are named, and compiles cfgs that are named.
 
     Args:
         what: engine folders, packages, cfg files or names of networks of cfg/.
@@ -152,7 +152,7 @@ def _compile(
 
 
 def _weights(cfg: Path, options: BenchOptions, scratch: Path) -> Path:
-    """The given ones, those that are found, or random ones: which take as long."""
+    """The given weights, those that are found, or random ones, which take as long."""
     from dnc.darknet.weights import write_weights
 
     weights = options.weights or zoo.weights_for(cfg)

@@ -52,7 +52,7 @@ class RemoteSubject(Subject):
 
     @contextmanager
     def open(self) -> Iterator[Run]:
-        """The library on the device, as a function that gives seconds."""
+        """Loads the library on the device; the function gives seconds."""
         from dnc.runtime.runners.tvm.session import MODEL
 
         assert self.device is not None

@@ -43,7 +43,7 @@ def yardstick(threads: int) -> Iterator[Run]:
 
 
 class _Share:
-    """What one thread works on."""
+    """Arrays that one thread works on."""
 
     def __init__(self) -> None:
         self._small = np.linspace(-1, 1, _EXPONENTIALS, dtype=np.float32)
@@ -52,9 +52,9 @@ class _Share:
         self._copy = np.zeros(_COPIED, np.float32)
 
     def compute(self) -> None:
-        """The call leaves Python's lock to the other threads, as that of `copy` does."""
+        """Computes exponentials; the call leaves Python's lock to the other threads, as that of `copy` does."""
         np.exp(self._small, out=self._result)
 
     def copy(self) -> None:
-        """As large as the feature maps of a network's first layers."""
+        """Copies as much as the feature maps of a network's first layers hold."""
         np.copyto(self._copy, self._large)

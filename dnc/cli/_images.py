@@ -76,7 +76,7 @@ def run_images(engine: Engine, paths: Sequence[Path], *, skip_bad: bool, quiet: 
 
 
 def picture_paths(out: Path, images: Sequence[Path]) -> dict[Path, Path]:
-    """Where the picture of each image goes: `out`, or for several images a file of the same name in the folder `out`.
+    """Paths of the pictures to write: `out`, or for several images a file of the same name in the folder `out`.
 
     Raises:
         DncError: `out` is of the wrong kind, a suffix is no image format, two pictures would have the same name, or

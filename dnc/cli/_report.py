@@ -63,7 +63,7 @@ def _settings(layer: Layer) -> tuple[str, str]:
 
 
 def totals(network: Network, weights: str | Path | None = None) -> str:
-    """One line: layers, parameters, operations, bytes of the .weights file (of the usual header if none is given)."""
+    """Sums up layers, parameters, operations and bytes of the .weights file (of the usual header if none is given)."""
     return (
         f"{len(network.layers)} layers, {network.parameters():,} parameters, {_bflops(network):.3f} BFLOPs, "
         f"{_weights_bytes(network, weights):,} bytes of weights"
@@ -121,7 +121,7 @@ def _folder_bytes(folder: Path) -> int:
 
 
 def engine_text(manifest: Manifest, folder: Path) -> str:
-    """What engine.json says, a line or a few for each thing."""
+    """Describes an engine by its engine.json, a line or a few for each entry."""
     network = manifest.network
     outputs = [f"{name} {_array(shape)}" for name, shape in zip(manifest.outputs, manifest.output_shapes, strict=True)]
     shape = manifest.input_shape
@@ -197,7 +197,7 @@ def comparison_table(comparison: Comparison) -> Table:
 
 
 def verdict(comparison: Comparison) -> str:
-    """One line: the first output that differs, or how well all agree."""
+    """Names, in a line, the first output that differs, or says how well all agree."""
     first = comparison.first
     if first is not None:
         sample = f" for input {first.sample}" if first.sample else ""
@@ -247,7 +247,7 @@ def _finite(number: float) -> float | None:
 
 
 def options_json(options: Sequence[Option]) -> list[dict[str, str]]:
-    """What a target or a pass can be told."""
+    """Options of a target or a pass as JSON values."""
     return [{"key": option.name, "default": option.default, "summary": option.summary} for option in options]
 
 

@@ -151,7 +151,7 @@ def command(
 
 
 def _sort(files: Sequence[str]) -> dict[str, str]:
-    """The files by what they are: "cfg", "weights", "data", "images".
+    """Sorts files by kind: "cfg", "weights", "data", "images".
 
     Raises CalibrationError if two are of one kind, or there is no such file.
     """
@@ -167,7 +167,7 @@ def _sort(files: Sequence[str]) -> dict[str, str]:
 
 
 def _kind(file: str) -> str:
-    """By its suffix; else by its contents."""
+    """Kind of a file, by its suffix or else by its contents."""
     from dnc.darknet.cfg import find_cfg
     from dnc.errors import CalibrationError
     from dnc.evaluation.datasets import SUFFIXES, is_folder, is_there

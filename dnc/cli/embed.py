@@ -67,7 +67,7 @@ def _sources() -> Path:
 
 
 def _libraries() -> list[_Library]:
-    """Those that are installed."""
+    """Libraries that are installed."""
     libraries = [_openvino(), _tvm()]
     return [library for library in libraries if library is not None]
 

@@ -14,7 +14,7 @@ def command() -> None:
 
 
 @command.command("list", epilog="Example: dnc zoo list --json")
-@click.option("--json", "as_json", is_flag=True, help="Print everything the manifest says, but the sources.")
+@click.option("--json", "as_json", is_flag=True, help="Print everything that is known of them but the sources.")
 def list_(as_json: bool) -> None:
     """List the published weights, and which of them are here."""
     from dnc import zoo

@@ -56,7 +56,7 @@ _REPORTED = 50
 
 @dataclass(frozen=True)
 class Option:
-    """One `key=value` line, without blanks."""
+    """A `key=value` line, without blanks."""
 
     key: str
     value: str
@@ -66,7 +66,7 @@ class Option:
 
 @dataclass
 class Section:
-    """One `[section]` with its options, and the only place where option text turns into values.
+    """A `[section]` with its options, and the only place where option text turns into values.
 
     Every reader takes the key and Darknet's default, and remembers that the key was asked for, so that `unread` can
     tell the options that nothing reads. Readers raise `CfgError` with the option's own line.
@@ -79,7 +79,7 @@ class Section:
     _asked: set[str] = field(default_factory=set, repr=False)
 
     def at(self, key: str | None = None) -> Where:
-        """Where `key` stands, or the section where it is not given."""
+        """Position of `key`, or of the section if the key is not given."""
         option = self.options.get(key or "")
         if option is None:
             return self.where
@@ -186,7 +186,7 @@ class Section:
         return float(match.group()) if match else 0.0
 
     def _guess_number(self, key: str, value: str, what: str) -> None:
-        """For a value, or an item of a list, that is not wholly a number."""
+        """Reports a value, or an item of a list, that is not wholly a number."""
         given = f"{key}={_short(self.options[key].value)}"
         if not value:
             self.guess(f"{given} has nothing between two commas, or after the last", key, "Darknet reads a 0 there")
@@ -209,7 +209,7 @@ class Section:
 
 
 def _short(text: str) -> str:
-    """Text of the file, short enough for a message."""
+    """Shortens text of the file for a message."""
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
@@ -269,7 +269,7 @@ def parse_cfg(text: str, file: str = "<cfg>", lenient: bool = False) -> list[Sec
 
 
 def _printable(text: str) -> str:
-    """The text without anything that a terminal would obey, for messages; no name and no number has such characters."""
+    """Removes from text for messages whatever a terminal would obey; no name and no number has such characters."""
     return text if text.isprintable() else "".join(c if c.isprintable() else "\ufffd" for c in text)
 
 
@@ -289,7 +289,7 @@ def read_cfg(path: str | Path, lenient: bool = False) -> tuple[list[Section], by
 
 
 def find_cfg(cfg: str | os.PathLike[str]) -> Path:
-    """The path as it is if there is such a file, else that of a network of cfg/ by its name, with or without .cfg."""
+    """Finds a cfg by its path, or a network of cfg/ by its name, with or without .cfg."""
     path = Path(cfg)
     # Unlike Path.exists, os.access raises nothing where the name is too long.
     if os.access(path, os.F_OK) or path.name != str(path):
@@ -299,5 +299,5 @@ def find_cfg(cfg: str | os.PathLike[str]) -> Path:
 
 
 def bundled_cfg(name: str) -> Path:
-    """Where the cfg of this file name is in cfg/, if it is there."""
+    """Path in cfg/ of the cfg of this name, whether it is there or not."""
     return packaged("cfg") / name

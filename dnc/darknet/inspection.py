@@ -1,4 +1,4 @@
-"""What a .weights file holds, array by array; also of one that is damaged, or ends where the cfg goes on.
+"""Looks into a .weights file array by array, also into one that is damaged or too short.
 
 Darknet's file says nothing of its layout: the cfg does, array after array (see `dnc.darknet.weights`). So a file that
 is not the cfg's can only be told by its length and by values that make no sense: numbers that are not finite, variances
@@ -55,12 +55,12 @@ class ArrayRecord:
 
     @property
     def size(self) -> int:
-        """How many floats the cfg wants."""
+        """Number of floats that the cfg wants."""
         return math.prod(self.shape)
 
     @property
     def remarks(self) -> str:
-        """What is wrong or unusual, in words."""
+        """Describes what is wrong or unusual."""
         counts = {
             "missing": self.size - self.stored,
             "NaN": self.nan,
@@ -82,12 +82,12 @@ class Inspection:
 
     @property
     def wanted(self) -> int:
-        """How many floats the cfg wants."""
+        """Number of floats that the cfg wants."""
         return sum(record.size for record in self.arrays)
 
     @property
     def floats(self) -> int:
-        """How many whole floats the file holds."""
+        """Number of whole floats that the file holds."""
         return (self.bytes - len(self.header.pack())) // 4
 
     @property
@@ -97,7 +97,7 @@ class Inspection:
 
     @property
     def length(self) -> str:
-        """In words, how the file's length compares with the cfg."""
+        """Compares the file's length with the cfg, in words."""
         if self.fits:
             return f"the file holds the {self.wanted:,} floats that the cfg wants"
         cut = next((record for record in self.arrays if record.stored < record.size), None)
@@ -116,7 +116,7 @@ class Inspection:
 
     @property
     def summary(self) -> tuple[str, ...]:
-        """Lines on the header, the length and the values."""
+        """Sums up the header, the length and the values."""
         header = self.header
         version = f"format {header.major}.{header.minor}.{header.revision}, {len(header.pack())} bytes of header"
         stored = "transposed" if header.transposed else "as (outputs, inputs)"
@@ -132,7 +132,7 @@ class Inspection:
         )
 
     def table(self) -> Table:
-        """A row for each array."""
+        """Tabulates the arrays, a row for each."""
         titles = ("layer", "type", "array", "shape", "offset", "min", "max", "mean", "std", "zeros", "remarks")
         left = ("type", "array", "shape", "remarks")
         table = Table([Column(title, right=title not in left, folds=title == "remarks") for title in titles])
@@ -152,7 +152,7 @@ class Inspection:
         return table
 
     def to_json(self) -> dict[str, Any]:
-        """Everything, as JSON values."""
+        """Converts to JSON values."""
         return {
             "header": {**asdict(self.header), "bytes": len(self.header.pack()), "transposed": self.header.transposed},
             "bytes": self.bytes,
@@ -165,7 +165,7 @@ class Inspection:
 
 
 def inspect_weights(path: str | Path, layers: Sequence[Layer]) -> Inspection:
-    """Reads all that is there.
+    """Reads all that the file holds.
 
     Raises:
         WeightsError: there is no such file, or not even a header in it.
@@ -227,6 +227,6 @@ def _record(layer: Layer, name: str, shape: Shape, offset: int, values: npt.NDAr
 
 
 def _blocks(values: npt.NDArray[np.float32]) -> Iterator[npt.NDArray[np.float64]]:
-    """In double, in which no float32 overflows when squared."""
+    """Yields blocks in double, in which no float32 overflows when squared."""
     for start in range(0, len(values), _BLOCK):
         yield values[start : start + _BLOCK].astype(np.float64)

@@ -126,7 +126,7 @@ class Network:
         return heads or (rest[-1],)
 
     def parameters(self) -> int:
-        """How many floats the .weights file holds."""
+        """Number of floats in the .weights file."""
         return sum(count(layer) for layer in self.layers)
 
     def with_random_weights(self, seed: int = 0) -> Network:

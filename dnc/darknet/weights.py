@@ -33,7 +33,7 @@ _BLOCK = 1 << 20
 
 @dataclass(frozen=True)
 class Header:
-    """What stands before the floats."""
+    """The header, which stands before the floats."""
 
     major: int = 0
     minor: int = 2
@@ -72,7 +72,7 @@ class Header:
 
 
 def count(layer: Layer) -> int:
-    """How many floats the .weights file holds for a layer."""
+    """Number of floats in the .weights file for a layer."""
     return sum(math.prod(shape) for shape in layer.weights().values())
 
 

@@ -172,7 +172,7 @@ def read_data(path: str | PathLike[str]) -> DataFile:
 
 
 def read_names(path: str | PathLike[str]) -> tuple[str, ...]:
-    """One class name a line; blank lines do not count. Raises DatasetError if there are none to read, or no text."""
+    """Reads class names, one a line, without blank lines. Raises DatasetError if there are none to read, or no text."""
     names = []
     for where, text in _lines(Path(path)):
         try:
@@ -290,7 +290,7 @@ _LABEL_SUFFIXES = tuple(
 
 
 def label_path(image: str | PathLike[str]) -> str:
-    """Where Darknet has the labels of an image: replace_image_to_label.
+    """Path at which Darknet looks for the labels of an image: replace_image_to_label.
 
     The folders of COCO's and VOC's images are replaced (/images/val2017/ by /labels/val2017/, /JPEGImages/ by
     /labels/, ...), and the suffix by .txt; other labels are beside their images.

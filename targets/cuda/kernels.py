@@ -172,7 +172,7 @@ class TvmGpu(TvmTarget):
         return {**report, "tuning": summary(tuned.record)}, tuned.record
 
     def _job(self, otherwise: str = "") -> Job:
-        """What is compiled for; a GPU of the architecture `otherwise` where none is named."""
+        """Job of the compiler; for a GPU of the architecture `otherwise` where none is named."""
         from dnc.runtime.runners.cuda.device import Device
         from dnc.targets.cuda.process import Job
 

@@ -91,7 +91,7 @@ class Network:
             return Lowered(tvm.compile(with_graphs(planned), self._target, relax_pipeline=steps), rules, kernels)
 
     def functions(self) -> dict[str, tuple[Any, str, int]]:
-        """What can be run alone, as the rules write it: each function, its rules, and how often it is called."""
+        """Functions that can be run alone, as the rules write them, with their rules and how often each is called."""
         with self._scope():
             module = schedules.apply(self.loops, self._device)
         rules = schedules.report(module)

@@ -53,7 +53,7 @@ class _Cuda:
             raise TargetError(f"CUDA refuses {name}: {text(code).decode()} ({code})")
 
     def made(self, name: str, *arguments: Any) -> ctypes.c_void_p:
-        """What a function makes, whose first argument is where it puts it."""
+        """Calls a function whose first argument is where it puts its result, and returns that."""
         made = ctypes.c_void_p()
         self(name, ctypes.byref(made), *arguments)
         return made
@@ -71,7 +71,7 @@ class _Kernel:
         self._launches = 1
 
     def warm_up(self) -> None:
-        """Has memory allocated, and code loaded."""
+        """Allocates memory and loads code."""
         for _ in range(_WARM_UP):
             self._function(*self._arguments)
         self._cuda("cudaStreamSynchronize", None)
@@ -92,7 +92,7 @@ class _Kernel:
         self._launches = max(1, round(_LEAST / max(once * _IN_GRAPH, 1e-7)))
 
     def seconds(self) -> float:
-        """Of one run."""
+        """Seconds of one run."""
         taken = ctypes.c_float()
         self._cuda("cudaEventRecord", self._start, None)
         for _ in range(self._launches):
@@ -112,7 +112,7 @@ class _Kernel:
 
 
 class _Measurer:
-    """What answers the requests."""
+    """Answers the requests."""
 
     def __init__(self) -> None:
         self._runs: dict[str, Callable[[], float]] = {}

@@ -39,7 +39,7 @@ _NO_DEVICE = 100
 
 @dataclass(frozen=True)
 class Job:
-    """What code is made for, and with what."""
+    """The machine that code is made for, and the compilers."""
 
     archs: Sequence[str]
     """As sm_87."""

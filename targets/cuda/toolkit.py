@@ -34,7 +34,7 @@ _STANDARD = "c++17"
 
 @dataclass(frozen=True)
 class Resources:
-    """What a kernel takes, of the architecture that needs the most."""
+    """Registers and memory of a kernel, of the architecture that needs the most."""
 
     registers: int = 0
     """Of a thread."""
@@ -58,7 +58,7 @@ class Toolkit:
         return "nvrtc" not in self.path.name
 
     def version(self) -> str:
-        """As `nvcc 13.0`."""
+        """Name and version, as `nvcc 13.0`."""
         if self.is_nvcc:
             match = re.search(r"release (\d+\.\d+)", _run([str(self.path), "--version"]).stdout)
             return f"nvcc {match[1] if match else '?'}"
@@ -153,7 +153,7 @@ def _complaint(log: str) -> str:
 
 
 def _resources(log: str) -> dict[str, Resources]:
-    """What ptxas -v tells."""
+    """Reads what ptxas -v prints."""
     kernels: dict[str, Resources] = {}
     name = ""
     for line in log.splitlines():

@@ -79,7 +79,7 @@ class Measurer:
             raise
 
     def run(self, name: str) -> Run:
-        """What times something of what was opened last."""
+        """Times a part of what was opened last."""
         return lambda: float(self.ask({"do": "run", "name": name})["seconds"])
 
 

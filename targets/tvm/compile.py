@@ -37,7 +37,7 @@ _PACKAGES = {
 
 @dataclass(frozen=True)
 class Machine:
-    """What is compiled for."""
+    """The machine to compile for."""
 
     target: Any
     """tvm.target.Target."""
@@ -53,7 +53,7 @@ class Machine:
 
     @property
     def extensions(self) -> list[str]:
-        """What the code may use, and the processor must have: see `dnc.runtime.runners.tvm.processor`."""
+        """Extensions that the code may use and the processor must have: see `dnc.runtime.runners.tvm.processor`."""
         return extensions(self.features, self.architecture)
 
     @property
@@ -64,10 +64,10 @@ class Machine:
 
 @dataclass(frozen=True)
 class Built:
-    """What there is to say of a library."""
+    """A library that was built, and what there is to say of it."""
 
     rules: Mapping[str, int]
-    """How many functions each rule of `dnc.targets.tvm.schedules` wrote; "" those that none did."""
+    """Number of functions that each rule of `dnc.targets.tvm.schedules` wrote; "" for those that none did."""
     kernels: Sequence[tuple[str, str]]
     """See `dnc.targets.tvm.provenance.kernels_of`."""
 

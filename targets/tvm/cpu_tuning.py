@@ -42,7 +42,7 @@ _BATCH = 4
 
 
 def device_name(machine: Machine, threads: int) -> str:
-    """What measurements hold for."""
+    """Name of the device that measurements hold for."""
     features = " ".join(machine.extensions)
     return f"{machine.architecture} {machine.mcpu}, {features}, {threads} threads, {versions()}"
 
@@ -199,7 +199,7 @@ class _CpuTuner(Tuner[Built]):
 
 @contextlib.contextmanager
 def _refusals() -> Iterator[None]:
-    """What TVM and the linker raise, as TargetError."""
+    """Turns what TVM and the linker raise into TargetError."""
     try:
         yield
     except subprocess.CalledProcessError as error:
@@ -322,7 +322,7 @@ def _schedule(module: Any, trace: list[Any]) -> Any:
 
 
 def replayed(function: Any, trace: list[Any]) -> Any:
-    """What a trace of MetaSchedule makes of a function; raises TargetError if it does not fit."""
+    """Applies a trace of MetaSchedule to a function; raises TargetError if it does not fit."""
     return _bare(_schedule(_module_of(function), trace).mod)
 
 

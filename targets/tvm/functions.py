@@ -77,7 +77,7 @@ class _Lanes:
         return value
 
     def select(self, condition: Any, value: Any, other: Any) -> Any:
-        """Either, lane by lane."""
+        """Selects lane by lane."""
         return self._tir.Select(condition, value, other)
 
     def within(self, x: Any, low: float, high: float) -> Any:
@@ -148,7 +148,7 @@ _registered: list[str] = []
 
 @contextlib.contextmanager
 def lowered() -> Iterator[None]:
-    """What TVM compiles for LLVM meanwhile, in this thread, has these functions. Elsewhere TVM stays as it is."""
+    """Gives these functions to what TVM compiles for LLVM meanwhile, in this thread; elsewhere TVM stays as it is."""
     if not _registered:
         for name, rule in _RULES.items():
             _register(name, rule)

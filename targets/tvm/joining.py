@@ -50,7 +50,7 @@ def _joins(function: Any) -> str:
 
 @dataclass
 class _Plan:
-    """What a binding is to give."""
+    """Results that a binding is to give."""
 
     roundings: list[Any] = field(default_factory=list)
     """Bindings."""
@@ -79,7 +79,7 @@ def _is_call(expr: Any) -> bool:
 
 
 def _plans(module: Any, main: Any) -> Mapping[Any, _Plan]:
-    """By the variables that are rounded."""
+    """Plans by the variables that are rounded."""
     made: dict[Any, Any] = {}
     plans: dict[Any, _Plan] = {}
     for binding in _bindings(main):

@@ -107,8 +107,8 @@ def noted(before: Any, after: Any) -> Any:
 
 
 def kernels_of(module: Any) -> list[tuple[str, str]]:
-    """For `dnc.runtime.runners.tvm.instrument`: kernels in the order of their calls, and one node of each section that
-    they compute, joined by +."""
+    """Lists for runners/tvm/instrument.py the kernels in the order of their calls, and a node of each section that they
+    compute, joined by +."""
     kernels = []
     for function, *names in module.attrs[_KERNELS]:
         sections = {place_of(str(name)): str(name) for name in reversed(names)}

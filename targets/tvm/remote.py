@@ -51,7 +51,7 @@ class Lost(TargetError):
 
 @dataclass(frozen=True)
 class Address:
-    """Where a device is."""
+    """Address of a device."""
 
     host: str
     port: int
@@ -194,7 +194,7 @@ def _rpc() -> ModuleType:
 
 
 def here(threads: int | None = None) -> Device:
-    """This machine, with as many threads for a run as engines have that are opened here."""
+    """Returns this machine as a device, with as many threads for a run as engines have that are opened here."""
     rpc = _rpc()
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
@@ -230,7 +230,7 @@ def connect(address: Address, progress: Progress = silent) -> Device:
 
 
 def _greet(address: Address) -> bytes | None:
-    """What answers to a tracker's greeting: a tracker's; b"" where it hangs up, as a server does; None if nothing."""
+    """Answer to a tracker's greeting: a tracker's own; b"" from a server, which hangs up; None if there is none."""
     try:
         with socket.create_connection((address.host, address.port), timeout=_PATIENCE) as connection:
             connection.sendall(_TRACKER)

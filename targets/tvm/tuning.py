@@ -90,7 +90,7 @@ _CLOSE_ROUNDED = 2e-2
 
 
 def versions() -> str:
-    """Of what writes kernels, for the name of a device."""
+    """Versions of what writes kernels, for the name of a device."""
     from importlib.metadata import version
 
     return f"TVM {version('apache-tvm')}, dnc {dnc.__version__}"
@@ -127,7 +127,7 @@ class Database:
         self._found.setdefault(kernel, []).append((way, ratio))
 
     def trials(self, kernel: str) -> Sequence[tuple[Way, float | None]]:
-        """What was tried for a kernel, in order: the way, and its ratio if it ran."""
+        """Trials of a kernel, in order: the way, and its ratio if it ran."""
         return self._found.get(kernel, [])
 
     def put(self, kernel: str, way: Way, ratio: float | None, error: str = "") -> None:
@@ -174,12 +174,12 @@ class Kernel:
 
     @property
     def title(self) -> str:
-        """For messages: `layer 36`, or the function's name."""
+        """Title for messages: `layer 36`, or the function's name."""
         numbers = [place.rpartition("#")[2] for place in self.layers if "#" in place]
         return f"layer {numbers[0]}" if numbers else self.name
 
     def to_json(self) -> dict[str, Any]:
-        """What was won, as JSON values."""
+        """Converts what was won to JSON values."""
         return {
             "name": self.name,
             "layers": list(self.layers),
@@ -232,7 +232,7 @@ class Tuner(ABC, Generic[Built]):
 
     @abstractmethod
     def kernels(self) -> Sequence[Kernel]:
-        """All that can be timed alone, with the seconds that they take."""
+        """Kernels that can be timed alone, with the seconds that they take."""
 
     @abstractmethod
     def candidates(self, kernel: Kernel, known: Sequence[tuple[Way, float | None]]) -> Candidates:
@@ -241,16 +241,16 @@ class Tuner(ABC, Generic[Built]):
 
     @abstractmethod
     def write(self, kernel: Kernel, way: Way) -> Any:
-        """What `runs` wants for a way; None, or TargetError, if it cannot be written so any more."""
+        """Writes what `runs` wants for a way; None, or TargetError, if it cannot be written so any more."""
 
     @abstractmethod
     def runs(self, kernel: Kernel, candidates: Mapping[str, Any]) -> Mapping[str, Run]:
-        """What times each of several candidates, by name, of which "rule" stands for the rule's own; raises TargetError
+        """Makes what times several candidates, by name, of which "rule" stands for the rule's own; raises TargetError
         if one of them cannot be built or run."""
 
     @abstractmethod
     def winner(self, kernel: Kernel, way: Way, candidate: Any) -> Any:
-        """What `build` wants for a way that won."""
+        """Writes what `build` wants for a way that won."""
 
     @abstractmethod
     def build(self, path: Path, chosen: Mapping[str, Any]) -> Built:
@@ -258,7 +258,7 @@ class Tuner(ABC, Generic[Built]):
 
     @abstractmethod
     def networks(self, libraries: Mapping[str, Path]) -> tuple[Mapping[str, Run], Mapping[str, Outputs]]:
-        """What times whole networks, and what they compute of the same inputs."""
+        """Makes what times whole networks, and what they compute of the same inputs."""
 
     def tune(self, path: Path, scratch: Path, trials: int) -> Result[Built]:
         """Writes the library of the network, with kernels that were chosen by measuring.
@@ -435,7 +435,7 @@ def _hash(function: Any) -> int | None:
 
 
 def key_of(loops: Any) -> str:
-    """What a kernel is called in the database, by its loops before any schedule."""
+    """Key of a kernel in the database, by its loops before any schedule."""
     from tvm_ffi import structural_hash
 
     return f"{structural_hash(loops) % (1 << 64):016x}"
@@ -458,7 +458,7 @@ def places_of(kernels: Sequence[Sequence[str]], model: ir.Model) -> dict[str, tu
 
 
 def summary(record: Mapping[str, Any]) -> str:
-    """What was won, in a line for the report."""
+    """Sums up what was won, in a line for the report."""
     won = [kernel["best"] for kernel in record["kernels"] if kernel["best"] != "rule"]
     searched = won.count("MetaSchedule")
     text = f"of {len(record['kernels'])} kernels {len(won) - searched} are faster with other tiles"

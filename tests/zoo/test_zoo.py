@@ -20,6 +20,7 @@ import dnc
 from dnc import zoo
 from dnc.darknet.network import Network
 from dnc.errors import WeightsError, ZooError
+from dnc.files import cache_dir
 from dnc.zoo import importer
 from dnc.zoo.recorded import read_recorded
 from tests import ROOT
@@ -166,9 +167,7 @@ def test_recorded_crops_leave_the_border_of_the_paper() -> None:
         assert entry.preprocessing == {**fields, "crop": width / (width + 32)}
 
 
-@pytest.mark.parametrize(
-    ("name", "count"), [("coco", 80), ("voc", 20), ("imagenet", 1000), ("imagenet-darknet", 1000)]
-)
+@pytest.mark.parametrize(("name", "count"), [("coco", 80), ("voc", 20), ("imagenet", 1000), ("imagenet-darknet", 1000)])
 def test_class_names(name: str, count: int) -> None:
     names = (ROOT / "dnc" / "data" / f"{name}.names").read_text(encoding="utf-8").splitlines()
     assert len(names) == len(set(names)) == count
@@ -215,9 +214,7 @@ def test_imagenet_names_of_darknet_are_the_same_in_the_devkits_order() -> None:
 def test_unknown_name_gets_the_nearest_one() -> None:
     with pytest.raises(ZooError) as caught:
         zoo.find("yolo4-tiny")
-    assert str(caught.value) == (
-        "no published weights called 'yolo4-tiny'\n  hint: did you mean 'yolov4-tiny'?"
-    )
+    assert str(caught.value) == ("no published weights called 'yolo4-tiny'\n  hint: did you mean 'yolov4-tiny'?")
 
 
 def test_unknown_name_far_from_all_gets_the_list() -> None:
@@ -231,9 +228,9 @@ def test_unknown_name_far_from_all_gets_the_list() -> None:
 def test_cache_dir(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("DNC_CACHE", "~/elsewhere")
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert zoo.cache_dir() == tmp_path / "elsewhere"
+    assert cache_dir() == tmp_path / "elsewhere"
     monkeypatch.delenv("DNC_CACHE")
-    assert zoo.cache_dir() == tmp_path / ".cache" / "dnc"
+    assert cache_dir() == tmp_path / ".cache" / "dnc"
 
 
 def test_cached_needs_the_right_size(cache: Path) -> None:
@@ -349,9 +346,7 @@ def test_unknown_digest_is_recorded_and_then_required(cache: Path, offer: Offer,
 
 def _sdist(folder: Path, executed: Path) -> str:
     """An old-style sdist whose setup.py would leave a trace; returns its sha256."""
-    setup = (
-        f"open({str(executed)!r}, 'w')\nimport setuptools\nsetuptools.setup(name='carrier', version='1.0')\n"
-    )
+    setup = f"open({str(executed)!r}, 'w')\nimport setuptools\nsetuptools.setup(name='carrier', version='1.0')\n"
     files = {
         "setup.py": setup.encode(),
         "PKG-INFO": b"Name: carrier\nVersion: 1.0\n",
@@ -370,9 +365,7 @@ def _wheel(folder: Path) -> str:
     path = folder / "carrier-1.0-py3-none-any.whl"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("carrier/net.weights", WEIGHTS)
-        archive.writestr(
-            "carrier-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: carrier\nVersion: 1.0\n"
-        )
+        archive.writestr("carrier-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: carrier\nVersion: 1.0\n")
         archive.writestr("carrier-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
         archive.writestr("carrier-1.0.dist-info/RECORD", "")
     return hashlib.sha256(path.read_bytes()).hexdigest()

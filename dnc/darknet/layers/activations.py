@@ -23,7 +23,7 @@ _EPSILON = 1e-4
 
 
 class Activation(NamedTuple):
-    """One activation in both forms."""
+    """An activation in both forms."""
 
     emit: Callable[[Builder, Value], Value]
     reference: Callable[[Array], Array]

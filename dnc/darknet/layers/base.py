@@ -61,7 +61,7 @@ def layer_value(index: int) -> str:
 
 @dataclass
 class Context:
-    """What a section sees of the network while it is parsed: the layers before it."""
+    """The network as a section sees it while it is parsed: the layers before it."""
 
     section: Section
     index: int
@@ -120,7 +120,7 @@ class Context:
 
 @dataclass(frozen=True, kw_only=True)
 class Layer(ABC):
-    """One section of a .cfg, with what inference needs of it."""
+    """A section of a .cfg, with what inference needs of it."""
 
     name: ClassVar[str]
     """The section's name; `aliases` are other spellings that Darknet takes."""
@@ -166,11 +166,11 @@ class Layer(ABC):
         """Computes the output with numpy; a recurrent layer replaces its entries of `states`."""
 
     def routed(self) -> Self:
-        """This layer once a later one reads it by index (route, shortcut, ...)."""
+        """Returns the layer as it is once a later one reads it by index (route, shortcut, ...)."""
         return self
 
     def head(self) -> Head | None:
-        """How the host turns this layer's output into boxes or classes; None for anything but a head."""
+        """Decoder of this layer's output into boxes or classes on the host; None for anything but a head."""
         return None
 
     def emit_boxes(self, b: Builder, output: Value) -> tuple[Value, Value]:

@@ -87,7 +87,7 @@ class ConvLstm(ConvolutionalCell):
         )
 
     def flops(self) -> float:
-        """Those of the convolutions, and Darknet's count for the gates."""
+        """Counts the convolutions, and the gates as Darknet does."""
         return super().flops() + (12 if self.peephole else 9) * math.prod(self.shape)
 
     def states(self) -> dict[str, Shape]:
@@ -98,7 +98,7 @@ class ConvLstm(ConvolutionalCell):
         return {part.prefix.removesuffix("."): part for part in self.parts}
 
     def _half(self) -> Array:
-        """1 for the first half of an image's values, 0 for the rest: half a channel where their number is odd."""
+        """Mask of the first half of an image's values; it ends within a channel where their number is odd."""
         count = math.prod(self.shape)
         return (np.arange(count) < count // 2).astype(np.float32).reshape(1, *self.shape)
 

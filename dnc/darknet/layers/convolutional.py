@@ -154,7 +154,7 @@ class Convolution:
         }
 
     def flops(self) -> float:
-        """Two for each multiply-add; Darknet divides xnor's by 32."""
+        """Counts two for each multiply-add; Darknet divides those of xnor by 32."""
         _, rows, columns = self.shape
         return 2.0 * math.prod(self.kernel) * rows * columns / (32 if self.xnor else 1)
 
@@ -306,7 +306,7 @@ class Convolutional(Layer):
         return dataclasses.replace(self, bin_output=False)
 
     def weights(self) -> dict[str, Shape]:
-        """Nothing where the weights are another layer's."""
+        """Lists no arrays where the weights are another layer's."""
         return self.convolution.weights(self.dontloadscales) if self.weights_of == self.index else {}
 
     def arrange(self, name: str, stored: Array, shape: Shape, transposed: bool) -> Array:
@@ -341,7 +341,7 @@ class Convolutional(Layer):
         return convolution.reference(y, kernel)
 
     def flops(self) -> float:
-        """Those of the convolution; Darknet does not count the blur."""
+        """Counts the convolution alone; Darknet does not count the blur."""
         return self.convolution.flops()
 
     def describe(self) -> str:

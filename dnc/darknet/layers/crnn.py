@@ -59,7 +59,7 @@ class CellConvolution(Convolution):
         return convolution
 
     def validate(self, section: Section, filters: str) -> None:
-        """Refuses besides what would change the size: Darknet asserts, or reads past its state."""
+        """Refuses also what would change the size: Darknet asserts, or reads past its state."""
         super().validate(section, filters)
         if self.shape[1:] != self.input_shape[1:]:
             before, after = ("{1} x {0}".format(*shape[1:]) for shape in (self.input_shape, self.shape))
@@ -88,7 +88,7 @@ class CellConvolution(Convolution):
 
 @dataclass(frozen=True, kw_only=True)
 class ConvolutionalCell(Layer):
-    """What [crnn] and [conv_lstm] have in common: their convolutions, in the order of the .weights file.
+    """Base of [crnn] and [conv_lstm]: their convolutions, in the order of the .weights file.
 
     Darknet's dontloadscales does not reach them.
     """

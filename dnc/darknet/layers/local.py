@@ -59,7 +59,7 @@ class Local(Layer):
         return {"biases": (filters * rows * columns,), "weights": (rows * columns, *taps)}
 
     def emit(self, b: Builder, inputs: Sequence[Value], arrays: Arrays) -> Value:
-        """One slice per tap, stacked into (N, locations, 1, channels * size^2); MatMul with the weights; Add."""
+        """Slices out every tap, stacked into (N, locations, 1, channels * size^2); MatMul with the weights; Add."""
         vertical, horizontal = self.axes
         filters, rows, columns = self.shape
         size, channels = vertical.size, self.input_shape[0]

@@ -28,7 +28,7 @@ _LOWEST = float(np.finfo(np.float32).min)
 
 @dataclass(frozen=True, kw_only=True)
 class Pool(Layer):
-    """What both kinds of pool share."""
+    """Base of both kinds of pool."""
 
     axes: tuple[Axis, Axis]
     """The windows along height and width."""

@@ -80,7 +80,7 @@ class Region(Layer):
         return y.reshape(len(y), *self.shape)
 
     def head(self) -> Head:
-        """What the host needs to decode the map. `map` is for `detector valid` alone, as in Darknet."""
+        """Decoder of the map; `map` is for `detector valid` alone, as in Darknet."""
         return RegionHead(
             output=layer_value(self.index),
             where=self.where.short,

@@ -25,7 +25,7 @@ __all__ = ["Cell", "Rnn"]
 
 @dataclass(frozen=True, kw_only=True)
 class Cell(Layer):
-    """What [rnn], [gru] and [lstm] have in common: their fully connected parts, in the order of the .weights file.
+    """Base of [rnn], [gru] and [lstm]: their fully connected parts, in the order of the .weights file.
 
     Darknet's dontloadscales does not reach the parts.
     """

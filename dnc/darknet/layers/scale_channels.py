@@ -51,7 +51,7 @@ class _Product(Layer):
 @layers.register
 @dataclass(frozen=True, kw_only=True)
 class ScaleChannels(_Product):
-    """One factor per channel, or per pixel."""
+    """Multiplication by a factor per channel, or per pixel."""
 
     name = "scale_channels"
 
@@ -65,7 +65,7 @@ class ScaleChannels(_Product):
 @layers.register
 @dataclass(frozen=True, kw_only=True)
 class Sam(_Product):
-    """One factor per element."""
+    """Multiplication by a factor per element."""
 
     name = "sam"
 

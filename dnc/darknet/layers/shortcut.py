@@ -73,7 +73,7 @@ class Shortcut(Layer):
         )
 
     def weights(self) -> dict[str, Shape]:
-        """One scalar, or one vector over the channels, per input."""
+        """Lists one scalar, or one vector over the channels, per input."""
         if self.weights_type == "none":
             return {}
         return {"weights": (len(self.sources), self.shape[0] if self.weights_type == "per_channel" else 1)}
@@ -134,7 +134,7 @@ class Shortcut(Layer):
         return activate(total, self.activation)
 
     def flops(self) -> float:
-        """One addition per element and source, and one product where the sources are weighted."""
+        """Counts an addition per element and source, and a product where the sources are weighted."""
         return float(np.prod(self.shape) * (len(self.sources) - 1) * (1 if self.weights_type == "none" else 2))
 
     def describe(self) -> str:
@@ -143,7 +143,7 @@ class Shortcut(Layer):
 
 
 def _stride(target: Shape, source: Shape) -> tuple[int, int] | None:
-    """(every which pixel of the source is read, every which of the target is written); None if they do not fit."""
+    """Steps in which the source is read and the target written, one of them 1; None where they do not fit."""
     if target[1:] == source[1:]:
         return 1, 1
     if len(target) != 3 or len(source) != 3:

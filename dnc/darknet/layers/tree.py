@@ -61,7 +61,7 @@ def _read(section: Section, key: str) -> list[str]:
 
 
 def group_sizes(parents: tuple[int, ...]) -> list[int]:
-    """How many nodes each group has, in order."""
+    """Sizes of the groups, in order."""
     return [len(list(group)) for _, group in groupby(parents)]
 
 
@@ -73,13 +73,13 @@ def softmax(x: Array, axis: int, temperature: float = 1.0) -> Array:
 
 
 def tree_softmax(x: Array, parents: tuple[int, ...], temperature: float = 1.0) -> Array:
-    """One softmax per group along the last axis."""
+    """Softmax per group along the last axis."""
     ends = np.cumsum(group_sizes(parents))
     return np.concatenate([softmax(part, -1, temperature) for part in np.split(x, ends[:-1], axis=-1)], axis=-1)
 
 
 def emit_tree_softmax(b: Builder, x: Value, parents: tuple[int, ...], axis: int) -> Value:
-    """Split into the groups, Softmax of each, Concat."""
+    """Splits into the groups, and joins the Softmax of each."""
     sizes = group_sizes(parents)
     parts = b.ops("Split", x, b.constant(np.array(sizes, np.int64), "groups"), outputs=len(sizes), axis=axis)
     return b.op("Concat", *(b.op("Softmax", part, axis=axis) for part in parts), axis=axis)

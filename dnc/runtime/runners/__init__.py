@@ -18,7 +18,7 @@ runners: Registry[type[Runner]] = Registry("dnc.runtime.runners")
 
 
 def find(target: str, given: Mapping[str, str]) -> type[Runner]:
-    """What runs engines of a target that were compiled with these options; raises TargetError if nothing does."""
+    """Finds the runner of a target's engines with these options; raises TargetError if there is none."""
     if target not in runners:
         raise TargetError(f"unknown target '{target}'", hint=close_match(target, runners) or "a newer dnc made it")
     return runners[target].select(given)

@@ -191,5 +191,5 @@ class OnnxRunner(Runner):
         return OnnxSession(folder / MODEL, ["CPUExecutionProvider"], threads, self.options["spin"] == "on")
 
     def taking_turns(self) -> Self:
-        """Without busy waiting."""
+        """Returns a runner without busy waiting."""
         return type(self)({**self.given, "spin": "off"})

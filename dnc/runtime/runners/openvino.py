@@ -55,7 +55,7 @@ def import_openvino() -> ModuleType:
 
 
 def _device(text: str) -> str:
-    """For `Option.parse`: a device of OpenVINO, as CPU, GPU.1 or AUTO:GPU,CPU."""
+    """Parses a device of OpenVINO, as CPU, GPU.1 or AUTO:GPU,CPU."""
     name = text.upper()
     if name.partition(":")[0].partition(".")[0] not in _DEVICES:
         raise ValueError(f"one of {', '.join(_DEVICES)}; GPU.1 for a second one, AUTO:GPU,CPU for an order")
@@ -63,7 +63,7 @@ def _device(text: str) -> str:
 
 
 def reason(error: Exception) -> str:
-    """What OpenVINO has to say, without where in its sources it says so."""
+    """OpenVINO's message, without the place in its sources."""
     lines = [line.strip() for line in str(error).splitlines()]
     telling = [line for line in lines if line and not line.startswith(_PLACES)]
     return " ".join(telling or lines)
@@ -108,7 +108,7 @@ class OpenvinoSession(Session):
         return self._core.compile_model(model, self._asked, self._config)
 
     def _requests(self, count: int) -> _Requests:
-        """Those for batches of this size, compiled at the first use."""
+        """Requests for batches of this size, compiled at the first use."""
         with self._lock:
             if self._alone is not None and count == 1:
                 self._one = self._one or _Requests(self._compile(self._alone))
@@ -238,7 +238,7 @@ _CACHE_LIMIT = 2 << 30
 
 
 def _cache(folder: Path) -> Path | None:
-    """Where OpenVINO may keep what it compiled of an engine; None for a folder that is no finished engine."""
+    """Folder for what OpenVINO compiled of an engine; None for a folder that is no finished engine."""
     try:
         files = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
         digests = "".join(files[name]["sha256"] for name in (MODEL, WEIGHTS))

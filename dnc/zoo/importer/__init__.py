@@ -56,7 +56,7 @@ Doubles = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Row:
-    """What a layer of the cfg got: from which unit of the source, and what was done to it."""
+    """A layer of the cfg, the unit of the source that it got, and what was done to that."""
 
     layer: int
     section: str
@@ -69,7 +69,7 @@ class Row:
 
 @dataclass(frozen=True)
 class ImportReport:
-    """What went where, and what was left."""
+    """Report on what went where, and what was left."""
 
     weights: Path
     cfg: Path
@@ -260,7 +260,7 @@ def _doubles(tensor: Tensor | None, default: float, length: int) -> Doubles:
 def _convert(
     layer: Layer, unit: Unit | None, norm: Unit | None, place: Place | None, epsilon: float, done: list[str]
 ) -> dict[str, Doubles]:
-    """Every array that the layer may have in the file; says in `done` what was done."""
+    """Converts every array that the layer may have in the file; says in `done` what was done."""
     normalized = None if norm is None else _Norm.read(norm, epsilon, done)
     if unit is None:
         assert normalized is not None
@@ -358,6 +358,6 @@ def _left(checkpoint: Checkpoint, match: Match) -> tuple[str, ...]:
 
 
 def _notes(layers: Sequence[Layer], padding: str | None) -> list[str]:
-    """What the importer cannot know of."""
+    """Notes on what the importer cannot know."""
     pools = [layer.index for layer in layers if layer.name == "maxpool"]
     return [f"{layers_text(pools)} [maxpool] pad as Darknet does, not by SAME"] if pools and padding == "same" else []

@@ -82,7 +82,7 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Unit:
-    """What stands for one layer: a convolution (out, in / groups, rows, columns), a linear layer (out, in), or a
+    """The tensors of one layer: a convolution (out, in / groups, rows, columns), a linear layer (out, in), or a
     batch normalisation, whose `weights` are its scales.
     """
 
@@ -100,7 +100,7 @@ class Unit:
 
     @property
     def channels(self) -> int:
-        """How many outputs it has."""
+        """Number of outputs."""
         first = self.mean if self.kind == "batchnorm" else self.weights
         assert first is not None
         return first.shape[0]
@@ -117,7 +117,7 @@ class Unit:
         return self.name.rpartition(".")[0]
 
     def tensors(self) -> Iterator[Tensor]:
-        """All that belongs to it."""
+        """Tensors that belong to it."""
         for tensor in (self.weights, self.bias, self.mean, self.variance):
             if tensor is not None:
                 yield tensor
@@ -185,7 +185,7 @@ def open_checkpoint(path: str | PathLike[str]) -> Iterator[Checkpoint]:
 
 
 def _stranger(start: bytes) -> tuple[str, str] | None:
-    """What is wrong with a file of another known format, and what to do."""
+    """Recognises a file of another known format: what is wrong with it, and what to do."""
     known = (
         (b"\x89HDF", 0, "Keras' HDF5", "convert the model to ONNX, with tf2onnx for instance"),
         (b"TFL3", 4, "TensorFlow Lite", "convert the model to ONNX, with tf2onnx for instance"),

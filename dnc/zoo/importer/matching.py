@@ -37,7 +37,7 @@ _WIDEST = 2
 
 @dataclass(frozen=True)
 class Place:
-    """Where the source's kernel stands in a layer's: its size and padding, and the rows and columns before it."""
+    """Position of the source's kernel in a layer's: its size and padding, and the rows and columns before it."""
 
     size: int
     padding: int
@@ -67,7 +67,7 @@ def _source_pads(unit: Unit, c: Convolution, padding: str | None) -> tuple[tuple
 
 
 def _zeros(length: int, stride: int, size: int, padding: int, kernel: int, pads: tuple[int, int]) -> int | None:
-    """How many zero rows stand before a `kernel` in one of `size`; None if nothing gives the same numbers."""
+    """Number of zero rows before a `kernel` in one of `size`; None if nothing gives the same numbers."""
     before = padding - pads[0]
     counts = (length + 2 * padding - size) // stride, (length + sum(pads) - kernel) // stride
     return before if before >= 0 and size - kernel - before >= 0 and counts[0] == counts[1] else None
@@ -84,7 +84,7 @@ def _held(c: Convolution, kernel: int, pads: Sequence[tuple[int, int]], size: in
 
 
 def _place(unit: Unit, c: Convolution, padding: str | None) -> Place | None:
-    """Where the unit's kernel stands in the layer's own; None if it cannot, or nobody says how the source pads."""
+    """Position of the unit's kernel in the layer's; None if it does not fit, or the source's padding is not known."""
     kernel, pads = unit.kernel[2], _source_pads(unit, c, padding)
     if pads is None:
         return Place(c.size, c.padding) if kernel == c.size else None
@@ -112,7 +112,7 @@ def _adapted_place(unit: Unit, c: Convolution, padding: str | None) -> Place | N
 
 @dataclass(frozen=True)
 class Match:
-    """By layer index: the unit of its weights, that of its batch normalisation, and the place of the kernel."""
+    """Units of the layers' weights and batch normalisations, and places of the kernels, by layer index."""
 
     units: Mapping[int, Unit]
     norms: Mapping[int, Unit]
@@ -136,7 +136,7 @@ def match(
 
 
 class _Matcher:
-    """What is found so far."""
+    """State of a search for the match."""
 
     def __init__(
         self,
@@ -249,7 +249,7 @@ class _Matcher:
     def _missing(
         self, layers: Sequence[Layer], units: Sequence[Unit], places: Sequence[int], start: int
     ) -> WeightsError:
-        """Why a layer found no unit. What was passed over first is the likelier cause than what was missed last."""
+        """Explains why a layer found no unit; what was passed over first is likelier the cause than what is missing."""
         gap = next((number for number, at in enumerate(places) if number != at), len(places))
         layer, at = layers[len(places)], start
         hint = f"{len(places)} of {len(layers)} layers were found; --map LAYER=NAME gives a layer its source"
@@ -403,7 +403,7 @@ class _Matcher:
         return {layer.index: units[at] for layer, at in zip(layers, first, strict=True)}
 
     def _placed(self, layer: Convolutional, unit: Unit) -> Place:
-        """Where the kernel goes. Raises WeightsError where no cfg gives the source's numbers."""
+        """Position of the kernel. Raises WeightsError where no cfg gives the source's numbers."""
         c = layer.convolution
         for what, says, has in (
             ("strides", unit.strides, (c.stride_y, c.stride_x)),
@@ -460,7 +460,7 @@ def _kernel(layer: Layer) -> Shape:
 
 
 def channels_of(item: Layer | Unit) -> int:
-    """How many outputs a layer's or a unit's weights give."""
+    """Number of outputs of a layer's or a unit's weights."""
     if isinstance(item, Unit):
         return item.channels
     return item.shape[0] if isinstance(item, BatchNorm) else _kernel(item)[0]

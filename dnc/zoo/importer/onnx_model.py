@@ -73,7 +73,7 @@ class _Linear:
 
 
 class _Reader:
-    """Follows values through one graph."""
+    """A walk along the values of one graph."""
 
     def __init__(self, graph: onnx.GraphProto, path: Path) -> None:
         self._graph, self._path = graph, path
@@ -132,7 +132,7 @@ class _Reader:
         return node.name.removesuffix(f"/{kind}").strip("/").replace("/", ".") or weights
 
     def _linear(self, node: onnx.NodeProto) -> _Linear | None:
-        """None for a product of two values that are both computed."""
+        """Reads a product; None if both of its factors are computed."""
         attributes = _attributes(node)
         if node.op_type == "Conv":
             weights = self._tensor(node.input[1])
@@ -162,7 +162,7 @@ class _Reader:
         return _Linear(node, weights, bias, factor, None, None)
 
     def _followed(self, linear: _Linear) -> tuple[_Linear, onnx.NodeProto | None]:
-        """What the nodes behind it make of it, and the batch normalisation that follows."""
+        """Unit with what the nodes behind it make of it, and the batch normalisation that follows."""
         value, channels = linear.node.output[0], linear.weights.shape[0]
         scale: npt.NDArray[np.float64] | None = None
         shift: npt.NDArray[np.float64] | None = None
@@ -235,7 +235,7 @@ class _Reader:
         )
 
     def _padded(self, value: str, name: str) -> tuple[int, int, int, int] | None:
-        """What a Pad node puts around the input of a Conv; None where the model computes how much."""
+        """Padding that a Pad node puts around the input of a Conv; None where the model computes it."""
         node = self._producers.get(value)
         if node is None or node.op_type != "Pad":
             return (0, 0, 0, 0)

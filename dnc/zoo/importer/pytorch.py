@@ -71,7 +71,7 @@ _INSTRUCTIONS = frozenset(_NAMES_OF_INSTRUCTIONS.split())
 
 
 class _Storage(NamedTuple):
-    """What a persistent id says; the view of a storage that files of before 0.4 may name starts at `offset`."""
+    """A storage by its persistent id; the view of a storage that files of before 0.4 may name starts at `offset`."""
 
     key: str
     dtype: str
@@ -104,7 +104,7 @@ class _State(dict[Any, Any]):
 
 
 class _Function:
-    """What a name in the pickle stands for. It has no attribute that a pickle could set."""
+    """A function that a name in the pickle stands for. It has no attribute that a pickle could set."""
 
     __slots__ = ("_call",)
     _call: Callable[..., object]
@@ -282,7 +282,7 @@ def read_legacy(path: Path) -> tuple[list[Tensor], list[str]]:
 
 
 def _storages(loaded: object) -> Iterator[_Storage]:
-    """Every storage that anything in the object uses."""
+    """Finds the storages that anything in the object uses."""
     left, seen = [loaded], set()
     while left:
         value = left.pop()

@@ -68,7 +68,7 @@ def apply(module: Any, device: Device, chosen: Mapping[str, int] | None = None) 
 
 
 def scheduled(module: Any, name: str, device: Device, rank: int) -> Any:
-    """One function of a module in the form of this rank, a tirx.PrimFunc; None if no rule matches it."""
+    """Writes a function of a module in the form of this rank, a tirx.PrimFunc; None if no rule matches it."""
     function = written(module, name, _rule(replace(device, rank=rank)))
     return None if function is None else function.with_attr(_SCHEDULED, True)
 
@@ -78,7 +78,7 @@ def _rule(device: Device) -> Rule:
 
 
 def _kernel(segment: Segment, stages: Sequence[Stage], device: Device) -> Kernel:
-    """What the first rule that matches makes of a segment; raises Unmatched if none does."""
+    """Kernel that the first matching rule makes of a segment; raises Unmatched if no rule matches."""
     window = match(segment, stages) or product(segment)
     if window is not None:
         kernel = _slide(segment, window, device)

@@ -44,7 +44,7 @@ _WAVES = 512
 
 @dataclass(frozen=True)
 class _Form:
-    """How a kernel is cut up."""
+    """Division of a kernel among threads."""
 
     threads: int
     """Of a block."""
@@ -54,7 +54,7 @@ class _Form:
     """Channels of a thread."""
 
     def distance(self, other: _Form) -> float:
-        """How much differs, in powers of two."""
+        """Distance to another form, in powers of two."""
         ratios = (self.threads / other.threads, self.rows / other.rows, self.lanes / other.lanes)
         return sum(abs(math.log2(ratio)) for ratio in ratios)
 
@@ -84,7 +84,7 @@ def _form(window: Window, dtype: str, device: Device) -> _Form:
 
 
 class _Depthwise:
-    """One kernel while it is written."""
+    """Writer of one kernel."""
 
     def __init__(self, segment: Segment, window: Window, device: Device) -> None:
         self.segment, self.window = segment, window
@@ -103,7 +103,7 @@ class _Depthwise:
         self._weights = allocate([taps * self.lanes], self.sum_dtype, "weights")
 
     def kernel(self) -> Kernel:
-        """All blocks."""
+        """Writes all blocks."""
         images, _, columns, channels = self.window.output
         dims = [images, self.strips, columns, channels // self.lanes]
         total = math.prod(dims)

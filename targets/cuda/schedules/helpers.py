@@ -173,12 +173,12 @@ def _call(name: str, *arguments: Any, source: str = "", returns: str = "void") -
 
 
 def address(buffer: Any, *indices: Expr) -> Expr:
-    """Where an element of a parameter is, or of a thread's own buffer."""
+    """Address of an element of a parameter, or of a thread's own buffer."""
     return tirx.address_of(tirx.BufferLoad(buffer, list(indices)))
 
 
 def pointer(buffer: Any, offset: Expr) -> Expr:
-    """Where an element of a flat buffer is, which TVM then leaves as long as it is."""
+    """Pointer to an element of a flat buffer, which TVM then leaves as long as it is."""
     return buffer.access_ptr(_NEITHER, offset=offset)
 
 
@@ -198,12 +198,12 @@ def commit() -> Stmt:
 
 
 def wait(groups: int) -> Stmt:
-    """Until all groups of the thread's copies but the last ones are there; for other threads, after a barrier."""
+    """Waits until all groups of the thread's copies but the last are there; for other threads, after a barrier."""
     return tirx.Evaluate(_call(f"dnc_wait<{groups}>", source=_COPY))
 
 
 def barrier() -> Stmt:
-    """All threads of the block come here before one goes on."""
+    """Waits until all threads of the block are here."""
     return tirx.Evaluate(tirx.call_intrin("void", "tirx.tvm_storage_sync", "shared"))
 
 
@@ -237,7 +237,7 @@ def gather(to: Any, start: Expr, lanes: int, parts: int | Expr, stride: int) -> 
 
 
 def scratch(size: int, offset: Expr) -> Expr:
-    """Where a number is in memory that kernels use one after the other, which is there as long as the module is.
+    """Address of a number in memory that kernels use one after the other, and that lives as long as the module.
 
     What TVM allocates for a function may lie elsewhere after another function wanted more; a CUDA graph would not know.
 

@@ -63,8 +63,7 @@ def injective(segment: Segment) -> Kernel | None:
 
 
 def _pieces(stage: Stage) -> int:
-    """Into how long pieces the last axis can be cut so that within each, neighbours are computed in the same way; 0 if
-    that is everywhere so."""
+    """Length of pieces of the last axis within which neighbours are computed alike; 0 if they are everywhere."""
     axis, value = stage.axes[-1], stage.value
     if any(str(load.ty.dtype) not in _FLOATS for load in loads(value)):
         return 1

@@ -55,7 +55,7 @@ def reduction(segment: Segment, device: Device) -> Kernel | None:
 
 @dataclass(frozen=True)
 class _Form:
-    """How a kernel is cut up."""
+    """Division of a kernel among threads."""
 
     per_thread: int
     """Results of a thread."""
@@ -162,7 +162,7 @@ def _body(segment: Segment, device: Device) -> Stmt:
             return value if wide == dtype else tirx.Cast(dtype, value)
 
         def handed_over() -> list[Stmt]:
-            """What blocks do that share results: only the last one goes on."""
+            """Adds up what the blocks have that share results; only the last one goes on."""
             first, size = blocks[0] * (form.blocks * row) + lane * per_thread, rows * form.blocks * row
             own = scratch(size, first + share * row)
             local = vector(per_thread, lambda own: put(own, exchanged(index(0), own)))

@@ -51,12 +51,12 @@ class _Numbers:
         return any(stage.buffer.same_as(load.source) for stage in self._others)
 
     def through(self, load: Any) -> Expr:
-        """What a load gives, of a stage that moves elements."""
+        """Reads through a stage that only moves elements."""
         stage = next((stage for stage in self._others if stage.plain and stage.buffer.same_as(load.source)), None)
         return load if stage is None else replaced(stage.value, stage.axes, load.indices)
 
     def value(self, load: Any, total: Expr) -> Expr:
-        """What a load of a channel's number gives, the sum being `total`; other loads as they are."""
+        """Value of a load of a channel's number, the sum being `total`; other loads as they are."""
         stage = next((stage for stage in self._others if stage.buffer.same_as(load.source)), None)
         if stage is None:
             return load

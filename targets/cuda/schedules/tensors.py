@@ -148,7 +148,7 @@ class _Tensor(Product):
         across = beside * _SIDE // lanes
 
         def exchanged(offset: Expr) -> Expr:
-            """Where a sum is, which is in the place of two numbers of the strip if these are float16."""
+            """Address of a sum, which takes the place of two numbers of the strip if these are float16."""
             return pointer(self.data, (own + offset) * (2 if self.strip_dtype == "float16" else 1))
 
         def some(i: Expr, j: Expr) -> Stmt:

@@ -45,7 +45,7 @@ def narrow(value: Expr) -> Expr:
 
 
 def wide(value: Expr) -> Expr:
-    """And back, as TVM wants indices."""
+    """Widens an index again, as TVM wants it."""
     return tirx.Cast("int64", value)
 
 
@@ -64,7 +64,7 @@ def scoped(buffers: Sequence[Expr], *statements: Stmt | None) -> Stmt:
 
 
 def lanes_of(count: int, dtype: str, most: int = 16) -> int:
-    """How many neighbours one thread handles at once, of `count` in a row: what has `most` bytes, or less."""
+    """Number of neighbours that a thread handles at once, of `count` in a row: up to `most` bytes."""
     lanes = most // (2 if dtype == "float16" else 4)
     while count % lanes:
         lanes //= 2

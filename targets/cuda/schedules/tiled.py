@@ -82,7 +82,7 @@ _SCRATCH = 32 << 20
 
 @dataclass(frozen=True)
 class Tile:
-    """What one block computes, and with how many threads."""
+    """Outputs that one block computes, and its threads."""
 
     rows: int
     columns: int
@@ -146,7 +146,7 @@ def form_of(window: Window, tiles: Sequence[Tile], rate: float, device: Device) 
 
 @dataclass(frozen=True)
 class _Strip:
-    """One of the two matrices' part of a step: what brings it into shared memory, vector by vector."""
+    """Copier of one matrix's part of a step into shared memory, vector by vector."""
 
     shared: Any
     size: int
@@ -160,12 +160,12 @@ class _Strip:
 
     @property
     def bytes(self) -> int:
-        """Of a vector in shared memory."""
+        """Bytes of a vector in shared memory."""
         return self.lanes * (2 if str(self.shared.dtype) == "float16" else 4)
 
 
 class Product(ABC):
-    """One kernel while it is written."""
+    """Writer of one kernel."""
 
     name: str
 
@@ -249,7 +249,7 @@ class Product(ABC):
     @property
     @abstractmethod
     def buffers(self) -> Sequence[Any]:
-        """What the subclass needs."""
+        """Buffers that the subclass needs."""
 
     @abstractmethod
     def clear(self, thread: Expr) -> Stmt:
@@ -279,7 +279,7 @@ class Product(ABC):
         )
 
     def kernel(self) -> Kernel:
-        """All blocks."""
+        """Writes all blocks."""
         grid = (-(-self.pixels // self.tile.rows), self._tiles, self.groups * self.parts)
         body = kernel(grid if grid[2] > 1 else grid[:2], self.tile.threads, self._block)
         border = () if self.window.border is None else (self.window.border.buffer,)
@@ -358,7 +358,7 @@ class Product(ABC):
         return reaches[0], reaches[1]
 
     def _locate(self, thread: Expr, group: Expr, first: Expr) -> Stmt:
-        """Where the windows of the pixels begin that the thread brings."""
+        """Finds where the windows of the pixels begin that the thread brings."""
         window, strip = self.window, self._data
         across = self.depth // strip.lanes
         _, height, width, channels = window.source
@@ -520,7 +520,7 @@ class Product(ABC):
         )
 
     def store(self, group: Expr, pixel: Expr, channel: Expr, lanes: int, value: Any) -> Stmt:
-        """What follows the product, for `lanes` channels of a pixel, where these exist."""
+        """Writes what follows the product, for `lanes` channels of a pixel, where these exist."""
         outer = dims(self.segment.result)[:-1]
         conditions = []
         if self.pixels % self.tile.rows:
@@ -593,7 +593,7 @@ class _Scalar(Product):
         return unrolled(self._tall * self._wide, lambda i: tirx.BufferStore(self._sums, zero, [i]))
 
     def _row(self, thread: Expr, i: Expr) -> Expr:
-        """One of a thread's rows in the tile. Neighbours have neighbouring ones, which are in other memory banks."""
+        """Number of a thread's row in the tile. Neighbours have neighbouring rows, which are in other memory banks."""
         return thread // self._across + i * self._down
 
     def _column(self, thread: Expr, part: Expr) -> Expr:

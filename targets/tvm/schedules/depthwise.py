@@ -47,7 +47,7 @@ _TASKS = 16
 
 
 class _Depthwise:
-    """One kernel while it is written."""
+    """Writer of one kernel."""
 
     def __init__(self, segment: Segment, window: Window, machine: Machine) -> None:
         self.segment, self.window = segment, window
@@ -61,7 +61,7 @@ class _Depthwise:
         self.width = -(-columns // tiles)
 
     def body(self) -> Stmt:
-        """All rows."""
+        """Writes all rows."""
         images, rows = self.window.output[:2]
         vectors = self.channels.vectors
         parts = min(vectors, -(-_TASKS // (images * rows)))

@@ -46,7 +46,7 @@ define <{lanes} x float> @dnc_pairs_{lanes}(
 
 @dataclass(frozen=True)
 class Dot:
-    """How products are added up; by itself, one after the other."""
+    """Way to add products up; here, one after the other."""
 
     dtype: str
     """Of the sums."""
@@ -86,7 +86,7 @@ class Dot:
         return vector(lanes, partial(self._lane, sums, first, self._cast(number), weight, offset))
 
     def number(self, data: Any, at: Sequence[Expr]) -> Expr:
-        """What `add` multiplies the weights with: the data from a place on."""
+        """Data from a place on, with which `add` multiplies the weights."""
         return tirx.BufferLoad(data, list(at))
 
     def _lane(self, sums: Any, first: Expr, number: Expr, weight: Any, offset: Expr, lane: Expr) -> Stmt:
@@ -132,7 +132,7 @@ class _Several(Dot):
 
 @dataclass(frozen=True)
 class _Fours(_Several):
-    """Of 8-bit numbers."""
+    """Products of 8-bit numbers."""
 
     def _call(self, lanes: int, held: Expr, numbers: Expr, weights: Expr) -> Expr:
         given = [tirx.reinterpret(f"int8x{4 * lanes}", value) for value in (numbers, weights)]
@@ -141,10 +141,10 @@ class _Fours(_Several):
 
 @dataclass(frozen=True)
 class _Pairs(_Several):
-    """Of bfloat16."""
+    """Products of bfloat16."""
 
     def around(self, body: Stmt, lanes: int) -> Stmt:
-        """With the function that has the instruction."""
+        """Adds the function that has the instruction."""
         text = ir.StringImm(_TWO.format(lanes=lanes, both=2 * lanes, name=self.instruction))
         return tirx.AttrStmt(index(0), "pragma_import_llvm", text, body)
 

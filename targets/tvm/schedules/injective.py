@@ -153,7 +153,7 @@ def _pieces(segment: Segment, size: int) -> list[tuple[int, int, Segment]]:
 
 
 def _cuts(stage: Stage) -> set[int]:
-    """Where on the last axis the comparisons of a stage change."""
+    """Positions on the last axis where the comparisons of a stage change."""
     axis = stage.axes[-1]
     analyzer = Analyzer()
     cuts: set[int] = set()

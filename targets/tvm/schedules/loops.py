@@ -44,7 +44,7 @@ def constant(value: float, dtype: str) -> Expr:
 
 
 def sequence(*statements: Stmt | None) -> Stmt:
-    """One statement after the other; None is left out."""
+    """Puts one statement after the other; None is left out."""
     given = [statement for statement in statements if statement is not None]
     return given[0] if len(given) == 1 else tirx.SeqStmt(given)
 

@@ -74,12 +74,12 @@ def _rule(machine: Machine) -> Rule:
 
 
 def scheduled(module: Any, name: str, target: Any, rank: int) -> Any:
-    """One function of a module with the tile of this rank; None if no rule matches it."""
+    """Writes a function of a module with the tile of this rank; None if no rule matches it."""
     return written(module, name, _rule(replace(Machine.of(target), rank=rank)))
 
 
 def written(module: Any, name: str, rule: Rule) -> Any:
-    """One function of a module as a rule writes it; None if the rule does not match it."""
+    """Writes a function of a module by a rule; None if the rule does not match it."""
     constant = _constant_arguments(calls(module)).get(name, frozenset())
     try:
         return _write(module[name], rule, constant).function
@@ -128,7 +128,7 @@ def rewrite(
 
 
 def calls(module: Any) -> list[Any]:
-    """All calls of functions of the module."""
+    """Finds all calls of functions of the module."""
     expressions: list[Any] = []
 
     def visit(expr: Any) -> None:
@@ -146,7 +146,7 @@ def _is_call(expr: Any) -> bool:
 
 
 def _constant_arguments(several: Sequence[Any]) -> dict[str, frozenset[int]]:
-    """Which parameters of each function are given a constant by every call."""
+    """Finds the parameters of each function that every call gives a constant."""
     constants: dict[str, frozenset[int]] = {}
     for call in several:
         name = call.args[0].name_hint
@@ -209,7 +209,7 @@ def _write(function: Any, rule: Rule, constant: frozenset[int]) -> _Written:
 
 
 def _kernel(segment: Segment, stages: Sequence[Stage], machine: Machine) -> Kernel:
-    """What the first rule that matches makes of a segment; raises Unmatched if none does."""
+    """Kernel that the first matching rule makes of a segment; raises Unmatched if no rule matches."""
     window = match(segment, stages) or product(segment)
     if window is not None:
         for rule in (depthwise, pointwise, spatial):

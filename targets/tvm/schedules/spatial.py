@@ -58,7 +58,7 @@ _UNROLL = 4
 
 
 class Convolution:
-    """One kernel while it is written."""
+    """Writer of one kernel."""
 
     def __init__(self, segment: Segment, window: Window, machine: Machine) -> None:
         self.segment, self.window = segment, window
@@ -81,7 +81,7 @@ class Convolution:
         return self.channels.pack(np.ascontiguousarray(groups), self.tiling.bands)
 
     def body(self) -> Stmt:
-        """All strips and all channels."""
+        """Writes all strips and all channels."""
         return self.dot.around(self._loops(), self.channels.lanes)
 
     def _loops(self) -> Stmt:
@@ -116,11 +116,11 @@ class Convolution:
 
     @property
     def strips(self) -> int:
-        """How many strips of tiles there are: here, rows."""
+        """Number of strips of tiles: here, rows."""
         return self.window.output[0] * self.window.output[1]
 
     def strip(self, group: Expr, band: Band, place: Expr, strip: Expr) -> Stmt:
-        """One strip, for one group of vectors of channels."""
+        """Writes one strip, for one group of vectors of channels."""
         rows = self.window.output[1]
 
         def tiles(span: Span) -> Stmt:
@@ -136,7 +136,7 @@ class Convolution:
         return [image, row, column]
 
     def tile(self, group: Expr, band: Band, place: Expr, at: tuple[Expr, Expr, Expr], span: Span) -> Stmt:
-        """One tile, from the pixel `at` on, for one group of vectors."""
+        """Writes one tile, from the pixel `at` on, for one group of vectors."""
         image, y, x = at
         lanes = self.channels.lanes
         width, blocks = span.width, band.blocks

@@ -33,7 +33,7 @@ class Unmatched(Exception):
 
 @dataclass(frozen=True)
 class Stage:
-    """One block: `buffer[indices] = value` for all values of its axes."""
+    """A block: `buffer[indices] = value` for all values of its axes."""
 
     name: str
     axes: tuple[Any, ...]
@@ -68,7 +68,7 @@ def dims(buffer: Any) -> tuple[int, ...]:
 
 
 def loads(value: Expr) -> list[Any]:
-    """All reads of buffers in an expression."""
+    """Reads of buffers in an expression."""
     reads: list[Any] = []
     tvm_ffi.structural_walk(value, (ir.TensorLoad, reads.append), order="pre")
     return reads
@@ -207,7 +207,7 @@ class Segment:
 
     @property
     def buffers(self) -> list[Any]:
-        """All that it gives a value to."""
+        """Buffers that it gives a value to."""
         return [self.anchor.buffer, *(stage.buffer for stage in self.rest)]
 
     @property
@@ -265,7 +265,7 @@ class Segment:
         return _among(buffer, self.kept)
 
     def finish(self, at: Callable[[Expr], Sequence[Expr]], lanes: int, value: Callable[[Expr], Expr]) -> Stmt:
-        """Everything that follows the anchor, for `lanes` elements, and the stores.
+        """Writes everything that follows the anchor, for `lanes` elements, and the stores.
 
         Args:
             at: where one of them stands in the result, by its number.

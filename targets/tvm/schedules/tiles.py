@@ -57,7 +57,7 @@ class Channels:
 
     @property
     def vectors(self) -> int:
-        """How many vectors there are."""
+        """Number of vectors."""
         return -(-self.count // self.lanes)
 
     def start(self, vector: Expr) -> Expr:

@@ -54,7 +54,7 @@ class Window:
         return math.prod(self.output) * math.prod(self.size) * inputs
 
     def rows(self, y: Expr) -> tuple[Expr, Expr]:
-        """Which rows of the window lie inside the tensor, for a row of the output: the first, and how many."""
+        """Rows of the window that lie inside the tensor, for a row of the output: the first, and how many."""
         size, stride, dilation, before = self.size[0], self.stride[0], self.dilation[0], self.padding[0]
         height, rows = self.source[1], self.output[1]
         first: Expr = 0
@@ -68,7 +68,7 @@ class Window:
         return first, tirx.max(last - first, tirx.IntImm("int64", 0))
 
     def columns(self, x: int) -> list[bool]:
-        """Which columns of the window lie inside the tensor, for a column of the output."""
+        """Columns of the window that lie inside the tensor, for a column of the output."""
         places = (x * self.stride[1] - self.padding[1] + k * self.dilation[1] for k in range(self.size[1]))
         return [0 <= place < self.source[2] for place in places]
 
@@ -182,7 +182,7 @@ def _reads_itself(value: Expr, stage: Stage) -> bool:
 
 
 def uncast(value: Expr) -> Expr:
-    """What is multiplied, where an 8-bit number is cast to the type of the sums, or a bfloat16, held as an integer, is
+    """Factor of a product, where an 8-bit number is cast to the type of the sums, or a bfloat16, held as an integer, is
     shifted to its place in a float32."""
     if isinstance(value, tirx.Cast) and str(value.value.ty) in _EIGHT:
         return value.value
@@ -216,7 +216,7 @@ def _channel(index: Expr, output: Any, summed: Any, groups: int, inputs: int, ou
 
 
 def _without_border(buffer: Any, before: Sequence[Stage], maximum: bool) -> tuple[_Inner, Stage | None]:
-    """What lies inside a buffer that a stage made by putting a border around it, and that stage."""
+    """Finds what lies inside a buffer that a stage made by putting a border around it, and that stage."""
     outside = _Inner(buffer, 0, 0)
     stage = next((stage for stage in before if stage.buffer.same_as(buffer)), None)
     if stage is None or not stage.plain or len(stage.axes) != 4:

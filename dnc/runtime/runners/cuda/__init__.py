@@ -82,7 +82,7 @@ class CudaRunner(Runner):
         return ""
 
     def remedy(self) -> str:
-        """With NVIDIA's libraries."""
+        """Names the extra with NVIDIA's libraries."""
         return 'pip install "darknet-compiler[cuda]", or pip install "onnxruntime-gpu[cuda,cudnn]"'
 
     def open(self, folder: Path, threads: int | None = None) -> Session:
@@ -95,7 +95,7 @@ class CudaRunner(Runner):
         return open_engine(folder, self.options, threads)
 
     def taking_turns(self) -> Self:
-        """On the device or not at all: the CPU's times say nothing about it."""
+        """Runs on the device or not at all: times of the CPU say nothing about it."""
         return self if self.options["fallback"] == "off" else type(self)({**self.given, "fallback": "off"})
 
 

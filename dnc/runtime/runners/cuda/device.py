@@ -50,7 +50,7 @@ class Device:
 
     @classmethod
     def of(cls, archs: Sequence[str]) -> Device:
-        """What the schedules aim at where code is made for several: the largest GPU among them, with what all have."""
+        """Model of the GPU that code for several aims at: the largest among them, with what all have."""
         copies = all(_number(arch) >= _COPIES_FROM for arch in archs)
         return cls(max(ARCHITECTURES[arch][1] for arch in archs), copies=copies)
 

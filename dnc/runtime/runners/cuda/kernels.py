@@ -74,7 +74,7 @@ Arrays = Sequence[Array]
 
 
 class _Gate:
-    """Whoever uses a GPU goes through it side by side; a recording of a graph goes through it alone."""
+    """A lock that users of a GPU share, and that the recording of a graph holds alone."""
 
     def __init__(self) -> None:
         # A finalizer may come through in the very thread that records.
@@ -169,7 +169,7 @@ class GpuSession(Session):
             self._record(recorded, path, graphs == "on")
 
     def _record(self, recorded: Any, path: Path, wanted: bool) -> None:
-        """Has the graphs recorded, and chooses them if they are to be used."""
+        """Records the graphs, and chooses them if they are to be used."""
         if any(None in shape for shape in self._shapes.values()):
             if wanted:
                 what = "CUDA graphs need inputs of one size, and the network takes images of any"
@@ -225,7 +225,7 @@ class GpuSession(Session):
         return self._thread.submit(self._run, self._arrays(inputs), self._main).result()
 
     def profile(self, inputs: Mapping[str, Array], runs: int) -> list[tuple[str, float]]:
-        """Each kernel by itself, from its launch until the device has nothing left to do; in a session of its own."""
+        """Times each kernel from its launch until the device has nothing left to do, in a session of its own."""
         own = GpuSession(self._folder, self._place, "off")
         run = partial(own._run, own._arrays(inputs), own._main)
         task = partial(measured, self._ffi, own._machine, run, runs, self._kernels, own._wait)

@@ -104,7 +104,7 @@ def tensorrt_is_installed() -> bool:
 
 
 def providers_for(options: Mapping[str, Any]) -> list[str]:
-    """What is tried, in order: "tensorrt", "cuda".
+    """Providers to try, in order: "tensorrt", "cuda".
 
     Args:
         options: target cuda's.
@@ -125,7 +125,7 @@ def providers_for(options: Mapping[str, Any]) -> list[str]:
 
 
 def provider_options(name: str, options: Mapping[str, Any], cache: tuple[Path, Path] | None) -> dict[str, str]:
-    """What ONNX Runtime is told of a provider: of TensorRT's, truth is True or False, of CUDA's 1 or 0.
+    """ONNX Runtime's options of a provider: TensorRT's say True or False, CUDA's 1 or 0.
 
     Args:
         name: "tensorrt" or "cuda".
@@ -231,7 +231,7 @@ def _load_libraries(runtime: Any) -> None:
 
 
 def _why(path: Path, provider: str, settings: Settings) -> str:
-    """What onnxruntime's log says of a provider that does not load; empty if it says nothing."""
+    """Reason in onnxruntime's log why a provider does not load; empty if there is none."""
     request = json.dumps([provider, settings[provider]])
     try:
         result = subprocess.run(
@@ -252,7 +252,7 @@ def _why(path: Path, provider: str, settings: Settings) -> str:
 
 
 def _cache(folder: Path, conditions: str) -> tuple[Path, Path] | None:
-    """Where TensorRT may keep the engines of a finished engine folder, and its times; None if nowhere.
+    """Folders for TensorRT's engines of a finished engine folder, and for its times; None if it may keep nothing.
 
     Args:
         folder: the engine folder.

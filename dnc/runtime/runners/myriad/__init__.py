@@ -52,7 +52,7 @@ class MyriadRunner(Runner):
     extra: ClassVar[str] = _NAME
 
     def missing(self) -> str:
-        """Nothing: what it takes to run is another question, which `open` answers."""
+        """Nothing to compile with; what running takes, `open` says."""
         return ""
 
     def remedy(self) -> str:

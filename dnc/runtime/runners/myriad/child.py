@@ -71,7 +71,7 @@ class _String:
 
     @property
     def reference(self) -> Any:
-        """What a `const std::string&` is."""
+        """The pointer that a `const std::string&` is."""
         return ctypes.byref(self._pointer)
 
 

@@ -13,7 +13,7 @@ IMAGE = "input"
 
 
 class Pixels(NamedTuple):
-    """How the bytes of a blob's image become the network's input: x = byte scale[c] + shift[c], channels reordered."""
+    """Conversion of a blob's image to the network's input: x = byte scale[c] + shift[c], channels reordered."""
 
     scale: tuple[float, ...]
     shift: tuple[float, ...]

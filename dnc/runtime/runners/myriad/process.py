@@ -35,7 +35,7 @@ class CompilerError(TargetError):
 
 @dataclass(frozen=True)
 class Limits:
-    """What the process may take."""
+    """Limits of the process."""
 
     seconds: float = 600.0
     memory: int = field(default_factory=lambda: os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
@@ -105,7 +105,7 @@ def check_blob(path: Path) -> None:
 
 
 def infer(job: Job, feeds: Mapping[str, Array], outputs: Mapping[str, str]) -> dict[str, npt.NDArray[np.float32]]:
-    """What the toolchain's CPU plugin computes, in float32.
+    """Computes outputs with the toolchain's CPU plugin, in float32.
 
     Args:
         job: the model.

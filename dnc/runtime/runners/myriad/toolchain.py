@@ -38,7 +38,7 @@ class File:
 
 @dataclass(frozen=True)
 class Toolchain:
-    """What a toolchain is made of."""
+    """The parts of a toolchain."""
 
     name: str
     title: str
@@ -147,12 +147,12 @@ def find(name: str) -> Toolchain:
 
 
 def folder(name: str) -> Path:
-    """Where the toolchain is, or would be."""
+    """Path of the toolchain, installed or not."""
     return cache_dir() / "toolchains" / name
 
 
 def damage(name: str, *, thorough: bool = False) -> str | None:
-    """What is wrong with an installed toolchain: "" if it is whole, None if it is not there at all.
+    """Damage of an installed toolchain in words: "" if it is whole, None if it is not there at all.
 
     Args:
         name: the toolchain.
@@ -163,14 +163,14 @@ def damage(name: str, *, thorough: bool = False) -> str | None:
 
 
 def missing(name: str) -> str:
-    """What there is to install of a toolchain, in words, as far as file sizes tell; empty if nothing."""
+    """Names what has to be installed of a toolchain, as far as file sizes tell; empty if nothing."""
     damaged = damage(name)
     what = f"{find(name).title} toolchain"
     return f"the {what}" if damaged is None else damaged and f"the whole {what} ({damaged})"
 
 
 def check_files(toolchain: Toolchain, place: Path, thorough: bool) -> str:
-    """What is wrong with the files of a toolchain in a folder; empty if nothing."""
+    """Damage of a toolchain's files in a folder, in words; empty if there is none."""
     for file in toolchain.files:
         path = place / file.name
         try:

@@ -43,24 +43,24 @@ def architecture(name: str | None = None) -> str:
 
 
 def extensions(features: Collection[str], machine: str) -> list[str]:
-    """Those of LLVM's features of an architecture that `missing_extensions` knows, sorted."""
+    """Picks, sorted, LLVM's features of an architecture that `missing_extensions` knows."""
     return sorted(name for name in features if name in _FLAGS.get(machine, ()))
 
 
 def linux_names(names: Iterable[str], machine: str) -> list[str]:
-    """What Linux calls these extensions in /proc/cpuinfo, for readers of model.json without this table."""
+    """Linux's names of these extensions in /proc/cpuinfo, for readers of model.json without this table."""
     return sorted(_FLAGS[machine][name] for name in names)
 
 
 def missing_extensions(needed: Iterable[str], machine: str) -> list[str]:
-    """Which of these extensions this processor does not have; none where that cannot be known."""
+    """Extensions that this processor lacks; none where that cannot be known."""
     flags = _flags()
     known = _FLAGS.get(machine, {})
     return [name for name in needed if name in known and flags and known[name] not in flags]
 
 
 def _flags() -> set[str]:
-    """What the first processor has, by Linux."""
+    """Flags of the first processor, by Linux."""
     try:
         lines = _CPUINFO.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:

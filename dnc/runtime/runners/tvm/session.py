@@ -177,7 +177,7 @@ class TvmSession(Session):
         return [np.array(y) if shared else y for y, shared in zip(outputs, self._shared, strict=True)]
 
     def profile(self, inputs: Mapping[str, Array], runs: int) -> list[tuple[str, float]]:
-        """Each kernel by itself, in a thread of its own: see `dnc.runtime.runners.tvm.instrument`."""
+        """Times each kernel, in a thread of its own: see `dnc.runtime.runners.tvm.instrument`."""
         return _Worker(self._ffi, self._path, self._threads).profile(self._arrays(inputs), runs, self._kernels)
 
     def _arrays(self, inputs: Mapping[str, Array]) -> list[Array]:
