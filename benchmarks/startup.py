@@ -27,7 +27,7 @@ import dnc
 from dnc.runtime.package import package
 from dnc.runtime.timing import interleave
 
-PHOTOGRAPH = Path(dnc.__file__).parent / "data" / "photograph.jpg"
+PHOTOGRAPH = Path(dnc.__file__).parent / "graph" / "photograph.jpg"
 LIBRARY = {
     "onnx": """
 import sys, numpy as np, onnxruntime

@@ -9,10 +9,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from hypothesis import settings
 
 from dnc.darknet.network import Network
 from dnc.darknet.weights import write_weights
 from tests.networks import NETWORKS
+
+# A machine that is busy fails no test.
+settings.register_profile("dnc", deadline=None)
+settings.load_profile("dnc")
 
 
 class Result(NamedTuple):

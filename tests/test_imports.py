@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 
 import dnc
+import dnc.passes
+import dnc.targets
 from tests import ROOT
 
 EXTRAS = ("onnxruntime", "openvino", "tvm", "libusb_package", "tensorrt", "torch", "cv2", "scipy", "onnxscript")
@@ -37,6 +39,9 @@ sys.meta_path.insert(0, Blocked())
 def modules() -> list[str]:
     """Every module of dnc, passes and targets included."""
     found = {module.name for module in pkgutil.walk_packages(dnc.__path__, "dnc.")}
+    # In a checkout they stand beside dnc/.
+    for package in (dnc.passes, dnc.targets):
+        found |= {module.name for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}.")}
     return sorted(found - {"dnc.__main__"})
 
 

@@ -50,7 +50,7 @@ PACKAGES = (
 TOOLS = ("g++", "cmake", "nvidia-smi", "nvcc", "ffmpeg")
 
 _BY_TVM = "cuda by tvm"
-_CHILD = "import sys; from dnc import doctor; doctor._answer(sys.argv[1])"
+_CHILD = "import sys; from dnc.compiler import doctor; doctor._answer(sys.argv[1])"
 _TINY = """[net]
 width=32
 height=32

@@ -55,7 +55,7 @@ def test_threads_do_not_run_on_into_anothers_turn(engines: Path, monkeypatch: py
     monkeypatch.setattr(OnnxRunner, "open", opened)
     subject = Subject("a", engines / "tiny.engine", 1)
     subject.session()
-    assert (asked, subject.target.options["spin"]) == (["off"], "on")
+    assert (asked, subject.target.runner().options["spin"]) == (["off"], "on")
 
 
 def test_all_callers_call_at_the_same_time() -> None:

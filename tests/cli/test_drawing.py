@@ -73,7 +73,7 @@ def test_without_detections_it_is_the_image() -> None:
 sizes = st.floats(-3, 3, width=32) | st.just(math.inf)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(1, 60), st.integers(1, 60), st.floats(-2, 2), st.floats(-2, 2), sizes, sizes)
 def test_any_box_can_be_drawn(
     width: int, height: int, center_x: float, center_y: float, box_width: float, box_height: float

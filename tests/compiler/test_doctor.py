@@ -13,7 +13,7 @@ import pytest
 
 from dnc.compiler import doctor
 from dnc.runtime.runners import Session
-from dnc.runtime.runners.onnx import OnnxSession
+from dnc.runtime.runners.onnx import OnnxRunner, OnnxSession
 from dnc.targets import targets
 from tests.conftest import Result
 
@@ -85,7 +85,7 @@ def test_a_target_that_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> Session:
         raise TargetError("no device", hint="plug one in")
 
-    monkeypatch.setattr(targets["onnx"], "open", refuse)
+    monkeypatch.setattr(OnnxRunner, "open", refuse)
     state = doctor.try_target("onnx")
     assert (state.state, state.reason, state.remedy) == ("fails", "no device", "plug one in")
 

@@ -44,7 +44,6 @@ def _settings(examples: int) -> settings:
         max_examples=_EXAMPLES or examples,
         derandomize=not _EXAMPLES,
         database=None,
-        deadline=None,
         suppress_health_check=list(HealthCheck),
     )
 

@@ -121,7 +121,7 @@ def test_several_heads(harness: Harness, folder: Folder) -> None:
 
 
 @given(name=st.sampled_from(sorted(HEADS)), seed=st.integers(0, 2**32 - 1), levels=st.integers(1, 3))
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_ties(name: str, seed: int, levels: int, harness: Harness, folder: Folder) -> None:
     """Few different scores: their order is Darknet's."""
     head, shape = HEADS[name]

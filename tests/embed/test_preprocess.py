@@ -98,7 +98,7 @@ def test_colors(channels: int, color: str, harness: Harness, folder: Folder) -> 
     wishes=st.sampled_from(MODES),
     crop=st.floats(0.1, 1),
 )
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_size(
     seed: int, sides: tuple[int, int, int, int], wishes: dict[str, Any], crop: float, harness: Harness, folder: Folder
 ) -> None:

@@ -226,7 +226,7 @@ _BOXES = st.builds(
 )
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.data())
 def test_the_order_of_images_does_not_matter(data: st.DataObject) -> None:
     """Where no two scores are equal; Darknet ranks equal ones by their images."""

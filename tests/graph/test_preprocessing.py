@@ -106,7 +106,7 @@ def test_bicubic(crop: float, color: str, optimized: bool) -> None:
     st.tuples(st.integers(1, 24), st.integers(1, 24)),
     st.lists(st.tuples(st.integers(1, 300), st.integers(1, 300)), min_size=4, max_size=4),
 )
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_bicubic_of_any_size(size: tuple[int, int], images: list[tuple[int, int]]) -> None:
     p = Preprocessing(*size, channels=1, color="gray", mode="center-crop", interpolation="bicubic")
     for height, width in images:
@@ -139,7 +139,7 @@ def test_other_inputs(mode: str, height: int, width: int) -> None:
     st.tuples(st.integers(1, 24), st.integers(1, 24)),
     st.lists(st.tuples(st.integers(1, 300), st.integers(1, 300)), min_size=4, max_size=4),
 )
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_any_size(mode: str, size: tuple[int, int], images: list[tuple[int, int]]) -> None:
     p = Preprocessing(width=size[0], height=size[1], channels=1, color="gray", mode=mode)
     for height, width in images:

@@ -309,7 +309,7 @@ def scenes(draw: st.DrawFn) -> tuple[Floats, Floats]:
     ("kind", "beta"), [("default", 0.6), ("greedynms", 0.9), ("diounms", 0.6), ("diounms", 0.25), ("diounms", 1.0)]
 )
 @given(scene=scenes(), confidence=st.sampled_from([0.0, 0.3, 0.9]), iou=st.sampled_from([0.0, 0.23, 0.45, 0.77]))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_suppression_is_the_hosts(
     kind: str, beta: float, scene: tuple[Floats, Floats], confidence: float, iou: float
 ) -> None:

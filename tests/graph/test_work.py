@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -83,6 +84,7 @@ def test_eight_bits_are_a_quarter() -> None:
     assert (second.operations, second.bytes) == (50.0, 100 + 8)
 
 
-def test_an_engine_without_a_known_model(engines: Path, tmp_path: Path) -> None:
+def test_an_engine_without_a_known_model(write: Callable[..., Path], tmp_path: Path) -> None:
+    engine = dnc.compile(write("tiny"), target="onnx", out=tmp_path / "tiny.engine")
     with pytest.raises(TargetError, match="layers of an engine of target onnx are not known"):
-        read_work(tmp_path, dnc.load(engines / "tiny.engine").manifest)
+        read_work(tmp_path / "elsewhere", engine.manifest)

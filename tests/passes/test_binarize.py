@@ -170,7 +170,7 @@ def test_holds_no_copy_and_can_be_written(form: str, tmp_path: Path) -> None:
     same(outputs(ir.load(tmp_path / "model.onnx")), outputs(built), 0)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     channels=st.integers(1, 40),
     filters=st.integers(1, 6),

@@ -216,7 +216,7 @@ def test_after_half_precision() -> None:
     assert tensor.numpy().dtype == np.float16
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     channels=st.integers(2, 40),
     multiplier=st.integers(1, 3),

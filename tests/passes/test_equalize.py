@@ -136,7 +136,7 @@ def test_an_output_stays() -> None:
     assert Equalize(*calibrated(build(APPLIES["relu, depthwise"]))).rewrite(built).count == 0
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(st.integers(1, 3), st.integers(1, 4), st.sampled_from([0.01, 0.1, 0.9]), st.integers(0, 99))
 def test_random_geometry(groups: int, own: int, slope: float, seed: int) -> None:
     generator = np.random.default_rng(seed)

@@ -260,7 +260,7 @@ def test_shared_weights_are_folded_for_each() -> None:
     same(outputs(built), before, 1e-5)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     filters=st.integers(1, 6),
     groups=st.integers(1, 3),

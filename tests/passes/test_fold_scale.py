@@ -270,7 +270,7 @@ def test_weights_are_computed_when_they_are_read() -> None:
         assert isinstance(value.const_value, ir.LazyTensor)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     filters=st.integers(1, 4),
     groups=st.integers(1, 3),

@@ -289,7 +289,7 @@ def test_networks(network: str, form: str) -> None:
     same(outputs(built), before, optimization.tolerance)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     clamps=st.lists(
         st.tuples(st.sampled_from(["Relu", "Clip", "Min", "Max"]), st.integers(-9, 5)), min_size=1, max_size=5

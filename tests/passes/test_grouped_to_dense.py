@@ -175,7 +175,7 @@ def test_both_passes_after_one_another() -> None:
     same(outputs(built), before, 2 * EXACTNESS)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     left=st.integers(1, 4),
     merged=st.integers(2, 4),

@@ -119,7 +119,7 @@ def test_names_and_places_stay() -> None:
     assert len({node.metadata_props["dnc.where"] for node in built.graph}) == 1
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(data=st.data(), height=st.integers(1, 12))
 def test_random_pools(data: st.DataObject, height: int) -> None:
     """Any two windows with any padding that ONNX Runtime takes, maps smaller than the window included."""

@@ -332,7 +332,7 @@ def test_networks(name: str, options: str, target: str) -> None:
             assert np.linalg.norm(after[key] - before[key]) < 0.1 * np.linalg.norm(before[key])
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(st.integers(1, 3), st.integers(1, 4), st.integers(1, 3), st.booleans(), st.integers(0, 99))
 def test_random_geometry(groups: int, own: int, side: int, outputs_too: bool, seed: int) -> None:
     """The last convolution passes every channel on: a sum of channels that nearly cancel would leave little signal."""

@@ -175,7 +175,7 @@ def test_every_layer_an_output() -> None:
     shared(built, 0)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     filters=st.lists(st.integers(1, 5), min_size=2, max_size=4),
     activations=st.lists(st.sampled_from(["leaky", "mish", "linear"]), min_size=4, max_size=4),

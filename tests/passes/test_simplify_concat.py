@@ -291,7 +291,7 @@ def test_the_name_of_an_upsampled_layer_goes() -> None:
     assert "layer001" not in {value.name for node in built.graph for value in node.outputs}
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(data=st.data())
 def test_random_routes(data: st.DataObject) -> None:
     """Concatenations and slices of what came before, in any order; the last few values are outputs."""

@@ -174,7 +174,7 @@ def test_the_file_is_half_as_large(tmp_path: Path) -> None:
     same(after, before, 2 * ROUNDING)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     channels=st.integers(1, 12),
     filters=st.integers(1, 4),

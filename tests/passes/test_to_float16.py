@@ -292,7 +292,7 @@ def test_networks(name: str, decode: str) -> None:
     ort.InferenceSession(ir.to_proto(built).SerializeToString(), providers=["CPUExecutionProvider"])
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=25, suppress_health_check=list(HealthCheck))
 @given(
     layers=st.lists(st.sampled_from(["conv", "depthwise", "maxpool", "upsample", "route", "shortcut"]), max_size=6),
     activation=st.sampled_from(

@@ -21,7 +21,7 @@ from tests.random_networks import random_networks
 
 MICRO = ROOT.parent / "shared" / "golden" / "micro"
 needs_micro = pytest.mark.skipif(not MICRO.is_dir(), reason="../shared, with Darknet's results, is not there")
-RANDOM = settings(deadline=None, suppress_health_check=list(HealthCheck), derandomize=True, database=None)
+RANDOM = settings(suppress_health_check=list(HealthCheck), derandomize=True, database=None)
 
 
 @settings(RANDOM, max_examples=60)

@@ -153,7 +153,7 @@ def test_weights_read_twice_stay_for_the_other() -> None:
     same(outputs(built), before, 1e-6)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     size=st.integers(1, 6),
     zeros=st.tuples(*[st.integers(0, 3)] * 4),

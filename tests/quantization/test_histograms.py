@@ -135,7 +135,7 @@ def _counts(kind: str, bins: int, seed: int) -> list[int]:
 
 
 @pytest.mark.parametrize("kind", ["smooth", "random", "spiky", "sparse", "far"])
-@settings(deadline=None, max_examples=12)
+@settings(max_examples=12)
 @given(bins=st.integers(129, 420), seed=st.integers(0, 2**32))
 def test_kl_is_that_of_the_slides(kind: str, bins: int, seed: int) -> None:
     counts = _counts(kind, bins, seed)

@@ -339,7 +339,7 @@ objects = st.lists(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     objects, st.sampled_from(NMS_KINDS), st.sampled_from([0.0, 0.25, 0.45, 0.5]), st.sampled_from([0.6, 1.0])
 )

@@ -24,7 +24,7 @@ from dnc.errors import BundleError, DncError
 from dnc.runtime import manifest as bundles
 from dnc.runtime.manifest import Manifest, read_manifest, write_folder
 from dnc.runtime.runners import Session
-from dnc.targets.onnx import Onnx
+from dnc.runtime.runners.onnx import OnnxRunner
 from tests.networks import NETWORKS, TINY
 
 Write = Callable[..., Path]
@@ -232,16 +232,16 @@ def _places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]
 def test_wrong_types(name: str, write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every value of engine.json becomes something else, with a right digest: refused, or an engine that runs."""
     opened: dict[tuple[object, ...], Session] = {}
-    really = Onnx.open
+    really = OnnxRunner.open
 
-    def once(target: Onnx, folder: Path, threads: int | None = None) -> Session:
+    def once(runner: OnnxRunner, folder: Path, threads: int | None = None) -> Session:
         # The model is always the same one.
-        key = (*sorted(target.options.items()), threads)
+        key = (*sorted(runner.options.items()), threads)
         if key not in opened:
-            opened[key] = really(target, folder, threads)
+            opened[key] = really(runner, folder, threads)
         return opened[key]
 
-    monkeypatch.setattr(Onnx, "open", once)
+    monkeypatch.setattr(OnnxRunner, "open", once)
     folder = dnc.compile(write(name), out=tmp_path / "e", target="onnx").folder
     fields = json.loads((folder / "engine.json").read_text())
     generator = random.Random(0)
@@ -327,9 +327,8 @@ def test_failed_replacement_brings_the_old_one_back(cfg: Path, engine: Path, mon
 
 def test_two_at_once(cfg: Path, engine: Path) -> None:
     """Processes that write the same engine: whoever comes last wins, nobody fails, nothing is left behind."""
-    code = "import sys, dnc\nfor _ in range(15): dnc.runtime.manifest.write_folder\n"
     code = (
-        "import sys\nfrom dnc.runtime.manifest import read_manifest, write_folder\nbundle = read_manifest(sys.argv[1])\n"
+        "import sys\nfrom dnc.runtime.manifest import read_manifest, write_folder\nmanifest = read_manifest(sys.argv[1])\n"
         "for _ in range(40):\n  with write_folder(sys.argv[2]) as writer:\n"
         "    (writer.folder / 'model.onnx').write_text(sys.argv[3])\n    writer.finish(manifest)"
     )

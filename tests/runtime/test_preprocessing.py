@@ -120,7 +120,7 @@ ORACLES = {"resize": resize_image, "letterbox": letterbox_image, "center-crop": 
 sizes = st.integers(2, 14)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(sizes, sizes, sizes, sizes, st.integers(0, 99), st.sampled_from(sorted(ORACLES)))
 def test_has_the_bits_of_darknet(im_w: int, im_h: int, w: int, h: int, seed: int, mode: str) -> None:
     if mode == "letterbox" and min(letterbox_size(im_w, im_h, w, h)) == 0:
@@ -140,7 +140,7 @@ def test_has_the_bits_of_darknet_where_rows_are_skipped(im_w: int, im_h: int, mo
     np.testing.assert_array_equal(got, ORACLES[mode](loaded(image), 20, 16))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(sizes, sizes, sizes, sizes, st.integers(0, 99), st.sampled_from([0.875, 0.8, 0.5, 0.3]))
 def test_a_crop_is_darknets_at_a_larger_short_side(
     im_w: int, im_h: int, w: int, h: int, seed: int, crop: float
@@ -157,7 +157,7 @@ def test_a_crop_of_what_has_the_size_already_is_the_middle() -> None:
     np.testing.assert_array_equal(got, loaded(image)[:, 16:240, 38:262])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.tuples(st.integers(1, 120), st.integers(1, 120)),
     st.tuples(st.integers(1, 40), st.integers(1, 40)),
@@ -215,7 +215,7 @@ def test_the_last_row_is_black_where_darknets_is() -> None:
     assert (Preprocessing(5, 416)(white)[:, :-1] == 1).all()
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(sizes, sizes, sizes, sizes, st.integers(0, 99))
 def test_half_pixel_rounds_to_whole_pixels(im_w: int, im_h: int, w: int, h: int, seed: int) -> None:
     image = pixels(seed, im_h, im_w, 3)
@@ -482,7 +482,7 @@ def test_what_cameras_write_behind_the_end(monkeypatch: pytest.MonkeyPatch) -> N
     assert "pip install pillow" in caught.value.hint
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data())
 def test_flipped_bytes_never_escape_as_another_error(data: st.DataObject) -> None:
     content = bytearray(

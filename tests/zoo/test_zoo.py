@@ -169,7 +169,7 @@ def test_recorded_crops_leave_the_border_of_the_paper() -> None:
 
 @pytest.mark.parametrize(("name", "count"), [("coco", 80), ("voc", 20), ("imagenet", 1000), ("imagenet-darknet", 1000)])
 def test_class_names(name: str, count: int) -> None:
-    names = (ROOT / "dnc" / "data" / f"{name}.names").read_text(encoding="utf-8").splitlines()
+    names = (ROOT / "dnc" / "zoo" / "labels" / f"{name}.names").read_text(encoding="utf-8").splitlines()
     assert len(names) == len(set(names)) == count
     assert all(line == line.strip() != "" for line in names)
 
@@ -178,12 +178,12 @@ def test_coco_names_are_in_the_order_of_the_reference_models() -> None:
     reference = SHARED / "models" / "coco.names"
     if not reference.is_file():
         pytest.skip("needs ../shared/models/coco.names")
-    ours = (ROOT / "dnc" / "data" / "coco.names").read_text(encoding="utf-8")
+    ours = (ROOT / "dnc" / "zoo" / "labels" / "coco.names").read_text(encoding="utf-8")
     assert ours.splitlines() == reference.read_text(encoding="utf-8").splitlines()
 
 
 def _names(name: str) -> list[str]:
-    return (ROOT / "dnc" / "data" / f"{name}.names").read_text(encoding="utf-8").splitlines()
+    return (ROOT / "dnc" / "zoo" / "labels" / f"{name}.names").read_text(encoding="utf-8").splitlines()
 
 
 def test_imagenet_names_are_in_the_order_of_wordnets_ids() -> None:

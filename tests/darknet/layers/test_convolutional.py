@@ -238,7 +238,7 @@ def configurations(draw: st.DrawFn) -> tuple[str, str]:
 
 
 @given(configurations())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_any_configuration(check: Callable[..., Network], configuration: tuple[str, str]) -> None:
     options, net = configuration
     check(section(options), darknet(options), net=net, batch=2)

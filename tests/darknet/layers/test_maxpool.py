@@ -143,7 +143,7 @@ def geometries(draw: st.DrawFn) -> tuple[str, str]:
 
 
 @given(geometries())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_any_geometry(check: Callable[..., Network], refused: Callable[..., None], geometry: tuple[str, str]) -> None:
     options, net = geometry
     network = check(section(options), darknet(options), net=net, batch=2, bound=0)

@@ -26,7 +26,7 @@ def axes(draw: st.DrawFn) -> Axis:
 
 
 @given(axes())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_onnx_counts_as_darknet(axis: Axis) -> None:
     """ONNX: floor((length + pads - span) / stride) + 1. The padding at the end is never more than needed."""
     assert axis.span == max(tap * axis.dilation for tap in range(axis.size)) + 1
@@ -36,7 +36,7 @@ def test_onnx_counts_as_darknet(axis: Axis) -> None:
 
 
 @given(axes(), axes(), st.sampled_from([0.0, -1.0]))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_windows_are_the_loop(vertical: Axis, horizontal: Axis, fill: float) -> None:
     x = np.random.default_rng(3).normal(size=(1, 2, vertical.length, horizontal.length)).astype(np.float32)
     view = windows(x, vertical, horizontal, fill)

@@ -16,6 +16,7 @@ from dnc import zoo
 from dnc.errors import TargetError
 from dnc.runtime.runners.myriad import toolchain
 from dnc.runtime.runners.myriad.toolchain import TOOLCHAINS, File, Toolchain
+from dnc.targets.myriad import installing
 from tests import ROOT
 
 WHEEL = "parts==1.0"
@@ -32,7 +33,7 @@ def small(**changes: bytes) -> Toolchain:
         files.append(File(name, len(expected), hashlib.sha256(expected).hexdigest(), WHEEL, member))
     text = "<plugins/>\n"
     files.append(File("plugins.xml", len(text), hashlib.sha256(text.encode()).hexdigest(), text=text))
-    return Toolchain("small", "for tests", {WHEEL: "0" * 64}, (), tuple(files))
+    return Toolchain("small", "toolchain small", "for tests", {WHEEL: "0" * 64}, (), tuple(files))
 
 
 @pytest.fixture
@@ -51,7 +52,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         return folder / "parts.whl"
 
     monkeypatch.setattr(zoo.PypiSource, "download", download)
-    monkeypatch.setattr(toolchain, "_prove", lambda part, scratch: None)
+    monkeypatch.setattr(installing, "_prove", lambda part, scratch: None)
     return tmp_path / "cache" / "toolchains" / "small"
 
 
@@ -63,7 +64,7 @@ def left(place: Path) -> list[str]:
 def test_install(place: Path) -> None:
     assert toolchain.damage("small") is None
     told: list[str] = []
-    assert toolchain.install("small", progress=told.append) == place
+    assert installing.install("small", progress=told.append) == place
     assert told == ["fetching parts==1.0", "compiling a convolution"]
     assert {path.name: path.read_bytes() for path in place.iterdir()} == {
         "lib.so": b"a library",
@@ -75,11 +76,11 @@ def test_install(place: Path) -> None:
 
 
 def test_whole_is_not_fetched_again(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    toolchain.install("small")
-    monkeypatch.setattr(toolchain, "_fetch", lambda *_: pytest.fail("it is there"))
-    assert toolchain.install("small") == place
+    installing.install("small")
+    monkeypatch.setattr(installing, "_fetch", lambda *_: pytest.fail("it is there"))
+    assert installing.install("small") == place
     with pytest.raises(pytest.fail.Exception):
-        toolchain.install("small", force=True)
+        installing.install("small", force=True)
 
 
 def _delete(path: Path) -> None:
@@ -102,36 +103,36 @@ def test_damage_is_named_and_mended(
     spoil: Callable[[Path], None], quick: str, thorough: str, place: Path
 ) -> None:
     """A size is seen at once, other bytes of the same size where it is worth reading them."""
-    toolchain.install("small")
+    installing.install("small")
     spoil(place / "lib.so")
     assert quick in (toolchain.damage("small") or "")
     assert f"lib.so in {place} is {thorough}" == toolchain.damage("small", thorough=True)
-    toolchain.install("small")
+    installing.install("small")
     assert toolchain.damage("small", thorough=True) == ""
     assert left(place) == ["small"]
 
 
 def test_remove(place: Path) -> None:
-    assert not toolchain.remove("small")
-    toolchain.install("small")
+    assert not installing.remove("small")
+    installing.install("small")
     (place / "lib.so").unlink()
-    assert toolchain.remove("small")
+    assert installing.remove("small")
     assert left(place) == []
 
 
 def test_unknown(place: Path) -> None:
-    for function in (toolchain.install, toolchain.remove, toolchain.find):
+    for function in (installing.install, installing.remove, toolchain.find):
         with pytest.raises(TargetError, match=r"unknown toolchain 'smal'\n  hint: did you mean 'small'\?"):
             function("smal")
 
 
 def test_wrong_bytes(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A wheel that holds something else than what is known is not installed; what was there stays."""
-    toolchain.install("small")
+    installing.install("small")
     monkeypatch.setitem(TOOLCHAINS, "small", small(lib=b"b library"))
     before = (place / "lib.so").read_bytes()
     with pytest.raises(TargetError, match=r"not fetched whole: lib\.so in .* is not what it was"):
-        toolchain.install("small")
+        installing.install("small")
     assert (place / "lib.so").read_bytes() == before
     assert left(place) == ["small"]
 
@@ -149,21 +150,21 @@ def test_failures_leave_nothing(place: Path, monkeypatch: pytest.MonkeyPatch) ->
     with monkeypatch.context() as patch:
         patch.setattr(zoo.PypiSource, "download", unusable)
         with pytest.raises(TargetError, match=r"cannot fetch toolchain small: pip: no matching(.|\n)*pip config debug"):
-            toolchain.install("small")
+            installing.install("small")
     with monkeypatch.context() as patch:
-        patch.setattr(toolchain, "_fetch", full)
+        patch.setattr(installing, "_fetch", full)
         with pytest.raises(TargetError, match=r"cannot write the toolchain: No space left(.|\n)*DNC_CACHE"):
-            toolchain.install("small")
-    monkeypatch.setattr(toolchain, "_prove", broken)
+            installing.install("small")
+    monkeypatch.setattr(installing, "_prove", broken)
     with pytest.raises(TargetError, match="SIGILL"):
-        toolchain.install("small")
+        installing.install("small")
     assert left(place) == []
 
 
 def test_other_machines(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(platform, "machine", lambda: "aarch64")
     with pytest.raises(TargetError, match="for Linux on x86_64, not for Linux on aarch64"):
-        toolchain.install("small")
+        installing.install("small")
 
 
 def test_the_table() -> None:
