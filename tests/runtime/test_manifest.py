@@ -328,7 +328,8 @@ def test_failed_replacement_brings_the_old_one_back(cfg: Path, engine: Path, mon
 def test_two_at_once(cfg: Path, engine: Path) -> None:
     """Processes that write the same engine: whoever comes last wins, nobody fails, nothing is left behind."""
     code = (
-        "import sys\nfrom dnc.runtime.manifest import read_manifest, write_folder\nmanifest = read_manifest(sys.argv[1])\n"
+        "import sys\nfrom dnc.runtime.manifest import read_manifest, write_folder\n"
+        "manifest = read_manifest(sys.argv[1])\n"
         "for _ in range(40):\n  with write_folder(sys.argv[2]) as writer:\n"
         "    (writer.folder / 'model.onnx').write_text(sys.argv[3])\n    writer.finish(manifest)"
     )
