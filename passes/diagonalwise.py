@@ -84,10 +84,10 @@ class Diagonalwise(Pass):
             if not width:
                 least = min(wanted or 0, _NARROWEST)
                 remarks.miss(node, f"{channels} channels have no divisor from {least} to {wanted}")
-            elif reason := merge_groups(node, channels // width, model.graph):
-                remarks.miss(node, reason)
             else:
-                remarks.apply(node, f"blocks of {width} channels: {channels} groups -> {channels // width}")
+                groups = channels // width
+                what = f"blocks of {width} channels: {channels} groups -> {groups}"
+                remarks.tell(node, what, merge_groups(node, groups, model.graph))
         return remarks
 
 

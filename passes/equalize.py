@@ -85,10 +85,7 @@ class Equalize(Pass):
             if node.op_type != "Conv" or reader is None or reader.op_type != "Conv" or INTERVAL in value.metadata_props:
                 continue
             reason = self._equalize(node, value, reader, slope, model.graph)
-            if reason:
-                remarks.miss(node, reason)
-            else:
-                remarks.apply(node, "its channels are equally large")
+            remarks.tell(node, "its channels are equally large", reason)
         return remarks
 
     def _equalize(self, node: ir.Node, value: ir.Value, reader: ir.Node, slope: float, graph: ir.Graph) -> str:

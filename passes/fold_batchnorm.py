@@ -41,11 +41,7 @@ class FoldBatchNorm(Pass):
             remarks.missed.clear()
             for node in list(model.graph):
                 if node.op_type == "BatchNormalization":
-                    reason = _fold(node, model.graph)
-                    if reason:
-                        remarks.miss(node, reason)
-                    else:
-                        remarks.apply(node, "folded into the weights")
+                    remarks.tell(node, "folded into the weights", _fold(node, model.graph))
             if remarks.count == count:
                 return remarks
 

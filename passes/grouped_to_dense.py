@@ -61,10 +61,9 @@ class GroupedToDense(Pass):
             if groups == 1:
                 if self.only is not None:
                     remarks.miss(node, "no grouped convolution")
-            elif reason := _refusal(node, groups, wanted) or merge_groups(node, wanted, model.graph):
-                remarks.miss(node, reason)
             else:
-                remarks.apply(node, f"{groups} groups -> {wanted}")
+                reason = _refusal(node, groups, wanted) or merge_groups(node, wanted, model.graph)
+                remarks.tell(node, f"{groups} groups -> {wanted}", reason)
         return remarks
 
 

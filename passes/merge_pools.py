@@ -52,12 +52,7 @@ class MergePools(Pass):
             for node in list(graph):
                 if node.op_type != "MaxPool" or max(attribute(node, "kernel_shape", [0])) < _LONE:
                     continue
-                reason = _split(node, graph)
-                if reason:
-                    remarks.miss(node, reason)
-                else:
-                    remarks.apply(node, "a chain of smaller pools")
-                    applied = True
+                applied |= remarks.tell(node, "a chain of smaller pools", _split(node, graph))
         return remarks
 
 

@@ -2,8 +2,8 @@
 
     [y1; y2] = act([W1; W2] x + [b1; b2]),    y1, y2 = Split
 
-for convolutions with stride 1, no padding, no groups, constant weights and equal activations: one operator, or a
-product such as x * sigmoid(x). CSP networks have such pairs: Darknet writes [route] layers=-2 before the second.
+for convolutions with stride 1, no padding, no groups, constant weights and equal activations, of those that
+`dnc.passes.shared.activations` knows. CSP networks have such pairs: Darknet writes [route] layers=-2 before the second.
 
 What it saves is one launch and one reading of x; what it costs is the Split, which copies, and on ONNX Runtime's CPU
 takes the result out of the layout that convolutions are computed in. There it loses: pairs as in yolov4 and yolov7-tiny
@@ -31,13 +31,12 @@ from dnc.graph.rewriting import (
     constant_array,
     is_pointwise,
     replace_uses,
-    sole_user,
 )
 from dnc.passes import Pass, passes
+from dnc.passes.shared.activations import recognise
 from dnc.runtime.options import Option, whole
 
 _Array = npt.NDArray[Any]
-_ACTIVATIONS = {"Clip", "Elu", "HardSigmoid", "HardSwish", "LeakyRelu", "Mish", "Relu", "Sigmoid", "Softplus", "Tanh"}
 
 
 @passes.register
@@ -85,7 +84,7 @@ def _merge_alike(nodes: Sequence[ir.Node], graph: ir.Graph, remarks: Remarks, pi
         if reason:
             remarks.miss(node, reason)
             continue
-        branch = _branch(node)
+        branch = _branch(node, graph)
         alike.setdefault(branch.kind, []).append(branch)
     for branches in alike.values():
         if len(branches) == 1:
@@ -108,32 +107,16 @@ def _unsuitable(node: ir.Node, pixels: int) -> str:
     return "its map is too large for a Split to pay" if math.prod(known) > pixels else ""
 
 
-def _branch(conv: ir.Node) -> _Branch:
+def _branch(conv: ir.Node, graph: ir.Graph) -> _Branch:
     """A convolution with its activation; without one where its result is read in any other way."""
     value = conv.outputs[0]
-    user = sole_user(value)
-    if user is not None and user.op_type in _ACTIVATIONS:
-        return _Branch(conv, [user], user.outputs[0], _kind([user]))
-    readers = [use.node for use in value.uses()]
-    if len(readers) == 2 and not value.is_graph_output():
-        product = next((node for node in readers if node.op_type == "Mul"), None)
-        chain: list[ir.Node] = []
-        inner = next((node for node in readers if node is not product), None)
-        while inner is not None and inner is not product and inner.op_type in _ACTIVATIONS:
-            chain.append(inner)
-            inner = sole_user(inner.outputs[0])
-        if product is not None and inner is product and chain:
-            chain.append(product)
-            return _Branch(conv, chain, product.outputs[0], _kind(chain))
+    readers = [user for user, _ in value.uses()]
+    for kind, writing, match in filter(None, map(recognise, readers)):
+        alone = match.closed and not value.is_graph_output() and set(readers) <= set(match.nodes)
+        if alone and match.values["x"] is value:
+            nodes = [node for node in graph if node in match.nodes]
+            return _Branch(conv, nodes, match.nodes[0].outputs[0], (kind, writing.name, *match.numbers.items()))
     return _Branch(conv, [], value, ())
-
-
-def _kind(nodes: Sequence[ir.Node]) -> tuple[Any, ...]:
-    def of(node: ir.Node) -> tuple[Any, ...]:
-        attributes = tuple(sorted((name, str(each.value)) for name, each in node.attributes.items()))
-        return node.op_type, attributes, tuple(node.inputs[1:] if node.op_type == "Clip" else ())
-
-    return tuple(of(node) for node in nodes)
 
 
 def _merge(branches: Sequence[_Branch], graph: ir.Graph) -> None:

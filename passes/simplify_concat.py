@@ -197,8 +197,7 @@ def _side(value: ir.Value | None, axis: int) -> int | None:
 
 def _upsample_later(node: ir.Node, graph: ir.Graph, remarks: Remarks) -> None:
     """Case 4."""
-    reason = _unsuitable(node)
-    if reason:
+    if reason := _unsuitable(node):
         remarks.miss(node, reason)
         return
     source, upsampled = node.inputs[0], node.outputs[0]

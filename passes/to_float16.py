@@ -76,11 +76,8 @@ class ToFloat16(Pass):
             if not places:
                 continue
             reason = stay.get(node) or _out_of_range(node, places, ranges)
-            if reason:
-                remarks.miss(node, reason)
-            else:
+            if remarks.tell(node, f"{node.op_type} in float16", reason):
                 chosen[node] = places
-                remarks.apply(node, f"{node.op_type} in float16")
         halves = [value for node in chosen for value in node.outputs if value.dtype == ir.DataType.FLOAT]
         for value in halves:
             value.type = ir.TensorType(ir.DataType.FLOAT16)

@@ -57,6 +57,11 @@ class Remarks:
         """Remarks that `node` is of the pass's kind, but stays as it is."""
         self.missed.append(Remark(where_of(node), reason))
 
+    def tell(self, node: ir.Node, what: str, reason: str) -> bool:
+        """Remarks a rewriting of `node`, or the reason against it; returns whether there was none."""
+        (self.miss if reason else self.apply)(node, reason or what)
+        return not reason
+
 
 class Pass(ir.passes.InPlacePass):
     """A rewriting with a name, as on the command line, a declared tolerance, and options.
