@@ -61,7 +61,7 @@ nncf.quantize(model, nncf.Dataset([files[name] for name in files]), subset_size=
 
 def arrays(cfg: str, weights: str, images: str, count: int) -> Iterator[np.ndarray]:
     """The network's inputs (1, C, H, W), one after the other."""
-    from dnc.compiler.compiling import preprocessing_for
+    from dnc.compiler.source import preprocessing_for
     from dnc.darknet.network import Network
     from dnc.evaluation.datasets import images as find
     from dnc.runtime.preprocessing import read_image

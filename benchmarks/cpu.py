@@ -29,7 +29,7 @@ import numpy as np
 import dnc
 from dnc import zoo
 from dnc.bench.peers import Peer, Plain
-from dnc.compiler.compiling import preprocessing_for
+from dnc.compiler.source import preprocessing_for
 from dnc.darknet.cfg import find_cfg
 from dnc.darknet.network import Network
 from dnc.darknet.weights import write_weights

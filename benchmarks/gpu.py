@@ -52,7 +52,7 @@ from dnc.darknet.lower import lower
 from dnc.darknet.network import Network
 from dnc.errors import DncError, TargetError
 from dnc.files import cache_dir
-from dnc.graph.pipeline import run_passes
+from dnc.graph.pipeline import Pipeline
 from dnc.graph.rewriting import attribute
 from dnc.graph.verification import error_between
 from dnc.runtime.gpus import gpus
@@ -133,7 +133,7 @@ def load(name: str) -> Network:
 def prepare(network: Network, target: Target, batch: int) -> ir.Model:
     """The graph after the target's passes, in float32."""
     model = lower(network, batch=batch)
-    run_passes(model, target.passes())
+    Pipeline(target.optimizations()).run(model)
     return model
 
 
@@ -143,7 +143,7 @@ def open_engine(network: Network, target: Target, folder: Path, x: Any, trials: 
         raise TargetError(f"{missing} is not installed")
     folder.mkdir()
     model = prepare(network, target, len(x))
-    run_passes(model, target.final_passes())
+    Pipeline(target.storage()).run(model)
     if trials:
         target.build_tuned(model, folder, None, trials, cache=cache_dir())
     else:

@@ -23,7 +23,7 @@ from dnc.compiler.autotuning import autotune
 from dnc.darknet.cfg import find_cfg
 from dnc.darknet.lower import lower
 from dnc.darknet.network import Network
-from dnc.graph.pipeline import run_passes
+from dnc.graph.pipeline import Pipeline
 from dnc.graph.verification import feeds_for
 from dnc.passes import Pass, passes
 from dnc.runtime.timing import Timings, device_name, interleave
@@ -36,14 +36,14 @@ def candidates(network: Network, target: Target) -> dict[str, ir.Model]:
     """The lowered graph, the graph after each pass that applied, and with further rewritings after them."""
     model = lower(network, batch=1)
     variants = {"as lowered": model.clone()}
-    for step in target.passes():
-        (applied,) = run_passes(model, [step])
+    for step in target.optimizations():
+        (applied,) = Pipeline([step]).run(model)
         if applied.count:
             variants[f"+ {step.name} x{applied.count}"] = model.clone()
     for name in MORE:
         copy = model.clone()
         cleanup: list[Pass] = [passes[name](), passes["eliminate-dead-code"]()]
-        applied = run_passes(copy, cleanup)[0]
+        applied = Pipeline(cleanup).run(copy)[0]
         if applied.count:
             variants[f"all, and {name} x{applied.count}"] = copy
     return variants
@@ -94,7 +94,7 @@ def main() -> None:
             print(flush=True)
             if arguments.layers:
                 model = lower(network, batch=1)
-                run_passes(model, target.passes())
+                Pipeline(target.optimizations()).run(model)
                 layers(model, target, arguments.threads)
 
 

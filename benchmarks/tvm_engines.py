@@ -95,7 +95,7 @@ def weights_of(cfg: Path, folder: Path) -> Path:
 
 def measure_precisions(cfg: Path, arguments: argparse.Namespace, folder: Path) -> Timings:
     """Timings of dnc's engines."""
-    from dnc.compiler.compiling import preprocessing_for
+    from dnc.compiler.source import preprocessing_for
     from dnc.quantization.collecting import calibrate
 
     weights = weights_of(cfg, folder)

@@ -29,7 +29,7 @@ _HOMES = {
     "DncError": "dnc.errors",
     "Engine": "dnc.runtime.engine",
     "Network": "dnc.darknet.network",
-    "compile": "dnc.compiler",
+    "compile": "dnc.compiler.compiling",
     "load": "dnc.runtime.engine",
     "to_supervision": "dnc.runtime.conversions",
 }

@@ -74,7 +74,7 @@ class Quantize(Pass):
         super().__init__(**values)
         self.ranges = dict(ranges or {})
         self.recipe = recipe or Recipe(frozenset({"Conv"}))
-        self.keep = Keep(self.options["keep"])
+        Keep(self.options["keep"])
 
     def unmet(self, remarks: Remarks) -> str:
         """Without a calibration, that is why."""
@@ -82,7 +82,7 @@ class Quantize(Pass):
 
     def rewrite(self, model: ir.Model) -> Remarks:
         """Quantizes every operator that can be."""
-        remarks = Remarks()
+        remarks, keep = Remarks(), Keep(self.options["keep"])
         intervals = _intervals(model.graph, self.ranges)
         rounding = _Rounding(model.graph, self.recipe, intervals)
         nodes = list(model.graph)
@@ -95,7 +95,7 @@ class Quantize(Pass):
                 continue
             if not product and (node not in before or node not in after):
                 continue
-            reasons[node] = self.keep.reason(node) or rounding.refusal(node)
+            reasons[node] = keep.reason(node) or rounding.refusal(node)
             if node not in before:
                 reasons[node] = "no product comes after it"
         if self.recipe.dense:

@@ -59,13 +59,14 @@ class ToBfloat16(Pass):
 
     def __init__(self, **values: Any) -> None:
         super().__init__(**values)
-        self.keep = Keep(self.options["keep"])
+        # Raises what is wrong with the list.
+        Keep(self.options["keep"])
 
     def rewrite(self, model: ir.Model) -> Remarks:
         """Rewrites every weight."""
         graph = model.graph
         remarks = Remarks()
-        stay = float32_nodes(model, self.keep, wide=True)
+        stay = float32_nodes(model, Keep(self.options["keep"]), wide=True)
         casts: dict[ir.Value, ir.Value] = {}
         for node in list(graph):
             value = node.inputs[1] if node.op_type in _PRODUCTS else None

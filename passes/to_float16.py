@@ -61,13 +61,14 @@ class ToFloat16(Pass):
 
     def __init__(self, **values: Any) -> None:
         super().__init__(**values)
-        self.keep = Keep(self.options["keep"])
+        # Raises what is wrong with the list.
+        Keep(self.options["keep"])
 
     def rewrite(self, model: ir.Model) -> Remarks:
         """Chooses the operators, then changes the types of what they give and read."""
         graph = model.graph
         remarks = Remarks()
-        stay = float32_nodes(model, self.keep)
+        stay = float32_nodes(model, Keep(self.options["keep"]))
         opset = model.graph.opset_imports.get("", 0)
         chosen: dict[ir.Node, list[int]] = {}
         ranges: dict[ir.Value, bool] = {}

@@ -1,4 +1,4 @@
-"""Targets: one file per engine, found by its name.
+"""Targets: a file or a folder for each engine, found by its name.
 
 To add one: a file here with a registered class that derives from `Target`, and a test beside the others in
 tests/targets/. What opens and runs its engines is a `Runner` of dnc.runtime.runners. Engines' libraries are imported
@@ -7,18 +7,25 @@ inside methods.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from dnc.errors import TargetError, close_match
 from dnc.registry import Registry
-from dnc.targets.base import Target
+from dnc.targets.base import Destination, Target
 
-__all__ = ["Target", "find", "targets"]
+__all__ = ["Destination", "Target", "find", "maker_of", "targets"]
 
-targets: Registry[type[Target]] = Registry("dnc.targets")
+targets: Registry[type[Destination]] = Registry("dnc.targets")
 
 
-def find(name: str) -> type[Target]:
+def find(name: str) -> type[Destination]:
     """The target of this name, installed or not; raises TargetError if there is none."""
     if name not in targets:
         hint = close_match(name, targets) or f"one of: {', '.join(targets)}"
         raise TargetError(f"unknown target '{name}'", hint=hint)
     return targets[name]
+
+
+def maker_of(name: str, given: Mapping[str, str]) -> Target:
+    """The target that made an engine, by what engine.json says of it."""
+    return find(name)(given).candidates()[0]

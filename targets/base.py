@@ -1,29 +1,56 @@
-"""What every target is: how a model is made ready for an engine, and written."""
+"""What every target is: which passes make a model ready for an engine, and how the engine is written.
+
+What opens and runs the engine is apart, in dnc.runtime.runners: an application needs nothing of this package.
+"""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
-from dnc.errors import TargetError
+import onnx_ir as ir
+
+from dnc.errors import CalibrationError, TargetError
+from dnc.graph.pipeline import Applied, Decision, Pipeline, Step
+from dnc.graph.quantization import Recipe
+from dnc.passes import passes
+from dnc.passes.equalize import Equalize
+from dnc.passes.quantize import Quantize
+from dnc.runtime.manifest import Manifest
 from dnc.runtime.options import Option, check_names, parse_options
 from dnc.runtime.runners import Runner
 from dnc.typing import Progress, silent
 
-if TYPE_CHECKING:
-    import onnx_ir as ir
+__all__ = [
+    "Calibrated",
+    "Candidate",
+    "Destination",
+    "Target",
+    "TunableTarget",
+    "UnsupportedError",
+]
 
-    from dnc.graph.quantization import Recipe
-    from dnc.passes import Pass
-    from dnc.runtime.manifest import Manifest
+class Calibrated(Protocol):
+    """Ranges measured on images (`dnc.quantization.calibration.Calibration`)."""
 
-__all__ = ["Target"]
+    @property
+    def symmetric(self) -> bool:
+        """Whether all ranges are symmetric about 0."""
+
+    @property
+    def ranges(self) -> Mapping[str, Any]:
+        """By the name of the value."""
+
+    @property
+    def channels(self) -> Mapping[str, Any]:
+        """By the name of the value: what was seen in each channel."""
 
 
-class Target(ABC):
-    """One engine. A target's only state is its options: all else it needs is in the model or in the engine folder.
+class Destination(ABC):
+    """What can be compiled for: a target, or a choice among several.
 
     Args:
         given: options by name, as text; those that are not given have their defaults.
@@ -37,16 +64,7 @@ class Target(ABC):
     """One line for `dnc compile --help`."""
     extra: ClassVar[str]
     """The extra of the distribution that installs what it needs: `pip install darknet-compiler[extra]`."""
-    runs: ClassVar[type[Runner]]
-    """What opens and runs its engines."""
     known_options: ClassVar[Sequence[Option]] = ()
-    faster: ClassVar[Sequence[str]] = ()
-    """The values of its option `precision` that may be faster than float32 and cost accuracy."""
-    batch: ClassVar[int | None] = None
-    """The size of batches where the user asks for none; None for any size."""
-
-    tunes: ClassVar[bool] = False
-    """Whether `build_tuned` does anything."""
 
     def __init__(self, given: Mapping[str, str] | None = None) -> None:
         self.given: dict[str, str] = dict(given or {})
@@ -55,17 +73,46 @@ class Target(ABC):
         check_names(title, self.known_options, self.given)
         self.options: dict[str, Any] = parse_options(title, self.known_options, self.given)
 
-    def runner(self) -> Runner:
-        """What opens the engines."""
-        return self.runs.select(self.given)(self.given)
+    @abstractmethod
+    def candidates(self, precisions: Collection[str] = ()) -> Sequence[Target]:
+        """The targets that may do the work, of which the fastest on this machine is taken.
+
+        Args:
+            precisions: other precisions than float32 that may be taken as well, where the user named none.
+        """
 
     def missing(self) -> str:
-        """What has to be installed to build an engine, which is what runs it if not said otherwise; empty if nothing."""
-        return self.runner().missing()
+        """What has to be installed to build an engine; empty if nothing: of a choice, what its first candidate lacks
+        if no candidate has all that it needs."""
+        lacking = [target.missing() for target in self.candidates()]
+        return lacking[0] if all(lacking) else ""
 
     def remedy(self) -> str:
         """The command that installs what is missing."""
         return f'pip install "darknet-compiler[{self.extra}]", or pip install {self.missing()}'
+
+
+class Target(Destination):
+    """One engine. A target's only state is its options: all else it needs is in the model or in the engine folder."""
+
+    runs: ClassVar[type[Runner]]
+    """What opens and runs its engines."""
+    faster: ClassVar[Sequence[str]] = ()
+    """The values of its option `precision` that may be faster than float32 and cost accuracy."""
+    batch: ClassVar[int | None] = None
+    """The size of batches where the user asks for none; None for any size."""
+
+    def runner(self) -> Runner:
+        """What opens its engines, with the same options."""
+        return self.runs.select(self.given)(self.given)
+
+    def candidates(self, precisions: Collection[str] = ()) -> Sequence[Target]:
+        """The target itself."""
+        return [self]
+
+    def missing(self) -> str:
+        """What has to be installed to build an engine; as much as to run it, unless the target says otherwise."""
+        return self.runner().missing()
 
     @property
     def title(self) -> str:
@@ -73,21 +120,72 @@ class Target(ABC):
         precision = self.options.get("precision", "fp32")
         return self.name if precision == "fp32" else f"{self.name} {precision}"
 
-    def candidates(self, allowed: Collection[str] = ()) -> Sequence[Target]:
-        """The targets that may do the work, of those installed the fastest: itself, but for those that choose among
-        others, and may do so among these precisions."""
-        return [self]
-
     @abstractmethod
-    def passes(self) -> Sequence[Pass]:
-        """The passes that the engine profits from, in order."""
+    def optimizations(self) -> Sequence[Step]:
+        """The passes that the engine profits from, in order, and why."""
 
     def quantization(self) -> Recipe | None:
         """Where the engine wants 8-bit numbers; None if it computes with none."""
         return None
 
-    def final_passes(self) -> Sequence[Pass]:
-        """What follows them and --autotune: passes that store weights in a form that no other pass reads."""
+    def storage(self) -> Sequence[Step]:
+        """Passes that store weights in a form that no other pass reads."""
+        return []
+
+    def quantize(self, calibration: Calibrated, keep: Collection[str] = ()) -> Sequence[Step]:
+        """The passes that put 8-bit numbers where the engine wants them.
+
+        Args:
+            calibration: the ranges.
+            keep: what stays in float32: layer numbers, ranges of them, operators.
+
+        Raises:
+            TargetError: the engine computes with no 8-bit numbers.
+            CalibrationError: the engine wants a symmetric calibration.
+        """
+        recipe = self.quantization()
+        if recipe is None:
+            raise TargetError(f"target {self.name} has no 8-bit arithmetic that dnc knows of", hint="--target onnx")
+        if recipe.signed and not calibration.symmetric:
+            what = f"target {self.name} rounds to numbers that are symmetric about 0, and the calibration is asymmetric"
+            raise CalibrationError(what, hint="measure it with `dnc calibrate --symmetric`")
+        return [
+            Step(
+                Equalize(calibration.ranges, calibration.channels, outputs=recipe.outputs),
+                "one scale then serves all channels of a tensor",
+            ),
+            Step(Quantize(calibration.ranges, recipe, keep=keep), "last, so that it sees the operators that run"),
+            Step(passes["eliminate-dead-code"](), "weights that were rounded are read no more"),
+        ]
+
+    def pipeline(
+        self,
+        calibration: Calibrated | None = None,
+        keep: Collection[str] = (),
+        *,
+        tuning: Sequence[Decision] = (),
+        quantization: Sequence[Step | Decision] | None = None,
+    ) -> Pipeline:
+        """All passes for an engine with these options, in order.
+
+        Args:
+            calibration: the ranges; None where nothing is quantized.
+            keep: what stays in float32.
+            tuning: what measuring decides before weights are rounded.
+            quantization: what quantizes, in place of `quantize`.
+
+        Raises:
+            TargetError, CalibrationError: as `quantize`.
+        """
+        if quantization is None:
+            quantization = [] if calibration is None else self.quantize(calibration, keep)
+        supported = Decision("supported", self._check_supported, "what the engine cannot run is said before measuring")
+        return Pipeline([*self.optimizations(), supported, *tuning, *quantization, *self.storage()])
+
+    def _check_supported(self, model: ir.Model) -> Sequence[Step]:
+        found = self.unsupported(model)
+        if found:
+            raise UnsupportedError("cannot run this network:\n    " + "\n    ".join(found))
         return []
 
     def unsupported(self, model: ir.Model) -> list[str]:
@@ -107,12 +205,25 @@ class Target(ABC):
             progress: is told what happens now.
 
         Returns:
-            What there is to say about the engine, by topic: it is kept in engine.json and shown.
+            Remarks on the engine, by topic: they are kept in engine.json and shown.
 
         Raises:
             TargetError: the engine's compiler refuses the model.
         """
 
+    @abstractmethod
+    def versions(self) -> dict[str, str]:
+        """Versions of the libraries that made the engine."""
+
+    @abstractmethod
+    def engine(self) -> str:
+        """The library that runs its engines, and its version, in words: what measurements hold for."""
+
+
+class TunableTarget(Target):
+    """A target whose engines have parts that can be chosen by measuring them: `--tune`."""
+
+    @abstractmethod
     def build_tuned(
         self,
         model: ir.Model,
@@ -124,7 +235,7 @@ class Target(ABC):
         cache: Path | None = None,
         progress: Progress = silent,
     ) -> tuple[Mapping[str, str], Mapping[str, Any]]:
-        """`build`, with parts of the engine chosen by measuring them, for targets that have such parts.
+        """`build`, with parts of the engine chosen by measuring them.
 
         Args:
             model, folder, manifest: as for `build`.
@@ -139,12 +250,19 @@ class Target(ABC):
         Raises:
             TargetError: as `build`; the device does not answer.
         """
-        raise TargetError(f"target {self.name} has nothing to tune", hint="--target tvm")
 
-    @abstractmethod
-    def versions(self) -> dict[str, str]:
-        """Versions of the libraries that made the engine."""
 
-    @abstractmethod
-    def engine(self) -> str:
-        """The library that runs its engines, and its version, in words: what measurements hold for."""
+@dataclass(frozen=True)
+class Candidate:
+    """A network made ready for one target."""
+
+    target: Target
+    model: ir.Model
+    manifest: Manifest
+    """engine.json, but for what `Target.build` reports."""
+    applied: tuple[Applied, ...] = ()
+    """What each pass did."""
+
+
+class UnsupportedError(TargetError):
+    """A target cannot run a network: the message lists why, by place in the cfg."""

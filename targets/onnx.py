@@ -4,45 +4,53 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
+import onnx_ir as ir
+
+from dnc.graph.pipeline import Step
+from dnc.graph.quantization import MOVES, Recipe
+from dnc.graph.serialization import serialize_to
+from dnc.passes import passes
+from dnc.runtime.manifest import Manifest
 from dnc.runtime.options import Option, one_of
 from dnc.runtime.runners import Runner
 from dnc.runtime.runners.onnx import MODEL, OnnxRunner, import_onnxruntime
 from dnc.targets import Target, targets
 from dnc.typing import Progress, silent
 
-if TYPE_CHECKING:
-    import onnx_ir as ir
-
-    from dnc.graph.quantization import Recipe
-    from dnc.passes import Pass
-    from dnc.runtime.manifest import Manifest
-
-__all__ = ["Onnx", "optimizations"]
+__all__ = ["Onnx", "optimizations", "rounded"]
 
 
-def optimizations(activations: str, signs: str) -> list[Pass]:
-    """The passes of an engine that reads ONNX, with the forms of fuse-activation and of binarize that it runs fastest.
+def optimizations(activations: str, signs: str) -> list[Step]:
+    """The passes of an engine that reads ONNX.
 
-    The order matters: sections that nothing reads go first, for they read what others could change; zero borders are
-    seen in weights that no other pass has changed yet, equal pools and joined parts once nothing stands between them;
-    and fold-scale takes what the two before it leave.
+    Args:
+        activations: the form of fuse-activation that the engine runs fastest.
+        signs: that of binarize.
     """
-    from dnc.passes import passes
-
     return [
-        passes["eliminate-identity"](),
-        passes["eliminate-dead-code"](),
-        passes["fold-constants"](),
-        passes["trim-kernels"](),
-        passes["simplify-concat"](),
-        passes["merge-pools"](),
-        passes["binarize"](form=signs),
-        passes["fuse-activation"](form=activations),
-        passes["fold-batchnorm"](),
-        passes["fold-scale"](),
-        passes["eliminate-dead-code"](),
+        Step(passes["eliminate-identity"](), "so that no other pass has to look through it"),
+        Step(
+            passes["eliminate-dead-code"](), "sections that nothing reads go first: they read what others could change"
+        ),
+        Step(passes["fold-constants"](), "what depends on no input is seen as a constant by the passes after it"),
+        Step(passes["trim-kernels"](), "zero borders are seen in weights that no other pass has changed yet"),
+        Step(passes["simplify-concat"](), "joined parts are seen once nothing stands between them"),
+        Step(passes["merge-pools"](), "equal pools are, too"),
+        Step(passes["binarize"](form=signs), "signs are written as the engine runs them fastest"),
+        Step(passes["fuse-activation"](form=activations), "activations as well"),
+        Step(passes["fold-batchnorm"](), "into the convolutions that are left"),
+        Step(passes["fold-scale"](), "takes what the two before it leave"),
+        Step(passes["eliminate-dead-code"](), "what was folded is read no more"),
+    ]
+
+
+def rounded(name: str) -> list[Step]:
+    """The pass that stores another precision, and what it leaves behind."""
+    return [
+        Step(passes[name](), "last: no other pass reads weights of this precision"),
+        Step(passes["eliminate-dead-code"](), "float32 weights are read no more"),
     ]
 
 
@@ -65,30 +73,24 @@ class Onnx(Target):
         *OnnxRunner.known_options,
     )
 
-    def passes(self) -> Sequence[Pass]:
+    def optimizations(self) -> Sequence[Step]:
         """What ONNX Runtime's CPU provider profits from: see benchmarks/passes.md. It fuses most activations itself."""
         return optimizations("onnxruntime", "integer")
 
     def quantization(self) -> Recipe | None:
         """Its kernels for 8 bits compute one operator each and round what it gives; Relu and Clip are that rounding."""
-        from dnc.graph.quantization import MOVES, Recipe
-
         operators = frozenset({"Conv", "Gemm", "Add", "Mul", "LeakyRelu", "Sigmoid", "Concat"})
         return Recipe(operators | MOVES, outputs=True, biases=True)
 
-    def final_passes(self) -> Sequence[Pass]:
+    def storage(self) -> Sequence[Step]:
         """What stores another precision."""
-        from dnc.passes import passes
-
-        rounding = {"fp16": "to-float16", "bf16": "to-bfloat16"}.get(self.options["precision"])
-        return [] if rounding is None else [passes[rounding](), passes["eliminate-dead-code"]()]
+        name = {"fp16": "to-float16", "bf16": "to-bfloat16"}.get(self.options["precision"])
+        return [] if name is None else rounded(name)
 
     def build(
         self, model: ir.Model, folder: Path, manifest: Manifest | None = None, progress: Progress = silent
     ) -> Mapping[str, str]:
         """Writes model.onnx."""
-        from dnc.graph.serialization import serialize_to
-
         serialize_to(model, folder / MODEL)
         return {}
 

@@ -16,21 +16,22 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
+
+import onnx_ir as ir
 
 from dnc.errors import TargetError
+from dnc.graph.builder import where_of
+from dnc.graph.pipeline import Step
+from dnc.graph.quantization import MOVES, Recipe
+from dnc.graph.serialization import serialize
+from dnc.runtime.manifest import Manifest
 from dnc.runtime.options import Option
 from dnc.runtime.runners import Runner
 from dnc.runtime.runners.openvino import MODEL, OpenvinoRunner, import_openvino, reason
 from dnc.targets import Target, targets
+from dnc.targets.onnx import optimizations
 from dnc.typing import Progress, silent
-
-if TYPE_CHECKING:
-    import onnx_ir as ir
-
-    from dnc.graph.quantization import Recipe
-    from dnc.passes import Pass
-    from dnc.runtime.manifest import Manifest
 
 __all__ = ["Openvino"]
 
@@ -46,16 +47,12 @@ class Openvino(Target):
     runs: ClassVar[type[Runner]] = OpenvinoRunner
     known_options: ClassVar[Sequence[Option]] = OpenvinoRunner.known_options
 
-    def passes(self) -> Sequence[Pass]:
+    def optimizations(self) -> Sequence[Step]:
         """What OpenVINO profits from: see benchmarks/passes.md. It fuses activations that stand as one operator."""
-        from dnc.targets.onnx import optimizations
-
         return optimizations("openvino", "bits")
 
     def quantization(self) -> Recipe | None:
         """It joins convolutions with what follows them, so their inputs alone say that they are to have 8 bits."""
-        from dnc.graph.quantization import MOVES, Recipe
-
         return Recipe(frozenset({"Conv", "Gemm", "Concat"}) | MOVES, tied=True, first_limit=63)
 
     def build(
@@ -99,9 +96,6 @@ class Openvino(Target):
 
 def _read(model: ir.Model) -> Any:
     """The model in OpenVINO; raises TargetError with the places in the cfg that OpenVINO names."""
-    from dnc.graph.builder import where_of
-    from dnc.graph.serialization import serialize
-
     buffer = io.BytesIO()
     buffer.writelines(serialize(model))
     try:

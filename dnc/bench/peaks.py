@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,29 +90,25 @@ def _convolution(channels: int, kernel: int, side: int, target: Target) -> ir.Mo
     """Writes a large convolution; with 8 bits a small one follows, as the last one of a network stays in float."""
     from dnc.darknet.lower import lower
     from dnc.darknet.network import Network
-    from dnc.graph.pipeline import run_passes
     from dnc.graph.quantization import PRECISIONS
-    from dnc.passes.quantize import Quantize
-    from dnc.quantization.calibration import Range
+    from dnc.quantization.calibration import Calibration, Range
 
     text = (
         f"[net]\nwidth={side}\nheight={side}\nchannels={channels}\n"
         f"[convolutional]\nfilters={channels}\nsize={kernel}\npad=1\nactivation=linear\n"
     )
-    recipe = target.quantization() if target.options.get("precision") in PRECISIONS else None
-    if recipe is not None:
+    quantizes = target.options.get("precision") in PRECISIONS
+    if quantizes:
         text += "[convolutional]\nfilters=1\nsize=1\nactivation=linear\n"
     network = Network.parse(text).with_random_weights(0)
     model = lower(network, batch=1)
-    passes = [*target.passes(), *target.final_passes()]
-    if recipe is not None:
+    calibration = None
+    if quantizes:
         # Noise from 0 to 1 goes in; what comes out need not be right.
-        ranges: Mapping[str, Range] = {
-            value.name or "": Range.symmetric(1.0, 0.0, 1.0)
-            for value in (*model.graph.inputs, *(output for node in model.graph for output in node.outputs))
-        }
-        passes.append(Quantize(ranges, recipe))
-    run_passes(model, passes)
+        values = (*model.graph.inputs, *(output for node in model.graph for output in node.outputs))
+        ranges = {value.name or "": Range.symmetric(1.0, 0.0, 1.0) for value in values}
+        calibration = Calibration(network.digest, "", True, {}, {}, ranges)
+    target.pipeline(calibration).run(model)
     return model
 
 

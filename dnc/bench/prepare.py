@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,10 +16,13 @@ import numpy.typing as npt
 from dnc import zoo
 from dnc.bench.peers import Peer, Plain, check_names
 from dnc.bench.subject import Subject, engine_name, unique
+from dnc.compiler.compiling import compile_engine
+from dnc.compiler.options import CompileOptions
 from dnc.darknet.cfg import find_cfg
 from dnc.darknet.network import Network
 from dnc.errors import DncError, close_match, warn
 from dnc.evaluation.datasets import is_folder
+from dnc.graph.quantization import PRECISIONS
 from dnc.graph.verification import photograph
 from dnc.runtime.manifest import MANIFEST
 from dnc.targets import find
@@ -119,9 +123,6 @@ def make_subjects(
 def _compile(
     item: str, options: BenchOptions, scratch: Path, progress: Callable[[str], None]
 ) -> list[tuple[str, Path]]:
-    from dnc.compiler.compiling import compile
-    from dnc.graph.quantization import PRECISIONS
-
     cfg = find_cfg(item)
     if not os.access(cfg, os.F_OK):
         known = [path.name for path in Path().iterdir() if is_engine(path) or path.suffix == ".cfg"]
@@ -135,20 +136,17 @@ def _compile(
             title = " ".join(filter(None, [cfg.stem, target if options.targets else "", precision]))
             place = scratch / f"{target}-{precision}"
             calibration = options.calibration if precision in PRECISIONS else None
-            engine = compile(
-                cfg,
-                weights,
-                target,
-                place,
-                precision=precision or None,
-                calibration=calibration,
-                verify=False,
-                progress=lambda text, title=title: progress(f"{title}: {text}"),  # type: ignore[misc]
-            )
+            wanted = CompileOptions(target=target, precision=precision or None, calibration=calibration, verify=False)
+            tell = partial(_tell, progress, title)
+            engine = compile_engine(cfg, weights, place, wanted, tell)
             if target == "cpu" and engine.manifest.target != target:
                 title = title.replace(" cpu", "", 1) + f" ({engine.manifest.target})"
             engines.append((title, engine.folder))
     return engines
+
+
+def _tell(progress: Callable[[str], None], title: str, text: str) -> None:
+    progress(f"{title}: {text}")
 
 
 def _weights(cfg: Path, options: BenchOptions, scratch: Path) -> Path:

@@ -18,9 +18,9 @@ from dnc.graph.verification import photograph
 from dnc.runtime.engine import load
 from dnc.runtime.inputs import Feeds, Inputs, noise
 from dnc.runtime.manifest import Manifest
-from dnc.runtime.runners import Session
+from dnc.runtime.runners import Runner, Session, find
 from dnc.runtime.timing import Run
-from dnc.targets import Target, targets
+from dnc.targets import Target, maker_of
 
 __all__ = ["Callers", "Subject", "engine_name", "feeds", "unique"]
 
@@ -67,11 +67,16 @@ class Subject:
     @property
     def target(self) -> Target:
         """What compiled it, with the same options."""
-        return targets[self.manifest.target](self.manifest.options)
+        return maker_of(self.manifest.target, self.manifest.options)
+
+    @property
+    def runner(self) -> Runner:
+        """What opens it."""
+        return find(self.manifest.target, self.manifest.options)(self.manifest.options)
 
     def session(self) -> Session:
         """A new session that takes turns with others: its threads do not run on when it has run."""
-        return self.target.runner().taking_turns().open(self.folder, self.threads)
+        return self.runner.taking_turns().open(self.folder, self.threads)
 
     @contextmanager
     def open(self) -> Iterator[Run]:

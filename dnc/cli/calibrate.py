@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from dnc.cli._preprocessing import preprocessing_options
+from dnc.cli._options import preprocessing_options
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -95,7 +95,7 @@ def command(
     import time
 
     from dnc.cli import print_json, progress
-    from dnc.compiler.compiling import find_weights, preprocessing_for
+    from dnc.compiler.source import find_weights, preprocessing_for
     from dnc.darknet.cfg import find_cfg
     from dnc.darknet.network import Network
     from dnc.errors import CalibrationError

@@ -47,7 +47,7 @@ def command(context: click.Context, /, a: str, b: str | None, as_json: bool, **o
     """
     from dnc.cli import print_json, progress
     from dnc.cli._report import comparison_json, comparison_table, verdict
-    from dnc.evaluation.comparison import compare_files
+    from dnc.compiler.comparing import compare_files
 
     with progress() as report:
         comparison = compare_files(a, b, progress=report, **options)

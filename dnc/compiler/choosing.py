@@ -10,21 +10,18 @@ from __future__ import annotations
 import dataclasses
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy.typing as npt
 
 from dnc.errors import TargetError
 from dnc.runtime.manifest import Manifest
 from dnc.runtime.runners import Session
 from dnc.runtime.timing import interleave, processors
-from dnc.targets import Target
-from dnc.typing import Array, Progress, silent
+from dnc.targets.base import Candidate, Progress, silent
 
-if TYPE_CHECKING:
-    import onnx_ir as ir
-
-__all__ = ["SECONDS", "Candidate", "choose"]
+__all__ = ["SECONDS", "choose"]
 
 SECONDS = 1.0
 """How long the timing takes, all together."""
@@ -32,21 +29,11 @@ _SETTLE = 0.02
 """After so long an engine is as fast as where it runs alone: its threads are awake, and those of the others asleep."""
 
 
-@dataclass(frozen=True)
-class Candidate:
-    """A network made ready for one target."""
-
-    target: Target
-    model: ir.Model
-    manifest: Manifest
-    """engine.json, but for what `Target.build` reports."""
-
-
 def choose(
     candidates: Sequence[Candidate],
     folder: Path,
-    feeds: Mapping[str, Array],
-    others: Mapping[str, str],
+    feeds: Mapping[str, npt.NDArray[Any]],
+    refused: Mapping[str, str],
     progress: Progress = silent,
 ) -> Manifest:
     """Builds the candidates, times them if there are several, and leaves the files of the fastest in the folder.
@@ -55,59 +42,56 @@ def choose(
         candidates: at least one.
         folder: an empty folder.
         feeds: inputs by name.
-        others: why further targets are no candidates, by name.
+        refused: why further targets are no candidates, by name.
         progress: is told what happens now.
 
     Returns:
-        The engine.json of the chosen one, with `tuning["candidates"]` and a line of it in `report["choice"]`.
+        The manifest of the chosen one, with `tuning["candidates"]` and a line of it in `report["choice"]`.
 
     Raises:
-        TargetError: every candidate refuses the network; what is told is what the first one said.
+        TargetError: every candidate refuses the network; the message is the first one's.
     """
-    others = dict(others)
+    refused = dict(refused)
     sessions: dict[str, Session] = {}
-    made: dict[str, Manifest] = {}
+    built: dict[str, Manifest] = {}
     first: TargetError | None = None
-    for each in candidates:
-        name = each.target.title
+    for candidate in candidates:
+        name = candidate.target.title
         progress(f"building for {name}")
         place = folder / name
         place.mkdir()
         try:
-            report = each.target.build(each.model, place, each.manifest, progress)
-            session = each.target.runner().taking_turns().open(place, processors())
+            report = candidate.target.build(candidate.model, place, candidate.manifest, progress)
+            session = candidate.target.runner().taking_turns().open(place, processors())
             session.run(feeds)
         except TargetError as error:
             first = first or error
-            others[name] = error.message
+            refused[name] = error.message
             continue
-        made[name] = dataclasses.replace(each.manifest, report=report)
+        built[name] = dataclasses.replace(candidate.manifest, report=report)
         sessions[name] = session
-    if not made:
+    if not built:
         assert first is not None
         raise first
     progress(f"timing {', '.join(sessions)}")
-    chosen, measured, line = _time(sessions, feeds, others)
+    fastest, measured, line = _time(sessions, feeds, refused)
     # What is open cannot be moved on every system.
     sessions.clear()
-    for path in sorted((folder / chosen).iterdir()):
+    for path in sorted((folder / fastest).iterdir()):
         path.rename(folder / path.name)
-    for each in candidates:
-        shutil.rmtree(folder / each.target.title)
-    manifest = made[chosen]
-    return dataclasses.replace(
-        manifest,
-        tuning={**manifest.tuning, "candidates": measured},
-        report={"choice": line, **manifest.report},
-    )
+    for candidate in candidates:
+        shutil.rmtree(folder / candidate.target.title)
+    manifest = built[fastest]
+    tuning = {**manifest.tuning, "candidates": measured}
+    return dataclasses.replace(manifest, tuning=tuning, report={"choice": line, **manifest.report})
 
 
 def _time(
-    sessions: Mapping[str, Session], feeds: Mapping[str, Array], others: Mapping[str, str]
+    sessions: Mapping[str, Session], feeds: Mapping[str, npt.NDArray[Any]], refused: Mapping[str, str]
 ) -> tuple[str, dict[str, Any], str]:
     """The fastest, what was measured, and that in words."""
-    reasons = "".join(f"; {name}: {reason}" for name, reason in others.items())
-    measured: dict[str, Any] = {"threads": processors(), "milliseconds": {}, "ratios": {}, "refused": dict(others)}
+    reasons = "".join(f"; {name}: {reason}" for name, reason in refused.items())
+    measured: dict[str, Any] = {"threads": processors(), "milliseconds": {}, "ratios": {}, "refused": dict(refused)}
     if len(sessions) == 1:
         (chosen,) = sessions
         return chosen, measured, f"{chosen}, without timing{reasons}"
@@ -125,5 +109,5 @@ def _time(
     return chosen, measured, f"{taken}; {'; '.join(words)}{reasons}"
 
 
-def _runner(session: Session, feeds: Mapping[str, Array]) -> Callable[[], object]:
+def _runner(session: Session, feeds: Mapping[str, npt.NDArray[Any]]) -> Callable[[], object]:
     return lambda: session.run(feeds)

@@ -1,4 +1,8 @@
-"""Runs passes one after the other, and proves after each that the graph is still a valid one and computes the same.
+"""An ordered list of passes: why each stands where it does, what it did, and the proof that it kept the numbers.
+
+A target makes one pipeline from its options (`Target.pipeline`); compile, explain, autotune and quantization run it. Some
+steps are known only when the model has come so far: which form a convolution takes, which layers stay in float32.
+Such a step is a `Decision`, which looks at the model and gives the steps that follow.
 
 onnx_ir has a PassManager, but it hides which pass failed and why; this is all that is needed of it.
 """
@@ -6,7 +10,8 @@ onnx_ir has a PassManager, but it hides which pass failed and why; this is all t
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,12 +19,37 @@ from typing import Any
 import onnx_ir as ir
 
 from dnc.errors import BundleError, DncError, PassError
-from dnc.graph.rewriting import Remarks
+from dnc.graph.rewriting import Pass, Remarks
 from dnc.graph.serialization import check, serialize_to
 from dnc.graph.verification import Verifier
-from dnc.passes import Pass
 
-__all__ = ["Applied", "run_passes"]
+__all__ = ["Applied", "Decision", "Pipeline", "Step"]
+
+
+@dataclass(frozen=True)
+class Step:
+    """A pass in its place."""
+
+    rewriting: Pass
+    why: str = ""
+    """Why it stands here."""
+    named: bool = False
+    """Whether the user asked for this pass: then it is an error if it cannot do anything at all."""
+
+    @property
+    def name(self) -> str:
+        """The pass's name."""
+        return self.rewriting.name
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Steps that depend on the model as it is at this place."""
+
+    name: str
+    decide: Callable[[ir.Model], Sequence[Step]]
+    """Gives the steps; raises DncError where the pipeline must not go on. It leaves the model as it is."""
+    why: str = ""
 
 
 @dataclass(frozen=True)
@@ -49,54 +79,84 @@ class Applied:
         }
 
 
-def run_passes(
-    model: ir.Model,
-    passes: Sequence[Pass],
-    *,
-    dump: Path | None = None,
-    verify: Verifier | None = None,
-    progress: Callable[[str], None] | None = None,
-    before: int = 0,
-) -> list[Applied]:
-    """Applies the passes to the model in place, and checks it after each that changed something.
+class Pipeline:
+    """Steps in order; it is never changed.
 
     Args:
-        model: the model.
-        passes: in order.
-        dump: a folder for `00-lowered.onnx`, `.txt` and the same after each pass.
-        verify: compares the outputs after each pass that changed something with those before it.
-        progress: is told the name of each pass before it runs.
-        before: how many passes ran earlier on the same model, with the same `dump` and `verify`.
-
-    Raises:
-        PassError: a pass failed, left an invalid graph, or changed the outputs by more than it declares; it is named.
-        BundleError: the graphs cannot be written to `dump`.
+        steps: passes stand for steps without a reason.
     """
-    if dump is not None and not before:
-        _dump(model, dump, 0, "lowered")
-    if verify is not None and not before:
-        verify.start(model)
-    applied = []
-    for number, optimization in enumerate(passes, before + 1):
-        if progress is not None:
-            progress(optimization.name)
-        start = time.perf_counter()
-        try:
-            remarks = optimization.rewrite(model)
-            if remarks.count:
-                check(model, "the pass")
-            seconds = time.perf_counter() - start
-            changed = verify.compare(model, optimization.tolerance) if verify is not None and remarks.count else None
-        except DncError as error:
-            hint = f"--skip {optimization.name} leaves the pass out"
-            raise PassError(f"pass {optimization.name}: {error.message}", error.where, hint) from error
-        except Exception as error:
-            error.add_note(f"in pass {optimization.name}; --skip {optimization.name} leaves it out")
-            raise
-        applied.append(Applied(optimization.name, optimization.tolerance, remarks, seconds, changed))
+
+    def __init__(self, steps: Iterable[Step | Decision | Pass]) -> None:
+        self.steps = tuple(Step(step) if isinstance(step, Pass) else step for step in steps)
+
+    def __iter__(self) -> Iterator[Step | Decision]:
+        return iter(self.steps)
+
+    def without(self, names: Collection[str]) -> Pipeline:
+        """The pipeline without the passes of these names."""
+        return Pipeline(step for step in self.steps if step.name not in names)
+
+    def run(
+        self,
+        model: ir.Model,
+        *,
+        skip: Collection[str] = (),
+        dump: Path | None = None,
+        verify: Verifier | None = None,
+        progress: Callable[[str], None] = lambda _: None,
+    ) -> list[Applied]:
+        """Applies the passes to the model in place, and checks it after each that changed something.
+
+        Args:
+            model: the model.
+            skip: passes to leave out, also of those that a decision gives.
+            dump: a folder for `00-lowered.onnx`, `.txt` and the same after each pass.
+            verify: compares the outputs after each pass that changed something with those before it.
+            progress: is told the name of each pass before it runs.
+
+        Raises:
+            PassError: a pass failed, left an invalid graph, changed the outputs by more than it declares, or was asked
+                for and cannot do anything; it is named.
+            BundleError: the graphs cannot be written to `dump`.
+            DncError: whatever a decision raises.
+        """
         if dump is not None:
-            _dump(model, dump, number, optimization.name)
-    return applied
+            _dump(model, dump, 0, "lowered")
+        if verify is not None:
+            verify.start(model)
+        applied: list[Applied] = []
+        waiting = deque(self.steps)
+        while waiting:
+            step = waiting.popleft()
+            if isinstance(step, Decision):
+                waiting.extendleft(reversed(step.decide(model)))
+            elif step.name not in skip:
+                progress(step.name)
+                applied.append(_apply(model, step, verify))
+                if dump is not None:
+                    _dump(model, dump, len(applied), step.name)
+        return applied
+
+
+def _apply(model: ir.Model, step: Step, verify: Verifier | None) -> Applied:
+    rewriting = step.rewriting
+    start = time.perf_counter()
+    try:
+        remarks = rewriting.rewrite(model)
+        unmet = rewriting.unmet(remarks) if step.named else ""
+        if unmet:
+            raise PassError(unmet)
+        if remarks.count:
+            check(model, "the pass")
+        seconds = time.perf_counter() - start
+        changed = verify.compare(model, rewriting.tolerance) if verify is not None and remarks.count else None
+    except DncError as error:
+        hint = f"--skip {step.name} leaves the pass out"
+        raise PassError(f"pass {step.name}: {error.message}", error.where, hint) from error
+    except Exception as error:
+        error.add_note(f"in pass {step.name}; --skip {step.name} leaves it out")
+        raise
+    return Applied(step.name, rewriting.tolerance, remarks, seconds, changed)
 
 
 def _dump(model: ir.Model, folder: Path, number: int, name: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple, Self
@@ -100,6 +101,13 @@ class Pass(ir.passes.InPlacePass):
         """
         check_names(f"pass {cls.name}", cls.known_options, given, PassError)
         return cls(**given)
+
+    def configured(self, given: Mapping[str, str]) -> Self:
+        """The same pass with some options anew, as the user wrote them; raises PassError as `from_text`."""
+        fresh = type(self).from_text(given)
+        copied = copy.copy(self)
+        copied.options = {**self.options, **{name: fresh.options[name] for name in given}}
+        return copied
 
     def unmet(self, remarks: Remarks) -> str:
         """Why `rewrite`, which gave the remarks, did not do what was asked for by naming the pass; empty if it did."""

@@ -150,9 +150,7 @@ def _read(path: Path, preprocessing: Preprocessing) -> tuple[bytes, Array]:
     return content, preprocessing(read_image(content, preprocessing.channels))[None]
 
 
-def _ahead(
-    function: Callable[[Path], _Result], paths: Sequence[Path]
-) -> Iterator[tuple[Path, Callable[[], _Result]]]:
+def _ahead(function: Callable[[Path], _Result], paths: Sequence[Path]) -> Iterator[tuple[Path, Callable[[], _Result]]]:
     """Each path and what gives its result, or raises its error; the one after it is computed meanwhile."""
     with ThreadPoolExecutor(1) as pool:
         following = pool.submit(function, paths[0])

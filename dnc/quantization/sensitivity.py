@@ -25,23 +25,22 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from dnc.compiler.choosing import Candidate
 from dnc.errors import DatasetError
 from dnc.evaluation.datasets import Dataset
 from dnc.evaluation.metrics import evaluate
-from dnc.graph.pipeline import run_passes
-from dnc.passes import Pass
+from dnc.graph.pipeline import Pipeline, Step
 from dnc.passes.shared.reduced_precision import PRODUCTS, layer_of
 from dnc.runtime.decoding import BoxHead
 from dnc.runtime.engine import Engine, load
 from dnc.runtime.manifest import Manifest, write_folder
 from dnc.runtime.preprocessing import read_image
 from dnc.targets import Target
+from dnc.targets.base import Candidate
 
 __all__ = ["Mixed", "choose_float_layers", "drop", "noises"]
 
 Feeds = Mapping[str, npt.NDArray[Any]]
-Quantization = Callable[[Collection[str]], list[Pass]]
+Quantization = Callable[[Collection[str]], Sequence[Step]]
 """The passes that quantize all but some layers."""
 
 _IMAGES = 4
@@ -108,7 +107,7 @@ def choose_float_layers(
         def reached(count: int) -> float:
             tell(f"measuring with {count} of {len(order)} layers in float32")
             quantized = model.clone()
-            run_passes(quantized, quantization([str(layer) for layer in order[:count]]))
+            Pipeline(quantization([str(layer) for layer in order[:count]])).run(quantized)
             return measure(quantized, target, manifest)
 
         def enough(value: float) -> bool:
@@ -167,7 +166,7 @@ def noises(
     """
     tell = progress or (lambda _: None)
     every = model.clone()
-    applied = run_passes(every, quantization([]))
+    applied = Pipeline(quantization([])).run(every)
     noted = {remark.where for item in applied if item.name == "quantize" for remark in item.remarks.applied}
     numbers = {
         number
@@ -182,9 +181,9 @@ def noises(
         tell(f"sensitivity of layer {layer}, {place} of {len(numbers)}")
         others = [f"{first}-{end}" for first, end in ((0, layer - 1), (layer + 1, last)) if first <= end]
         single = model.clone()
-        for each in quantization(others):
+        for step in quantization(others):
             # They were checked above, on all layers at once.
-            each.rewrite(single)
+            step.rewriting.rewrite(single)
         found[layer] = _noise(_outputs(single, arrays), clean)
     return found
 

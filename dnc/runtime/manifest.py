@@ -11,6 +11,7 @@ machine in it, and no times but those that something was chosen by.
     outputs     names and shapes, in order; states of recurrent layers apart
     preprocessing, heads, decode    see dnc.runtime.preprocessing, dnc.runtime.decoding
     passes, tools, files
+    remarks     what each pass did at which section, and what it missed and why
     tuning      with --autotune and target cpu: what was measured, and what was chosen
     options     what the target was told (--option)
     report      what the target has to say about the engine, by topic
@@ -46,7 +47,7 @@ MANIFEST_LIMIT = 16 << 20
 """Bytes; those of the largest network in cfg/ are 20,000."""
 _DAMAGED = "the engine is damaged: build it again"
 _TRIES = 100
-_OPTIONAL = ("labels", "tuning", "options", "report")
+_OPTIONAL = ("labels", "tuning", "options", "report", "remarks")
 """What engine.json need not say: the labels are a file of their own, engines of before lack the rest."""
 
 
@@ -82,6 +83,9 @@ class Manifest:
     """What the target was told, as text (see `Target`)."""
     report: Mapping[str, str] = field(default_factory=dict)
     """What the target has to say about the engine, by topic."""
+    remarks: tuple[Mapping[str, Any], ...] = ()
+    """What each pass did, in order: its `name` and `tolerance`, and `applied` and `missed` remarks, each with a `where`
+    and a `text`."""
 
     def to_json(self) -> dict[str, Any]:
         """All but the labels, which are a file of their own."""
@@ -112,6 +116,7 @@ class Manifest:
                     "preprocessing": Preprocessing.from_json(preprocessing) if preprocessing else None,
                     "heads": tuple(map(head_from_json, fields["heads"])),
                     "passes": tuple(fields["passes"]),
+                    "remarks": tuple(fields.get("remarks", ())),
                     "labels": labels,
                 }
             )

@@ -1,4 +1,4 @@
-"""Back end `tvm` of target `cuda`: what `dnc.targets.cuda.target` asks of it.
+"""Back end `tvm` of target `cuda`: kernels compiled ahead of time, for the GPUs that option `arch` names.
 
 The engine's folder holds
 
@@ -19,51 +19,47 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
+
+import onnx_ir as ir
 
 from dnc.errors import TargetError
+from dnc.graph.pipeline import Step
+from dnc.graph.verification import feeds_for
+from dnc.graph.work import described_work
 from dnc.runtime.gpus import gpus
-from dnc.runtime.options import Option, one_of
+from dnc.runtime.manifest import Manifest
+from dnc.runtime.options import Option
 from dnc.runtime.runners import Runner
 from dnc.runtime.runners.cuda import KernelsRunner
-from dnc.runtime.runners.cuda.device import architectures
+from dnc.runtime.runners.cuda.device import Device, architectures, runs_on
+from dnc.runtime.runners.tvm.processor import architecture
+from dnc.runtime.runners.tvm.session import MODEL, MODEL_JSON, runtime_library
+from dnc.targets.cuda.options import OPTIONS
+from dnc.targets.cuda.process import Compiler, Job, cuda_runtime
+from dnc.targets.cuda.tuning import GpuTuner, Measurer
 from dnc.targets.onnx import optimizations
 from dnc.targets.tvm.common import TvmTarget, described
+from dnc.targets.tvm.compile import machine_for
+from dnc.targets.tvm.emit import unsupported
+from dnc.targets.tvm.tuning import summary
 from dnc.typing import Progress, silent
 
-if TYPE_CHECKING:
-    import onnx_ir as ir
+__all__ = ["CudaKernels"]
 
-    from dnc.passes import Pass
-    from dnc.runtime.manifest import Manifest
-    from dnc.targets.cuda.process import Job
-
-__all__ = ["OPTIONS", "TvmGpu"]
-
-OPTIONS: Sequence[Option] = (
-    Option("compiler", "", "tvm: nvcc, nvrtc, or the path of either; the first that is found if not given"),
-    Option("triple", "", "tvm: the machine with the GPU, as aarch64-linux-gnu; this one's if not given"),
-    Option("cc", "", "tvm: the C++ compiler that links for it; g++, or aarch64-linux-gnu-g++, if not given"),
-    Option(
-        "runtime",
-        "bundled",
-        "tvm: bundled: TVM's runtime is in the engine; system: an installed TVM's is used",
-        one_of("bundled", "system"),
-    ),
-)
-"""Its own; the others are those of target cuda."""
 _PRECISIONS = ("fp32", "tf32", "fp16")
 _FOREIGN = ("provider", "layout", "cache", "fallback")
 """Options of target cuda that are ONNX Runtime's."""
 
 
-class TvmGpu(TvmTarget):
+class CudaKernels(TvmTarget):
     """Kernels compiled ahead of time by TVM and NVIDIA's compilers."""
 
     name: ClassVar[str] = "cuda"
     summary: ClassVar[str] = "kernels compiled ahead of time"
     extra: ClassVar[str] = "tvm"
     runs: ClassVar[type[Runner]] = KernelsRunner
+    known_options: ClassVar[Sequence[Option]] = OPTIONS
 
     def __init__(self, given: Mapping[str, str] | None = None) -> None:
         super().__init__(given)
@@ -75,24 +71,25 @@ class TvmGpu(TvmTarget):
         if foreign:
             raise TargetError(f"back end tvm has no {', '.join(foreign)}", hint="leave it out, or backend=onnxruntime")
 
+    @property
+    def title(self) -> str:
+        """With the name of the back end."""
+        return f"{super().title} by tvm"
+
     def library(self) -> Path | None:
         """TVM's runtime for CUDA, which not all wheels have."""
-        from dnc.targets.cuda.process import cuda_runtime
-
         return cuda_runtime()
 
     def remedy(self) -> str:
         """TVM, with NVIDIA's compiler; what runs engines is less."""
         return self.runner().remedy()
 
-    def passes(self) -> Sequence[Pass]:
+    def optimizations(self) -> Sequence[Step]:
         """Activations as ONNX has them: they are computed with what is before them."""
         return optimizations("onnx", "bits")
 
     def unsupported(self, model: ir.Model) -> list[str]:
         """See `dnc.targets.tvm.emit`."""
-        from dnc.targets.tvm.emit import unsupported
-
         return unsupported(model, gpu=True)
 
     def architectures(self) -> tuple[str, ...]:
@@ -114,9 +111,6 @@ class TvmGpu(TvmTarget):
         self, model: ir.Model, folder: Path, manifest: Manifest | None = None, progress: Progress = silent
     ) -> Mapping[str, str]:
         """Compiles model.so and writes what stands beside it."""
-        from dnc.runtime.runners.tvm.session import MODEL
-        from dnc.targets.cuda.process import Compiler
-
         preprocessing = None if manifest is None else manifest.preprocessing
         with Compiler(model, preprocessing, self._job(), progress) as compiler:
             reply = compiler.network(folder / MODEL)
@@ -134,13 +128,6 @@ class TvmGpu(TvmTarget):
         progress: Progress = silent,
     ) -> tuple[Mapping[str, str], Mapping[str, Any]]:
         """The same with kernels chosen by measuring on a GPU of this machine: see `dnc.targets.tvm.tuning`."""
-        from dnc.graph.verification import feeds_for
-        from dnc.runtime.runners.cuda.device import runs_on
-        from dnc.runtime.runners.tvm.session import MODEL
-        from dnc.targets.cuda.process import Compiler
-        from dnc.targets.cuda.tuning import GpuTuner, Measurer
-        from dnc.targets.tvm.tuning import summary
-
         preprocessing = None if manifest is None else manifest.preprocessing
         if remote:
             raise TargetError("a GPU is tuned on the machine that has it", hint="leave out --remote")
@@ -172,10 +159,7 @@ class TvmGpu(TvmTarget):
         return {**report, "tuning": summary(tuned.record)}, tuned.record
 
     def _job(self, otherwise: str = "") -> Job:
-        """Job of the compiler; for a GPU of the architecture `otherwise` where none is named."""
-        from dnc.runtime.runners.cuda.device import Device
-        from dnc.targets.cuda.process import Job
-
+        """What is compiled for; a GPU of the architecture `otherwise` where none is named."""
         options = self.options
         archs = self.architectures() if options["arch"] or not otherwise else architectures(otherwise)
         tf32 = options["precision"] == "tf32"
@@ -185,9 +169,6 @@ class TvmGpu(TvmTarget):
 
     def _record(self, model: ir.Model, manifest: Manifest | None, reply: Mapping[str, Any]) -> Mapping[str, Any]:
         """model.json."""
-        from dnc.graph.work import described_work
-        from dnc.targets.tvm.compile import machine_for
-
         return {
             "triple": machine_for(self.options["triple"], "generic").triple,
             "archs": reply["archs"],
@@ -203,9 +184,6 @@ class TvmGpu(TvmTarget):
         self, model: ir.Model, folder: Path, manifest: Manifest | None, reply: Mapping[str, Any], tried: str
     ) -> dict[str, str]:
         """Writes what stands beside model.so; what there is to say."""
-        from dnc.runtime.runners.tvm.processor import architecture
-        from dnc.runtime.runners.tvm.session import MODEL_JSON
-
         record = self._record(model, manifest, reply)
         (folder / MODEL_JSON).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
         report = {
@@ -216,7 +194,6 @@ class TvmGpu(TvmTarget):
         return {key: value for key, value in report.items() if value}
 
     def _bundle_runtime(self, folder: Path, here: bool) -> str:
-        from dnc.runtime.runners.tvm.session import runtime_library
 
         if self.options["runtime"] == "system" or not here:
             return "of an apache-tvm installed there"

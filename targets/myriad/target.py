@@ -23,23 +23,27 @@ import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
+
+import onnx_ir as ir
 
 from dnc.errors import PassError, TargetError
+from dnc.graph.builder import where_of
+from dnc.graph.pipeline import Step
+from dnc.graph.serialization import check, serialize_to
+from dnc.graph.verification import Verifier, available, error_between, feeds_for
+from dnc.passes import passes
+from dnc.runtime.manifest import Manifest
 from dnc.runtime.options import Option, one_of, whole
 from dnc.runtime.runners import Runner
 from dnc.runtime.runners.myriad import BLOB, MODEL, MODEL_JSON, MyriadRunner, toolchain
+from dnc.runtime.runners.myriad.pixels import IMAGE, Pixels
+from dnc.runtime.runners.myriad.process import CompilerError, Job, Limits, compile_blob, infer
 from dnc.targets import Target, targets
+from dnc.targets.myriad.graph import pixels_for, prepare, tensors, unsupported
+from dnc.targets.myriad.report import Layers, in_short, read_stages, yolo_config
+from dnc.targets.onnx import Onnx, optimizations
 from dnc.typing import Progress, silent
-
-if TYPE_CHECKING:
-    import onnx_ir as ir
-
-    from dnc.passes import Pass
-    from dnc.runtime.manifest import Manifest
-    from dnc.runtime.runners.myriad.pixels import Pixels
-    from dnc.runtime.runners.myriad.process import Job
-    from dnc.targets.myriad.report import Layers
 
 __all__ = ["Myriad"]
 
@@ -123,16 +127,12 @@ class Myriad(Target):
         """The command that installs the toolchain, or mends it."""
         return self.runner().remedy()
 
-    def passes(self) -> Sequence[Pass]:
+    def optimizations(self) -> Sequence[Step]:
         """Those of other readers of ONNX, in the forms that the compiler knows."""
-        from dnc.targets.onnx import optimizations
-
         return optimizations("myriad", "bits")
 
     def unsupported(self, model: ir.Model) -> list[str]:
         """See `dnc.targets.myriad.graph`."""
-        from dnc.targets.myriad.graph import unsupported
-
         return unsupported(model)
 
     def versions(self) -> dict[str, str]:
@@ -147,11 +147,6 @@ class Myriad(Target):
         self, model: ir.Model, folder: Path, manifest: Manifest | None = None, progress: Progress = silent
     ) -> Mapping[str, str]:
         """Compiles the blob and writes what stands beside it."""
-        from dnc.graph.serialization import serialize_to
-        from dnc.runtime.runners.myriad.pixels import IMAGE
-        from dnc.runtime.runners.myriad.process import Job, Limits
-        from dnc.targets.myriad.graph import pixels_for, prepare
-
         damage = toolchain.damage(_NAME, thorough=True)
         if damage:
             raise TargetError(f"the Myriad X toolchain is damaged: {damage}", hint=f"{self.remedy()} again")
@@ -172,9 +167,6 @@ class Myriad(Target):
         return self._report(model, folder, manifest, pixels, job, layers)
 
     def _compile(self, job: Job, prepared: ir.Model, precisions: Mapping[str, str], blob: Path) -> Layers:
-        from dnc.graph.builder import where_of
-        from dnc.runtime.runners.myriad.process import CompilerError, compile_blob
-        from dnc.targets.myriad.report import read_stages
 
         places = {value.name or "": where_of(node) for node in prepared.graph for value in node.outputs}
         config = {name: self.options[name] for name in (*_SWITCHES, *_TEXTS) if self.options[name]}
@@ -191,7 +183,6 @@ class Myriad(Target):
                 raise OSError(errno.ENOSPC, str(error)) from error
 
     def _description(self, prepared: ir.Model, precisions: Mapping[str, str], pixels: Pixels | None) -> dict[str, Any]:
-        from dnc.targets.myriad.graph import tensors
 
         same = tensors(prepared)
 
@@ -223,7 +214,6 @@ class Myriad(Target):
         job: Job,
         layers: Layers,
     ) -> dict[str, str]:
-        from dnc.targets.myriad.report import in_short, yolo_config
 
         size = (folder / BLOB).stat().st_size / 1e6
         image = "bytes, " + self.options["color"] if pixels is not None else "float16"
@@ -248,13 +238,6 @@ class Myriad(Target):
 def _numerics(model: ir.Model, manifest: Manifest, pixels: Pixels | None, job: Job) -> str:
     """How far the network is from float32: its weights in float16 in the toolchain's CPU plugin, and, in ONNX Runtime,
     every value in float16 as well."""
-    from dnc.graph.serialization import check
-    from dnc.graph.verification import Verifier, available, error_between, feeds_for
-    from dnc.passes import passes
-    from dnc.runtime.runners.myriad.pixels import IMAGE
-    from dnc.runtime.runners.myriad.process import infer
-    from dnc.targets.myriad.graph import tensors
-    from dnc.targets.onnx import Onnx
 
     if not available():
         return "not measured: it needs onnxruntime"

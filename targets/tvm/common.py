@@ -7,24 +7,22 @@ import shutil
 from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
+import onnx_ir as ir
+
+from dnc.graph.pipeline import Step
 from dnc.runtime.runners.tvm import FFI
-from dnc.targets.base import Target
-
-if TYPE_CHECKING:
-    import onnx_ir as ir
-
-    from dnc.passes import Pass
+from dnc.targets.base import TunableTarget
+from dnc.targets.onnx import rounded
 
 __all__ = ["TvmTarget", "described"]
 
 
-class TvmTarget(Target):
+class TvmTarget(TunableTarget):
     """An engine that TVM's compiler makes, and TVM's runtime runs."""
 
     batch: ClassVar[int | None] = 1
-    tunes: ClassVar[bool] = True
 
     @abstractmethod
     def library(self) -> Path | None:
@@ -35,12 +33,9 @@ class TvmTarget(Target):
         packages = {"apache-tvm": self.library() is not None, FFI: bool(importlib.util.find_spec("tvm_ffi"))}
         return " ".join(name for name, found in packages.items() if not found)
 
-    def final_passes(self) -> Sequence[Pass]:
+    def storage(self) -> Sequence[Step]:
         """What stores another precision."""
-        from dnc.passes import passes
-
-        half = self.options["precision"] == "fp16"
-        return [passes["to-float16"](), passes["eliminate-dead-code"]()] if half else []
+        return rounded("to-float16") if self.options["precision"] == "fp16" else []
 
     def versions(self) -> dict[str, str]:
         """TVM's compiler, and the interface that the engine is called by."""

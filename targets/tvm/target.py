@@ -17,24 +17,29 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
+
+import onnx_ir as ir
 
 from dnc.errors import TargetError
+from dnc.graph.pipeline import Step
+from dnc.graph.quantization import MOVES, Recipe
+from dnc.graph.verification import feeds_for
+from dnc.graph.work import described_work
+from dnc.runtime.manifest import Manifest
 from dnc.runtime.options import Option, one_of
 from dnc.runtime.runners import Runner
 from dnc.runtime.runners.tvm import TvmRunner
-from dnc.runtime.runners.tvm.processor import architecture
+from dnc.runtime.runners.tvm.processor import architecture, linux_names
+from dnc.runtime.runners.tvm.session import MODEL, MODEL_JSON, RUNTIME, runtime_library
 from dnc.targets import targets
+from dnc.targets.onnx import optimizations
 from dnc.targets.tvm.common import TvmTarget, described
+from dnc.targets.tvm.compile import Built, Machine, build, find_linker, machine_for
+from dnc.targets.tvm.emit import emit, shared_outputs, unsupported
+from dnc.targets.tvm.remote import Address, connect, here
+from dnc.targets.tvm.tuning import summary
 from dnc.typing import Progress, silent
-
-if TYPE_CHECKING:
-    import onnx_ir as ir
-
-    from dnc.graph.quantization import Recipe
-    from dnc.passes import Pass
-    from dnc.runtime.manifest import Manifest
-    from dnc.targets.tvm.compile import Built, Machine
 
 __all__ = ["PRECISIONS", "Tvm"]
 
@@ -85,31 +90,23 @@ class Tvm(TvmTarget):
 
     def library(self) -> Path | None:
         """TVM's runtime."""
-        from dnc.runtime.runners.tvm.session import runtime_library
-
         return runtime_library()
 
     def remedy(self) -> str:
         """The extra to compile with, and that to run with."""
         return self.runner().remedy()
 
-    def passes(self) -> Sequence[Pass]:
+    def optimizations(self) -> Sequence[Step]:
         """Those of other readers of ONNX; mish and elu by exp, which is fast here."""
-        from dnc.targets.onnx import optimizations
-
         return optimizations("onnxruntime", "bits")
 
     def quantization(self) -> Recipe | None:
         """Convolutions of all channels and what lies between them; what computes single channels is limited by memory,
         and gains nothing."""
-        from dnc.graph.quantization import MOVES, Recipe
-
         return Recipe(frozenset({"Conv", "Gemm", "Concat"}) | MOVES, tied=True, dense=True)
 
     def unsupported(self, model: ir.Model) -> list[str]:
         """See `dnc.targets.tvm.emit`; and precisions in which the processor does not compute."""
-        from dnc.targets.tvm.emit import unsupported
-
         found = unsupported(model)
         precision = self.options["precision"]
         if precision in _NEEDS:
@@ -122,15 +119,12 @@ class Tvm(TvmTarget):
 
     def _emit(self, model: ir.Model, manifest: Manifest | None, machine: Machine) -> Callable[[], Any]:
         """Writes the model in Relax when it is called."""
-        from dnc.targets.tvm.emit import emit
-
         preprocessing = manifest.preprocessing if manifest is not None else None
         # What aarch64 multiplies is signed.
         signed, bfloat16 = machine.architecture == "aarch64", self.options["precision"] == "bf16"
         return partial(emit, model, preprocessing, signed=signed, bfloat16=bfloat16)
 
     def _machine(self) -> Machine:
-        from dnc.targets.tvm.compile import machine_for
 
         return machine_for(self.options["triple"], self.options["mcpu"])
 
@@ -138,9 +132,6 @@ class Tvm(TvmTarget):
         self, model: ir.Model, folder: Path, manifest: Manifest | None = None, progress: Progress = silent
     ) -> Mapping[str, str]:
         """Compiles model.so and writes what stands beside it."""
-        from dnc.runtime.runners.tvm.session import MODEL
-        from dnc.targets.tvm.compile import build, find_linker
-
         machine = self._machine()
         linker = find_linker(self.options["cc"], machine)
         built = build(self._emit(model, manifest, machine), machine, linker, folder / MODEL, progress=progress)
@@ -158,12 +149,7 @@ class Tvm(TvmTarget):
         progress: Progress = silent,
     ) -> tuple[Mapping[str, str], Mapping[str, Any]]:
         """The same with kernels chosen by measuring, here or there: see `dnc.targets.tvm.tuning` and `dnc.targets.tvm.remote`."""
-        from dnc.graph.verification import feeds_for
-        from dnc.runtime.runners.tvm.session import MODEL
-        from dnc.targets.tvm.compile import find_linker
         from dnc.targets.tvm.cpu_tuning import build
-        from dnc.targets.tvm.remote import Address, connect, here
-        from dnc.targets.tvm.tuning import summary
 
         machine = self._machine()
         linker = find_linker(self.options["cc"], machine)
@@ -191,11 +177,6 @@ class Tvm(TvmTarget):
         self, model: ir.Model, folder: Path, machine: Machine, built: Built, manifest: Manifest | None
     ) -> dict[str, str]:
         """Writes what stands beside model.so; what there is to say."""
-        from dnc.graph.work import described_work
-        from dnc.runtime.runners.tvm.processor import linux_names
-        from dnc.runtime.runners.tvm.session import MODEL_JSON
-        from dnc.targets.tvm.emit import shared_outputs
-
         record = {
             "triple": machine.triple,
             "mcpu": machine.mcpu,
@@ -218,7 +199,6 @@ class Tvm(TvmTarget):
         }
 
     def _bundle_runtime(self, machine: Machine, folder: Path) -> str:
-        from dnc.runtime.runners.tvm.session import RUNTIME
 
         chosen = self.options["runtime"]
         if chosen == "system":

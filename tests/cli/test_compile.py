@@ -4,28 +4,61 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from inspect import signature
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
 import dnc
 from dnc.cli.compile import command as compile_command
+from dnc.cli.explain import command as explain_command
 from dnc.compiler.compiling import find_target
-from dnc.targets import Target, targets
+from dnc.compiler.options import CompileOptions, split_passes
+from dnc.darknet.lower import DECODE
+from dnc.runtime.preprocessing import COLORS, INTERPOLATIONS, MODES
+from dnc.targets import Destination, targets
 from dnc.zoo.recorded import write_recorded
 from tests.conftest import Result
+from tests.networks import TINY
 
 Command = Callable[..., Result]
 Write = Callable[..., Path]
 
 
 def test_options_are_those_of_the_library() -> None:
-    from dnc.compiler.compiling import compile
-
     short = {"shaves", "mcpu", "backend", "arch", "allow_fallback"}
     options = {parameter.name for parameter in compile_command.params} - {"as_json"} - short
-    assert options == set(signature(compile).parameters) - {"progress"}
+    assert options == {"cfg", "weights", "out", *(field.name for field in fields(CompileOptions))}
+    assert options == ({parameter.name for parameter in explain_command.params} | {"cfg", "out"}) - {
+        "as_json", "what", "only", *short
+    }
+
+
+def test_choices_are_those_of_the_library() -> None:
+    """CompileOptions imports nothing, so it repeats them."""
+    settings = CompileOptions.settings()
+    assert set(settings["preprocess"].choices) == set(MODES)
+    assert set(settings["color"].choices) == set(COLORS)
+    assert set(settings["interpolation"].choices) == set(INTERPOLATIONS)
+    assert settings["decode"].choices == DECODE
+
+
+def test_a_pass_with_options(command: Command, write: Write, tmp_path: Path) -> None:
+    """Text as it is written; what a pass does not have is refused; who asks for what cannot be done is told."""
+    assert split_passes("a, b:x=1,y=2,c,d:z=3") == ["a", "b:x=1,y=2", "c", "d:z=3"]
+    cfg = write("depthwise", TINY.replace("[yolo]", "[convolutional]\nfilters=14\ngroups=14\nsize=3\npad=1\n[yolo]"))
+    arguments = ("compile", cfg, "-t", "onnx", "-o", tmp_path / "e", "--json", "--passes")
+    result = command(*arguments, "fold-batchnorm,diagonalwise:width=4")
+    assert result.code == 0, result.err
+    assert [item["name"] for item in json.loads(result.out)["passes"]] == ["fold-batchnorm", "diagonalwise"]
+    for text, words in (
+        ("diagonalwise=4", "unknown pass 'diagonalwise=4'"),
+        ("diagonalwise:wide=4", "has no option 'wide'"),
+        ("diagonalwise:width=x", "option width=x of pass diagonalwise"),
+        ("quantize", "pass quantize: "),
+    ):
+        result = command(*arguments, text)
+        assert (result.code, words in result.err) == (1, True), result.err
 
 
 def test_text(command: Command, engines: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -74,7 +107,7 @@ def test_short_names(command: Command, write: Write, tmp_path: Path, monkeypatch
     """They reach the target; one that it does not have is refused as if it were spelled out."""
     told: list[Mapping[str, str]] = []
 
-    def remember(name: str, options: Mapping[str, str]) -> Target:
+    def remember(name: str, options: Mapping[str, str]) -> Destination:
         told.append(options)
         return find_target(name)
 

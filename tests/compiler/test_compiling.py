@@ -14,7 +14,8 @@ import pytest
 
 import dnc
 from dnc import zoo
-from dnc.compiler.compiling import find_labels, find_target, find_weights
+from dnc.compiler.compiling import find_target
+from dnc.compiler.source import find_labels, find_weights
 from dnc.darknet.network import Network
 from dnc.darknet.reference import initial_states, run, run_all
 from dnc.errors import DncError, TargetError, WeightsError

@@ -30,7 +30,7 @@ from dnc.darknet.lower import lower
 from dnc.darknet.network import Network
 from dnc.darknet.weights import Header, random_arrays, read_weights, write_weights
 from dnc.errors import DncError
-from dnc.graph.pipeline import run_passes
+from dnc.graph.pipeline import Pipeline
 from dnc.passes import passes
 from tests.networks import NETWORKS
 
@@ -177,7 +177,7 @@ def test_cfg(name: str, changes: list[tuple[str, int, Any]], lenient: bool, batc
         assert all(min(layer.shape) > 0 for layer in network.layers)
         if network.parameters() < 5_000_000:
             model = lower(network.with_random_weights(0), batch=batch)
-            run_passes(model, [each() for each in passes.values() if not each.__abstractmethods__])
+            Pipeline([each() for each in passes.values() if not each.__abstractmethods__]).run(model)
 
 
 @_settings(200)

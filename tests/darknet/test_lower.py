@@ -18,7 +18,7 @@ from dnc.darknet.network import Network
 from dnc.darknet.reference import run_all
 from dnc.errors import DncError, WeightsError
 from dnc.graph.builder import WHERE
-from dnc.graph.pipeline import run_passes
+from dnc.graph.pipeline import Pipeline
 from dnc.runtime.preprocessing import Preprocessing
 from dnc.targets import targets
 from tests import ROOT
@@ -241,7 +241,7 @@ def test_random_network(seed: int) -> None:
     free = session(lower(network, layers=every_layer))
     # As an engine has it: the heads alone, all passes, ONNX Runtime's own fusions.
     model = lower(network)
-    run_passes(model, targets["onnx"]().passes())
+    Pipeline(targets["onnx"]().optimizations()).run(model)
     engine = session(model, optimized=True)
     for batch in (1, 2):
         x = draft.random.normal(0, 1, (batch, *network.input_shape)).astype(np.float32)

@@ -14,11 +14,12 @@ import pytest
 from PIL import Image
 
 import dnc
+from dnc.compiler.comparing import compare_files
 from dnc.darknet.network import Network
 from dnc.darknet.reference import run_all
 from dnc.darknet.weights import write_weights
 from dnc.errors import DncError, DncWarning, ImageError
-from dnc.evaluation.comparison import Comparison, Recording, ReferenceSide, Row, Sample, Side, compare, compare_files
+from dnc.evaluation.comparison import Comparison, Recording, ReferenceSide, Row, Sample, Side, compare
 from tests import ROOT
 from tests.networks import TINY
 

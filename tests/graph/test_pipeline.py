@@ -15,7 +15,7 @@ import dnc
 from dnc.darknet.lower import lower
 from dnc.darknet.network import Network
 from dnc.errors import BundleError, DncError, PassError, Where
-from dnc.graph.pipeline import Applied, run_passes
+from dnc.graph.pipeline import Applied, Pipeline
 from dnc.graph.rewriting import Remarks
 from dnc.passes import Pass, passes
 from tests.networks import TINY
@@ -74,7 +74,7 @@ class Lies(Pass):
 
 def test_applied(lowered: ir.Model) -> None:
     told: list[str] = []
-    applied = run_passes(lowered, chosen(*ORDER), progress=told.append)
+    applied = Pipeline(chosen(*ORDER)).run(lowered, progress=told.append)
     assert told == list(ORDER)
     assert [item.name for item in applied] == list(ORDER)
     assert [item.count for item in applied] == [0, 0, 1, 5]
@@ -82,12 +82,12 @@ def test_applied(lowered: ir.Model) -> None:
 
 
 def test_no_passes(lowered: ir.Model) -> None:
-    assert run_passes(lowered, []) == []
+    assert Pipeline([]).run(lowered) == []
 
 
 def test_invalid_graph_names_the_pass(lowered: ir.Model) -> None:
     with pytest.raises(PassError) as caught:
-        run_passes(lowered, [*chosen("fold-batchnorm"), Renames(), *chosen("eliminate-dead-code")])
+        Pipeline([*chosen("fold-batchnorm"), Renames(), *chosen("eliminate-dead-code")]).run(lowered)
     text = str(caught.value)
     assert text.startswith("pass renames: the pass made an invalid graph: ")
     assert "NoSuchOperator" in text
@@ -96,7 +96,7 @@ def test_invalid_graph_names_the_pass(lowered: ir.Model) -> None:
 
 def test_refusal_keeps_its_place(lowered: ir.Model) -> None:
     with pytest.raises(PassError) as caught:
-        run_passes(lowered, [Refuses()])
+        Pipeline([Refuses()]).run(lowered)
     assert str(caught.value) == (
         "pass refuses: cannot be done\n  at a.cfg:3 [yolo] #1\n  hint: --skip refuses leaves the pass out"
     )
@@ -104,14 +104,14 @@ def test_refusal_keeps_its_place(lowered: ir.Model) -> None:
 
 def test_bug_keeps_its_traceback_and_names_the_pass(lowered: ir.Model) -> None:
     with pytest.raises(ZeroDivisionError) as caught:
-        run_passes(lowered, [Crashes()])
+        Pipeline([Crashes()]).run(lowered)
     assert caught.value.__notes__ == ["in pass crashes; --skip crashes leaves it out"]
 
 
 def test_dump(lowered: ir.Model, tmp_path: Path) -> None:
     """The graph before, and after each pass, for any ONNX tool and for the eye; the weights are in it."""
     folder = tmp_path / "deep" / "dump"
-    run_passes(lowered, [*chosen("fold-batchnorm"), Lies()], dump=folder)
+    Pipeline([*chosen("fold-batchnorm"), Lies()]).run(lowered, dump=folder)
     names = ["00-lowered", "01-fold-batchnorm", "02-lies"]
     assert sorted(path.name for path in folder.iterdir()) == sorted(f"{n}.{s}" for n in names for s in ("onnx", "txt"))
     for name in names:
@@ -126,7 +126,7 @@ def test_dump(lowered: ir.Model, tmp_path: Path) -> None:
 def test_dump_that_cannot_be_written(place: str, lowered: ir.Model, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     with pytest.raises(BundleError, match=r"cannot write the graph: .*\n.*\n  hint: is the disk full"):
-        run_passes(lowered, [], dump=tmp_path / place)
+        Pipeline([]).run(lowered, dump=tmp_path / place)
     assert (tmp_path / "file").read_text() == "mine"
 
 

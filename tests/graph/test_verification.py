@@ -11,7 +11,7 @@ import pytest
 from dnc.darknet.lower import lower
 from dnc.darknet.network import Network
 from dnc.errors import PassError
-from dnc.graph.pipeline import run_passes
+from dnc.graph.pipeline import Pipeline
 from dnc.graph.rewriting import Remarks, add_initializer, constant_array, replace_uses
 from dnc.graph.verification import Verifier, error_between, feeds_for, photograph
 from dnc.passes import Pass, passes
@@ -75,7 +75,7 @@ def test_photograph() -> None:
 @pytest.mark.parametrize("name", NETWORKS)
 def test_every_pass_of_every_network(name: str) -> None:
     built = lowered(NETWORKS[name])
-    applied = run_passes(built, [passes[each]() for each in ORDER], verify=Verifier(feeds_for(built)))
+    applied = Pipeline([passes[each]() for each in ORDER]).run(built, verify=Verifier(feeds_for(built)))
     for item in applied:
         assert (item.error is None) == (item.count == 0)
         assert item.error is None or item.error <= item.tolerance
@@ -85,7 +85,7 @@ def test_dropped_bias_is_named() -> None:
     built = lowered()
     order = [passes["fold-batchnorm"](), DropsBias(), passes["eliminate-dead-code"]()]
     with pytest.raises(PassError) as caught:
-        run_passes(built, order, verify=Verifier(feeds_for(built)))
+        Pipeline(order).run(built, verify=Verifier(feeds_for(built)))
     text = str(caught.value)
     assert text.startswith("pass drops-bias: it changed the outputs: layer")
     assert "declared 1.0e-05" in text
@@ -117,9 +117,9 @@ def test_wrong_block_is_named() -> None:
         verifier = Verifier(feeds_for(built))
         if fails:
             with pytest.raises(PassError, match="pass wrong-block: it changed the outputs: layer000 by "):
-                run_passes(built, [plugin(width=4)], verify=verifier)
+                Pipeline([plugin(width=4)]).run(built, verify=verifier)
         else:
-            assert run_passes(built, [plugin(width=4)], verify=verifier)[0].count == 1
+            assert Pipeline([plugin(width=4)]).run(built, verify=verifier)[0].count == 1
 
 
 @pytest.mark.parametrize(("amount", "passes_"), [(0.9e-3, True), (1.1e-3, False), (float("nan"), False)])
@@ -127,12 +127,12 @@ def test_declared_exactness_is_the_bound(amount: float, passes_: bool) -> None:
     built = model("agraph (float[N,4] input) => (float[N,4] layer000) { layer000 = Sin(input) }")
     verifier = Verifier(feeds_for(built))
     if passes_:
-        (item,) = run_passes(built, [Shifts(amount)], verify=verifier)
+        (item,) = Pipeline([Shifts(amount)]).run(built, verify=verifier)
         assert item.error == pytest.approx(amount, rel=1e-3)
         assert item.to_json()["error"] == item.error
     else:
         with pytest.raises(PassError, match=r"pass shifts: it changed the outputs: layer000 by (1\.1e-03|nan)"):
-            run_passes(built, [Shifts(amount)], verify=verifier)
+            Pipeline([Shifts(amount)]).run(built, verify=verifier)
 
 
 def test_rounding_is_no_fault() -> None:
@@ -142,10 +142,10 @@ def test_rounding_is_no_fault() -> None:
     built = model(text, w=np.full(4, near, np.float32))
     feeds = {"input": np.full((2, 4), near * (1 + 1e-4), np.float32)}
     verifier = Verifier(feeds)
-    (item,) = run_passes(built, [Shifts(4e-3)], verify=verifier)
+    (item,) = Pipeline([Shifts(4e-3)]).run(built, verify=verifier)
     assert item.error == pytest.approx(4e-3, rel=1e-2)
     with pytest.raises(PassError, match=r"declared 1\.0e-03, \S+ by rounding"):
-        run_passes(built, [Shifts(0.5)], verify=verifier)
+        Pipeline([Shifts(0.5)]).run(built, verify=verifier)
 
 
 def test_what_a_saturated_softmax_hides() -> None:
@@ -172,15 +172,15 @@ def test_what_a_saturated_softmax_hides() -> None:
         verifier = Verifier({"input": np.ones((2, 2), np.float32)}, watch)
         if caught:
             with pytest.raises(PassError, match="pass doubles: it changed the outputs: layer000"):
-                run_passes(built, [Doubles(0)], verify=verifier)
+                Pipeline([Doubles(0)]).run(built, verify=verifier)
         else:
-            run_passes(built, [Doubles(0)], verify=verifier)
+            Pipeline([Doubles(0)]).run(built, verify=verifier)
 
 
 def test_each_pass_is_compared_with_the_one_before() -> None:
     """Two errors within the bounds are no third one beyond them."""
     built = model("agraph (float[N,4] input) => (float[N,4] layer000) { layer000 = Sin(input) }")
-    run_passes(built, [Shifts(0.8e-3), Shifts(0.8e-3)], verify=Verifier(feeds_for(built)))
+    Pipeline([Shifts(0.8e-3), Shifts(0.8e-3)]).run(built, verify=Verifier(feeds_for(built)))
 
 
 def test_lost_and_reshaped_outputs() -> None:
@@ -213,7 +213,7 @@ def test_pixels() -> None:
     x = feeds_for(built, preprocessing)["input"]
     assert x.dtype == np.uint8
     assert np.array_equal(x[1], photograph())
-    run_passes(built, [passes[each]() for each in ORDER], verify=Verifier(feeds_for(built, preprocessing)))
+    Pipeline([passes[each]() for each in ORDER]).run(built, verify=Verifier(feeds_for(built, preprocessing)))
 
 
 def test_suppressed_in_the_graph() -> None:
@@ -223,7 +223,7 @@ def test_suppressed_in_the_graph() -> None:
     with pytest.raises(
         PassError, match=r"pass drops-bias: it changed the outputs: .* (detections before|of its largest value)"
     ):
-        run_passes(built, [passes["fold-batchnorm"](), DropsBias()], verify=Verifier(feeds_for(built), watch))
+        Pipeline([passes["fold-batchnorm"](), DropsBias()]).run(built, verify=Verifier(feeds_for(built), watch))
 
 
 def test_error() -> None:

@@ -16,7 +16,7 @@ from dnc.darknet.lower import lower
 from dnc.darknet.network import Network
 from dnc.errors import DncError, PassError
 from dnc.files import cache_dir
-from dnc.graph.pipeline import run_passes
+from dnc.graph.pipeline import Pipeline
 from dnc.graph.serialization import check, serialize_to
 from dnc.graph.verification import Verifier, feeds_for
 from dnc.passes import passes
@@ -208,7 +208,7 @@ def test_activations_out_of_range_are_caught() -> None:
     built = model(f"agraph ({IMAGE.replace('x', 'input')}) => (float[A,B,C,D] y) {body.replace('(x', '(input')}",
                   w=W, big=np.full((3, 3, 1, 1), 30000.0))  # fmt: skip
     with pytest.raises(PassError, match="pass to-float16: it changed the outputs"):
-        run_passes(built, [ToFloat16()], verify=Verifier(feeds_for(built, images=1)))
+        Pipeline([ToFloat16()]).run(built, verify=Verifier(feeds_for(built, images=1)))
 
 
 def test_keep() -> None:
@@ -336,7 +336,7 @@ def test_trained_networks(name: str, half: str) -> None:
     built = lower(Network.load(cfg, weights))
     order = ["eliminate-identity", "fold-constants", "fold-batchnorm", "eliminate-dead-code", half]
     # Noise and the photograph are what the declared numbers were measured on, among others.
-    applied = run_passes(built, [passes[each]() for each in order], verify=Verifier(feeds_for(built)))
+    applied = Pipeline([passes[each]() for each in order]).run(built, verify=Verifier(feeds_for(built)))
     assert applied[-1].error is not None
     assert 1e-4 < applied[-1].error < passes[half].tolerance / 1.5
     if half == "to-float16":

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from dnc.darknet.lower import lower
 from dnc.darknet.network import Network
 from dnc.errors import PassError
-from dnc.graph.pipeline import run_passes
+from dnc.graph.pipeline import Pipeline
 from dnc.graph.verification import Verifier, feeds_for
 from dnc.passes import passes
 from dnc.targets import targets
@@ -30,7 +30,7 @@ def test_all_in_any_order(text: str, seed: int, order: list[str]) -> None:
     """Whatever ran before, a pass keeps what it declares. Half precision comes last: what it rounds is not exact."""
     built = lower(Network.parse(text).with_random_weights(seed))
     order = [name for name in order if not name.startswith("to-")]
-    run_passes(built, [passes[name]() for name in order], verify=Verifier(feeds_for(built, images=2, seed=seed)))
+    Pipeline([passes[name]() for name in order]).run(built, verify=Verifier(feeds_for(built, images=2, seed=seed)))
 
 
 @settings(RANDOM, max_examples=40)
@@ -41,9 +41,9 @@ def test_targets(text: str, seed: int) -> None:
         if target().missing():
             continue
         built = lower(Network.parse(text).with_random_weights(seed))
-        wanted = target().passes()
-        run_passes(built, wanted, verify=Verifier(feeds_for(built, images=2, seed=seed)))
-        again = run_passes(built, wanted)
+        wanted = target().optimizations()
+        Pipeline(wanted).run(built, verify=Verifier(feeds_for(built, images=2, seed=seed)))
+        again = Pipeline(wanted).run(built)
         assert [item.name for item in again if item.count] == [], name
 
 
@@ -66,6 +66,6 @@ def test_each_alone_on_darknet_s_networks(name: str, tmp_path: Path) -> None:
         built = start.clone()
         feeds = {**feeds_for(built, images=1), "input": x[None]}
         try:
-            run_passes(built, [passes[each]()], verify=Verifier(feeds))
+            Pipeline([passes[each]()]).run(built, verify=Verifier(feeds))
         except PassError as error:
             pytest.fail(f"{each}: {error}")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dnc.compiler.compiling import preprocessing_for
+from dnc.compiler.source import preprocessing_for
 from dnc.darknet.layers.base import layer_value
 from dnc.darknet.network import Network
 from dnc.darknet.reference import run_all

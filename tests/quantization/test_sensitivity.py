@@ -9,15 +9,13 @@ import numpy as np
 import pytest
 
 import dnc
-from dnc.compiler.choosing import Candidate
-from dnc.compiler.compiling import preprocessing_for
+from dnc.compiler.source import preprocessing_for
 from dnc.darknet.lower import lower
 from dnc.darknet.network import Network
 from dnc.errors import CalibrationError, TargetError
 from dnc.evaluation.datasets import read_dataset
-from dnc.graph.pipeline import run_passes
+from dnc.graph.pipeline import Pipeline, Step
 from dnc.graph.verification import photograph
-from dnc.passes import Pass
 from dnc.passes.quantize import Quantize
 from dnc.quantization.calibration import Calibration
 from dnc.quantization.collecting import calibrate
@@ -25,6 +23,7 @@ from dnc.quantization.sensitivity import choose_float_layers, drop, noises
 from dnc.runtime.engine import Engine
 from dnc.runtime.manifest import Manifest
 from dnc.targets import targets
+from dnc.targets.base import Candidate
 from tests.conftest import Result
 
 NET = """[net]
@@ -125,14 +124,14 @@ def test_mixed(measured: tuple[Path, Path, Path], tmp_path: Path) -> None:
     assert again.manifest.report == engine.manifest.report
 
 
-def prepared(measured: tuple[Path, Path, Path], tmp_path: Path) -> tuple[Manifest, Callable[..., list[Pass]], Network]:
+def prepared(measured: tuple[Path, Path, Path], tmp_path: Path) -> tuple[Manifest, Callable[..., list[Step]], Network]:
     cfg, table, _ = measured
     network = Network.load(cfg, cfg.with_suffix(".weights"))
     ranges = Calibration.read(table).ranges
     recipe = targets["onnx"]().quantization()
 
-    def quantization(keep: Collection[str]) -> list[Pass]:
-        return [Quantize(ranges, recipe, keep=list(keep))]
+    def quantization(keep: Collection[str]) -> list[Step]:
+        return [Step(Quantize(ranges, recipe, keep=list(keep)))]
 
     return dnc.compile(cfg, target="onnx", out=tmp_path / "x.engine").manifest, quantization, network
 
@@ -145,10 +144,10 @@ def test_noises(measured: tuple[Path, Path, Path], tmp_path: Path) -> None:
     ranges["layer001"] = type(wide)(-100 * wide.high, 100 * wide.high, -1e9, 1e9, 1.0)
     recipe = targets["onnx"]().quantization()
     model = lower(network)
-    run_passes(model, targets["onnx"]().passes())
+    Pipeline(targets["onnx"]().optimizations()).run(model)
     assert manifest.preprocessing is not None
     array = manifest.preprocessing(photograph())[None]
-    found = noises(model, lambda keep: [Quantize(ranges, recipe, keep=list(keep))], [array])
+    found = noises(model, lambda keep: [Step(Quantize(ranges, recipe, keep=list(keep)))], [array])
     assert sorted(found) == [0, 1, 2, 3]
     assert max(found, key=lambda layer: found[layer]) in (1, 2)
     clean = noises(model, quantization, [array])
@@ -161,7 +160,7 @@ def test_as_few_as_the_drop_allows(
 ) -> None:
     manifest, quantization, network = prepared(measured, tmp_path)
     model = lower(network)
-    run_passes(model, targets["onnx"]().passes())
+    Pipeline(targets["onnx"]().optimizations()).run(model)
     dataset = read_dataset(str(measured[2]))
     told: list[str] = []
     found = choose_float_layers(

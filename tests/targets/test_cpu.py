@@ -13,14 +13,16 @@ import PIL.Image
 import pytest
 
 import dnc
-from dnc.compiler.compiling import explain
+from dnc.compiler.explaining import explain
 from dnc.errors import CalibrationError, DncError, TargetError
+from dnc.graph.pipeline import Step
 from dnc.graph.verification import photograph
-from dnc.passes import Pass, passes
+from dnc.passes import passes
 from dnc.runtime.manifest import read_manifest
-from dnc.runtime.runners import Session
+from dnc.runtime.runners import Runner, Session
+from dnc.runtime.runners.onnx import OnnxRunner
 from dnc.runtime.timing import interleave
-from dnc.targets import Target, targets
+from dnc.targets import Target
 from dnc.targets.cpu import Cpu
 from dnc.targets.onnx import Onnx
 from tests.conftest import Result
@@ -45,12 +47,26 @@ class Fake(Onnx):
     def unsupported(self, model: Any) -> list[str]:
         return self.cannot
 
+    def runner(self) -> Runner:
+        return FakeRunner(self.given, type(self))
+
+
+class FakeRunner(OnnxRunner):
+    """Opens engines of a fake target."""
+
+    def __init__(self, given: Mapping[str, str], target: type[Fake]) -> None:
+        super().__init__(given)
+        self.target = target
+
+    def taking_turns(self) -> FakeRunner:
+        return self
+
     def open(self, folder: Path, threads: int | None = None) -> Session:
-        if self.refuses:
-            raise TargetError(self.refuses)
+        if self.target.refuses:
+            raise TargetError(self.target.refuses)
         opened = super().open(folder, threads)
         Fake.threads.append(threads)
-        seconds = self.seconds / (1 if self.options["precision"] == "fp32" else 5)
+        seconds = self.target.seconds / (1 if self.given.get("precision", "fp32") == "fp32" else 5)
 
         class Slower(Session):
             device = "fake"
@@ -69,8 +85,8 @@ class A(Fake):
 class B(Fake):
     name: ClassVar[str] = "b"
 
-    def passes(self) -> Sequence[Pass]:
-        return [passes["fold-batchnorm"](), passes["eliminate-dead-code"]()]
+    def optimizations(self) -> Sequence[Step]:
+        return [Step(passes["fold-batchnorm"]()), Step(passes["eliminate-dead-code"]())]
 
 
 @pytest.fixture
@@ -81,8 +97,8 @@ def fakes(monkeypatch: pytest.MonkeyPatch) -> None:
         return [A(self.given), B(self.given), *(B({"precision": each}) for each in allowed)]
 
     monkeypatch.setattr(Cpu, "candidates", offers)
-    found = {**dict(targets.items()), "a": A, "b": B}
-    monkeypatch.setattr("dnc.runtime.engine.targets", found)
+    # Engines of fakes are opened by ONNX Runtime.
+    monkeypatch.setattr("dnc.runtime.engine.find", lambda *_: OnnxRunner)
     for kind in (A, B):
         for name in ("seconds", "absent", "refuses", "cannot"):
             monkeypatch.setattr(kind, name, getattr(Fake, name))
@@ -102,7 +118,7 @@ def test_fastest(fast: type[Fake], slow: type[Fake], write: Write, tmp_path: Pat
     fast.seconds, slow.seconds = 0.002, 0.005
     engine = build(write, tmp_path)
     assert engine.manifest.target == fast.name
-    assert [item["name"] for item in engine.manifest.passes] == [item.name for item in fast().passes()]
+    assert [item["name"] for item in engine.manifest.passes] == [item.name for item in fast().optimizations()]
     assert sorted(path.name for path in engine.folder.iterdir()) == ["engine.json", "model.onnx"]
     measured = engine.manifest.tuning["candidates"]
     assert measured["threads"] == 3
@@ -205,8 +221,8 @@ def test_dumps_are_apart(write: Write, tmp_path: Path) -> None:
 @pytest.mark.usefixtures("fakes")
 def test_explain_speaks_of_the_first_installed(write: Write) -> None:
     A.absent = "liba"
-    applied, _ = explain(write("yolo"), target="cpu")
-    assert [item.name for item in applied] == [item.name for item in B().passes()]
+    explanation = explain(write("yolo"))
+    assert [item["name"] for item in explanation.passes] == [step.name for step in B().optimizations()]
 
 
 def test_for_real(write: Write, tmp_path: Path) -> None:

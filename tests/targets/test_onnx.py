@@ -15,7 +15,7 @@ from dnc.errors import TargetError
 from dnc.passes import Pass
 from dnc.runtime.runners import Session
 from dnc.runtime.runners.onnx import import_onnxruntime
-from dnc.targets import Target, targets
+from dnc.targets import Destination, targets
 from dnc.targets.onnx import Onnx
 
 Write = Callable[..., Path]
@@ -30,19 +30,21 @@ def folder(write: Write, tmp_path: Path) -> Path:
 def test_every_target(name: str) -> None:
     """What the interface asks for: passes with different names, something to install, one line about it."""
     target = targets[name]()
-    assert isinstance(target, Target)
+    assert isinstance(target, Destination)
     assert target.name == name
     assert "\n" not in target.summary
     assert target.extra
     assert isinstance(target.missing(), str)
     assert all(each.candidates() == [each] for each in target.candidates())
-    if not target.missing():
-        chosen = target.passes()
-        assert all(isinstance(each, Pass) for each in chosen)
+    for candidate in target.candidates():
+        if candidate.missing():
+            continue
+        chosen = candidate.optimizations()
+        assert all(isinstance(step.rewriting, Pass) and step.why for step in chosen)
         # What nothing reads may go more than once.
-        names = [each.name for each in chosen if each.name != "eliminate-dead-code"]
+        names = [step.name for step in chosen if step.name != "eliminate-dead-code"]
         assert len(set(names)) == len(names)
-        assert all(isinstance(version, str) for version in target.versions().values())
+        assert all(isinstance(version, str) for version in candidate.versions().values())
 
 
 def test_portable(folder: Path) -> None:

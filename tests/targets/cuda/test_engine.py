@@ -272,9 +272,9 @@ def test_nvidias_compiler(precision: str, write: Write, tmp_path: Path) -> None:
         pytest.skip("needs nvcc or NVRTC with CUDA's headers")
     cfg = write("yolo")
     built = lower(Network.load(cfg, cfg.with_suffix(".weights")), batch=1)
-    target = Cuda({"backend": "tvm", "arch": "sm_75", "precision": precision})
-    for each in (*target.passes(), *target.final_passes()):
-        each.rewrite(built)
+    target = Cuda({"backend": "tvm", "arch": "sm_75", "precision": precision}).candidates()[0]
+    for each in (*target.optimizations(), *target.storage()):
+        each.rewriting.rewrite(built)
     stages: list[str] = []
     with Compiler(built, None, Job(("sm_75", "sm_87", "sm_90")), stages.append) as compiler:
         reply = compiler.network(tmp_path / MODEL)

@@ -312,8 +312,8 @@ def test_networks(write: Callable[..., Path], tmp_path: Path) -> None:
             warnings.simplefilter("ignore")
             network = Network.load(cfg, cfg.with_suffix(".weights"), lenient=True)
         built = lower(network, batch=1)
-        for each in Cuda({"backend": "tvm", "arch": "sm_75"}).passes():
-            each.rewrite(built)
+        for each in Cuda({"backend": "tvm", "arch": "sm_75"}).candidates()[0].optimizations():
+            each.rewriting.rewrite(built)
         if not unsupported(built):
             models[name] = built
     assert len(models) > len(NETWORKS) / 2

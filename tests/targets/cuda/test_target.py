@@ -21,14 +21,16 @@ import onnxruntime
 import pytest
 
 import dnc
-from dnc.compiler.compiling import preprocessing_for
+from dnc.compiler.source import preprocessing_for
 from dnc.darknet.network import Network
 from dnc.errors import CalibrationError, DncWarning, TargetError
 from dnc.quantization.collecting import calibrate
 from dnc.runtime.gpus import Gpu
 from dnc.runtime.runners.cuda import onnxruntime as cuda
 from dnc.runtime.runners.cuda.onnxruntime import CudaSession, provider_options, providers_for
-from dnc.targets.cuda.target import BACKENDS, Cuda, OnnxRuntime
+from dnc.targets import Target
+from dnc.targets.cuda.onnxruntime import CudaOnnxRuntime
+from dnc.targets.cuda.target import BACKENDS, Cuda
 from tests import ROOT
 from tests.conftest import Result
 
@@ -86,6 +88,12 @@ class Fake:
         return Session(path, options, [name for name in names if name in self.loads])
 
 
+def made(given: Mapping[str, str] | None = None) -> Target:
+    """The only candidate of target cuda."""
+    (target,) = Cuda(given).candidates()
+    return target
+
+
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Fake]:
     """Puts one in place of onnxruntime; TensorRT is installed where it is available."""
@@ -100,8 +108,8 @@ def fake(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Fake]
 
     monkeypatch.setenv("DNC_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("NVIDIA_TF32_OVERRIDE", raising=False)
-    monkeypatch.setattr("dnc.targets.cuda.target.gpus", lambda: ())
-    monkeypatch.setattr("dnc.compiler.autotuning.gpus", lambda: ())
+    for module in ("target", "onnxruntime"):
+        monkeypatch.setattr(f"dnc.targets.cuda.{module}.gpus", lambda: ())
     return install
 
 
@@ -144,9 +152,9 @@ def test_provider(
     fake(*available, loads=loads)
     if warning:
         with pytest.warns(DncWarning, match=warning):
-            session = Cuda(wish).runner().open(folder)
+            session = made(wish).runner().open(folder)
     else:
-        session = Cuda(wish).runner().open(folder)
+        session = made(wish).runner().open(folder)
     assert session.device == device
     assert not [each for each in recwarn if issubclass(each.category, DncWarning)]
     assert capsys.readouterr().out == ""
@@ -175,11 +183,11 @@ def test_nothing_falls_back_in_silence(
     """Without a provider there is an error, which says why and what mends it; if allowed, a warning and the CPU."""
     fake(*available, loads=loads)
     with pytest.raises(TargetError, match=rf"cannot run on a GPU: {reason}(.|\n)*{command}(.|\n)*fallback=on"):
-        Cuda(wish).runner().open(folder)
+        made(wish).runner().open(folder)
     with pytest.warns(DncWarning, match=rf"{reason}(.|\n)*running on the CPU(.|\n)*{command}"):
-        session = Cuda({**wish, "fallback": "on"}).runner().open(folder)
+        session = made({**wish, "fallback": "on"}).runner().open(folder)
     assert session.device == "CPU"
-    assert Cuda({**wish, "fallback": "on"}).runner().taking_turns().options["fallback"] == "off"
+    assert made({**wish, "fallback": "on"}).runner().taking_turns().options["fallback"] == "off"
 
 
 def test_on_this_machine(write: Write, tmp_path: Path) -> None:
@@ -266,25 +274,25 @@ def test_models_that_are_refused(data: bytes, fake: Callable[..., Fake], folder:
     fake(CUDA)
     (folder / "model.onnx").write_bytes(data)
     with pytest.raises(TargetError, match=r"ONNX Runtime refuses the model(.|\n)*build the engine again"):
-        Cuda({"fallback": "on"}).runner().open(folder)
+        made({"fallback": "on"}).runner().open(folder)
 
 
 def test_what_the_providers_are_told(fake: Callable[..., Fake], folder: Path) -> None:
     """Float32 is float32; TensorRT's switches are words, CUDA's are digits."""
     runtime = fake(*ON_BOTH)
-    Cuda().runner().open(folder)
+    made().runner().open(folder)
     wanted = {"use_tf32": "0", "prefer_nhwc": "0", "enable_cuda_graph": "0", "device_id": "0"}
     assert runtime.asked[-1][CUDA].items() >= wanted.items()
-    Cuda({"precision": "fp16", "device": "2", "layout": "nhwc"}).runner().open(folder)
+    made({"precision": "fp16", "device": "2", "layout": "nhwc"}).runner().open(folder)
     both = runtime.asked[-1]
     assert list(both) == [TENSORRT, CUDA]
     assert both[TENSORRT]["trt_fp16_enable"] == "True"
     assert both[TENSORRT]["trt_int8_enable"] == "False"
     assert {each["device_id"] for each in both.values()} == {"2"}
     assert (both[CUDA]["use_tf32"], both[CUDA]["prefer_nhwc"]) == ("0", "1")
-    Cuda({"precision": "tf32", "provider": "cuda"}).runner().open(folder)
+    made({"precision": "tf32", "provider": "cuda"}).runner().open(folder)
     assert runtime.asked[-1][CUDA]["use_tf32"] == "1"
-    Cuda({"precision": "int8"}).runner().open(folder)
+    made({"precision": "int8"}).runner().open(folder)
     assert runtime.asked[-1][TENSORRT]["trt_int8_enable"] == "True"
 
 
@@ -314,10 +322,10 @@ def test_tensorrt_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
 def test_options() -> None:
     for wrong in ({"device": "x"}, {"arch": "ampere"}, {"backend": "cudnn"}, {"precision": "bf16"}, {"graphs": "yes"}):
         with pytest.raises(TargetError, match="of target cuda is not"):
-            Cuda(wrong)
+            made(wrong)
     with pytest.raises(TargetError, match="8-bit convolutions"):
-        Cuda({"precision": "int8", "provider": "cuda"})
-    assert Cuda({"precision": "fp16"}).title == "cuda fp16"
+        made({"precision": "int8", "provider": "cuda"})
+    assert made({"precision": "fp16"}).title == "cuda fp16"
     fixed = {each.name for each in Cuda.known_options if not each.at_load}
     assert fixed >= {"backend", "precision", "arch"}
     assert not fixed & {"provider", "device", "layout", "graphs", "cache", "fallback"}
@@ -335,34 +343,27 @@ def test_back_ends_are_timed_where_there_is_a_gpu(monkeypatch: pytest.MonkeyPatc
     assert titles(precision="fp16") == ["cuda fp16 by onnxruntime", "cuda fp16 by tvm"]
     assert titles(precision="int8") == ["cuda int8 by onnxruntime"]
     assert titles(backend="tvm") == ["cuda by tvm"]
-    assert all(each.taking_turns() is each for each in Cuda().candidates())
 
 
 def test_another_back_end(write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is one class, which the target asks everything."""
     asked: list[str] = []
 
-    class Other(OnnxRuntime):
+    class Other(CudaOnnxRuntime):
         def build(self, *arguments: Any) -> Mapping[str, str]:
             asked.append("build")
             super().build(*arguments)
             return {"back end": "another"}
 
-        def open(self, *_: Any) -> Any:
-            asked.append("open")
-            raise TargetError("not here")
-
     monkeypatch.setattr("dnc.targets.cuda.target.BACKENDS", {**BACKENDS, "onnxruntime": Other})
     engine = dnc.compile(write("tiny"), out=tmp_path / "e", target="cuda")
     assert engine.manifest.report == {"back end": "another"}
-    with pytest.raises(TargetError, match="not here"):
-        engine.forward(np.zeros((3, 16, 16)))
-    assert asked == ["build", "open"]
+    assert asked == ["build"]
 
 
 def opened(engine: dnc.Engine, fake: Callable[..., Fake], **wish: str) -> tuple[CudaSession, Fake]:
     runtime = fake(CUDA)
-    session = Cuda({**engine.manifest.options, **wish}).runner().open(engine.folder)
+    session = made({**engine.manifest.options, **wish}).runner().open(engine.folder)
     assert isinstance(session, CudaSession)
     return session, runtime
 
@@ -432,7 +433,7 @@ def test_threads(write: Write, tmp_path: Path, fake: Callable[..., Fake]) -> Non
 
 def test_wrong_inputs(fake: Callable[..., Fake], folder: Path) -> None:
     fake(CUDA)
-    session = Cuda().runner().open(folder)
+    session = made().runner().open(folder)
     fine = np.zeros((1, 3, 16, 16), np.float32)
     wrong: list[dict[str, Any]] = [
         {},
@@ -460,10 +461,10 @@ def test_graphs(write: Write, tmp_path: Path, fake: Callable[..., Fake]) -> None
     engine = dnc.compile(cfg, out=tmp_path / "f", target="cuda", batch=1, options={"graphs": "on"})
     assert engine.forward(np.zeros((3, 16, 16)))[0].shape == (14, 8, 8)
     assert runtime.asked[-1][CUDA]["enable_cuda_graph"] == "1"
-    Cuda({"graphs": "on", "precision": "fp16"}).runner().open(engine.folder)
+    made({"graphs": "on", "precision": "fp16"}).runner().open(engine.folder)
     assert runtime.asked[-1][TENSORRT]["trt_cuda_graph_enable"] == "True"
     assert runtime.asked[-1][CUDA]["enable_cuda_graph"] == "0"
-    session = Cuda({"graphs": "on"}).runner().open(engine.folder)
+    session = made({"graphs": "on"}).runner().open(engine.folder)
     before = len(runtime.allocated)
     threads = [
         threading.Thread(target=session.run, args=({"input": np.zeros((1, 3, 16, 16), np.float32)},)) for _ in range(4)
@@ -480,36 +481,36 @@ def test_cache(fake: Callable[..., Fake], folder: Path, tmp_path: Path, monkeypa
     """One folder for an engine in a precision, one for the times of all; those used last stay."""
     runtime = fake(*ON_BOTH)
     root = tmp_path / "cache" / "tensorrt"
-    Cuda().runner().open(folder)
+    made().runner().open(folder)
     assert not root.exists()
     for precision in ("fp16", "tf32", "fp16"):
-        Cuda({"precision": precision}).runner().open(folder)
+        made({"precision": precision}).runner().open(folder)
         told = runtime.asked[-1][TENSORRT]
         assert (told["trt_engine_cache_enable"], told["trt_timing_cache_enable"]) == ("True", "True")
         assert told["trt_timing_cache_path"] == str(root / "times")
         place = Path(told["trt_engine_cache_path"])
         (place / "x.engine").write_bytes(bytes(1000))
     assert len(list(root.iterdir())) == 3
-    Cuda({"precision": "fp16", "cache": "off"}).runner().open(folder)
+    made({"precision": "fp16", "cache": "off"}).runner().open(folder)
     assert runtime.asked[-1][TENSORRT]["trt_engine_cache_enable"] == "False"
     assert "trt_engine_cache_path" not in runtime.asked[-1][TENSORRT]
     monkeypatch.setattr(cuda, "_CACHE_LIMIT", 1500)
-    Cuda({"precision": "fp16"}).runner().open(folder)
+    made({"precision": "fp16"}).runner().open(folder)
     assert sorted(path.name for path in root.iterdir()) == sorted([place.name, "times"])
     # What is no finished engine has no name to keep it under.
     (folder / "engine.json").unlink()
-    Cuda({"precision": "fp16"}).runner().open(folder)
+    made({"precision": "fp16"}).runner().open(folder)
     assert runtime.asked[-1][TENSORRT]["trt_engine_cache_enable"] == "False"
 
 
 def test_what_measurements_hold_for(fake: Callable[..., Fake], monkeypatch: pytest.MonkeyPatch) -> None:
     fake(CUDA)
-    assert Cuda().engine() == "ONNX Runtime 1.31.1 cuda fp32 nchw on no GPU"
+    assert made().engine() == "ONNX Runtime 1.31.1 cuda fp32 nchw on no GPU"
     monkeypatch.setattr(
-        "dnc.targets.cuda.target.gpus", lambda: (Gpu("NVIDIA A", "sm_80", "1.2"), Gpu("NVIDIA B", "sm_90", "1"))
+        "dnc.targets.cuda.onnxruntime.gpus", lambda: (Gpu("NVIDIA A", "sm_80", "1.2"), Gpu("NVIDIA B", "sm_90", "1"))
     )
     told = {"device": "1", "graphs": "on", "layout": "nhwc", "precision": "fp16"}
-    assert Cuda(told).engine() == "ONNX Runtime 1.31.1 cuda fp16 nhwc graphs on NVIDIA B, driver 1"
+    assert made(told).engine() == "ONNX Runtime 1.31.1 cuda fp16 nhwc graphs on NVIDIA B, driver 1"
 
 
 def test_autotune_needs_the_device(write: Write, tmp_path: Path, fake: Callable[..., Fake]) -> None:
@@ -644,7 +645,7 @@ def test_the_calibration_is_symmetric(calibrations: tuple[Path, Path, Path], tmp
 def test_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name, package=None: None)
     assert Cuda().missing() == ""
-    assert Cuda().missing_to_open() == ""
+    assert made().runner().missing() == ""
     assert "onnxruntime-gpu[cuda,cudnn]" in Cuda().remedy()
 
 

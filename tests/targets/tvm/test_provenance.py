@@ -70,8 +70,8 @@ def test_weights_tell_the_same(name: str, write: Callable[..., Path]) -> None:
     """A kernel that is given the weights of a section names it; and no section is lost that computes something."""
     cfg = write(name)
     built = lower(Network.load(cfg, cfg.with_suffix(".weights")), batch=1)
-    for each in Tvm().passes():
-        each.rewrite(built)
+    for step in Tvm().optimizations():
+        step.rewriting.rewrite(built)
     check(built, "the test")
     module = fused(emit(built))
     kernels = kernels_of(module)

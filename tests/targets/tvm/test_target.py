@@ -19,7 +19,7 @@ import pytest
 from PIL import Image
 
 import dnc
-from dnc.compiler.compiling import preprocessing_for
+from dnc.compiler.source import preprocessing_for
 from dnc.darknet.lower import lower
 from dnc.darknet.network import Network
 from dnc.darknet.reference import run_all

@@ -1,0 +1,203 @@
+"""Making a network ready for a target: its pipeline, with what the options add to it, run on a copy of the graph."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+
+from dnc import __version__
+from dnc.compiler.autotuning import autotune
+from dnc.compiler.options import CompileOptions
+from dnc.compiler.source import Source
+from dnc.darknet.layers.base import layer_value
+from dnc.darknet.lower import lower
+from dnc.darknet.weights import release_pages
+from dnc.errors import CalibrationError, DncError, close_match
+from dnc.evaluation.datasets import Dataset, read_dataset
+from dnc.files import cache_dir
+from dnc.graph.pipeline import Decision, Pipeline, Step
+from dnc.graph.quantization import PRECISIONS
+from dnc.graph.verification import Verifier, available, feeds_for
+from dnc.passes import passes
+from dnc.quantization.calibration import Calibration
+from dnc.quantization.sensitivity import choose_float_layers
+from dnc.runtime.manifest import Manifest
+from dnc.targets import Target
+from dnc.targets.base import Candidate
+from dnc.typing import Progress
+
+__all__ = ["dataset_for", "lowered", "prepare", "verifier_for"]
+
+_MEASURED = 100
+"""Images of `data`, at most."""
+_MAX_DROP = 0.5
+"""For precision mixed, in percentage points."""
+_LARGE = 20e9
+"""Floating-point operations from which on one image proves a pass instead of two."""
+
+
+def lowered(source: Source, options: CompileOptions, batch: int | None) -> ir.Model:
+    """The network as a graph that no pass has seen; a free batch is called N."""
+    return lower(
+        source.network,
+        batch=batch or "N",
+        layers=range(len(source.network.layers)) if options.keep_layers else (),
+        decode=options.decode,
+        preprocessing=source.preprocessing,
+        pixels=options.input == "u8",
+    )
+
+
+def verifier_for(source: Source, model: ir.Model) -> Verifier | None:
+    """What proves the passes on a lowered model; None without an ONNX Runtime to run it with."""
+    if not available():
+        return None
+    network = source.network
+    images = 1 if sum(layer.flops() for layer in network.layers) > _LARGE else 2
+    # A softmax or a logistic that is saturated would hide what happens before it.
+    watch = [layer_value(index) for layer in network.outputs for index in (layer.index, *layer.sources) if index >= 0]
+    feeds = feeds_for(model, source.preprocessing, images=images)
+    return Verifier(feeds, watch, lambda: release_pages(network.arrays))
+
+
+def prepare(
+    target: Target,
+    source: Source,
+    model: ir.Model,
+    options: CompileOptions,
+    batch: int | None,
+    *,
+    verifier: Verifier | None,
+    dump: Path | None,
+    progress: Progress,
+) -> Candidate:
+    """Runs a target's pipeline on a copy of a lowered model.
+
+    Args:
+        target: what it is made ready for.
+        source: the network.
+        model: the network, lowered; it stays as it is.
+        options: which passes, and what is measured.
+        batch: the size of batches; None for any.
+        verifier: proves each pass.
+        dump: a folder for the graph after each pass.
+        progress: is told what happens now.
+
+    Raises:
+        PassError: a pass failed, or changed the outputs.
+        TargetError: the target cannot run the network (`UnsupportedError`), or not with 8-bit numbers.
+        CalibrationError: the target needs another calibration, or nothing says which images to measure on.
+    """
+    manifest = _manifest(source, model, target, options, batch)
+    measured: dict[str, Any] = {}
+    quantizes = target.options.get("precision") in PRECISIONS
+    calibration = source.calibration if quantizes else None
+
+    def tune(ready: ir.Model) -> Sequence[Step]:
+        tuned = autotune(ready, target, batch=batch or 1, cache=cache_dir(), progress=progress)
+        measured["tuning"] = tuned.to_json()
+        steps = [Step(item, "faster so on this machine") for item in tuned.passes()]
+        return [*steps, Step(passes["eliminate-dead-code"]())] if steps else []
+
+    def mix(ready: ir.Model) -> Sequence[Step]:
+        assert calibration is not None
+
+        def quantize(kept: Collection[str]) -> Sequence[Step]:
+            return target.quantize(calibration, [*options.keep, *kept])
+
+        most = _MAX_DROP if options.max_drop is None else options.max_drop
+        dataset = dataset_for(calibration, options)
+        mixed = choose_float_layers(ready, target, manifest, quantize, dataset, max_drop=most, progress=progress)
+        measured["report"] = {"mixed": str(mixed)}
+        return quantize([str(layer) for layer in mixed.kept])
+
+    tuning = [Decision("autotune", tune, "forms are timed as they will run")] if options.autotune else []
+    mixes = calibration is not None and target.options["precision"] == "mixed"
+    quantization = [Decision("mixed", mix, "measured on what runs otherwise")] if mixes else None
+    pipeline = target.pipeline(calibration, options.keep, tuning=tuning, quantization=quantization)
+    if options.passes is not None:
+        pipeline = _named(pipeline, options.passes)
+    unknown = [name for name in options.skip if name not in passes]
+    if unknown:
+        raise _unknown(unknown[0])
+    copy = model.clone()
+    applied = pipeline.run(copy, skip=options.skip, dump=dump, verify=verifier, progress=progress)
+    summary = tuple({"name": item.name, "applied": item.count} for item in applied)
+    # What was measured differs from machine to machine; the same network and options give the same engine.
+    remarks = tuple({key: value for key, value in item.to_json().items() if key != "error"} for item in applied)
+    manifest = dataclasses.replace(manifest, passes=summary, remarks=remarks, **measured)
+    return Candidate(target, copy, manifest, tuple(applied))
+
+
+def _named(pipeline: Pipeline, texts: Sequence[str]) -> Pipeline:
+    """The pipeline with these passes in place of its optimizations: `name` or `name:key=value,…`.
+
+    A pass that the pipeline has, in whatever place, keeps the options that it has there.
+    """
+    own = {step.name: step.rewriting for step in pipeline if isinstance(step, Step)}
+    steps = []
+    for text in texts:
+        name, _, given = text.partition(":")
+        if name not in passes:
+            raise _unknown(name)
+        values = dict(item.split("=", 1) if "=" in item else (item, "") for item in filter(None, given.split(",")))
+        rewriting = own[name].configured(values) if name in own else passes[name].from_text(values)
+        steps.append(Step(rewriting, "named", named=True))
+    named = {step.name for step in steps}
+    first = next(place for place, step in enumerate(pipeline) if isinstance(step, Decision))
+    return Pipeline([*steps, *(step for step in list(pipeline)[first:] if step.name not in named)])
+
+
+def _unknown(name: str) -> DncError:
+    return DncError(f"unknown pass '{name}'", hint=close_match(name, passes) or "see `dnc passes`")
+
+
+def dataset_for(calibration: Calibration | None, options: CompileOptions) -> Dataset:
+    """What a drop of accuracy is measured on: the images that the options name, else those of the calibration."""
+    source = list(options.data)
+    if not source and calibration is not None:
+        source = [item for item in str(calibration.images.get("source", "")).split(", ") if item]
+    if not source:
+        raise CalibrationError("accuracy is measured on images; none are named", hint="name them with --data")
+    dataset = read_dataset(source, key="train")
+    return dataclasses.replace(dataset, entries=dataset.entries[:_MEASURED])
+
+
+def _manifest(source: Source, model: ir.Model, target: Target, options: CompileOptions, batch: int | None) -> Manifest:
+    """engine.json but for what passes and measuring add."""
+    network = source.network
+    outputs = [value for value in model.graph.outputs if not (value.name or "").startswith("next")]
+    dims = [() if value.shape is None else tuple(value.shape)[1:] for value in outputs]
+    states = {
+        f"state{layer.index:03d}.{name}": shape for layer in network.layers for name, shape in layer.states().items()
+    }
+    return Manifest(
+        name=Path(network.file).stem,
+        target=target.name,
+        network={
+            "cfg": Path(network.file).name,
+            "digest": network.digest,
+            "layers": len(network.layers),
+            "parameters": network.parameters(),
+            "bflops": round(sum(layer.flops() for layer in network.layers) / 1e9, 6),
+        },
+        input_shape=network.input_shape,
+        batch=batch or "N",
+        outputs=tuple(value.name or "" for value in outputs),
+        output_shapes=tuple(tuple(dim for dim in shape if isinstance(dim, int)) for shape in dims),
+        preprocessing=source.preprocessing,
+        input_dtype="uint8" if options.input == "u8" else "float32",
+        decode=options.decode,
+        heads=source.heads,
+        extra_inputs=tuple(
+            value.name or "" for value in model.graph.inputs if value.name != "input" and value.name not in states
+        ),
+        states=states,
+        labels=source.labels,
+        tools={"dnc": __version__, **target.versions()},
+        options=target.given,
+    )
