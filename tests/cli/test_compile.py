@@ -48,7 +48,7 @@ def test_a_pass_with_options(command: Command, write: Write, tmp_path: Path) -> 
     assert split_passes("a, b:x=1,y=2,c,d:z=3") == ["a", "b:x=1,y=2", "c", "d:z=3"]
     cfg = write("depthwise", TINY.replace("[yolo]", "[convolutional]\nfilters=14\ngroups=14\nsize=3\npad=1\n[yolo]"))
     arguments = ("compile", cfg, "-t", "onnx", "-o", tmp_path / "e", "--json", "--passes")
-    result = command(*arguments, "fold-batchnorm,diagonalwise:width=4")
+    result = command(*arguments, "fold-batchnorm,diagonalwise:width=7")
     assert result.code == 0, result.err
     assert [item["name"] for item in json.loads(result.out)["passes"]] == ["fold-batchnorm", "diagonalwise"]
     for text, words in (
