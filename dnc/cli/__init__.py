@@ -28,7 +28,7 @@ from dnc.errors import DncError, DncWarning
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["cli", "main", "print_json", "progress"]
+__all__ = ["cli", "main", "print_json", "progress", "progress_bar"]
 
 _BUG = 70
 """Exit code for what is not the user's fault (sysexits.h: EX_SOFTWARE)."""
@@ -153,3 +153,27 @@ def progress(enabled: bool = True) -> Iterator[Callable[[str], None]]:
     # Results may be printed meanwhile: rich would redirect them to the console, which is stderr.
     with Live(spinner, console=Console(stderr=True), transient=True, redirect_stdout=False):
         yield lambda text: spinner.update(text=Text(text))
+
+
+@contextmanager
+def progress_bar(title: str, total: int, *, bytes_: bool = False) -> Iterator[Callable[[int, int | None], None]]:
+    """Shows a bar on a terminal, for a callback that is given how much of `total` is done; silent elsewhere."""
+    if not sys.stderr.isatty():
+        yield lambda done, of: None
+        return
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
+
+    counts = (DownloadColumn(), TransferSpeedColumn()) if bytes_ else (MofNCompleteColumn(),)
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), *counts, TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True, redirect_stdout=False) as bars:
+        task = bars.add_task(title, total=total)
+        yield lambda done, of: bars.update(task, completed=done)

@@ -1,5 +1,4 @@
-"""What `detect` and `classify` share: which images are meant, reading and running them one after the other, and where
-a picture goes."""
+"""Opening engines, running them on images one after the other, and writing pictures, for `detect` and `classify`."""
 
 from __future__ import annotations
 
@@ -13,20 +12,32 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dnc.cli import progress
 from dnc.errors import DncError, ImageError, warn
-from dnc.evaluation.datasets import SUFFIXES, find_images, is_folder, is_there
+from dnc.evaluation.datasets import SUFFIXES, is_folder, is_there
+from dnc.runtime.decoding import BoxHead
+from dnc.runtime.engine import Engine, load
 from dnc.runtime.preprocessing import read_image
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from dnc.runtime.engine import Engine
     from dnc.runtime.preprocessing import Pixels
 
-__all__ = ["SUFFIXES", "Seen", "find_images", "is_folder", "is_there", "picture_paths", "run_images", "save_picture"]
+__all__ = ["Seen", "open_engine", "picture_paths", "run_images", "save_picture"]
+
+
+def open_engine(path: str, threads: int | None, device: str | None, *, boxes: bool) -> Engine:
+    """Opens a detector (`boxes`) or a classifier; raises DncError where the engine is the other, or neither."""
+    engine = load(path, threads=threads, **({} if device is None else {"device": device}))
+    heads = engine.manifest.heads
+    if not heads or any(isinstance(head, BoxHead) for head in heads) != boxes:
+        other = f"use `dnc {'classify' if boxes else 'detect'} {path}`"
+        hint = other if heads else "its outputs come from Engine.forward()"
+        raise DncError(f"this network {'has no detection layer' if boxes else 'is no classifier'}", path, hint)
+    return engine
 
 
 class Seen(NamedTuple):
-    """An image and what the engine says about it."""
+    """An image and what the engine finds in it."""
 
     path: Path
     pixels: Pixels

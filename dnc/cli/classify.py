@@ -30,16 +30,10 @@ def command(
 ) -> None:
     """Name what images show: files, folders or quoted globs."""
     from dnc.cli import print_json
-    from dnc.cli._images import find_images, run_images
-    from dnc.errors import DncError
-    from dnc.runtime.decoding import BoxHead
-    from dnc.runtime.engine import load
+    from dnc.cli._images import open_engine, run_images
+    from dnc.evaluation.datasets import find_images
 
-    loaded = load(engine, threads=threads, **({} if device is None else {"device": device}))
-    heads = loaded.manifest.heads
-    if not heads or any(isinstance(head, BoxHead) for head in heads):
-        hint = f"use `dnc detect {engine}`" if heads else "its outputs come from Engine.forward()"
-        raise DncError("this network is no classifier", engine, hint)
+    loaded = open_engine(engine, threads, device, boxes=False)
     frames: list[dict[str, Any]] = []
     for seen in run_images(loaded, find_images(images, skip_bad), skip_bad=skip_bad, quiet=as_json, top=top):
         if as_json:

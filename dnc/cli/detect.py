@@ -55,16 +55,11 @@ def command(
 
     from dnc.cli import print_json
     from dnc.cli._drawing import draw
-    from dnc.cli._images import find_images, picture_paths, run_images, save_picture
-    from dnc.errors import DncError
-    from dnc.runtime.decoding import BoxHead
-    from dnc.runtime.engine import load
+    from dnc.cli._images import open_engine, picture_paths, run_images, save_picture
+    from dnc.evaluation.datasets import find_images
     from dnc.runtime.preprocessing import read_image
 
-    loaded = load(engine, threads=threads, **({} if device is None else {"device": device}))
-    if not any(isinstance(head, BoxHead) for head in loaded.manifest.heads):
-        hint = f"use `dnc classify {engine}`" if loaded.manifest.heads else "its outputs come from Engine.forward()"
-        raise DncError("this network has no detection layer", engine, hint)
+    loaded = open_engine(engine, threads, device, boxes=True)
     paths = find_images(images, skip_bad)
     pictures = picture_paths(Path(out), paths) if out is not None else {}
     frames: list[dict[str, Any]] = []

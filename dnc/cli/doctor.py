@@ -33,7 +33,7 @@ def command(as_json: bool, seconds: float | None) -> None:
     for line in describe(facts["machine"]):
         click.echo(line)
     click.echo(", ".join(f"{name} {number}" for name, number in facts["packages"].items()))
-    click.echo("\n", nl=False)
+    click.echo()
     columns = Column("target"), Column("state"), Column("what it says", folds=True), Column("to mend", folds=True)
     table = Table(columns)
     for target in facts["targets"]:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -83,7 +82,7 @@ def command(
     Detectors: COCO's AP, AP50 and AP75, or with --like-darknet mAP@0.50, TP, FP, FN and average IoU. Classifiers: top-1
     and top-5. Of several engines, the difference to the first is printed.
     """
-    from dnc.cli import print_json
+    from dnc.cli import print_json, progress_bar
     from dnc.evaluation.datasets import read_dataset
     from dnc.evaluation.metrics import DarknetReport, evaluate
     from dnc.runtime.engine import load
@@ -98,7 +97,7 @@ def command(
     click.echo(str(dataset), err=True)
     reports = []
     for engine in loaded:
-        with _bar(str(engine.folder), len(dataset.entries)) as bar:
+        with progress_bar(str(engine.folder), len(dataset.entries)) as bar:
             reports.append(evaluate(engine, dataset, skip_bad=skip_bad, progress=bar, **options))
     if as_json:
         print_json([{**report.to_json(), "difference": _differences(report, reports[0])} for report in reports])
@@ -137,20 +136,3 @@ def _table(reports: Sequence[Report]) -> Table:
 
 def _number(value: float, share: bool, sign: str) -> str:
     return f"{value * 100:{sign}.2f} %" if share else f"{value:{sign}.0f}"
-
-
-@contextmanager
-def _bar(name: str, total: int) -> Iterator[Callable[[int, int], None] | None]:
-    """A progress bar on a terminal, for the callback of `evaluate`."""
-    import sys
-
-    if not sys.stderr.isatty():
-        yield None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True, redirect_stdout=False) as bars:
-        task = bars.add_task(name, total=total)
-        yield lambda done, _: bars.update(task, completed=done)

@@ -19,8 +19,8 @@ def command(what: str, weights: str | None, cutoff: int | None, lenient: bool, a
     from pathlib import Path
 
     from dnc.cli import print_json
-    from dnc.cli._images import is_folder
     from dnc.cli._report import engine_json, engine_text, network_json, network_table, totals
+    from dnc.evaluation.datasets import is_folder
 
     if is_folder(what):
         from dnc.runtime.manifest import read_manifest

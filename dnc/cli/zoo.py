@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-
 import click
 
 
@@ -54,34 +51,9 @@ def list_(as_json: bool) -> None:
 def fetch(names: tuple[str, ...], force: bool) -> None:
     """Fetch weights into the cache, verify them, and print their paths."""
     from dnc import zoo
+    from dnc.cli import progress_bar
 
     for entry in [zoo.find(name) for name in names]:
-        with _bar(entry.file) as bar:
+        with progress_bar(entry.file, entry.size, bytes_=True) as bar:
             fetched = zoo.fetch(entry.name, progress=bar, force=force)
         click.echo(str(fetched))
-
-
-@contextmanager
-def _bar(name: str) -> Iterator[Callable[[int, int | None], None] | None]:
-    import sys
-
-    if not sys.stderr.isatty():
-        yield None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
-
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True), transient=True, redirect_stdout=False) as bars:
-        task = bars.add_task(name, total=None)
-
-        def update(received: int, expected: int | None) -> None:
-            bars.update(task, completed=received, total=expected)
-
-        yield update

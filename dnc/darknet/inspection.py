@@ -18,8 +18,7 @@ import numpy.typing as npt
 
 from dnc.darknet.layers.base import Layer, Shape
 from dnc.darknet.layers.convolutional import BATCH_NORM_EPSILON
-from dnc.darknet.weights import Header
-from dnc.errors import WeightsError
+from dnc.darknet.weights import Header, open_floats
 from dnc.tables import Column, Table
 
 __all__ = ["ArrayRecord", "Inspection", "inspect_weights"]
@@ -170,17 +169,8 @@ def inspect_weights(path: str | Path, layers: Sequence[Layer]) -> Inspection:
     Raises:
         WeightsError: there is no such file, or not even a header in it.
     """
-    path = Path(path)
-    try:
-        with path.open("rb") as file:
-            header = Header.read(file, path)
-        size = path.stat().st_size
-        start = len(header.pack())
-        floats: npt.NDArray[np.float32] = np.zeros(0, np.float32)
-        if size - start >= 4:
-            floats = np.memmap(path, "<f4", "r", start, ((size - start) // 4,))
-    except OSError as error:
-        raise WeightsError(f"cannot read the weights: {error.strerror or error}", path, "check the path") from error
+    header, floats, size = open_floats(Path(path))
+    start = len(header.pack())
     records: list[ArrayRecord] = []
     first = 0
     for layer in layers:

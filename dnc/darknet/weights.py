@@ -71,6 +71,23 @@ class Header:
         return cls(major, minor, revision, seen)
 
 
+def open_floats(path: Path) -> tuple[Header, npt.NDArray[np.float32], int]:
+    """Maps a .weights file into memory: its header, its whole floats, and its length in bytes.
+
+    Raises:
+        WeightsError: there is no such file, or not even a header in it.
+    """
+    try:
+        with path.open("rb") as file:
+            header = Header.read(file, path)
+        size, start = path.stat().st_size, len(header.pack())
+        if size - start < 4:
+            return header, np.zeros(0, np.float32), size
+        return header, np.memmap(path, "<f4", "r", start, ((size - start) // 4,)), size
+    except OSError as error:
+        raise WeightsError(f"cannot read the weights: {error.strerror or error}", path, "check the path") from error
+
+
 def count(layer: Layer) -> int:
     """Number of floats in the .weights file for a layer."""
     return sum(math.prod(shape) for shape in layer.weights().values())
@@ -91,18 +108,7 @@ def read_weights(
         WeightsError: the file cannot be read, is too short or too long, or holds NaN or negative variances.
     """
     path = Path(path)
-    try:
-        with path.open("rb") as file:
-            header = Header.read(file, path)
-            offset = file.tell()
-        size = path.stat().st_size
-        floats: npt.NDArray[np.float32]
-        if size - offset < 4:
-            floats = np.zeros(0, np.float32)
-        else:
-            floats = np.memmap(path, "<f4", "r", offset, ((size - offset) // 4,))
-    except OSError as error:
-        raise WeightsError(f"cannot read the weights: {error.strerror or error}", path, "check the path") from error
+    header, floats, size = open_floats(path)
     wanted = sum(count(layer) for layer in layers)
     start = 0
     arrays: list[Arrays] = []
@@ -129,7 +135,7 @@ def read_weights(
             _check_values(layer, name, stored, path, lenient)
             own[name] = layer.arrange(name, stored, shape, header.transposed)
         arrays.append(_completed(layer, own))
-    rest, tail = len(floats) - start, (size - offset) % 4
+    rest, tail = len(floats) - start, (size - len(header.pack())) % 4
     if (rest > 0 or tail) and not partial and not short:
         what = f"{rest} floats" if rest else f"{tail} bytes"
         problem = WeightsError(

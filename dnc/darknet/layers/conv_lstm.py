@@ -59,7 +59,7 @@ class ConvLstm(ConvolutionalCell):
 
     @classmethod
     def parse(cls, section: Section, context: Context) -> Self:
-        """Reads the options above and what `CellConvolution.parse` reads; time_normalizer is for training."""
+        """Reads the options above and what `Convolution.parse` reads; time_normalizer is for training."""
         image = context.image()
         read = CellConvolution.parse(section, image, "output", activation="linear")
         output, height, width = read.shape

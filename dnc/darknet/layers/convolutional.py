@@ -23,7 +23,7 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import ClassVar, Self
 
 import numpy as np
 
@@ -78,13 +78,25 @@ class Convolution:
     prefix: str = ""
     """Stands before the names of the arrays, where a layer has several convolutions."""
 
+    usual_size: ClassVar[int] = 1
+    stride_keys: ClassVar[tuple[str, ...]] = ("stride_x", "stride_y")
+    """Options that replace `stride`."""
+
     @classmethod
-    def parse(cls, section: Section, input_shape: tuple[int, int, int], filters: str, **defaults: object) -> Self:
-        """Reads the options that all of Darknet's convolutional sections share; `filters` names the count's key."""
-        size = section.integer("size", int(str(defaults.pop("size", 1))), low=1)
+    def parse(
+        cls, section: Section, input_shape: tuple[int, int, int], filters: str, activation: str = "logistic"
+    ) -> Self:
+        """Reads the options that all of Darknet's convolutional sections share.
+
+        Args:
+            section: the section.
+            input_shape: (C, H, W) of what is convolved.
+            filters: the key of the number of filters.
+            activation: the usual one.
+        """
+        size = section.integer("size", cls.usual_size, low=1)
         stride = section.integer("stride", 1)
-        stride_x = section.integer("stride_x", -1)
-        stride_y = section.integer("stride_y", -1)
+        stride_x, stride_y = [section.integer(key, -1) for key in cls.stride_keys] or [-1, -1]
         if stride < 1 and (stride_x < 1 or stride_y < 1):
             section.fail(f"stride={stride} must be at least 1", "stride", "Darknet would divide by zero")
         pad, padding = section.boolean("pad"), section.integer("padding", 0, low=0)
@@ -100,7 +112,7 @@ class Convolution:
             dilation=1 if size == 1 else dilation,
             groups=1 if xnor else section.integer("groups", 1, low=1),
             batch_normalize=section.boolean("batch_normalize"),
-            activation=parse_activation(section, str(defaults.pop("activation", "logistic"))),
+            activation=parse_activation(section, activation),
             xnor=xnor,
         )
         section.text("groups")

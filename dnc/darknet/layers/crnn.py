@@ -17,13 +17,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import ClassVar, Self
 
 import numpy as np
 
 from dnc.darknet.cfg import Section
 from dnc.darknet.layers import layers
-from dnc.darknet.layers.activations import parse_activation
 from dnc.darknet.layers.base import Array, Arrays, Builder, Context, Layer, Shape, States, Value, common
 from dnc.darknet.layers.convolutional import Convolution
 
@@ -32,31 +31,11 @@ __all__ = ["CellConvolution", "ConvolutionalCell", "Crnn"]
 
 @dataclass(frozen=True, kw_only=True)
 class CellConvolution(Convolution):
-    """A convolution inside of [crnn] or [conv_lstm]: it keeps the size, and xnor is as said above."""
+    """A convolution inside of [crnn] or [conv_lstm]: it keeps the size, knows no stride_x and stride_y, and xnor is as
+    said above."""
 
-    @classmethod
-    def parse(cls, section: Section, input_shape: tuple[int, int, int], filters: str, **defaults: object) -> Self:
-        """Reads the options that both sections share; they know no stride_x and stride_y."""
-        size = section.integer("size", 3, low=1)
-        stride = section.integer("stride", 1, low=1)
-        pad, padding = section.boolean("pad"), section.integer("padding", 0, low=0)
-        dilation = section.integer("dilation", 1, low=1)
-        groups, xnor = section.integer("groups", 1, low=1), section.boolean("xnor")
-        convolution = cls(
-            input_shape=input_shape,
-            filters=section.integer(filters, 1, low=1),
-            size=size,
-            stride_x=stride,
-            stride_y=stride,
-            padding=size // 2 if pad else padding,
-            dilation=1 if size == 1 else dilation,
-            groups=1 if xnor else groups,
-            batch_normalize=section.boolean("batch_normalize"),
-            activation=parse_activation(section, str(defaults.pop("activation", "logistic"))),
-            xnor=xnor,
-        )
-        convolution.validate(section, filters)
-        return convolution
+    usual_size: ClassVar[int] = 3
+    stride_keys: ClassVar[tuple[str, ...]] = ()
 
     def validate(self, section: Section, filters: str) -> None:
         """Refuses also what would change the size: Darknet asserts, or reads past its state."""
@@ -117,7 +96,7 @@ class Crnn(ConvolutionalCell):
 
     @classmethod
     def parse(cls, section: Section, context: Context) -> Self:
-        """Reads output, hidden and shortcut, and what `CellConvolution.parse` reads."""
+        """Reads output, hidden and shortcut, and what `Convolution.parse` reads."""
         read = CellConvolution.parse(section, context.image(), "hidden")
         context.check_size(read.shape, "hidden")
         recur = dataclasses.replace(read, input_shape=read.shape)

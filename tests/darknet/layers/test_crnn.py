@@ -154,7 +154,7 @@ def test_a_stride_that_keeps_the_size_is_fine() -> None:
             "pad=1\nstride=0",
             "stride=0 must be at least 1",
             "net.cfg:9 [crnn] #0\n      9 | stride=0",
-            "Darknet would crash or compute nothing",
+            "Darknet would divide by zero",
         ),
         (
             "pad=1\nshortcuts=1",
