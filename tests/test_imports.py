@@ -105,7 +105,7 @@ def test_using_an_engine_says_what_is_missing(tmp_path: Path) -> None:
         ("dnc.cli", ("numpy", "onnx", "onnx_ir", "PIL", "rich", "onnxruntime", "sympy")),
         ("dnc.runtime.engine", ("onnx", "onnx_ir", "PIL", "click", "rich", "onnxruntime", "sympy")),
         ("dnc.darknet.network", ("onnx", "onnx_ir", "PIL", "click", "rich", "onnxruntime", "sympy")),
-        ("dnc.targets.onnx", ("onnx", "onnx_ir", "PIL", "click", "rich", "onnxruntime", "sympy", "dnc.passes")),
+        ("dnc.runtime.runners.onnx", ("onnx", "onnx_ir", "PIL", "click", "rich", "onnxruntime", "sympy", "dnc.passes")),
     ],
 )
 def test_light(module: str, heavy: tuple[str, ...]) -> None:

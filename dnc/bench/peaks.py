@@ -21,6 +21,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dnc.bench.machine import last_cache
+from dnc.darknet.lower import lower
+from dnc.darknet.network import Network
+from dnc.graph.quantization import PRECISIONS
+from dnc.quantization.calibration import Calibration, Range
 from dnc.targets import Target
 from dnc.typing import Progress, silent
 
@@ -88,11 +92,6 @@ def compute(target: Target, threads: int, clock: Callable[[], float] = time.perf
 
 def _convolution(channels: int, kernel: int, side: int, target: Target) -> ir.Model:
     """Writes a large convolution; with 8 bits a small one follows, as the last one of a network stays in float."""
-    from dnc.darknet.lower import lower
-    from dnc.darknet.network import Network
-    from dnc.graph.quantization import PRECISIONS
-    from dnc.quantization.calibration import Calibration, Range
-
     text = (
         f"[net]\nwidth={side}\nheight={side}\nchannels={channels}\n"
         f"[convolutional]\nfilters={channels}\nsize={kernel}\npad=1\nactivation=linear\n"

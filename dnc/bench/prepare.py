@@ -8,28 +8,27 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from dnc import zoo
 from dnc.bench.peers import Peer, Plain, check_names
+from dnc.bench.remote import RemoteSubject
 from dnc.bench.subject import Subject, engine_name, unique
 from dnc.compiler.compiling import compile_engine
 from dnc.compiler.options import CompileOptions
 from dnc.darknet.cfg import find_cfg
 from dnc.darknet.network import Network
+from dnc.darknet.weights import write_weights
 from dnc.errors import DncError, close_match, warn
 from dnc.evaluation.datasets import is_folder
 from dnc.graph.quantization import PRECISIONS
 from dnc.graph.verification import photograph
 from dnc.runtime.manifest import MANIFEST
 from dnc.targets import find
+from dnc.targets.tvm.remote import Device
 from dnc.typing import Progress, silent
-
-if TYPE_CHECKING:
-    from dnc.targets.tvm.remote import Device
 
 __all__ = ["BenchOptions", "find_here", "is_engine", "make_peers", "make_subjects", "network_of", "sections"]
 
@@ -108,8 +107,6 @@ def make_subjects(
             places += _compile(item, options, scratch / str(len(places)), progress)
     names = unique([name for name, _ in places])
     if options.device is not None:
-        from dnc.bench.remote import RemoteSubject
-
         return [
             RemoteSubject(name, place, options.device.threads, options.batch, device=options.device)
             for name, (_, place) in zip(names, places, strict=True)
@@ -151,8 +148,6 @@ def _tell(progress: Callable[[str], None], title: str, text: str) -> None:
 
 def _weights(cfg: Path, options: BenchOptions, scratch: Path) -> Path:
     """The given weights, those that are found, or random ones, which take as long."""
-    from dnc.darknet.weights import write_weights
-
     weights = options.weights or zoo.weights_for(cfg)
     if weights is not None:
         return weights

@@ -11,16 +11,15 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from dnc.bench.subject import Subject
 from dnc.errors import TargetError
+from dnc.runtime.runners.tvm.session import MODEL, MODEL_JSON
 from dnc.runtime.timing import Run
-
-if TYPE_CHECKING:
-    from dnc.targets.tvm.remote import Device
+from dnc.targets.tvm.remote import Device
 
 __all__ = ["RemoteSubject"]
 
@@ -37,7 +36,6 @@ class RemoteSubject(Subject):
     _description: dict[str, Any] = field(init=False, repr=False, default_factory=dict)
 
     def __post_init__(self) -> None:
-        from dnc.runtime.runners.tvm.session import MODEL_JSON
 
         super().__post_init__()
         if self.manifest.target != "tvm":
@@ -53,8 +51,6 @@ class RemoteSubject(Subject):
     @contextmanager
     def open(self) -> Iterator[Run]:
         """Loads the library on the device; the function gives seconds."""
-        from dnc.runtime.runners.tvm.session import MODEL
-
         assert self.device is not None
         module = self.device.load(self.folder / MODEL, self._machine)
         run, _ = self.device.network(module, [np.ascontiguousarray(self.feeds[name]) for name in self._names])

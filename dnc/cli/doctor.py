@@ -20,8 +20,8 @@ def command(as_json: bool, seconds: float | None) -> None:
     the command that mends it is printed.
     """
     from dnc.bench.machine import describe
+    from dnc.cli import _doctor as doctor
     from dnc.cli import print_json, progress
-    from dnc.compiler import doctor
     from dnc.tables import Column, Table
 
     with progress(not as_json) as report:

@@ -31,6 +31,8 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from dnc.darknet.lower import lower
+from dnc.darknet.network import Network
 from dnc.errors import DncError
 from dnc.files import whole_file
 from dnc.graph.builder import where_of
@@ -379,8 +381,6 @@ class _Peak:
 
 
 def _dense_model() -> ir.Model:
-    from dnc.darknet.lower import lower
-    from dnc.darknet.network import Network
 
     text = "[net]\nwidth=28\nheight=28\nchannels=256\n[convolutional]\nfilters=256\nsize=3\npad=1\nactivation=linear\n"
     return lower(Network.parse(text).with_random_weights(0), batch=1)

@@ -21,7 +21,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dnc.errors import TargetError
+from dnc.graph.serialization import small_model
 from dnc.runtime.manifest import Manifest
+from dnc.runtime.runners.openvino import import_openvino
 
 if TYPE_CHECKING:
     import onnx
@@ -103,8 +105,6 @@ def read_work(folder: Path, manifest: Manifest, batch: int = 1) -> list[Work]:
 
 def described_work(model: ir.Model, manifest: Manifest) -> list[dict[str, Any]]:
     """What `read_work` finds in the model.json of an engine that keeps no graph, for its batch."""
-    from dnc.graph.serialization import small_model
-
     batch = manifest.batch if isinstance(manifest.batch, int) else 1
     nodes, sizes, constants = _read_onnx(small_model(model), manifest, batch)
     found = work_of(nodes, sizes, [*constants, *model.graph.initializers])
@@ -187,7 +187,9 @@ def _operations(kind: str, output: float, read: float, per_output: float) -> flo
     return read if kind in _REDUCTIONS else output
 
 
-def _read_onnx(model: onnx.ModelProto, manifest: Manifest, batch: int) -> tuple[list[Node], dict[str, float], list[str]]:
+def _read_onnx(
+    model: onnx.ModelProto, manifest: Manifest, batch: int
+) -> tuple[list[Node], dict[str, float], list[str]]:
     import onnx
 
     graph = model.graph
@@ -237,7 +239,6 @@ def _read_onnx(model: onnx.ModelProto, manifest: Manifest, batch: int) -> tuple[
 
 
 def _read_openvino(path: Path, manifest: Manifest, batch: int) -> tuple[list[Node], dict[str, float], list[str]]:
-    from dnc.runtime.runners.openvino import import_openvino
 
     openvino = import_openvino()
     model = openvino.Core().read_model(path)

@@ -38,9 +38,13 @@ from pathlib import Path
 from typing import Any
 
 from dnc.errors import TargetError
+from dnc.runtime.preprocessing import Preprocessing
 from dnc.runtime.runners.cuda.device import Device
 from dnc.targets.cuda.serving import serve
 from dnc.targets.cuda.toolkit import Resources, find_toolkit
+from dnc.targets.tvm.compile import link_with, machine_for
+from dnc.targets.tvm.emit import emit
+from dnc.targets.tvm.tuning import Forms, key_of
 
 _MOST_REGISTERS = 255
 
@@ -51,10 +55,7 @@ class _Compiler:
     def __init__(self, request: dict[str, Any], progress: Callable[[str], None]) -> None:
         import onnx_ir as ir
 
-        from dnc.runtime.preprocessing import Preprocessing
         from dnc.targets.cuda.lowering import Network
-        from dnc.targets.tvm.compile import machine_for
-        from dnc.targets.tvm.emit import emit
 
         self._tell = progress
         self._archs = list(request["archs"])
@@ -94,7 +95,6 @@ class _Compiler:
 
     def _each(self, request: dict[str, Any]) -> dict[str, Any]:
         from dnc.targets.tvm.provenance import kernels_of
-        from dnc.targets.tvm.tuning import key_of
 
         self._tell("scheduling")
         runnable = self._network.functions()
@@ -121,13 +121,11 @@ class _Compiler:
         return {"forms": {str(rank): _arguments(form) for rank, form in forms.items()}}
 
     def _next(self, request: dict[str, Any]) -> dict[str, Any]:
-        from dnc.targets.tvm.tuning import Forms
 
         forms = Forms(lambda rank: self._network.form(request["name"], rank), request["tried"])
         return {"ranks": [rank for rank, _ in islice(forms, request["count"])]}
 
     def _write(self, executable: Any, library: str) -> None:
-        from dnc.targets.tvm.compile import link_with
 
         self._tell("linking")
         executable.export_library(library, fcompile=link_with(self._linker, self._machine))

@@ -238,7 +238,6 @@ class Myriad(Target):
 def _numerics(model: ir.Model, manifest: Manifest, pixels: Pixels | None, job: Job) -> str:
     """How far the network is from float32: its weights in float16 in the toolchain's CPU plugin, and, in ONNX Runtime,
     every value in float16 as well."""
-
     if not available():
         return "not measured: it needs onnxruntime"
     feeds = feeds_for(model, manifest.preprocessing, images=1)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from dnc.compiler import doctor
+from dnc.cli import _doctor as doctor
 from dnc.targets import targets
 from tests.conftest import Result
 

@@ -40,8 +40,9 @@ from dnc.darknet.weights import count, write_weights
 from dnc.errors import WeightsError
 from dnc.files import whole_file
 from dnc.tables import Column, Table
-from dnc.zoo.importer.checkpoint import Checkpoint, Tensor, Unit, open_checkpoint
+from dnc.zoo.importer.checkpoint import open_checkpoint
 from dnc.zoo.importer.matching import PADDINGS, Match, Place, channels_of, is_normalized, layers_text, match
+from dnc.zoo.importer.tensors import Checkpoint, Tensor, Unit
 from dnc.zoo.recorded import recorded_path, write_recorded
 
 __all__ = ["ImportReport", "Row", "import_weights"]

@@ -4,7 +4,7 @@ A source is told by its bytes, whatever its name:
 
     safetensors  uint64 length of a JSON header {name: {dtype, shape, data_offsets}}, the header, then the tensors'
                  bytes without holes; sorted by name or by type, so that the order says nothing
-    PyTorch      a zip with a pickle, or the pickles of before 1.6 (`dnc.importer.pytorch`); the order is that in which
+    PyTorch      a zip with a pickle, or the pickles of before 1.6 (`dnc.zoo.importer.pytorch`); the order is that in which
                  the modules were registered
     ONNX         `dnc.zoo.importer.onnx_model`; the order is that of the graph
 
@@ -17,9 +17,8 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
 from typing import Any, Literal
@@ -27,123 +26,19 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from dnc.darknet.layers.base import Shape
 from dnc.errors import WeightsError
 from dnc.typing import Array
+from dnc.zoo.importer.onnx_model import read_onnx
+from dnc.zoo.importer.pytorch import read_legacy, read_zip
+from dnc.zoo.importer.tensors import FLOATS, SIZES, Checkpoint, Tensor, Unit
 
-__all__ = ["FLOATS", "SIZES", "Checkpoint", "Tensor", "Unit", "numeric_part", "open_checkpoint", "units_of"]
-
-Floats = npt.NDArray[np.floating[Any]]
-Pads = tuple[int, int, int, int] | Literal["SAME_UPPER", "SAME_LOWER", "COMPUTED"]
-"""Rows before, columns before, rows after, columns after; or ONNX's auto_pad, of which TensorFlow's is SAME_UPPER; or
-that the model itself computes them."""
-
-FLOATS = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
-"""The types that weights may have, by the names of safetensors, and how they are stored."""
-SIZES = {
-    **{"BOOL": 1, "U8": 1, "I8": 1, "F8_E5M2": 1, "F8_E4M3": 1, "F8_E8M0": 1, "I16": 2, "U16": 2, "F16": 2, "BF16": 2},
-    **{"I32": 4, "U32": 4, "F32": 4, "I64": 8, "U64": 8, "F64": 8, "C64": 8},
-}
-"""Bytes of an element of every type that may stand in a file."""
+__all__ = ["numeric_part", "open_checkpoint", "units_of"]
 
 _LONGEST_HEADER = 100_000_000
 """Bytes of JSON, safetensors' own limit."""
 _WRAPPERS = ("module.", "model.", "_orig_mod.")
 """What DataParallel, Lightning and torch.compile put before every name."""
 _FORMATS = "a PyTorch checkpoint, safetensors or ONNX"
-
-
-@dataclass(frozen=True)
-class Tensor:
-    """A stored array, which is read when it is asked for."""
-
-    name: str
-    shape: Shape
-    dtype: str
-    fetch: Callable[[], Array] = field(repr=False, compare=False)
-    """The elements as they are stored, in `shape`; bfloat16 as its 16 bits."""
-
-    def array(self) -> Floats:
-        """The values, half precision widened to float32. Raises WeightsError for NaN and infinities."""
-        stored = self.fetch()
-        if self.dtype == "BF16":
-            stored = (stored.astype(np.uint32) << 16).view(np.float32)
-        values: Floats = stored if stored.dtype.itemsize >= 4 else stored.astype(np.float32)
-        bad = ~np.isfinite(values)
-        if bad.any():
-            where = tuple(map(int, np.argwhere(bad)[0]))
-            value = float(values[where])
-            raise WeightsError(
-                f"'{self.name}' of the source holds {value} at {list(where)}",
-                hint="the file is damaged, or comes from a training run that diverged",
-            )
-        return values
-
-
-@dataclass(frozen=True)
-class Unit:
-    """The tensors of one layer: a convolution (out, in / groups, rows, columns), a linear layer (out, in), or a
-    batch normalisation, whose `weights` are its scales.
-    """
-
-    name: str
-    kind: Literal["convolution", "linear", "batchnorm"]
-    weights: Tensor | None
-    bias: Tensor | None = None
-    mean: Tensor | None = None
-    variance: Tensor | None = None
-    epsilon: float | None = None
-    """None where the file does not say it."""
-    pads: Pads | None = None
-    strides: tuple[int, int] | None = None
-    dilations: tuple[int, int] | None = None
-
-    @property
-    def channels(self) -> int:
-        """Number of outputs."""
-        first = self.mean if self.kind == "batchnorm" else self.weights
-        assert first is not None
-        return first.shape[0]
-
-    @property
-    def kernel(self) -> Shape:
-        """(out, in / groups, rows, columns) of a convolution or a linear layer."""
-        assert self.weights is not None
-        return self.weights.shape if self.kind == "convolution" else (*self.weights.shape, 1, 1)
-
-    @property
-    def parent(self) -> str:
-        """The module that it is a part of."""
-        return self.name.rpartition(".")[0]
-
-    def tensors(self) -> Iterator[Tensor]:
-        """Tensors that belong to it."""
-        for tensor in (self.weights, self.bias, self.mean, self.variance):
-            if tensor is not None:
-                yield tensor
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """A source's units in the order of the file; their names are unique."""
-
-    path: Path
-    format: str
-    units: tuple[Unit, ...]
-    ordered: bool
-    """Whether the order of the file is that of execution, as far as such files know it."""
-    norms: Mapping[str, str] = field(default_factory=dict)
-    """Which batch normalisation follows a convolution; empty where neither order nor graph says so."""
-    rest: tuple[str, ...] = ()
-    """Names of what is no unit."""
-    prefix: str = ""
-    """What stood before every name."""
-    notes: tuple[str, ...] = ()
-
-    def find(self, name: str) -> Unit | None:
-        """The unit called `name`, with the prefix or without it."""
-        names = (name, name.removeprefix(self.prefix))
-        return next((unit for unit in self.units if unit.name in names), None)
 
 
 @contextmanager
@@ -160,13 +55,9 @@ def open_checkpoint(path: str | PathLike[str]) -> Iterator[Checkpoint]:
         with path.open("rb") as file:
             start = file.read(64)
         if start.startswith(b"PK"):
-            from dnc.zoo.importer.pytorch import read_zip
-
             with read_zip(path) as (tensors, notes):
                 yield _of_tensors(path, "PyTorch", tensors, notes)
         elif start.startswith(b"\x80"):
-            from dnc.zoo.importer.pytorch import read_legacy
-
             tensors, notes = read_legacy(path)
             yield _of_tensors(path, "PyTorch, before 1.6", tensors, notes)
         elif len(start) >= 9 and start[8:9] == b"{":
@@ -174,8 +65,6 @@ def open_checkpoint(path: str | PathLike[str]) -> Iterator[Checkpoint]:
         elif (stranger := _stranger(start)) is not None:
             raise WeightsError(stranger[0], path, stranger[1])
         elif start.startswith(b"\x08") or path.suffix.lower() == ".onnx":
-            from dnc.zoo.importer.onnx_model import read_onnx
-
             yield read_onnx(path)
         else:
             formats = _FORMATS.replace(",", " nor").replace(" or ", " nor ")

@@ -25,7 +25,7 @@ from dnc.darknet.layers.connected import Connected
 from dnc.darknet.layers.convolutional import Convolution, Convolutional
 from dnc.darknet.weights import count
 from dnc.errors import WeightsError, close_match
-from dnc.zoo.importer.checkpoint import Checkpoint, Unit
+from dnc.zoo.importer.tensors import Checkpoint, Unit
 
 __all__ = ["PADDINGS", "Match", "Place", "channels_of", "is_normalized", "layers_text", "match"]
 

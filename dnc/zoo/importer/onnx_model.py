@@ -22,7 +22,7 @@ import onnx.numpy_helper
 
 from dnc.errors import WeightsError
 from dnc.typing import Array
-from dnc.zoo.importer.checkpoint import Checkpoint, Pads, Tensor, Unit
+from dnc.zoo.importer.tensors import Checkpoint, Pads, Tensor, Unit
 
 __all__ = ["read_onnx"]
 

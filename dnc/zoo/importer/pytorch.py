@@ -29,7 +29,7 @@ import numpy.typing as npt
 
 from dnc.errors import WeightsError
 from dnc.typing import Array
-from dnc.zoo.importer.checkpoint import FLOATS, SIZES, Tensor
+from dnc.zoo.importer.tensors import FLOATS, SIZES, Tensor
 
 __all__ = ["read_legacy", "read_zip"]
 

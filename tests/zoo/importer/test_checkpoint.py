@@ -16,7 +16,8 @@ import onnx.numpy_helper
 import pytest
 
 from dnc.errors import WeightsError
-from dnc.zoo.importer.checkpoint import Checkpoint, Unit, open_checkpoint
+from dnc.zoo.importer.checkpoint import open_checkpoint
+from dnc.zoo.importer.tensors import Checkpoint, Unit
 from tests.zoo.importer.checkpoints import WRITERS, Raw, Stored, legacy, pickled, safetensors, stored_bytes, zipped
 
 Write = Callable[[Path, Any], Path]

@@ -24,6 +24,10 @@ from pathlib import Path
 from typing import Any
 
 import dnc
+from dnc.bench.machine import machine
+from dnc.darknet.network import Network
+from dnc.darknet.reference import run
+from dnc.darknet.weights import write_weights
 from dnc.errors import DncError, DncWarning
 from dnc.files import cache_dir
 from dnc.runtime.gpus import gpus
@@ -50,7 +54,7 @@ PACKAGES = (
 TOOLS = ("g++", "cmake", "nvidia-smi", "nvcc", "ffmpeg")
 
 _BY_TVM = "cuda by tvm"
-_CHILD = "import sys; from dnc.compiler import doctor; doctor._answer(sys.argv[1])"
+_CHILD = "import sys; from dnc.cli import _doctor as doctor; doctor._answer(sys.argv[1])"
 _TINY = """[net]
 width=32
 height=32
@@ -97,8 +101,6 @@ def examine(seconds: float = SECONDS, progress: Progress = silent) -> dict[str, 
         seconds: how long each target may take.
         progress: is told what happens now.
     """
-    from dnc.bench.machine import machine
-
     states = []
     for each in (*targets, *([_BY_TVM] if "cuda" in targets else [])):
         progress(f"trying target {each}")
@@ -128,10 +130,6 @@ def _named(name: str) -> tuple[str, dict[str, str]]:
 def try_target(name: str) -> State:
     """Compiles the tiny network and compares, in this process."""
     import numpy as np
-
-    from dnc.darknet.network import Network
-    from dnc.darknet.reference import run
-    from dnc.darknet.weights import write_weights
 
     x = np.random.default_rng(0).random((3, 32, 32), np.float32)
     with tempfile.TemporaryDirectory(prefix="dnc-doctor-") as scratch, warnings.catch_warnings(record=True) as told:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dnc.compiler import doctor
+from dnc.cli import _doctor as doctor
 from dnc.runtime.runners import Session
 from dnc.runtime.runners.onnx import OnnxRunner, OnnxSession
 from dnc.targets import targets
