@@ -26,13 +26,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import dnc
-from dnc import zoo
 from dnc.bench.difference import compare_recordings
 from dnc.bench.measure import Recording, measure
+from dnc.bench.prepare import weights_or_random
 from dnc.bench.subject import Subject
 from dnc.darknet.cfg import find_cfg
-from dnc.darknet.network import Network
-from dnc.darknet.weights import write_weights
 from dnc.runtime.timing import CONFIDENCE, Ratio, Run
 
 _LOAD = """
@@ -79,13 +77,7 @@ def load() -> Iterator[None]:
 def compile_engine(name: str, folder: Path) -> Path:
     """An engine of the network, with random weights if there are no others."""
     cfg = find_cfg(name)
-    weights = zoo.weights_for(cfg)
-    if weights is None:
-        network = Network.load(cfg).with_random_weights()
-        weights = folder / "random.weights"
-        with weights.open("wb") as file:
-            write_weights(file, network.layers, network.arrays)
-    return dnc.compile(cfg, weights, "onnx", folder / f"{cfg.stem}.engine", verify=False).folder
+    return dnc.compile(cfg, weights_or_random(cfg, folder), "onnx", folder / f"{cfg.stem}.engine", verify=False).folder
 
 
 def compared(folder: Path, by: float, arguments: argparse.Namespace) -> Ratio:

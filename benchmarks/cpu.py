@@ -27,12 +27,11 @@ from typing import Any
 import numpy as np
 
 import dnc
-from dnc import zoo
 from dnc.bench.peers import Peer, Plain
+from dnc.bench.prepare import weights_or_random
 from dnc.compiler.source import preprocessing_for
 from dnc.darknet.cfg import find_cfg
 from dnc.darknet.network import Network
-from dnc.darknet.weights import write_weights
 from dnc.errors import TargetError
 from dnc.evaluation.datasets import images as find_images
 from dnc.quantization.collecting import calibrate
@@ -67,15 +66,8 @@ def plain(path: Path, x: Any, threads: int) -> dict[str, Callable[[], object]]:
 
 def measure(cfg: Path, arguments: argparse.Namespace, folder: Path) -> tuple[Timings, list[str]]:
     """Timings of everything that runs, and what does not."""
-    found = zoo.weights_for(cfg)
-    network = Network.load(cfg, found)
-    weights = found or folder / "random.weights"
-    if found is None:
-        network = network.with_random_weights()
-        with weights.open("wb") as file:
-            write_weights(file, network.layers, network.arrays)
-        # A calibration knows its network by the file's digest.
-        network = Network.load(cfg, weights)
+    weights = weights_or_random(cfg, folder)
+    network = Network.load(cfg, weights)
     x = np.random.default_rng(0).random((1, *network.input_shape), np.float32)
     runs: dict[str, Run] = {}
     ours: dict[str, dict[str, Any]] = dict(OURS)

@@ -17,9 +17,9 @@ float32: TF32 is off for all. The engines of a network run in turn (`dnc.runtime
 median in milliseconds, and the median ratio to the first column with the half of its 95 % interval. Below stands by how
 much the outputs are off those of ONNX Runtime on the CPU in float32, relative to the largest, for the first image.
 
-The second part is what --autotune of `dnc compile` measures, each depthwise layer in place; --table puts that into a
-table of generations (`dnc.depthwise`). What was measured is kept in dnc's cache, so that a part that the time did not
-suffice for goes on where it stopped. Whatever takes long to open is left out when there is too little time for it.
+The second part is what --autotune of `dnc compile` measures, each depthwise layer in place. What was measured is kept
+in dnc's cache, so that a part that the time did not suffice for goes on where it stopped. Whatever takes long to open
+is left out when there is too little time for it.
 
 Needs no network access. Prints Markdown.
 """

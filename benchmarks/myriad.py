@@ -19,10 +19,8 @@ import tempfile
 from pathlib import Path
 
 import dnc
-from dnc import zoo
+from dnc.bench.prepare import RANDOM, weights_or_random
 from dnc.darknet.cfg import find_cfg
-from dnc.darknet.network import Network
-from dnc.darknet.weights import write_weights
 from dnc.errors import DncError
 from dnc.runtime.runners.myriad import toolchain
 from dnc.runtime.runners.myriad.process import Job, compile_blob
@@ -52,13 +50,8 @@ def row(text: str, arguments: argparse.Namespace, folder: Path) -> list[str]:
     """The cells for one network."""
     cfg_name, _, weights_name = text.partition("=")
     cfg = find_cfg(cfg_name)
-    weights = Path(weights_name) if weights_name else zoo.weights_for(cfg)
-    if weights is None:
-        weights = folder / "random.weights"
-        network = Network.load(cfg).with_random_weights(0)
-        with weights.open("wb") as file:
-            write_weights(file, network.layers, network.arrays)
-    name = cfg.stem if weights.name != "random.weights" else f"{cfg.stem} (random weights)"
+    weights = Path(weights_name) if weights_name else weights_or_random(cfg, folder)
+    name = cfg.stem if weights.name != RANDOM else f"{cfg.stem} (random weights)"
     start = processor_seconds()
     try:
         engine = dnc.compile(

@@ -34,11 +34,10 @@ from PIL import Image
 
 import dnc
 from benchmarks.cpu import SETTLE, plain
-from dnc import zoo
+from dnc.bench.prepare import weights_or_random
 from dnc.darknet.cfg import find_cfg
 from dnc.darknet.lower import lower
 from dnc.darknet.network import Network
-from dnc.darknet.weights import write_weights
 from dnc.graph.serialization import serialize_to
 from dnc.graph.verification import photograph
 from dnc.runtime.engine import load
@@ -82,23 +81,12 @@ def plain_tvm(path: Path, x: Any, mcpu: str) -> Callable[[], object]:
     return lambda: main(given)
 
 
-def weights_of(cfg: Path, folder: Path) -> Path:
-    """The known weights of a network, or random ones."""
-    known = zoo.weights_for(cfg)
-    if known is not None:
-        return known
-    network = Network.load(cfg).with_random_weights()
-    with (folder / "random.weights").open("wb") as file:
-        write_weights(file, network.layers, network.arrays)
-    return folder / "random.weights"
-
-
 def measure_precisions(cfg: Path, arguments: argparse.Namespace, folder: Path) -> Timings:
     """Timings of dnc's engines."""
     from dnc.compiler.source import preprocessing_for
     from dnc.quantization.collecting import calibrate
 
-    weights = weights_of(cfg, folder)
+    weights = weights_or_random(cfg, folder)
     network = Network.load(cfg, weights)
     Image.fromarray(photograph()).save(folder / "photograph.png")
     paths = [folder / "photograph.png"]
@@ -146,7 +134,7 @@ def precisions(arguments: argparse.Namespace) -> None:
 
 def measure(cfg: Path, arguments: argparse.Namespace, folder: Path) -> tuple[Timings, tuple[float, float, float]]:
     """Timings of all four, and what compiling cost."""
-    weights = weights_of(cfg, folder)
+    weights = weights_or_random(cfg, folder)
     network = Network.load(cfg, weights)
     x = np.random.default_rng(0).random((1, *network.input_shape), np.float32)
     model = folder / "plain.onnx"

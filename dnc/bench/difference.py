@@ -74,9 +74,7 @@ def compare_recordings(old: Recording, new: Recording, names: tuple[str, str], t
     """Compares the engines of two recordings, by their names, or the only one of either.
 
     Args:
-        old, new: the recordings.
         names: what they are called, their files.
-        threshold: see `Difference`.
 
     Raises:
         DncError: they were made on different machines or with different settings, or have no engine in common.

@@ -95,11 +95,8 @@ def profile(
     """Measures an engine's sections.
 
     Args:
-        subject: the engine.
         places: sections of its cfg by `#` and their number, where the cfg is known; the engine may know them itself.
         measured: the peaks, if they are known.
-        progress: is told what happens now.
-        clock: for tests.
 
     Raises:
         TargetError: the engine does not tell how long its layers take, or its model cannot be read.
@@ -136,11 +133,9 @@ def attribute(
     """Adds nodes up by section.
 
     Args:
-        engine: its name.
         work: what its sections compute.
         chunks: seconds of the network and, just after, of each node; several times.
         limits: the peaks, if they are known.
-        places: see `profile`.
     """
     columns = {place: number for number, place in enumerate([*(node.place for node in work), _MADE])}
     # The network's time stands beside its nodes', so that both are those of the same chunks.

@@ -199,7 +199,6 @@ def measure(
         seconds: how long the timing may take.
         extras: start-up time, memory and energy as well.
         device: where the engines run, if not here.
-        progress: is told what happens now.
 
     Raises:
         TargetError: an engine does not run.

@@ -120,7 +120,6 @@ def bandwidth(
         threads: that copy at the same time, each its own part.
         size: bytes to copy; four times the last cache if not given.
         seconds: how long to measure.
-        clock: for tests.
     """
     total = size or 4 * (last_cache() or _UNKNOWN_CACHE)
     parts = [np.ones(total // threads // 8) for _ in range(threads)]

@@ -57,10 +57,7 @@ class Plain:
         """Writes what is not there yet.
 
         Args:
-            network: with its weights.
-            weights: their file.
             x: the input (N, C, H, W).
-            folder: to write into.
 
         Raises:
             DncError: the graph is over 2 GiB.
@@ -78,9 +75,6 @@ class Peer:
     """A library that reads a network.
 
     Args:
-        name: one of `NAMES`.
-        network: what it reads.
-        threads: for one run.
         folder: is kept from one start to the next, for what the library converts.
         python: the interpreter that has the library.
     """

@@ -54,12 +54,7 @@ def plot(recording: Recording, layers: Sequence[Layers], path: Path) -> None:
     pyplot = import_matplotlib(path)
     heights = [1.5 + 0.4 * len(recording.figures), *[5] * len(layers)]
     figure, axes = pyplot.subplots(
-        len(heights),
-        1,
-        figsize=(8, sum(heights)),
-        height_ratios=heights,
-        squeeze=False,
-        layout="constrained",
+        len(heights), 1, figsize=(8, sum(heights)), height_ratios=heights, squeeze=False, layout="constrained"
     )
     _bars(axes[0, 0], recording)
     for axis, engine in zip(axes[1:, 0], layers, strict=True):

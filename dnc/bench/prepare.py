@@ -30,9 +30,18 @@ from dnc.targets import find
 from dnc.targets.tvm.remote import Device
 from dnc.typing import Progress, silent
 
-__all__ = ["BenchOptions", "find_here", "is_engine", "make_peers", "make_subjects", "network_of", "sections"]
+__all__ = [
+    "BenchOptions",
+    "find_here",
+    "is_engine",
+    "make_peers",
+    "make_subjects",
+    "network_of",
+    "sections",
+    "weights_or_random",
+]
 
-PACKAGE = ".dnc"
+PACKAGE, RANDOM = ".dnc", "random.weights"
 
 
 @dataclass(frozen=True)
@@ -89,9 +98,7 @@ def make_subjects(
 
     Args:
         what: engine folders, packages, cfg files or names of networks of cfg/.
-        options: see `BenchOptions`.
         scratch: a folder for what is compiled.
-        progress: is told what happens now.
 
     Raises:
         DncError: something is no engine and no cfg, cannot be compiled, or does not take the batch.
@@ -126,7 +133,10 @@ def _compile(
         hint = close_match(item, known) or "name an engine folder, a .cfg file, or a network of cfg/"
         raise DncError(f"there is no engine and no cfg '{item}'", hint=hint)
     scratch.mkdir()
-    weights = _weights(cfg, options, scratch)
+    weights = options.weights or weights_or_random(cfg, scratch)
+    if weights.name == RANDOM:
+        what = "no weights beside the cfg or in the zoo's cache: random ones stand in"
+        warn(DncError(what, cfg, "--weights names some"))
     engines = []
     for target in options.targets or ["cpu"]:
         for precision in options.precisions or [""]:
@@ -146,14 +156,13 @@ def _tell(progress: Callable[[str], None], title: str, text: str) -> None:
     progress(f"{title}: {text}")
 
 
-def _weights(cfg: Path, options: BenchOptions, scratch: Path) -> Path:
-    """The given weights, those that are found, or random ones, which take as long."""
-    weights = options.weights or zoo.weights_for(cfg)
-    if weights is not None:
-        return weights
-    warn(DncError("no weights beside the cfg or in the zoo's cache: random ones stand in", cfg, "--weights names some"))
+def weights_or_random(cfg: Path, folder: Path) -> Path:
+    """The weights that are found for a cfg, or random ones written to `folder`, which take as long."""
+    known = zoo.weights_for(cfg)
+    if known is not None:
+        return known
     network = Network.load(cfg).with_random_weights()
-    path = scratch / "random.weights"
+    path = folder / RANDOM
     with path.open("wb") as file:
         write_weights(file, network.layers, network.arrays)
     return path
@@ -168,7 +177,7 @@ def network_of(
     """
     name = str(subject.manifest.network.get("cfg"))
     named = [find_cfg(item) for item in what if not is_engine(item)]
-    random = list(scratch.glob("*/random.weights"))
+    random = list(scratch.glob(f"*/{RANDOM}"))
     for cfg in [*named, subject.folder.parent / name, Path(name), find_cfg(name)]:
         if not os.access(cfg, os.F_OK):
             continue

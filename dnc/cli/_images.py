@@ -50,11 +50,8 @@ def run_images(engine: Engine, paths: Sequence[Path], *, skip_bad: bool, quiet: 
     """Runs the engine on each image.
 
     Args:
-        engine: the engine.
-        paths: the images.
         skip_bad: an image that cannot be read is a warning.
         quiet: results are not printed one by one, so that a terminal shows how far it is.
-        options: for the engine's call.
 
     Raises:
         ImageError: an image cannot be read, or none can.

@@ -25,8 +25,8 @@ def command(
     Where a pass missed something of its kind, the reason stands. Numbers are those of Darknet's layers.
     """
     from dnc.cli import print_json, progress
-    from dnc.cli._images import is_folder
     from dnc.compiler.explaining import explain, explain_engine
+    from dnc.evaluation.datasets import is_folder
 
     if is_folder(what) or what.endswith(".dnc"):
         given = [

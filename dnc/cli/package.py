@@ -8,10 +8,7 @@ import click
 @click.command(epilog="Example: dnc package yolov4-tiny.engine -o yolov4-tiny.dnc")
 @click.argument("engine", type=click.Path())
 @click.option(
-    "--out",
-    "-o",
-    type=click.Path(),
-    help="The file, or with --unpack the folder; else ENGINE's name, in this folder.",
+    "--out", "-o", type=click.Path(), help="The file, or with --unpack the folder; else ENGINE's name, in this folder."
 )
 @click.option("--unpack", "unpacks", is_flag=True, help="The other way: ENGINE is a package, and becomes a folder.")
 def command(engine: str, out: str | None, unpacks: bool) -> None:

@@ -217,7 +217,6 @@ def parse_cfg(text: str, file: str = "<cfg>", lenient: bool = False) -> list[Sec
     """Splits cfg text into sections; the first is [net].
 
     Args:
-        text: the text.
         file: the name of the file, for messages.
         lenient: passes lines over that are no cfg, with a warning, as Darknet does with a message.
 

@@ -41,12 +41,7 @@ class Network:
 
     @classmethod
     def load(
-        cls,
-        cfg: str | Path,
-        weights: str | Path | None = None,
-        *,
-        lenient: bool = False,
-        cutoff: int | None = None,
+        cls, cfg: str | Path, weights: str | Path | None = None, *, lenient: bool = False, cutoff: int | None = None
     ) -> Network:
         """Reads a .cfg, and a .weights where one is given.
 

@@ -32,7 +32,6 @@ def run_all(network: Network, x: Array, states: dict[int, States] | None = None)
     An output is dropped once no later layer reads it, so that memory stays near that of the largest few.
 
     Args:
-        network: a network with weights.
         x: the input, (N, *network.input_shape), float32 in [0, 1].
         states: states of the recurrent layers, updated in place; zero if not given.
 

@@ -99,8 +99,6 @@ def read_weights(
     """Maps the file into memory and hands each layer its arrays, read-only and not copied.
 
     Args:
-        path: the .weights file.
-        layers: the network's layers, in order.
         lenient: warn about a wrong length or values that are not finite; missing floats are zero then.
         partial: more floats than the layers want are fine: they are a longer network's.
 

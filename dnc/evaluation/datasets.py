@@ -203,7 +203,6 @@ def read_dataset(
         key: the list of a .data file: "valid" or "train".
         limit: as many of them: the first, or with `seed` a sample that is the same on every run, in the order of the
             list.
-        seed: see `limit`.
         skip_bad: an image that a list names and that is missing is a warning.
 
     Raises:
@@ -386,8 +385,6 @@ def read_truth(
     other programs have them, in a folder `labels` instead of the last one that is called `images`.
 
     Args:
-        listed: the images.
-        classes: how many there are.
         labels: a folder of label files.
         annotations: a COCO file.
         allow_unlabelled: an image without a label file has no objects, as in Darknet. (An empty file always says so.)
@@ -430,10 +427,7 @@ def class_truth(
     5. the folder, if there are as many as classes: the classes are the folders in alphabetical order.
 
     Args:
-        listed: the images.
-        classes: how many there are.
         labels: what `labels` of a .data file lists.
-        names: of the classes.
 
     Raises:
         DatasetError: none does, or there is no such class.

@@ -69,10 +69,8 @@ class Child:
     """A Python process that answers requests, each a line of JSON: a context, which ends it.
 
     Args:
-        module: what it runs.
         does: what it does, for messages.
         path: a folder to find libraries in first.
-        progress: is told what happens now.
     """
 
     def __init__(self, module: str, does: str, path: Path | None, progress: Progress) -> None:
@@ -148,19 +146,13 @@ class Compiler:
     Args:
         model: in which `dnc.targets.tvm.emit.unsupported` finds nothing.
         preprocessing: what a model that takes pixels does first.
-        job: what it is for.
-        progress: is told what happens now.
 
     Raises:
         TargetError: a compiler is missing, or refuses the network.
     """
 
     def __init__(
-        self,
-        model: ir.Model,
-        preprocessing: Preprocessing | None,
-        job: Job,
-        progress: Progress = silent,
+        self, model: ir.Model, preprocessing: Preprocessing | None, job: Job, progress: Progress = silent
     ) -> None:
         from dnc.graph.serialization import serialize_to
         from dnc.targets.tvm.compile import find_linker, machine_for
@@ -196,7 +188,6 @@ class Compiler:
         """Writes the shared library of the network.
 
         Args:
-            library: the file.
             chosen: ranks of some functions: see `dnc.runtime.runners.cuda.device.Device`.
 
         Returns:

@@ -78,7 +78,6 @@ class Toolkit:
         Args:
             source: CUDA C++.
             archs: as sm_87, in order.
-            folder: for files in between.
 
         Raises:
             TargetError: the compiler refuses the source or an architecture, or cannot be run.

@@ -40,10 +40,6 @@ _RULE = 0
 class Measurer:
     """A GPU, in a process that is started anew where it has ended: a context.
 
-    Args:
-        number: of the GPU.
-        progress: is told what happens now.
-
     Raises:
         TargetError: there is no such GPU, or what it needs is missing.
     """
@@ -88,14 +84,12 @@ class GpuTuner(Tuner[Mapping[str, Any]]):
 
     Args:
         compiler: has the network.
-        measurer: the GPU.
         model: what is compiled, for the names of its layers.
         feeds: inputs of the network.
         archs: what is compiled for.
         graphs: how engines are opened: see `dnc.runtime.runners.cuda.kernels`.
         record: the model.json that goes with a library, from what the compiler says of it.
         precision, cache, progress: as for `Tuner`.
-        scratch: a folder.
     """
 
     rules = frozenset({"product", "tensor-product", "tf32-product", "depthwise", "pool"})

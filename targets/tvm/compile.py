@@ -166,11 +166,7 @@ def build(
 
     Args:
         emit: makes the module.
-        machine: what is compiled for.
-        linker: a C++ compiler.
-        path: the library.
         chosen: functions that are written in another way than usual (`dnc.targets.tvm.schedules.apply`).
-        progress: is told what happens now.
 
     Raises:
         TargetError: TVM or the linker fails.

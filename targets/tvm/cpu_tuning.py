@@ -67,11 +67,9 @@ def build(
         emit, machine, linker, path: as for `dnc.targets.tvm.compile.build`.
         model: what is emitted, for the names of its layers.
         feeds: inputs of the network.
-        precision: in which it is computed.
         trials: how many kernels to try, all together; those that the cache knows count.
         device: what measures.
         cache: the folder to keep trials in; None to keep none.
-        progress: is told what happens now.
 
     Raises:
         TargetError: TVM fails; the device fails.

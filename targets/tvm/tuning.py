@@ -101,7 +101,6 @@ class Database:
 
     Args:
         folder: the cache; None to keep nothing.
-        device: see `device_name`.
 
     A file that is damaged, or of another device, counts as empty; a line that is torn is left out.
     """
@@ -216,10 +215,7 @@ class Tuner(ABC, Generic[Built]):
 
     Args:
         device: what measurements hold for.
-        place: where it is measured; "" for this machine.
         cache: the folder to keep trials in; None to keep none.
-        progress: is told what happens now.
-        precision: in which the network is computed.
     """
 
     rules: frozenset[str]
@@ -264,7 +260,6 @@ class Tuner(ABC, Generic[Built]):
         """Writes the library of the network, with kernels that were chosen by measuring.
 
         Args:
-            path: the library.
             scratch: a folder for another one.
             trials: how many kernels to try, all together; those that the cache knows count.
 
@@ -446,7 +441,6 @@ def places_of(kernels: Sequence[Sequence[str]], model: ir.Model) -> dict[str, tu
 
     Args:
         kernels: what `dnc.targets.tvm.provenance.kernels_of` says of the functions.
-        model: what was emitted.
     """
     places = {node.name: where_of(node) for node in model.graph}
     sections: dict[str, dict[str, None]] = {}

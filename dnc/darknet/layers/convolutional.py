@@ -89,10 +89,8 @@ class Convolution:
         """Reads the options that all of Darknet's convolutional sections share.
 
         Args:
-            section: the section.
             input_shape: (C, H, W) of what is convolved.
             filters: the key of the number of filters.
-            activation: the usual one.
         """
         size = section.integer("size", cls.usual_size, low=1)
         stride = section.integer("stride", 1)

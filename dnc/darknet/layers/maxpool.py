@@ -95,10 +95,7 @@ class MaxPool(Pool):
         if antialiasing:
             shape = blur((channels, vertical.count, horizontal.count), antialiasing, *strides)[0].shape
         return cls(
-            **common(context, shape),
-            axes=(vertical, horizontal),
-            antialiasing=antialiasing,
-            blur_stride=strides,
+            **common(context, shape), axes=(vertical, horizontal), antialiasing=antialiasing, blur_stride=strides
         )
 
     def flops(self) -> float:

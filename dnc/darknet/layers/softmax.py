@@ -45,13 +45,7 @@ class Softmax(Layer):
         spatial = section.number("spatial", 0.0) != 0 and not tree
         if spatial:
             context.image()
-        return cls(
-            **common(context, (inputs,)),
-            groups=groups,
-            temperature=temperature,
-            spatial=spatial,
-            tree=tree,
-        )
+        return cls(**common(context, (inputs,)), groups=groups, temperature=temperature, spatial=spatial, tree=tree)
 
     def _view(self) -> tuple[list[int], int]:
         """(shape without the batch axis, axis of the softmax)."""

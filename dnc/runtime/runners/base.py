@@ -86,7 +86,6 @@ class Runner(ABC):
         """Opens what the target built.
 
         Args:
-            folder: the engine folder.
             threads: how many threads one run uses; the engine's own choice if not given.
 
         Raises:

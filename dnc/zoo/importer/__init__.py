@@ -134,7 +134,6 @@ def import_weights(
         pins: (layer, name) pairs: that layer takes the unit of that name, its weights or its batch normalisation.
         cutoff: takes the first so many layers of the cfg, as `darknet partial` writes them.
         lenient: what Darknet takes in silence in a cfg warns instead of failing.
-        progress: is told what happens now.
 
     Raises:
         CfgError, WeightsError: source and cfg do not fit, or not in one way only; nothing is written then.

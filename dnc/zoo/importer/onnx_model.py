@@ -225,13 +225,7 @@ class _Reader:
                 pads = (top + before[0], left + before[1], bottom + before[2], right + before[3])
         vertical, horizontal = attributes.get("dilations", [1, 1])
         return Unit(
-            name,
-            "convolution",
-            weights,
-            bias,
-            pads=pads,
-            strides=(rows, columns),
-            dilations=(vertical, horizontal),
+            name, "convolution", weights, bias, pads=pads, strides=(rows, columns), dilations=(vertical, horizontal)
         )
 
     def _padded(self, value: str, name: str) -> tuple[int, int, int, int] | None:

@@ -53,8 +53,6 @@ def apply(module: Any, device: Device, chosen: Mapping[str, int] | None = None) 
     """The module with every function scheduled. A CUDA target must be in scope.
 
     Args:
-        module: of Relax.
-        device: the GPU.
         chosen: ranks (`Device.rank`) of single functions, by their names.
     """
     own = {name: _rule(replace(device, rank=rank)) for name, rank in (chosen or {}).items()}

@@ -229,7 +229,6 @@ def gather(to: Any, start: Expr, lanes: int, parts: int | Expr, stride: int) -> 
         to: `lanes` float32 numbers.
         start: where the first part has them, aligned to all of them.
         lanes: 1, 2 or 4.
-        parts: how many there are.
         stride: by how many numbers they are apart.
     """
     first = address(to, tirx.IntImm("int64", 0))
@@ -256,7 +255,6 @@ def store_fragment(fragments: Any, number: Expr, to: Expr, stride: int) -> Stmt:
 
     Args:
         fragments: a buffer of them.
-        number: which one.
         to: where its first number goes, in a buffer of any type, on a multiple of 32 bytes.
         stride: numbers from one row to the next.
     """

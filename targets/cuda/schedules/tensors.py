@@ -164,17 +164,11 @@ class _Tensor(Product):
                 return self.store_sums(group, pixel, channel, exchanged(y * stride + x))
 
             return sequence(
-                warp_barrier(),
-                unrolled(beside, put),
-                warp_barrier(),
-                loop(_SIDE * across // _WARP, turn, name="turn"),
+                warp_barrier(), unrolled(beside, put), warp_barrier(), loop(_SIDE * across // _WARP, turn, name="turn")
             )
 
         # Other warps may still read the strip.
-        return sequence(
-            barrier(),
-            unrolled(self._tall, lambda i: unrolled(self._wide // beside, lambda j: some(i, j))),
-        )
+        return sequence(barrier(), unrolled(self._tall, lambda i: unrolled(self._wide // beside, lambda j: some(i, j))))
 
     def put(self, thread: Expr, where: Callable[[Expr], Expr]) -> Stmt:
         row, column = self._place(thread)

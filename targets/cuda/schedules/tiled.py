@@ -105,10 +105,7 @@ def form_of(window: Window, tiles: Sequence[Tile], rate: float, device: Device) 
     """The form of the device's rank: that with which all blocks are done first, or one of the next.
 
     Args:
-        window: a convolution.
-        tiles: those that there are.
         rate: multiplications that a multiprocessor does in a cycle with the best of them.
-        device: the GPU.
     """
     pixels, channels = math.prod(window.output[:3]), window.output[3] // window.groups
     terms = math.prod(window.size) * window.source[3] // window.groups
@@ -514,9 +511,7 @@ class Product(ABC):
             return held if self.dtype == "float32" else tirx.Cast(self.dtype, held)
 
         return scoped(
-            [summed],
-            gather(summed, start, lanes, parts, self._area),
-            self.store(group, pixel, channel, lanes, value),
+            [summed], gather(summed, start, lanes, parts, self._area), self.store(group, pixel, channel, lanes, value)
         )
 
     def store(self, group: Expr, pixel: Expr, channel: Expr, lanes: int, value: Any) -> Stmt:

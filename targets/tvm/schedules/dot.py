@@ -64,7 +64,6 @@ class Dot:
             dtype: the type of the sums.
             inputs: how many numbers of the data lie one after the other, channels of a group.
             lanes: of the vectors of sums.
-            machine: the processor.
         """
         kind = str(weight.dtype)
         group = _KINDS.get((dtype, kind), 1)

@@ -96,7 +96,6 @@ def rewrite(
     """The module with every function as a rule writes it.
 
     Args:
-        module: of Relax.
         rule: what writes a kernel.
         other: what is done with a function for which there is no rule, and what to say of it; if not given, nothing.
         own: rules of single functions, or what takes their places as it is, with the same parameters; by name.

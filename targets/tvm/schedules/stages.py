@@ -220,19 +220,13 @@ class Segment:
         return any(not any(call.op.same_as(op) for op in short) for call in calls)
 
     def finish_tile(
-        self,
-        sums: Sequence[Any],
-        at: Callable[[Expr, int], Callable[[Expr], Sequence[Expr]]],
-        width: int,
-        lanes: int,
+        self, sums: Sequence[Any], at: Callable[[Expr, int], Callable[[Expr], Sequence[Expr]]], width: int, lanes: int
     ) -> Stmt:
         """`finish` for a tile of pixels by blocks of channels: written out, or if it is long, as a loop over pixels.
 
         Args:
             sums: the anchor's values: for each block a buffer with a vector for each pixel.
             at: where the elements of a pixel and a block stand.
-            width: how many pixels.
-            lanes: of a vector.
         """
 
         def one(pixel: Expr, buffers: Sequence[Any]) -> Stmt:

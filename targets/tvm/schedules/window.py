@@ -108,7 +108,6 @@ def match(segment: Segment, before: Sequence[Stage]) -> Window | None:
     """The window that the segment's anchor slides; None if it does something else.
 
     Args:
-        segment: what is looked at.
         before: the stages of the function, among which may be the one that made the border.
     """
     stage = segment.anchor

@@ -113,7 +113,6 @@ class GpuSession(Session):
     """model.so on a GPU. `graphs` is "on" or "off", as it was chosen.
 
     Args:
-        folder: the engine folder.
         device: the number of the GPU.
         graphs: "auto", "on" or "off".
 

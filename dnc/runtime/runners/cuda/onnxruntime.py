@@ -106,9 +106,6 @@ def tensorrt_is_installed() -> bool:
 def providers_for(options: Mapping[str, Any]) -> list[str]:
     """Providers to try, in order: "tensorrt", "cuda".
 
-    Args:
-        options: target cuda's.
-
     Raises:
         TargetError: TensorRT is wanted for float32, and would compute in TF32.
     """
@@ -129,7 +126,6 @@ def provider_options(name: str, options: Mapping[str, Any], cache: tuple[Path, P
 
     Args:
         name: "tensorrt" or "cuda".
-        options: target cuda's.
         cache: folders for TensorRT's engines and for its times; None for none.
     """
     precision = options["precision"]
@@ -159,8 +155,6 @@ def open_engine(folder: Path, options: Mapping[str, Any], threads: int | None = 
     """A session of the engine's model.onnx.
 
     Args:
-        folder: the engine.
-        options: target cuda's.
         threads: for what runs on the CPU.
 
     Raises:
@@ -255,7 +249,6 @@ def _cache(folder: Path, conditions: str) -> tuple[Path, Path] | None:
     """Folders for TensorRT's engines of a finished engine folder, and for its times; None if it may keep nothing.
 
     Args:
-        folder: the engine folder.
         conditions: what else its engines depend on. The GPU and TensorRT's version are in their names.
     """
     root = cache_dir() / "tensorrt"
@@ -276,7 +269,6 @@ class CudaSession(OnnxSession):
     """An onnxruntime.InferenceSession on a GPU.
 
     Args:
-        path: the model.
         settings: options of providers, in the order in which they are to take nodes.
         threads: for what runs on the CPU.
         graphs: the first provider records CUDA graphs.

@@ -63,8 +63,6 @@ def compile_blob(
     """Compiles a model without a device.
 
     Args:
-        job: the model.
-        blob: the file to write.
         precisions: "U8", "FP16" or "FP32" of each input and output.
         shaves: how many of the device's 16 vector processors the network uses, and slices of its on-chip memory.
         config: more settings of the Myriad plugin.
@@ -108,7 +106,6 @@ def infer(job: Job, feeds: Mapping[str, Array], outputs: Mapping[str, str]) -> d
     """Computes outputs with the toolchain's CPU plugin, in float32.
 
     Args:
-        job: the model.
         feeds: float32 arrays by input.
         outputs: the outputs wanted: the name of each, and what it is called in the toolchain.
 

@@ -155,7 +155,6 @@ def damage(name: str, *, thorough: bool = False) -> str | None:
     """Damage of an installed toolchain in words: "" if it is whole, None if it is not there at all.
 
     Args:
-        name: the toolchain.
         thorough: compares the files' sha256, not only their sizes.
     """
     place = folder(name)

@@ -36,10 +36,8 @@ def measured(
     """Nodes and seconds of each kernel, in the order of their calls: what `Session.profile` returns.
 
     Args:
-        ffi: tvm_ffi.
         machine: TVM's virtual machine, which tells from now on.
         run: runs it once, in this thread.
-        runs: how often.
         kernels: what model.json says of them.
         wait: waits for a device that computes by itself.
 

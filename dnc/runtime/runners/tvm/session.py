@@ -129,7 +129,6 @@ class TvmSession(Session):
     """model.so on this machine's processors.
 
     Args:
-        folder: the engine folder.
         threads: how many workers one run has, at most as many as there are processors.
 
     Raises:
