@@ -15,10 +15,10 @@ import numpy as np
 
 from dnc.errors import DncError
 from dnc.graph.verification import photograph
-from dnc.runtime.engine import load
+from dnc.runtime.engine import load, runner_of
 from dnc.runtime.inputs import Feeds, Inputs, noise
 from dnc.runtime.manifest import Manifest
-from dnc.runtime.runners import Runner, Session, find
+from dnc.runtime.runners import Runner, Session
 from dnc.runtime.timing import Run
 from dnc.targets import Target, maker_of
 
@@ -72,7 +72,7 @@ class Subject:
     @property
     def runner(self) -> Runner:
         """What opens it."""
-        return find(self.manifest.target, self.manifest.options)(self.manifest.options)
+        return runner_of(self.manifest)(self.manifest.options)
 
     def session(self) -> Session:
         """A new session that takes turns with others: its threads do not run on when it has run."""

@@ -178,6 +178,7 @@ def _manifest(source: Source, model: ir.Model, target: Target, options: CompileO
     return Manifest(
         name=Path(network.file).stem,
         target=target.name,
+        runner=target.runs.name,
         network={
             "cfg": Path(network.file).name,
             "digest": network.digest,

@@ -67,7 +67,7 @@ def load(folder: str | PathLike[str], *, threads: int | None = None, **options: 
         path, manifest = open_package(package)
     else:
         manifest = read_manifest(path)
-    kind = find(manifest.target, manifest.options)
+    kind = runner_of(manifest)
     anew = [option for option in kind.known_options if option.at_load]
     fixed = [name for name in options if name in _built_in(kind, manifest)]
     if fixed:
@@ -78,6 +78,11 @@ def load(folder: str | PathLike[str], *, threads: int | None = None, **options: 
     if missing:
         raise TargetError(f"target {runner.name} needs {missing}, which is not installed", path, runner.remedy())
     return Engine(path, manifest, runner, threads, options, package)
+
+
+def runner_of(manifest: Manifest) -> type[Runner]:
+    """What opens an engine; raises TargetError if there is no such runner here."""
+    return find(manifest.runner or manifest.target, manifest.options)
 
 
 def _built_in(kind: type[Runner], manifest: Manifest) -> set[str]:

@@ -5,7 +5,7 @@ damaged engine is refused rather than run. The same network and options give the
 machine in it, and no times but those that something was chosen by.
 
     schema      1; a higher number was written by a newer dnc
-    target      who opens it
+    target      what it was compiled for; runner: what opens it
     network     cfg name, digest, input shape, layers, parameters, operations
     input       name, dtype ("float32": (N, C, H, W) in [0, 1]; "uint8": (N, H, W, C) pixels of any size), batch
     outputs     names and shapes, in order; states of recurrent layers apart
@@ -47,7 +47,7 @@ MANIFEST_LIMIT = 16 << 20
 """Bytes; those of the largest network in cfg/ are 20,000."""
 _DAMAGED = "the engine is damaged: build it again"
 _TRIES = 100
-_OPTIONAL = ("labels", "tuning", "options", "report", "remarks")
+_OPTIONAL = ("labels", "tuning", "options", "report", "remarks", "runner")
 """What engine.json need not say: the labels are a file of their own, engines of before lack the rest."""
 
 
@@ -83,6 +83,8 @@ class Manifest:
     """What the target was told, as text (see `Target`)."""
     report: Mapping[str, str] = field(default_factory=dict)
     """What the target has to say about the engine, by topic."""
+    runner: str = ""
+    """What opens it, by the name of the runner; that of the target if not said."""
     remarks: tuple[Mapping[str, Any], ...] = ()
     """What each pass did, in order: its `name` and `tolerance`, and `applied` and `missed` remarks, each with a `where`
     and a `text`."""

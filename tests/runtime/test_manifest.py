@@ -72,6 +72,7 @@ def test_contents(engine: Path) -> None:
             "tuning",
             "options",
             "report",
+            "runner",
             "remarks",
             "preprocessing",
             "heads",
