@@ -11,9 +11,8 @@ import onnx
 import onnx.numpy_helper
 import onnx.parser
 import onnx_ir as ir
-import onnxruntime as ort
 
-from dnc.graph.rounding import spell_out
+from dnc.graph.running import run
 from dnc.graph.serialization import check
 
 __all__ = ["model", "ops", "outputs", "run", "same"]
@@ -34,19 +33,6 @@ def model(text: str, **initializers: npt.ArrayLike) -> ir.Model:
 def ops(built: ir.Model) -> list[str]:
     """The operators in order."""
     return [node.op_type for node in built.graph]
-
-
-def run(built: ir.Model, feeds: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
-    """Every output by name. ONNX Runtime does not optimize: its own fusions could hide a difference, as could the
-    roundings to 16 bits that it leaves out."""
-    options = ort.SessionOptions()
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.log_severity_level = 3
-    proto = ir.to_proto(built)
-    spell_out(proto)
-    session = ort.InferenceSession(proto.SerializeToString(), options)
-    names = [value.name for value in session.get_outputs()]
-    return dict(zip(names, session.run(None, dict(feeds)), strict=True))
 
 
 def outputs(built: ir.Model, feeds: Mapping[str, npt.NDArray[Any]] | None = None, seed: int = 0) -> dict[str, Any]:

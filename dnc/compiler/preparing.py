@@ -21,7 +21,8 @@ from dnc.evaluation.datasets import Dataset, read_dataset
 from dnc.files import cache_dir
 from dnc.graph.pipeline import Decision, Pipeline, Step
 from dnc.graph.quantization import PRECISIONS
-from dnc.graph.verification import Verifier, available, feeds_for
+from dnc.graph.running import available
+from dnc.graph.verification import Verifier, feeds_for
 from dnc.passes import passes
 from dnc.quantization.calibration import Calibration
 from dnc.quantization.sensitivity import choose_float_layers

@@ -17,7 +17,7 @@ import onnx_ir as ir
 
 from dnc.errors import DncError
 
-__all__ = ["check", "serialize", "serialize_to", "small_model"]
+__all__ = ["check", "serialize", "serialize_to", "small_model", "with_outputs"]
 
 _SMALL = 1024
 """Bytes up to which an initializer is kept when a model is checked: enough for every shape and axis."""
@@ -28,14 +28,10 @@ def small_model(model: ir.Model, watch: Collection[str] = ()) -> onnx.ModelProto
 
     Args:
         model: the model, which stays as it is.
-        watch: names of values that become outputs as well.
+        watch: as for `with_outputs`.
     """
-    copy = model.clone()
+    copy = with_outputs(model, watch)
     graph = copy.graph
-    outputs = {value.name for value in graph.outputs}
-    graph.outputs.extend(
-        value for node in graph for value in node.outputs if value.name in watch and value.name not in outputs
-    )
     for value in list(graph.initializers.values()):
         tensor = value.const_value
         assert tensor is not None
@@ -45,6 +41,17 @@ def small_model(model: ir.Model, watch: Collection[str] = ()) -> onnx.ModelProto
             value.shape, value.type = ir.Shape(tensor.shape.numpy()), ir.TensorType(tensor.dtype)
             graph.inputs.append(value)
     return ir.to_proto(copy)
+
+
+def with_outputs(model: ir.Model, watch: Collection[str]) -> ir.Model:
+    """A copy of the model of which the values of these names, as far as it has them, are outputs as well."""
+    copy = model.clone()
+    graph = copy.graph
+    outputs = {value.name for value in graph.outputs}
+    graph.outputs.extend(
+        value for node in graph for value in node.outputs if value.name in watch and value.name not in outputs
+    )
+    return copy
 
 
 def check(model: ir.Model, after: str) -> None:

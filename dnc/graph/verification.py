@@ -16,22 +16,19 @@ boxes with nearly the same score; the maps of the heads, which they are made of,
 from __future__ import annotations
 
 import importlib.resources
-import importlib.util
-import mmap
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from functools import partial
 
 import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 
 from dnc.errors import PassError
-from dnc.graph.rounding import spell_out
-from dnc.graph.serialization import small_model
+from dnc.graph.running import Running
 from dnc.runtime.inputs import Feeds, noise, prepare, thresholds
-from dnc.runtime.preprocessing import Preprocessing, read_image
+from dnc.runtime.preprocessing import Pixels, Preprocessing, read_image
+from dnc.typing import Array
 
-__all__ = ["Verifier", "available", "error_between", "feeds_for", "photograph"]
+__all__ = ["Verifier", "error_between", "feeds_for", "photograph"]
 
 _ROUNDINGS = 16
 """How many times the effect of rounding everything once an error may have: a factor of 4 was seen."""
@@ -39,25 +36,13 @@ _COUNTED = "detections"
 _FEW = 0.05
 """By which share the number of detections may differ: those whose score lies at the threshold."""
 
-_RELEASE = 1 << 25
-"""Bytes of weights between two calls of `release`."""
 
-Outputs = dict[str, npt.NDArray[Any]]
-
-
-def available() -> bool:
-    """Whether there is an ONNX Runtime to run models with."""
-    return importlib.util.find_spec("onnxruntime") is not None
-
-
-def photograph() -> npt.NDArray[np.uint8]:
+def photograph() -> Pixels:
     """A photograph (H, W, 3), RGB: Grace Hopper's portrait by the US Navy, which is in the public domain."""
     return read_image((importlib.resources.files("dnc.graph") / "photograph.jpg").read_bytes())
 
 
-def feeds_for(
-    model: ir.Model, preprocessing: Preprocessing | None = None, *, images: int = 2, seed: int = 0
-) -> Feeds:
+def feeds_for(model: ir.Model, preprocessing: Preprocessing | None = None, *, images: int = 2, seed: int = 0) -> Feeds:
     """Inputs for every input of a lowered model: noise and, if it takes images, the photograph.
 
     Args:
@@ -89,7 +74,7 @@ def feeds_for(
     return feeds
 
 
-def _half(noise: npt.NDArray[Any], image: npt.NDArray[Any]) -> npt.NDArray[Any]:
+def _half(noise: Array, image: Array) -> Array:
     """The image with noise in its left half: (H, W, C) pixels or (C, H, W)."""
     axis = 1 if image.dtype == np.uint8 else 2
     return np.where(np.arange(image.shape[axis]).reshape(-1, *[1] * (2 - axis)) < image.shape[axis] // 2, noise, image)
@@ -104,11 +89,13 @@ class Verifier:
         release: is called now and then while weights are computed, and gives back the memory that they were read into.
     """
 
-    def __init__(self, feeds: Mapping[str, npt.NDArray[Any]], watch: Iterable[str] = (), release: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self, feeds: Mapping[str, Array], watch: Iterable[str] = (), release: Callable[[], None] = lambda: None
+    ) -> None:
         self._feeds = dict(feeds)
         self._watch = tuple(watch)
         self._release = release
-        self._before: Outputs = {}
+        self._before: dict[str, Array] = {}
 
     def start(self, model: ir.Model) -> None:
         """Runs the model that passes are about to change."""
@@ -121,7 +108,7 @@ class Verifier:
             PassError: the error is larger than `tolerance`, or an output has another shape or is gone.
         """
         after = self._run(model)
-        rounded: Outputs | None = None
+        rounded: dict[str, Array] | None = None
         worst = 0.0
         for name, expected in self._before.items():
             if name not in after and name in self._watch:
@@ -151,44 +138,13 @@ class Verifier:
         self._before = after
         return worst
 
-    def _run(self, model: ir.Model, rounding: bool = False) -> Outputs:
+    def _run(self, model: ir.Model, rounding: bool = False) -> dict[str, Array]:
         """All outputs; with `rounding`, of weights and inputs whose last bits were turned."""
-        import onnxruntime
-
-        generator = np.random.default_rng(0)
-
-        proto = small_model(model, self._watch)
-        # What ONNX Runtime would not round on a CPU, an engine with half-precision units does.
-        halves = spell_out(proto)
-        # Arrays that go in as inputs are read where they lie; as initializers they would be copied.
-        arrays: dict[str, npt.NDArray[Any]] = {}
-        fresh = 0
-        for value in proto.graph.input:
-            if value.name not in self._feeds:
-                tensor = model.graph.initializers[value.name].const_value
-                assert tensor is not None
-                array = tensor.numpy().astype(np.float32) if value.name in halves else tensor.numpy()
-                array = np.ascontiguousarray(array)
-                arrays[value.name] = _outside_heap(array) if isinstance(tensor, ir.LazyTensor) else array
-                fresh += tensor.nbytes
-                if fresh > _RELEASE:
-                    self._release()
-                    fresh = 0
-        self._release()
-        feeds = {**self._feeds, **arrays}
-        if rounding:
-            feeds = {name: _rounded(array, generator) for name, array in feeds.items()}
-        options = onnxruntime.SessionOptions()
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-        options.log_severity_level = 3
-        # Freed memory goes back: the next model's weights are yet to be computed.
-        options.enable_cpu_mem_arena = False
-        session = onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
-        names = [output.name for output in session.get_outputs()]
-        return dict(zip(names, session.run(None, feeds), strict=True))
+        running = Running(model, watch=self._watch, release=self._release)
+        return running(self._feeds, partial(_rounded, generator=np.random.default_rng(0)) if rounding else None)
 
 
-def _rounded(array: npt.NDArray[Any], generator: np.random.Generator) -> npt.NDArray[Any]:
+def _rounded(array: Array, generator: np.random.Generator) -> Array:
     """float32 values, each one step up, one step down or as it was; anything else as it is."""
     if array.dtype != np.float32:
         return array
@@ -196,16 +152,7 @@ def _rounded(array: npt.NDArray[Any], generator: np.random.Generator) -> npt.NDA
     return np.where(generator.random(array.shape, np.float32) < 0.5, np.nextafter(array, directions), array)
 
 
-def _outside_heap(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """A copy in memory of its own, which the system gets back at once: that of a heap stays the process's."""
-    if not array.size:
-        return array
-    copy = np.frombuffer(mmap.mmap(-1, array.nbytes), array.dtype).reshape(array.shape)
-    copy[...] = array
-    return copy
-
-
-def error_between(found: npt.NDArray[Any], expected: npt.NDArray[Any]) -> float:
+def error_between(found: Array, expected: Array) -> float:
     """The largest difference relative to the largest expected value; NaN where one has no number and the other has."""
     if not expected.size:
         return 0.0

@@ -12,7 +12,6 @@ the same bytes.
 from __future__ import annotations
 
 import hashlib
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -25,11 +24,11 @@ from dnc.darknet.lower import lower
 from dnc.darknet.network import Network
 from dnc.darknet.reference import initial_states
 from dnc.errors import CalibrationError, ImageError, TargetError, warn
+from dnc.graph.running import Running
 from dnc.quantization.calibration import Calibration, Channels
 from dnc.quantization.histograms import METHODS, PERCENTILE, Histogram
 from dnc.runtime.preprocessing import Preprocessing, read_image
-from dnc.runtime.runners.onnx import MODEL, import_onnxruntime
-from dnc.targets.onnx import Onnx
+from dnc.runtime.runners.onnx import OnnxRunner
 
 __all__ = ["calibrate"]
 
@@ -165,18 +164,12 @@ def _ahead(function: Callable[[Path], _Result], paths: Sequence[Path]) -> Iterat
 
 def _every_layer(network: Network) -> Callable[[Array], dict[str, Array]]:
     """A function that gives the values of the input and of every layer's output by name."""
-    target = Onnx()
-    if target.missing():
-        raise TargetError(f"calibrating needs {target.missing()}, which is not installed", hint=target.remedy())
-    onnxruntime = import_onnxruntime()
+    runner = OnnxRunner()
+    if runner.missing():
+        raise TargetError(f"calibrating needs {runner.missing()}, which is not installed", hint=runner.remedy())
     model = lower(network, batch=1, layers=range(len(network.layers)))
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
     # Threads that wait busily would take the time of those that count.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    with tempfile.TemporaryDirectory() as folder:
-        target.build(model, Path(folder))
-        session = onnxruntime.InferenceSession(str(Path(folder) / MODEL), options, providers=["CPUExecutionProvider"])
+    running = Running(model, optimize=True, spin=False)
     states = {
         f"state{index:03d}.{name}": array
         for index, entries in initial_states(network, 1).items()
@@ -185,6 +178,7 @@ def _every_layer(network: Network) -> Callable[[Array], dict[str, Array]]:
     names = [layer_value(layer.index) for layer in network.layers]
 
     def run(array: Array) -> dict[str, Array]:
-        return {"input": array, **dict(zip(names, session.run(names, {"input": array, **states}), strict=True))}
+        outputs = running({"input": array, **states})
+        return {"input": array, **{name: outputs[name] for name in names}}
 
     return run

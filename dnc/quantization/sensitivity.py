@@ -19,27 +19,26 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 
 from dnc.errors import DatasetError
 from dnc.evaluation.datasets import Dataset
 from dnc.evaluation.metrics import evaluate
 from dnc.graph.pipeline import Pipeline, Step
+from dnc.graph.running import Running
 from dnc.passes.shared.reduced_precision import PRODUCTS, layer_of
 from dnc.runtime.decoding import BoxHead
 from dnc.runtime.engine import Engine, load
+from dnc.runtime.inputs import Feeds, Inputs
 from dnc.runtime.manifest import Manifest, write_folder
-from dnc.runtime.preprocessing import read_image
 from dnc.targets import Target
 from dnc.targets.base import Candidate
+from dnc.typing import Array
 
 __all__ = ["Mixed", "choose_float_layers", "drop", "noises"]
 
-Feeds = Mapping[str, npt.NDArray[Any]]
 Quantization = Callable[[Collection[str]], Sequence[Step]]
 """The passes that quantize all but some layers."""
 
@@ -93,12 +92,11 @@ def choose_float_layers(
         progress: is told what happens now.
     """
     tell = progress or (lambda _: None)
-    preprocessing = manifest.preprocessing
-    if preprocessing is None:
+    if manifest.preprocessing is None:
         raise DatasetError("the network takes no images, so nothing can be measured on any", hint="--precision int8")
-    paths = [entry.path for entry in dataset.entries[:_IMAGES]]
-    arrays = [preprocessing(read_image(path, preprocessing.channels))[None] for path in paths]
-    noise = noises(model, quantization, arrays, progress=tell)
+    inputs = Inputs(manifest)
+    images = [inputs.prepare(inputs.pixels(entry.path)) for entry in dataset.entries[:_IMAGES]]
+    noise = noises(model, quantization, [inputs.batch([image]) for image in images], progress=tell)
     order = sorted(noise, key=lambda layer: -noise[layer])
     with _measure(dataset) as measure:
         tell("measuring float32")
@@ -151,7 +149,7 @@ def drop(
 def noises(
     model: ir.Model,
     quantization: Quantization,
-    arrays: Sequence[npt.NDArray[np.float32]],
+    feeds: Sequence[Feeds],
     *,
     progress: Callable[[str], None] | None = None,
 ) -> dict[int, float]:
@@ -161,7 +159,7 @@ def noises(
     Args:
         model: the model in float32; it stays as it is.
         quantization: makes the passes.
-        arrays: inputs of the network.
+        feeds: inputs of several runs.
         progress: is told what happens now.
     """
     tell = progress or (lambda _: None)
@@ -175,7 +173,7 @@ def noises(
         if (number := layer_of(node)) is not None
     }
     last = max((number for node in model.graph if (number := layer_of(node)) is not None), default=0)
-    clean = _outputs(model, arrays)
+    clean = _outputs(model, feeds)
     found = {}
     for place, layer in enumerate(sorted(numbers), 1):
         tell(f"sensitivity of layer {layer}, {place} of {len(numbers)}")
@@ -184,11 +182,11 @@ def noises(
         for step in quantization(others):
             # They were checked above, on all layers at once.
             step.rewriting.rewrite(single)
-        found[layer] = _noise(_outputs(single, arrays), clean)
+        found[layer] = _noise(_outputs(single, feeds), clean)
     return found
 
 
-def _noise(noisy: Sequence[Feeds], clean: Sequence[Feeds]) -> float:
+def _noise(noisy: Sequence[Mapping[str, Array]], clean: Sequence[Mapping[str, Array]]) -> float:
     shares = []
     for name in clean[0]:
         signal = sum(float(np.square(each[name], dtype=np.float64).sum()) for each in clean)
@@ -200,15 +198,9 @@ def _noise(noisy: Sequence[Feeds], clean: Sequence[Feeds]) -> float:
     return float(np.mean(shares))
 
 
-def _outputs(model: ir.Model, arrays: Sequence[npt.NDArray[np.float32]]) -> list[Feeds]:
-    """Of ONNX Runtime, whatever the target is: it reads every model, and starts at once."""
-    from dnc.targets.onnx import Onnx
-
-    names = [value.name or "" for value in model.graph.outputs]
-    with tempfile.TemporaryDirectory() as folder:
-        Onnx().build(model, Path(folder))
-        session = Onnx().runner().open(Path(folder))
-    return [dict(zip(names, session.run({"input": array}), strict=True)) for array in arrays]
+def _outputs(model: ir.Model, feeds: Sequence[Feeds]) -> list[dict[str, Array]]:
+    """The outputs of several runs, whatever the target is: ONNX Runtime reads every model, and starts at once."""
+    return list(map(Running(model, optimize=True), feeds))
 
 
 class _Measure:

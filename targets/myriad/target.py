@@ -30,8 +30,9 @@ import onnx_ir as ir
 from dnc.errors import PassError, TargetError
 from dnc.graph.builder import where_of
 from dnc.graph.pipeline import Step
+from dnc.graph.running import available, run
 from dnc.graph.serialization import check, serialize_to
-from dnc.graph.verification import Verifier, available, error_between, feeds_for
+from dnc.graph.verification import Verifier, error_between, feeds_for
 from dnc.passes import passes
 from dnc.runtime.manifest import Manifest
 from dnc.runtime.options import Option, one_of, whole
@@ -42,7 +43,7 @@ from dnc.runtime.runners.myriad.process import CompilerError, Job, Limits, compi
 from dnc.targets import Target, targets
 from dnc.targets.myriad.graph import pixels_for, prepare, tensors, unsupported
 from dnc.targets.myriad.report import Layers, in_short, read_stages, yolo_config
-from dnc.targets.onnx import Onnx, optimizations
+from dnc.targets.onnx import optimizations
 from dnc.typing import Progress, silent
 
 __all__ = ["Myriad"]
@@ -246,9 +247,7 @@ def _numerics(model: ir.Model, manifest: Manifest, pixels: Pixels | None, job: J
         given[IMAGE] = pixels.bytes_of(feeds[IMAGE])
         feeds[IMAGE] = pixels.input_of(given[IMAGE])
     names = tensors(model)
-    with tempfile.TemporaryDirectory(prefix="dnc-myriad-") as scratch:
-        Onnx().build(model, Path(scratch))
-        expected = dict(zip(names, Onnx().runner().open(Path(scratch)).run(feeds), strict=True))
+    expected = run(model, feeds, optimize=True)
     found = infer(job, given, names)
     errors = [error_between(found[name], expected[name]) for name in names]
     # On channels that it adds to fill a vector the plugin may divide by zero, and lets that reach others.

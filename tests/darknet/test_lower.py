@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
-import onnxruntime as ort
 import pytest
 
 from dnc.darknet.layers import layers
@@ -19,6 +18,7 @@ from dnc.darknet.reference import run_all
 from dnc.errors import DncError, WeightsError
 from dnc.graph.builder import WHERE
 from dnc.graph.pipeline import Pipeline
+from dnc.graph.running import Running, run
 from dnc.runtime.preprocessing import Preprocessing
 from dnc.targets import targets
 from tests import ROOT
@@ -209,21 +209,6 @@ class Draft:
         return self
 
 
-def session(model: ir.Model, optimized: bool = False) -> ort.InferenceSession:
-    levels = ort.GraphOptimizationLevel
-    options = ort.SessionOptions()
-    options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimized else levels.ORT_DISABLE_ALL
-    options.log_severity_level = 3
-    options.intra_op_num_threads = 1
-    return ort.InferenceSession(ir.to_proto(model).SerializeToString(), options)
-
-
-def outputs(model: ir.Model | ort.InferenceSession, x: Array) -> dict[str, Array]:
-    opened = model if isinstance(model, ort.InferenceSession) else session(model)
-    names = [value.name for value in opened.get_outputs()]
-    return dict(zip(names, opened.run(None, {"input": x}), strict=True))
-
-
 def near(got: Array, expected: Array, *read: Array) -> bool:
     """Within the bound, relative to the largest value of the layer or of what it reads: sums may cancel."""
     largest = max(float(np.abs(values).max()) for values in (expected, *read))
@@ -238,22 +223,22 @@ def test_random_network(seed: int) -> None:
     assert [layer.index for layer in network.outputs] == draft.heads
     assert len(network.layers) >= 20
     every_layer = range(len(network.layers))
-    free = session(lower(network, layers=every_layer))
+    free = Running(lower(network, layers=every_layer), spin=False)
     # As an engine has it: the heads alone, all passes, ONNX Runtime's own fusions.
     model = lower(network)
     Pipeline(targets["onnx"]().optimizations()).run(model)
-    engine = session(model, optimized=True)
+    engine = Running(model, optimize=True, spin=False)
     for batch in (1, 2):
         x = draft.random.normal(0, 1, (batch, *network.input_shape)).astype(np.float32)
         expected = {-1: x, **dict(run_all(network, x))}
-        for opened in (session(lower(network, batch=batch, layers=every_layer)), free):
-            every = outputs(opened, x)
+        for opened in (Running(lower(network, batch=batch, layers=every_layer), spin=False), free):
+            every = opened({"input": x})
             for layer in network.layers:
                 got = every[f"layer{layer.index:03d}"]
                 assert np.isfinite(expected[layer.index]).all()
                 read = [expected[source] for source in layer.sources]
                 assert near(got, expected[layer.index], *read), f"layer {layer.index} [{layer.name}] at {layer.where}"
-        final = outputs(engine, x)
+        final = engine({"input": x})
         assert list(final) == [f"layer{index:03d}" for index in draft.heads]
         for index in draft.heads:
             assert near(final[f"layer{index:03d}"], expected[index]), f"head {index}"
@@ -386,6 +371,6 @@ def test_cfgs_that_come_with_dnc(cfg: Path) -> None:
     network = Network.load(cfg, cutoff=4).with_random_weights()
     x: npt.NDArray[np.float32] = np.random.default_rng(1).random((1, *network.input_shape)).astype(np.float32)
     last = list(run_all(network, x))[-1][1]
-    assert near(outputs(lower(network, layers=[3]), x)["layer003"], last)
+    assert near(run(lower(network, layers=[3]), {"input": x})["layer003"], last)
     whole: Shape = Network.load(cfg).layers[-1].shape
     assert min(whole) > 0

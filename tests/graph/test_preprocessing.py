@@ -15,8 +15,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import onnx_ir as ir
-import onnxruntime as ort
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -26,6 +24,7 @@ from dnc.darknet.lower import lower
 from dnc.darknet.network import Network
 from dnc.darknet.weights import Header
 from dnc.errors import DncError
+from dnc.graph.running import Running
 from dnc.runtime.engine import Engine
 from dnc.runtime.preprocessing import MODES, Preprocessing
 
@@ -42,14 +41,9 @@ def network(channels: int, height: int = 12, width: int = 16) -> Network:
 
 
 @functools.lru_cache(maxsize=8)
-def session(p: Preprocessing, optimized: bool = False) -> ort.InferenceSession:
-    levels = ort.GraphOptimizationLevel
-    options = ort.SessionOptions()
-    options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimized else levels.ORT_DISABLE_ALL
-    options.log_severity_level = 3
-    options.intra_op_num_threads = 1
+def running(p: Preprocessing, optimize: bool = False) -> Running:
     model = lower(network(p.channels, p.height, p.width), preprocessing=p, pixels=True)
-    return ort.InferenceSession(ir.to_proto(model).SerializeToString(), options)
+    return Running(model, optimize=optimize, spin=False)
 
 
 def noise(seed: int, *shape: int) -> Pixels:
@@ -58,7 +52,7 @@ def noise(seed: int, *shape: int) -> Pixels:
 
 def hold(p: Preprocessing, images: Pixels, optimized: bool = False) -> None:
     """`images` are (N, H, W, channels), matched but in RGB order, as the graph takes them."""
-    (got,) = session(p, optimized).run(None, {"input": images})
+    (got,) = running(p, optimized)({"input": images}).values()
     np.testing.assert_array_equal(got, np.stack([p(image) for image in images]))
 
 

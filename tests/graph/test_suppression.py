@@ -10,8 +10,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import onnx_ir as ir
-import onnxruntime as ort
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -21,6 +19,7 @@ from dnc.darknet.network import Network
 from dnc.darknet.weights import write_weights
 from dnc.errors import DncError
 from dnc.graph.builder import Builder
+from dnc.graph.running import Running
 from dnc.graph.suppression import emit_nms
 from dnc.runtime.decoding import Candidates, Detection, non_maximum_suppression
 from dnc.runtime.engine import Engine
@@ -285,13 +284,11 @@ def test_cornersnms_on_the_host(engines: Callable[..., dict[str, Engine]]) -> No
 
 
 @functools.cache
-def suppression(kind: str, beta: float) -> ort.InferenceSession:
+def suppression(kind: str, beta: float) -> Running:
     b = Builder("N")
     boxes, scores = b.input("boxes", ["K", 4]), b.input("scores", ["K", "classes"])
     b.output(emit_nms(b, boxes, scores, kind, beta, window=False), "detections", ["D", 7])
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = 1
-    return ort.InferenceSession(ir.to_proto(b.model("nms", {})).SerializeToString(), options)
+    return Running(b.model("nms", {}), optimize=True, spin=False)
 
 
 @st.composite
@@ -317,7 +314,7 @@ def test_suppression_is_the_hosts(
     boxes, scores = scene
     feeds = {"boxes": boxes, "scores": scores}
     feeds |= {"confidence": np.array([confidence], np.float32), "iou": np.array([iou], np.float32)}
-    (rows,) = suppression(kind, beta).run(None, feeds)
+    (rows,) = suppression(kind, beta)(feeds).values()
     expected = []
     for image in range(len(boxes)):
         above = np.where(scores[image] > np.float32(confidence), scores[image], np.float32(0))
@@ -337,7 +334,7 @@ def test_chains_of_suppression() -> None:
     boxes[0, :, 0], boxes[0, :, 2:] = np.arange(k) / 4, 1
     scores = np.linspace(1, 0.5, k, dtype=np.float32).reshape(1, k, 1)
     feeds = {"confidence": np.array([0.1], np.float32), "iou": np.array([0.5], np.float32)}
-    (rows,) = suppression("default", 0.6).run(None, {"boxes": boxes, "scores": scores, **feeds})
+    (rows,) = suppression("default", 0.6)({"boxes": boxes, "scores": scores, **feeds}).values()
     np.testing.assert_array_equal(rows[:, 3], np.arange(0, k, 2) / 4)
 
 
@@ -349,6 +346,6 @@ def test_only_so_many_candidates(monkeypatch: pytest.MonkeyPatch) -> None:
     scores = np.linspace(0.1, 0.9, 9, dtype=np.float32).reshape(1, 9, 1)
     feeds = {"confidence": np.array([0.0], np.float32), "iou": np.array([0.5], np.float32)}
     suppression.cache_clear()
-    (rows,) = suppression("default", 0.6).run(None, {"boxes": boxes, "scores": scores, **feeds})
+    (rows,) = suppression("default", 0.6)({"boxes": boxes, "scores": scores, **feeds}).values()
     suppression.cache_clear()
     np.testing.assert_array_equal(rows[:, 3], [16, 14, 12, 10, 8])

@@ -21,6 +21,7 @@ from dnc.quantization.calibration import Calibration
 from dnc.quantization.collecting import calibrate
 from dnc.quantization.sensitivity import choose_float_layers, drop, noises
 from dnc.runtime.engine import Engine
+from dnc.runtime.inputs import Inputs
 from dnc.runtime.manifest import Manifest
 from dnc.targets import targets
 from dnc.targets.base import Candidate
@@ -145,12 +146,12 @@ def test_noises(measured: tuple[Path, Path, Path], tmp_path: Path) -> None:
     recipe = targets["onnx"]().quantization()
     model = lower(network)
     Pipeline(targets["onnx"]().optimizations()).run(model)
-    assert manifest.preprocessing is not None
-    array = manifest.preprocessing(photograph())[None]
-    found = noises(model, lambda keep: [Step(Quantize(ranges, recipe, keep=list(keep)))], [array])
+    inputs = Inputs(manifest)
+    feeds = [inputs.batch([inputs.prepare(photograph())])]
+    found = noises(model, lambda keep: [Step(Quantize(ranges, recipe, keep=list(keep)))], feeds)
     assert sorted(found) == [0, 1, 2, 3]
     assert max(found, key=lambda layer: found[layer]) in (1, 2)
-    clean = noises(model, quantization, [array])
+    clean = noises(model, quantization, feeds)
     assert max(clean.values()) < 0.02 < max(found.values())
 
 

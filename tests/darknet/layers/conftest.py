@@ -8,8 +8,6 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
-import onnx_ir as ir
-import onnxruntime as ort
 import pytest
 
 from dnc.darknet.layers.base import Array, Arrays
@@ -17,6 +15,7 @@ from dnc.darknet.lower import lower
 from dnc.darknet.network import Network
 from dnc.darknet.reference import run_all
 from dnc.errors import CfgError
+from dnc.graph.running import Running
 
 Doubles = npt.NDArray[np.float64]
 Oracle = Callable[[Sequence[Doubles], Arrays], Doubles]
@@ -27,13 +26,8 @@ IMAGE = "width=7\nheight=5\nchannels=4"
 
 def _graph(network: Network, x: Array, batch: int | str) -> dict[str, Array]:
     """Every layer's output by onnxruntime, which must not optimize: its own fusions could hide a difference."""
-    options = ort.SessionOptions()
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.intra_op_num_threads = 1
-    model = ir.to_proto(lower(network, batch=batch, layers=range(len(network.layers))))
-    session = ort.InferenceSession(model.SerializeToString(), options)
-    names = [value.name for value in session.get_outputs()]
-    return dict(zip(names, session.run(None, {"input": x}), strict=True))
+    model = lower(network, batch=batch, layers=range(len(network.layers)))
+    return Running(model, spin=False)({"input": x})
 
 
 def _check(

@@ -9,8 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import onnx_ir as ir
-import onnxruntime as ort
 import pytest
 
 from dnc.darknet.layers.base import Array, Arrays, States
@@ -19,6 +17,7 @@ from dnc.darknet.lower import lower
 from dnc.darknet.network import Network
 from dnc.darknet.reference import initial_states, run
 from dnc.darknet.weights import read_weights
+from dnc.graph.running import Running
 from tests import ROOT
 
 Doubles = npt.NDArray[np.float64]
@@ -39,16 +38,17 @@ def frames(net: Network, count: int = 3, batch: int = 2) -> list[Array]:
 
 def graph_steps(net: Network, inputs: Sequence[Array], batch: int | str = "N") -> Iterator[tuple[Array, States]]:
     """(output, states) of each frame by onnxruntime; a step's states go into the next."""
-    options = ort.SessionOptions()
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = ort.InferenceSession(ir.to_proto(lower(net, batch=batch)).SerializeToString(), options)
-    names = [value.name for value in session.get_outputs()]
-    feeds = {value.name: np.zeros((len(inputs[0]), *value.shape[1:]), np.float32) for value in session.get_inputs()}
+    running = Running(lower(net, batch=batch), spin=False)
+    feeds = {
+        f"state{index:03d}.{name}": state
+        for index, states in initial_states(net, len(inputs[0])).items()
+        for name, state in states.items()
+    }
     for frame in inputs:
-        values = dict(zip(names, session.run(None, {**feeds, "input": frame}), strict=True))
+        values = running({**feeds, "input": frame})
         following = {name: value for name, value in values.items() if name.startswith("next")}
         feeds.update({name.replace("next", "state"): value for name, value in following.items()})
-        yield values[names[0]], {name.partition(".")[2]: value for name, value in following.items()}
+        yield next(iter(values.values())), {name.partition(".")[2]: value for name, value in following.items()}
 
 
 def reference_steps(net: Network, inputs: Sequence[Array]) -> Iterator[tuple[Array, States]]:
