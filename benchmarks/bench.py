@@ -30,8 +30,9 @@ from dnc.bench.difference import compare_recordings
 from dnc.bench.measure import Recording, measure
 from dnc.bench.prepare import weights_or_random
 from dnc.bench.subject import Subject
+from dnc.bench.timing import CONFIDENCE
 from dnc.darknet.cfg import find_cfg
-from dnc.runtime.timing import CONFIDENCE, Ratio, Run
+from dnc.runtime.timing import Ratio, Run
 
 _LOAD = """
 import time

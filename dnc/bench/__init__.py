@@ -12,6 +12,6 @@
     difference  two recordings, or two engines: has it become slower?
     report, plot    tables, Markdown, pictures
 
-Engines are opened anew and timed in turn by `dnc.runtime.timing.compete`. This module imports nothing, because the
+Engines are opened anew and timed in turn by `dnc.bench.timing.compete`. This module imports nothing, because the
 child process of a start-up measurement passes through it.
 """

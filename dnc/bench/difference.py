@@ -1,6 +1,6 @@
 """Has it become slower? Two engines, or two recordings of `dnc bench --json`, for CI.
 
-Two engines run in turn, and what is compared is their ratio (`dnc.runtime.timing.compete`).
+Two engines run in turn, and what is compared is their ratio (`dnc.bench.timing.compete`).
 
 Two recordings were made at different times, when the machine may have been faster or slower. Each has the yardstick's
 times beside its engine's: what is compared is the engine's time as a multiple of the yardstick's. A network of many
@@ -22,9 +22,10 @@ from typing import Any
 import numpy as np
 
 from dnc.bench.measure import Figures, Recording
+from dnc.bench.timing import CONFIDENCE, student, trimmed_mean
 from dnc.bench.yardstick import NAME as YARDSTICK
 from dnc.errors import DncError
-from dnc.runtime.timing import CONFIDENCE, Ratio, student, trimmed_mean
+from dnc.runtime.timing import Ratio
 
 __all__ = ["Difference", "compare_recordings", "parse_threshold"]
 

@@ -8,7 +8,7 @@ can be compared:
     settings    threads, batch, streams; the confidence of all intervals
     machine     see `dnc.bench.machine`
     engines     figures of each engine and peer, the first of which the ratios are to; seconds, bytes, joules
-    rounds      opening, waited: see `dnc.runtime.timing.Timings`; seconds by engine
+    rounds      opening, waited: see `dnc.runtime.timing.Openings`; seconds by engine
     notes       what could not be measured, and why
     layers, end_to_end      with --layers, --images, --video, --camera
 """
@@ -34,10 +34,11 @@ from dnc.bench.energy import joules, meters
 from dnc.bench.machine import machine
 from dnc.bench.peers import Peer
 from dnc.bench.subject import Subject
+from dnc.bench.timing import CONFIDENCE, Opener, Openings, compete
 from dnc.bench.yardstick import NAME as YARDSTICK
 from dnc.bench.yardstick import yardstick
 from dnc.errors import DncError, TargetError
-from dnc.runtime.timing import CONFIDENCE, Interval, Opener, Ratio, Timings, compete
+from dnc.runtime.timing import Interval, Ratio
 from dnc.typing import Progress, silent
 
 __all__ = ["Figures", "Recording", "Settings", "measure", "read_recording"]
@@ -105,7 +106,7 @@ class Recording:
     settings: Settings
     machine: Mapping[str, Any]
     figures: tuple[Figures, ...]
-    timings: Timings
+    timings: Openings
     notes: tuple[str, ...] = ()
     made: Mapping[str, str] = field(default_factory=dict)
     confidence: float = CONFIDENCE
@@ -120,7 +121,7 @@ class Recording:
             "machine": dict(self.machine),
             "engines": [figures.to_json() for figures in self.figures],
             "rounds": {
-                "opening": [] if timings.opening is None else timings.opening.tolist(),
+                "opening": timings.opening.tolist(),
                 "waited": [] if timings.waited is None else [float(f"{value:.4g}") for value in timings.waited],
                 "seconds": {
                     name: [float(f"{value:.6g}") for value in values] for name, values in timings.seconds.items()
@@ -151,7 +152,7 @@ class Recording:
             Settings(**settings),
             dict(content["machine"]),
             tuple(figures),
-            Timings(seconds, opening, waited=waited),
+            Openings(seconds, opening, waited=waited),
             tuple(content["notes"]),
             dict(content["made"]),
             float(content["settings"]["confidence"]),
@@ -245,7 +246,7 @@ def measure(
     return Recording(settings, found_on, tuple(figures), timings, tuple(notes), made)
 
 
-def _timed(timings: Timings, first: Subject, subject: Subject | Peer) -> dict[str, Any]:
+def _timed(timings: Openings, first: Subject, subject: Subject | Peer) -> dict[str, Any]:
     """The figures that come from the timings."""
     name = subject.title if isinstance(subject, Peer) else subject.name
     quiet = timings.quiet()

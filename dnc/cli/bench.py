@@ -324,7 +324,7 @@ def _differences(
     from dnc.bench.difference import Difference, compare_recordings
     from dnc.bench.measure import measure, read_recording
     from dnc.bench.prepare import is_engine, make_subjects
-    from dnc.runtime.timing import CONFIDENCE
+    from dnc.bench.timing import CONFIDENCE
 
     engines = [is_engine(path) for path in given]
     if any(engines) and not all(engines):

@@ -10,9 +10,10 @@ import pytest
 
 from dnc.bench.difference import compare_recordings, parse_threshold
 from dnc.bench.measure import Figures, Recording, Settings
+from dnc.bench.timing import Openings
 from dnc.bench.yardstick import NAME
 from dnc.errors import DncError
-from dnc.runtime.timing import Interval, Timings
+from dnc.runtime.timing import Interval
 
 NAMES = ("old.json", "new.json")
 
@@ -40,7 +41,7 @@ def recording(
     figures = Figures("engine", "engine", "CPU", {"cfg": "a.cfg", "digest": "d"}, {}, 0, Interval(1, 1, 1))
     about = {"cpu": "x", "architecture": "y", "usable": 2, "libraries": {"numpy": "2"}}
     share = np.where(waited, 0.7, 0.0)
-    timings = Timings({"engine": engine, NAME: yard}, opening, waited=share)
+    timings = Openings({"engine": engine, NAME: yard}, opening, waited=share)
     fields: dict[str, Any] = {"settings": Settings(2), "machine": about, "figures": (figures,), "timings": timings}
     return Recording(**{**fields, **changes})
 
@@ -113,7 +114,7 @@ def test_what_has_changed_is_told() -> None:
 
 def test_several_engines_are_paired_by_name() -> None:
     old = recording()
-    timings = Timings({**old.timings.seconds, "b": old.timings.seconds["engine"]}, old.timings.opening)
+    timings = Openings({**old.timings.seconds, "b": old.timings.seconds["engine"]}, old.timings.opening)
     both = (dataclasses.replace(old.figures[0], name="b"), old.figures[0])
     one = dataclasses.replace(old, timings=timings, figures=both)
     assert [each.old for each in compare_recordings(one, one, NAMES, 0.05)] == ["b in old.json", "engine in old.json"]
