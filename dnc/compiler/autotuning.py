@@ -182,9 +182,9 @@ def _passes(choices: Mapping[str, str]) -> list[Pass]:
             groups[node] = int(number)
     found: list[Pass] = []
     if widths:
-        found.append(passes["diagonalwise"](only=widths))  # type: ignore[call-arg]
+        found.append(passes["diagonalwise"](only=widths))
     if groups:
-        found.append(passes["grouped-to-dense"](only=groups))  # type: ignore[call-arg]
+        found.append(passes["grouped-to-dense"](only=groups))
     return found
 
 

@@ -19,7 +19,8 @@ from dnc.errors import TargetError
 from dnc.runtime.manifest import Manifest
 from dnc.runtime.runners import Session
 from dnc.runtime.timing import interleave, processors
-from dnc.targets.base import Candidate, Progress, silent
+from dnc.targets.base import Candidate
+from dnc.typing import Progress, silent
 
 __all__ = ["SECONDS", "choose"]
 

@@ -145,7 +145,7 @@ def _named(pipeline: Pipeline, texts: Sequence[str]) -> Pipeline:
         name, _, given = text.partition(":")
         if name not in passes:
             raise _unknown(name)
-        values = dict(item.split("=", 1) if "=" in item else (item, "") for item in filter(None, given.split(",")))
+        values = {key: value for key, _, value in (item.partition("=") for item in given.split(",") if item)}
         rewriting = own[name].configured(values) if name in own else passes[name].from_text(values)
         steps.append(Step(rewriting, "named", named=True))
     named = {step.name for step in steps}
