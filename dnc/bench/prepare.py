@@ -62,6 +62,10 @@ class BenchOptions:
     device: Device | None = None
     """Where engines run, if not here."""
 
+    def __post_init__(self) -> None:
+        """Raises DncError where there is no such peer."""
+        check_names([*self.peers, *self.interpreters])
+
 
 def is_engine(path: str | Path) -> bool:
     """Whether this is an engine folder or package, by its looks, rather than a cfg."""
@@ -200,9 +204,8 @@ def make_peers(subject: Subject, what: Sequence[str], options: BenchOptions, scr
     """The peers on the network of an engine.
 
     Raises:
-        DncError: there is no such peer; the network's cfg is not found; it takes no arrays of float32.
+        DncError: the network's cfg is not found; it takes no arrays of float32.
     """
-    check_names([*options.peers, *options.interpreters])
     if not options.peers:
         return []
     source = network_of(subject, what, options, scratch)

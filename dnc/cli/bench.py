@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -10,7 +11,6 @@ from dnc.cli._lists import names
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
-    from pathlib import Path
 
     from dnc.bench.difference import Difference
     from dnc.bench.end_to_end import EndToEnd
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from dnc.bench.subject import Subject
     from dnc.targets.tvm.remote import Device
     from dnc.typing import Progress
+
+
+_PATH = click.Path(path_type=Path)
 
 
 def _interpreters(context: click.Context, parameter: click.Parameter, value: tuple[str, ...]) -> dict[str, str]:
@@ -39,12 +42,16 @@ def _threshold(context: click.Context, parameter: click.Parameter, value: str) -
 
 @click.command(epilog="Example: dnc bench yolov4-tiny.cfg --target onnx,openvino --against opencv --layers")
 @click.argument("what", nargs=-1, metavar="[ENGINE|CFG]...", type=click.Path())
-@click.option("--target", "-t", callback=names, metavar="T,…", help="Compile a cfg for these; else cpu.")
-@click.option("--precision", callback=names, metavar="P,…", help="And in these precisions; else fp32.")
-@click.option("--weights", "-w", type=click.Path(), help="Of a cfg; else beside it, else the zoo's, else random ones.")
-@click.option("--calibration", type=click.Path(), help="What dnc calibrate wrote, for --precision int8 and mixed.")
+@click.option("--target", "-t", "targets", callback=names, metavar="T,…", help="Compile a cfg for these; else cpu.")
+@click.option("--precision", "precisions", callback=names, metavar="P,…", help="And in these precisions; else fp32.")
+@click.option("--weights", "-w", type=_PATH, help="Of a cfg; else beside it, else the zoo's, else random ones.")
+@click.option("--calibration", type=_PATH, help="What dnc calibrate wrote, for --precision int8 and mixed.")
 @click.option(
-    "--against", callback=names, metavar="PEER,…", help="Peers as well: opencv, ncnn, darknet2any, ort, openvino."
+    "--against",
+    "peers",
+    callback=names,
+    metavar="PEER,…",
+    help="Peers as well: opencv, ncnn, darknet2any, ort, openvino.",
 )
 @click.option(
     "--peer",
@@ -112,6 +119,8 @@ def command(
     as_json: bool,
     markdown: bool,
     plot: str | None,
+    remote: str | None,
+    threads: int | None,
     **options: Any,
 ) -> None:
     """Measure how fast engines are, and compare them.
@@ -120,119 +129,75 @@ def command(
     that a noisy machine widens, but does not fool. Without arguments, the engine or the cfg of the current folder.
     """
     import tempfile
-    from pathlib import Path
+    from dataclasses import replace
 
-    from dnc.cli import print_json, progress
+    from dnc.bench.prepare import BenchOptions, is_engine
+    from dnc.cli import progress
+    from dnc.runtime.timing import processors
 
+    given = {name: value for name, value in options.items() if value is not None}
+    chosen = BenchOptions(threads or processors(), **given)
     sources = sum([bool(images), video is not None, camera is not None])
-    if sources > 1:
-        raise click.UsageError("give one of --images, --video and --camera")
-    if fps is not None and not sources:
-        raise click.UsageError("--fps is for --images, --video and --camera")
-    if diff is not None and (what or sources or layers or plot or options["against"]):
-        raise click.UsageError("--diff takes two recordings or engines, and nothing else is measured")
-    if as_json and markdown:
-        raise click.UsageError("give either --json or --markdown")
-    if sources and (options["against"] or layers or plot or options["batch"] > 1 or options["streams"] > 1):
-        raise click.UsageError("from images to boxes there are no peers, layers, plots, batches or streams")
-    if options["remote"] and (sources or layers or options["against"] or options["streams"] > 1):
-        raise click.UsageError("with --remote there are no images, layers, peers or streams")
-    if options["remote"] and diff is not None and not all(map(_is_engine, diff)):
-        raise click.UsageError("with --remote, --diff takes two engines")
-    if options["against"] and options["streams"] > 1:
-        raise click.UsageError("peers have one caller: leave --streams out")
+    peers, streams = bool(chosen.peers), chosen.streams > 1
+    for wrong, message in (
+        (sources > 1, "give one of --images, --video and --camera"),
+        (fps is not None and not sources, "--fps is for --images, --video and --camera"),
+        (
+            diff is not None and (what or sources or layers or plot or peers),
+            "--diff takes two recordings or engines, and nothing else is measured",
+        ),
+        (as_json and markdown, "give either --json or --markdown"),
+        (
+            sources and (peers or layers or plot or chosen.batch > 1 or streams),
+            "from images to boxes there are no peers, layers, plots, batches or streams",
+        ),
+        (
+            remote and (sources or layers or peers or streams),
+            "with --remote there are no images, layers, peers or streams",
+        ),
+        (
+            remote and diff is not None and not all(map(is_engine, diff)),
+            "with --remote, --diff takes two engines",
+        ),
+        (peers and streams, "peers have one caller: leave --streams out"),
+    ):
+        if wrong:
+            raise click.UsageError(message)
     with (
         tempfile.TemporaryDirectory(prefix="dnc-bench-") as scratch,
         progress(not as_json) as report,
-        _device(options, report) as device,
+        _device(remote, threads, report) as device,
     ):
-        chosen = _bench_options(**options, device=device)
+        chosen = replace(chosen, device=device)
         if diff is not None:
             differences = _differences(diff, fail_above, seconds, chosen, Path(scratch), report)
         elif sources:
             frames = _frames(what, images, video, camera, fps, seconds, chosen, Path(scratch), report)
         else:
-            result = _measure(what, layers, plot, seconds, chosen, Path(scratch), report)
+            recording, tables = _measure(what, layers, plot, seconds, chosen, Path(scratch), report)
     if diff is not None:
-        if as_json:
-            print_json([difference.to_json() for difference in differences])
-        else:
-            for difference in differences:
-                click.echo(str(difference))
-                for note in difference.notes:
-                    click.echo(f"  {note}")
+        _show_differences(differences, as_json)
         context.exit(1 if any(difference.slower for difference in differences) else 0)
-    if sources:
+    elif sources:
         _show_frames(frames, as_json, markdown)
-        return
-    recording, tables = result
-    if as_json:
-        print_json({**recording.to_json(), "layers": [layers.to_json() for layers in tables]})
-        return
-    from dnc.bench.report import layers_report, recording_report
-
-    printed = recording_report(recording)
-    for table in tables:
-        layers_report(table, printed)
-    click.echo(printed.markdown()) if markdown else printed.show()
+    else:
+        _show_recording(recording, tables, as_json, markdown)
 
 
-def _device(options: dict[str, Any], progress: Progress) -> AbstractContextManager[Device | None]:
-    """The device that --remote names, of which nothing is left in the options; None without."""
+def _device(remote: str | None, threads: int | None, progress: Progress) -> AbstractContextManager[Device | None]:
+    """Connects to the device that --remote names; None without."""
     from contextlib import nullcontext
     from dataclasses import replace
 
-    remote = options.pop("remote")
-    if remote is None:
-        return nullcontext()
     from dnc.targets.tvm.remote import Address, connect
 
+    if remote is None:
+        return nullcontext()
     address = Address.parse(remote)
-    return connect(replace(address, threads=options["threads"] or address.threads), progress)
-
-
-def _bench_options(
-    target: list[str] | None,
-    precision: list[str] | None,
-    weights: str | None,
-    calibration: str | None,
-    against: list[str] | None,
-    interpreters: dict[str, str],
-    threads: int | None,
-    batch: int,
-    streams: int,
-    device: Device | None,
-) -> BenchOptions:
-    from pathlib import Path
-
-    from dnc.bench.peers import check_names
-    from dnc.bench.prepare import BenchOptions
-    from dnc.runtime.timing import processors
-
-    check_names([*(against or ()), *interpreters])
-    return BenchOptions(
-        threads or processors(),
-        batch,
-        streams,
-        tuple(target or ()),
-        tuple(precision or ()),
-        None if weights is None else Path(weights),
-        None if calibration is None else Path(calibration),
-        tuple(against or ()),
-        interpreters,
-        device,
-    )
-
-
-def _is_engine(path: str) -> bool:
-    from dnc.bench.prepare import is_engine
-
-    return is_engine(path)
+    return connect(replace(address, threads=threads or address.threads), progress)
 
 
 def _subjects(what: tuple[str, ...], chosen: BenchOptions, scratch: Path, progress: Progress) -> list[Subject]:
-    from pathlib import Path
-
     from dnc.bench.prepare import find_here, is_engine, make_subjects
 
     what = what or (find_here(Path()),)
@@ -251,8 +216,6 @@ def _measure(
     progress: Progress,
 ) -> tuple[Recording, list[Layers]]:
     """The recording, and the layers of each engine if they are wanted."""
-    from pathlib import Path
-
     from dnc.bench.layers import profile
     from dnc.bench.measure import measure
     from dnc.bench.plot import import_matplotlib, plot
@@ -285,8 +248,6 @@ def _frames(
     scratch: Path,
     progress: Progress,
 ) -> list[EndToEnd]:
-    from pathlib import Path
-
     from dnc.bench.end_to_end import Files, Source, Video, run
     from dnc.evaluation.datasets import find_images
 
@@ -300,6 +261,31 @@ def _frames(
         share = seconds / len(subjects)
         results.append(run(subject, source, seconds=share, least=len(paths), rate=fps or 0.0, progress=progress))
     return results
+
+
+def _show_recording(recording: Recording, tables: list[Layers], as_json: bool, markdown: bool) -> None:
+    from dnc.bench.report import layers_report, recording_report
+    from dnc.cli import print_json
+
+    if as_json:
+        print_json({**recording.to_json(), "layers": [layers.to_json() for layers in tables]})
+        return
+    report = recording_report(recording)
+    for table in tables:
+        layers_report(table, report)
+    click.echo(report.markdown()) if markdown else report.show()
+
+
+def _show_differences(differences: list[Difference], as_json: bool) -> None:
+    from dnc.cli import print_json
+
+    if as_json:
+        print_json([difference.to_json() for difference in differences])
+        return
+    for difference in differences:
+        click.echo(str(difference))
+        for note in difference.notes:
+            click.echo(f"  {note}")
 
 
 def _show_frames(frames: list[EndToEnd], as_json: bool, markdown: bool) -> None:
@@ -319,8 +305,6 @@ def _show_frames(frames: list[EndToEnd], as_json: bool, markdown: bool) -> None:
 def _differences(
     given: tuple[str, str], threshold: float, seconds: float, chosen: BenchOptions, scratch: Path, progress: Progress
 ) -> list[Difference]:
-    from pathlib import Path
-
     from dnc.bench.difference import Difference, compare_recordings
     from dnc.bench.measure import measure, read_recording
     from dnc.bench.prepare import is_engine, make_subjects
