@@ -137,26 +137,10 @@ def attribute(
         chunks: seconds of the network and, just after, of each node; several times.
         limits: the peaks, if they are known.
     """
-    columns = {place: number for number, place in enumerate([*(node.place for node in work), _MADE])}
-    # The network's time stands beside its nodes', so that both are those of the same chunks.
-    table = np.zeros((len(chunks), len(columns) + 1))
-    seen: set[str] = set()
-    also: dict[str, set[str]] = {}
-    for row, (whole, nodes) in zip(table, chunks, strict=True):
-        row[-1] = whole
-        for name, seconds in nodes:
-            words = ([place for place in map(place_of, word.split("+")) if place in columns] for word in name.split())
-            place, *rest = next(filter(None, words), [_MADE])
-            row[columns[place]] += seconds
-            seen.add(place)
-            also.setdefault(place, set()).update(other for other in rest if other != place)
-    # Of chunks, the fastest quarter: what disturbs the machine disturbs layers unequally.
-    quiet = table[np.argsort(table.sum(axis=1))[: -(-len(table) // 4)]]
-    *means, whole = np.mean(quiet, axis=0).tolist()
-    taken = dict(zip(columns, means, strict=True))
+    taken, whole, also = _by_section([*(node.place for node in work), _MADE], chunks)
     rows = []
     for node in (*work, Work(_MADE, _MADE)):
-        if node.place not in seen:
+        if node.place not in also:
             continue
         # Zero where it is too short to be measured.
         seconds = taken[node.place]
@@ -172,7 +156,29 @@ def attribute(
     joined = [
         places.get(node.place, node.where)
         for node in work
-        if node.operations and node.place.startswith("#") and node.place not in seen
+        if node.operations and node.place.startswith("#") and node.place not in also
     ]
     between = whole - sum(taken.values())
     return Layers(engine, tuple(rows), whole, between, tuple(joined), limits)
+
+
+def _by_section(
+    places: Sequence[str], chunks: Sequence[tuple[float, Sequence[tuple[str, float]]]]
+) -> tuple[dict[str, float], float, dict[str, set[str]]]:
+    """Seconds by place, seconds of the network, and the places that have nodes with the others that these compute."""
+    columns = {place: number for number, place in enumerate(places)}
+    # The network's time stands beside its nodes', so that both are those of the same chunks.
+    table = np.zeros((len(chunks), len(columns) + 1))
+    also: dict[str, set[str]] = {}
+    for row, (whole, nodes) in zip(table, chunks, strict=True):
+        row[-1] = whole
+        for name, seconds in nodes:
+            # A name holds words, of each of which the parts may be places: the first word with a place counts.
+            words = ([place for place in map(place_of, word.split("+")) if place in columns] for word in name.split())
+            place, *rest = next(filter(None, words), [_MADE])
+            row[columns[place]] += seconds
+            also.setdefault(place, set()).update(other for other in rest if other != place)
+    # Of chunks, the fastest quarter: what disturbs the machine disturbs layers unequally.
+    quiet = table[np.argsort(table.sum(axis=1))[: -(-len(table) // 4)]]
+    *means, whole = np.mean(quiet, axis=0).tolist()
+    return dict(zip(columns, means, strict=True)), whole, also

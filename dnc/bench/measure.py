@@ -206,19 +206,11 @@ def measure(
     """
     first = subjects[0]
     settings = Settings(first.threads, first.batch, first.streams, seconds)
-    found_on = machine() | ({"remote": device} if device else {})
+    made_on = machine() | ({"remote": device} if device else {})
     notes: list[str] = []
     if device:
         notes.append(f"the engines ran on the device at {device}, and the machine above sent them there")
-    running: list[Peer] = []
-    for peer in peers:
-        progress(f"starting {peer.name}")
-        try:
-            with peer.open() as run:
-                run()
-            running.append(peer)
-        except TargetError as error:
-            notes.append(error.message + (f" ({error.hint})" if error.hint else ""))
+    running = [peer for peer in peers if _runs(peer, notes, progress)]
     starts = _start_ups(subjects, progress) if extras else {}
     candidates: dict[str, Opener] = {subject.name: subject.open for subject in subjects}
     candidates |= {peer.title: peer.open for peer in running}
@@ -231,19 +223,29 @@ def measure(
         energy, reason = _energy(subject, start.get("device", "")) if extras else (None, "")
         if reason and reason not in notes:
             notes.append(reason)
-        about_it: dict[str, Any] = {"name": subject.name, "kind": "engine", "device": start.get("device", device)}
-        about_it |= {"network": subject.manifest.network, "target": subject.manifest.target}
-        about_it |= {"options": dict(subject.manifest.options), "energy": energy}
-        about_it |= {"startup": start.get("startup"), "memory": start.get("memory")}
-        figures.append(Figures(**about_it, **_timed(timings, first, subject)))
+        manifest, where = subject.manifest, start.get("device", device)
+        more: dict[str, Any] = {"startup": start.get("startup"), "memory": start.get("memory"), "energy": energy}
+        more |= {"options": dict(manifest.options), "target": manifest.target, **_timed(timings, first, subject)}
+        figures.append(Figures(subject.name, "engine", where, manifest.network, **more))
     for peer in running:
-        about_it = {"name": peer.title, "kind": "peer", "device": "CPU", "network": first.manifest.network}
-        about_it |= {"startup": {"ready": peer.told["open"]}, "memory": peer.told["memory"]}
-        figures.append(Figures(**about_it, **_timed(timings, first, peer)))
+        more = {"startup": {"ready": peer.told["open"]}, "memory": peer.told["memory"], **_timed(timings, first, peer)}
+        figures.append(Figures(peer.title, "peer", "CPU", first.manifest.network, **more))
     if timings.disturbed > _BUSY:
         notes.append(f"other processes ran in {timings.disturbed:.0%} of the rounds: intervals are wide")
     made = {"at": datetime.now(UTC).isoformat(timespec="seconds"), "dnc": dnc.__version__}
-    return Recording(settings, found_on, tuple(figures), timings, tuple(notes), made)
+    return Recording(settings, made_on, tuple(figures), timings, tuple(notes), made)
+
+
+def _runs(peer: Peer, notes: list[str], progress: Progress) -> bool:
+    """Whether a peer runs the network; if not, the reason becomes a note."""
+    progress(f"starting {peer.name}")
+    try:
+        with peer.open() as run:
+            run()
+    except TargetError as error:
+        notes.append(error.message + (f" ({error.hint})" if error.hint else ""))
+        return False
+    return True
 
 
 def _timed(timings: Openings, first: Subject, subject: Subject | Peer) -> dict[str, Any]:

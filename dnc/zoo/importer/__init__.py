@@ -21,7 +21,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from os import PathLike
@@ -40,6 +40,7 @@ from dnc.darknet.weights import count, write_weights
 from dnc.errors import WeightsError
 from dnc.files import whole_file
 from dnc.tables import Column, Table
+from dnc.typing import Progress, silent
 from dnc.zoo.importer.checkpoint import open_checkpoint
 from dnc.zoo.importer.matching import PADDINGS, Match, Place, channels_of, is_normalized, layers_text, match
 from dnc.zoo.importer.tensors import Checkpoint, Tensor, Unit
@@ -119,7 +120,7 @@ def import_weights(
     pins: Sequence[tuple[int, str]] = (),
     cutoff: int | None = None,
     lenient: bool = False,
-    progress: Callable[[str], None] | None = None,
+    progress: Progress = silent,
 ) -> ImportReport:
     """Writes the weights of a checkpoint or an ONNX model as a .weights file for a cfg.
 
@@ -139,7 +140,6 @@ def import_weights(
         CfgError, WeightsError: source and cfg do not fit, or not in one way only; nothing is written then.
         DncError: a file cannot be written, or what is to be recorded is nonsense.
     """
-    tell = progress or (lambda _: None)
     if padding is not None and padding not in PADDINGS:
         raise WeightsError(f"unknown padding '{padding}'", hint=f"known: {', '.join(PADDINGS)}")
     if epsilon is not None and not 0 <= epsilon < 1:
@@ -152,33 +152,26 @@ def import_weights(
     for path in (cfg, Path(source)):
         if _same(out, path):
             raise WeightsError("the weights would overwrite what they are made of", path, "choose another name for -o")
-    tell(f"reading {source}")
+    progress(f"reading {source}")
     with open_checkpoint(source) as checkpoint:
         matching = match(checkpoint, network.layers, padding=padding, cutoff=cutoff, pins=pins)
         adapted = {index: place for index, place in matching.places.items() if place.adapts}
-        text = _adapted(sections, data, adapted) if adapted else None
-        layers, cfg_out = network.layers, cfg
-        if text is not None:
-            cfg_out = out.with_suffix(".cfg")
-            if _same(cfg_out, cfg):
-                hint = "choose another name for -o: its cfg is written beside it"
-                raise WeightsError(f"{layers_text(adapted)} cannot hold the source's padding as they are", cfg, hint)
-            adapted_sections = parse_cfg(text.decode("utf-8", errors="replace"), str(cfg_out), lenient)
-            layers = Network.build(adapted_sections, str(cfg_out), lenient=lenient).layers
-            for before, after in zip(network.layers, layers, strict=True):
-                if before.shape != after.shape or before.input_shape != after.input_shape:
-                    after.fail(f"the adapted layer gives {after.shape}, not {before.shape}", "adapt the cfg by hand")
-        layers = layers[:cutoff]
-        arrays, rows = _convert_all(layers, matching, EPSILON if epsilon is None else epsilon, tell)
+        text = _adapted(sections, data, adapted)
+        cfg_out = out.with_suffix(".cfg") if adapted else cfg
+        if adapted and _same(cfg_out, cfg):
+            hint = "choose another name for -o: its cfg is written beside it"
+            raise WeightsError(f"{layers_text(adapted)} cannot hold the source's padding as they are", cfg, hint)
+        layers = (_adapted_layers(network, text, cfg_out, lenient) if adapted else network.layers)[:cutoff]
+        arrays, rows = _convert_all(layers, matching, EPSILON if epsilon is None else epsilon, progress)
         left, notes = _left(checkpoint, matching), [*checkpoint.notes, *_notes(network.layers[:cutoff], padding)]
-        if text is not None:
+        if adapted:
             notes.append(f"{layers_text(adapted)} pad otherwise in {cfg}: use {cfg_out} with these weights")
     fields = {"mean": mean, "std": std, "crop": crop, "interpolation": interpolation, "color": color}
     recorded = {key: value for key, value in fields.items() if value is not None}
-    tell(f"writing {out}")
+    progress(f"writing {out}")
     written = [out]
     with ExitStack() as files:
-        if text is not None:
+        if adapted:
             files.enter_context(whole_file(cfg_out)).write(text)
             written.append(cfg_out)
         write_weights(files.enter_context(whole_file(out)), layers, arrays)
@@ -221,8 +214,18 @@ def _adapted(sections: Sequence[Section], data: bytes, places: Mapping[int, Plac
     return b"".join(lines)
 
 
+def _adapted_layers(network: Network, text: bytes, cfg: Path, lenient: bool) -> tuple[Layer, ...]:
+    """The layers of the adapted cfg; raises CfgError where one gives another shape than before."""
+    sections = parse_cfg(text.decode("utf-8", errors="replace"), str(cfg), lenient)
+    layers = Network.build(sections, str(cfg), lenient=lenient).layers
+    for before, after in zip(network.layers, layers, strict=True):
+        if before.shape != after.shape or before.input_shape != after.input_shape:
+            after.fail(f"the adapted layer gives {after.shape}, not {before.shape}", "adapt the cfg by hand")
+    return layers
+
+
 def _convert_all(
-    layers: Sequence[Layer], match: Match, epsilon: float, tell: Callable[[str], None]
+    layers: Sequence[Layer], match: Match, epsilon: float, progress: Progress
 ) -> tuple[list[Arrays], list[Row]]:
     arrays: list[Arrays] = []
     rows: list[Row] = []
@@ -230,7 +233,7 @@ def _convert_all(
         if not count(layer):
             arrays.append({})
             continue
-        tell(f"layer {layer.index} [{layer.name}]")
+        progress(f"layer {layer.index} [{layer.name}]")
         unit, norm = match.units.get(layer.index), match.norms.get(layer.index)
         named = unit or norm
         assert named is not None

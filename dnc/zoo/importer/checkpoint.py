@@ -4,9 +4,9 @@ A source is told by its bytes, whatever its name:
 
     safetensors  uint64 length of a JSON header {name: {dtype, shape, data_offsets}}, the header, then the tensors'
                  bytes without holes; sorted by name or by type, so that the order says nothing
-    PyTorch      a zip with a pickle, or the pickles of before 1.6 (`dnc.zoo.importer.pytorch`); the order is that in which
-                 the modules were registered
-    ONNX         `dnc.zoo.importer.onnx_model`; the order is that of the graph
+    PyTorch      a zip with a pickle, or the pickles of before 1.6 (pytorch.py); the order is that in which the modules
+                 were registered
+    ONNX         onnx_model.py; the order is that of the graph
 
 Tensors become units by their names: MODULE.weight and MODULE.bias are a convolution (four axes) or a linear layer
 (two), with MODULE.running_mean and MODULE.running_var a batch normalisation. Its partner is the convolution before it.
