@@ -64,9 +64,8 @@ class Diagonalwise(Pass):
 
     def __init__(self, *, only: Mapping[str, int | None] | None = None, **values: Any) -> None:
         super().__init__(**values)
-        self.width: int | None = self.options["width"]
         self.only = only
-        for width in (self.width, *(only or {}).values()):
+        for width in (self.options["width"], *(only or {}).values()):
             if width is not None and width < 2:
                 raise PassError(f"width={width} must be at least 2", hint="8, 16, 32, 64, or all")
 
@@ -79,7 +78,7 @@ class Diagonalwise(Pass):
                 if self.only is not None:
                     remarks.miss(node, "no depthwise convolution")
                 continue
-            wanted = self.width if self.only is None else self.only[node.name or ""]
+            wanted = self.options["width"] if self.only is None else self.only[node.name or ""]
             width = _block(channels, wanted)
             if not width:
                 least = min(wanted or 0, _NARROWEST)

@@ -46,9 +46,8 @@ class GroupedToDense(Pass):
 
     def __init__(self, *, only: Mapping[str, int] | None = None, **values: Any) -> None:
         super().__init__(**values)
-        self.groups: int = self.options["groups"]
         self.only = only
-        for groups in (self.groups, *(only or {}).values()):
+        for groups in (self.options["groups"], *(only or {}).values()):
             if groups < 1:
                 raise PassError(f"groups={groups} must be at least 1", hint="1 makes the convolution dense")
 
@@ -57,7 +56,7 @@ class GroupedToDense(Pass):
         remarks = Remarks()
         for node in chosen(model, self.only):
             groups = groups_of(node) if node.op_type == "Conv" else 1
-            wanted = self.groups if self.only is None else self.only[node.name or ""]
+            wanted = self.options["groups"] if self.only is None else self.only[node.name or ""]
             if groups == 1:
                 if self.only is not None:
                     remarks.miss(node, "no grouped convolution")

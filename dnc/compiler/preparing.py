@@ -16,14 +16,14 @@ from dnc.compiler.source import Source
 from dnc.darknet.layers.base import layer_value
 from dnc.darknet.lower import lower
 from dnc.darknet.weights import release_pages
-from dnc.errors import CalibrationError, DncError, close_match
+from dnc.errors import CalibrationError
 from dnc.evaluation.datasets import Dataset, read_dataset
 from dnc.files import cache_dir
 from dnc.graph.pipeline import Decision, Pipeline, Step
 from dnc.graph.quantization import PRECISIONS
 from dnc.graph.running import available
 from dnc.graph.verification import Verifier, feeds_for
-from dnc.passes import passes
+from dnc.passes import find, passes
 from dnc.quantization.calibration import Calibration
 from dnc.quantization.sensitivity import choose_float_layers
 from dnc.runtime.manifest import Manifest
@@ -122,9 +122,8 @@ def prepare(
     pipeline = target.pipeline(calibration, options.keep, tuning=tuning, quantization=quantization)
     if options.passes is not None:
         pipeline = _named(pipeline, options.passes)
-    unknown = [name for name in options.skip if name not in passes]
-    if unknown:
-        raise _unknown(unknown[0])
+    for name in options.skip:
+        find(name)
     copy = model.clone()
     applied = pipeline.run(copy, skip=options.skip, dump=dump, verify=verifier, progress=progress)
     summary = tuple({"name": item.name, "applied": item.count} for item in applied)
@@ -143,18 +142,12 @@ def _named(pipeline: Pipeline, texts: Sequence[str]) -> Pipeline:
     steps = []
     for text in texts:
         name, _, given = text.partition(":")
-        if name not in passes:
-            raise _unknown(name)
         values = {key: value for key, _, value in (item.partition("=") for item in given.split(",") if item)}
-        rewriting = own[name].configured(values) if name in own else passes[name].from_text(values)
+        rewriting = own[name].configured(values) if name in own else find(name).from_text(values)
         steps.append(Step(rewriting, "named", named=True))
     named = {step.name for step in steps}
     first = next(place for place, step in enumerate(pipeline) if isinstance(step, Decision))
     return Pipeline([*steps, *(step for step in list(pipeline)[first:] if step.name not in named)])
-
-
-def _unknown(name: str) -> DncError:
-    return DncError(f"unknown pass '{name}'", hint=close_match(name, passes) or "see `dnc passes`")
 
 
 def dataset_for(calibration: Calibration | None, options: CompileOptions) -> Dataset:

@@ -146,6 +146,17 @@ def test_options_as_text() -> None:
     assert passes["to-float16"].from_text({"keep": "30-36+Add"}).options == {"keep": ["30-36", "Add"]}
 
 
+@pytest.mark.parametrize(
+    ("name", "given"),
+    [("diagonalwise", {"width": "8"}), ("grouped-to-dense", {"groups": "2"}), ("quantize", {"keep": "3"}),
+     ("to-float16", {"keep": "3"}), ("fuse-activation", {"form": "myriad"}), ("share-convs", {"pixels": "9"})],
+)  # fmt: skip
+def test_options_that_are_given_anew(name: str, given: dict[str, str]) -> None:
+    """A pass keeps nothing of the options that it was made with."""
+    changed = passes[name]().configured(given)
+    assert vars(changed) == vars(passes[name].from_text(given)) != vars(passes[name]())
+
+
 UNMET = {
     "diagonalwise": "there is no depthwise convolution",
     "grouped-to-dense": "there is no grouped convolution",
