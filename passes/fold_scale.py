@@ -10,6 +10,7 @@
    This is how x / 255, in front of the resampling of pixels, and the division by the standard deviation behind it reach
    the first convolution. A factor per channel passes only what leaves axis 1 alone. A layer's output stops it, because
    its numbers are promised under its name.
+4. From the composite Preprocess the same two factors move forward; their reciprocals go into its attribute `gain`.
 
 Learned constants ([implicit]) count as constants, repeated for the batch or not. What depends on data
 ([scale_channels] by another layer) does not. passes/shared/affine.py has the algebra.
@@ -23,6 +24,8 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 
+from dnc.graph.composites import PREPROCESS, is_composite
+from dnc.graph.preprocessing import Preprocess
 from dnc.graph.rewriting import Remarks, add_initializer, attribute, constant_array, is_product, producer_of
 from dnc.passes import Pass, passes
 from dnc.passes.shared.affine import Affine, move_after, move_before, refusal_after, refusal_before, take_over
@@ -46,6 +49,9 @@ class FoldScale(Pass):
             count = remarks.count
             remarks.missed.clear()
             for node in list(model.graph):
+                if is_composite(node, PREPROCESS):
+                    for name in _fold_pixels(node, model.graph):
+                        remarks.apply(node, f"{name} folded into the weights")
                 found = _affine(node)
                 if found is None:
                     continue
@@ -123,6 +129,23 @@ def _fold(node: ir.Node, source: ir.Value, affine: Affine, graph: ir.Graph) -> s
     result.replace_all_uses_with(source)
     graph.remove(node, safe=True)
     return ""
+
+
+def _fold_pixels(call: ir.Node, graph: ir.Graph) -> list[str]:
+    """Case 4, for each factor; returns the names of those that moved."""
+    given, result = Preprocess.of(call), call.outputs[0]
+    if (given.gain != 1).any() or result.is_graph_output():
+        return []
+    gain, moved = given.gain, []
+    for name, numbers in (("divisor", (given.divisor,)), ("std", given.std)):
+        divisors = np.array(numbers)
+        region = _Region(Affine(1 / divisors, np.zeros(1)), graph)
+        if (divisors != 1).any() and not region.grow(result):
+            region.move()
+            gain = gain * divisors.astype(np.float32).reshape(1, -1, 1, 1)
+            moved.append(name)
+    call.attributes.add(ir.AttrTensor("gain", ir.Tensor(gain, name="gain")))
+    return moved
 
 
 class _Region:

@@ -99,6 +99,8 @@ class Target(Destination):
     """What opens and runs its engines."""
     faster: ClassVar[Sequence[str]] = ()
     """The values of its option `precision` that may be faster than float32 and cost accuracy."""
+    composites: ClassVar[frozenset[str]] = frozenset()
+    """The composites (`dnc.graph.composites`) that it takes whole; the others it gets as operators."""
     batch: ClassVar[int | None] = None
     """The size of batches where the user asks for none; None for any size."""
 

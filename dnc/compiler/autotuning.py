@@ -36,6 +36,7 @@ from dnc.darknet.network import Network
 from dnc.errors import DncError
 from dnc.files import whole_file
 from dnc.graph.builder import where_of
+from dnc.graph.composites import is_composite
 from dnc.graph.rewriting import attribute
 from dnc.graph.serialization import check
 from dnc.passes import Pass, passes
@@ -264,7 +265,8 @@ def _spread(chosen: set[ir.Node], start: Sequence[ir.Node | None], *, backwards:
     added = 0
     while waiting and added < _REACH:
         each = waiting.pop(0)
-        if each in chosen or any(attr.type == ir.AttributeType.GRAPH for attr in each.attributes.values()):
+        inner = any(attr.type == ir.AttributeType.GRAPH for attr in each.attributes.values())
+        if each in chosen or inner or is_composite(each):
             continue
         chosen.add(each)
         added += 1

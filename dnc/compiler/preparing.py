@@ -19,6 +19,7 @@ from dnc.darknet.weights import release_pages
 from dnc.errors import CalibrationError
 from dnc.evaluation.datasets import Dataset, read_dataset
 from dnc.files import cache_dir
+from dnc.graph.composites import inline_composites
 from dnc.graph.pipeline import Decision, Pipeline, Step
 from dnc.graph.quantization import PRECISIONS
 from dnc.graph.running import available
@@ -125,6 +126,7 @@ def prepare(
     for name in options.skip:
         find(name)
     copy = model.clone()
+    inline_composites(copy, keep=target.composites)
     applied = pipeline.run(copy, skip=options.skip, dump=dump, verify=verifier, progress=progress)
     summary = tuple({"name": item.name, "applied": item.count} for item in applied)
     # What was measured differs from machine to machine; the same network and options give the same engine.

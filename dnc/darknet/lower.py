@@ -12,13 +12,13 @@ from collections.abc import Collection
 
 import onnx_ir as ir
 
-from dnc.darknet.layers.base import layer_value
+from dnc.darknet.layers.base import Layer, layer_value
 from dnc.darknet.network import Network
 from dnc.errors import DncError
 from dnc.graph.builder import Builder
 from dnc.graph.preprocessing import emit_pixels
 from dnc.graph.serialization import check
-from dnc.graph.suppression import emit_decoded, emit_nms
+from dnc.graph.suppression import Decode, emit_decoded, emit_nms
 from dnc.runtime.decoding import BoxHead
 from dnc.runtime.preprocessing import Preprocessing
 
@@ -98,17 +98,20 @@ def _emit_decoded(b: Builder, network: Network, values: dict[int, ir.Value], nms
     boxes = [(layer, head) for layer, head in heads if isinstance(head, BoxHead)]
     if not boxes or len(boxes) < len(heads):
         raise DncError("only boxes can be decoded in the graph", network.file, "leave --decode at host")
-    parts = []
-    for layer, _ in boxes:
-        b.enter(f"{layer.index:03d}_{layer.name}_decode", layer.where)
-        parts.append(layer.emit_boxes(b, values[layer.index]))
-    b.enter("decode")
-    places, scores = emit_decoded(b, parts)
-    if not nms:
-        b.output(places, "boxes", [b.batch, "boxes", 4])
-        b.output(scores, "scores", [b.batch, "boxes", boxes[-1][1].classes])
-        return
+
+    def decoder(layer: Layer) -> Decode:
+        def decode(body: Builder, output: ir.Value) -> tuple[ir.Value, ir.Value]:
+            body.enter(f"{layer.index:03d}_{layer.name}_decode", layer.where)
+            return layer.emit_boxes(body, output)
+
+        return decode
+
     last, head = boxes[-1]
+    places, scores = emit_decoded(b, [(values[layer.index], decoder(layer)) for layer, _ in boxes], head.classes)
+    if not nms:
+        b.output(places, "boxes")
+        b.output(scores, "scores")
+        return
     kind, beta = head.nms
     if kind == "cornersnms":
         last.fail("nms_kind=cornersnms moves boxes, which cannot be done in the graph", "use --decode graph or host")

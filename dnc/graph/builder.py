@@ -18,13 +18,20 @@ import onnx_ir as ir
 
 from dnc.errors import Where
 
-__all__ = ["OPSET", "WHERE", "Builder", "lazy", "where_of"]
+__all__ = ["OPSET", "WHERE", "Builder", "constant_name", "lazy", "where_of"]
 
 OPSET = 14
 IR_VERSION = 8
 WHERE = "dnc.where"
 _SMALL = 1024
 """Bytes up to which equal constants are one initializer."""
+
+
+def constant_name(data: npt.NDArray[Any]) -> str:
+    """What a small constant is called: the same for equal ones, so that they are one initializer; without a slash."""
+    text = "_".join(map(str, data.ravel().tolist()))
+    shape = "x".join(map(str, data.shape))
+    return f"constant_{data.dtype.name}_{shape}_{text}".replace("/", "_")
 
 
 def where_of(node: ir.Node) -> str:
@@ -46,6 +53,8 @@ class Builder:
         self.states: dict[str, ir.Value] = {}
         """The states of the recurrent layer that is being emitted; it puts their successors in `next_states`."""
         self.next_states: dict[str, ir.Value] = {}
+        self.functions: list[ir.Function] = []
+        """Those that the nodes call: see `dnc.graph.composites`."""
         self._initializers: dict[str, ir.Value] = {}
         self._names: dict[str, int] = {}
         self._prefix = ""
@@ -84,29 +93,30 @@ class Builder:
         data = np.asarray(array)
         if data.dtype == np.float64:
             data = data.astype(np.float32)
-        if name == "constant" and data.nbytes <= _SMALL:
-            # One scalar serves the whole graph: engines fuse no worse, and the graph is easier to read.
-            text = "_".join(map(str, data.ravel().tolist()))
-            shape = "x".join(map(str, data.shape))
-            key = f"constant_{data.dtype.name}_{shape}_{text}".replace("/", "_")
-        else:
-            key = self._unique(name)
+        # One scalar serves the whole graph: engines fuse no worse, and the graph is easier to read.
+        shared = name == "constant" and data.nbytes <= _SMALL
+        key = constant_name(data) if shared else self._unique(name)
         if key not in self._initializers:
-            tensor = ir.Tensor(np.asarray(data, order="C"), name=key)
-            value = ir.Value(name=key, shape=tensor.shape, type=ir.TensorType(tensor.dtype), const_value=tensor)
-            self._initializers[key] = value
+            self._initializers[key] = self._hold(ir.Tensor(np.asarray(data, order="C"), name=key))
         return self._initializers[key]
+
+    def _hold(self, tensor: ir.Tensor) -> ir.Value:
+        """The value of a constant."""
+        return ir.Value(name=tensor.name, shape=tensor.shape, type=ir.TensorType(tensor.dtype), const_value=tensor)
 
     def op(self, op_type: str, *inputs: ir.Value | None, outputs: int = 1, **attributes: Any) -> ir.Value:
         """Adds a node and returns its first output. Attributes that are None are left out."""
         return self.ops(op_type, *inputs, outputs=outputs, **attributes)[0]
 
-    def ops(self, op_type: str, *inputs: ir.Value | None, outputs: int = 1, **attributes: Any) -> Sequence[ir.Value]:
+    def ops(
+        self, op_type: str, *inputs: ir.Value | None, outputs: int = 1, domain: str = "", **attributes: Any
+    ) -> Sequence[ir.Value]:
         """Adds a node with several outputs and returns them."""
         name = self._unique(op_type)
         values = [ir.Value(name=name if i == 0 else f"{name}:{i}") for i in range(outputs)]
         given = {key: value for key, value in attributes.items() if value is not None}
-        node = ir.node(op_type, list(inputs), given, outputs=values, name=name, metadata_props=dict(self._metadata))
+        metadata = dict(self._metadata)
+        node = ir.node(op_type, list(inputs), given, domain=domain, outputs=values, name=name, metadata_props=metadata)
         self.nodes.append(node)
         return values
 
@@ -127,10 +137,11 @@ class Builder:
         """The finished model. Unused initializers are left out."""
         used = {value.name for node in self.nodes for value in _reads(node)}
         initializers = [value for key, value in self._initializers.items() if key in used]
+        opsets = {"": OPSET} | {function.domain: 1 for function in self.functions}
         graph = ir.Graph(
-            self.inputs, self.outputs, nodes=self.nodes, initializers=initializers, opset_imports={"": OPSET}, name=name
+            self.inputs, self.outputs, nodes=self.nodes, initializers=initializers, opset_imports=opsets, name=name
         )
-        model = ir.Model(graph, ir_version=IR_VERSION, producer_name="dnc")
+        model = ir.Model(graph, ir_version=IR_VERSION, producer_name="dnc", functions=self.functions)
         model.metadata_props.update(metadata)
         return model
 

@@ -5,20 +5,52 @@ pixel lies between, and their weights, are computed from the image's size; a Gat
 would come close, but not reproduce Darknet's last row and column (see `dnc.runtime.preprocessing`). A bicubic
 interpolation takes as many pixels as the image is large, so there a product with a matrix of weights stands for the
 Gather; that is in double, in which it is exact.
+
+All of it is the composite `Preprocess`. Its result is multiplied by the attribute `gain`, which is 1: a pass that takes
+factors out of the preprocessing, to move them into weights, writes their reciprocals there.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import NamedTuple, Self
 
 import numpy as np
+import numpy.typing as npt
 import onnx_ir as ir
 
 from dnc.graph.builder import Builder
+from dnc.graph.composites import PREPROCESS, Body, attributes_of, call_composite
 from dnc.runtime.preprocessing import CUBIC_ONE, Preprocessing
 
-__all__ = ["emit_pixels"]
+__all__ = ["Preprocess", "emit_pixels"]
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """The attributes of the composite: the fields of `Preprocessing` that matter, exact in float32.
+
+    The result is ((pixel / divisor, resampled) - mean) / std * gain.
+    """
+
+    width: int
+    height: int
+    channels: int
+    mode: str
+    color: str
+    interpolation: str
+    short_side: int
+    divisor: float
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    gain: npt.NDArray[np.float32]
+    """(1, channels, 1, 1)."""
+
+    @classmethod
+    def of(cls, call: ir.Node) -> Self:
+        """The attributes of a call."""
+        return cls(**attributes_of(call))
 
 
 class _Samples(NamedTuple):
@@ -34,6 +66,29 @@ def emit_pixels(b: Builder, p: Preprocessing) -> ir.Value:
     """Adds the uint8 input `input` and what makes the network's float input of it."""
     pixels = b.input("input", ["height", "width", p.channels], ir.DataType.UINT8)
     b.enter("preprocessing")
+    attributes = Preprocess(
+        width=p.width,
+        height=p.height,
+        channels=p.channels,
+        mode=p.mode,
+        color=p.color,
+        interpolation=p.interpolation,
+        short_side=p.short_side,
+        divisor=float(np.float32(1 / p.scale)),
+        mean=_rounded(p.mean),
+        std=_rounded(p.std),
+        gain=np.ones((1, p.channels, 1, 1), np.float32),
+    )
+    given = {**vars(attributes), "gain": ir.Tensor(attributes.gain, name="gain")}
+    sides = [b.batch, p.channels, p.height, p.width]
+    return call_composite(b, PREPROCESS, [pixels], lambda body, x: [_emit(body, p, x)], [sides], **given)[0]
+
+
+def _rounded(numbers: Sequence[float]) -> tuple[float, ...]:
+    return tuple(np.array(numbers, np.float32).tolist())
+
+
+def _emit(b: Body, p: Preprocessing, pixels: ir.Value) -> ir.Value:
     shape = b.op("Shape", pixels)
     image_height, image_width = (b.op("Gather", shape, _scalar(b, axis)) for axis in (1, 2))
     width, height = _scalar(b, p.width), _scalar(b, p.height)
@@ -55,6 +110,7 @@ def emit_pixels(b: Builder, p: Preprocessing) -> ir.Value:
         x = b.op("Sub", x, b.constant(np.array(p.mean, np.float32).reshape(1, -1, 1, 1)))
     if set(p.std) != {1.0}:
         x = b.op("Div", x, b.constant(np.array(p.std, np.float32).reshape(1, -1, 1, 1)))
+    x = b.scaled(x, "gain")
     fixed = b.constant(np.array([0, p.channels, p.height, p.width], np.int64))
     # States the sides, which no engine could infer from the gathers.
     return b.op("Reshape", x, fixed)

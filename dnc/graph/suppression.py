@@ -9,31 +9,48 @@ with the matrix of who-suppresses-whom reach:
 
 So the loop ends after as many rounds as the longest chain of suppressions, at most P. The overlap is that of Darknet's
 nms_kind: IoU for the default, IoU - (d^2 / c^2)^beta for greedynms (0.6) and diounms (beta_nms).
+
+Either step is a composite: `DecodeBoxes` of all heads, and `NonMaxSuppression`, whose attributes are that power,
+`exponent`, where there is one, and `limit`, MAX_CANDIDATES. Of images that are part of the input, boxes are mapped
+to the image before, by operators.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
 from dnc.graph.builder import Builder
+from dnc.graph.composites import DECODE_BOXES, NON_MAX_SUPPRESSION, call_composite
 
-__all__ = ["MAX_CANDIDATES", "emit_decoded", "emit_nms"]
+__all__ = ["MAX_CANDIDATES", "Decode", "emit_decoded", "emit_nms"]
 
 MAX_CANDIDATES = 4096
 """Of the scores of a batch over the threshold, the best so many are suppressed and given, because the matrix grows with
 the square. The host has no such limit; a trained network comes near it only at thresholds close to 0."""
 
 
-def emit_decoded(b: Builder, parts: Sequence[tuple[ir.Value, ir.Value]]) -> tuple[ir.Value, ir.Value]:
+Decode = Callable[[Builder, ir.Value], tuple[ir.Value, ir.Value]]
+"""Boxes and scores of a head's map."""
+
+
+def emit_decoded(b: Builder, heads: Sequence[tuple[ir.Value, Decode]], classes: int) -> Sequence[ir.Value]:
     """Boxes (N, K, 4) and scores (N, K, classes) of all heads, in cfg order."""
-    boxes, scores = zip(*parts, strict=True)
-    if len(parts) == 1:
-        return boxes[0], scores[0]
-    return b.op("Concat", *boxes, axis=1), b.op("Concat", *scores, axis=1)
+
+    def write(body: Builder, *maps: ir.Value) -> Sequence[ir.Value]:
+        parts = [decode(body, value) for value, (_, decode) in zip(maps, heads, strict=True)]
+        body.enter("decode")
+        boxes, scores = zip(*parts, strict=True)
+        if len(parts) == 1:
+            return boxes[0], scores[0]
+        return body.op("Concat", *boxes, axis=1), body.op("Concat", *scores, axis=1)
+
+    b.enter("decode")
+    maps = [value for value, _ in heads]
+    return call_composite(b, DECODE_BOXES, maps, write, [[b.batch, "boxes", 4], [b.batch, "boxes", classes]])
 
 
 def emit_nms(b: Builder, boxes: ir.Value, scores: ir.Value, kind: str, beta: float, window: bool) -> ir.Value:
@@ -51,6 +68,19 @@ def emit_nms(b: Builder, boxes: ir.Value, scores: ir.Value, kind: str, beta: flo
         centers = b.op("Div", b.op("Sub", b.slice(boxes, 2, 0, 2), origin), ratio)
         sizes = b.op("Mul", b.slice(boxes, 2, 2, 4), b.op("Reciprocal", ratio))
         boxes = b.op("Concat", centers, sizes, axis=2)
+    exponent = {"greedynms": 0.6, "diounms": beta}.get(kind)
+
+    def write(body: Builder, *values: ir.Value) -> Sequence[ir.Value]:
+        return [_emit(body, *values, exponent)]
+
+    given = [boxes, scores, confidence, iou]
+    shapes = [["detections", 7]]
+    return call_composite(b, NON_MAX_SUPPRESSION, given, write, shapes, exponent=exponent, limit=MAX_CANDIDATES)[0]
+
+
+def _emit(
+    b: Builder, boxes: ir.Value, scores: ir.Value, confidence: ir.Value, iou: ir.Value, exponent: float | None
+) -> ir.Value:
     # (P, 3): image, box, class of every score over the threshold, best first; equals stay in this order.
     found = b.op("Transpose", b.op("NonZero", b.op("Greater", scores, confidence)), perm=[1, 0])
     values = b.op("GatherND", scores, found)
@@ -59,7 +89,7 @@ def emit_nms(b: Builder, boxes: ir.Value, scores: ir.Value, kind: str, beta: flo
     values, found = best[0], b.op("Gather", found, best[1], axis=0)
     candidates = b.op("GatherND", boxes, b.slice(found, 1, 0, 2))
     group = b.op("Concat", b.slice(found, 1, 0, 1), b.slice(found, 1, 2, 3), axis=1)
-    conflict = _conflicts(b, candidates, group, iou, {"greedynms": 0.6, "diounms": beta}.get(kind))
+    conflict = _conflicts(b, candidates, group, iou, exponent)
     keep = _fixed_point(b, conflict, values)
     column = b.constant(np.array([-1, 1], np.int64))
     rows = b.op("Concat", _float(b, group), b.op("Reshape", values, column), candidates, axis=1)

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dnc.errors import TargetError
+from dnc.graph.composites import inline_composites
 from dnc.graph.serialization import small_model
 from dnc.runtime.manifest import Manifest
 from dnc.runtime.runners.openvino import import_openvino
@@ -106,8 +107,10 @@ def read_work(folder: Path, manifest: Manifest, batch: int = 1) -> list[Work]:
 def described_work(model: ir.Model, manifest: Manifest) -> list[dict[str, Any]]:
     """What `read_work` finds in the model.json of an engine that keeps no graph, for its batch."""
     batch = manifest.batch if isinstance(manifest.batch, int) else 1
-    nodes, sizes, constants = _read_onnx(small_model(model), manifest, batch)
-    found = work_of(nodes, sizes, [*constants, *model.graph.initializers])
+    whole = model.clone()
+    inline_composites(whole)
+    nodes, sizes, constants = _read_onnx(small_model(whole), manifest, batch)
+    found = work_of(nodes, sizes, [*constants, *whole.graph.initializers])
     return [
         {"place": each.place, "where": each.where, "operations": each.operations, "bytes": each.bytes} for each in found
     ]

@@ -8,7 +8,6 @@ into the process that the user runs.
 The first request says what is compiled:
 
     model           an .onnx file, ready for the target
-    preprocessing   what `dnc.runtime.manifest` writes of it, for a model that takes pixels, or null
     archs           ["sm_75", ...]
     triple, mcpu    the machine that launches the kernels: see `dnc.targets.tvm.compile.machine_for`
     linker          a C++ compiler for that machine
@@ -64,8 +63,7 @@ class _Compiler:
         self._linker = request["linker"]
         self._resources: dict[str, Resources] = {}
         progress("reading the graph")
-        given = request["preprocessing"]
-        module = emit(ir.load(request["model"]), None if given is None else Preprocessing.from_json(given))
+        module = emit(ir.load(request["model"]))
         self._network = Network(module, self._archs, self._machine.target, self._compile_kernels, tf32=request["tf32"])
 
     def _compile_kernels(self, source: str) -> bytes:

@@ -111,8 +111,7 @@ class CudaKernels(TvmTarget):
         self, model: ir.Model, folder: Path, manifest: Manifest | None = None, progress: Progress = silent
     ) -> Mapping[str, str]:
         """Compiles model.so and writes what stands beside it."""
-        preprocessing = None if manifest is None else manifest.preprocessing
-        with Compiler(model, preprocessing, self._job(), progress) as compiler:
+        with Compiler(model, self._job(), progress) as compiler:
             reply = compiler.network(folder / MODEL)
         return self._finish(model, folder, manifest, reply, "nothing was timed or tried on a GPU")
 
@@ -139,7 +138,7 @@ class CudaKernels(TvmTarget):
                 raise TargetError(what, hint=f"--option arch={here}")
             with (
                 tempfile.TemporaryDirectory(prefix="dnc-tune-") as scratch,
-                Compiler(model, preprocessing, job, progress) as compiler,
+                Compiler(model, job, progress) as compiler,
             ):
                 tuner = GpuTuner(
                     compiler,

@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING, Any
 
 import dnc
 from dnc.errors import TargetError
-from dnc.runtime.preprocessing import Preprocessing
 from dnc.runtime.runners.cuda.kernels import CUDA_RUNTIME
 from dnc.runtime.runners.tvm.session import runtime_library
 from dnc.targets.tvm.remote import Lost
@@ -145,15 +144,13 @@ class Compiler:
 
     Args:
         model: in which `dnc.targets.tvm.emit.unsupported` finds nothing.
-        preprocessing: what a model that takes pixels does first.
+        self, model: ir.Model, job: Job, progress: Progress = silent
 
     Raises:
         TargetError: a compiler is missing, or refuses the network.
     """
 
-    def __init__(
-        self, model: ir.Model, preprocessing: Preprocessing | None, job: Job, progress: Progress = silent
-    ) -> None:
+    def __init__(self, model: ir.Model, job: Job, progress: Progress = silent) -> None:
         from dnc.graph.serialization import serialize_to
         from dnc.targets.tvm.compile import find_linker, machine_for
 
@@ -167,7 +164,6 @@ class Compiler:
             self._child = stack.enter_context(Child("dnc.targets.cuda.child", does, scratch, progress))
             request = {
                 "model": str(scratch / "model.onnx"),
-                "preprocessing": None if preprocessing is None else preprocessing.to_json(),
                 "archs": list(job.archs),
                 "triple": job.triple,
                 "mcpu": job.mcpu,

@@ -29,6 +29,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from dnc.graph.builder import lazy, where_of
+from dnc.graph.composites import NON_MAX_SUPPRESSION, PREPROCESS, is_composite
 from dnc.graph.rewriting import add_initializer, add_node, attribute, constant_array, producer_of, replace_uses
 from dnc.passes import passes
 from dnc.runtime.preprocessing import Preprocessing
@@ -68,11 +69,11 @@ _INSTEAD = {
 }
 """What to do about operators that it does not take."""
 
-_STEPS = {
-    "preprocessing/": "the device takes images of the network's size only: leave --input out, it takes bytes anyway",
-    "nms/": "the device does not suppress boxes: use --decode graph or host",
+_REFUSED = {
+    PREPROCESS: "the device takes images of the network's size only: leave --input out, it takes bytes anyway",
+    NON_MAX_SUPPRESSION: "the device does not suppress boxes: use --decode graph or host",
 }
-"""Whole steps that are on the host, by how their nodes' names begin."""
+"""Why it does not take these steps, which are on the host."""
 
 
 def _computed_weights(node: ir.Node) -> str:
@@ -134,10 +135,8 @@ def unsupported(model: ir.Model) -> list[str]:
         elif not host_size and sides[:1] != [1]:
             found["the blob would take one image whatever the batch is: leave --batch out"] = None
     for node in model.graph:
-        name = node.name or ""
-        step = next((why for start, why in _STEPS.items() if name.startswith(start)), "")
-        if step:
-            found[step] = None
+        if is_composite(node):
+            found[_REFUSED[node.op_type]] = None
         elif node.op_type not in _KNOWN or node.domain:
             hint = _INSTEAD.get(node.op_type, "the compiler does not know it")
             found[f"{where_of(node)}: {node.op_type}: {hint}"] = None

@@ -29,6 +29,7 @@ import onnx_ir as ir
 
 from dnc.errors import PassError, TargetError
 from dnc.graph.builder import where_of
+from dnc.graph.composites import NON_MAX_SUPPRESSION, PREPROCESS
 from dnc.graph.pipeline import Step
 from dnc.graph.running import available, run
 from dnc.graph.serialization import check, serialize_to
@@ -102,6 +103,8 @@ class Myriad(Target):
     extra: ClassVar[str] = _NAME
     runs: ClassVar[type[Runner]] = MyriadRunner
     batch: ClassVar[int | None] = 1
+    composites: ClassVar[frozenset[str]] = frozenset({PREPROCESS, NON_MAX_SUPPRESSION})
+    """It refuses both, each as what it is."""
     known_options: ClassVar[Sequence[Option]] = (
         Option("shaves", "6", "vector processors, and slices of on-chip memory, that the network uses", whole(1, 16)),
         Option("input", "u8", "what the blob's image is: u8, or fp16 preprocessed by you", one_of("u8", "fp16")),

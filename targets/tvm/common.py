@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 import onnx_ir as ir
 
+from dnc.graph.composites import NON_MAX_SUPPRESSION, PREPROCESS
 from dnc.graph.pipeline import Step
 from dnc.runtime.runners.tvm import FFI
 from dnc.targets.base import TunableTarget
@@ -23,6 +24,7 @@ class TvmTarget(TunableTarget):
     """An engine that TVM's compiler makes, and TVM's runtime runs."""
 
     batch: ClassVar[int | None] = 1
+    composites: ClassVar[frozenset[str]] = frozenset({PREPROCESS, NON_MAX_SUPPRESSION})
 
     @abstractmethod
     def library(self) -> Path | None:

@@ -117,12 +117,11 @@ class Tvm(TvmTarget):
                 found.append(f"precision {precision}: {machine.mcpu} does not compute with it ({what})")
         return found
 
-    def _emit(self, model: ir.Model, manifest: Manifest | None, machine: Machine) -> Callable[[], Any]:
+    def _emit(self, model: ir.Model, machine: Machine) -> Callable[[], Any]:
         """Writes the model in Relax when it is called."""
-        preprocessing = manifest.preprocessing if manifest is not None else None
         # What aarch64 multiplies is signed.
         signed, bfloat16 = machine.architecture == "aarch64", self.options["precision"] == "bf16"
-        return partial(emit, model, preprocessing, signed=signed, bfloat16=bfloat16)
+        return partial(emit, model, signed=signed, bfloat16=bfloat16)
 
     def _machine(self) -> Machine:
 
@@ -134,7 +133,7 @@ class Tvm(TvmTarget):
         """Compiles model.so and writes what stands beside it."""
         machine = self._machine()
         linker = find_linker(self.options["cc"], machine)
-        built = build(self._emit(model, manifest, machine), machine, linker, folder / MODEL, progress=progress)
+        built = build(self._emit(model, machine), machine, linker, folder / MODEL, progress=progress)
         return self._finish(model, folder, machine, built, manifest)
 
     def build_tuned(
@@ -158,7 +157,7 @@ class Tvm(TvmTarget):
             raise TargetError(f"nothing can be tuned for {machine.architecture} on {architecture()}", hint=hint)
         with connect(Address.parse(remote), progress) if remote else here() as device:
             tuned = build(
-                self._emit(model, manifest, machine),
+                self._emit(model, machine),
                 machine,
                 linker,
                 folder / MODEL,

@@ -8,38 +8,36 @@ nothing that cannot be laid out so. Weights are stored (H, W, I, O).
 
 8-bit numbers are `dnc.targets.tvm.emit.integers`, convolutions in bfloat16 `dnc.targets.tvm.emit.halves`.
 
+The composites `Preprocess` and `NonMaxSuppression` are `dnc.targets.tvm.emit.pixels` and
+`dnc.targets.tvm.emit.suppression`.
+
 What depends on weights and shapes alone is computed here, by ONNX's own reference.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import onnx
 import onnx_ir as ir
 from onnx.reference import ReferenceEvaluator
 
-from dnc.errors import TargetError
 from dnc.graph.builder import OPSET, where_of
+from dnc.graph.composites import NON_MAX_SUPPRESSION, PREPROCESS, attributes_of, is_composite
+from dnc.graph.preprocessing import Preprocess
 from dnc.graph.rewriting import constant_array
-from dnc.runtime.preprocessing import Preprocessing
 from dnc.targets.tvm.emit import halves
 from dnc.targets.tvm.emit.builder import NODES, Array, RelaxBuilder, Tensor, Value
 from dnc.targets.tvm.emit.integers import QUANTIZING, Dequantized, Held, integers_of, real
 from dnc.targets.tvm.emit.operators import OPERATORS, unsuitable
 from dnc.targets.tvm.emit.pixels import preprocessed
 
-if TYPE_CHECKING:
-    from dnc.targets.tvm.emit.suppression import Suppression
-
 __all__ = ["emit", "shared_outputs", "unsupported"]
 
 MAIN = "main"
 """The name of the module's function."""
-_PIXELS, _NMS = "preprocessing/", "nms/"
-"""How the names of the nodes of these steps begin: see `dnc.graph.preprocessing`, `dnc.graph.suppression`."""
 
 
 class _Emitter:
@@ -53,22 +51,16 @@ class _Emitter:
         self._halves = halves
         self._rounded: dict[str, Tensor] = {}
 
-    def module(self, graph: ir.Graph, preprocessing: Preprocessing | None) -> Any:
+    def module(self, graph: ir.Graph) -> Any:
         """The module whose `main` takes the graph's inputs and gives a tuple of its outputs."""
         inputs = [self._input(value) for value in graph.inputs]
         with self._b.block.function(MAIN, inputs):
             with self._b.block.dataflow():
-                suppression = _suppression(graph)
                 for node in graph:
-                    if suppression is not None and node in suppression.nodes:
-                        if node is suppression.detections.producer():
-                            self._suppress(suppression)
-                    elif not _is_pixels(node):
+                    if is_composite(node):
+                        self._composite(node)
+                    else:
                         self._node(node)
-                    elif any(not _is_pixels(user) for user, _ in node.outputs[0].uses()):
-                        assert preprocessing is not None
-                        scale, shift = _what_passes_did(graph, node, preprocessing)
-                        self._values[node.outputs[0].name or ""] = self._pixels(preprocessing, scale, shift)
                 outputs = [self._output(value) for value in graph.outputs]
                 result = self._b.block.emit_output(self._b.relax.Tuple(outputs))
             self._b.block.emit_func_output(result)
@@ -84,23 +76,11 @@ class _Emitter:
         self._values[value.name or ""] = Tensor(variable, shape, dtype)
         return variable
 
-    def _pixels(self, preprocessing: Preprocessing, scale: Array, shift: Array) -> Tensor:
-        image = self._values["input"]
-        assert isinstance(image, Tensor)
-        self._b.nodes.append(_PIXELS)
-        result = preprocessed(self._b, preprocessing, image.expr)
-        for operator, numbers, neutral in (("multiply", scale, 1), ("add", shift, 0)):
-            if (numbers != neutral).any():
-                (x, y), _ = self._b.broadcast([result, numbers])
-                result = self._b.emit(getattr(self._b.op, operator)(x, y), last=True)
-        return result
-
-    def _suppress(self, found: Suppression) -> None:
-        from dnc.targets.tvm.emit.suppression import suppressed
-
-        self._b.nodes.append(_NMS)
-        given = [self._b.tensor_of(self._value(value)) for value in found.inputs]
-        self._values[found.detections.name or ""] = suppressed(self._b, given, found.exponent)
+    def _composite(self, call: ir.Node) -> None:
+        # It is the whole of a section.
+        self._b.nodes.append(f"{(call.name or '').partition('/')[0]}/")
+        inputs = [self._b.tensor_of(self._value(value)) for value in call.inputs if value is not None]
+        self._values[call.outputs[0].name or ""] = _COMPOSITES[call.op_type](self._b, call, inputs)
 
     def _node(self, node: ir.Node) -> None:
         self._b.nodes.append(node.name or "")
@@ -151,53 +131,20 @@ class _Emitter:
         return self._b.relax.const(found) if isinstance(found, np.ndarray) else self._b.first(found).expr
 
 
-def _is_pixels(node: ir.Node) -> bool:
-    return (node.name or "").startswith(_PIXELS)
+def _preprocess(b: RelaxBuilder, call: ir.Node, inputs: Sequence[Tensor]) -> Tensor:
+    return preprocessed(b, Preprocess.of(call), inputs[0].expr)
 
 
-def _suppression(graph: ir.Graph) -> Suppression | None:
-    nodes = [node for node in graph if _is_nms(node)]
-    if not nodes:
-        return None
-    from dnc.targets.tvm.emit.suppression import find_suppression
+def _suppress(b: RelaxBuilder, call: ir.Node, inputs: Sequence[Tensor]) -> Tensor:
+    from dnc.targets.tvm.emit.suppression import suppressed
 
-    return find_suppression(nodes)
+    return suppressed(b, inputs, **attributes_of(call))
 
 
-def _is_nms(node: ir.Node) -> bool:
-    return (node.name or "").startswith(_NMS)
-
-
-def _what_passes_did(graph: ir.Graph, last: ir.Node, preprocessing: Preprocessing) -> tuple[Array, Array]:
-    """The scale and the shift, by channel, that passes have taken out of the preprocessing that ends in `last`.
-
-    fold-scale moves a division by 255 into the convolutions that read its result. So a small image is computed both
-    ways, and a line is put through the values of each channel.
-
-    Raises:
-        TargetError: more than that has changed.
-    """
-    size = (1, 13, 11, preprocessing.channels)
-    image = np.random.default_rng(0).integers(0, 256, size, np.uint8)
-    values: dict[str | None, Any] = {
-        value.name: value.const_value.numpy() for value in graph.initializers.values() if value.const_value is not None
-    }
-    values["input"] = image
-    for node in graph:
-        if _is_pixels(node):
-            inputs = [None if value is None else values[value.name] for value in node.inputs]
-            values |= zip((value.name for value in node.outputs), _evaluate(node, inputs), strict=True)
-        if node is last:
-            break
-    found, host = values[last.outputs[0].name][0], preprocessing(image[0])
-    lines = [np.polyfit(x.ravel(), y.ravel(), 1) for x, y in zip(host.astype(np.float64), found, strict=True)]
-    numbers = np.array(lines, np.float64)
-    whole = np.rint(numbers)
-    # The line through rounded values is not exact; 255, 1 and 0 are.
-    scale, shift = np.where(np.abs(numbers - whole) < 1e-4, whole, numbers).T[:, :, None, None]
-    if not np.allclose(host * scale + shift, found, rtol=0, atol=1e-5 * np.abs(found).max()):
-        raise TargetError("a pass has changed how pixels are preprocessed", hint="leave --passes or --input u8 out")
-    return scale.astype(np.float32), shift.astype(np.float32)
+_COMPOSITES: Mapping[str, Callable[[RelaxBuilder, ir.Node, Sequence[Tensor]], Tensor]] = {
+    PREPROCESS: _preprocess,
+    NON_MAX_SUPPRESSION: _suppress,
+}
 
 
 def _evaluate(node: ir.Node, inputs: Sequence[Any]) -> list[Array]:
@@ -211,18 +158,15 @@ def _evaluate(node: ir.Node, inputs: Sequence[Any]) -> list[Array]:
     return [np.asarray(value) for value in runner.run(None, feeds)]
 
 
-def emit(
-    model: ir.Model, preprocessing: Preprocessing | None = None, *, signed: bool = False, bfloat16: bool = False
-) -> Any:
+def emit(model: ir.Model, *, signed: bool = False, bfloat16: bool = False) -> Any:
     """The tvm.IRModule of a model in which `unsupported` finds nothing. The model stays as it is.
 
     Args:
         model: the model.
-        preprocessing: what a model that takes pixels does first.
         signed: 8-bit numbers are held as signed ones: see `dnc.targets.tvm.emit.integers`.
         bfloat16: convolutions multiply in it where that pays: see `dnc.targets.tvm.emit.halves`.
     """
-    return _Emitter(signed, halves.convolutions(model.graph) if bfloat16 else ()).module(model.graph, preprocessing)
+    return _Emitter(signed, halves.convolutions(model.graph) if bfloat16 else ()).module(model.graph)
 
 
 def shared_outputs(model: ir.Model) -> list[str]:
@@ -251,10 +195,10 @@ def unsupported(model: ir.Model, gpu: bool = False) -> list[str]:
             found[f"input {value.name}: its shape ({shape}) is not fixed: --batch 1 fixes it"] = None
     known = {value for value in model.graph.initializers.values() if constant_array(value) is not None}
     for node in model.graph:
-        if _is_pixels(node):
-            if gpu and node.op_type == "MatMul":
+        if is_composite(node, PREPROCESS):
+            if gpu and Preprocess.of(node).interpolation == "bicubic":
                 found["bicubic interpolation is done on the host: leave --input u8 out"] = None
-        elif _is_nms(node):
+        elif is_composite(node, NON_MAX_SUPPRESSION):
             if gpu:
                 found["boxes are suppressed one after the other, on the host: use --decode graph or host"] = None
         elif node.op_type == "Shape" or all(value is None or value in known for value in node.inputs):

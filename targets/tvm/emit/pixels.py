@@ -1,8 +1,8 @@
 """Preprocessing of images of any size: where the columns and the rows are sampled, and the pixels.
 
-The arithmetic of `dnc.runtime.preprocessing`, and of the nodes that `dnc.graph.preprocessing` makes, which these
-functions take the place of: gathers along symbolic sizes are slow in TVM, and Range and Pad of sizes that are computed
-are unknown to it.
+The arithmetic of `dnc.runtime.preprocessing`, and of the nodes of the composite (`dnc.graph.preprocessing`), which
+these functions take the place of: gathers along symbolic sizes are slow in TVM, and Range and Pad of sizes that are
+computed are unknown to it.
 
     bilinear    a sample is where an output pixel lies between two of the image: the first, the second, the weight of
                 each, and whether it is inside; (5, length) float32, in which pixel numbers are exact
@@ -22,7 +22,8 @@ from typing import Any
 
 import numpy as np
 
-from dnc.runtime.preprocessing import CUBIC_ONE, Preprocessing
+from dnc.graph.preprocessing import Preprocess
+from dnc.runtime.preprocessing import CUBIC_ONE
 from dnc.targets.tvm.emit.builder import RelaxBuilder, Tensor
 
 __all__ = ["preprocessed"]
@@ -30,8 +31,16 @@ __all__ = ["preprocessed"]
 _CUBIC_BITS = int(np.log2(CUBIC_ONE))
 
 
-def preprocessed(b: RelaxBuilder, p: Preprocessing, image: Any) -> Tensor:
+def preprocessed(b: RelaxBuilder, p: Preprocess, image: Any) -> Tensor:
     """The network's input (N, C, H, W) of pixels (N, height, width, C) uint8, a variable of Relax."""
+    result = _resampled(b, p, image)
+    if (p.gain == 1).all():
+        return result
+    (x, y), last = b.broadcast([result, p.gain])
+    return b.emit(b.op.multiply(x, y), last)
+
+
+def _resampled(b: RelaxBuilder, p: Preprocess, image: Any) -> Tensor:
     make = _Pixels(p)
     if p.interpolation == "bicubic":
         across, down = (b.compute(make.firsts, image, axis, name="firsts").expr for axis in (_WIDTH, _HEIGHT))
@@ -63,11 +72,11 @@ def _real(number: Any, dtype: str = "float32") -> Any:
 class _Pixels:
     """Tensor expressions for one way of preprocessing."""
 
-    def __init__(self, p: Preprocessing) -> None:
+    def __init__(self, p: Preprocess) -> None:
         from tvm import te, tirx
 
         self._p, self._te, self._tir = p, te, tirx
-        self._divisor = _real(1 / p.scale)
+        self._divisor = _real(p.divisor)
         self._means, self._deviations = (
             np.resize(np.array(numbers, np.float32), p.channels) for numbers in (p.mean, p.std)
         )
@@ -143,7 +152,7 @@ class _Pixels:
         """The input of bilinear samples."""
         p, tirx = self._p, self._tir
         late = p.mode == "resize-half-pixel"
-        gray = float(np.float32(127.5) / np.float32(1 / p.scale))
+        gray = float(np.float32(127.5) / np.float32(p.divisor))
 
         def at(n: Any, y: Any, x: Any, c: Any) -> Any:
             def pixel(row: int, column: int) -> Any:

@@ -1,11 +1,11 @@
-"""Non-maximum suppression as one function of loops, in place of the nodes that `dnc.graph.suppression` makes.
+"""Non-maximum suppression as one function of loops, in place of the composite's nodes (`dnc.graph.suppression`).
 
 Those find its fixed point with matrices, of which TVM would need sizes that depend on numbers, a sort and a loop. Here
 it is done as it is defined, box after box; the arithmetic of an overlap is that of the nodes, in the same order:
 
     1. the scores over the threshold, in the order of images, boxes and classes
     2. merge sort, the best first; equals stay in this order
-    3. of the best MAX_CANDIDATES, each is kept that no kept one of its image and class overlaps too much
+    3. of the best `limit`, each is kept that no kept one of its image and class overlaps too much
 
 The function writes as many rows as there can be, and behind the last one a row of image -1. Their number becomes the
 size of an array when the engine runs (TVM's `tensor_to_shape`), which is filled then. None of these functions may be
@@ -18,20 +18,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-import onnx_ir as ir
 import tvm
 from tvm import s_tir, tirx
 
-from dnc.graph.rewriting import constant_array
-from dnc.graph.suppression import MAX_CANDIDATES
 from dnc.targets.tvm.emit.builder import RelaxBuilder, Tensor
 from dnc.targets.tvm.schedules.loops import Expr, Stmt, allocate, constant, index, loop, sequence
 from dnc.targets.tvm.schedules.rewriting import RULE
 
-__all__ = ["SUPPRESSION", "Suppression", "find_suppression", "suppressed"]
+__all__ = ["SUPPRESSION", "suppressed"]
 
 SUPPRESSION = "suppression"
 """The rule of these functions, for a report; how long they take depends on the numbers that they get."""
@@ -40,55 +36,17 @@ _OPAQUE = 8
 """For AnnotateTIROpPattern: not to be fused."""
 
 
-@dataclass(frozen=True)
-class Suppression:
-    """The nodes in a graph, by the values that go in and the one that comes out."""
-
-    inputs: Sequence[ir.Value]
-    """Boxes, scores and both thresholds, as `suppressed` takes them."""
-    exponent: float | None
-    """Of the distance of centers, for those kinds that take it into account."""
-    detections: ir.Value
-    nodes: frozenset[ir.Node]
-    """Those that stand between."""
-
-
-def find_suppression(nodes: Sequence[ir.Node]) -> Suppression:
-    """What nodes of `dnc.graph.suppression.emit_nms` do."""
-    (above,) = (node.inputs[0].producer() for node in nodes if node.op_type == "NonZero")  # type: ignore[union-attr]
-    assert above is not None
-    scores, confidence = above.inputs
-    (boxes,) = (node.inputs[0] for node in nodes if node.op_type == "GatherND" and node.inputs[0] is not scores)
-    (last,) = (node for node in nodes if node.op_type == "Compress")
-    others = [node for node in nodes if node.op_type == "Greater" and node is not above]
-    (iou,) = (value for node in others for value in node.inputs if value is not None and value.is_graph_input())
-    assert boxes is not None
-    assert scores is not None
-    assert confidence is not None
-    powers = [constant_array(node.inputs[1]) for node in nodes if node.op_type == "Pow"]
-    exponent = None if not powers or powers[0] is None else float(powers[0].numpy())
-    # Of images that are part of the input, the boxes are mapped before.
-    before: set[ir.Node] = set()
-    todo = [boxes.producer(), scores.producer()]
-    while todo:
-        node = todo.pop()
-        if node is not None and node not in before:
-            before.add(node)
-            todo += [value.producer() for value in node.inputs if value is not None]
-    between = frozenset(node for node in nodes if node not in before)
-    return Suppression((boxes, scores, confidence, iou), exponent, last.outputs[0], between)
-
-
-def suppressed(b: RelaxBuilder, given: Sequence[Tensor], exponent: float | None) -> Tensor:
+def suppressed(b: RelaxBuilder, given: Sequence[Tensor], limit: int, exponent: float | None = None) -> Tensor:
     """Detections (D, 7) float32, as `dnc.graph.suppression.emit_nms` gives them.
 
     Args:
         b: the function.
         given: boxes (N, K, 4), scores (N, K, classes), the thresholds of scores (1,) and of overlaps (1,).
-        exponent: see `Suppression`.
+        limit: how many candidates there are at most.
+        exponent: of the distance of centers, for those kinds that take it into account.
     """
     shape = given[1].shape
-    most = min(math.prod(shape), MAX_CANDIDATES)
+    most = min(math.prod(shape), limit)
     real = [
         each if each.dtype == "float32" else b.emit(b.op.astype(each.expr, "float32")) for each in map(b.first, given)
     ]

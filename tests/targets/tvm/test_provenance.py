@@ -108,7 +108,7 @@ def test_steps_that_are_no_section(write: Callable[..., Path]) -> None:
     network = Network.load(cfg, cfg.with_suffix(".weights"))
     preprocessing = Preprocessing(32, 32)
     built = lower(network, batch=1, preprocessing=preprocessing, pixels=True, decode="graph+nms")
-    kernels = kernels_of(fused(emit(built, preprocessing)))
+    kernels = kernels_of(fused(emit(built)))
     named = [function for function, nodes in kernels if nodes == "preprocessing/"]
     assert named == ["samples", "samples1", "pixels"]
     assert [function for function, nodes in kernels if nodes == "nms/"] == ["suppress", "count", "take"]
