@@ -100,9 +100,11 @@ class Builder:
             self._initializers[key] = self._hold(ir.Tensor(np.asarray(data, order="C"), name=key))
         return self._initializers[key]
 
-    def _hold(self, tensor: ir.Tensor) -> ir.Value:
+    def _hold(self, tensor: ir.TensorProtocol) -> ir.Value:
         """The value of a constant."""
-        return ir.Value(name=tensor.name, shape=tensor.shape, type=ir.TensorType(tensor.dtype), const_value=tensor)
+        return ir.Value(
+            name=tensor.name, shape=ir.Shape(tensor.shape.numpy()), type=ir.TensorType(tensor.dtype), const_value=tensor
+        )
 
     def op(self, op_type: str, *inputs: ir.Value | None, outputs: int = 1, **attributes: Any) -> ir.Value:
         """Adds a node and returns its first output. Attributes that are None are left out."""

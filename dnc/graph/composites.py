@@ -52,7 +52,7 @@ class Body(Builder):
         super().__init__(caller.batch)
         self._names, self._prefix, self._metadata = caller._names, caller._prefix, caller._metadata
 
-    def _hold(self, tensor: ir.Tensor) -> ir.Value:
+    def _hold(self, tensor: ir.TensorProtocol) -> ir.Value:
         return self._constant(tensor.name or "", ir.AttrTensor("value", tensor))
 
     def scaled(self, x: ir.Value, attribute: str) -> ir.Value:

@@ -71,15 +71,15 @@ def emit_nms(b: Builder, boxes: ir.Value, scores: ir.Value, kind: str, beta: flo
     exponent = {"greedynms": 0.6, "diounms": beta}.get(kind)
 
     def write(body: Builder, *values: ir.Value) -> Sequence[ir.Value]:
-        return [_emit(body, *values, exponent)]
+        return [_emit(body, exponent, *values)]
 
     given = [boxes, scores, confidence, iou]
-    shapes = [["detections", 7]]
-    return call_composite(b, NON_MAX_SUPPRESSION, given, write, shapes, exponent=exponent, limit=MAX_CANDIDATES)[0]
+    attributes = {"exponent": exponent, "limit": MAX_CANDIDATES}
+    return call_composite(b, NON_MAX_SUPPRESSION, given, write, [("detections", 7)], **attributes)[0]
 
 
 def _emit(
-    b: Builder, boxes: ir.Value, scores: ir.Value, confidence: ir.Value, iou: ir.Value, exponent: float | None
+    b: Builder, exponent: float | None, boxes: ir.Value, scores: ir.Value, confidence: ir.Value, iou: ir.Value
 ) -> ir.Value:
     # (P, 3): image, box, class of every score over the threshold, best first; equals stay in this order.
     found = b.op("Transpose", b.op("NonZero", b.op("Greater", scores, confidence)), perm=[1, 0])

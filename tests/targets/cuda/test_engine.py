@@ -276,7 +276,7 @@ def test_nvidias_compiler(precision: str, write: Write, tmp_path: Path) -> None:
     for each in (*target.optimizations(), *target.storage()):
         each.rewriting.rewrite(built)
     stages: list[str] = []
-    with Compiler(built, None, Job(("sm_75", "sm_87", "sm_90")), stages.append) as compiler:
+    with Compiler(built, Job(("sm_75", "sm_87", "sm_90")), stages.append) as compiler:
         reply = compiler.network(tmp_path / MODEL)
     assert stages[:2] == ["reading the graph", "scheduling"]
     assert (tmp_path / MODEL).stat().st_size > 10_000

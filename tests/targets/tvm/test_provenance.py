@@ -11,6 +11,7 @@ import pytest
 
 from dnc.darknet.lower import lower
 from dnc.darknet.network import Network
+from dnc.graph.composites import inline_composites
 from dnc.graph.rewriting import constant_array
 from dnc.graph.serialization import check
 from dnc.graph.work import place_of
@@ -108,6 +109,7 @@ def test_steps_that_are_no_section(write: Callable[..., Path]) -> None:
     network = Network.load(cfg, cfg.with_suffix(".weights"))
     preprocessing = Preprocessing(32, 32)
     built = lower(network, batch=1, preprocessing=preprocessing, pixels=True, decode="graph+nms")
+    inline_composites(built, keep=Tvm.composites)
     kernels = kernels_of(fused(emit(built)))
     named = [function for function, nodes in kernels if nodes == "preprocessing/"]
     assert named == ["samples", "samples1", "pixels"]

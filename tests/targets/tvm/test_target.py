@@ -20,17 +20,15 @@ from PIL import Image
 
 import dnc
 from dnc.compiler.source import preprocessing_for
-from dnc.darknet.lower import lower
 from dnc.darknet.network import Network
 from dnc.darknet.reference import run_all
 from dnc.errors import TargetError
 from dnc.files import cache_dir
 from dnc.graph.verification import photograph
 from dnc.quantization.collecting import calibrate
-from dnc.runtime.preprocessing import Preprocessing, read_image
+from dnc.runtime.preprocessing import read_image
 from dnc.runtime.runners.tvm import processor
 from dnc.runtime.runners.tvm.session import MODEL, MODEL_JSON, RUNTIME, TvmSession
-from dnc.targets.tvm.emit import emit
 from dnc.targets.tvm.target import Tvm
 from tests import ROOT
 from tests.conftest import _write
@@ -285,19 +283,6 @@ def test_pixels(name: str, more: dict[str, Any], write: Write, tmp_path: Path) -
         close(ours.forward(pixels), theirs.forward(pixels), bound)
     found = ours(pixels, confidence=0.0)
     assert len(found) == len(theirs(pixels, confidence=0.0)) > 0
-
-
-def test_changed_pixels(write: Write) -> None:
-    """What is no factor and no offset is not silently left out."""
-    cfg = write("yolo")
-    lowered = lower(
-        Network.load(cfg, cfg.with_suffix(".weights")), batch=1, preprocessing=Preprocessing(32, 32), pixels=True
-    )
-    for node in lowered.graph:
-        if (node.name or "") == "preprocessing/Mul_10":
-            node.replace_input_with(1, node.inputs[0])
-    with pytest.raises(TargetError, match="a pass has changed how pixels are preprocessed"):
-        emit(lowered, Preprocessing(32, 32))
 
 
 def test_files(engine: dnc.Engine, write: Write, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import pytest
 from dnc.darknet.lower import lower
 from dnc.darknet.network import Network
 from dnc.errors import TargetError
+from dnc.graph.composites import inline_composites
 from dnc.runtime.preprocessing import Preprocessing
 from dnc.targets import find
 from dnc.targets.tvm.compile import import_tvm
@@ -66,6 +67,8 @@ def test_what_gpus_leave_to_the_host(write: Callable[..., Path]) -> None:
     preprocessing = Preprocessing(32, 32, mode="center-crop", interpolation="bicubic")
     network = Network.load(cfg, cfg.with_suffix(".weights"))
     built = lower(network, batch=1, preprocessing=preprocessing, pixels=True, decode="graph+nms")
+    assert "DecodeBoxes: dnc does not write it for TVM" in unsupported(built)[0]
+    inline_composites(built, keep=Tvm.composites)
     assert unsupported(built) == []
     assert unsupported(built, gpu=True) == [
         "bicubic interpolation is done on the host: leave --input u8 out",
