@@ -37,7 +37,6 @@ from pathlib import Path
 from typing import Any
 
 from dnc.errors import TargetError
-from dnc.runtime.preprocessing import Preprocessing
 from dnc.runtime.runners.cuda.device import Device
 from dnc.targets.cuda.serving import serve
 from dnc.targets.cuda.toolkit import Resources, find_toolkit
