@@ -25,8 +25,10 @@ import numpy as np
 import numpy.typing as npt
 
 from dnc.bench.peer_child import NAMES
+from dnc.darknet.lower import lower
 from dnc.darknet.network import Network
 from dnc.errors import DncError, TargetError, close_match
+from dnc.graph.serialization import serialize_to
 from dnc.runtime.timing import Run
 
 __all__ = ["NAMES", "Peer", "Plain", "check_names"]
@@ -62,9 +64,6 @@ class Plain:
         Raises:
             DncError: the graph is over 2 GiB.
         """
-        from dnc.darknet.lower import lower
-        from dnc.graph.serialization import serialize_to
-
         model, saved = folder / "plain.onnx", folder / "input.npy"
         serialize_to(lower(network, batch=len(x)), model)
         np.save(saved, x)

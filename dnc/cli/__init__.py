@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 import click
 
 from dnc import __version__
-from dnc.errors import DncError, DncWarning
+from dnc.errors import DncError, DncWarning, close_match
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -54,8 +54,6 @@ class _Commands(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        from dnc.errors import close_match
-
         if args and not args[0].startswith("-") and self.get_command(ctx, args[0]) is None:
             hint = close_match(args[0], self.list_commands(ctx))
             ctx.fail(f"no command '{args[0]}'" + (f": {hint}" if hint else ""))

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dnc.cli import print_json
 from dnc.tables import Column, Table
 
 if TYPE_CHECKING:
@@ -253,8 +254,6 @@ def options_json(options: Sequence[Option]) -> list[dict[str, str]]:
 
 def show_options(options: Sequence[Option], as_json: bool) -> None:
     """Prints what a target or a pass can be told."""
-    from dnc.cli import print_json
-
     if as_json:
         print_json(options_json(options))
         return

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from dnc.cli import print_json, progress
 from dnc.cli._lists import names
 
 if TYPE_CHECKING:
@@ -132,7 +133,6 @@ def command(
     from dataclasses import replace
 
     from dnc.bench.prepare import BenchOptions, is_engine
-    from dnc.cli import progress
     from dnc.runtime.timing import processors
 
     given = {name: value for name, value in options.items() if value is not None}
@@ -265,7 +265,6 @@ def _frames(
 
 def _show_recording(recording: Recording, tables: list[Layers], as_json: bool, markdown: bool) -> None:
     from dnc.bench.report import layers_report, recording_report
-    from dnc.cli import print_json
 
     if as_json:
         print_json({**recording.to_json(), "layers": [layers.to_json() for layers in tables]})
@@ -277,8 +276,6 @@ def _show_recording(recording: Recording, tables: list[Layers], as_json: bool, m
 
 
 def _show_differences(differences: list[Difference], as_json: bool) -> None:
-    from dnc.cli import print_json
-
     if as_json:
         print_json([difference.to_json() for difference in differences])
         return
@@ -291,7 +288,6 @@ def _show_differences(differences: list[Difference], as_json: bool) -> None:
 def _show_frames(frames: list[EndToEnd], as_json: bool, markdown: bool) -> None:
     from dnc.bench.machine import describe, machine
     from dnc.bench.report import Report, frames_report
-    from dnc.cli import print_json
 
     if as_json:
         print_json({"machine": machine(), "end_to_end": [result.to_json() for result in frames]})

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 
 import click
 
+from dnc.cli import print_json, progress
 from dnc.cli._options import preprocessing_options
+from dnc.errors import CalibrationError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -94,11 +96,9 @@ def command(
     """
     import time
 
-    from dnc.cli import print_json, progress
     from dnc.compiler.source import find_weights, preprocessing_for
     from dnc.darknet.cfg import find_cfg
     from dnc.darknet.network import Network
-    from dnc.errors import CalibrationError
     from dnc.quantization.collecting import calibrate
     from dnc.quantization.tables import read_table
 
@@ -155,8 +155,6 @@ def _sort(files: Sequence[str]) -> dict[str, str]:
 
     Raises CalibrationError if two are of one kind, or there is no such file.
     """
-    from dnc.errors import CalibrationError
-
     by_kind: dict[str, str] = {}
     for file in files:
         kind = _kind(file)
@@ -169,7 +167,6 @@ def _sort(files: Sequence[str]) -> dict[str, str]:
 def _kind(file: str) -> str:
     """Kind of a file, by its suffix or else by its contents."""
     from dnc.darknet.cfg import find_cfg
-    from dnc.errors import CalibrationError
     from dnc.evaluation.datasets import SUFFIXES, is_folder, is_there
 
     suffix = Path(file).suffix.lower()
@@ -194,8 +191,6 @@ def _kind(file: str) -> str:
 
 def _data_beside(cfg: Path) -> list[str]:
     """NAME.data beside the cfg, else the only .data file there; raises CalibrationError where there is none."""
-    from dnc.errors import CalibrationError
-
     own = cfg.with_suffix(".data")
     beside = [own] if own.is_file() else sorted(cfg.parent.glob("*.data"))
     if len(beside) != 1:

@@ -6,6 +6,8 @@ from typing import Any
 
 import click
 
+from dnc.cli import print_json
+
 
 @click.command(epilog="Example: dnc classify darknet19.engine dog.jpg --top 3")
 @click.argument("engine", type=click.Path())
@@ -29,7 +31,6 @@ def command(
     as_json: bool,
 ) -> None:
     """Name what images show: files, folders or quoted globs."""
-    from dnc.cli import print_json
     from dnc.cli._images import open_engine, run_images
     from dnc.evaluation.datasets import find_images
 

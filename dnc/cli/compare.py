@@ -6,6 +6,9 @@ from typing import Any
 
 import click
 
+from dnc.cli import print_json, progress
+from dnc.cli._report import comparison_json, comparison_table, verdict
+
 
 @click.command(epilog="Example: dnc compare yolov4-tiny.cfg --target cpu --image dog.jpg")
 @click.argument("a", type=click.Path())
@@ -45,8 +48,6 @@ def command(context: click.Context, /, a: str, b: str | None, as_json: bool, **o
     An engine of `dnc compile --keep-layers` has all layers to compare, others have their heads. Exits with 1 where an
     output differs.
     """
-    from dnc.cli import print_json, progress
-    from dnc.cli._report import comparison_json, comparison_table, verdict
     from dnc.compiler.comparing import compare_files
 
     with progress() as report:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from dnc.cli import print_json, progress
 from dnc.cli._options import compile_options, compile_options_of
 
 
@@ -17,7 +18,6 @@ def command(cfg: str, weights: str | None, out: str | None, as_json: bool, **fie
     """Compile a network to an engine folder."""
     import time
 
-    from dnc.cli import print_json, progress
     from dnc.compiler.compiling import compile_engine
 
     start = time.perf_counter()

@@ -6,6 +6,8 @@ from typing import Any
 
 import click
 
+from dnc.cli import print_json
+
 
 @click.command(epilog="Example: dnc detect yolov4-tiny.engine dog.jpg -o dog.detected.jpg")
 @click.argument("engine", type=click.Path())
@@ -53,7 +55,6 @@ def command(
     """
     from pathlib import Path
 
-    from dnc.cli import print_json
     from dnc.cli._drawing import draw
     from dnc.cli._images import open_engine, picture_paths, run_images, save_picture
     from dnc.evaluation.datasets import find_images

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import click
 
+from dnc.cli import print_json, progress
+from dnc.tables import Column, Table
+
 
 @click.command(epilog="Example: dnc doctor --json")
 @click.option("--json", "as_json", is_flag=True, help="Print an object.")
@@ -21,8 +24,6 @@ def command(as_json: bool, seconds: float | None) -> None:
     """
     from dnc.bench.machine import describe
     from dnc.cli import _doctor as doctor
-    from dnc.cli import print_json, progress
-    from dnc.tables import Column, Table
 
     with progress(not as_json) as report:
         facts = doctor.examine(seconds or doctor.SECONDS, report)

@@ -11,6 +11,12 @@ from typing import NamedTuple
 
 import click
 
+from dnc import __version__
+from dnc.cli import print_json
+from dnc.errors import DncError, TargetError
+from dnc.files import packaged
+from dnc.tables import Column, Table
+
 
 class _Library(NamedTuple):
     """A target's library for a C++ compiler."""
@@ -33,10 +39,6 @@ def command(what: str | None, out: str | None, as_json: bool) -> None:
 
     Without options: where the sources are, and which targets they can run here.
     """
-    from dnc import __version__
-    from dnc.cli import print_json
-    from dnc.tables import Column, Table
-
     sources = _sources()
     if out is not None:
         _copy(sources, Path(out))
@@ -61,8 +63,6 @@ def command(what: str | None, out: str | None, as_json: bool) -> None:
 
 
 def _sources() -> Path:
-    from dnc.files import packaged
-
     return packaged("embed")
 
 
@@ -103,8 +103,6 @@ def _tvm() -> _Library | None:
 
 
 def _some(libraries: list[_Library]) -> list[_Library]:
-    from dnc.errors import TargetError
-
     if not libraries:
         hint = 'pip install "darknet-compiler[openvino]", or apache-tvm-ffi for engines of target tvm'
         raise TargetError("no library of a target with headers for C++ is installed", hint=hint)
@@ -127,8 +125,6 @@ def _flags(sources: Path, libraries: list[_Library]) -> list[str]:
 
 
 def _words(words: list[str]) -> list[str]:
-    from dnc.errors import DncError
-
     for word in words:
         if any(letter.isspace() for letter in word):
             # What a shell puts in for $(...) it splits at blanks, quoted or not.
@@ -142,8 +138,6 @@ def _copy(sources: Path, out: Path) -> None:
     """A copy that appears whole or not at all."""
     import shutil
     import tempfile
-
-    from dnc.errors import DncError
 
     try:
         if out.exists() and (not out.is_dir() or any(out.iterdir())):

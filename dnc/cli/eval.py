@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from dnc.cli import print_json, progress_bar
+from dnc.tables import Column, Table
+
 if TYPE_CHECKING:
     from dnc.evaluation.metrics import Report
     from dnc.tables import Table
@@ -82,7 +85,6 @@ def command(
     Detectors: COCO's AP, AP50 and AP75, or with --like-darknet mAP@0.50, TP, FP, FN and average IoU. Classifiers: top-1
     and top-5. Of several engines, the difference to the first is printed.
     """
-    from dnc.cli import print_json, progress_bar
     from dnc.evaluation.datasets import read_dataset
     from dnc.evaluation.metrics import DarknetReport, evaluate
     from dnc.runtime.engine import load
@@ -115,8 +117,6 @@ def _differences(report: Report, first: Report) -> dict[str, float]:
 
 def _table(reports: Sequence[Report]) -> Table:
     """A row for each figure, a column for each engine and for its difference to the first."""
-    from dnc.tables import Column, Table
-
     columns = [Column(""), Column(reports[0].engine, right=True)]
     for report in reports[1:]:
         columns += [Column(report.engine, right=True), Column("difference", right=True)]

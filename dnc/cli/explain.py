@@ -7,7 +7,9 @@ from typing import Any
 
 import click
 
+from dnc.cli import print_json, progress
 from dnc.cli._options import compile_options, compile_options_of
+from dnc.tables import Column, Table
 
 
 @click.command(epilog="Example: dnc explain yolov4-tiny.cfg --pass fold-batchnorm")
@@ -26,11 +28,11 @@ def command(
     as_json: bool,
     **fields: object,
 ) -> None:
-    """Show what each pass does to a network, or did to that of an engine, and where.
+    """Show what each pass does to a network, or did to an engine's.
 
-    Where a pass missed something of its kind, the reason stands. Numbers are those of Darknet's layers.
+    Each line says where in the cfg, and why where a pass missed something of its kind. Numbers are those of Darknet's
+    layers.
     """
-    from dnc.cli import print_json, progress
     from dnc.compiler.explaining import explain, explain_engine
     from dnc.evaluation.datasets import is_folder
 
@@ -57,8 +59,6 @@ def command(
 
 
 def _show(passes: Sequence[Mapping[str, Any]]) -> None:
-    from dnc.tables import Column, Table
-
     table = Table(
         (
             Column("pass"),

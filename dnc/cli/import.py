@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from dnc.cli import print_json, progress
 from dnc.cli._lists import numbers
 
 
@@ -46,7 +47,6 @@ def command(source: str, cfg: str, out: str, as_json: bool, **options: object) -
     Nothing in the source is executed. Layers are matched by order, shape and name; what could be matched in two ways is
     refused.
     """
-    from dnc.cli import print_json, progress
     from dnc.zoo.importer import import_weights
 
     with progress(not as_json) as report_progress:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import click
 
+from dnc.cli import print_json
+from dnc.cli._report import engine_json, engine_text, network_json, network_table, totals
+
 
 @click.command(epilog="Example: dnc info yolov4.cfg --weights yolov4.weights")
 @click.argument("what", metavar="CFG|ENGINE", type=click.Path())
@@ -18,8 +21,6 @@ def command(what: str, weights: str | None, cutoff: int | None, lenient: bool, a
     """
     from pathlib import Path
 
-    from dnc.cli import print_json
-    from dnc.cli._report import engine_json, engine_text, network_json, network_table, totals
     from dnc.evaluation.datasets import is_folder
 
     if is_folder(what):

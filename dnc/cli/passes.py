@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import click
 
+from dnc.cli import print_json
+from dnc.cli._report import options_json, show_options, summary
+from dnc.tables import Column, Table
+
 
 @click.command(epilog="Example: dnc passes --json")
 @click.argument("name", required=False)
@@ -14,10 +18,7 @@ def command(name: str | None, as_json: bool) -> None:
     `dnc compile --skip NAME` leaves one out. Exact is a pass that changes no number; for the others stands by how much
     outputs may differ, relative to the largest value of each.
     """
-    from dnc.cli import print_json
-    from dnc.cli._report import options_json, show_options, summary
     from dnc.passes import find, passes
-    from dnc.tables import Column, Table
 
     if name is not None:
         show_options(find(name).known_options, as_json)

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import click
 
+from dnc.cli import print_json
+from dnc.cli._report import show_options
+from dnc.tables import Column, Table
+
 
 @click.command(epilog="Example: dnc targets myriad")
 @click.argument("name", required=False)
@@ -13,9 +17,6 @@ def command(name: str | None, as_json: bool) -> None:
 
     The options are for `dnc compile --option KEY=VALUE`.
     """
-    from dnc.cli import print_json
-    from dnc.cli._report import show_options
-    from dnc.tables import Column, Table
     from dnc.targets import find, targets
 
     if name is not None:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import click
 
+from dnc.cli import print_json, progress
+from dnc.tables import Column, Table
+
 
 @click.group(epilog="Example: dnc toolchain install myriad")
 def command() -> None:
@@ -14,9 +17,7 @@ def command() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print a list of objects.")
 def list_(as_json: bool) -> None:
     """List the toolchains, and whether they are installed and whole."""
-    from dnc.cli import print_json
     from dnc.runtime.runners.myriad import toolchain
-    from dnc.tables import Column, Table
 
     rows = []
     for name, chain in toolchain.TOOLCHAINS.items():
@@ -52,7 +53,6 @@ def list_(as_json: bool) -> None:
 @click.option("--force", is_flag=True, help="Fetch again what is here already.")
 def install(name: str, force: bool) -> None:
     """Fetch a toolchain with pip, verify it, try it, and print its folder. A damaged one is replaced."""
-    from dnc.cli import progress
     from dnc.targets.myriad import installing
 
     with progress() as report:

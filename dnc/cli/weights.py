@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import click
 
+from dnc.cli import print_json
+from dnc.files import whole_file
+
 
 @click.group(epilog="Example: dnc weights inspect yolov4.cfg yolov4.weights")
 def command() -> None:
@@ -24,7 +27,6 @@ def random(cfg: str, out: str, seed: int, lenient: bool) -> None:
 
     from dnc.darknet.network import Network
     from dnc.darknet.weights import write_weights
-    from dnc.files import whole_file
 
     network = Network.load(cfg, lenient=lenient).with_random_weights(seed)
     with whole_file(out) as file:
@@ -42,7 +44,6 @@ def inspect(cfg: str, weights: str, lenient: bool, as_json: bool) -> None:
 
     Of a file that is cut off or belongs to another network too: it says where the file ends.
     """
-    from dnc.cli import print_json
     from dnc.darknet.inspection import inspect_weights
     from dnc.darknet.network import Network
 

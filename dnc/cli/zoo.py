@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import click
 
+from dnc.cli import print_json, progress_bar
+from dnc.files import cache_dir
+from dnc.tables import Column, Table
+
 
 @click.group(epilog="Example: dnc zoo fetch yolov3-tiny")
 def command() -> None:
@@ -15,9 +19,6 @@ def command() -> None:
 def list_(as_json: bool) -> None:
     """List the published weights, and which of them are here."""
     from dnc import zoo
-    from dnc.cli import print_json
-    from dnc.files import cache_dir
-    from dnc.tables import Column, Table
 
     rows = [(entry, zoo.cached(entry)) for entry in zoo.entries()]
     if as_json:
@@ -51,7 +52,6 @@ def list_(as_json: bool) -> None:
 def fetch(names: tuple[str, ...], force: bool) -> None:
     """Fetch weights into the cache, verify them, and print their paths."""
     from dnc import zoo
-    from dnc.cli import progress_bar
 
     for entry in [zoo.find(name) for name in names]:
         with progress_bar(entry.file, entry.size, bytes_=True) as bar:

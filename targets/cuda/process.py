@@ -22,8 +22,10 @@ from typing import TYPE_CHECKING, Any
 
 import dnc
 from dnc.errors import TargetError
+from dnc.graph.serialization import serialize_to
 from dnc.runtime.runners.cuda.kernels import CUDA_RUNTIME
 from dnc.runtime.runners.tvm.session import runtime_library
+from dnc.targets.tvm.compile import find_linker, machine_for
 from dnc.targets.tvm.remote import Lost
 from dnc.typing import Progress, silent
 
@@ -151,9 +153,6 @@ class Compiler:
     """
 
     def __init__(self, model: ir.Model, job: Job, progress: Progress = silent) -> None:
-        from dnc.graph.serialization import serialize_to
-        from dnc.targets.tvm.compile import find_linker, machine_for
-
         here = machine_for("", "generic")
         linker = find_linker(job.linker, machine_for(job.triple, job.mcpu))
         with ExitStack() as stack:

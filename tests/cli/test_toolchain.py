@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from dnc.runtime.runners.myriad import toolchain
+from dnc.targets.myriad import installing
 from tests.conftest import Result
 
 Command = Callable[..., Result]
@@ -45,7 +46,7 @@ def test_install(command: Command, cache: Path, monkeypatch: pytest.MonkeyPatch)
         asked.append((name, force))
         return toolchain.folder(name)
 
-    monkeypatch.setattr(toolchain, "install", install)
+    monkeypatch.setattr(installing, "install", install)
     assert command("toolchain", "install", "myriad") == Result(0, f"{cache}/toolchains/myriad\n", "")
     assert command("toolchain", "install", "myriad", "--force").code == 0
     assert asked == [("myriad", False), ("myriad", True)]

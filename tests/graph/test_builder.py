@@ -204,7 +204,8 @@ def test_over_two_gib_is_refused(tmp_path: Path) -> None:
 
 def test_importing_is_left_to_the_compiler() -> None:
     """onnx_ir takes over a second to import; dnc, its command line and its runtime do without."""
-    code = "import sys, dnc, dnc.cli, dnc.runtime.engine, dnc.darknet.network; print({'onnx_ir', 'onnx'} & set(sys.modules))"
+    code = "import sys, dnc, dnc.cli, dnc.runtime.engine, dnc.darknet.network\n"
+    code += "print({'onnx_ir', 'onnx'} & set(sys.modules))"
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert result.stdout == "set()\n"

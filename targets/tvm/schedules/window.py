@@ -19,7 +19,7 @@ from tvm import ir, tirx
 from tvm.sym import detect_linear_equation
 
 from dnc.targets.tvm.schedules.loops import Expr
-from dnc.targets.tvm.schedules.stages import Segment, Stage, dims, loads
+from dnc.targets.tvm.schedules.stages import Segment, Stage, dims, loads, replaced
 
 __all__ = ["Span", "Window", "affine", "match", "spans", "uncast"]
 
@@ -247,8 +247,6 @@ def _without_border(buffer: Any, before: Sequence[Stage], maximum: bool) -> tupl
 def _is_inside(condition: Expr, stage: Stage, first: Sequence[int], inner: Sequence[int]) -> bool:
     """Whether a condition says that an index lies inside, and nothing else: tried at the edges."""
     from tvm.sym import Analyzer
-
-    from dnc.targets.tvm.schedules.stages import replaced
 
     analyzer = Analyzer()
     edges = []
