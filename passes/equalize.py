@@ -5,7 +5,7 @@
 holds for f linear, relu and leaky. It is exact but for rounding, and matters where conv1 or conv2 is depthwise: the
 largest of their channels is often a hundred times the smallest (Nagel et al., "Data-Free Quantization Through Weight
 Equalization and Bias Correction", ICCV 2019). Here the tensor's own channels are measured
-(`dnc.quantization.calibration`).
+(`dnc.graph.quantization.Range`).
 
 1. conv2 is depthwise. Its weights have a scale for each channel already, so all become as large as the largest:
        s = a / max a,    a: the largest value of the channel, within the tensor's calibrated range
@@ -15,30 +15,23 @@ Equalization and Bias Correction", ICCV 2019). Here the tensor's own channels ar
 3. Where the tensor before a leaky f is rounded as well, its negative values, which f makes small, need a range too.
    They count as half of what they were there: a = max(high, -low / (2 slope)).
 
-The result is another tensor: it gives up the layer's name, and carries its interval as `INTERVAL` for quantize.
+The result is another tensor: it gives up the layer's name, and has a range of its own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import onnx_ir as ir
 
-from dnc.graph.rewriting import Remarks, attribute, constant_array, sole_user
+from dnc.graph.quantization import Range, range_of, set_range
+from dnc.graph.rewriting import Remarks, attribute, constant_array, rename, sole_user
 from dnc.passes import Pass, passes
 from dnc.passes.shared.affine import Affine, move_after, move_before, refusal_after, refusal_before
 from dnc.typing import Array
 
-if TYPE_CHECKING:
-    from dnc.quantization.calibration import Channels, Range
-
-__all__ = ["INTERVAL", "Equalize"]
-
-INTERVAL = "dnc.interval"
-"""The key of a value's metadata: its lowest and highest number."""
-
+__all__ = ["Equalize"]
 
 _SMALLEST = 1e-3
 """Channels, and weights, that are smaller beside the largest are not enlarged further: they may be noise."""
@@ -49,8 +42,6 @@ class Equalize(Pass):
     """Conv, an activation, Conv -> the same with factors moved from the first to the second.
 
     Args:
-        ranges: by the name of the value.
-        channels: by the name of the value; without them, nothing is equalized.
         outputs: results are rounded before their activation: case 3.
     """
 
@@ -59,22 +50,11 @@ class Equalize(Pass):
     """Rounding of the weights, some 1e-7 a layer, which depth adds up."""
 
     applies_to: ClassVar[str] = "Conv, then Relu, LeakyRelu or nothing, then Conv, whose channels were calibrated"
+    needs: ClassVar[str] = "pair of convolutions whose channels were calibrated"
 
-    def __init__(
-        self,
-        ranges: Mapping[str, Range] | None = None,
-        channels: Mapping[str, Channels] | None = None,
-        *,
-        outputs: bool = False,
-    ) -> None:
+    def __init__(self, *, outputs: bool = False) -> None:
         super().__init__()
-        self.ranges = dict(ranges or {})
-        self.channels = dict(channels or {})
         self.outputs = outputs
-
-    def unmet(self, remarks: Remarks) -> str:
-        """Without a calibration of channels, that is why."""
-        return "" if self.channels else "it needs a calibration"
 
     def rewrite(self, model: ir.Model) -> Remarks:
         """Equalizes every tensor between two convolutions that can be."""
@@ -82,7 +62,7 @@ class Equalize(Pass):
         for node in list(model.graph):
             value, slope = _activated(node.outputs[0])
             reader = sole_user(value)
-            if node.op_type != "Conv" or reader is None or reader.op_type != "Conv" or INTERVAL in value.metadata_props:
+            if node.op_type != "Conv" or reader is None or reader.op_type != "Conv":
                 continue
             reason = self._equalize(node, value, reader, slope, model.graph)
             remarks.tell(node, "its channels are equally large", reason)
@@ -90,10 +70,10 @@ class Equalize(Pass):
 
     def _equalize(self, node: ir.Node, value: ir.Value, reader: ir.Node, slope: float, graph: ir.Graph) -> str:
         """Equalizes one tensor; returns why not."""
-        name = value.name or ""
-        if name not in self.channels or name not in self.ranges:
+        own = range_of(value)
+        if own is None or own.channels is None:
             return "its channels were not calibrated"
-        own, channels = self.ranges[name], self.channels[name]
+        channels = own.channels
         low, high = np.clip(channels.minimum, own.low, 0), np.clip(channels.maximum, 0, own.high)
         size = np.maximum(high, -low / (2 * slope) if self.outputs and slope < 1 else -low)
         if not size.any():
@@ -108,9 +88,14 @@ class Equalize(Pass):
         factors = np.maximum(factors / factors.max(), _SMALLEST)
         move_after(node.outputs[0], Affine(1 / factors, np.zeros(1)), graph)
         move_before(reader, Affine(factors, np.zeros(1)), graph)
-        value.name = f"equalized/{name}"
-        value.metadata_props[INTERVAL] = f"{(low / factors).min():.9g} {(high / factors).max():.9g}"
+        rename(value, f"equalized/{value.name}")
+        # Nine digits: where a zero point lies between two integers, as in case 3, rounding errors must not decide.
+        set_range(value, Range(_nine_digits((low / factors).min()), _nine_digits((high / factors).max())))
         return ""
+
+
+def _nine_digits(number: float) -> float:
+    return float(f"{number:.9g}")
 
 
 def _activated(value: ir.Value) -> tuple[ir.Value, float]:

@@ -31,6 +31,7 @@ from dnc.graph.rewriting import (
     constant_array,
     is_pointwise,
     producer_of,
+    rename,
     replace_uses,
     sole_user,
 )
@@ -208,7 +209,7 @@ def _upsample_later(node: ir.Node, graph: ir.Graph, remarks: Remarks) -> None:
     shape, small = upsampled.shape, source.shape if source is not None else None
     assert shape is not None
     assert small is not None
-    upsampled.name = f"{node.name}/moved"
+    rename(upsampled, f"{node.name}/moved")
     upsampled.shape = None if last.shape is None else ir.Shape([*last.shape[:2], *shape[2:]])
     upsampled.type = last.type
     for each in moved:

@@ -9,13 +9,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 import onnx_ir as ir
 
-from dnc.errors import CalibrationError, TargetError
+from dnc.errors import TargetError
 from dnc.graph.pipeline import Applied, Decision, Pipeline, Step
-from dnc.graph.quantization import Recipe
+from dnc.graph.quantization import QuantSpec
 from dnc.passes import passes
 from dnc.passes.equalize import Equalize
 from dnc.passes.quantize import Quantize
@@ -24,29 +24,10 @@ from dnc.runtime.options import Option, check_names, parse_options
 from dnc.runtime.runners import Runner
 from dnc.typing import Progress, silent
 
-__all__ = [
-    "Calibrated",
-    "Candidate",
-    "Destination",
-    "Target",
-    "TunableTarget",
-    "UnsupportedError",
-]
+__all__ = ["CALIBRATED", "Candidate", "Destination", "Target", "TunableTarget", "UnsupportedError"]
 
-class Calibrated(Protocol):
-    """Ranges measured on images (`dnc.quantization.calibration.Calibration`)."""
-
-    @property
-    def symmetric(self) -> bool:
-        """Whether all ranges are symmetric about 0."""
-
-    @property
-    def ranges(self) -> Mapping[str, Any]:
-        """By the name of the value."""
-
-    @property
-    def channels(self) -> Mapping[str, Any]:
-        """By the name of the value: what was seen in each channel."""
+CALIBRATED = ("int8", "mixed")
+"""Precisions that need a calibration: all over in 8 bits, or with those layers in float32 that lose too much."""
 
 
 class Destination(ABC):
@@ -126,7 +107,12 @@ class Target(Destination):
     def optimizations(self) -> Sequence[Step]:
         """The passes that the engine profits from, in order, and why."""
 
-    def quantization(self) -> Recipe | None:
+    @property
+    def needs_calibration(self) -> bool:
+        """Whether its precision is one for which ranges have to be measured."""
+        return self.options.get("precision") in CALIBRATED
+
+    def quantization(self) -> QuantSpec | None:
         """Where the engine wants 8-bit numbers; None if it computes with none."""
         return None
 
@@ -134,35 +120,27 @@ class Target(Destination):
         """Passes that store weights in a form that no other pass reads."""
         return []
 
-    def quantize(self, calibration: Calibrated, keep: Collection[str] = ()) -> Sequence[Step]:
-        """The passes that put 8-bit numbers where the engine wants them.
+    def quantize(self, keep: Collection[str] = ()) -> Sequence[Step]:
+        """The passes that put 8-bit numbers where the engine wants them, in a model whose values have ranges
+        (`dnc.graph.quantization.attach_ranges`).
 
         Args:
-            calibration: the ranges.
             keep: what stays in float32: layer numbers, ranges of them, operators.
 
         Raises:
             TargetError: the engine computes with no 8-bit numbers.
-            CalibrationError: the engine wants a symmetric calibration.
         """
-        recipe = self.quantization()
-        if recipe is None:
+        spec = self.quantization()
+        if spec is None:
             raise TargetError(f"target {self.name} has no 8-bit arithmetic that dnc knows of", hint="--target onnx")
-        if recipe.signed and not calibration.symmetric:
-            what = f"target {self.name} rounds to numbers that are symmetric about 0, and the calibration is asymmetric"
-            raise CalibrationError(what, hint="measure it with `dnc calibrate --symmetric`")
         return [
-            Step(
-                Equalize(calibration.ranges, calibration.channels, outputs=recipe.outputs),
-                "one scale then serves all channels of a tensor",
-            ),
-            Step(Quantize(calibration.ranges, recipe, keep=keep), "last, so that it sees the operators that run"),
+            Step(Equalize(outputs=spec.outputs), "one scale then serves all channels of a tensor"),
+            Step(Quantize(spec, keep=keep), "last, so that it sees the operators that run"),
             Step(passes["eliminate-dead-code"](), "weights that were rounded are read no more"),
         ]
 
     def pipeline(
         self,
-        calibration: Calibrated | None = None,
         keep: Collection[str] = (),
         *,
         tuning: Sequence[Decision] = (),
@@ -171,16 +149,15 @@ class Target(Destination):
         """All passes for an engine with these options, in order.
 
         Args:
-            calibration: the ranges; None where nothing is quantized.
-            keep: what stays in float32.
+            keep: what stays in float32 where its precision is 8 bits.
             tuning: what measuring decides before weights are rounded.
             quantization: what quantizes, in place of `quantize`.
 
         Raises:
-            TargetError, CalibrationError: as `quantize`.
+            TargetError: as `quantize`.
         """
         if quantization is None:
-            quantization = [] if calibration is None else self.quantize(calibration, keep)
+            quantization = self.quantize(keep) if self.needs_calibration else []
         supported = Decision("supported", self._check_supported, "what the engine cannot run is said before measuring")
         return Pipeline([*self.optimizations(), supported, *tuning, *quantization, *self.storage()])
 

@@ -9,7 +9,7 @@ from typing import ClassVar
 import onnx_ir as ir
 
 from dnc.graph.pipeline import Step
-from dnc.graph.quantization import MOVES, Recipe
+from dnc.graph.quantization import DATA_MOVEMENT, QuantSpec
 from dnc.graph.serialization import serialize_to
 from dnc.passes import passes
 from dnc.runtime.manifest import Manifest
@@ -77,10 +77,10 @@ class Onnx(Target):
         """What ONNX Runtime's CPU provider profits from: see benchmarks/passes.md. It fuses most activations itself."""
         return optimizations("onnxruntime", "integer")
 
-    def quantization(self) -> Recipe | None:
+    def quantization(self) -> QuantSpec | None:
         """Its kernels for 8 bits compute one operator each and round what it gives; Relu and Clip are that rounding."""
         operators = frozenset({"Conv", "Gemm", "Add", "Mul", "LeakyRelu", "Sigmoid", "Concat"})
-        return Recipe(operators | MOVES, outputs=True, biases=True)
+        return QuantSpec(operators | DATA_MOVEMENT, outputs=True, int32_biases=True)
 
     def storage(self) -> Sequence[Step]:
         """What stores another precision."""

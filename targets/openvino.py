@@ -23,7 +23,7 @@ import onnx_ir as ir
 from dnc.errors import TargetError
 from dnc.graph.builder import where_of
 from dnc.graph.pipeline import Step
-from dnc.graph.quantization import MOVES, Recipe
+from dnc.graph.quantization import DATA_MOVEMENT, QuantSpec
 from dnc.graph.serialization import serialize
 from dnc.runtime.manifest import Manifest
 from dnc.runtime.options import Option
@@ -51,9 +51,10 @@ class Openvino(Target):
         """What OpenVINO profits from: see benchmarks/passes.md. It fuses activations that stand as one operator."""
         return optimizations("openvino", "bits")
 
-    def quantization(self) -> Recipe | None:
+    def quantization(self) -> QuantSpec | None:
         """It joins convolutions with what follows them, so their inputs alone say that they are to have 8 bits."""
-        return Recipe(frozenset({"Conv", "Gemm", "Concat"}) | MOVES, tied=True, first_limit=63)
+        operators = frozenset({"Conv", "Gemm", "Concat"}) | DATA_MOVEMENT
+        return QuantSpec(operators, unified_concat=True, first_weight_limit=63)
 
     def build(
         self, model: ir.Model, folder: Path, manifest: Manifest | None = None, progress: Progress = silent

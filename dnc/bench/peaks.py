@@ -23,8 +23,7 @@ import numpy as np
 from dnc.bench.machine import last_cache
 from dnc.darknet.lower import lower
 from dnc.darknet.network import Network
-from dnc.graph.quantization import PRECISIONS
-from dnc.quantization.calibration import Calibration, Range
+from dnc.graph.quantization import Range, attach_ranges
 from dnc.targets import Target
 from dnc.typing import Progress, silent
 
@@ -96,18 +95,12 @@ def _convolution(channels: int, kernel: int, side: int, target: Target) -> ir.Mo
         f"[net]\nwidth={side}\nheight={side}\nchannels={channels}\n"
         f"[convolutional]\nfilters={channels}\nsize={kernel}\npad=1\nactivation=linear\n"
     )
-    quantizes = target.options.get("precision") in PRECISIONS
-    if quantizes:
+    if target.needs_calibration:
         text += "[convolutional]\nfilters=1\nsize=1\nactivation=linear\n"
-    network = Network.parse(text).with_random_weights(0)
-    model = lower(network, batch=1)
-    calibration = None
-    if quantizes:
-        # Noise from 0 to 1 goes in; what comes out need not be right.
-        values = (*model.graph.inputs, *(output for node in model.graph for output in node.outputs))
-        ranges = {value.name or "": Range.symmetric(1.0, 0.0, 1.0) for value in values}
-        calibration = Calibration(network.digest, "", True, {}, {}, ranges)
-    target.pipeline(calibration).run(model)
+    model = lower(Network.parse(text).with_random_weights(0), batch=1)
+    # Noise from 0 to 1 goes in; what comes out need not be right.
+    attach_ranges(model, dict.fromkeys(("input", "layer000"), Range(0, 1)))
+    target.pipeline().run(model)
     return model
 
 

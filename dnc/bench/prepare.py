@@ -23,10 +23,10 @@ from dnc.darknet.network import Network
 from dnc.darknet.weights import write_weights
 from dnc.errors import DncError, close_match, warn
 from dnc.evaluation.datasets import is_folder
-from dnc.graph.quantization import PRECISIONS
 from dnc.graph.verification import photograph
 from dnc.runtime.manifest import MANIFEST
 from dnc.targets import find
+from dnc.targets.base import CALIBRATED
 from dnc.targets.tvm.remote import Device
 from dnc.typing import Progress, silent
 
@@ -146,7 +146,7 @@ def _compile(
         for precision in options.precisions or [""]:
             title = " ".join(filter(None, [cfg.stem, target if options.targets else "", precision]))
             place = scratch / f"{target}-{precision}"
-            calibration = options.calibration if precision in PRECISIONS else None
+            calibration = options.calibration if precision in CALIBRATED else None
             wanted = CompileOptions(target=target, precision=precision or None, calibration=calibration, verify=False)
             tell = partial(_tell, progress, title)
             engine = compile_engine(cfg, weights, place, wanted, tell)

@@ -21,7 +21,7 @@ from dnc.evaluation.datasets import Dataset, read_dataset
 from dnc.files import cache_dir
 from dnc.graph.composites import inline_composites
 from dnc.graph.pipeline import Decision, Pipeline, Step
-from dnc.graph.quantization import PRECISIONS
+from dnc.graph.quantization import attach_ranges
 from dnc.graph.running import available
 from dnc.graph.verification import Verifier, feeds_for
 from dnc.passes import find, passes
@@ -96,8 +96,7 @@ def prepare(
     """
     manifest = _manifest(source, model, target, options, batch)
     measured: dict[str, Any] = {}
-    quantizes = target.options.get("precision") in PRECISIONS
-    calibration = source.calibration if quantizes else None
+    calibration = source.calibration if target.needs_calibration else None
 
     def tune(ready: ir.Model) -> Sequence[Step]:
         tuned = autotune(ready, target, batch=batch or 1, cache=cache_dir(), progress=progress)
@@ -106,10 +105,8 @@ def prepare(
         return [*steps, Step(passes["eliminate-dead-code"]())] if steps else []
 
     def mix(ready: ir.Model) -> Sequence[Step]:
-        assert calibration is not None
-
         def quantize(kept: Collection[str]) -> Sequence[Step]:
-            return target.quantize(calibration, [*options.keep, *kept])
+            return target.quantize([*options.keep, *kept])
 
         most = _MAX_DROP if options.max_drop is None else options.max_drop
         dataset = dataset_for(calibration, options)
@@ -120,19 +117,29 @@ def prepare(
     tuning = [Decision("autotune", tune, "forms are timed as they will run")] if options.autotune else []
     mixes = calibration is not None and target.options["precision"] == "mixed"
     quantization = [Decision("mixed", mix, "measured on what runs otherwise")] if mixes else None
-    pipeline = target.pipeline(calibration, options.keep, tuning=tuning, quantization=quantization)
+    pipeline = target.pipeline(options.keep, tuning=tuning, quantization=quantization)
     if options.passes is not None:
         pipeline = _named(pipeline, options.passes)
     for name in options.skip:
         find(name)
     copy = model.clone()
     inline_composites(copy, keep=target.composites)
+    if calibration is not None:
+        _check_symmetric(calibration, target)
+        attach_ranges(copy, calibration.ranges)
     applied = pipeline.run(copy, skip=options.skip, dump=dump, verify=verifier, progress=progress)
     summary = tuple({"name": item.name, "applied": item.count} for item in applied)
     # What was measured differs from machine to machine; the same network and options give the same engine.
     remarks = tuple({key: value for key, value in item.to_json().items() if key != "error"} for item in applied)
     manifest = dataclasses.replace(manifest, passes=summary, remarks=remarks, **measured)
     return Candidate(target, copy, manifest, tuple(applied))
+
+
+def _check_symmetric(calibration: Calibration, target: Target) -> None:
+    spec = target.quantization()
+    if spec is not None and spec.symmetric and not calibration.symmetric:
+        what = f"target {target.name} rounds to numbers that are symmetric about 0, and the calibration is asymmetric"
+        raise CalibrationError(what, hint="measure it with `dnc calibrate --symmetric`")
 
 
 def _named(pipeline: Pipeline, texts: Sequence[str]) -> Pipeline:

@@ -18,11 +18,11 @@ from dnc.darknet.layers.base import layer_value
 from dnc.darknet.network import Network
 from dnc.errors import CalibrationError, DncError, WeightsError
 from dnc.evaluation.datasets import read_names
-from dnc.graph.quantization import PRECISIONS
 from dnc.quantization.calibration import Calibration
 from dnc.runtime.decoding import ClassifierHead, Head
 from dnc.runtime.preprocessing import COLORS, MODES, Preprocessing
 from dnc.targets import Target
+from dnc.targets.base import CALIBRATED
 from dnc.zoo.recorded import read_recorded
 
 __all__ = ["Source", "find_labels", "find_weights", "heads_of", "preprocessing_for"]
@@ -89,7 +89,7 @@ def _weights_or_none(cfg: Path, weights: str | PathLike[str] | None) -> Path | N
 
 def _calibration(path: str | PathLike[str] | None, network: Network, precisions: Sequence[str]) -> Calibration | None:
     """The calibration that one of the precisions needs; None if none needs one."""
-    needy = [precision for precision in precisions if precision in PRECISIONS]
+    needy = [precision for precision in precisions if precision in CALIBRATED]
     if not needy:
         if path is not None:
             hint = "--precision int8, or --max-drop with --target cpu"

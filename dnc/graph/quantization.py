@@ -1,121 +1,226 @@
-"""8-bit numbers: which real numbers they stand for, and where an engine wants them.
+"""Quantization: what is known of the numbers of a value, and how 8-bit integers stand for them.
 
-    real = scale (integer - zero)
+    real = scale (integer - zero_point)
 
-Activations are unsigned, 0 to 255, or, for engines that have no other zero than 0, signed, -128 to 127; one scale for a
-tensor. Their interval always holds 0, which stands for itself, so that padding with zeros adds no error. Weights are
-signed and symmetric, -127 to 127, one scale for each output channel.
+1. `Range`: what a calibration measured. `attach_ranges` puts it on the graph's values by their names; from there on it
+   belongs to the value, as its shape does: clones have it, and it goes where the value's name goes
+   (`dnc.graph.rewriting`).
+2. `QuantSpec`: where an engine wants 8-bit numbers, and which.
+3. `QuantParams`: a range as the spec wants it. `dnc.passes.quantize` puts them on the value that they hold for, and
+   writes them as QuantizeLinear and DequantizeLinear, which a file keeps and engines read.
+
+Activations are unsigned, 0 to 255, or, for engines that have no other zero point than 0, signed; a tensor has one
+scale. Their range always holds 0, which stands for itself, so that padding with zeros adds no error. Weights are signed
+and symmetric, with one scale for each output channel.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["MOVES", "PRECISIONS", "Grid", "Interval", "Recipe", "least_scales", "quantize_weights", "weight_scales"]
+if TYPE_CHECKING:
+    import onnx_ir as ir
 
-PRECISIONS = ("int8", "mixed")
-"""Those that need a calibration: `mixed` leaves layers in float32 that lose too much."""
+__all__ = [
+    "DATA_MOVEMENT",
+    "LEVELS",
+    "Channels",
+    "QuantParams",
+    "QuantSpec",
+    "Range",
+    "as_threshold",
+    "attach_ranges",
+    "least_weight_scales",
+    "quant_params_of",
+    "range_of",
+    "set_quant_params",
+    "set_range",
+]
 
-MOVES = frozenset({"MaxPool", "Resize", "Reshape", "Transpose", "Slice", "Split", "Gather", "Identity"})
+DATA_MOVEMENT = frozenset({"MaxPool", "Resize", "Reshape", "Transpose", "Slice", "Split", "Gather", "Identity"})
 """Operators whose outputs are numbers of their first input, as they were; of Resize, the nearest."""
+LEVELS = 127
+"""The largest signed 8-bit number, and minus the smallest that engines use."""
 
 _TINY = float(np.finfo(np.float32).tiny)
-_MOST = 2.0**30
-"""A bias in units of its scale, as int32, leaves room for the sum of products."""
+_LARGEST_BIAS = 2.0**30
+"""In units of its scale: int32 then has room for the sum of products."""
+_RANGE, _PARAMS = "dnc.range", "dnc.quant_params"
 
 
-class Interval(NamedTuple):
-    """Real numbers from low to high; 0 is one of them."""
-
-    low: float
-    high: float
-
-
-class Grid(NamedTuple):
-    """What the 256 numbers of a tensor stand for."""
-
-    scale: float
-    zero: int
-
-    @classmethod
-    def of(cls, interval: Interval, zeros: bool = True, signed: bool = False) -> Grid:
-        """The finest grid that covers the interval.
-
-        Args:
-            interval: of real numbers.
-            zeros: any integer may stand for 0; else 128, or 0 where nothing is negative.
-            signed: the integers are -127 to 127, and 0 stands for 0.
-        """
-        low, high = min(interval.low, 0.0), max(interval.high, 0.0)
-        if signed:
-            return cls(_float32(max(-low, high) / 127), 0)
-        if not zeros:
-            scale = high / 255 if low == 0 else max(-low / 128, high / 127)
-            return cls(_float32(scale), 0 if low == 0 else 128)
-        scale = _float32((high - low) / 255)
-        return cls(scale, int(np.clip(np.round(-low / scale), 0, 255)))
+def as_threshold(value: float) -> float:
+    """The nearest threshold whose scale, a 127th of it, is a float32 and not 0."""
+    return LEVELS * _float32(value / LEVELS)
 
 
 def _float32(scale: float) -> float:
-    """Scales are float32 in every engine."""
+    """Scales are float32 in every engine and every table."""
     return max(float(np.float32(scale)), _TINY)
 
 
 @dataclass(frozen=True)
-class Recipe:
+class Channels:
+    """What was seen in each channel of a tensor."""
+
+    minimum: tuple[float, ...]
+    maximum: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Range:
+    """The real numbers of one tensor, over all images."""
+
+    low: float
+    high: float
+    """What the integers have to reach, chosen by a method of calibration; 0 lies between them."""
+    minimum: float = -math.inf
+    maximum: float = math.inf
+    """What was seen; infinite where nobody looked."""
+    channels: Channels | None = None
+    """Of maps, where they were measured."""
+
+    @classmethod
+    def symmetric(cls, threshold: float, minimum: float, maximum: float) -> Self:
+        """From -threshold, or 0 where `minimum` is not below it, to the threshold."""
+        threshold = as_threshold(threshold)
+        return cls(-threshold if minimum < 0 else 0.0, threshold, minimum, maximum)
+
+    @property
+    def threshold(self) -> float:
+        """Of the symmetric range around it."""
+        return as_threshold(max(-self.low, self.high))
+
+    @property
+    def seen(self) -> Range:
+        """The part in which numbers were seen: what is symmetric about 0 reaches beyond it."""
+        return Range(max(self.low, min(self.minimum, 0)), min(self.high, max(self.maximum, 0)))
+
+
+@dataclass(frozen=True)
+class QuantSpec:
     """Where an engine wants 8-bit numbers, and of which kind, so that it computes with them as fast as it can."""
 
     operators: frozenset[str]
     """What it computes with integers."""
     outputs: bool = False
-    """What these operators give is rounded too, and not only what they read: an engine that has a kernel for each of
-    them, and does not join several, knows them by that."""
-    zeros: bool = True
-    """Any integer may stand for 0: see `Grid.of`."""
-    signed: bool = False
-    """Activations are signed, 0 stands for 0, and the calibration has to be a symmetric one."""
-    tied: bool = False
+    """What these operators give is rounded too, and not only what they read: for an engine that has a kernel for each
+    operator and fuses none, and knows by that which to take."""
+    symmetric: bool = False
+    """Activations are int8 with zero point 0, and the calibration has to be a symmetric one; else they are uint8."""
+    unified_concat: bool = False
     """The parts of a concatenation share a scale."""
-    biases: bool = False
+    int32_biases: bool = False
     """Biases are int32, in units of the product of the two scales; else they stay float32."""
-    limit: int = 127
-    """The largest weight."""
-    dense: bool = False
+    dense_only: bool = False
     """Products of several groups stay float32. So does what moves numbers where any that reads them is float32; else
-    it moves them on the grid of the concatenation that alone reads them."""
-    first_limit: int = 127
+    it moves them with the parameters of the concatenation that alone reads them."""
+    weight_limit: int = LEVELS
+    """The largest weight."""
+    first_weight_limit: int = LEVELS
     """That of the network's first convolution. 63 keeps the sum of two products within 16 bits, in which CPUs without
     VNNI add them up."""
 
-
-def weight_scales(
-    weights: npt.NDArray[Any], limit: int, least: npt.NDArray[Any] | None = None
-) -> npt.NDArray[np.float32]:
-    """The scale of each output channel, axis 0: its largest weight is `limit`.
-
-    Args:
-        weights: float, (outputs, ...).
-        limit: the largest integer.
-        least: what the scales must not be below, (outputs,).
-    """
-    flat = np.abs(weights.reshape(len(weights), -1))
-    largest: npt.NDArray[Any] = flat.max(axis=1, initial=0).astype(np.float64) / limit
-    bound = largest if least is None else np.maximum(largest, least)
-    scales: npt.NDArray[np.float32] = np.maximum(bound, _TINY).astype(np.float32)
-    return scales
+    def activations(self, known: Range) -> QuantParams:
+        """The parameters of a tensor with this range."""
+        return QuantParams.symmetric(known) if self.symmetric else QuantParams.asymmetric(known)
 
 
-def least_scales(biases: npt.NDArray[Any], scale: float) -> npt.NDArray[Any]:
+@dataclass(frozen=True)
+class QuantParams:
+    """What the integers of a tensor stand for."""
+
+    scale: tuple[float, ...]
+    """One, or one for each place of the axis; each is a float32."""
+    zero_point: int = 0
+    dtype: str = "int8"
+    """NumPy's name of the integers' type."""
+    axis: int | None = None
+
+    @classmethod
+    def asymmetric(cls, known: Range) -> Self:
+        """uint8: the finest scale with which 0 to 255 cover the range."""
+        low, high = min(known.low, 0.0), max(known.high, 0.0)
+        scale = _float32((high - low) / 255)
+        return cls((scale,), int(np.clip(np.round(-low / scale), 0, 255)), "uint8")
+
+    @classmethod
+    def symmetric(cls, known: Range) -> Self:
+        """int8: -127 to 127 cover the range, and 0 stands for 0."""
+        return cls((_float32(max(-known.low, known.high, 0.0) / LEVELS),))
+
+    @classmethod
+    def of_weights(
+        cls, weights: npt.NDArray[Any], limit: int = LEVELS, least: npt.NDArray[Any] | float = 0.0
+    ) -> Self:
+        """int8, for each output channel, axis 0: its largest weight is `limit`.
+
+        Args:
+            weights: float, (outputs, ...).
+            limit: the largest integer.
+            least: what the scales must not be below, (outputs,).
+        """
+        largest = np.abs(weights.reshape(len(weights), -1)).max(axis=1, initial=0).astype(np.float64)
+        scales = np.maximum(np.maximum(largest / limit, least), _TINY).astype(np.float32)
+        return cls(tuple(scales.tolist()), axis=0)
+
+    @classmethod
+    def read(cls, scale: npt.NDArray[Any], zero_point: npt.NDArray[Any] | None = None, axis: int | None = None) -> Self:
+        """Those of a QuantizeLinear or DequantizeLinear, from its inputs and its axis."""
+        zeros = np.zeros(1, np.int8) if zero_point is None else zero_point
+        return cls(tuple(scale.reshape(-1).tolist()), int(zeros.reshape(-1)[0]), zeros.dtype.name, axis)
+
+    def quantize(self, reals: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """The integers nearest to real numbers: rounded to even and clipped."""
+        limits = np.iinfo(self.dtype)
+        integers = np.round(reals / self._scales(reals.ndim)) + self.zero_point
+        return np.clip(integers, limits.min, limits.max).astype(self.dtype)
+
+    def dequantize(self, integers: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+        """The real numbers that integers stand for."""
+        reals: npt.NDArray[np.float32] = integers.astype(np.float32) - np.float32(self.zero_point)
+        return reals * self._scales(integers.ndim)
+
+    def _scales(self, rank: int) -> npt.NDArray[np.float32]:
+        """In a shape that multiplies a tensor of so many axes."""
+        scales = np.array(self.scale, np.float32)
+        return scales.reshape([-1 if axis == self.axis else 1 for axis in range(rank)] if scales.size > 1 else ())
+
+
+def least_weight_scales(biases: npt.NDArray[Any], scale: float) -> npt.NDArray[Any]:
     """The least scales of weights with which the biases are int32 numbers, if the input's scale is `scale`."""
-    return np.abs(biases.astype(np.float64)) / (scale * _MOST)
+    return np.abs(biases.astype(np.float64)) / (scale * _LARGEST_BIAS)
 
 
-def quantize_weights(weights: npt.NDArray[Any], scales: npt.NDArray[Any], limit: int) -> npt.NDArray[np.int8]:
-    """Integers, rounded to even, for scales of axis 0."""
-    column = scales.reshape([-1] + [1] * (weights.ndim - 1))
-    integers: npt.NDArray[np.int8] = np.clip(np.round(weights / column), -limit, limit).astype(np.int8)
-    return integers
+def attach_ranges(model: ir.Model, ranges: Mapping[str, Range]) -> None:
+    """Puts ranges on the values of these names: the model's input, and the output of each layer."""
+    for value in (*model.graph.inputs, *(value for node in model.graph for value in node.outputs)):
+        if (known := ranges.get(value.name or "")) is not None:
+            set_range(value, known)
+
+
+def range_of(value: ir.Value) -> Range | None:
+    """The range of a value; None where none is known."""
+    found: Range | None = value.meta.get(_RANGE)
+    return found
+
+
+def set_range(value: ir.Value, known: Range | None) -> None:
+    """Gives a value its range, or takes it away."""
+    value.meta[_RANGE] = known
+
+
+def quant_params_of(value: ir.Value) -> QuantParams | None:
+    """The parameters of the integers that a value is, or comes from; None where it is computed in float32."""
+    found: QuantParams | None = value.meta.get(_PARAMS)
+    return found
+
+
+def set_quant_params(value: ir.Value, params: QuantParams) -> None:
+    """Says which integers a value is, or comes from."""
+    value.meta[_PARAMS] = params

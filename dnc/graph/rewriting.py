@@ -25,6 +25,7 @@ __all__ = [
     "is_pointwise",
     "is_product",
     "producer_of",
+    "rename",
     "replace_uses",
     "sole_user",
 ]
@@ -223,8 +224,15 @@ def add_initializer(graph: ir.Graph, tensor: ir.TensorProtocol) -> ir.Value:
     return value
 
 
+def rename(value: ir.Value, name: str) -> None:
+    """Gives a name to a value that holds other numbers now. What was known of the old ones, as their range, goes."""
+    value.name = name
+    value.meta.clear()
+
+
 def replace_uses(old: ir.Value, new: ir.Value, graph: ir.Graph) -> None:
-    """Lets everything that reads `old`, the graph's outputs included, read `new`; `new` takes the name over.
+    """Lets everything that reads `old`, the graph's outputs included, read `new`; `new` takes the name over, and what
+    is known of the numbers under it (`dnc.graph.quantization`).
 
     The names of layers' outputs and of graph outputs are what engines are compared and called by, so they stay; so do
     the names of graph inputs and initializers, which come first where a layer is nothing but one of them.
@@ -238,7 +246,10 @@ def replace_uses(old: ir.Value, new: ir.Value, graph: ir.Graph) -> None:
     old.replace_all_uses_with(new)
     layer = (name or "").startswith("layer") and not (new.name or "").startswith("layer")
     if replaced or (layer and new.producer() is not None):
-        old.name = f"{name}/replaced"
+        known = dict(old.meta)
+        rename(old, f"{name}/replaced")
         new.name = name
+        new.meta.clear()
+        new.meta.update(known)
     new.shape = new.shape or old.shape
     new.type = new.type or old.type

@@ -18,76 +18,24 @@ import json
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-import numpy as np
-
 from dnc.errors import CalibrationError
 from dnc.files import whole_file
+from dnc.graph.quantization import Channels, Range
 
 if TYPE_CHECKING:
     from dnc.darknet.network import Network
 
-__all__ = ["FORMAT", "LEVELS", "Calibration", "Channels", "Range", "as_threshold"]
+__all__ = ["FORMAT", "Calibration"]
 
 FORMAT = 1
-LEVELS = 127
-"""The largest signed 8-bit number, and minus the smallest that engines use: scales are thresholds / 127."""
 
 _HINT = "measure it again with `dnc calibrate`"
-
-
-def as_threshold(value: float) -> float:
-    """The nearest threshold whose scale is a float32, and not 0: 127 times the scale."""
-    smallest = float(np.finfo(np.float32).tiny)
-    return LEVELS * max(float(np.float32(value / LEVELS)), smallest)
-
-
-@dataclass(frozen=True)
-class Range:
-    """Of one tensor, over all images: real values."""
-
-    low: float
-    high: float
-    """What the method chose: from -threshold to threshold in a symmetric calibration, or from 0 to it where the tensor
-    has nothing below."""
-    minimum: float
-    maximum: float
-    """What was seen."""
-    threshold: float
-    """Of the symmetric range: its scale is threshold / 127."""
-
-    @classmethod
-    def symmetric(cls, threshold: float, minimum: float, maximum: float) -> Self:
-        """From -threshold, or 0 where `minimum` is not below it, to the threshold."""
-        threshold = as_threshold(threshold)
-        return cls(-threshold if minimum < 0 else 0.0, threshold, minimum, maximum, threshold)
-
-
-@dataclass(frozen=True)
-class Channels:
-    """Of one tensor, what was seen in each channel."""
-
-    minimum: tuple[float, ...]
-    maximum: tuple[float, ...]
-
-    def to_json(self) -> dict[str, str]:
-        """Six digits of each number, in one text: lists would be a number a line."""
-        return {key: " ".join(f"{number:.6g}" for number in numbers) for key, numbers in vars(self).items()}
-
-    @classmethod
-    def from_json(cls, name: str, item: object) -> Self:
-        """The inverse of `to_json`; raises CalibrationError if `item` is nothing of the kind."""
-        message = f"the channels of '{name}' are not as many lowest as highest numbers"
-        try:
-            found = cls(**{key: tuple(map(float, text.split())) for key, text in dict(item).items()})  # type: ignore[call-overload]
-        except (AttributeError, TypeError, ValueError) as error:
-            raise CalibrationError(message, hint=_HINT) from error
-        if len(found.minimum) != len(found.maximum) or not all(map(math.isfinite, found.minimum + found.maximum)):
-            raise CalibrationError(message, hint=_HINT)
-        return found
+_RANGE = ("low", "high", "minimum", "maximum", "threshold")
+"""The threshold follows from low and high."""
 
 
 @dataclass(frozen=True)
@@ -108,13 +56,18 @@ class Calibration:
     """By the name of the value: "input", and `layer_value` of each layer."""
     histograms: Mapping[str, Any] = field(default_factory=dict)
     """Of each tensor its histogram's summary (`Histogram.summary`)."""
-    channels: Mapping[str, Channels] = field(default_factory=dict)
-    """Of each output of a layer that is a map; empty where a table does not say."""
 
     def to_json(self) -> dict[str, Any]:
         """JSON values; the inverse of `from_json`."""
-        channels = {name: item.to_json() for name, item in self.channels.items()}
-        return {"format": FORMAT, **asdict(self), "channels": channels}
+        ranges = {name: {key: getattr(known, key) for key in _RANGE} for name, known in self.ranges.items()}
+        measured = {name: known.channels for name, known in self.ranges.items()}
+        # Six digits of each number, in one text: lists would be a number a line.
+        channels = {
+            name: {key: " ".join(f"{number:.6g}" for number in numbers) for key, numbers in vars(known).items()}
+            for name, known in measured.items()
+            if known is not None
+        }
+        return {"format": FORMAT, **vars(self), "ranges": ranges, "channels": channels}
 
     @classmethod
     def from_json(cls, values: object) -> Self:
@@ -130,8 +83,8 @@ class Calibration:
         for key, kind in _KINDS.items():
             if not isinstance(given[key], kind):
                 raise CalibrationError(f"'{key}' of the calibration is no {kind.__name__}", hint=_HINT)
-        given["ranges"] = {name: _range(name, item) for name, item in given["ranges"].items()}
-        given["channels"] = {name: Channels.from_json(name, item) for name, item in given["channels"].items()}
+        channels = {name: _channels(name, item) for name, item in given.pop("channels").items()}
+        given["ranges"] = {name: _range(name, item, channels.get(name)) for name, item in given["ranges"].items()}
         return cls(**given)
 
     @classmethod
@@ -146,13 +99,6 @@ class Calibration:
             return cls.from_json(values)
         except CalibrationError as error:
             raise CalibrationError(error.message, path, error.hint) from error
-
-    @staticmethod
-    def from_cfg(network: Network) -> Calibration:
-        """What `input_calibration` of the network's own cfg says: see `dnc.quantization.tables`."""
-        from dnc.quantization.tables import from_cfg
-
-        return from_cfg(network)
 
     def write(self, path: str | os.PathLike[str]) -> None:
         """Writes the file as a whole or not at all; raises DncError if it cannot be written."""
@@ -182,11 +128,24 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _range(name: str, item: object) -> Range:
-    names = [entry.name for entry in fields(Range)]
-    if not isinstance(item, dict) or set(item) != set(names) or not all(map(_is_number, item.values())):
-        raise CalibrationError(f"the range of '{name}' is not {', '.join(names)}, finite numbers", hint=_HINT)
-    found = Range(**{key: float(value) for key, value in item.items()})
-    if not (found.low <= 0 <= found.high and found.low < found.high and found.threshold > 0):
+def _range(name: str, item: object, channels: Channels | None) -> Range:
+    if not isinstance(item, dict) or set(item) != set(_RANGE) or not all(map(_is_number, item.values())):
+        raise CalibrationError(f"the range of '{name}' is not {', '.join(_RANGE)}, finite numbers", hint=_HINT)
+    low, high, minimum, maximum, threshold = (float(item[key]) for key in _RANGE)
+    found = Range(low, high, minimum, maximum, channels)
+    if not (found.low <= 0 <= found.high and found.low < found.high):
         raise CalibrationError(f"the range of '{name}' is empty, or without 0", hint=_HINT)
+    if not math.isclose(threshold, found.threshold, rel_tol=1e-6):
+        raise CalibrationError(f"the range of '{name}' has another threshold than {found.threshold:g}", hint=_HINT)
+    return found
+
+
+def _channels(name: str, item: object) -> Channels:
+    message = f"the channels of '{name}' are not as many lowest as highest numbers"
+    try:
+        found = Channels(**{key: tuple(map(float, text.split())) for key, text in dict(item).items()})  # type: ignore[call-overload]
+    except (AttributeError, TypeError, ValueError) as error:
+        raise CalibrationError(message, hint=_HINT) from error
+    if len(found.minimum) != len(found.maximum) or not all(map(math.isfinite, found.minimum + found.maximum)):
+        raise CalibrationError(message, hint=_HINT)
     return found

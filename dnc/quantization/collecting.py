@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,8 +25,9 @@ from dnc.darknet.lower import lower
 from dnc.darknet.network import Network
 from dnc.darknet.reference import initial_states
 from dnc.errors import CalibrationError, ImageError, TargetError, warn
+from dnc.graph.quantization import Channels
 from dnc.graph.running import Running
-from dnc.quantization.calibration import Calibration, Channels
+from dnc.quantization.calibration import Calibration
 from dnc.quantization.histograms import METHODS, PERCENTILE, Histogram
 from dnc.runtime.preprocessing import Preprocessing, read_image
 from dnc.runtime.runners.onnx import OnnxRunner
@@ -112,21 +114,21 @@ def calibrate(
     if not used:
         raise ImageError(f"none of the {len(images)} images can be read")
     tell("choosing the ranges")
-    ranges = {
-        name: histogram.range(method, symmetric=symmetric, percentile=percentile)
-        for name, histogram in histograms.items()
-    }
-    about: dict[str, Any] = {"source": source, "count": len(used), "seed": seed, "sha256": digest.hexdigest()}
-    about |= {"files": used, "skipped": skipped}
+    ranges = {}
+    for name, histogram in histograms.items():
+        chosen = histogram.range(method, symmetric=symmetric, percentile=percentile)
+        channels = Channels(*(tuple(ends.tolist()) for ends in extremes[name])) if name in extremes else None
+        ranges[name] = replace(chosen, channels=channels)
+    used_images: dict[str, Any] = {"source": source, "count": len(used), "seed": seed, "sha256": digest.hexdigest()}
+    used_images |= {"files": used, "skipped": skipped}
     return Calibration(
         digest=network.digest,
         method=f"percentile {percentile:g}" if method == "percentile" else method,
         symmetric=symmetric,
         preprocessing=preprocessing.to_json(),
-        images=about,
+        images=used_images,
         ranges=ranges,
         histograms={name: histogram.summary() for name, histogram in histograms.items()},
-        channels={name: Channels(tuple(low.tolist()), tuple(high.tolist())) for name, (low, high) in extremes.items()},
     )
 
 

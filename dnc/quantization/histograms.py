@@ -26,7 +26,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dnc.errors import CalibrationError
-from dnc.quantization.calibration import LEVELS, Range, as_threshold
+from dnc.graph.quantization import LEVELS, Range
 
 __all__ = ["BINS", "METHODS", "PERCENTILE", "Histogram", "kl_bins", "mse_edges", "percentile_bins"]
 
@@ -154,7 +154,7 @@ class Histogram:
         below, above = chosen[0] if low else 0.0, chosen[1] if high else 0.0
         if not below and not above:
             below, above = -low, high
-        return Range(-below, above, low, high, as_threshold(max(below, above)))
+        return Range(-below, above, low, high)
 
     def _threshold(self, method: str, percentile: float) -> float:
         if method == "kl":

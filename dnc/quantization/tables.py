@@ -37,12 +37,12 @@ from dnc.darknet.layers.convolutional import Convolutional
 from dnc.darknet.network import Network
 from dnc.errors import CalibrationError, CfgError, Where
 from dnc.files import whole_file
-from dnc.quantization.calibration import LEVELS, Calibration, Range, as_threshold
+from dnc.graph.quantization import LEVELS, Range, as_threshold
+from dnc.quantization.calibration import Calibration
 
 __all__ = [
     "TENSORRT",
     "darknet_line",
-    "from_cfg",
     "read_table",
     "tensorrt_cache",
     "write_darknet",
@@ -93,11 +93,6 @@ def write_darknet(calibration: Calibration, network: Network, path: str | os.Pat
         text = end.join(rows) + end
     with whole_file(path) as file:
         file.write(text)
-
-
-def from_cfg(network: Network) -> Calibration:
-    """The calibration that the network's own cfg holds; raises CalibrationError if it holds none that fits."""
-    return _from_section(Path(network.file), network)
 
 
 def tensorrt_cache(calibration: Calibration, version: str = TENSORRT) -> str:

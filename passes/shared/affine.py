@@ -20,7 +20,7 @@ import numpy as np
 import onnx_ir as ir
 
 from dnc.graph.builder import lazy
-from dnc.graph.rewriting import add_initializer, attribute, constant_array, is_product, replace_uses
+from dnc.graph.rewriting import add_initializer, attribute, constant_array, is_product, rename, replace_uses
 from dnc.typing import Array
 
 __all__ = [
@@ -113,7 +113,7 @@ def move_after(value: ir.Value, affine: Affine, graph: ir.Graph) -> None:
             assert isinstance(channels, int)
             move_after(source, affine.part(start, start + channels), graph)
             # It is another number now, and no longer the layer's.
-            source.name = f"folded/{source.name}"
+            rename(source, f"folded/{source.name}")
             start += channels
         return
     weights, bias = constant_array(node.inputs[1]), _bias(node)
@@ -219,6 +219,6 @@ def take_over(result: ir.Value, source: ir.Value, graph: ir.Graph) -> None:
     """
     node = result.producer()
     assert node is not None
-    source.name = f"folded/{result.name}"
+    rename(source, f"folded/{result.name}")
     replace_uses(result, source, graph)
     graph.remove(node, safe=True)

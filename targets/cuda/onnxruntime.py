@@ -17,7 +17,7 @@ import onnx_ir as ir
 
 from dnc.errors import TargetError
 from dnc.graph.pipeline import Step
-from dnc.graph.quantization import Recipe
+from dnc.graph.quantization import QuantSpec
 from dnc.runtime.gpus import gpus
 from dnc.runtime.manifest import Manifest
 from dnc.runtime.options import Option
@@ -67,9 +67,9 @@ class CudaOnnxRuntime(Onnx):
         """Activations as ONNX has them: the form that is fastest on a CPU would be seven kernels instead of three."""
         return optimizations("onnx", "bits")
 
-    def quantization(self) -> Recipe | None:
+    def quantization(self) -> QuantSpec | None:
         """TensorRT wants the inputs of products, signed, with 0 as 0; what they are computed from it finds itself."""
-        return Recipe(frozenset({"Conv", "Gemm"}), signed=True)
+        return QuantSpec(frozenset({"Conv", "Gemm"}), symmetric=True)
 
     def unsupported(self, model: ir.Model) -> list[str]:
         """CUDA graphs of batches of any size."""

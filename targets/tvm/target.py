@@ -23,7 +23,7 @@ import onnx_ir as ir
 
 from dnc.errors import TargetError
 from dnc.graph.pipeline import Step
-from dnc.graph.quantization import MOVES, Recipe
+from dnc.graph.quantization import DATA_MOVEMENT, QuantSpec
 from dnc.graph.verification import feeds_for
 from dnc.graph.work import described_work
 from dnc.runtime.manifest import Manifest
@@ -100,10 +100,11 @@ class Tvm(TvmTarget):
         """Those of other readers of ONNX; mish and elu by exp, which is fast here."""
         return optimizations("onnxruntime", "bits")
 
-    def quantization(self) -> Recipe | None:
+    def quantization(self) -> QuantSpec | None:
         """Convolutions of all channels and what lies between them; what computes single channels is limited by memory,
         and gains nothing."""
-        return Recipe(frozenset({"Conv", "Gemm", "Concat"}) | MOVES, tied=True, dense=True)
+        operators = frozenset({"Conv", "Gemm", "Concat"}) | DATA_MOVEMENT
+        return QuantSpec(operators, unified_concat=True, dense_only=True)
 
     def unsupported(self, model: ir.Model) -> list[str]:
         """See `dnc.targets.tvm.emit`; and precisions in which the processor does not compute."""

@@ -7,45 +7,70 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dnc.graph.quantization import Grid, Interval, least_scales, quantize_weights, weight_scales
+from dnc.graph.quantization import (
+    QuantParams,
+    Range,
+    as_threshold,
+    attach_ranges,
+    least_weight_scales,
+    range_of,
+)
+from tests.models import model
+
+FINITE = st.floats(-1e6, 0), st.floats(0, 1e6)
 
 
-@given(st.floats(-1e6, 0), st.floats(0, 1e6), st.booleans())
-def test_a_grid_covers_its_interval(low: float, high: float, zeros: bool) -> None:
-    grid = Grid.of(Interval(low, high), zeros)
-    assert 0 <= grid.zero <= 255
-    assert grid.scale == float(np.float32(grid.scale)) > 0
+@given(*FINITE)
+def test_asymmetric_parameters_cover_the_range(low: float, high: float) -> None:
+    params = QuantParams.asymmetric(Range(low, high))
+    (scale,) = params.scale
+    assert scale == float(np.float32(scale)) > 0
+    assert params.dtype == "uint8"
+    assert params.quantize(np.zeros(1)) == params.zero_point
     ends = np.array([low, high])
-    found = (np.clip(np.round(ends / grid.scale) + grid.zero, 0, 255) - grid.zero) * grid.scale
     # Half a step for rounding, half a step because 0 has to be one of the integers.
-    np.testing.assert_allclose(found, ends, rtol=0, atol=1.01 * grid.scale)
+    np.testing.assert_allclose(params.dequantize(params.quantize(ends)), ends, rtol=1e-6, atol=1.01 * scale)
 
 
-@given(st.floats(-1e6, 0), st.floats(0, 1e6))
-def test_a_signed_grid_is_symmetric(low: float, high: float) -> None:
-    grid = Grid.of(Interval(low, high), signed=True)
-    assert grid.zero == 0
+@given(*FINITE)
+def test_symmetric_parameters(low: float, high: float) -> None:
+    params = QuantParams.symmetric(Range(low, high))
+    assert (params.zero_point, params.dtype) == (0, "int8")
     ends = np.array([low, high])
     # The scale, a float32, may be rounded down: 127 of them are then less than the end by 1e-7 of it.
-    assert (np.abs(ends) <= 127 * grid.scale * (1 + 1e-6)).all()
-    assert grid.scale <= max(-low, high, 1e-30) / 127 * (1 + 1e-6)
+    assert (np.abs(ends) <= 127 * params.scale[0] * (1 + 1e-6)).all()
+    assert params.scale[0] <= max(-low, high, 1e-30) / 127 * (1 + 1e-6)
 
 
 @pytest.mark.parametrize(
-    ("interval", "zeros", "expected"),
-    [
-        (Interval(0, 255), True, Grid(1.0, 0)),
-        (Interval(-255, 0), True, Grid(1.0, 255)),
-        (Interval(-55, 200), True, Grid(1.0, 55)),
-        (Interval(0, 255), False, Grid(1.0, 0)),
-        (Interval(-1, 127), False, Grid(1.0, 128)),
-        (Interval(-128, 1), False, Grid(1.0, 128)),
-        # What lies beside 0 is widened to it.
-        (Interval(51, 255), True, Grid(1.0, 0)),
-    ],
+    ("known", "zero_point"),
+    # What lies beside 0 is widened to it.
+    [(Range(0, 255), 0), (Range(-255, 0), 255), (Range(-55, 200), 55), (Range(51, 255), 0)],
 )
-def test_grids(interval: Interval, zeros: bool, expected: Grid) -> None:
-    assert Grid.of(interval, zeros) == expected
+def test_parameters_with_a_scale_of_1(known: Range, zero_point: int) -> None:
+    assert QuantParams.asymmetric(known) == QuantParams((1.0,), zero_point, "uint8")
+
+
+@given(st.floats(1e-30, 1e30))
+def test_a_threshold_is_127_times_a_float32(value: float) -> None:
+    """So near that no 8-bit number changes: half a unit in the last place of a float32."""
+    threshold = as_threshold(value)
+    assert float(np.float32(threshold / 127)) == threshold / 127
+    assert abs(threshold - value) <= 2**-24 * value
+    assert Range.symmetric(value, -1, 1).threshold == threshold == as_threshold(threshold)
+
+
+def test_a_threshold_is_not_0() -> None:
+    assert as_threshold(0.0) > 0
+
+
+def test_ranges_belong_to_values() -> None:
+    """They are there in a clone, too."""
+    built = model("agraph (float[1,2] x) => (float[1,2] y) { a = Relu(x)  y = Relu(a) }")
+    ranges = {"x": Range(-1, 1), "a": Range(0, 1)}
+    attach_ranges(built, ranges)
+    values = [*built.clone().graph.inputs, *(node.outputs[0] for node in built.clone().graph)]
+    assert [range_of(value) for value in values] == [ranges["x"], ranges["a"], None]
 
 
 @pytest.mark.parametrize("limit", [127, 63])
@@ -54,20 +79,19 @@ def test_weights(limit: int) -> None:
         -2, 3, dtype=np.float32
     ).reshape(-1, 1, 1, 1)
     weights[4] = 0
-    scales = weight_scales(weights, limit)
-    assert scales.dtype == np.float32
-    assert (scales > 0).all()
-    integers = quantize_weights(weights, scales, limit)
+    params = QuantParams.of_weights(weights, limit)
+    integers = params.quantize(weights)
     assert integers.dtype == np.int8
     # The largest of each channel is the limit, but for the channel of zeros.
     assert np.abs(integers.reshape(5, -1)).max(axis=1).tolist() == [limit] * 4 + [0]
-    column = scales.reshape(-1, 1, 1, 1)
+    column = np.array(params.scale).reshape(-1, 1, 1, 1)
+    assert (column > 0).all()
     # Half a step, and the rounding of the scale to float32.
-    assert (np.abs(integers * column - weights) <= 0.5001 * column).all()
+    assert (np.abs(params.dequantize(integers) - weights) <= 0.5001 * column).all()
 
 
 def test_biases_fit_into_32_bits() -> None:
     """A channel whose weights are nearly nothing gets a scale with which its bias is a number at all."""
     weights, biases = np.full((2, 1, 1, 1), 1e-20), np.array([3.0, -5.0])
-    scales = weight_scales(weights, 127, least_scales(biases, 0.1))
-    assert (np.abs(biases / (0.1 * scales)) <= 2**30 * 1.001).all()
+    params = QuantParams.of_weights(weights, 127, least_weight_scales(biases, 0.1))
+    assert (np.abs(biases / (0.1 * np.array(params.scale))) <= 2**30 * 1.001).all()

@@ -160,8 +160,8 @@ def test_options_that_are_given_anew(name: str, given: dict[str, str]) -> None:
 UNMET = {
     "diagonalwise": "there is no depthwise convolution",
     "grouped-to-dense": "there is no grouped convolution",
-    "quantize": "it needs a calibration",
-    "equalize": "it needs a calibration",
+    "quantize": "there is no operator that the target computes with 8 bits",
+    "equalize": "there is no pair of convolutions whose channels were calibrated",
     "to-float16": "it comes before all products",
     "fold-batchnorm": "",
     "merge-pools": "",

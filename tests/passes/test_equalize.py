@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dnc.passes.equalize import INTERVAL, Equalize
-from dnc.quantization.calibration import Channels, Range
+from dnc.graph.quantization import Channels, Range, attach_ranges, range_of
+from dnc.graph.rewriting import Remarks
+from dnc.passes.equalize import Equalize
 from tests.models import model, ops, outputs, same
 
 R = np.random.default_rng(0)
@@ -31,7 +32,7 @@ def build(body: str, results: str = Y) -> ir.Model:
     return model(f"agraph ({X}) => ({results}) {{ {body} }}", **used)
 
 
-def calibrated(built: ir.Model, name: str = "layer000") -> tuple[dict[str, Range], dict[str, Channels]]:
+def calibrated(built: ir.Model, name: str = "layer000") -> dict[str, Range]:
     """What the value is on random numbers."""
     copy = built.clone()
     value = next(value for node in copy.graph for value in node.outputs if value.name == name)
@@ -39,7 +40,20 @@ def calibrated(built: ir.Model, name: str = "layer000") -> tuple[dict[str, Range
     array = outputs(copy)[name]
     low, high = float(array.min()), float(array.max())
     channels = Channels(tuple(array.min(axis=(0, 2, 3)).tolist()), tuple(array.max(axis=(0, 2, 3)).tolist()))
-    return {name: Range(min(low, 0), high, low, high, max(-low, high))}, {name: channels}
+    return {name: Range(min(low, 0), high, low, high, channels)}
+
+
+def equalize(built: ir.Model, ranges: dict[str, Range], outputs: bool = False) -> Remarks:
+    attach_ranges(built, ranges)
+    return Equalize(outputs=outputs).rewrite(built)
+
+
+def equalized(built: ir.Model) -> Range:
+    """The range of the tensor that layer000 has become."""
+    value = next(value for node in built.graph for value in node.outputs if value.name == "equalized/layer000")
+    found = range_of(value)
+    assert found is not None
+    return found
 
 
 APPLIES = {
@@ -55,44 +69,39 @@ APPLIES = {
 @pytest.mark.parametrize("name", APPLIES)
 def test_applies(name: str, outputs_too: bool) -> None:
     built = build(APPLIES[name])
-    ranges, channels = calibrated(built)
+    ranges = calibrated(built)
     before = outputs(built)
-    optimization = Equalize(ranges, channels, outputs=outputs_too)
-    assert [remark.text for remark in optimization.rewrite(built).applied] == ["its channels are equally large"]
+    applied = equalize(built, ranges, outputs_too).applied
+    assert [remark.text for remark in applied] == ["its channels are equally large"]
     same(outputs(built), before, Equalize.tolerance)
-    assert optimization.rewrite(built).count == 0
+    assert equalize(built, ranges, outputs_too).count == 0
     assert "layer000" not in {value.name for node in built.graph for value in node.outputs}
 
 
 @pytest.mark.parametrize("slope", ["leaky", "relu"])
 def test_channels_before_a_depthwise_layer_are_equally_large(slope: str) -> None:
     built = build(APPLIES[f"{slope}, depthwise"])
-    Equalize(*calibrated(built)).rewrite(built)
-    ranges, channels = calibrated(built, "equalized/layer000")
-    found = channels["equalized/layer000"]
+    equalize(built, calibrated(built))
+    own = calibrated(built, "equalized/layer000")["equalized/layer000"]
+    found = own.channels
+    assert found is not None
     size = np.maximum(-np.array(found.minimum), found.maximum)
     alive = size[size > 0]
     assert len(alive) >= 3
     np.testing.assert_allclose(alive, alive[0], rtol=1e-5, err_msg="rounding of float32")
-    value = next(value for node in built.graph for value in node.outputs if value.name == "equalized/layer000")
-    low, high = map(float, value.metadata_props[INTERVAL].split())
-    own = ranges["equalized/layer000"]
     # On the same numbers that it was calibrated on.
-    assert low == pytest.approx(own.low, rel=1e-5, abs=1e-9)
-    assert high == pytest.approx(own.high, rel=1e-5)
+    assert equalized(built).low == pytest.approx(own.low, rel=1e-5, abs=1e-9)
+    assert equalized(built).high == pytest.approx(own.high, rel=1e-5)
 
 
 def test_before_a_leaky_activation_the_tensor_counts_too() -> None:
     """Negative values count ten times, and half of that."""
     built = build(APPLIES["leaky, depthwise"])
-    ranges = {"layer000": Range(-1, 1, -1, 1, 1)}
-    channels = {"layer000": Channels((-0.2, -0.4, 0, -0.1), (0.1, 1.0, 0.5, 1.0))}
-    Equalize(ranges, channels, outputs=True).rewrite(built)
-    value = next(value for node in built.graph for value in node.outputs if value.name == "equalized/layer000")
-    low, high = map(float, value.metadata_props[INTERVAL].split())
+    channels = Channels((-0.2, -0.4, 0, -0.1), (0.1, 1.0, 0.5, 1.0))
+    equalize(built, {"layer000": Range(-1, 1, -1, 1, channels)}, outputs=True)
     # Sizes are 1, 2, 0.5 and 1 of 2.
-    assert low == pytest.approx(-0.4)
-    assert high == pytest.approx(2.0)
+    assert equalized(built).low == pytest.approx(-0.4)
+    assert equalized(built).high == pytest.approx(2.0)
 
 
 REFUSES = {
@@ -107,8 +116,7 @@ def test_refuses(reason: str) -> None:
     built = build(REFUSES[reason])
     count = 3 if reason.startswith("another") else 4
     top = 0.0 if reason == "it is 0" else 1.0
-    channels = {"layer000": Channels((0.0,) * count, (top,) * count)}
-    remarks = Equalize({"layer000": Range(0, 1, 0, 1, 1)}, channels).rewrite(built)
+    remarks = equalize(built, {"layer000": Range(0, 1, 0, 1, Channels((0.0,) * count, (top,) * count))})
     assert remarks.count == 0
     assert [remark.text for remark in remarks.missed] == [reason]
 
@@ -127,13 +135,13 @@ def test_stays(body: str) -> None:
     more = {"zero": np.array(0.0), "six": np.array(6.0)} if "six" in body else {}
     built = model(f"agraph ({X}) => ({Y}) {{ {body} }}", **used, **more)
     text = ops(built)
-    assert Equalize(*calibrated(built)).rewrite(built).count == 0
+    assert equalize(built, calibrated(built)).count == 0
     assert ops(built) == text
 
 
 def test_an_output_stays() -> None:
     built = build(f"{FIRST}  layer000 = Relu(c)  y = {DEPTHWISE}", f"{Y}, float[1,4,6,6] layer000")
-    assert Equalize(*calibrated(build(APPLIES["relu, depthwise"]))).rewrite(built).count == 0
+    assert equalize(built, calibrated(build(APPLIES["relu, depthwise"]))).count == 0
 
 
 @settings(max_examples=25)
@@ -152,5 +160,5 @@ def test_random_geometry(groups: int, own: int, slope: float, seed: int) -> None
         v=generator.normal(0, 1, (groups * 2, own, 3, 3)),
     )
     before = outputs(built)
-    assert Equalize(*calibrated(built)).rewrite(built).count == 1
+    assert equalize(built, calibrated(built)).count == 1
     same(outputs(built), before, Equalize.tolerance)

@@ -1,4 +1,4 @@
-"""8-bit numbers where the recipe has them: which nodes, in which form, on which grid, and what they compute."""
+"""8-bit numbers where the spec has them: which nodes, in which form, with which parameters, and what they compute."""
 
 from __future__ import annotations
 
@@ -11,20 +11,31 @@ from hypothesis import strategies as st
 from dnc.darknet.lower import lower
 from dnc.darknet.network import Network
 from dnc.errors import DncError
-from dnc.graph.quantization import MOVES, Grid, Interval, Recipe
+from dnc.graph.quantization import (
+    DATA_MOVEMENT,
+    Channels,
+    QuantParams,
+    QuantSpec,
+    Range,
+    attach_ranges,
+    quant_params_of,
+    range_of,
+)
+from dnc.graph.rewriting import Remarks
 from dnc.graph.serialization import check
 from dnc.passes import passes
 from dnc.passes.equalize import Equalize
 from dnc.passes.quantize import Quantize
-from dnc.quantization.calibration import Channels, Range
 from dnc.targets import targets
 from tests.models import model, ops, outputs
 from tests.networks import NETWORKS
 
 R = np.random.default_rng(0)
-INPUTS = Recipe(frozenset({"Conv", "Gemm", "Concat"}) | MOVES, tied=True, first_limit=63)
-OUTPUTS = Recipe(frozenset({"Conv", "Gemm", "Add", "LeakyRelu", "Concat", "Mul"}) | MOVES, outputs=True, biases=True)
-DENSE = Recipe(INPUTS.operators, tied=True, dense=True)
+INPUTS = QuantSpec(frozenset({"Conv", "Gemm", "Concat"}) | DATA_MOVEMENT, unified_concat=True, first_weight_limit=63)
+OUTPUTS = QuantSpec(
+    frozenset({"Conv", "Gemm", "Add", "LeakyRelu", "Concat", "Mul"}) | DATA_MOVEMENT, outputs=True, int32_biases=True
+)
+DENSE = QuantSpec(INPUTS.operators, unified_concat=True, dense_only=True)
 WEIGHTS = {
     "w": R.normal(0, 1, (4, 3, 1, 1)),
     "b": R.normal(0, 1, 4),
@@ -52,7 +63,7 @@ def calibrated(built: ir.Model) -> dict[str, Range]:
     found = {name: array for name, array in outputs(copy).items() if name.startswith("layer")}
     feeds = {"input": np.random.default_rng(0).normal(0, 1, [s if isinstance(s, int) else 2 for s in shape(built)])}
     return {
-        name: Range(min(float(array.min()), -1e-3), float(array.max()), float(array.min()), float(array.max()), 1.0)
+        name: Range(min(float(array.min()), -1e-3), float(array.max()), float(array.min()), float(array.max()))
         for name, array in {**found, **feeds}.items()
     }
 
@@ -63,11 +74,15 @@ def shape(built: ir.Model) -> list[object]:
     return list(value.shape)
 
 
-def noise(built: ir.Model, recipe: Recipe) -> float:
+def quantize(built: ir.Model, ranges: dict[str, Range], spec: QuantSpec, keep: tuple[str, ...] = ()) -> Remarks:
+    attach_ranges(built, ranges)
+    return Quantize(spec, keep=keep).rewrite(built)
+
+
+def noise(built: ir.Model, spec: QuantSpec) -> float:
     """Of the quantized model, relative to the signal."""
-    ranges = calibrated(built)
     before = outputs(built)
-    assert Quantize(ranges, recipe).rewrite(built).count
+    assert quantize(built, calibrated(built), spec).count
     check(built, "quantize")
     after = outputs(built)
     assert list(after) == list(before)
@@ -89,16 +104,16 @@ BODIES = {
 }
 
 
-@pytest.mark.parametrize("recipe", [INPUTS, OUTPUTS, DENSE], ids=["inputs", "outputs", "dense"])
+@pytest.mark.parametrize("spec", [INPUTS, OUTPUTS, DENSE], ids=["inputs", "outputs", "dense"])
 @pytest.mark.parametrize("name", BODIES)
-def test_applies(name: str, recipe: Recipe) -> None:
+def test_applies(name: str, spec: QuantSpec) -> None:
     """Two or three roundings, each by up to 1/510 of a tensor's range, which is a few deviations wide: some percent.
     A wrong scale, zero or bias is tens of them."""
     built = build(BODIES[name])
-    assert noise(built, recipe) < 0.04
+    assert noise(built, spec) < 0.04
     text = str(built)
     ranges = calibrated(build(BODIES[name]))
-    assert Quantize(ranges, recipe).rewrite(built).count == 0
+    assert quantize(built, ranges, spec).count == 0
     assert str(built) == text
     head = list(built.graph)[-1]
     assert head.op_type == "Conv"
@@ -108,7 +123,7 @@ def test_applies(name: str, recipe: Recipe) -> None:
 
 def test_inputs_are_rounded_and_weights_integers() -> None:
     built = build(BODIES["leaky"])
-    Quantize(calibrated(built), INPUTS).rewrite(built)
+    quantize(built, calibrated(built), INPUTS)
     pair = ["QuantizeLinear", "DequantizeLinear"]
     weights = ["DequantizeLinear", "Conv"]
     assert ops(built) == [*pair, *weights, "LeakyRelu", *pair, *weights, "Conv"]
@@ -125,7 +140,7 @@ def test_signed(name: str) -> None:
     """0 is the zero of every tensor, and the integers are signed; half of them may stand for nothing, so that a
     rounding is by up to 1/254 of the range."""
     built = build(BODIES[name])
-    assert noise(built, Recipe(frozenset({"Conv", "Gemm"}), signed=True)) < 0.08
+    assert noise(built, QuantSpec(frozenset({"Conv", "Gemm"}), symmetric=True)) < 0.08
     kinds = {value.dtype for value in built.graph.initializers.values()}
     assert ir.DataType.INT8 in kinds
     assert not kinds & {ir.DataType.UINT8, ir.DataType.INT32}
@@ -138,7 +153,7 @@ def test_signed(name: str) -> None:
 
 def test_outputs_are_rounded_and_biases_integers() -> None:
     built = build(BODIES["leaky"].replace("last", "layer001"))
-    Quantize(calibrated(built), OUTPUTS).rewrite(built)
+    quantize(built, calibrated(built), OUTPUTS)
     pair = ["QuantizeLinear", "DequantizeLinear"]
     first = [*pair, "DequantizeLinear", "DequantizeLinear", "Conv", *pair, "LeakyRelu"]
     assert ops(built) == [*first, *pair, "DequantizeLinear", "Conv", *pair, "Conv"]
@@ -154,7 +169,7 @@ def test_outputs_are_rounded_and_biases_integers() -> None:
 def test_relu_stands_before_the_rounding() -> None:
     """Engines know it as that of the convolution."""
     built = build("c = Conv(input, w, b)  layer000 = Relu(c)  layer001 = Conv(layer000, v)  y = Conv(layer001, v)")
-    Quantize(calibrated(built), OUTPUTS).rewrite(built)
+    quantize(built, calibrated(built), OUTPUTS)
     relu = next(node for node in built.graph if node.op_type == "Relu")
     value = relu.inputs[0]
     assert value is not None
@@ -163,31 +178,34 @@ def test_relu_stands_before_the_rounding() -> None:
     assert producer.op_type == "Conv"
 
 
-def grids(built: ir.Model) -> list[Grid]:
+def params(built: ir.Model) -> list[QuantParams]:
+    """Those of all activations, which the values have and the pairs say."""
     found = []
     for node in built.graph:
         if node.op_type == "QuantizeLinear":
-            scale, zero = (value.const_value.numpy() for value in node.inputs[1:])  # type: ignore[union-attr]
-            found.append(Grid(float(scale), int(zero)))
+            (back,) = node.outputs[0].uses()
+            scale, zero_point = (value.const_value.numpy() for value in node.inputs[1:])  # type: ignore[union-attr]
+            found.append(QuantParams.read(scale, zero_point))
+            assert quant_params_of(node.outputs[0]) == quant_params_of(back.node.outputs[0]) == found[-1]
     return found
 
 
-def test_grids() -> None:
+def test_params() -> None:
     built = build(BODIES["leaky"])
-    ranges = {"input": Range(-1, 1, -0.25, 1, 1), "layer000": Range(-0.5, 2.05, -9, 9, 1)}
-    Quantize(ranges, INPUTS).rewrite(built)
+    ranges = {"input": Range(-1, 1, -0.25, 1), "layer000": Range(-0.5, 2.05, -9, 9)}
+    quantize(built, ranges, INPUTS)
     # What is symmetric reaches no further than what was seen.
-    assert grids(built) == [Grid.of(Interval(-0.25, 1)), Grid.of(Interval(-0.5, 2.05))]
+    assert params(built) == [QuantParams.asymmetric(Range(-0.25, 1)), QuantParams.asymmetric(Range(-0.5, 2.05))]
     built = build(BODIES["leaky"].replace("last", "layer001"))
-    Quantize({**ranges, "layer001": Range(-1, 1, -1, 1, 1)}, OUTPUTS).rewrite(built)
+    quantize(built, {**ranges, "layer001": Range(-1, 1)}, OUTPUTS)
     # Before the activation: -0.5 / 0.1.
-    assert grids(built)[1] == Grid.of(Interval(-0.5 / float(np.float32(0.1)), 2.05))
+    assert params(built)[1] == QuantParams.asymmetric(Range(-0.5 / float(np.float32(0.1)), 2.05))
 
 
-def test_parts_of_a_tied_concatenation_share_a_grid() -> None:
+def test_parts_of_a_unified_concatenation_share_their_parameters() -> None:
     built = build(BODIES["route"])
-    ranges = {name: Range(-1, 1, -1, 1, 1) for name in ("input", "layer000", "layer002")}
-    Quantize({**ranges, "layer001": Range(-3, 3, -3, 3, 3), "layer002": Range(-4, 4, -4, 4, 4)}, INPUTS).rewrite(built)
+    ranges = {name: Range(-1, 1) for name in ("input", "layer000", "layer002")}
+    quantize(built, {**ranges, "layer001": Range(-3, 3), "layer002": Range(-4, 4)}, INPUTS)
     concat = next(node for node in built.graph if node.op_type == "Concat")
     scales = [value.producer().inputs[1].const_value.numpy() for value in concat.inputs]  # type: ignore[union-attr]
     assert scales == [np.float32(8 / 255)] * 2
@@ -195,7 +213,7 @@ def test_parts_of_a_tied_concatenation_share_a_grid() -> None:
 
 def test_pools_are_reached_through() -> None:
     built = build(BODIES["pool"])
-    Quantize(calibrated(built), INPUTS).rewrite(built)
+    quantize(built, calibrated(built), INPUTS)
     pool = next(node for node in built.graph if node.op_type == "MaxPool")
     value = pool.inputs[0]
     assert value is not None
@@ -206,32 +224,32 @@ def test_pools_are_reached_through() -> None:
 
 
 def test_what_moves_numbers_for_float32_does_not_round_them() -> None:
-    """With a dense recipe: a pool before a depthwise convolution."""
+    """With a spec for dense products: a pool before a depthwise convolution."""
     pool = "p = MaxPool <kernel_shape=[2,2]> (layer000)"
     depthwise = f"layer000 = Conv(input, w, b)  {pool}  layer001 = Conv <group=4> (p, d)"
     built = build(f"{depthwise}  last = Conv(layer001, v)  {HEAD}")
-    remarks = Quantize(calibrated(built), DENSE).rewrite(built)
+    remarks = quantize(built, calibrated(built), DENSE)
     assert remarks.count == 2
     assert [remark.text for remark in remarks.missed][:2] == ["it is read in float32", "it has several groups"]
     assert [node.op_type for node in built.graph].count("QuantizeLinear") == 2
 
 
-def test_what_moves_numbers_into_a_concatenation_has_its_grid() -> None:
-    """With a dense recipe, they are rounded once."""
+def test_what_moves_numbers_into_a_concatenation_has_its_parameters() -> None:
+    """With a spec for dense products, they are rounded once."""
     pool = "p = MaxPool <kernel_shape=[1,1]> (layer000)"
     built = build(f"layer000 = Conv(input, w, b)  {pool}  layer001 = Concat <axis=1> (p, layer000)  "
                   f"last = Conv(layer001, u)  {HEAD}")  # fmt: skip
-    ranges = calibrated(built) | {"layer001": Range(-9, 9, -9, 9, 9)}
-    Quantize(ranges, DENSE).rewrite(built)
-    assert grids(built) == [Grid.of(Interval(ranges["input"].low, ranges["input"].high)), Grid.of(Interval(-9, 9))]
+    ranges = calibrated(built) | {"layer001": Range(-9, 9)}
+    quantize(built, ranges, DENSE)
+    assert params(built) == [QuantParams.asymmetric(ranges["input"]), QuantParams.asymmetric(Range(-9, 9))]
 
 
 ONE = "float[1,3,1,1] input"
 REFUSES = {
     "no product comes after it": ("y = Conv(input, w)", "float[1,3,6,6] input", INPUTS, ()),
     "it computes a single pixel": ("last = Conv(input, w)  " + HEAD, ONE, INPUTS, ()),
-    "no interval of e was calibrated": ("e = Exp(input)  last = Conv(e, w)  " + HEAD, None, INPUTS, ()),
-    "no interval of its result last was calibrated": ("last = Conv(input, w)  " + HEAD, None, OUTPUTS, ()),
+    "no range of e was calibrated": ("e = Exp(input)  last = Conv(e, w)  " + HEAD, None, INPUTS, ()),
+    "no range of its result last was calibrated": ("last = Conv(input, w)  " + HEAD, None, OUTPUTS, ()),
     "Conv is kept in float32": ("last = Conv(input, w)  " + HEAD, None, INPUTS, ("Conv",)),
     "it reads a constant": (
         "c = Conv(input, w)  layer000 = Relu(c)  layer001 = Mul(layer000, k)  last = Conv(layer001, v)  " + HEAD,
@@ -244,17 +262,17 @@ REFUSES = {
 
 @pytest.mark.parametrize("reason", REFUSES)
 def test_refuses(reason: str) -> None:
-    body, inputs, recipe, keep = REFUSES[reason]
+    body, inputs, spec, keep = REFUSES[reason]
     built = build(body, inputs or "float[1,3,6,6] input")
-    ranges = {name: Range(-4, 4, -4, 4, 4) for name in ("input", "layer000", "layer001")}
-    remarks = Quantize(ranges, recipe, keep=keep).rewrite(built)
+    ranges = {name: Range(-4, 4) for name in ("input", "layer000", "layer001")}
+    remarks = quantize(built, ranges, spec, keep)
     assert reason in [remark.text for remark in remarks.missed]
 
 
 def test_computed_weights_are_refused() -> None:
     text = "agraph (float[1,3,6,6] input, float[4,3,1,1] w) => (float[1,4,6,6] y) { a = Conv(input, w) y = Conv(a, v) }"
     built = model(text, v=WEIGHTS["v"])
-    remarks = Quantize({"input": Range(-1, 1, -1, 1, 1)}, INPUTS).rewrite(built)
+    remarks = quantize(built, {"input": Range(-1, 1)}, INPUTS)
     assert [remark.text for remark in remarks.missed] == [
         "weights or biases are no constants",
         "no product comes after it",
@@ -269,7 +287,7 @@ def test_matrix_products() -> None:
 
 def test_weights_are_lazy_and_read_by_two_stored_once() -> None:
     built = build("layer000 = Conv(input, w)  layer001 = Conv(layer000, v)  last = Conv(layer001, v)  " + HEAD)
-    Quantize(calibrated(built), INPUTS).rewrite(built)
+    quantize(built, calibrated(built), INPUTS)
     integers = _integers(built)
     assert all(isinstance(value.const_value, ir.LazyTensor) for value in integers)
     assert len(integers) == 2
@@ -278,6 +296,11 @@ def test_weights_are_lazy_and_read_by_two_stored_once() -> None:
 def test_unknown_layer_to_keep() -> None:
     with pytest.raises(DncError, match="neither a layer nor an operator"):
         Quantize(keep=["36x"])
+
+
+def _channels(array: np.ndarray) -> Channels | None:
+    ends = (array.min(axis=(0, 2, 3)), array.max(axis=(0, 2, 3))) if array.ndim == 4 else None
+    return None if ends is None else Channels(*(tuple(end.tolist()) for end in ends))
 
 
 @pytest.mark.parametrize("target", ["onnx", "openvino", "tvm", "cuda"])
@@ -302,24 +325,23 @@ def test_networks(name: str, options: str, target: str) -> None:
     found = outputs(every)
     found["input"] = np.array([-5.0, 5.0])
     ranges = {
-        key: Range(min(float(a.min()), -1e-3), max(float(a.max()), 1e-3), float(a.min()), float(a.max()), 1.0)
+        key: Range(min(float(a.min()), -1e-3), max(float(a.max()), 1e-3), float(a.min()), float(a.max()), _channels(a))
         for key, a in found.items()
-    }
-    channels = {
-        key: Channels(tuple(a.min(axis=(0, 2, 3)).tolist()), tuple(a.max(axis=(0, 2, 3)).tolist()))
-        for key, a in found.items()
-        if a.ndim == 4
     }
     chosen = targets[target]().candidates()[0]
-    recipe = chosen.quantization()
-    assert recipe is not None
+    spec = chosen.quantization()
+    assert spec is not None
+    attach_ranges(lowered, ranges)
     for step in chosen.optimizations():
         step.rewriting.rewrite(lowered)
         check(lowered, step.name)
+    for value in (*lowered.graph.inputs, *(value for node in lowered.graph for value in node.outputs)):
+        # They went with the names.
+        assert range_of(value) == ranges.get(value.name or "")
     before = outputs(lowered)
-    Equalize(ranges, channels, outputs=recipe.outputs).rewrite(lowered)
+    Equalize(outputs=spec.outputs).rewrite(lowered)
     check(lowered, "equalize")
-    Quantize(ranges, recipe).rewrite(lowered)
+    Quantize(spec).rewrite(lowered)
     check(lowered, "quantize")
     passes["eliminate-dead-code"]().rewrite(lowered)
     after = outputs(lowered)

@@ -8,22 +8,21 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from dnc.darknet.network import Network
 from dnc.errors import CalibrationError
-from dnc.quantization.calibration import Calibration, Range, as_threshold
+from dnc.graph.quantization import Channels, Range
+from dnc.quantization.calibration import Calibration
 
+CHANNELS = Channels((-0.2, 0.0), (4.5, 0.1))
 CALIBRATION = Calibration(
     digest="0" * 64,
     method="kl",
     symmetric=True,
     preprocessing={"width": 8, "mode": "resize"},
     images={"count": 2, "files": ["a.png", "b.png"], "seed": None},
-    ranges={"input": Range.symmetric(1.0, 0.0, 0.9), "layer000": Range.symmetric(3.1, -0.2, 4.5)},
+    ranges={"input": Range.symmetric(1.0, 0.0, 0.9), "layer000": Range(-3.0, 4.0, -3.5, 4.5, CHANNELS)},
     histograms={"input": {"bins": 2048}, "layer000": {"bins": 1100}},
 )
 
@@ -37,20 +36,8 @@ def test_a_file_comes_back(tmp_path: Path) -> None:
 
 def test_the_range_of_a_tensor_without_negative_numbers_starts_at_0() -> None:
     assert CALIBRATION.ranges["input"].low == 0
-    layer = CALIBRATION.ranges["layer000"]
+    layer = Range.symmetric(3.1, -0.2, 4.5)
     assert (layer.low, layer.high) == (-layer.threshold, layer.threshold)
-
-
-@given(st.floats(1e-30, 1e30))
-def test_a_threshold_is_127_times_a_float32(value: float) -> None:
-    """So near that no 8-bit number changes: half a unit in the last place of a float32."""
-    threshold = as_threshold(value)
-    assert float(np.float32(threshold / 127)) == threshold / 127
-    assert abs(threshold - value) <= 2**-24 * value
-
-
-def test_a_threshold_is_not_0() -> None:
-    assert as_threshold(0.0) > 0
 
 
 @pytest.mark.parametrize(
@@ -65,7 +52,9 @@ def test_a_threshold_is_not_0() -> None:
         (lambda values: values["ranges"]["input"].update(low=None), "the range of 'input' is not low, high"),
         (lambda values: values["ranges"]["input"].update(high=float("nan")), "the range of 'input' is not low, high"),
         (lambda values: values["ranges"]["input"].update(low=0.5), "the range of 'input' is empty, or without 0"),
-        (lambda values: values["ranges"]["input"].update(threshold=0), "the range of 'input' is empty, or without 0"),
+        (lambda values: values["ranges"]["input"].update(threshold=0), "the range of 'input' has another threshold"),
+        (lambda values: values["channels"]["layer000"].update(minimum="1 2 3"), "the channels of 'layer000' are not"),
+        (lambda values: values["channels"].update(layer000=[1]), "the channels of 'layer000' are not as many"),
     ],
 )
 def test_damaged_values(tmp_path: Path, change: Callable[[dict[str, Any]], None], message: str) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 
 import dnc
@@ -15,6 +16,7 @@ from dnc.darknet.network import Network
 from dnc.errors import CalibrationError, TargetError
 from dnc.evaluation.datasets import read_dataset
 from dnc.graph.pipeline import Pipeline, Step
+from dnc.graph.quantization import Range, attach_ranges
 from dnc.graph.verification import photograph
 from dnc.passes.quantize import Quantize
 from dnc.quantization.calibration import Calibration
@@ -125,33 +127,31 @@ def test_mixed(measured: tuple[Path, Path, Path], tmp_path: Path) -> None:
     assert again.manifest.report == engine.manifest.report
 
 
-def prepared(measured: tuple[Path, Path, Path], tmp_path: Path) -> tuple[Manifest, Callable[..., list[Step]], Network]:
+def quantization(keep: Collection[str]) -> list[Step]:
+    return [Step(Quantize(targets["onnx"]().quantization(), keep=list(keep)))]
+
+
+def prepared(measured: tuple[Path, Path, Path], tmp_path: Path) -> tuple[Manifest, ir.Model, Network]:
+    """A manifest, and the model after the passes, with its ranges."""
     cfg, table, _ = measured
     network = Network.load(cfg, cfg.with_suffix(".weights"))
-    ranges = Calibration.read(table).ranges
-    recipe = targets["onnx"]().quantization()
-
-    def quantization(keep: Collection[str]) -> list[Step]:
-        return [Step(Quantize(ranges, recipe, keep=list(keep)))]
-
-    return dnc.compile(cfg, target="onnx", out=tmp_path / "x.engine").manifest, quantization, network
+    model = lower(network)
+    attach_ranges(model, Calibration.read(table).ranges)
+    Pipeline(targets["onnx"]().optimizations()).run(model)
+    return dnc.compile(cfg, target="onnx", out=tmp_path / "x.engine").manifest, model, network
 
 
 def test_noises(measured: tuple[Path, Path, Path], tmp_path: Path) -> None:
     """A layer whose range is a hundred times too wide is the noisiest; what is not quantized is not asked."""
-    manifest, quantization, network = prepared(measured, tmp_path)
-    ranges = dict(Calibration.read(measured[1]).ranges)
-    wide = ranges["layer001"]
-    ranges["layer001"] = type(wide)(-100 * wide.high, 100 * wide.high, -1e9, 1e9, 1.0)
-    recipe = targets["onnx"]().quantization()
-    model = lower(network)
-    Pipeline(targets["onnx"]().optimizations()).run(model)
+    manifest, model, _ = prepared(measured, tmp_path)
+    wide = 100 * Calibration.read(measured[1]).ranges["layer001"].high
     inputs = Inputs(manifest)
     feeds = [inputs.batch([inputs.prepare(photograph())])]
-    found = noises(model, lambda keep: [Step(Quantize(ranges, recipe, keep=list(keep)))], feeds)
+    clean = noises(model, quantization, feeds)
+    attach_ranges(model, {"layer001": Range(-wide, wide)})
+    found = noises(model, quantization, feeds)
     assert sorted(found) == [0, 1, 2, 3]
     assert max(found, key=lambda layer: found[layer]) in (1, 2)
-    clean = noises(model, quantization, feeds)
     assert max(clean.values()) < 0.02 < max(found.values())
 
 
@@ -159,9 +159,7 @@ def test_noises(measured: tuple[Path, Path, Path], tmp_path: Path) -> None:
 def test_as_few_as_the_drop_allows(
     measured: tuple[Path, Path, Path], tmp_path: Path, max_drop: float, count: int | None
 ) -> None:
-    manifest, quantization, network = prepared(measured, tmp_path)
-    model = lower(network)
-    Pipeline(targets["onnx"]().optimizations()).run(model)
+    manifest, model, _ = prepared(measured, tmp_path)
     dataset = read_dataset(str(measured[2]))
     told: list[str] = []
     found = choose_float_layers(

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from dnc.darknet.network import Network
 from dnc.errors import CalibrationError, CfgError, DncError
-from dnc.quantization.calibration import Calibration, Range
+from dnc.graph.quantization import Range
+from dnc.quantization.calibration import Calibration
 from dnc.quantization.tables import darknet_line, read_table, tensorrt_cache, write_darknet, write_tensorrt
 
 Write = Callable[..., Path]
@@ -125,7 +126,7 @@ def test_a_copy_of_the_cfg(end: str, tmp_path: Path) -> None:
     rows.insert(1, "input_calibration = 127, 63.5, 31.75, 16")
     assert copy.read_bytes() == (end.join(rows) + end).encode("latin-1")
     again = Network.load(copy)
-    found = Calibration.from_cfg(again)
+    found = read_table(copy, again)
     assert _thresholds(found) == _thresholds(calibration)
     found.check(again)
     assert _thresholds(read_table(copy, network)) == _thresholds(calibration)
@@ -201,4 +202,4 @@ def test_files_that_are_no_tables(network: Network, tmp_path: Path) -> None:
     with pytest.raises(CalibrationError, match="cannot read the table"):
         read_table(tmp_path, network)
     with pytest.raises(CalibrationError, match="has no input_calibration"):
-        Calibration.from_cfg(network)
+        read_table(network.file, network)

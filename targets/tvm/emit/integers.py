@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from dnc.graph.quantization import MOVES
+from dnc.graph.quantization import DATA_MOVEMENT, QuantParams
 from dnc.graph.rewriting import attribute
 from dnc.targets.tvm.emit.builder import JOINS, Array, RelaxBuilder, Tensor, Value
 from dnc.targets.tvm.emit.operators import OPERATORS
@@ -47,23 +47,8 @@ class Dequantized:
 
     numbers: Value
     """Of 8 bits, as they are held; int32 for biases."""
-    scale: Array
-    """float32; one, or one for each place of the axis."""
-    zero: int
-    """As the numbers are held."""
-    axis: int = 0
-
-    def on(self, other: Dequantized) -> bool:
-        """Whether equal numbers stand for equal reals."""
-        return self.zero == other.zero and self.scale.size == other.scale.size == 1 and self.scale == other.scale
-
-    def constant(self) -> Array:
-        """The reals of a constant."""
-        assert isinstance(self.numbers, np.ndarray)
-        sides = [-1 if axis == self.axis else 1 for axis in range(self.numbers.ndim)]
-        scale = self.scale.reshape(sides) if self.scale.size > 1 else self.scale.reshape(())
-        reals: Array = (self.numbers.astype(np.float32) - np.float32(self.zero)) * scale
-        return reals
+    params: QuantParams
+    """Of the numbers as they are held."""
 
 
 Held = Value | Dequantized | None
@@ -82,7 +67,7 @@ def integers_of(b: RelaxBuilder, node: ir.Node, held: Sequence[Held], shift: int
         Its outputs; None if reals are computed of reals.
     """
     if node.op_type == "QuantizeLinear":
-        return [_quantize(b, held, shift)]
+        return [_quantize(b, node, held, shift)]
     if node.op_type == "DequantizeLinear":
         return [_dequantize(node, held, shift)]
     if node.op_type in _PRODUCTS:
@@ -99,31 +84,34 @@ def integers_of(b: RelaxBuilder, node: ir.Node, held: Sequence[Held], shift: int
 
 
 def _dequantize(node: ir.Node, held: Sequence[Held], shift: int) -> Dequantized:
-    numbers, scale = held[:2]
+    numbers = held[0]
     assert isinstance(numbers, Tensor | np.ndarray)
-    assert isinstance(scale, np.ndarray)
-    given = held[2] if len(held) > 2 else None
-    zeros = np.zeros(1, np.int64) if given is None else np.asarray(given).reshape(-1)
     # Constants are held as they are.
-    zero = int(zeros[0]) - (shift if isinstance(numbers, Tensor) else 0)
-    return Dequantized(numbers, scale, zero, attribute(node, "axis", 1))
+    return Dequantized(numbers, _params(node, held, shift if isinstance(numbers, Tensor) else 0))
 
 
-def _quantize(b: RelaxBuilder, held: Sequence[Held], shift: int) -> Value:
-    value, scale, zeros = held
+def _params(node: ir.Node, held: Sequence[Held], shift: int) -> QuantParams:
+    """What the node says of its integers, which are held less `shift`."""
+    scale, zero_point = held[1], held[2] if len(held) > 2 else None
     assert isinstance(scale, np.ndarray)
-    assert isinstance(zeros, np.ndarray)
-    zero = int(zeros.reshape(())) - shift
-    if isinstance(value, Dequantized) and value.on(Dequantized(value.numbers, scale, zero)):
+    assert zero_point is None or isinstance(zero_point, np.ndarray)
+    params = QuantParams.read(scale, zero_point, attribute(node, "axis", 1))
+    return replace(params, zero_point=params.zero_point - shift)
+
+
+def _quantize(b: RelaxBuilder, node: ir.Node, held: Sequence[Held], shift: int) -> Value:
+    value, params = held[0], _params(node, held, shift)
+    if isinstance(value, Dequantized) and value.params == params:
         return value.numbers
     x = b.tensor_of(real(b, value))
-    tir = b.tir
+    tir, zero = b.tir, params.zero_point
     # Added before rounding, an odd zero would turn ties to the other side.
     extra = zero % 2
     base, low = _ROUND + zero - extra, _ROUND - shift - extra
+    factor = float(np.float32(1) / np.float32(params.scale[0]))
 
     def at(number: Any) -> Any:
-        shifted = number.astype("float32") * tir.const(float(np.float32(1) / scale.reshape(())), "float32")
+        shifted = number.astype("float32") * tir.const(factor, "float32")
         shifted = shifted + tir.const(base, "float32")
         within = tir.min(tir.max(shifted, tir.const(low, "float32")), tir.const(low + 255, "float32"))
         bits = tir.reinterpret("int32", within)
@@ -142,9 +130,9 @@ def real(b: RelaxBuilder, value: Held) -> Value:
         assert value is not None
         return value
     if isinstance(value.numbers, np.ndarray):
-        return value.constant()
-    assert value.scale.size == 1
-    tir, scale, zero = b.tir, float(value.scale.reshape(())), value.zero
+        return value.params.dequantize(value.numbers)
+    (scale,), zero = value.params.scale, value.params.zero_point
+    tir = b.tir
 
     def reals(data: Any) -> Any:
         def at(*i: Any) -> Any:
@@ -158,13 +146,13 @@ def real(b: RelaxBuilder, value: Held) -> Value:
 def _moved(b: RelaxBuilder, node: ir.Node, held: Sequence[Held]) -> list[Value | Dequantized] | None:
     """What moves numbers, or joins some that are on one grid."""
     several = node.op_type == "Concat"
-    if not several and node.op_type not in MOVES:
+    if not several and node.op_type not in DATA_MOVEMENT:
         return None
     first = held[0]
     data = held if several else held[:1]
     if not isinstance(first, Dequantized) or not isinstance(first.numbers, Tensor):
         return None
-    if not all(isinstance(value, Dequantized) and value.on(first) for value in data):
+    if not all(isinstance(value, Dequantized) and value.params == first.params for value in data):
         return None
     numbers = [value.numbers if isinstance(value, Dequantized) else value for value in held]
     found = OPERATORS[node.op_type](b, node, numbers)
@@ -195,7 +183,8 @@ def _conv(b: RelaxBuilder, node: ir.Node, data: Dequantized, weights: Dequantize
         return topi.nn.conv(x, y, strides, pads, dilations, 1, "NHWC", "HWIO", "int32")
 
     sums = b.compute(conv2d, b.last(numbers).expr, matrix, last=True, name="conv2d", attributes={JOINS: "sums"})
-    scale, shift = _factors(data, weights, bias, kernel.sum(axis=1, dtype=np.int64), places if data.zero else None)
+    reached = places if data.params.zero_point else None
+    scale, shift = _factors(data, weights, bias, kernel.sum(axis=1, dtype=np.int64), reached)
     return _reals(b, sums, scale, shift, [_row(each) for each in places])
 
 
@@ -230,15 +219,14 @@ def _factors(
     data: Dequantized, weights: Dequantized, bias: Array | None, sums: Array, places: Sequence[Array] | None
 ) -> tuple[Array, Array]:
     """Scale (O,) and shift (rows, columns, O), of weights whose sums are (O, kh, kw)."""
-    scale = data.scale.astype(np.float64) * weights.scale.astype(np.float64).reshape(-1)
-    scale = np.broadcast_to(scale, len(sums))
+    scale = np.broadcast_to(np.array(data.params.scale) * np.array(weights.params.scale), len(sums))
     tables = []
     for axis in range(2):
         inside = np.ones((1, sums.shape[1 + axis]), bool) if places is None else places[axis]
         before, last = _row(inside)
         tables.append(np.delete(inside, np.arange(before + 1, last + 1), axis=0).astype(np.int64))
     reached = np.einsum("yk,xl,okl->yxo", *tables, sums)
-    shift = (0 if bias is None else bias.astype(np.float64)) - scale * data.zero * reached
+    shift = (0 if bias is None else bias.astype(np.float64)) - scale * data.params.zero_point * reached
     return scale.astype(np.float32), shift.astype(np.float32)
 
 
@@ -264,7 +252,7 @@ def _reals(b: RelaxBuilder, sums: Tensor, scale: Array, shift: Array, rows: Sequ
 
 def _gemm(b: RelaxBuilder, node: ir.Node, data: Dequantized, weights: Dequantized, bias: Array | None) -> Tensor | None:
     # Not transposed, the scales would be those of inputs; see `dnc.passes.quantize`.
-    if not attribute(node, "transB", 0) or weights.axis != 0:
+    if not attribute(node, "transB", 0) or weights.params.axis != 0:
         return None
     matrix = weights.numbers
     assert isinstance(matrix, np.ndarray)
