@@ -25,8 +25,9 @@ from dnc.quantization.sensitivity import choose_float_layers, drop, noises
 from dnc.runtime.engine import Engine
 from dnc.runtime.inputs import Inputs
 from dnc.runtime.manifest import Manifest
-from dnc.targets import targets
+from dnc.targets import find
 from dnc.targets.base import Candidate
+from dnc.targets.onnx import Onnx
 from tests.conftest import Result
 
 NET = """[net]
@@ -93,7 +94,7 @@ def forward(engine: Engine) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]
 
 @pytest.mark.parametrize("target", ["onnx", "openvino"])
 def test_int8(measured: tuple[Path, Path, Path], target: str, tmp_path: Path) -> None:
-    if targets[target]().missing():
+    if find(target).missing():
         pytest.skip(f"{target} is not installed")
     cfg, table, _ = measured
     full = dnc.compile(cfg, target=target, out=tmp_path / "f.engine")
@@ -128,7 +129,7 @@ def test_mixed(measured: tuple[Path, Path, Path], tmp_path: Path) -> None:
 
 
 def quantization(keep: Collection[str]) -> list[Step]:
-    return [Step(Quantize(targets["onnx"]().quantization(), keep=list(keep)))]
+    return [Step(Quantize(Onnx().quantization(), keep=list(keep)))]
 
 
 def prepared(measured: tuple[Path, Path, Path], tmp_path: Path) -> tuple[Manifest, ir.Model, Network]:
@@ -137,7 +138,7 @@ def prepared(measured: tuple[Path, Path, Path], tmp_path: Path) -> tuple[Manifes
     network = Network.load(cfg, cfg.with_suffix(".weights"))
     model = lower(network)
     attach_ranges(model, Calibration.read(table).ranges)
-    Pipeline(targets["onnx"]().optimizations()).run(model)
+    Pipeline(Onnx().optimizations()).run(model)
     return dnc.compile(cfg, target="onnx", out=tmp_path / "x.engine").manifest, model, network
 
 
@@ -163,7 +164,7 @@ def test_as_few_as_the_drop_allows(
     dataset = read_dataset(str(measured[2]))
     told: list[str] = []
     found = choose_float_layers(
-        model, targets["onnx"](), manifest, quantization, dataset, max_drop=max_drop, progress=told.append
+        model, Onnx(), manifest, quantization, dataset, max_drop=max_drop, progress=told.append
     )
     assert found.layers == 4
     assert not found.labelled
@@ -176,7 +177,7 @@ def test_as_few_as_the_drop_allows(
 def test_drop(measured: tuple[Path, Path, Path], tmp_path: Path) -> None:
     """Nothing against itself; something against a network whose weights are zero, which finds nothing."""
     manifest, _, network = prepared(measured, tmp_path)
-    target, dataset = targets["onnx"](), read_dataset(str(measured[2]))
+    target, dataset = Onnx(), read_dataset(str(measured[2]))
     exact = Candidate(target, lower(network), manifest)
     assert drop(exact, exact, dataset) == 0
     arrays = tuple({key: np.zeros_like(array) for key, array in each.items()} for each in network.arrays)
@@ -196,7 +197,7 @@ def test_what_is_missing(
     with pytest.raises(CalibrationError, match="precision fp32 needs no calibration"):
         dnc.compile(cfg, target="onnx", out=tmp_path / "a.engine", calibration=table)
     with monkeypatch.context() as context:
-        context.setattr(targets["onnx"], "quantization", lambda self: None)
+        context.setattr(Onnx, "quantization", lambda self: None)
         with pytest.raises(TargetError, match="target onnx has no 8-bit arithmetic"):
             dnc.compile(cfg, target="onnx", out=tmp_path / "a.engine", precision="int8", calibration=table)
     other = command("compile", cfg, "-t", "onnx", "--precision", "int8", "-o", tmp_path / "a.engine")
