@@ -94,7 +94,7 @@ def forward(engine: Engine) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]
 
 @pytest.mark.parametrize("target", ["onnx", "openvino"])
 def test_int8(measured: tuple[Path, Path, Path], target: str, tmp_path: Path) -> None:
-    if find(target).missing():
+    if find(target)().missing():
         pytest.skip(f"{target} is not installed")
     cfg, table, _ = measured
     full = dnc.compile(cfg, target=target, out=tmp_path / "f.engine")
