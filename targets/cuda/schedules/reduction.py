@@ -11,7 +11,7 @@ memory, and the last one to arrive adds that, in a fixed order.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from tvm import ir, tirx
@@ -50,7 +50,7 @@ def reduction(segment: Segment, device: Device) -> Kernel | None:
         return None
     if any(load.source.same_as(stage.buffer) for load in loads(stage.value.b)):
         return None
-    return Kernel("reduction", _body(segment, device))
+    return Kernel("reduction", _Reduction(segment, device).kernel())
 
 
 @dataclass(frozen=True)
@@ -96,96 +96,104 @@ def _forms(stage: Stage, results: int, terms: int, device: Device) -> _Form:
     return forms[min(device.rank, len(forms) - 1)]
 
 
-def _body(segment: Segment, device: Device) -> Stmt:
-    stage = segment.anchor
-    shape = dims(stage.buffer)
-    kept = [axis for axis, reduced in zip(stage.axes, stage.reduced, strict=True) if not reduced]
-    summed = [axis for axis, reduced in zip(stage.axes, stage.reduced, strict=True) if reduced]
-    extents = [extent for extent, reduced in zip(stage.extents, stage.reduced, strict=True) if reduced]
-    results, terms = math.prod(shape), math.prod(extents)
-    form = _forms(stage, results, terms, device)
-    per_thread, lanes, parts = form.per_thread, form.lanes, form.parts
-    row = lanes * per_thread
-    rows = -(-results // row)
-    turns = -(-terms // (parts * form.blocks))
-    dtype = str(stage.buffer.dtype)
-    wide = "float32" if dtype == "float16" else dtype
-    start = stage.start if wide == dtype else tirx.Cast(wide, stage.start)
-    sums = allocate([per_thread], wide, "sums")
-    exchange = allocate([parts, row], wide, "exchange", "shared")
+class _Reduction:
+    """Writer of one kernel, for the thread (part, lane) of a block."""
 
-    def body(blocks: Sequence[Expr], thread: Expr) -> Stmt:
-        part, lane = thread // lanes, thread % lanes
-        number = blocks[0] * row + lane * per_thread
-        share = blocks[1] if form.blocks > 1 else index(0)
+    def __init__(self, segment: Segment, device: Device) -> None:
+        stage = segment.anchor
+        self.segment, self.stage, self.shape = segment, stage, dims(stage.buffer)
+        kept = [axis for axis, reduced in zip(stage.axes, stage.reduced, strict=True) if not reduced]
+        self.axes = [*kept, *(axis for axis, reduced in zip(stage.axes, stage.reduced, strict=True) if reduced)]
+        self.extents = [extent for extent, reduced in zip(stage.extents, stage.reduced, strict=True) if reduced]
+        self.results, self.terms = math.prod(self.shape), math.prod(self.extents)
+        self.form = _forms(stage, self.results, self.terms, device)
+        self.row = self.form.lanes * self.form.per_thread
+        self.rows = -(-self.results // self.row)
+        self.turns = -(-self.terms // (self.form.parts * self.form.blocks))
+        self.dtype = str(stage.buffer.dtype)
+        self.wide = "float32" if self.dtype == "float16" else self.dtype
+        self.sums = allocate([self.form.per_thread], self.wide, "sums")
+        self.exchange = allocate([self.form.parts, self.row], self.wide, "exchange", "shared")
+
+    def kernel(self) -> Stmt:
+        """Writes all blocks."""
+        grid = [self.rows, self.form.blocks] if self.form.blocks > 1 else [self.rows]
+        return kernel(grid, self.form.parts * self.form.lanes, self._block)
+
+    def _block(self, blocks: Sequence[Expr], thread: Expr) -> Stmt:
+        form = self.form
+        self.part, self.first = thread // form.lanes, thread % form.lanes * form.per_thread
+        number = blocks[0] * self.row + self.first
         # All threads take part in the exchange; those beyond the last result repeat it.
-        result = tirx.min(number, index(results - per_thread)) if results % row else number
-        place = unflattened(result, shape)
+        last = index(self.results - form.per_thread)
+        place = unflattened(tirx.min(number, last) if self.results % self.row else number, self.shape)
+        share = blocks[1] if form.blocks > 1 else index(0)
+        start = self.stage.start if self.wide == self.dtype else tirx.Cast(self.wide, self.stage.start)
 
         def at(own: Expr) -> list[Expr]:
             return [*place[:-1], place[-1] + own] if place else []
 
-        def held(own: Expr) -> Expr:
-            return tirx.BufferLoad(sums, [own])
+        def total(own: Expr) -> Expr:
+            value = self._exchanged(index(0), own)
+            return value if self.wide == self.dtype else tirx.Cast(self.dtype, value)
 
-        def put(own: Expr, value: Expr) -> Stmt:
-            return tirx.BufferStore(sums, value, [own])
+        return scoped(
+            [self.sums, self.exchange],
+            vector(form.per_thread, lambda own: self._put(own, start)),
+            loop(self.turns, lambda turn: self._add(turn, share, at)),
+            *self._combined(),
+            *(self._handed_over(blocks[0], share) if form.blocks > 1 else []),
+            when(tirx.all(self.part == 0, number < self.results), self.segment.finish(at, form.per_thread, total)),
+        )
 
-        def add(turn: Expr) -> Stmt:
-            term = part + (share * turns + turn) * parts
+    def _put(self, own: Expr, value: Expr) -> Stmt:
+        return tirx.BufferStore(self.sums, value, [own])
 
-            def one(own: Expr) -> Stmt:
-                value = replaced(stage.value.b, [*kept, *summed], [*at(own), *unflattened(term, extents)])
-                return put(own, type(stage.value)(held(own), widened(value, wide)))
+    def _add(self, turn: Expr, share: Expr, at: Callable[[Expr], list[Expr]]) -> Stmt:
+        """Adds a term to each of the thread's sums."""
+        term = self.part + (share * self.turns + turn) * self.form.parts
 
-            inside = terms == parts * form.blocks * turns
-            return when(None if inside else term < terms, vector(per_thread, one))
+        def one(own: Expr) -> Stmt:
+            value = replaced(self.stage.value.b, self.axes, [*at(own), *unflattened(term, self.extents)])
+            held = tirx.BufferLoad(self.sums, [own])
+            return self._put(own, type(self.stage.value)(held, widened(value, self.wide)))
 
-        def exchanged(which: Expr, own: Expr) -> Expr:
-            return tirx.BufferLoad(exchange, [which, lane * per_thread + own])
+        inside = self.terms == self.form.parts * self.form.blocks * self.turns
+        return when(None if inside else term < self.terms, vector(self.form.per_thread, one))
+
+    def _exchanged(self, part: Expr, own: Expr) -> Expr:
+        return tirx.BufferLoad(self.exchange, [part, self.first + own])
+
+    def _combined(self) -> list[Stmt]:
+        """Puts the sums into shared memory, and combines the parts there, one half with the other."""
+
+        def keep(own: Expr) -> Stmt:
+            return tirx.BufferStore(self.exchange, tirx.BufferLoad(self.sums, [own]), [self.part, self.first + own])
 
         def combine(step: int) -> Stmt:
             def one(own: Expr) -> Stmt:
-                value = type(stage.value)(exchanged(part, own), exchanged(part + step, own))
-                return tirx.BufferStore(exchange, value, [part, lane * per_thread + own])
+                value = type(self.stage.value)(self._exchanged(self.part, own), self._exchanged(self.part + step, own))
+                return tirx.BufferStore(self.exchange, value, [self.part, self.first + own])
 
-            return when(part < step, vector(per_thread, one))
+            return when(self.part < step, vector(self.form.per_thread, one))
 
-        def combined() -> list[Stmt]:
-            keep = vector(
-                per_thread, lambda own: tirx.BufferStore(exchange, held(own), [part, lane * per_thread + own])
-            )
-            return [keep, *(combine(parts >> turn) for turn in range(1, parts.bit_length()))]
+        parts = self.form.parts
+        steps = [combine(parts >> turn) for turn in range(1, parts.bit_length())]
+        return [vector(self.form.per_thread, keep), *steps]
 
-        def total(own: Expr) -> Expr:
-            value = exchanged(index(0), own)
-            return value if wide == dtype else tirx.Cast(dtype, value)
-
-        def handed_over() -> list[Stmt]:
-            """Adds up what the blocks have that share results; only the last one goes on."""
-            first, size = blocks[0] * (form.blocks * row) + lane * per_thread, rows * form.blocks * row
-            own = scratch(size, first + share * row)
-            local = vector(per_thread, lambda own: put(own, exchanged(index(0), own)))
-            last = arrived_last(blocks[0], form.blocks)
-            count = narrow((index(form.blocks + parts - 1) - part) // parts)
-            return [
-                when(part == 0, sequence(local, move(own, address(sums, index(0)), 4 * per_thread))),
-                when(tirx.Not(last), end()),
-                gather(sums, scratch(size, first + part * row), per_thread, count, parts * row),
-                *combined(),
-            ]
-
-        return scoped(
-            [sums, exchange],
-            vector(per_thread, lambda own: put(own, start)),
-            loop(turns, add),
-            *combined(),
-            *(handed_over() if form.blocks > 1 else []),
-            when(tirx.all(part == 0, number < results), segment.finish(at, per_thread, total)),
-        )
-
-    grid = [rows, form.blocks] if form.blocks > 1 else [rows]
-    return kernel(grid, parts * lanes, body)
+    def _handed_over(self, block: Expr, share: Expr) -> list[Stmt]:
+        """Adds up what the blocks have that share results; only the last one goes on."""
+        form, row = self.form, self.row
+        first, size = block * (form.blocks * row) + self.first, self.rows * form.blocks * row
+        local = vector(form.per_thread, lambda own: self._put(own, self._exchanged(index(0), own)))
+        moved = move(scratch(size, first + share * row), address(self.sums, index(0)), 4 * form.per_thread)
+        count = narrow((index(form.blocks + form.parts - 1) - self.part) // form.parts)
+        return [
+            when(self.part == 0, sequence(local, moved)),
+            when(tirx.Not(arrived_last(block, form.blocks)), end()),
+            gather(self.sums, scratch(size, first + self.part * row), form.per_thread, count, form.parts * row),
+            *self._combined(),
+        ]
 
 
 def widened(value: Expr, dtype: str) -> Expr:
