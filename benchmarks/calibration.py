@@ -1,6 +1,6 @@
 """What calibrating costs: processor seconds, seconds and peak memory of whole processes, interleaved, medians.
 
-    python benchmarks/calibration.py NET.cfg NET.weights IMAGES [--count 100] [--repeats 3] [--nncf PYTHON]
+    python -m benchmarks.calibration NET.cfg NET.weights IMAGES [--count 100] [--repeats 3] [--nncf PYTHON]
 
 Measured are `dnc calibrate` (KL), onnxruntime.quantization's entropy calibrater with its default of 128 bins, which
 makes it minmax, the same with 2048 bins, and with `--nncf`, a Python that has nncf and openvino, all of `nncf.quantize`
@@ -16,16 +16,16 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import os
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+
+from benchmarks.compile import measure
 
 ONNXRUNTIME = """
 import json, logging, sys
@@ -70,22 +70,6 @@ def arrays(cfg: str, weights: str, images: str, count: int) -> Iterator[np.ndarr
     assert preprocessing is not None
     for path in find(images, limit=count):
         yield preprocessing(read_image(path, preprocessing.channels))[None]
-
-
-def measure(command: list[str], folder: Path) -> tuple[float, float, float] | str:
-    """(processor seconds, seconds, peak MiB) of a finished process, or its last line where it failed."""
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parent.parent)}
-    start = time.perf_counter()
-    with tempfile.TemporaryFile("w+") as output:
-        process = subprocess.Popen(command, cwd=folder, stdout=output, stderr=subprocess.STDOUT, env=environment)
-        _, status, usage = os.wait4(process.pid, 0)
-        seconds = time.perf_counter() - start
-        process.returncode = os.waitstatus_to_exitcode(status)
-        output.seek(0)
-        text = output.read().strip()
-    if process.returncode:
-        return f"failed: {text.splitlines()[-1][:90] if text else process.returncode}"
-    return usage.ru_utime + usage.ru_stime, seconds, usage.ru_maxrss / 1024
 
 
 def slides(counts: np.ndarray) -> int:

@@ -15,22 +15,26 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 OPENCV = "import sys, cv2; cv2.dnn.readNetFromDarknet(sys.argv[1], sys.argv[2]).getLayerNames()"
 
 
-def measure(command: list[str], folder: Path) -> tuple[float, float] | str:
-    """(processor seconds, peak MiB) of a finished process, or its last line where it failed."""
+def measure(command: list[str], folder: Path) -> tuple[float, float, float] | str:
+    """(processor seconds, seconds, peak MiB) of a finished process, or its last line where it failed."""
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parent.parent)}
+    start = time.perf_counter()
     with tempfile.TemporaryFile("w+") as output:
-        process = subprocess.Popen(command, cwd=folder, stdout=output, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(command, cwd=folder, stdout=output, stderr=subprocess.STDOUT, env=environment)
         _, status, usage = os.wait4(process.pid, 0)
+        seconds = time.perf_counter() - start
         process.returncode = os.waitstatus_to_exitcode(status)
         output.seek(0)
         text = output.read().strip()
     if process.returncode:
         return f"failed: {text.splitlines()[-1][:90] if text else process.returncode}"
-    return usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
+    return usage.ru_utime + usage.ru_stime, seconds, usage.ru_maxrss / 1024
 
 
 def main() -> None:
@@ -58,7 +62,7 @@ def main() -> None:
         if arguments.darknet2any:
             convert = str(Path(arguments.darknet2any) / "darknet2onnx")
             commands["darknet2any darknet2onnx"] = [convert, "-i", str(weights), "-o", str(folder / "peer.onnx")]
-        results: dict[str, list[tuple[float, float] | str]] = {label: [] for label in commands}
+        results: dict[str, list[tuple[float, float, float] | str]] = {label: [] for label in commands}
         for _ in range(arguments.repeats + 1):
             for label, command in commands.items():
                 results[label].append(measure(command, folder))
@@ -73,13 +77,13 @@ def main() -> None:
                 print(f"| {label} | {failed} | | | |")
                 continue
             seconds = [value[0] for value in values[1:] if not isinstance(value, str)]
-            peak = _median(values[1:], 1)
+            peak = _median(values[1:], 2)
             spread = f"{statistics.median(seconds):.2f} ({min(seconds):.2f}, {max(seconds):.2f})"
             print(f"| {label} | {spread} | {statistics.median(seconds) / base:.2f} | {peak:.0f} | {peak / size:.2f} |")
         print()
 
 
-def _median(values: list[tuple[float, float] | str], field: int) -> float:
+def _median(values: list[tuple[float, float, float] | str], field: int) -> float:
     return statistics.median(value[field] for value in values if not isinstance(value, str))
 
 

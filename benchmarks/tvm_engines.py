@@ -6,7 +6,9 @@ NET is a .cfg file or the name of a network of cfg/; without weights, random one
 
     dnc tvm                         `dnc compile --target tvm`, nothing tuned
     plain TVM                       the ONNX importer and relax's default pipelines, for the same processor
-    plain ONNX Runtime, OpenVINO    see benchmarks/cpu.py; all four read the graph as it was lowered; float32, batch 1
+    plain ONNX Runtime, OpenVINO    as their manuals show them
+
+All four read the graph as it was lowered; float32, batch 1.
 
 All run in turn, round after round; ratios are medians over the rounds, with 95 % intervals. With --cpu it is not the
 time but the processor's time that counts, on one thread: what else the machine does then matters less. Compiling is
@@ -33,7 +35,7 @@ import numpy as np
 from PIL import Image
 
 import dnc
-from benchmarks.cpu import SETTLE, plain
+from benchmarks.compile import measure as measure_process
 from dnc.bench.prepare import weights_or_random
 from dnc.darknet.cfg import find_cfg
 from dnc.darknet.lower import lower
@@ -45,21 +47,34 @@ from dnc.runtime.timing import Timings, device_name, interleave
 from dnc.targets import targets
 
 PRECISIONS = ("tvm fp32", "tvm bf16", "tvm int8", "openvino bf16", "openvino int8", "onnx int8")
+SETTLE = 0.02
 OURS, TVM, PEERS = "dnc tvm", "plain TVM", ("plain ONNX Runtime", "plain OpenVINO")
 
 
 def compiled(cfg: Path, weights: Path, mcpu: str, out: Path) -> tuple[float, float, float]:
-    """Compiles in a process of its own: seconds by the clock, of the processor, and MB."""
+    """Compiles in a process of its own: seconds of the processor, by the clock, and MiB."""
     command = [sys.executable, "-m", "dnc", "compile", str(cfg), "--weights", str(weights), "--target", "tvm"]
-    command += ["--no-verify", "--option", f"mcpu={mcpu}", "-o", str(out)]
-    start = time.perf_counter()
-    child = os.posix_spawn(
-        sys.executable, command, os.environ, file_actions=[(os.POSIX_SPAWN_OPEN, 1, os.devnull, 1, 0)]
-    )
-    _, status, usage = os.wait4(child, 0)
-    if status:
-        raise SystemExit(f"{' '.join(command)} failed")
-    return time.perf_counter() - start, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
+    result = measure_process([*command, "--no-verify", "--option", f"mcpu={mcpu}", "-o", str(out)], out.parent)
+    if isinstance(result, str):
+        raise SystemExit(f"{' '.join(command)} {result}")
+    return result
+
+
+def plain(path: Path, x: Any, threads: int) -> dict[str, Callable[[], object]]:
+    """ONNX Runtime and OpenVINO as their manuals show them."""
+    import onnxruntime
+    import openvino
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    config = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
+    request = openvino.Core().compile_model(str(path), "CPU", config).create_infer_request()
+    return {
+        "plain ONNX Runtime": lambda: session.run(None, {"input": x}),
+        "plain OpenVINO": lambda: request.infer({"input": x}),
+    }
 
 
 def plain_tvm(path: Path, x: Any, mcpu: str) -> Callable[[], object]:
@@ -178,7 +193,7 @@ def main() -> None:
     for network in arguments.networks:
         cfg = find_cfg(network)
         with tempfile.TemporaryDirectory() as scratch:
-            timings, (elapsed, busy, memory) = measure(cfg, arguments, Path(scratch))
+            timings, (busy, elapsed, memory) = measure(cfg, arguments, Path(scratch))
         cells = [cfg.stem, f"{timings.median(OURS) * 1e3:.2f}"]
         for name in others:
             ratio = timings.ratio(OURS, name)
