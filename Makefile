@@ -1,9 +1,19 @@
 # Needs nothing but Python with venv and pip. Everything else goes into .venv.
+#
+#   make install    .venv with dnc, editable, and what developing it needs
+#   make demo       compiles a network and runs it
+#   make test       the tests that are quick; -m slow and -m network are left out
+#   make check      ruff, its form, and mypy
+#   make format     ruff's form, written
+#   make coverage   the quick tests, and which lines they ran
+#   make hooks      `make check` before each commit, by pre-commit
+#   make ci         what must pass before anything lands: about 40 minutes
+#   make clean      removes all of it
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check install clean
+.PHONY: demo test check format coverage hooks ci install clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python examples/demo.py
@@ -13,11 +23,25 @@ test: $(VENV)/.installed
 
 check: $(VENV)/.installed
 	$(BIN)/ruff check
-	$(BIN)/mypy
+	$(BIN)/ruff format --check
+	$(BIN)/python .ci/types.py
+
+format: $(VENV)/.installed
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+coverage: $(VENV)/.installed
+	$(BIN)/python -m pytest -n auto --cov --cov-report term --cov-report html:build/coverage
+
+hooks: $(VENV)/.installed
+	$(BIN)/pre-commit install
+
+ci:
+	.ci/run
 
 install: $(VENV)/.installed
 
-$(VENV)/.installed: pyproject.toml
+$(VENV)/.installed: pyproject.toml setup.py
 	$(PYTHON) -c 'import sys; sys.exit("dnc needs Python 3.11 or newer") if sys.version_info < (3, 11) else None'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev]"

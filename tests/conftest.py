@@ -20,6 +20,9 @@ settings.register_profile("dnc", deadline=None)
 settings.load_profile("dnc")
 
 
+pytest_plugins = ["tests.skips"]
+
+
 class Result(NamedTuple):
     """What a command left."""
 

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+import dnc
 from dnc.darknet.network import Network
 from dnc.darknet.weights import write_weights
 from dnc.runtime.package import package
@@ -27,13 +28,14 @@ pytestmark = pytest.mark.slow
 
 def sources() -> set[str]:
     """What the wheel has of this checkout, by its names there."""
-    found = {f"dnc/{path.relative_to(ROOT / 'dnc')}" for path in (ROOT / "dnc").rglob("*.py")}
-    for folder, name in (("passes", "passes"), ("targets", "targets")):
-        found |= {f"dnc/{name}/{path.name}" for path in (ROOT / folder).glob("*.py")}
-    found |= {f"dnc/cfgs/{path.name}" for path in (ROOT / "cfg").glob("*.cfg")}
-    found |= {f"dnc/data/{path.name}" for path in (ROOT / "dnc" / "data").iterdir() if path.is_file()}
-    found |= {f"dnc/embed/{path.relative_to(ROOT / 'embed')}" for path in (ROOT / "embed").rglob("*") if path.is_file()}
-    return found | {"dnc/zoo.json", "dnc/depthwise_cuda.json"}
+    found = {"dnc/py.typed", "dnc/graph/photograph.jpg", "dnc/zoo/zoo.json"}
+    for folder in ("dnc", "passes", "targets"):
+        place = "" if folder == "dnc" else "dnc/"
+        found |= {f"{place}{path.relative_to(ROOT)}" for path in (ROOT / folder).rglob("*.py")}
+    found |= {f"dnc/cfg/{path.name}" for path in (ROOT / "cfg").iterdir() if path.suffix in (".cfg", ".py")}
+    found |= {str(path.relative_to(ROOT)) for path in (ROOT / "dnc" / "zoo" / "labels").iterdir()}
+    inside = (path.relative_to(ROOT / "embed") for path in (ROOT / "embed").rglob("*") if path.is_file())
+    return found | {f"dnc/embed/{path}" for path in inside}
 
 
 def python(
@@ -80,7 +82,7 @@ def names(wheel: Path) -> set[str]:
 
 
 def test_contents(wheel: Path) -> None:
-    """Every module, pass, target and cfg, what is in dnc/data, and nothing else."""
+    """Every module, pass, target and cfg, labels and what else is read, and nothing else."""
     assert names(wheel) == sources()
 
 
@@ -89,7 +91,11 @@ def test_metadata(wheel: Path) -> None:
     (metadata,) = [name for name in archive.namelist() if name.endswith(".dist-info/METADATA")]
     text = archive.read(metadata).decode()
     assert "Name: darknet-compiler\n" in text
+    assert f"Version: {dnc.__version__}\n" in text
     assert "License-Expression: MIT\n" in text
+    assert {"Typing :: Typed", "Topic :: Software Development :: Compilers"} <= set(
+        re.findall(r"^Classifier: (.*)$", text, re.MULTILINE)
+    )
     assert any(name.endswith("licenses/LICENSE") for name in archive.namelist())
     base = set(re.findall(r"^Requires-Dist: ([\w.-]+)(?!.*extra ==)", text, re.MULTILINE))
     # The runtime's alone; an engine's library is an extra: there are several, of which one may be installed.
@@ -97,6 +103,37 @@ def test_metadata(wheel: Path) -> None:
     extras = set(re.findall(r"^Provides-Extra: (\S+)", text, re.MULTILINE))
     targets = {"onnx", "openvino", "cuda", "tvm"}
     assert targets | {f"runtime-{name}" for name in targets} | {"compiler", "myriad", "all", "dev"} <= extras
+
+
+def test_one_version_number() -> None:
+    """Written in dnc/__init__.py, and nowhere else: the rest reads it there."""
+    files = [ROOT / "pyproject.toml", ROOT / "setup.py", *(ROOT / "embed").rglob("CMakeLists.txt")]
+    files += [path for folder in ("dnc", "passes", "targets") for path in (ROOT / folder).rglob("*.py")]
+    number = re.compile(rf"version\w* *(=|==|:)? *\"?{re.escape(dnc.__version__)}", re.IGNORECASE)
+    found = [path for path in files if number.search(path.read_text(encoding="utf-8"))]
+    assert found == [ROOT / "dnc" / "__init__.py"]
+
+
+def test_editable(place: Path, environment: Path) -> None:
+    """`pip install -e`: what stands beside dnc/ is found inside it, as are the files that are no modules."""
+    venv.create(place / "editable", with_pip=True)
+    result = python(place / "editable", "-m", "pip", "install", "--no-deps", "--quiet", "-e", place / "source")
+    if result.returncode and "No matching distribution found for setuptools" in result.stderr:
+        pytest.skip("setuptools cannot be fetched to build with")
+    assert result.returncode == 0, result.stderr
+    (packages,) = (place / "editable").glob("lib/python*/site-packages")
+    (packages / "dependencies.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
+    code = """
+import dnc, dnc.passes.fold_batchnorm, dnc.targets.tvm.emit
+from dnc.darknet.cfg import bundled_cfg
+from dnc.cli import embed
+print(dnc.__file__, dnc.passes.__file__, bundled_cfg(sys.argv[1]), sep="\\n")
+""".replace("import dnc,", "import sys\nimport dnc,")
+    name = next(path.name for path in (ROOT / "cfg").glob("*.cfg"))
+    result = python(place / "editable", "-c", code, name, cwd=place)
+    assert result.stdout.split() == [
+        str(place / "source" / part) for part in ("dnc/__init__.py", "passes/__init__.py", f"cfg/{name}")
+    ], result.stderr
 
 
 def test_source_distribution(place: Path, environment: Path, wheel: Path) -> None:
@@ -172,8 +209,6 @@ COMPILER = ("click", "onnx", "onnx-ir", "pillow", "rich")
 def test_runtime_alone(target: str, library: str, place: Path, wheel: Path, tmp_path: Path) -> None:
     """`pip install darknet-compiler[runtime-TARGET]` in an environment of its own: numpy, the decoder of images and the
     engine's library; a folder and a package give this environment's boxes, from a JPEG file on."""
-    import dnc
-
     pytest.importorskip(library)
     network = Network.parse(TINY).with_random_weights(0)
     cfg = tmp_path / "tiny.cfg"
@@ -182,7 +217,7 @@ def test_runtime_alone(target: str, library: str, place: Path, wheel: Path, tmp_
         write_weights(file, network.layers, network.arrays)
     engine = dnc.compile(cfg, target=target, out=tmp_path / "tiny.engine")
     package(engine.folder, tmp_path / "tiny.dnc")
-    photograph = ROOT / "dnc" / "data" / "photograph.jpg"
+    photograph = ROOT / "dnc" / "graph" / "photograph.jpg"
     expected = [box.to_json() for box in engine.detect(photograph, confidence=0.1)]
     assert expected
     venv.create(tmp_path / "venv", with_pip=True)

@@ -1,0 +1,55 @@
+"""The plug-in that makes skipped tests fail, and the record of what never ran."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.skips import main, never_ran
+
+TESTS = """
+import pytest
+def test_runs(): pass
+def test_library(): pytest.importorskip("no_such_library")
+def test_hardware(): pytest.skip("this CPU has no bfloat16")
+@pytest.mark.xfail(reason="known")
+def test_known(): assert False
+"""
+MODULE = """
+import pytest
+pytest.importorskip("no_such_library")
+def test_never(): pass
+"""
+
+pytest_plugins = ["pytester"]
+
+
+@pytest.fixture
+def suite(pytester: pytest.Pytester) -> pytest.Pytester:
+    pytester.makeconftest('pytest_plugins = ["tests.skips"]')
+    pytester.makepyfile(test_a=TESTS, test_b=MODULE)
+    return pytester
+
+
+def test_skips_fail(suite: pytest.Pytester) -> None:
+    assert suite.runpytest("-p", "no:cacheprovider").parseoutcomes() == {"passed": 1, "skipped": 3, "xfailed": 1}
+    result = suite.runpytest("-p", "no:cacheprovider", "--no-skips", "test_a.py")
+    assert result.parseoutcomes() == {"passed": 1, "failed": 1, "skipped": 1, "xfailed": 1}
+    result = suite.runpytest("-p", "no:cacheprovider", "--no-skips", "test_b.py")
+    assert result.ret != 0
+    result.stdout.fnmatch_lines(["*skipped, though this step is for it: could not import 'no_such_library'*"])
+
+
+def test_what_never_ran(suite: pytest.Pytester, capsys: pytest.CaptureFixture[str]) -> None:
+    suite.runpytest("-p", "no:cacheprovider", "--outcomes", "record")
+    record = Path("record")
+    capsys.readouterr()
+    assert main("record") == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-1] == "3 tests were skipped in every step, 2 of them for another reason than hardware"
+    assert "test_a.py::test_hardware: this CPU has no bfloat16" in lines
+    with record.open("a") as file:
+        file.write("passed\ttest_a.py::test_library\t\npassed\ttest_b.py::test_never\t\n")
+    assert main("record") == 0
+    assert list(never_ran(record.read_text().splitlines())) == ["test_a.py::test_hardware"]
