@@ -44,8 +44,10 @@ def _threshold(context: click.Context, parameter: click.Parameter, value: str) -
 @click.command(epilog="Example: dnc bench yolov4-tiny.cfg --target onnx,openvino --against opencv --layers")
 @click.argument("what", nargs=-1, metavar="[ENGINE|CFG]...", type=click.Path())
 @click.option("--target", "-t", "targets", callback=names, metavar="T,…", help="Compile a cfg for these; else cpu.")
-@click.option("--precision", "precisions", callback=names, metavar="P,…", help="And in these precisions; else fp32.")
-@click.option("--weights", "-w", type=_PATH, help="Of a cfg; else beside it, else the zoo's, else random ones.")
+@click.option(
+    "--precision", "precisions", callback=names, metavar="P,…", help="Compile it in these precisions; else fp32."
+)
+@click.option("--weights", "-w", type=_PATH, help="Of a cfg; else beside it, the zoo's, or random ones.")
 @click.option("--calibration", type=_PATH, help="What dnc calibrate wrote, for --precision int8 and mixed.")
 @click.option(
     "--against",
@@ -73,7 +75,7 @@ def _threshold(context: click.Context, parameter: click.Parameter, value: str) -
     metavar="S",
     default=20.0,
     show_default=True,
-    help="How long to time, all together; less where intervals are narrow before.",
+    help="Time for all engines together; less if the intervals are narrow earlier.",
 )
 @click.option("--layers", is_flag=True, help="Time by section of the cfg, against the machine's measured peaks.")
 @click.option("--images", multiple=True, metavar="PATH", help="From image files to boxes; may be repeated.")
@@ -83,7 +85,7 @@ def _threshold(context: click.Context, parameter: click.Parameter, value: str) -
     "--fps",
     type=click.FloatRange(min=0, min_open=True),
     metavar="X",
-    help="So many frames come in a second; who is too slow for them drops some.",
+    help="Frames that arrive in a second; an engine that is too slow drops some.",
 )
 @click.option(
     "--diff", nargs=2, type=click.Path(), metavar="OLD NEW", help="Is NEW slower? Two recordings (--json), or engines."
@@ -94,7 +96,7 @@ def _threshold(context: click.Context, parameter: click.Parameter, value: str) -
     metavar="X%",
     default="5%",
     show_default=True,
-    help="With --diff, exit with 1 if NEW certainly takes more than that longer.",
+    help="With --diff, exit with 1 if NEW is certainly slower by more than this.",
 )
 @click.option(
     "--remote",

@@ -21,7 +21,7 @@ from dnc.cli._report import comparison_json, comparison_table, verdict
 )
 @click.option("--image", type=click.Path(), help="The input as an image; else random numbers.")
 @click.option("--input", type=click.Path(), metavar="X.npy", help="The input as an array, channels first.")
-@click.option("--seed", type=int, metavar="N", default=0, show_default=True, help="Of random numbers.")
+@click.option("--seed", type=int, metavar="N", default=0, show_default=True, help="Seed of random numbers.")
 @click.option(
     "--tolerance",
     type=click.FloatRange(min=0),

@@ -141,7 +141,7 @@ def _copy(sources: Path, out: Path) -> None:
 
     try:
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
-            raise DncError("something stands in the way", out, "choose another folder")
+            raise DncError("there is something in this place already", out, "choose another folder")
         out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{out.name[:100]}.", dir=out.parent) as scratch:
             copy = Path(scratch) / "embed"

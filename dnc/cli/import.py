@@ -27,7 +27,7 @@ def _pins(context: click.Context, parameter: click.Parameter, value: tuple[str, 
     type=click.Choice(["same"]),
     help="same: the source pads as TensorFlow does. A cfg that cannot say so is adapted beside the weights.",
 )
-@click.option("--epsilon", type=float, help="Of the source's batch normalisations; else ONNX's own, or 1e-5.")
+@click.option("--epsilon", type=float, help="Epsilon of the source's batch normalisations; else ONNX's own, or 1e-5.")
 @click.option("--mean", callback=numbers, help="The input is (pixel / 255 - mean) / std: recorded for dnc compile.")
 @click.option("--std", callback=numbers, help="See --mean; one number, or one per channel, as in 128/255.")
 @click.option("--crop", type=float, help="The share of the short side that a classifier sees, recorded likewise.")

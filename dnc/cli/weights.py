@@ -16,7 +16,7 @@ def command() -> None:
 @command.command("random", epilog="Example: dnc weights random net.cfg -o net.weights --seed 7")
 @click.argument("cfg", type=click.Path())
 @click.option("--out", "-o", type=click.Path(), required=True, help="The .weights file; replaced if it is there.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="The same one, the same file.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Equal seeds, equal files.")
 @click.option("--lenient", is_flag=True, help="Warn about what Darknet takes in silence, instead of failing.")
 def random(cfg: str, out: str, seed: int, lenient: bool) -> None:
     """Write random weights that fit a cfg, to measure speed with or to test.

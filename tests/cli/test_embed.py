@@ -95,5 +95,5 @@ def test_copy(command: Command, tmp_path: Path) -> None:
     for out in (tmp_path / "empty", tmp_path / "file"):
         result = command("embed", "--copy", out)
         assert (result.code, result.out) == (1, "")
-        assert "something stands in the way" in result.err
+        assert "there is something in this place already" in result.err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["deep", "empty", "file"]

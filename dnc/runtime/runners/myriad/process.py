@@ -96,7 +96,7 @@ def check_blob(path: Path) -> None:
         header = file.read(_HEADER + 8)
     magic, size = struct.unpack_from("<II", header.ljust(_HEADER + 8, b"\0"), _HEADER)
     if magic != _MAGIC:
-        raise CompilerError(f"the compiler wrote what is no blob: its magic number is {magic}, not {_MAGIC}")
+        raise CompilerError(f"the compiler's output is no blob: its magic number is {magic}, not {_MAGIC}")
     if not 0 < size <= path.stat().st_size:
         what = f"{path.stat().st_size} of {size} bytes"
         raise CompilerError(f"the compiler's blob is cut off: {what}", hint="is the memory or the disk full?")
