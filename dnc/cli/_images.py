@@ -15,7 +15,6 @@ from dnc.errors import DncError, ImageError, warn
 from dnc.evaluation.datasets import SUFFIXES, is_folder, is_there
 from dnc.runtime.decoding import BoxHead
 from dnc.runtime.engine import Engine, load
-from dnc.runtime.preprocessing import read_image
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -57,8 +56,7 @@ def run_images(engine: Engine, paths: Sequence[Path], *, skip_bad: bool, quiet: 
         ImageError: an image cannot be read, or none can.
         DncError: the network takes no images.
     """
-    preprocessing = engine.manifest.preprocessing
-    if preprocessing is None:
+    if engine.manifest.preprocessing is None:
         shape = ", ".join(map(str, engine.manifest.input_shape))
         hint = f"use forward() of dnc.load({str(engine.folder)!r}) with an array (N, {shape})"
         raise DncError("this network takes no images", engine.folder, hint)
@@ -69,7 +67,7 @@ def run_images(engine: Engine, paths: Sequence[Path], *, skip_bad: bool, quiet: 
         for number, path in enumerate(paths, 1):
             report(f"{number}/{len(paths)}  {path}")
             try:
-                pixels = read_image(path, preprocessing.channels)
+                pixels = engine.inputs.pixels(path)
             except ImageError as error:
                 if not skip_bad:
                     raise

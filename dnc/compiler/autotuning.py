@@ -40,6 +40,7 @@ from dnc.graph.composites import is_composite
 from dnc.graph.rewriting import attribute
 from dnc.graph.serialization import check
 from dnc.passes import Pass, passes
+from dnc.runtime.inputs import noise
 from dnc.runtime.runners import Session
 from dnc.runtime.timing import Ratio, Timings, device_name, interleave, processors
 from dnc.targets import Target
@@ -330,9 +331,7 @@ class _Bench:
             assert value.shape is not None
             assert value.dtype is not None
             sides = [side if isinstance(side, int) else self._batch for side in value.shape]
-            kind = value.dtype.numpy()
-            drawn = generator.random(sides, np.float32) * (255 if kind == np.uint8 else 1)
-            feeds[value.name or ""] = drawn.astype(kind)
+            feeds[value.name or ""] = noise(sides, value.dtype.numpy(), generator)
         return feeds
 
 

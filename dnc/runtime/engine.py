@@ -112,7 +112,7 @@ class Engine:
         """Makes results of what a run gives."""
         self.observer: Observer | None = None
         """Is told when a stage of a run begins, in the thread that runs: "preprocess", "infer", "postprocess", and
-        "done" after the last one. Pixels are read before, and `forward` has no stage but the second."""
+        "done" after the last one. Files are read before the first one; `forward` has the second one alone."""
         self._runner = runner
         self._threads = threads
         self._options = dict(options or {})

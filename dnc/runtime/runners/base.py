@@ -7,12 +7,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-import numpy.typing as npt
+import numpy as np
 
 from dnc.errors import TargetError
 from dnc.runtime.options import Option, parse_options
+from dnc.typing import Array
 
-__all__ = ["Runner", "Session"]
+__all__ = ["Runner", "Session", "checked"]
 
 
 class Session(ABC):
@@ -22,10 +23,10 @@ class Session(ABC):
     """What it really runs on, in the engine's own words."""
 
     @abstractmethod
-    def run(self, inputs: Mapping[str, npt.NDArray[Any]]) -> list[npt.NDArray[Any]]:
+    def run(self, inputs: Mapping[str, Array]) -> list[Array]:
         """The outputs in the model's order, for inputs by name."""
 
-    def profile(self, inputs: Mapping[str, npt.NDArray[Any]], runs: int) -> list[tuple[str, float]]:
+    def profile(self, inputs: Mapping[str, Array], runs: int) -> list[tuple[str, float]]:
         """How long each node takes, for `dnc bench --layers`.
 
         Args:
@@ -40,6 +41,35 @@ class Session(ABC):
             TargetError: the engine does not tell.
         """
         raise TargetError(f"{self.device} does not tell how long its layers take", hint="measure on another target")
+
+
+def checked(
+    library: str,
+    inputs: Mapping[str, Array],
+    types: Mapping[str, np.dtype[Any]],
+    shapes: Mapping[str, Sequence[object]] | None = None,
+) -> list[Array]:
+    """The inputs of a run in the model's order, for a library that would take others as they lie.
+
+    Args:
+        library: the library, for messages.
+        types: types of the model's inputs.
+        shapes: their shapes; what is no number in one may be any.
+
+    Raises:
+        TargetError: there is another number of inputs, or one has another name, type or shape.
+    """
+    if inputs.keys() != types.keys():
+        raise TargetError(f"{library} failed: the inputs are {', '.join(types)}, not {', '.join(inputs)}")
+    for name, dtype in types.items():
+        array = inputs[name]
+        if not isinstance(array, np.ndarray) or array.dtype != dtype:
+            raise TargetError(f"{library} failed: input {name} is no array of {dtype}")
+        wanted = array.shape if shapes is None else tuple(shapes[name])
+        fits = [side == size for side, size in zip(wanted, array.shape, strict=False) if isinstance(side, int)]
+        if array.ndim != len(wanted) or not all(fits):
+            raise TargetError(f"{library} failed: input {name} has shape {array.shape}, not {wanted}")
+    return [inputs[name] for name in types]
 
 
 class Runner(ABC):

@@ -34,6 +34,7 @@ from dnc.files import cache_dir, prune
 from dnc.runtime.manifest import MANIFEST
 from dnc.runtime.options import Option, one_of
 from dnc.runtime.runners import Runner, Session, runners
+from dnc.runtime.runners.base import checked
 from dnc.runtime.timing import typical, warm_up
 from dnc.typing import Array
 
@@ -118,12 +119,8 @@ class OpenvinoSession(Session):
 
     def run(self, inputs: Mapping[str, Array]) -> list[Array]:
         """Runs on whichever request is free. Inputs are read where they lie."""
-        if inputs.keys() != self._types.keys():
-            # A request would take what it was given the last time.
-            raise TargetError(f"OpenVINO failed: the inputs are {', '.join(self._types)}, not {', '.join(inputs)}")
-        for name, array in inputs.items():
-            if not isinstance(array, np.ndarray) or array.dtype != self._types[name]:
-                raise TargetError(f"OpenVINO failed: input {name} is no array of {self._types[name]}")
+        # For an input that is missing, a request would take what it was given the last time.
+        checked("OpenVINO", inputs, self._types)
         count = next((len(array) for name, array in inputs.items() if name == "input" and array.ndim), 0)
         try:
             return self._requests(count).run(inputs)

@@ -39,7 +39,8 @@ import numpy as np
 import numpy.typing as npt
 
 from dnc.errors import TargetError
-from dnc.runtime.runners.base import Session
+from dnc.runtime.inputs import noise
+from dnc.runtime.runners.base import Session, checked
 from dnc.runtime.runners.cuda.device import runs_on
 from dnc.runtime.runners.tvm.instrument import measured
 from dnc.runtime.runners.tvm.processor import architecture
@@ -175,10 +176,7 @@ class GpuSession(Session):
                 raise TargetError(what, path, "--option graphs=off")
             return
         generator = np.random.default_rng(0)
-        arrays = []
-        for name, dtype in self._inputs.items():
-            numbers = generator.random(self._shapes[name])
-            arrays.append((numbers * (255 if dtype.kind == "u" else 1)).astype(dtype))
+        arrays = [noise(self._shapes[name], dtype, generator) for name, dtype in self._inputs.items()]
         try:
             # What kernels allocate by themselves is there afterwards, and stays where it is.
             expected = self._run(arrays, self._plain)
@@ -232,19 +230,12 @@ class GpuSession(Session):
 
     def _arrays(self, inputs: Mapping[str, Array]) -> list[Array]:
         """The inputs in the model's order."""
-        if inputs.keys() != self._inputs.keys():
-            raise TargetError(f"TVM failed: the inputs are {', '.join(self._inputs)}, not {', '.join(inputs)}")
-        for name, dtype in self._inputs.items():
-            if not isinstance(inputs[name], np.ndarray) or inputs[name].dtype != dtype:
-                raise TargetError(f"TVM failed: input {name} is no array of {dtype}")
-            shape, wanted = inputs[name].shape, self._shapes[name]
-            if len(shape) != len(wanted) or any(b not in (None, a) for a, b in zip(shape, wanted, strict=True)):
-                raise TargetError(f"TVM failed: input {name} has shape {shape}, not {wanted}")
+        arrays = checked("TVM", inputs, self._inputs, self._shapes)
         if self._owner != os.getpid():
             raise TargetError(
                 "CUDA cannot be used in a process that forked after the engine was opened", hint="open it there"
             )
-        return [inputs[name] for name in self._inputs]
+        return arrays
 
     def _run(self, arrays: Arrays, function: Any) -> list[Array]:
         with _gate.shared():

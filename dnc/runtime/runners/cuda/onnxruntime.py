@@ -46,7 +46,7 @@ import numpy as np
 from dnc.errors import TargetError, warn
 from dnc.files import cache_dir, prune
 from dnc.runtime.manifest import MANIFEST
-from dnc.runtime.runners.base import Session
+from dnc.runtime.runners.base import Session, checked
 from dnc.runtime.runners.onnx import MODEL, OnnxSession, import_onnxruntime
 from dnc.typing import Array
 
@@ -282,11 +282,13 @@ class CudaSession(OnnxSession):
         super().__init__(path, list(settings), threads)
         first = next(iter(settings.values()), {})
         self._place = ("cuda" if self.providers[0] != CPU else "cpu", int(first.get("device_id", "0")))
-        self._inputs = {input.name: input for input in self._session.get_inputs()}
+        inputs = self._session.get_inputs()
+        self._types = {meta.name: np.dtype(_TYPES[meta.type]) for meta in inputs}
+        self._shapes = {meta.name: meta.shape for meta in inputs}
         self._lock = threading.Lock()
         self._turn: Any = threading.Lock() if graphs else contextlib.nullcontext()
         self._free: list[_Bound] = []
-        free = [input.name for input in self._inputs.values() if any(not isinstance(side, int) for side in input.shape)]
+        free = [name for name, shape in self._shapes.items() if any(not isinstance(side, int) for side in shape)]
         if graphs and free:
             what = f"CUDA graphs need fixed shapes, and {', '.join(free)} has none"
             raise TargetError(what, path, "compile it with --batch N, or leave out graphs=on")
@@ -302,7 +304,8 @@ class CudaSession(OnnxSession):
 
     def run(self, inputs: Arrays) -> list[Array]:
         """Copies to the device, runs there, and copies back."""
-        self._check(inputs)
+        # onnxruntime would copy an array of another type, or of another shape, as it lies.
+        checked("ONNX Runtime", inputs, self._types, self._shapes)
         shapes = {name: np.shape(array) for name, array in inputs.items()}
         try:
             with self._turn:
@@ -314,18 +317,6 @@ class CudaSession(OnnxSession):
         except Exception as error:
             raise TargetError(f"ONNX Runtime failed: {error}") from error
         return outputs
-
-    def _check(self, inputs: Arrays) -> None:
-        """onnxruntime would copy an array of another type, or of another shape, as it lies."""
-        if inputs.keys() != self._inputs.keys():
-            raise TargetError(f"ONNX Runtime failed: the inputs are {', '.join(self._inputs)}, not {', '.join(inputs)}")
-        for name, meta in self._inputs.items():
-            array = inputs[name]
-            if not isinstance(array, np.ndarray) or array.dtype != _TYPES[meta.type]:
-                raise TargetError(f"ONNX Runtime failed: input {name} is no {meta.type}")
-            fits = [side == size for side, size in zip(meta.shape, array.shape, strict=False) if isinstance(side, int)]
-            if array.ndim != len(meta.shape) or not all(fits):
-                raise TargetError(f"ONNX Runtime failed: input {name} has shape {array.shape}, not {meta.shape}")
 
     def _take(self, shapes: Mapping[str, tuple[int, ...]]) -> _Bound:
         """Memory for arrays of these shapes, which no other thread has."""

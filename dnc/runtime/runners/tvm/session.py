@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 
 from dnc.errors import TargetError
-from dnc.runtime.runners.base import Session
+from dnc.runtime.runners.base import Session, checked
 from dnc.runtime.runners.tvm.instrument import measured
 from dnc.runtime.runners.tvm.processor import architecture, missing_extensions
 from dnc.runtime.timing import processors
@@ -181,15 +181,7 @@ class TvmSession(Session):
 
     def _arrays(self, inputs: Mapping[str, Array]) -> list[Array]:
         """The inputs in the model's order, as TVM can read them."""
-        if inputs.keys() != self._inputs.keys():
-            raise TargetError(f"TVM failed: the inputs are {', '.join(self._inputs)}, not {', '.join(inputs)}")
-        arrays = []
-        for name, dtype in self._inputs.items():
-            array = inputs[name]
-            if not isinstance(array, np.ndarray) or array.dtype != dtype:
-                raise TargetError(f"TVM failed: input {name} is no array of {dtype}")
-            arrays.append(_aligned(array))
-        return arrays
+        return list(map(_aligned, checked("TVM", inputs, self._inputs)))
 
 
 def _aligned(array: Array) -> Array:
