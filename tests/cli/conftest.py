@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -41,3 +42,18 @@ def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         Image.fromarray(generator.integers(0, 256, sides, np.uint8)).save(folder / name)
     (folder / "notes.txt").write_text("no image", encoding="utf-8")
     return folder
+
+
+@pytest.fixture
+def folder(engines: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """tiny.cfg, tiny.weights, obj.data with three images to train on and one to validate with; the current folder."""
+    for name in ("tiny.cfg", "tiny.weights"):
+        shutil.copy(engines / name, tmp_path / name)
+    generator = np.random.default_rng(0)
+    for name in ("a", "b", "c", "d"):
+        Image.fromarray(generator.integers(0, 256, (12, 20, 3), np.uint8)).save(tmp_path / f"{name}.png")
+    (tmp_path / "train.txt").write_text("a.png\nb.png\nc.png\n", encoding="utf-8")
+    (tmp_path / "valid.txt").write_text("d.png\n", encoding="utf-8")
+    (tmp_path / "obj.data").write_text("classes = 2\ntrain = train.txt\nvalid = valid.txt\n", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path

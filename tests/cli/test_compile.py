@@ -30,7 +30,10 @@ def test_options_are_those_of_the_library() -> None:
     options = {parameter.name for parameter in compile_command.params} - {"as_json"} - short
     assert options == {"cfg", "weights", "out", *(field.name for field in fields(CompileOptions))}
     assert options == ({parameter.name for parameter in explain_command.params} | {"cfg", "out"}) - {
-        "as_json", "what", "only", *short
+        "as_json",
+        "what",
+        "only",
+        *short,
     }
 
 

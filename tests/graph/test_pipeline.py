@@ -15,7 +15,7 @@ import dnc
 from dnc.darknet.lower import lower
 from dnc.darknet.network import Network
 from dnc.errors import BundleError, DncError, PassError, Where
-from dnc.graph.pipeline import Applied, Pipeline
+from dnc.graph.pipeline import Applied, Decision, Pipeline, Step
 from dnc.graph.rewriting import Remarks
 from dnc.passes import Pass, passes
 from tests.networks import TINY
@@ -158,3 +158,27 @@ def test_skip(write: Callable[..., Path], tmp_path: Path) -> None:
     np.testing.assert_allclose(engine.forward(x)[0], expected, rtol=0, atol=1e-5)
     operators = [node.op_type for node in onnx.load(tmp_path / "c" / "model.onnx").graph.node]
     assert "BatchNormalization" in operators
+
+
+def test_decision(lowered: ir.Model) -> None:
+    """It sees what the passes before it left; its steps run where it stands, but for those that are skipped."""
+    seen: list[int] = []
+
+    def decide(model: ir.Model) -> list[Step]:
+        seen.append(sum(node.op_type == "BatchNormalization" for node in model.graph))
+        return [Step(item) for item in chosen("eliminate-dead-code", "fold-constants")]
+
+    before = sum(node.op_type == "BatchNormalization" for node in lowered.graph)
+    steps = [*chosen("fold-batchnorm"), Decision("choice", decide), *chosen("eliminate-identity")]
+    applied = Pipeline(steps).run(lowered, skip=["fold-constants"])
+    assert [item.name for item in applied] == ["fold-batchnorm", "eliminate-dead-code", "eliminate-identity"]
+    assert (before, seen) == (1, [0])
+
+
+def test_a_named_pass_must_do_something(lowered: ir.Model) -> None:
+    """An optimization may find nothing; what needs something that is not there was asked for in vain."""
+    Pipeline([Step(passes["merge-pools"](), named=True)]).run(lowered)
+    for name, reason in (("quantize", "no range of input was calibrated"), ("diagonalwise", "no depthwise convolution")):
+        assert Pipeline([Step(passes[name]())]).run(lowered)[0].count == 0
+        with pytest.raises(PassError, match=f"pass {name}: .*{reason}"):
+            Pipeline([Step(passes[name](), named=True)]).run(lowered)
