@@ -143,19 +143,19 @@ def _apply(model: ir.Model, step: Step, verify: Verifier | None) -> Applied:
     start = time.perf_counter()
     try:
         remarks = rewriting.rewrite(model)
-        unmet = rewriting.unmet(remarks) if step.named else ""
-        if unmet:
-            raise PassError(unmet, hint="leave it out of --passes, or give it what it needs")
         if remarks.count:
             check(model, "the pass")
         seconds = time.perf_counter() - start
         changed = verify.compare(model, rewriting.tolerance) if verify is not None and remarks.count else None
     except DncError as error:
-        hint = error.hint or f"--skip {step.name} leaves the pass out"
+        hint = f"--skip {step.name} leaves the pass out"
         raise PassError(f"pass {step.name}: {error.message}", error.where, hint) from error
     except Exception as error:
         error.add_note(f"in pass {step.name}; --skip {step.name} leaves it out")
         raise
+    unmet = rewriting.unmet(remarks) if step.named else ""
+    if unmet:
+        raise PassError(f"pass {step.name}: {unmet}", hint="leave it out of --passes, or give it what it needs")
     return Applied(step.name, rewriting.tolerance, remarks, seconds, changed)
 
 
