@@ -37,13 +37,13 @@ def prune(root: Path, limit: int, keep: Collection[Path]) -> None:
         limit: bytes.
         keep: folders that stay.
     """
-    folders = sorted((each for each in root.iterdir() if each.is_dir()), key=lambda each: each.stat().st_mtime)
-    sizes = {each: sum(file.stat().st_size for file in each.iterdir()) for each in folders}
+    folders = sorted((path for path in root.iterdir() if path.is_dir()), key=lambda path: path.stat().st_mtime)
+    sizes = {folder: sum(file.stat().st_size for file in folder.iterdir()) for folder in folders}
     total = sum(sizes.values())
-    for each in folders:
-        if total > limit and each not in keep:
-            shutil.rmtree(each, ignore_errors=True)
-            total -= sizes[each]
+    for folder in folders:
+        if total > limit and folder not in keep:
+            shutil.rmtree(folder, ignore_errors=True)
+            total -= sizes[folder]
 
 
 @contextmanager

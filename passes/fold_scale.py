@@ -60,7 +60,7 @@ class FoldScale(Pass):
                 reason = _fold(node, source, affine, model.graph)
                 if not reason:
                     remarks.apply(node, f"{node.op_type} folded into the weights")
-                elif any(is_product(each) for each in beside):
+                elif any(is_product(node) for node in beside):
                     remarks.miss(node, reason)
             if remarks.count == count:
                 return remarks

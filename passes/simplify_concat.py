@@ -98,8 +98,8 @@ def _join(node: ir.Node, graph: ir.Graph, remarks: Remarks) -> None:
     node.resize_inputs(len(parts))
     for position, part in enumerate(parts):
         node.replace_input_with(position, part)
-    for each in inner:
-        graph.remove(each, safe=True)
+    for inner_node in inner:
+        graph.remove(inner_node, safe=True)
     remarks.apply(node, f"joined with {len(inner)} before it")
 
 
@@ -212,17 +212,17 @@ def _upsample_later(node: ir.Node, graph: ir.Graph, remarks: Remarks) -> None:
     rename(upsampled, f"{node.name}/moved")
     upsampled.shape = None if last.shape is None else ir.Shape([*last.shape[:2], *shape[2:]])
     upsampled.type = last.type
-    for each in moved:
-        for position, value in enumerate(each.inputs):
+    for follower in moved:
+        for position, value in enumerate(follower.inputs):
             if value is upsampled:
-                each.replace_input_with(position, source)
-        result = each.outputs[0]
+                follower.replace_input_with(position, source)
+        result = follower.outputs[0]
         result.shape = None if result.shape is None else ir.Shape([*result.shape[:2], *small[2:]])
     replace_uses(last, upsampled, graph)
     node.replace_input_with(0, last)
     graph.remove(node)
     graph.insert_after(moved[-1], node)
-    remarks.apply(node, f"after {', '.join(each.op_type for each in moved)}")
+    remarks.apply(node, f"after {', '.join(follower.op_type for follower in moved)}")
 
 
 def _pixelwise(start: ir.Value) -> tuple[Sequence[ir.Node], ir.Value]:

@@ -94,7 +94,9 @@ def _places(node: ir.Node, opset: int) -> list[int]:
     if any(attribute.type == ir.AttributeType.GRAPH for attribute in node.attributes.values()):
         return []
     schema = onnx.defs.get_schema(node.op_type, opset)
-    narrow = {each.type_param_str for each in schema.type_constraints if _NAME in each.allowed_type_strs}
+    narrow = {
+        constraint.type_param_str for constraint in schema.type_constraints if _NAME in constraint.allowed_type_strs
+    }
     places, types = [], set()
     for place, value in enumerate(node.inputs):
         kind = schema.inputs[min(place, len(schema.inputs) - 1)].type_str

@@ -106,7 +106,7 @@ def _zeros(array: _Array, axis: int, size: int) -> tuple[int, int]:
 
 def _is_zero(filters: _Array) -> bool:
     """Whether all is 0, decided by the first filter that is not."""
-    return not any(np.any(each) for each in filters)
+    return not any(np.any(part) for part in filters)
 
 
 def _text(sizes: list[int]) -> str:

@@ -157,7 +157,7 @@ def unique(names: Sequence[str]) -> list[str]:
     found: list[str] = []
     for name in names:
         numbered = (name if number == 1 else f"{name} ({number})" for number in itertools.count(1))
-        found.append(next(each for each in numbered if each not in found))
+        found.append(next(name for name in numbered if name not in found))
     return found
 
 

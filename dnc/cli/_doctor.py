@@ -102,9 +102,9 @@ def examine(seconds: float = SECONDS, progress: Progress = silent) -> dict[str, 
         progress: is told what happens now.
     """
     states = []
-    for each in (*targets, *([_BY_TVM] if "cuda" in targets else [])):
-        progress(f"trying target {each}")
-        states.append(asdict(_state(each, seconds)))
+    for target in (*targets, *([_BY_TVM] if "cuda" in targets else [])):
+        progress(f"trying target {target}")
+        states.append(asdict(_state(target, seconds)))
     progress("looking at the machine")
     return {
         "dnc": dnc.__version__,
@@ -152,7 +152,7 @@ def try_target(name: str) -> State:
     if not off <= TOLERANCE:
         remedy = "please report it, with what `dnc doctor --json` prints"
         return State(name, "fails", device, f"its numbers are {off:.1%} off", remedy)
-    notes = [str(each.message).splitlines()[0] for each in told if issubclass(each.category, DncWarning)]
+    notes = [str(warning.message).splitlines()[0] for warning in told if issubclass(warning.category, DncWarning)]
     return State(name, "works", device, "; ".join(notes))
 
 
@@ -237,7 +237,7 @@ def _cache() -> dict[str, Any]:
 
 def _conflicts() -> list[str]:
     """Distributions that overwrite each other's files."""
-    names = {(each.metadata["Name"] or "").lower() for each in distributions()}
+    names = {(distribution.metadata["Name"] or "").lower() for distribution in distributions()}
     builds = sorted(names & {"onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "onnxruntime-directml"})
     if len(builds) < 2:
         return []

@@ -98,7 +98,7 @@ def read_work(folder: Path, manifest: Manifest, batch: int = 1) -> list[Work]:
         return work_of(*_read_onnx(onnx.load(str(folder / "model.onnx")), manifest, batch))
     try:
         described = json.loads((folder / "model.json").read_text(encoding="utf-8"))["work"]
-        return [Work(each["place"], each["where"], each["operations"], each["bytes"]) for each in described]
+        return [Work(entry["place"], entry["where"], entry["operations"], entry["bytes"]) for entry in described]
     except (OSError, ValueError, LookupError, TypeError) as error:
         what = f"the layers of an engine of target {manifest.target} are not known"
         raise TargetError(what, folder, "build the engine again") from error
@@ -112,7 +112,7 @@ def described_work(model: ir.Model, manifest: Manifest) -> list[dict[str, Any]]:
     nodes, sizes, constants = _read_onnx(small_model(whole), manifest, batch)
     found = work_of(nodes, sizes, [*constants, *whole.graph.initializers])
     return [
-        {"place": each.place, "where": each.where, "operations": each.operations, "bytes": each.bytes} for each in found
+        {"place": work.place, "where": work.where, "operations": work.operations, "bytes": work.bytes} for work in found
     ]
 
 
@@ -220,7 +220,7 @@ def _read_onnx(
     sizes = {name: float(math.prod(shape)) * widths.get(name, 4) for name, shape in shapes.items()}
     nodes = []
     for node in graph.node:
-        attributes = {each.name: onnx.helper.get_attribute_value(each) for each in node.attribute}
+        attributes = {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
         reads, writes = [name for name in node.input if name], [name for name in node.output if name]
         sides = [shapes.get(name, ()) for name in node.input]
         per_output = 0.0
@@ -235,7 +235,7 @@ def _read_onnx(
             per_output = float(math.prod(attributes["kernel_shape"]))
         output, read = math.prod(shapes.get(writes[0], ())), math.prod(sides[0]) if sides else 0
         operations = _operations(node.op_type, output, read, per_output)
-        where = next((each.value for each in node.metadata_props if each.key == "dnc.where"), "")
+        where = next((entry.value for entry in node.metadata_props if entry.key == "dnc.where"), "")
         nodes.append(Node(node.name, node.op_type, reads, writes, operations, where))
     nodes.append(Node("", "Result", [value.name for value in graph.output], [], 0.0))
     return nodes, sizes, constants

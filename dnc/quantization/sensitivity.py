@@ -140,9 +140,9 @@ def drop(
     tell = progress or (lambda _: None)
     with _measure(dataset) as measure:
         values = []
-        for each in (exact, other):
-            tell(f"measuring {each.target.title}")
-            values.append(measure(each.model, each.target, each.manifest))
+        for variant in (exact, other):
+            tell(f"measuring {variant.target.title}")
+            values.append(measure(variant.model, variant.target, variant.manifest))
     return abs(values[0] - values[1]) * 100
 
 
@@ -189,7 +189,7 @@ def noises(
 def _noise(noisy: Sequence[Mapping[str, Array]], clean: Sequence[Mapping[str, Array]]) -> float:
     shares = []
     for name in clean[0]:
-        signal = sum(float(np.square(each[name], dtype=np.float64).sum()) for each in clean)
+        signal = sum(float(np.square(outputs[name], dtype=np.float64).sum()) for outputs in clean)
         error = sum(
             float(np.square(one[name].astype(np.float64) - other[name]).sum())
             for one, other in zip(noisy, clean, strict=True)

@@ -46,7 +46,7 @@ class Affine(NamedTuple):
 
     def part(self, start: int, stop: int) -> Affine:
         """That of some of the channels."""
-        return Affine(*(each if each.size == 1 else each[start:stop] for each in self))
+        return Affine(*(array if array.size == 1 else array[start:stop] for array in self))
 
 
 def refusal_after(value: ir.Value, graph: ir.Graph) -> str:

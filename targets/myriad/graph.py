@@ -199,7 +199,7 @@ def _leave_out_rounding(graph: ir.Graph) -> None:
 def _split(node: ir.Node, graph: ir.Graph) -> None:
     source = node.inputs[0]
     tensors = [constant_array(value) for value in node.inputs[1:]]
-    numbers = [int(each.numpy().reshape(-1)[0]) for each in tensors if each is not None and each.size == 1]
+    numbers = [int(tensor.numpy().reshape(-1)[0]) for tensor in tensors if tensor is not None and tensor.size == 1]
     if source is None or source.shape is None or len(numbers) < len(tensors) or len(numbers) < 3:
         return
     start, stop, axis, step = (*numbers, 1)[:4]

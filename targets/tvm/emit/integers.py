@@ -156,7 +156,7 @@ def _moved(b: RelaxBuilder, node: ir.Node, held: Sequence[Held]) -> list[Value |
         return None
     numbers = [value.numbers if isinstance(value, Dequantized) else value for value in held]
     found = OPERATORS[node.op_type](b, node, numbers)
-    return [replace(first, numbers=each) for each in (found if isinstance(found, list) else [found])]
+    return [replace(first, numbers=numbers) for numbers in (found if isinstance(found, list) else [found])]
 
 
 def _conv(b: RelaxBuilder, node: ir.Node, data: Dequantized, weights: Dequantized, bias: Array | None) -> Tensor | None:
@@ -185,7 +185,7 @@ def _conv(b: RelaxBuilder, node: ir.Node, data: Dequantized, weights: Dequantize
     sums = b.compute(conv2d, b.last(numbers).expr, matrix, last=True, name="conv2d", attributes={JOINS: "sums"})
     reached = places if data.params.zero_point else None
     scale, shift = _factors(data, weights, bias, kernel.sum(axis=1, dtype=np.int64), reached)
-    return _reals(b, sums, scale, shift, [_row(each) for each in places])
+    return _reals(b, sums, scale, shift, [_row(place) for place in places])
 
 
 def _filled(b: RelaxBuilder, numbers: Tensor, missing: int) -> Tensor:

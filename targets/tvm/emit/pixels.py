@@ -50,7 +50,7 @@ def _resampled(b: RelaxBuilder, p: Preprocess, image: Any) -> Tensor:
         whole = b.compute(make.cubic_rows, part.expr, down, weights.expr, last=True, name="rows")
         return b.compute(make.cubic_pixels, whole.expr, last=True, name="pixels")
     samples = [b.compute(make.samples, image, axis, name="samples") for axis in (_WIDTH, _HEIGHT)]
-    return b.compute(make.pixels, image, *(each.expr for each in samples), last=True, name="pixels")
+    return b.compute(make.pixels, image, *(sample.expr for sample in samples), last=True, name="pixels")
 
 
 _HEIGHT, _WIDTH = 1, 2
@@ -88,7 +88,7 @@ class _Pixels:
     def _sizes(self, image: Any, axis: int) -> tuple[Any, Any]:
         """An axis of the image, and what it is brought to."""
         p, tirx = self._p, self._tir
-        height, width = (tirx.Cast("int64", image.shape[each]) for each in (_HEIGHT, _WIDTH))
+        height, width = (tirx.Cast("int64", image.shape[axis]) for axis in (_HEIGHT, _WIDTH))
         tall, broad = _whole(p.height), _whole(p.width)
         if p.mode == "letterbox":
             wide = _real(p.width) / _real(width) < _real(p.height) / _real(height)

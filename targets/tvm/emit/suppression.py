@@ -48,7 +48,8 @@ def suppressed(b: RelaxBuilder, given: Sequence[Tensor], limit: int, exponent: f
     shape = given[1].shape
     most = min(math.prod(shape), limit)
     real = [
-        each if each.dtype == "float32" else b.emit(b.op.astype(each.expr, "float32")) for each in map(b.first, given)
+        tensor if tensor.dtype == "float32" else b.emit(b.op.astype(tensor.expr, "float32"))
+        for tensor in map(b.first, given)
     ]
     rows = b.call(_suppress(shape, most, exponent), real, "suppress")
     count = b.call(_count(most), [rows], "count")
@@ -125,7 +126,7 @@ def _suppress(shape: Sequence[int], most: int, exponent: float | None) -> Any:
             ),
             step.add(index(1)),
         )
-        row = [*(tirx.Cast("float32", each) for each in (image, kind)), score(mine)]
+        row = [*(tirx.Cast("float32", value) for value in (image, kind)), score(mine)]
         row += [side(mine, axis) for axis in range(4)]
         take = [tirx.BufferStore(rows, value, [length.get(), index(column)]) for column, value in enumerate(row)]
         return sequence(
@@ -140,7 +141,7 @@ def _suppress(shape: Sequence[int], most: int, exponent: float | None) -> Any:
         )
 
     body = sequence(
-        *(tirx.AllocBuffer(each.buffer) for each in (order, other, kept, found, length)),
+        *(tirx.AllocBuffer(memory.buffer) for memory in (order, other, kept, found, length)),
         found.set(index(0)),
         loop(math.prod(shape), select),
         _sorted(order, other, found, score),
@@ -217,7 +218,7 @@ def _sorted(order: _List, other: _List, found: _Cell, score: Callable[[Expr], Ex
     pairs = tirx.floordiv(found.get() + 2 * width.get() - 1, 2 * width.get())
     step = sequence(loop(pairs, merge), loop(found.get(), copy), width.set(2 * width.get()))
     return sequence(
-        *(tirx.AllocBuffer(each.buffer) for each in (width, left, right)),
+        *(tirx.AllocBuffer(memory.buffer) for memory in (width, left, right)),
         width.set(index(1)),
         tirx.While(width.get() < found.get(), step),
     )
