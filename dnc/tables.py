@@ -84,5 +84,3 @@ class Table:
             # As Text, because a plain string's [section] would be taken for markup.
             table.add_row(*(Text(cell) for cell in cells), style=style)
         Console().print(table)
-
-

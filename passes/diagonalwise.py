@@ -47,7 +47,6 @@ class Diagonalwise(Pass):
 
     Args:
         only: the width for each of these nodes, by name; no other node is rewritten then, and `width` is not used.
-        **values: options.
 
     Raises:
         PassError: a width is below 2, which would rewrite nothing.

@@ -30,7 +30,6 @@ class GroupedToDense(Pass):
     Args:
         only: the groups that are left of each of these nodes, by name; no other node is rewritten then, and `groups` is
             not used.
-        **values: options.
 
     Raises:
         PassError: a group count is below 1.

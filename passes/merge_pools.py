@@ -150,10 +150,7 @@ def _windows(node: ir.Node) -> list[Window]:
 
 def _attributes(windows: Sequence[Window]) -> dict[str, ir.Attr]:
     sizes, begins, ends = zip(*windows, strict=True)
-    return {
-        "kernel_shape": ir.AttrInt64s("kernel_shape", sizes),
-        "pads": ir.AttrInt64s("pads", [*begins, *ends]),
-    }
+    return {"kernel_shape": ir.AttrInt64s("kernel_shape", sizes), "pads": ir.AttrInt64s("pads", [*begins, *ends])}
 
 
 def _set_windows(node: ir.Node, windows: Sequence[Window]) -> None:

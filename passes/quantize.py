@@ -60,7 +60,6 @@ class Quantize(Pass):
 
     Args:
         spec: where the target wants 8-bit numbers.
-        **values: options.
     """
 
     name: ClassVar[str] = "quantize"

@@ -179,9 +179,7 @@ class Target(Destination):
 
         Args:
             model: what is left after the passes; it stays as it is.
-            folder: the folder.
             manifest: the network's heads, labels and preprocessing; None for parts of networks that are only measured.
-            progress: is told what happens now.
 
         Returns:
             Remarks on the engine, by topic: they are kept in engine.json and shown.
@@ -221,7 +219,6 @@ class TunableTarget(Target):
             trials: how many to measure.
             remote: where to measure, if not here.
             cache: the folder to keep measurements in; none are kept if not given.
-            progress: is told what happens now.
 
         Returns:
             What `build` does; and for engine.json, under `tuning`, what was measured.

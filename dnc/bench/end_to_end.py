@@ -152,12 +152,8 @@ def run(
 
     Args:
         subject: the engine, with a batch of 1.
-        source: the frames.
-        seconds: how long.
         least: frames at least.
         rate: frames a second that come, whether the engine is ready or not; the source's own, or none, if 0.
-        clock, sleep: for tests.
-        progress: is told what happens now.
 
     Raises:
         DncError: the engine takes no images, a frame cannot be read, or there is none.

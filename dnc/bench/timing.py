@@ -161,7 +161,6 @@ def compete(
             the seconds if there is one alone, reach no further than this share of their values.
         confidence: of these intervals.
         clock, waiting: for tests; see `waited`.
-        progress: is told what happens now.
 
     Returns:
         The timings, with their openings and every single run.

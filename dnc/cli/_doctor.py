@@ -99,7 +99,6 @@ def examine(seconds: float = SECONDS, progress: Progress = silent) -> dict[str, 
 
     Args:
         seconds: how long each target may take.
-        progress: is told what happens now.
     """
     states = []
     for target in (*targets, *([_BY_TVM] if "cuda" in targets else [])):

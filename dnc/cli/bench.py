@@ -157,10 +157,7 @@ def command(
             remote and (sources or layers or peers or streams),
             "with --remote there are no images, layers, peers or streams",
         ),
-        (
-            remote and diff is not None and not all(map(is_engine, diff)),
-            "with --remote, --diff takes two engines",
-        ),
+        (remote and diff is not None and not all(map(is_engine, diff)), "with --remote, --diff takes two engines"),
         (peers and streams, "peers have one caller: leave --streams out"),
     ):
         if wrong:

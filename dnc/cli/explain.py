@@ -20,13 +20,7 @@ from dnc.tables import Column, Table
 @click.option("--json", "as_json", is_flag=True, help="Print a list of objects, one for each pass.")
 @click.pass_context
 def command(
-    context: click.Context,
-    /,
-    what: str,
-    weights: str | None,
-    only: tuple[str, ...],
-    as_json: bool,
-    **fields: object,
+    context: click.Context, /, what: str, weights: str | None, only: tuple[str, ...], as_json: bool, **fields: object
 ) -> None:
     """Show what each pass does to a network, or did to an engine's.
 

@@ -132,7 +132,6 @@ def autotune(
         threads: as for `Target.open`.
         cache: the folder to keep measurements in; none are kept if not given.
         feeds: inputs for the network as a whole; noise if not given.
-        progress: is told what is measured now.
 
     Raises:
         TargetError: the engine does not run the network itself.

@@ -44,7 +44,6 @@ def choose(
         folder: an empty folder.
         feeds: inputs by name.
         refused: why further targets are no candidates, by name.
-        progress: is told what happens now.
 
     Returns:
         The manifest of the chosen one, with `tuning["candidates"]` and a line of it in `report["choice"]`.

@@ -18,16 +18,7 @@ from dnc.darknet.cfg import find_cfg
 from dnc.darknet.network import Network
 from dnc.darknet.weights import write_weights
 from dnc.errors import DncError, ImageError, TargetError, close_match, warn
-from dnc.evaluation.comparison import (
-    TOLERANCE,
-    Comparison,
-    EngineSide,
-    Recording,
-    ReferenceSide,
-    Sample,
-    Side,
-    compare,
-)
+from dnc.evaluation.comparison import TOLERANCE, Comparison, EngineSide, Recording, ReferenceSide, Sample, Side, compare
 from dnc.runtime.engine import Engine, load
 from dnc.runtime.preprocessing import Preprocessing, read_image
 from dnc.targets import targets
@@ -37,8 +28,6 @@ __all__ = ["REFERENCE", "compare_files"]
 
 REFERENCE = "reference"
 """Stands for the reference interpreter where a target is named."""
-
-
 
 
 def compare_files(
@@ -73,7 +62,6 @@ def compare_files(
         seed: of random inputs and weights.
         tolerance: see the module's docstring.
         skip, lenient, cutoff: as for `dnc.compile`.
-        progress: is told what happens now.
 
     Raises:
         DncError: something cannot be read, there is nothing to compare with, or sizes differ.
@@ -183,11 +171,7 @@ def _warn_of_another(engine: Engine, network: Network) -> None:
 
 
 def _sample(
-    actual: Side,
-    expected: Side,
-    image: str | PathLike[str] | None,
-    input: str | PathLike[str] | None,
-    seed: int,
+    actual: Side, expected: Side, image: str | PathLike[str] | None, input: str | PathLike[str] | None, seed: int
 ) -> Sample:
     engines = [side.engine for side in (actual, expected) if isinstance(side, EngineSide)]
     networks = [side.network for side in (actual, expected) if isinstance(side, ReferenceSide)]

@@ -24,6 +24,7 @@ from dnc.typing import Progress, silent
 
 __all__ = ["compile", "compile_engine", "find_target", "offers_for"]
 
+
 def compile(
     cfg: str | PathLike[str],
     weights: str | PathLike[str] | None = None,

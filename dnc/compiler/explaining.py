@@ -44,8 +44,6 @@ def explain(
     Args:
         cfg: the .cfg file, or the name of a network of cfg/.
         weights: the .weights file; looked for as by `compile`; random ones stand in where there are none.
-        options: those of `compile`.
-        progress: is told what happens now.
 
     Raises:
         CfgError, WeightsError, PassError, TargetError: as `compile`.

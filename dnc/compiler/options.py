@@ -51,9 +51,7 @@ class CompileOptions:
     labels: Paths | None = _setting(None, "A file with one class name a line; else CFG's name with .names.", "path")
     batch: int | None = _setting(None, "Fix the batch size; else any.", "whole", low=1)
     input: str = _setting(
-        "f32",
-        "u8: the graph takes pixels (N, height, width, channels) and preprocesses them.",
-        choices=("f32", "u8"),
+        "f32", "u8: the graph takes pixels (N, height, width, channels) and preprocesses them.", choices=("f32", "u8")
     )
     preprocess: str | None = _setting(
         None,
@@ -98,9 +96,7 @@ class CompileOptions:
         flags=("--option",),
     )
     precision: str | None = _setting(
-        None,
-        "For --option precision=P: fp32, fp16, bf16, int8, mixed; see `dnc targets NAME`.",
-        metavar="P",
+        None, "For --option precision=P: fp32, fp16, bf16, int8, mixed; see `dnc targets NAME`.", metavar="P"
     )
     calibration: Paths | None = _setting(None, "What dnc calibrate wrote, for --precision int8 and mixed.", "path")
     keep: Sequence[str] = _setting((), "Leave these layers in float32: 36, 30-36, Add.", "names", metavar="LAYER,…")

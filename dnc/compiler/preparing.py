@@ -87,7 +87,6 @@ def prepare(
         batch: the size of batches; None for any.
         verifier: proves each pass.
         dump: a folder for the graph after each pass.
-        progress: is told what happens now.
 
     Raises:
         PassError: a pass failed, or changed the outputs.

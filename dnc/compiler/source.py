@@ -171,10 +171,7 @@ def preprocessing_for(network: Network, weights: str | PathLike[str], **wishes: 
 
 
 def _preprocessing(
-    network: Network,
-    heads: Sequence[Head],
-    wishes: Mapping[str, Any],
-    recorded: Mapping[str, Any],
+    network: Network, heads: Sequence[Head], wishes: Mapping[str, Any], recorded: Mapping[str, Any]
 ) -> Preprocessing | None:
     """What is wished, where that is not None; else what is recorded; else what Darknet does."""
     if len(network.input_shape) != 3 or network.input_shape[0] not in (1, 3, 4):

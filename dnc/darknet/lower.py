@@ -44,7 +44,6 @@ def lower(
     """Lowers a network with weights.
 
     Args:
-        network: the network.
         batch: the batch size, or the name of a free one.
         layers: layers whose outputs become graph outputs besides the heads' (after them, in order).
         decode: "host": the heads' maps are the outputs; "graph": boxes and scores; "graph+nms": detections.

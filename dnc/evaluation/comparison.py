@@ -43,17 +43,7 @@ if TYPE_CHECKING:
     from dnc.runtime.engine import Engine
     from dnc.runtime.preprocessing import Pixels
 
-__all__ = [
-    "TOLERANCE",
-    "Comparison",
-    "EngineSide",
-    "Recording",
-    "ReferenceSide",
-    "Row",
-    "Sample",
-    "Side",
-    "compare",
-]
+__all__ = ["TOLERANCE", "Comparison", "EngineSide", "Recording", "ReferenceSide", "Row", "Sample", "Side", "compare"]
 
 TOLERANCE = 1e-4
 """float32 rounds by 6e-8 of a value; the sums of a deep network, in another order, bring that to some 1e-6."""

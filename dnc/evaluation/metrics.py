@@ -527,9 +527,7 @@ def _names(engine: Engine, dataset: Dataset, classes: int) -> Sequence[str]:
     return [engine.labels[index] if index < len(engine.labels) else str(index) for index in range(classes)]
 
 
-def _class_ids(
-    dataset: Dataset, classes: int, names: Sequence[str], labels: str | PathLike[str] | None
-) -> list[int]:
+def _class_ids(dataset: Dataset, classes: int, names: Sequence[str], labels: str | PathLike[str] | None) -> list[int]:
     path = labels if labels is not None or dataset.data is None else dataset.data.find("labels")
     return class_truth(dataset.entries, classes, labels=read_names(path) if path is not None else (), names=names)
 

@@ -1,7 +1,7 @@
 """An ordered list of passes: why each stands where it does, what it did, and the proof that it kept the numbers.
 
-A target makes one pipeline from its options (`Target.pipeline`); compile, explain, autotune and quantization run it. Some
-steps are known only when the model has come so far: which form a convolution takes, which layers stay in float32.
+A target makes one pipeline from its options (`Target.pipeline`); compile, explain, autotune and quantization run it.
+Some steps are known only when the model has come so far: which form a convolution takes, which layers stay in float32.
 Such a step is a `Decision`, which looks at the model and gives the steps that follow.
 
 onnx_ir has a PassManager, but it hides which pass failed and why; this is all that is needed of it.
@@ -108,7 +108,6 @@ class Pipeline:
         """Applies the passes to the model in place, and checks it after each that changed something.
 
         Args:
-            model: the model.
             skip: passes to leave out, also of those that a decision gives.
             dump: a folder for `00-lowered.onnx`, `.txt` and the same after each pass.
             verify: compares the outputs after each pass that changed something with those before it.

@@ -155,9 +155,7 @@ class QuantParams:
         return cls((_float32(max(-known.low, known.high, 0.0) / LEVELS),))
 
     @classmethod
-    def of_weights(
-        cls, weights: npt.NDArray[Any], limit: int = LEVELS, least: npt.NDArray[Any] | float = 0.0
-    ) -> Self:
+    def of_weights(cls, weights: npt.NDArray[Any], limit: int = LEVELS, least: npt.NDArray[Any] | float = 0.0) -> Self:
         """int8, for each output channel, axis 0: its largest weight is `limit`.
 
         Args:

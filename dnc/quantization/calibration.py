@@ -45,7 +45,7 @@ class Calibration:
     digest: str
     """Of the network: `Network.digest`."""
     method: str
-    """How ranges were chosen: one of `dnc.quantization.histograms.METHODS`, or the format of the table they are from."""
+    """How ranges were chosen: one of `histograms.METHODS`, or the format of the table that they are from."""
     symmetric: bool
     preprocessing: Mapping[str, Any]
     """`Preprocessing.to_json`; empty where a table does not say."""

@@ -128,7 +128,6 @@ class Histogram:
         A tensor that holds nothing but zeros gets a range of 1: any would do.
 
         Args:
-            method: the method.
             symmetric: one threshold for both sides, from the histogram of |x|; else (of a signed one) two.
             percentile: the share of values that "percentile" keeps, in percent.
         """

@@ -89,7 +89,6 @@ def choose_float_layers(
         quantization: makes the passes.
         dataset: the images to measure on, best with labels, and best not those of the final evaluation.
         max_drop: percentage points.
-        progress: is told what happens now.
     """
     tell = progress or (lambda _: None)
     if manifest.preprocessing is None:
@@ -127,11 +126,7 @@ def choose_float_layers(
 
 
 def drop(
-    exact: Candidate,
-    other: Candidate,
-    dataset: Dataset,
-    *,
-    progress: Callable[[str], None] | None = None,
+    exact: Candidate, other: Candidate, dataset: Dataset, *, progress: Callable[[str], None] | None = None
 ) -> float:
     """By how many percentage points mAP@0.50 or top-1 of one engine differs from that of another, which is in float32.
 
@@ -160,7 +155,6 @@ def noises(
         model: the model in float32; it stays as it is.
         quantization: makes the passes.
         feeds: inputs of several runs.
-        progress: is told what happens now.
     """
     tell = progress or (lambda _: None)
     every = model.clone()

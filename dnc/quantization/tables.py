@@ -40,14 +40,7 @@ from dnc.files import whole_file
 from dnc.graph.quantization import LEVELS, Range, as_threshold
 from dnc.quantization.calibration import Calibration
 
-__all__ = [
-    "TENSORRT",
-    "darknet_line",
-    "read_table",
-    "tensorrt_cache",
-    "write_darknet",
-    "write_tensorrt",
-]
+__all__ = ["TENSORRT", "darknet_line", "read_table", "tensorrt_cache", "write_darknet", "write_tensorrt"]
 
 TENSORRT = "8.6.1"
 _KEY = "input_calibration"

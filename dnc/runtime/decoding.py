@@ -190,8 +190,7 @@ class BoxHead(Head):
             return output.reshape(shape)
         except ValueError as error:
             raise BundleError(
-                f"output '{self.output}' of shape {output.shape} is no {shape} for {self.classes} classes",
-                self.where,
+                f"output '{self.output}' of shape {output.shape} is no {shape} for {self.classes} classes", self.where
             ) from error
 
     def _grid(self, output: Floats) -> tuple[int, int]:

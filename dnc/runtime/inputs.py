@@ -82,7 +82,6 @@ class Inputs:
         """The pixels (H, W, C) or (H, W) of an image, in RGB.
 
         Args:
-            image: the image.
             color: the order of an array's channels; files and PIL images know theirs.
 
         Raises:

@@ -78,7 +78,7 @@ class Manifest:
     passes: tuple[Mapping[str, Any], ...] = ()
     tools: Mapping[str, str] = field(default_factory=dict)
     tuning: Mapping[str, Any] = field(default_factory=dict)
-    """What --autotune (dnc.compiler.autotuning) and target cpu (`candidates`: dnc.compiler.choosing) measured and chose."""
+    """What --autotune and target cpu (`candidates`) measured and chose."""
     options: Mapping[str, str] = field(default_factory=dict)
     """What the target was told, as text (see `Target`)."""
     report: Mapping[str, str] = field(default_factory=dict)

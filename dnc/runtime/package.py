@@ -72,7 +72,6 @@ def package(folder: str | os.PathLike[str], out: str | os.PathLike[str] | None =
     """Packs an engine folder into one file, and returns its path.
 
     Args:
-        folder: the engine.
         out: the file; if not given, the folder's name with .dnc for .engine, in the current folder.
 
     Raises:

@@ -234,9 +234,7 @@ class _Samples(NamedTuple):
     second_weight: Floats
 
     def select(self, places: Indices | slice) -> _Samples:
-        return _Samples(
-            self.first[places], self.second[places], self.first_weight[places], self.second_weight[places]
-        )
+        return _Samples(self.first[places], self.second[places], self.first_weight[places], self.second_weight[places])
 
 
 class _Geometry(NamedTuple):

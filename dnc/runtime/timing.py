@@ -148,7 +148,6 @@ def interleave(
         rounds: at least and at most so many rounds, whatever the time.
         settle: for so many seconds each candidate runs untimed before it is timed, unless it takes ten times as long.
             Different engines need it: ONNX Runtime's threads spin for milliseconds after a run, in another's way.
-        clock: for tests.
 
     Each round runs them in another order: one that evicts the others' data from the cache is not always before the
     same one.

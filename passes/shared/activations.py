@@ -117,8 +117,7 @@ WRITINGS: dict[str, tuple[Writing, ...]] = {
             ),
         ),
         Writing(
-            "cube",
-            ("Mul", _HALF, ("Add", ("Tanh", ("Add", ("Mul", X, 0.797885), ("Mul", _CUBE, 0.035677))), 1.0)),
+            "cube", ("Mul", _HALF, ("Add", ("Tanh", ("Add", ("Mul", X, 0.797885), ("Mul", _CUBE, 0.035677))), 1.0))
         ),
     ),
     "leaky": (

@@ -23,14 +23,7 @@ from dnc.graph.builder import lazy
 from dnc.graph.rewriting import add_initializer, attribute, constant_array, is_product, rename, replace_uses
 from dnc.typing import Array
 
-__all__ = [
-    "Affine",
-    "move_after",
-    "move_before",
-    "refusal_after",
-    "refusal_before",
-    "take_over",
-]
+__all__ = ["Affine", "move_after", "move_before", "refusal_after", "refusal_before", "take_over"]
 
 
 class Affine(NamedTuple):

@@ -80,7 +80,6 @@ def float32_nodes(model: ir.Model, keep: Keep, *, wide: bool = False) -> dict[ir
     """The nodes that stay in float32, and why.
 
     Args:
-        model: the model.
         keep: what was asked for.
         wide: the 16 bits have the range of float32, so that case 4 is none.
 

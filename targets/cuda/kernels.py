@@ -136,10 +136,7 @@ class CudaKernels(TvmTarget):
             if not runs_on(job.archs, job.archs[-1], measurer.capability):
                 what = f"nothing can be tuned for {', '.join(job.archs)} here: the {measurer.name} is {here}"
                 raise TargetError(what, hint=f"--option arch={here}")
-            with (
-                tempfile.TemporaryDirectory(prefix="dnc-tune-") as scratch,
-                Compiler(model, job, progress) as compiler,
-            ):
+            with tempfile.TemporaryDirectory(prefix="dnc-tune-") as scratch, Compiler(model, job, progress) as compiler:
                 tuner = GpuTuner(
                     compiler,
                     measurer,

@@ -1,8 +1,8 @@
 """Target `cuda`: NVIDIA's GPUs, by whichever of its back ends is the faster one on this machine's GPU.
 
     backend        the engine
-    onnxruntime    model.onnx, portable; ONNX Runtime's TensorRT or CUDA provider runs it (`dnc.targets.cuda.onnxruntime`)
-    tvm            model.so: kernels compiled here for --option arch, by TVM and nvcc (`dnc.targets.cuda.kernels`)
+    onnxruntime    model.onnx, portable; ONNX Runtime's TensorRT or CUDA provider runs it (onnxruntime.py)
+    tvm            model.so: kernels compiled here for --option arch, by TVM and nvcc (kernels.py)
 
 A back end is a target by itself, with the options of both: a class, and a line in `BACKENDS`. Where there is a GPU and
 none is asked for, all are built and timed (`dnc.compiler.choosing`).

@@ -210,13 +210,7 @@ class Myriad(Target):
         }
 
     def _report(
-        self,
-        model: ir.Model,
-        folder: Path,
-        manifest: Manifest | None,
-        pixels: Pixels | None,
-        job: Job,
-        layers: Layers,
+        self, model: ir.Model, folder: Path, manifest: Manifest | None, pixels: Pixels | None, job: Job, layers: Layers
     ) -> dict[str, str]:
 
         size = (folder / BLOB).stat().st_size / 1e6

@@ -148,7 +148,7 @@ class Tvm(TvmTarget):
         cache: Path | None = None,
         progress: Progress = silent,
     ) -> tuple[Mapping[str, str], Mapping[str, Any]]:
-        """The same with kernels chosen by measuring, here or there: see `dnc.targets.tvm.tuning` and `dnc.targets.tvm.remote`."""
+        """Builds with kernels chosen by measuring, here or on a device: see tuning.py and remote.py."""
         from dnc.targets.tvm.cpu_tuning import build
 
         machine = self._machine()

@@ -1,12 +1,12 @@
 """The graph in Relax, TVM's representation.
 
-    graph           node by node, channels last
-    builder         what Relax wants said, written short
-    operators       float operators; one function each
-    integers        8-bit numbers: convolutions and what lies between them
-    halves          convolutions in bfloat16
-    pixels          preprocessing of images of any size (--input u8), as one function
-    suppression     suppression of boxes (--decode graph+nms), as loops of its own
+graph           node by node, channels last
+builder         what Relax wants said, written short
+operators       float operators; one function each
+integers        8-bit numbers: convolutions and what lies between them
+halves          convolutions in bfloat16
+pixels          preprocessing of images of any size (--input u8), as one function
+suppression     suppression of boxes (--decode graph+nms), as loops of its own
 """
 
 from dnc.targets.tvm.emit.graph import emit, shared_outputs, unsupported

@@ -64,7 +64,7 @@ class RelaxBuilder:
         self.op = relax.op
         self.block = relax.BlockBuilder()
         self.nodes: list[str] = []
-        """Those that were written so far, by name; variables are called after the last: see `dnc.targets.tvm.provenance`."""
+        """Those that were written so far, by name; variables are called after the last: see provenance.py."""
         self._turned: dict[Any, Tensor] = {}
         """Tensors in their other layout, by variable."""
 

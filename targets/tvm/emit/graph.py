@@ -162,7 +162,6 @@ def emit(model: ir.Model, *, signed: bool = False, bfloat16: bool = False) -> An
     """The tvm.IRModule of a model in which `unsupported` finds nothing. The model stays as it is.
 
     Args:
-        model: the model.
         signed: 8-bit numbers are held as signed ones: see `dnc.targets.tvm.emit.integers`.
         bfloat16: convolutions multiply in it where that pays: see `dnc.targets.tvm.emit.halves`.
     """

@@ -58,8 +58,6 @@ def integers_of(b: RelaxBuilder, node: ir.Node, held: Sequence[Held], shift: int
     """The node computed with integers.
 
     Args:
-        b: the function.
-        node: the node.
         held: its inputs.
         shift: 128 where 8-bit numbers are held as signed ones, else 0.
 

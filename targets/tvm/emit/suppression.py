@@ -40,7 +40,6 @@ def suppressed(b: RelaxBuilder, given: Sequence[Tensor], limit: int, exponent: f
     """Detections (D, 7) float32, as `dnc.graph.suppression.emit_nms` gives them.
 
     Args:
-        b: the function.
         given: boxes (N, K, 4), scores (N, K, classes), the thresholds of scores (1,) and of overlaps (1,).
         limit: how many candidates there are at most.
         exponent: of the distance of centers, for those kinds that take it into account.
