@@ -36,7 +36,6 @@ class RemoteSubject(Subject):
     _description: dict[str, Any] = field(init=False, repr=False, default_factory=dict)
 
     def __post_init__(self) -> None:
-
         super().__post_init__()
         if self.manifest.target != "tvm":
             what = f"--remote runs engines of target tvm, and this is one of target {self.manifest.target}"

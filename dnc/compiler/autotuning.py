@@ -381,7 +381,6 @@ class _Peak:
 
 
 def _dense_model() -> ir.Model:
-
     text = "[net]\nwidth=28\nheight=28\nchannels=256\n[convolutional]\nfilters=256\nsize=3\npad=1\nactivation=linear\n"
     return lower(Network.parse(text).with_random_weights(0), batch=1)
 

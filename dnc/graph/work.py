@@ -242,7 +242,6 @@ def _read_onnx(
 
 
 def _read_openvino(path: Path, manifest: Manifest, batch: int) -> tuple[list[Node], dict[str, float], list[str]]:
-
     openvino = import_openvino()
     model = openvino.Core().read_model(path)
     shapes = {}

@@ -31,7 +31,6 @@ Feeds = dict[str, Array]
 
 class _Picture(Protocol):
     """A PIL image."""
-
     def convert(self, mode: str, /) -> Any: ...
 
 

@@ -118,12 +118,10 @@ class _Compiler:
         return {"forms": {str(rank): _arguments(form) for rank, form in forms.items()}}
 
     def _next(self, request: dict[str, Any]) -> dict[str, Any]:
-
         forms = Forms(lambda rank: self._network.form(request["name"], rank), request["tried"])
         return {"ranks": [rank for rank, _ in islice(forms, request["count"])]}
 
     def _write(self, executable: Any, library: str) -> None:
-
         self._tell("linking")
         executable.export_library(library, fcompile=link_with(self._linker, self._machine))
         for name, taken in self._resources.items():

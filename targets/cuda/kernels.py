@@ -190,7 +190,6 @@ class CudaKernels(TvmTarget):
         return {key: value for key, value in report.items() if value}
 
     def _bundle_runtime(self, folder: Path, here: bool) -> str:
-
         if self.options["runtime"] == "system" or not here:
             return "of an apache-tvm installed there"
         paths = (runtime_library(), self.library())

@@ -171,7 +171,6 @@ class Myriad(Target):
         return self._report(model, folder, manifest, pixels, job, layers)
 
     def _compile(self, job: Job, prepared: ir.Model, precisions: Mapping[str, str], blob: Path) -> Layers:
-
         places = {value.name or "": where_of(node) for node in prepared.graph for value in node.outputs}
         config = {name: self.options[name] for name in (*_SWITCHES, *_TEXTS) if self.options[name]}
         with tempfile.TemporaryDirectory(prefix="dnc-myriad-", dir=blob.parent) as scratch:
@@ -187,7 +186,6 @@ class Myriad(Target):
                 raise OSError(errno.ENOSPC, str(error)) from error
 
     def _description(self, prepared: ir.Model, precisions: Mapping[str, str], pixels: Pixels | None) -> dict[str, Any]:
-
         same = tensors(prepared)
 
         def described(values: Sequence[ir.Value]) -> list[dict[str, Any]]:
@@ -212,7 +210,6 @@ class Myriad(Target):
     def _report(
         self, model: ir.Model, folder: Path, manifest: Manifest | None, pixels: Pixels | None, job: Job, layers: Layers
     ) -> dict[str, str]:
-
         size = (folder / BLOB).stat().st_size / 1e6
         image = "bytes, " + self.options["color"] if pixels is not None else "float16"
         report = {

@@ -125,7 +125,6 @@ class Tvm(TvmTarget):
         return partial(emit, model, signed=signed, bfloat16=bfloat16)
 
     def _machine(self) -> Machine:
-
         return machine_for(self.options["triple"], self.options["mcpu"])
 
     def build(
@@ -199,7 +198,6 @@ class Tvm(TvmTarget):
         }
 
     def _bundle_runtime(self, machine: Machine, folder: Path) -> str:
-
         chosen = self.options["runtime"]
         if chosen == "system":
             return "of an installed apache-tvm"

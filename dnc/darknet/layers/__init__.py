@@ -1,7 +1,7 @@
 """Darknet's layers: one file per section, found by the section's name.
 
-To add one: a file here with a frozen dataclass that derives from `Layer` and is registered, and a test beside the
-others in tests/layers/.
+To add one: a file here with a class that derives from `Layer`, which makes it a frozen dataclass, and is registered;
+and a test beside the others in tests/darknet/layers/.
 """
 
 from __future__ import annotations

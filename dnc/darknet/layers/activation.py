@@ -5,7 +5,6 @@ Darknet gives zeros for swish, mish, hard_mish and relu6 here; the intended form
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Self
 
 from dnc.darknet.cfg import Section
@@ -15,7 +14,6 @@ from dnc.darknet.layers.base import Array, Arrays, Builder, Context, Layer, Stat
 
 
 @layers.register
-@dataclass(frozen=True, kw_only=True)
 class Activation(Layer):
     """An activation that stands alone."""
 

@@ -13,7 +13,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Self, TypeAlias, dataclass_transform
 
 import numpy as np
 import numpy.typing as npt
@@ -118,9 +118,13 @@ class Context:
         return shape
 
 
+@dataclass_transform(frozen_default=True, kw_only_default=True)
 @dataclass(frozen=True, kw_only=True)
 class Layer(ABC):
-    """A section of a .cfg, with what inference needs of it."""
+    """A section of a .cfg, with what inference needs of it. Every class of layers is a frozen dataclass, as this is."""
+
+    def __init_subclass__(cls) -> None:
+        dataclass(frozen=True, kw_only=True)(cls)
 
     name: ClassVar[str]
     """The section's name; `aliases` are other spellings that Darknet takes."""

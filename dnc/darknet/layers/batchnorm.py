@@ -6,7 +6,6 @@ The .weights file has biases, scales, mean, variance. Those of pjreddie/darknet 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
@@ -18,7 +17,6 @@ from dnc.darknet.layers.convolutional import BATCH_NORM_EPSILON, batch_norm_shap
 
 
 @layers.register
-@dataclass(frozen=True, kw_only=True)
 class BatchNorm(Layer):
     """Batch normalisation that stands alone."""
 

@@ -62,7 +62,6 @@ def arrange_dense(name: str, stored: Array, shape: Shape, transposed: bool) -> A
 
 
 @layers.register
-@dataclass(frozen=True, kw_only=True)
 class Connected(Layer):
     """A fully connected layer."""
 

@@ -27,7 +27,6 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
@@ -45,7 +44,6 @@ _LSTM_ACTIVATIONS = ("tanh", "leaky", "linear")
 
 
 @layers.register
-@dataclass(frozen=True, kw_only=True)
 class ConvLstm(ConvolutionalCell):
     """A long short-term memory of convolutions."""
 

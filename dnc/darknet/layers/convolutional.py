@@ -259,7 +259,6 @@ def blur(shape: tuple[int, int, int], antialiasing: int, stride_x: int, stride_y
 
 
 @layers.register
-@dataclass(frozen=True, kw_only=True)
 class Convolutional(Layer):
     """A convolution, with the options that only the [convolutional] section has."""
 

@@ -65,7 +65,6 @@ class CellConvolution(Convolution):
         return self._signs().reference(np.where(x < 0, np.float32(-1), np.float32(1)), arrays)
 
 
-@dataclass(frozen=True, kw_only=True)
 class ConvolutionalCell(Layer):
     """Base of [crnn] and [conv_lstm]: their convolutions, in the order of the .weights file.
 
@@ -86,7 +85,6 @@ class ConvolutionalCell(Layer):
 
 
 @layers.register
-@dataclass(frozen=True, kw_only=True)
 class Crnn(ConvolutionalCell):
     """A plain recurrent layer of convolutions."""
 

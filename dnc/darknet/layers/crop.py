@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Self
 
 from dnc.darknet.cfg import Section
@@ -12,7 +11,6 @@ from dnc.darknet.layers.base import Array, Arrays, Builder, Context, Layer, Stat
 
 
 @layers.register
-@dataclass(frozen=True, kw_only=True)
 class Crop(Layer):
     """A centre crop."""
 

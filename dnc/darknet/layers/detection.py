@@ -6,7 +6,6 @@ takes the softmax of the classes of each cell; nothing else happens before decod
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
@@ -19,7 +18,6 @@ from dnc.runtime.decoding import DetectionHead, Head
 
 
 @layers.register
-@dataclass(frozen=True, kw_only=True)
 class Detection(Layer):
     """The head of YOLOv1."""
 

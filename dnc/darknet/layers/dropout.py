@@ -6,7 +6,6 @@ Dropout and DropBlock (arXiv 1810.12890) act in training only: Darknet scales th
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
@@ -16,7 +15,6 @@ from dnc.darknet.layers import layers
 from dnc.darknet.layers.base import Array, Arrays, Builder, Context, Layer, States, Value, common
 
 
-@dataclass(frozen=True, kw_only=True)
 class _Nothing(Layer):
     def emit(self, b: Builder, inputs: Sequence[Value], arrays: Arrays) -> Value:
         """A node that the pass eliminate-identity removes."""
@@ -29,7 +27,6 @@ class _Nothing(Layer):
 
 
 @layers.register
-@dataclass(frozen=True, kw_only=True)
 class Dropout(_Nothing):
     """Dropout and DropBlock."""
 
@@ -42,7 +39,6 @@ class Dropout(_Nothing):
 
 
 @layers.register
-@dataclass(frozen=True, kw_only=True)
 class Empty(Dropout):
     """A placeholder."""
 
@@ -51,7 +47,6 @@ class Empty(Dropout):
 
 
 @layers.register
-@dataclass(frozen=True, kw_only=True)
 class Cost(_Nothing):
     """A training loss."""
 
@@ -64,7 +59,6 @@ class Cost(_Nothing):
 
 
 @layers.register
-@dataclass(frozen=True, kw_only=True)
 class Contrastive(Cost):
     """The contrastive loss of embedding networks."""
 

@@ -7,7 +7,6 @@ says whether x and y are the centre of the box, its left top or its right bottom
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,7 +20,6 @@ from dnc.runtime.decoding import YOLO_POINTS, GaussianYoloHead, Head
 
 
 @layers.register
-@dataclass(frozen=True, kw_only=True)
 class GaussianYolo(Yolo):
     """The head with eight box channels an anchor."""
 

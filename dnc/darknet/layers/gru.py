@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Self
 
 from dnc.darknet.cfg import Section
@@ -28,7 +27,6 @@ __all__ = ["Gru"]
 
 
 @layers.register
-@dataclass(frozen=True, kw_only=True)
 class Gru(Cell):
     """A gated recurrent unit."""
 

@@ -9,7 +9,6 @@ per call, it forgets to shift: every call gives [x, 0, ..., 0], which is only ri
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
@@ -22,7 +21,6 @@ __all__ = ["History"]
 
 
 @layers.register
-@dataclass(frozen=True, kw_only=True)
 class History(Layer):
     """A sliding window over the frames."""
 

@@ -4,7 +4,6 @@ representation_layer.c). Other layers add or multiply it by [shortcut] and [scal
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
@@ -15,7 +14,6 @@ from dnc.darknet.layers.base import Array, Arrays, Builder, Context, Layer, Shap
 
 
 @layers.register
-@dataclass(frozen=True, kw_only=True)
 class Implicit(Layer):
     """A learned constant."""
 

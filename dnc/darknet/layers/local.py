@@ -10,7 +10,6 @@ The .weights file has biases (outputs), then weights (locations, filters, channe
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
@@ -23,7 +22,6 @@ from dnc.darknet.layers.windows import Axis, windows
 
 
 @layers.register
-@dataclass(frozen=True, kw_only=True)
 class Local(Layer):
     """An unshared convolution."""
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Self
 
 from dnc.darknet.cfg import Section
@@ -30,7 +29,6 @@ _ACTIVATIONS = ("logistic", "logistic", "tanh", "logistic")
 
 
 @layers.register
-@dataclass(frozen=True, kw_only=True)
 class Lstm(Cell):
     """A long short-term memory."""
 

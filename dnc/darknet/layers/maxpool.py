@@ -12,7 +12,7 @@ with stride 1 and then blurs with the stride, as [convolutional] does.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Self
 
 import numpy as np
@@ -26,7 +26,6 @@ from dnc.darknet.layers.windows import Axis, windows
 _LOWEST = float(np.finfo(np.float32).min)
 
 
-@dataclass(frozen=True, kw_only=True)
 class Pool(Layer):
     """Base of both kinds of pool."""
 
@@ -61,7 +60,6 @@ class Pool(Layer):
 
 
 @layers.register
-@dataclass(frozen=True, kw_only=True)
 class MaxPool(Pool):
     """The maximum of each window, or of groups of channels."""
 
@@ -148,7 +146,6 @@ class MaxPool(Pool):
 
 
 @layers.register
-@dataclass(frozen=True, kw_only=True)
 class LocalAvgPool(Pool):
     """The mean of the part of each window that lies inside the map."""
 

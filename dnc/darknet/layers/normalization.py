@@ -10,7 +10,6 @@ window. alpha is not divided by size, as it is elsewhere."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
@@ -21,7 +20,6 @@ from dnc.darknet.layers.base import Array, Arrays, Builder, Context, Layer, Stat
 
 
 @layers.register
-@dataclass(frozen=True, kw_only=True)
 class Normalization(Layer):
     """Local response normalisation as Darknet computes it."""
 

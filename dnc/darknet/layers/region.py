@@ -7,7 +7,6 @@ softmax of the classes (softmax=1), or one softmax per group of a tree. x and y 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Self
 
 from dnc.darknet.cfg import Section
@@ -20,7 +19,6 @@ from dnc.runtime.decoding import Head, RegionHead
 
 
 @layers.register
-@dataclass(frozen=True, kw_only=True)
 class Region(Layer):
     """The head of YOLOv2."""
 

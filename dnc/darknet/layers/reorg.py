@@ -11,7 +11,6 @@ Darknet has one loop for all (reorg_cpu), which moves elements between a deep vi
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
@@ -21,7 +20,6 @@ from dnc.darknet.layers import layers
 from dnc.darknet.layers.base import Array, Arrays, Builder, Context, Layer, States, Value, common
 
 
-@dataclass(frozen=True, kw_only=True)
 class _Reorg(Layer):
     stride: int
     reverse: bool
@@ -77,7 +75,6 @@ class _Reorg(Layer):
 
 
 @layers.register
-@dataclass(frozen=True, kw_only=True)
 class Reorg3d(_Reorg):
     """Space to depth, block offset before channel."""
 
@@ -91,7 +88,6 @@ class Reorg3d(_Reorg):
 
 
 @layers.register
-@dataclass(frozen=True, kw_only=True)
 class Reorg(_Reorg):
     """The legacy permutation of YOLOv2."""
 

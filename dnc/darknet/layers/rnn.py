@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Self
 
 from dnc.darknet.cfg import Section
@@ -23,7 +22,6 @@ from dnc.darknet.layers.connected import Dense, arrange_dense
 __all__ = ["Cell", "Rnn"]
 
 
-@dataclass(frozen=True, kw_only=True)
 class Cell(Layer):
     """Base of [rnn], [gru] and [lstm]: their fully connected parts, in the order of the .weights file.
 
@@ -50,7 +48,6 @@ class Cell(Layer):
 
 
 @layers.register
-@dataclass(frozen=True, kw_only=True)
 class Rnn(Cell):
     """A plain recurrent layer."""
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
@@ -18,7 +17,6 @@ from dnc.darknet.layers.base import Array, Arrays, Builder, Context, Layer, Stat
 
 
 @layers.register
-@dataclass(frozen=True, kw_only=True)
 class Route(Layer):
     """Concatenation of (slices of) earlier layers."""
 

@@ -7,7 +7,6 @@ element. The output has the shape of the layer `from`. Darknet computes zeros fo
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Self
 
 from dnc.darknet.cfg import Section
@@ -16,7 +15,6 @@ from dnc.darknet.layers.activations import activate, emit_activation, parse_acti
 from dnc.darknet.layers.base import Array, Arrays, Builder, Context, Layer, Shape, States, Value, common
 
 
-@dataclass(frozen=True, kw_only=True)
 class _Product(Layer):
     activation: str
 
@@ -49,7 +47,6 @@ class _Product(Layer):
 
 
 @layers.register
-@dataclass(frozen=True, kw_only=True)
 class ScaleChannels(_Product):
     """Multiplication by a factor per channel, or per pixel."""
 
@@ -63,7 +60,6 @@ class ScaleChannels(_Product):
 
 
 @layers.register
-@dataclass(frozen=True, kw_only=True)
 class Sam(_Product):
     """Multiplication by a factor per element."""
 

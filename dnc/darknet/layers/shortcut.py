@@ -17,7 +17,6 @@ network that is not fused would reach, has max(w, 0).)
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
@@ -32,7 +31,6 @@ _SMALLEST = np.float32(1e-3)
 
 
 @layers.register
-@dataclass(frozen=True, kw_only=True)
 class Shortcut(Layer):
     """A (weighted) sum of layers, then an activation."""
 

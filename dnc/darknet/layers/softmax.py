@@ -7,7 +7,6 @@ temperature out, as the GPU build is meant to; the CPU build ignores it."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
@@ -20,7 +19,6 @@ from dnc.runtime.decoding import ClassifierHead, Head
 
 
 @layers.register
-@dataclass(frozen=True, kw_only=True)
 class Softmax(Layer):
     """The head of classifiers."""
 

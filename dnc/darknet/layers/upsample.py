@@ -5,7 +5,6 @@ A negative stride is the reverse: blocks of stride x stride are summed."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
@@ -16,7 +15,6 @@ from dnc.darknet.layers.base import Array, Arrays, Builder, Context, Layer, Stat
 
 
 @layers.register
-@dataclass(frozen=True, kw_only=True)
 class Upsample(Layer):
     """Nearest-neighbour upsampling, or summing of blocks."""
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
@@ -100,7 +99,6 @@ def emit_rows(b: Builder, x: Value, length: int) -> Value:
 
 
 @layers.register
-@dataclass(frozen=True, kw_only=True)
 class Yolo(Layer):
     """The head, one anchor after the other along the channels."""
 
