@@ -11,8 +11,9 @@ from dnc.tables import Column, Table
 
 @click.command(epilog="Example: dnc passes --json")
 @click.argument("name", required=False)
+@click.option("--target", "-t", metavar="TARGET", help="Those of a target in their order, and why they stand so.")
 @click.option("--json", "as_json", is_flag=True, help="Print a list of objects.")
-def command(name: str | None, as_json: bool) -> None:
+def command(name: str | None, target: str | None, as_json: bool) -> None:
     """List the optimization passes, or the options of NAME.
 
     `dnc compile --skip NAME` leaves one out. Exact is a pass that changes no number; for the others stands by how much
@@ -22,6 +23,9 @@ def command(name: str | None, as_json: bool) -> None:
 
     if name is not None:
         show_options(find(name).known_options, as_json)
+        return
+    if target is not None:
+        _show_pipeline(target, as_json)
         return
     if as_json:
         print_json(
@@ -49,4 +53,18 @@ def command(name: str | None, as_json: bool) -> None:
         tolerance = f"{plugin.tolerance:g}" if plugin.tolerance else "exact"
         options = " ".join(f"{option.name}={option.default}" for option in plugin.known_options)
         table.add(key, tolerance, summary(plugin), plugin.applies_to, options)
+    table.show()
+
+
+def _show_pipeline(target: str, as_json: bool) -> None:
+    """Those of a choice's first candidate."""
+    from dnc.targets import find
+
+    steps = [(step.name, step.why) for step in find(target)().candidates()[0].pipeline()]
+    if as_json:
+        print_json([{"name": name, "why": why} for name, why in steps])
+        return
+    table = Table((Column("pass"), Column("why it stands here", folds=True)))
+    for name, why in steps:
+        table.add(name, why)
     table.show()

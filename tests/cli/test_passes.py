@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 
 from dnc.passes import passes
+from dnc.targets import targets
 from tests.conftest import Result
 
 Command = Callable[..., Result]
@@ -42,3 +43,12 @@ def test_options_of_a_pass(command: Command) -> None:
         1,
         "dnc: error: unknown pass 'diagonalwize'\n  hint: did you mean 'diagonalwise'?\n",
     )
+
+
+def test_order_of_a_target(command: Command) -> None:
+    """Each has its reason; a choice speaks for its first candidate."""
+    steps = json.loads(command("passes", "--target", "onnx", "--json").out)
+    assert [step["name"] for step in steps] == [step.name for step in targets["onnx"]().candidates()[0].pipeline()]
+    assert all(step["why"] for step in steps)
+    assert command("passes", "-t", "cpu").out == command("passes", "-t", "onnx").out
+    assert command("passes", "-t", "onyx").code == 1
