@@ -43,10 +43,9 @@ from dnc.graph.quantization import (
     set_range,
 )
 from dnc.graph.rewriting import Remarks, add_initializer, add_node, attribute, constant_array, replace_uses, sole_user
-from dnc.passes import Pass, passes
+from dnc.passes import passes
 from dnc.passes.shared.activations import recognise
-from dnc.passes.shared.reduced_precision import KEEP, Keep, around_products
-from dnc.runtime.options import Option
+from dnc.passes.shared.reduced_precision import ReducedPrecision, around_products
 from dnc.typing import Array
 
 _PRODUCTS = ("Conv", "Gemm")
@@ -55,7 +54,7 @@ _FIXED = {"Sigmoid": Range(0, 1), "HardSigmoid": Range(0, 1), "Tanh": Range(-1, 
 
 
 @passes.register
-class Quantize(Pass):
+class Quantize(ReducedPrecision):
     """8-bit Conv, Gemm and what else the spec has, where values have ranges (`attach_ranges`).
 
     Args:
@@ -70,17 +69,15 @@ class Quantize(Pass):
     a bias that is lost."""
 
     applies_to: ClassVar[str] = "Conv and Gemm with calibrated inputs; what the target computes with 8 bits beside them"
-    known_options: ClassVar[Sequence[Option]] = (KEEP,)
     needs: ClassVar[str] = "operator that the target computes with 8 bits"
 
     def __init__(self, spec: QuantSpec | None = None, **values: Any) -> None:
         super().__init__(**values)
         self.spec = spec or QuantSpec(frozenset({"Conv"}))
-        Keep(self.options["keep"])
 
     def rewrite(self, model: ir.Model) -> Remarks:
         """Quantizes every operator that can be."""
-        remarks, keep = Remarks(), Keep(self.options["keep"])
+        remarks, keep = Remarks(), self.kept()
         _complete_ranges(model.graph)
         rounding = _Rounding(model.graph, self.spec)
         nodes = list(model.graph)

@@ -31,21 +31,16 @@ import onnx_ir as ir
 
 from dnc.graph.builder import lazy
 from dnc.graph.rewriting import Remarks, add_initializer, add_node, attribute, constant_array
-from dnc.passes import Pass, passes
-from dnc.passes.shared.reduced_precision import KEEP, Keep, float32_nodes
-from dnc.runtime.options import Option
+from dnc.passes import passes
+from dnc.passes.shared.reduced_precision import ReducedPrecision, float32_nodes
 
 _PRODUCTS = ("Conv", "Gemm", "MatMul")
 _FEW = 64
 
 
 @passes.register
-class ToBfloat16(Pass):
-    """Weights of Conv, Gemm, MatMul -> bfloat16 and a Cast.
-
-    Raises:
-        PassError: an entry of the option `keep` is neither a layer, a range of them nor an operator.
-    """
+class ToBfloat16(ReducedPrecision):
+    """Weights of Conv, Gemm, MatMul -> bfloat16 and a Cast."""
 
     name: ClassVar[str] = "to-bfloat16"
     tolerance: ClassVar[float] = 8e-2
@@ -54,19 +49,13 @@ class ToBfloat16(Pass):
     a head by 3.9e-2 of its largest value, half of them by less than 2e-2; declared is twice the worst."""
 
     applies_to: ClassVar[str] = "constant weights of Conv, Gemm and MatMul"
-    known_options: ClassVar[Sequence[Option]] = (KEEP,)
     needs: ClassVar[str] = "weight that may be in bfloat16"
-
-    def __init__(self, **values: Any) -> None:
-        super().__init__(**values)
-        # Raises what is wrong with the list.
-        Keep(self.options["keep"])
 
     def rewrite(self, model: ir.Model) -> Remarks:
         """Rewrites every weight."""
         graph = model.graph
         remarks = Remarks()
-        stay = float32_nodes(model, Keep(self.options["keep"]), wide=True)
+        stay = float32_nodes(model, self.kept(), wide=True)
         casts: dict[ir.Value, ir.Value] = {}
         for node in list(graph):
             value = node.inputs[1] if node.op_type in _PRODUCTS else None

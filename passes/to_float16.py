@@ -22,7 +22,7 @@ with eliminate-dead-code.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from typing import Any, ClassVar
 
 import numpy as np
@@ -32,21 +32,16 @@ import onnx_ir as ir
 
 from dnc.graph.builder import lazy
 from dnc.graph.rewriting import Remarks, add_initializer, constant_array
-from dnc.passes import Pass, passes
-from dnc.passes.shared.reduced_precision import KEEP, Keep, float32_nodes
-from dnc.runtime.options import Option
+from dnc.passes import passes
+from dnc.passes.shared.reduced_precision import ReducedPrecision, float32_nodes
 
 _LARGEST = float(np.finfo(np.float16).max)
 _NAME = "tensor(float16)"
 
 
 @passes.register
-class ToFloat16(Pass):
-    """float32 -> float16 between the first and the last product, Casts at the borders.
-
-    Raises:
-        PassError: an entry of the option `keep` is neither a layer, a range of them nor an operator.
-    """
+class ToFloat16(ReducedPrecision):
+    """float32 -> float16 between the first and the last product, Casts at the borders."""
 
     name: ClassVar[str] = "to-float16"
     tolerance: ClassVar[float] = 6e-2
@@ -56,19 +51,13 @@ class ToFloat16(Pass):
     is nearly twice the worst. A random EfficientNet-B0 changes by 7e-4."""
 
     applies_to: ClassVar[str] = "operators between the first and the last Conv, Gemm or MatMul"
-    known_options: ClassVar[Sequence[Option]] = (KEEP,)
     needs: ClassVar[str] = "operator that may be in float16"
-
-    def __init__(self, **values: Any) -> None:
-        super().__init__(**values)
-        # Raises what is wrong with the list.
-        Keep(self.options["keep"])
 
     def rewrite(self, model: ir.Model) -> Remarks:
         """Chooses the operators, then changes the types of what they give and read."""
         graph = model.graph
         remarks = Remarks()
-        stay = float32_nodes(model, Keep(self.options["keep"]))
+        stay = float32_nodes(model, self.kept())
         opset = model.graph.opset_imports.get("", 0)
         chosen: dict[ir.Node, list[int]] = {}
         ranges: dict[ir.Value, bool] = {}

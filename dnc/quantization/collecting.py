@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from dnc.darknet.layers.base import Array, layer_value
+from dnc.darknet.layers.base import layer_value
 from dnc.darknet.lower import lower
 from dnc.darknet.network import Network
 from dnc.darknet.reference import initial_states
@@ -31,6 +31,7 @@ from dnc.quantization.calibration import Calibration
 from dnc.quantization.histograms import METHODS, PERCENTILE, Histogram
 from dnc.runtime.preprocessing import Preprocessing, read_image
 from dnc.runtime.runners.onnx import OnnxRunner
+from dnc.typing import Array, Progress, silent
 
 __all__ = ["calibrate"]
 
@@ -48,7 +49,7 @@ def calibrate(
     skip_bad: bool = False,
     source: str = "",
     seed: int | None = None,
-    progress: Callable[[str], None] | None = None,
+    progress: Progress = silent,
 ) -> Calibration:
     """Runs a network on images and chooses the range of every layer and of the input.
 
@@ -60,7 +61,8 @@ def calibrate(
         symmetric: one threshold for both sides of 0, else one for each.
         percentile: what the method percentile keeps, in percent.
         skip_bad: an image that cannot be read is a warning.
-        source, seed: where the images come from, and what drew them: are written into the calibration.
+        source: where the images come from, for the calibration's record.
+        seed: what drew them, for the record.
         progress: is told what happens now.
 
     Raises:
@@ -70,7 +72,6 @@ def calibrate(
         TargetError: ONNX Runtime is not installed.
         WeightsError: the network has no weights.
     """
-    tell = progress or (lambda _: None)
     if method not in METHODS or not 0 < percentile <= 100:
         known = f"methods: {', '.join(METHODS)}; percentiles: over 0, up to 100"
         raise CalibrationError(f"method {method} with percentile {percentile} is not known", hint=known)
@@ -78,7 +79,63 @@ def calibrate(
         raise CalibrationError("this network takes no images, so it cannot be calibrated on any", network.file)
     if not images:
         raise CalibrationError("there are no images to calibrate on", hint="100 typical ones are enough")
-    tell("preparing the network")
+    observers, seen = _observe(network, preprocessing, images, not symmetric, skip_bad, progress)
+    progress("choosing the ranges")
+    return Calibration(
+        digest=network.digest,
+        method=f"percentile {percentile:g}" if method == "percentile" else method,
+        symmetric=symmetric,
+        preprocessing=preprocessing.to_json(),
+        images={"source": source, "count": len(seen["files"]), "seed": seed, **seen},
+        ranges={
+            name: replace(
+                observer.histogram.range(method, symmetric=symmetric, percentile=percentile),
+                channels=observer.channels,
+            )
+            for name, observer in observers.items()
+        },
+        histograms={name: observer.histogram.summary() for name, observer in observers.items()},
+    )
+
+
+class _Observer:
+    """Counts the values of one tensor, and keeps the lowest and highest of each of its channels.
+
+    Args:
+        signed: bins on both sides of 0.
+        by_channel: whether channels are looked at, if there are any.
+    """
+
+    def __init__(self, signed: bool, by_channel: bool) -> None:
+        self.histogram = Histogram(signed)
+        self._by_channel = by_channel
+        self._ends: tuple[Array, Array] | None = None
+
+    def add(self, array: Array) -> None:
+        """Counts one image's values; raises CalibrationError if one of them is no number."""
+        if self._by_channel and array.ndim == 4:
+            rows = array.swapaxes(0, 1).reshape(array.shape[1], -1)
+            low, high = rows.min(axis=1), rows.max(axis=1)
+            before = self._ends
+            self._ends = (low, high) if before is None else (np.minimum(before[0], low), np.maximum(before[1], high))
+        self.histogram.add(array)
+
+    @property
+    def channels(self) -> Channels | None:
+        """What was seen in each channel."""
+        return None if self._ends is None else Channels(*(tuple(ends.tolist()) for ends in self._ends))
+
+
+def _observe(
+    network: Network,
+    preprocessing: Preprocessing,
+    images: Sequence[Path],
+    signed: bool,
+    skip_bad: bool,
+    progress: Progress,
+) -> tuple[dict[str, _Observer], dict[str, Any]]:
+    """What was seen of each value by name; the digest and the names of the images that were read or skipped."""
+    progress("preparing the network")
     run = _every_layer(network)
 
     def work(path: Path) -> tuple[bytes, dict[str, Array]]:
@@ -86,12 +143,11 @@ def calibrate(
         return content, run(array)
 
     digest = hashlib.sha256()
-    histograms: dict[str, Histogram] = {}
-    extremes: dict[str, tuple[Array, Array]] = {}
-    used: list[str] = []
+    observers: dict[str, _Observer] = {}
+    files: list[str] = []
     skipped: list[str] = []
     for number, (path, result) in enumerate(_ahead(work, images), 1):
-        tell(f"{number}/{len(images)}  {path}")
+        progress(f"{number}/{len(images)}  {path}")
         try:
             content, outputs = result()
         except ImageError as error:
@@ -102,44 +158,19 @@ def calibrate(
             skipped.append(path.name)
             continue
         digest.update(f"{path.name}\0{len(content)}\0".encode(errors="surrogateescape") + content)
-        used.append(path.name)
+        files.append(path.name)
         for name in list(outputs):
-            array = outputs.pop(name)
-            if array.ndim == 4 and name != "input":
-                extremes[name] = _widened(extremes.get(name), array)
+            observer = observers.setdefault(name, _Observer(signed, by_channel=name != "input"))
             try:
-                histograms.setdefault(name, Histogram(signed=not symmetric)).add(array)
+                observer.add(outputs.pop(name))
             except CalibrationError as error:
                 raise CalibrationError(f"{name} on this image: {error.message}", path, _NUMBERS) from error
-    if not used:
+    if not files:
         raise ImageError(f"none of the {len(images)} images can be read")
-    tell("choosing the ranges")
-    ranges = {}
-    for name, histogram in histograms.items():
-        chosen = histogram.range(method, symmetric=symmetric, percentile=percentile)
-        channels = Channels(*(tuple(ends.tolist()) for ends in extremes[name])) if name in extremes else None
-        ranges[name] = replace(chosen, channels=channels)
-    used_images: dict[str, Any] = {"source": source, "count": len(used), "seed": seed, "sha256": digest.hexdigest()}
-    used_images |= {"files": used, "skipped": skipped}
-    return Calibration(
-        digest=network.digest,
-        method=f"percentile {percentile:g}" if method == "percentile" else method,
-        symmetric=symmetric,
-        preprocessing=preprocessing.to_json(),
-        images=used_images,
-        ranges=ranges,
-        histograms={name: histogram.summary() for name, histogram in histograms.items()},
-    )
+    return observers, {"sha256": digest.hexdigest(), "files": files, "skipped": skipped}
 
 
 _NUMBERS = "do the weights belong to this cfg? `dnc weights inspect` looks into them"
-
-
-def _widened(before: tuple[Array, Array] | None, array: Array) -> tuple[Array, Array]:
-    """The lowest and highest numbers of each channel, of (N, C, H, W) and of what was seen before."""
-    rows = array.swapaxes(0, 1).reshape(array.shape[1], -1)
-    low, high = rows.min(axis=1), rows.max(axis=1)
-    return (low, high) if before is None else (np.minimum(before[0], low), np.maximum(before[1], high))
 
 
 def _read(path: Path, preprocessing: Preprocessing) -> tuple[bytes, Array]:
@@ -152,7 +183,7 @@ def _read(path: Path, preprocessing: Preprocessing) -> tuple[bytes, Array]:
 
 
 def _ahead(function: Callable[[Path], _Result], paths: Sequence[Path]) -> Iterator[tuple[Path, Callable[[], _Result]]]:
-    """Each path and what gives its result, or raises its error; the one after it is computed meanwhile."""
+    """Each path, and a function that gives its result or raises its error; the next one is computed meanwhile."""
     with ThreadPoolExecutor(1) as pool:
         following = pool.submit(function, paths[0])
         for path, after in zip(paths, [*paths[1:], None], strict=True):

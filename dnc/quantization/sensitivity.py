@@ -35,7 +35,7 @@ from dnc.runtime.inputs import Feeds, Inputs
 from dnc.runtime.manifest import Manifest, write_folder
 from dnc.targets import Target
 from dnc.targets.base import Candidate
-from dnc.typing import Array
+from dnc.typing import Array, Progress, silent
 
 __all__ = ["Mixed", "choose_float_layers", "drop", "noises"]
 
@@ -78,7 +78,7 @@ def choose_float_layers(
     dataset: Dataset,
     *,
     max_drop: float = 0.5,
-    progress: Callable[[str], None] | None = None,
+    progress: Progress = silent,
 ) -> Mixed:
     """The layers that `quantization` has to leave out.
 
@@ -90,19 +90,18 @@ def choose_float_layers(
         dataset: the images to measure on, best with labels, and best not those of the final evaluation.
         max_drop: percentage points.
     """
-    tell = progress or (lambda _: None)
     if manifest.preprocessing is None:
         raise DatasetError("the network takes no images, so nothing can be measured on any", hint="--precision int8")
     inputs = Inputs(manifest)
     images = [inputs.prepare(inputs.pixels(entry.path)) for entry in dataset.entries[:_IMAGES]]
-    noise = noises(model, quantization, [inputs.batch([image]) for image in images], progress=tell)
+    noise = noises(model, quantization, [inputs.batch([image]) for image in images], progress=progress)
     order = sorted(noise, key=lambda layer: -noise[layer])
     with _measure(dataset) as measure:
-        tell("measuring float32")
+        progress("measuring float32")
         full = measure(model, target, manifest)
 
         def reached(count: int) -> float:
-            tell(f"measuring with {count} of {len(order)} layers in float32")
+            progress(f"measuring with {count} of {len(order)} layers in float32")
             quantized = model.clone()
             Pipeline(quantization([str(layer) for layer in order[:count]])).run(quantized)
             return measure(quantized, target, manifest)
@@ -125,18 +124,15 @@ def choose_float_layers(
     return Mixed(tuple(sorted(order[:high])), len(order), full, best, measure.labelled)
 
 
-def drop(
-    exact: Candidate, other: Candidate, dataset: Dataset, *, progress: Callable[[str], None] | None = None
-) -> float:
+def drop(exact: Candidate, other: Candidate, dataset: Dataset, *, progress: Progress = silent) -> float:
     """By how many percentage points mAP@0.50 or top-1 of one engine differs from that of another, which is in float32.
 
     Raises DatasetError if the network takes no images.
     """
-    tell = progress or (lambda _: None)
     with _measure(dataset) as measure:
         values = []
         for variant in (exact, other):
-            tell(f"measuring {variant.target.title}")
+            progress(f"measuring {variant.target.title}")
             values.append(measure(variant.model, variant.target, variant.manifest))
     return abs(values[0] - values[1]) * 100
 
@@ -146,7 +142,7 @@ def noises(
     quantization: Quantization,
     feeds: Sequence[Feeds],
     *,
-    progress: Callable[[str], None] | None = None,
+    progress: Progress = silent,
 ) -> dict[int, float]:
     """The noise of each layer: that of the outputs relative to their signal, the mean over outputs, if only it is
     quantized.
@@ -156,7 +152,6 @@ def noises(
         quantization: makes the passes.
         feeds: inputs of several runs.
     """
-    tell = progress or (lambda _: None)
     every = model.clone()
     applied = Pipeline(quantization([])).run(every)
     noted = {remark.where for item in applied if item.name == "quantize" for remark in item.remarks.applied}
@@ -170,7 +165,7 @@ def noises(
     clean = _outputs(model, feeds)
     found = {}
     for place, layer in enumerate(sorted(numbers), 1):
-        tell(f"sensitivity of layer {layer}, {place} of {len(numbers)}")
+        progress(f"sensitivity of layer {layer}, {place} of {len(numbers)}")
         others = [f"{first}-{end}" for first, end in ((0, layer - 1), (layer + 1, last)) if first <= end]
         single = model.clone()
         for step in quantization(others):

@@ -15,16 +15,18 @@ Products are Conv, ConvTranspose, Gemm, MatMul: nearly all of the work and of th
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any, ClassVar
 
 import onnx.defs
 import onnx_ir as ir
 
 from dnc.errors import PassError, close_match
 from dnc.graph.builder import WHERE
+from dnc.graph.rewriting import Pass
 from dnc.runtime.options import Option
 
-__all__ = ["KEEP", "PRODUCTS", "Keep", "around_products", "float32_nodes", "layer_of"]
+__all__ = ["PRODUCTS", "Keep", "ReducedPrecision", "around_products", "float32_nodes", "layer_of"]
 
 PRODUCTS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 _SECTIONS = ("Exp", "Pow", "Softmax")
@@ -32,13 +34,12 @@ _STATISTICS = "BatchNormalization"
 _MEASURES = frozenset({"Shape", "Size"})
 """They read floats and give integers, but not from what the floats are."""
 
-KEEP = Option(
+_KEEP = Option(
     "keep",
     "",
     "what stays in float32 besides what must: layers (36), ranges of them (30-36), operators (Sigmoid), joined by +",
     lambda text: text.split("+") if text else [],
 )
-"""The option of passes that reduce precision; its value are the entries of `Keep`."""
 
 
 class Keep:
@@ -74,6 +75,24 @@ class Keep:
         if layer is not None and any(first <= layer <= last for first, last in self.ranges):
             return f"layer {layer} is kept in float32"
         return f"{node.op_type} is kept in float32" if node.op_type in self.types else ""
+
+
+class ReducedPrecision(Pass):
+    """A pass that rounds weights or values, with the option `keep`.
+
+    Raises:
+        PassError: an entry of `keep` is neither a layer, a range of them nor an operator.
+    """
+
+    known_options: ClassVar[Sequence[Option]] = (_KEEP,)
+
+    def __init__(self, **values: Any) -> None:
+        super().__init__(**values)
+        self.kept()
+
+    def kept(self) -> Keep:
+        """What stays in float32, as the option says."""
+        return Keep(self.options["keep"])
 
 
 def float32_nodes(model: ir.Model, keep: Keep, *, wide: bool = False) -> dict[ir.Node, str]:
