@@ -8,7 +8,6 @@ import re
 import shutil
 import subprocess
 import sys
-import sysconfig
 import venv
 import zipfile
 from collections.abc import Mapping
@@ -24,6 +23,9 @@ from tests import ROOT
 from tests.networks import TINY
 
 pytestmark = pytest.mark.slow
+
+DEPENDENCIES = "".join(f"{path}\n" for path in sys.path if path.endswith("site-packages"))
+"""Where this environment has its libraries: a path, which brings no editable dnc."""
 
 
 def sources() -> set[str]:
@@ -122,7 +124,7 @@ def test_editable(place: Path, environment: Path) -> None:
         pytest.skip("setuptools cannot be fetched to build with")
     assert result.returncode == 0, result.stderr
     (packages,) = (place / "editable").glob("lib/python*/site-packages")
-    (packages / "dependencies.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
+    (packages / "dependencies.pth").write_text(DEPENDENCIES)
     code = """
 import dnc, dnc.passes.fold_batchnorm, dnc.targets.tvm.emit
 from dnc.darknet.cfg import bundled_cfg
@@ -150,11 +152,11 @@ def test_source_distribution(place: Path, environment: Path, wheel: Path) -> Non
 
 @pytest.fixture(scope="module")
 def installed(place: Path, environment: Path, wheel: Path) -> Path:
-    """The wheel, installed. Its dependencies are those of this environment: a path, which brings no editable dnc."""
+    """The wheel, installed. Its dependencies are those of this environment."""
     result = python(environment, "-m", "pip", "install", "--no-deps", "--quiet", wheel)
     assert result.returncode == 0, result.stderr
     (packages,) = environment.glob("lib/python*/site-packages")
-    (packages / "dependencies.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
+    (packages / "dependencies.pth").write_text(DEPENDENCIES)
     return environment
 
 
