@@ -60,7 +60,6 @@ class Binarize(Pass):
     )
 
     def rewrite(self, model: ir.Model) -> Remarks:
-        """Rewrites every convolution that it can."""
         remarks = Remarks()
         for node in list(model.graph):
             signs = _signs(node) if node.op_type == "Conv" else None

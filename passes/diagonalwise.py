@@ -69,7 +69,6 @@ class Diagonalwise(Pass):
                 raise PassError(f"width={width} must be at least 2", hint="8, 16, 32, 64, or all")
 
     def rewrite(self, model: ir.Model) -> Remarks:
-        """Rewrites every depthwise convolution, or those of `only`."""
         remarks = Remarks()
         for node in chosen(model, self.only):
             channels = channels_of(node) if node.op_type == "Conv" else 0

@@ -26,7 +26,6 @@ class EliminateIdentity(Pass):
     applies_to: ClassVar[str] = "Identity, Dropout, Concat of one input, Reshape to the same shape"
 
     def rewrite(self, model: ir.Model) -> Remarks:
-        """Applies both cases."""
         graph = model.graph
         remarks = Remarks()
         for node in list(graph):

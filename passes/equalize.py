@@ -57,7 +57,6 @@ class Equalize(Pass):
         self.outputs = outputs
 
     def rewrite(self, model: ir.Model) -> Remarks:
-        """Equalizes every tensor between two convolutions that can be."""
         remarks = Remarks()
         for node in list(model.graph):
             value, slope = _activated(node.outputs[0])

@@ -51,7 +51,6 @@ class GroupedToDense(Pass):
                 raise PassError(f"groups={groups} must be at least 1", hint="1 makes the convolution dense")
 
     def rewrite(self, model: ir.Model) -> Remarks:
-        """Rewrites every grouped convolution, or those of `only`."""
         remarks = Remarks()
         for node in chosen(model, self.only):
             groups = groups_of(node) if node.op_type == "Conv" else 1

@@ -76,7 +76,6 @@ class Quantize(ReducedPrecision):
         self.spec = spec or QuantSpec(frozenset({"Conv"}))
 
     def rewrite(self, model: ir.Model) -> Remarks:
-        """Quantizes every operator that can be."""
         remarks, keep = Remarks(), self.kept()
         _complete_ranges(model.graph)
         rounding = _Rounding(model.graph, self.spec)

@@ -53,7 +53,6 @@ class ShareConvs(Pass):
     )
 
     def rewrite(self, model: ir.Model) -> Remarks:
-        """Merges every set of convolutions that it can."""
         remarks = Remarks()
         graph = model.graph
         readers: dict[ir.Value, list[ir.Node]] = {}

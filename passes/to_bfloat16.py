@@ -52,7 +52,6 @@ class ToBfloat16(ReducedPrecision):
     needs: ClassVar[str] = "weight that may be in bfloat16"
 
     def rewrite(self, model: ir.Model) -> Remarks:
-        """Rewrites every weight."""
         graph = model.graph
         remarks = Remarks()
         stay = float32_nodes(model, self.kept(), wide=True)

@@ -41,7 +41,6 @@ class TrimKernels(Pass):
     applies_to: ClassVar[str] = "Conv whose kernels have zeros along a border, in every filter and channel"
 
     def rewrite(self, model: ir.Model) -> Remarks:
-        """Trims every convolution that it can."""
         remarks = Remarks()
         for node in model.graph:
             if node.op_type == "Conv":

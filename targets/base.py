@@ -90,7 +90,6 @@ class Target(Destination):
         return self.runs.select(self.given)(self.given)
 
     def candidates(self, precisions: Collection[str] = ()) -> Sequence[Target]:
-        """The target itself."""
         return [self]
 
     def missing(self) -> str:

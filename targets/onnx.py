@@ -83,14 +83,12 @@ class Onnx(Target):
         return QuantSpec(operators | DATA_MOVEMENT, outputs=True, int32_biases=True)
 
     def storage(self) -> Sequence[Step]:
-        """What stores another precision."""
         name = {"fp16": "to-float16", "bf16": "to-bfloat16"}.get(self.options["precision"])
         return [] if name is None else rounded(name)
 
     def build(
         self, model: ir.Model, folder: Path, manifest: Manifest | None = None, progress: Progress = silent
     ) -> Mapping[str, str]:
-        """Writes model.onnx."""
         serialize_to(model, folder / MODEL)
         return {}
 

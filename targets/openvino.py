@@ -59,7 +59,6 @@ class Openvino(Target):
     def build(
         self, model: ir.Model, folder: Path, manifest: Manifest | None = None, progress: Progress = silent
     ) -> Mapping[str, str]:
-        """Writes model.xml and model.bin."""
         openvino = import_openvino()
         read = _read(model)
         if manifest is not None:
@@ -83,13 +82,11 @@ class Openvino(Target):
         return {}
 
     def versions(self) -> dict[str, str]:
-        """OpenVINO, which wrote the files."""
         from importlib.metadata import version
 
         return {"openvino": version("openvino")}
 
     def engine(self) -> str:
-        """OpenVINO, and in which precision it computes."""
         from importlib.metadata import version
 
         return f"OpenVINO {version('openvino')} {self.options['precision']}"

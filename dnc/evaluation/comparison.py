@@ -123,7 +123,6 @@ class ReferenceSide(Side):
         return ((layer_value(index), value) for index, value in run_all(self.network, sample.x))
 
     def where(self, name: str) -> str:
-        """See `Side.where`."""
         return _sections(self.network).get(name, "")
 
 
@@ -152,7 +151,6 @@ class EngineSide(Side):
         return sorted(named, key=lambda item: (len(item[0]), item[0]))
 
     def where(self, name: str) -> str:
-        """See `Side.where`."""
         return self._sections.get(name, "")
 
 
@@ -185,7 +183,6 @@ class Recording(Side):
         return [Sample(name, np.asarray(self._arrays[key], np.float32)[None]) for name, key in self._inputs.items()]
 
     def outputs(self, sample: Sample) -> Iterator[tuple[str, Array]]:
-        """What was recorded for the sample."""
         prefix = f"{sample.name}_layer" if sample.name else "layer"
         for key in sorted(self._arrays, key=lambda key: (len(key), key)):
             if key.startswith(prefix):
@@ -218,7 +215,6 @@ class Recording(Side):
         return reasons
 
     def where(self, name: str) -> str:
-        """See `Side.where`."""
         return self._layers[name].where.short if name in self._layers else ""
 
     def skip(self, name: str) -> str:

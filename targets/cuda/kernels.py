@@ -73,7 +73,6 @@ class CudaKernels(TvmTarget):
 
     @property
     def title(self) -> str:
-        """With the name of the back end."""
         return f"{super().title} by tvm"
 
     def library(self) -> Path | None:
@@ -89,7 +88,6 @@ class CudaKernels(TvmTarget):
         return optimizations("onnx", "bits")
 
     def unsupported(self, model: ir.Model) -> list[str]:
-        """See `dnc.targets.tvm.emit`."""
         return unsupported(model, gpu=True)
 
     def architectures(self) -> tuple[str, ...]:
@@ -110,7 +108,6 @@ class CudaKernels(TvmTarget):
     def build(
         self, model: ir.Model, folder: Path, manifest: Manifest | None = None, progress: Progress = silent
     ) -> Mapping[str, str]:
-        """Compiles model.so and writes what stands beside it."""
         with Compiler(model, self._job(), progress) as compiler:
             reply = compiler.network(folder / MODEL)
         return self._finish(model, folder, manifest, reply, "nothing was timed or tried on a GPU")
@@ -197,7 +194,6 @@ class CudaKernels(TvmTarget):
         return f"{self.bundle(libraries, folder)}; NVIDIA's libcudart.so.13 is not"
 
     def engine(self) -> str:
-        """TVM, and the GPU."""
         from importlib.metadata import version
 
         gpu = next((f"{gpu.name}, driver {gpu.driver}" for gpu in gpus()[self.options["device"] :]), "no GPU")

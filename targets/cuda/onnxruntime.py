@@ -52,7 +52,6 @@ class CudaOnnxRuntime(Onnx):
 
     @property
     def title(self) -> str:
-        """With the name of the back end, where that was asked for."""
         return super().title + (" by onnxruntime" if "backend" in self.given else "")
 
     def missing(self) -> str:
@@ -60,7 +59,6 @@ class CudaOnnxRuntime(Onnx):
         return ""
 
     def remedy(self) -> str:
-        """With NVIDIA's libraries."""
         return self.runner().remedy()
 
     def optimizations(self) -> Sequence[Step]:

@@ -55,5 +55,4 @@ class Cuda(Destination):
         return found
 
     def remedy(self) -> str:
-        """How the back end is installed."""
         return self.candidates()[0].remedy()

@@ -128,29 +128,25 @@ class Myriad(Target):
         return toolchain.missing(_NAME)
 
     def remedy(self) -> str:
-        """The command that installs the toolchain, or mends it."""
         return self.runner().remedy()
 
     def optimizations(self) -> Sequence[Step]:
-        """Those of other readers of ONNX, in the forms that the compiler knows."""
+        """Passes as for other readers of ONNX, in the forms that the compiler knows."""
         return optimizations("myriad", "bits")
 
     def unsupported(self, model: ir.Model) -> list[str]:
-        """See `dnc.targets.myriad.graph`."""
         return unsupported(model)
 
     def versions(self) -> dict[str, str]:
-        """What the compiler came from."""
         return dict(requirement.split("==") for requirement in toolchain.TOOLCHAINS[_NAME].wheels)
 
     def engine(self) -> str:
-        """The CPU plugin, which is what runs here."""
+        """Names the CPU plugin, which is what runs here."""
         return "OpenVINO 2022.1's CPU plugin"
 
     def build(
         self, model: ir.Model, folder: Path, manifest: Manifest | None = None, progress: Progress = silent
     ) -> Mapping[str, str]:
-        """Compiles the blob and writes what stands beside it."""
         damage = toolchain.damage(_NAME, thorough=True)
         if damage:
             raise TargetError(f"the Myriad X toolchain is damaged: {damage}", hint=f"{self.remedy()} again")

@@ -36,7 +36,6 @@ class TvmTarget(TunableTarget):
         return " ".join(name for name, found in packages.items() if not found)
 
     def storage(self) -> Sequence[Step]:
-        """What stores another precision."""
         return rounded("to-float16") if self.options["precision"] == "fp16" else []
 
     def versions(self) -> dict[str, str]:

@@ -89,15 +89,13 @@ class Tvm(TvmTarget):
     )
 
     def library(self) -> Path | None:
-        """TVM's runtime."""
         return runtime_library()
 
     def remedy(self) -> str:
-        """The extra to compile with, and that to run with."""
         return self.runner().remedy()
 
     def optimizations(self) -> Sequence[Step]:
-        """Those of other readers of ONNX; mish and elu by exp, which is fast here."""
+        """Passes as for other readers of ONNX; mish and elu by exp, which is fast here."""
         return optimizations("onnxruntime", "bits")
 
     def quantization(self) -> QuantSpec | None:
@@ -130,7 +128,6 @@ class Tvm(TvmTarget):
     def build(
         self, model: ir.Model, folder: Path, manifest: Manifest | None = None, progress: Progress = silent
     ) -> Mapping[str, str]:
-        """Compiles model.so and writes what stands beside it."""
         machine = self._machine()
         linker = find_linker(self.options["cc"], machine)
         built = build(self._emit(model, machine), machine, linker, folder / MODEL, progress=progress)
@@ -209,7 +206,6 @@ class Tvm(TvmTarget):
         return self.bundle({RUNTIME: library}, folder)
 
     def engine(self) -> str:
-        """TVM, and what it compiles for."""
         from importlib.metadata import version
 
         return f"TVM {version('apache-tvm')} {self._machine().mcpu} {self.options['precision']}"

@@ -61,7 +61,6 @@ class OnnxSession(Session):
         return import_onnxruntime().InferenceSession(str(self._path), options, providers=list(providers))
 
     def run(self, inputs: Mapping[str, Array]) -> list[Array]:
-        """InferenceSession.run, which is thread-safe."""
         try:
             return list(self._session.run(None, dict(inputs)))
         except Exception as error:
@@ -183,11 +182,9 @@ class OnnxRunner(Runner):
     )
 
     def missing(self) -> str:
-        """onnxruntime, of any build."""
         return "" if importlib.util.find_spec("onnxruntime") else "onnxruntime"
 
     def open(self, folder: Path, threads: int | None = None) -> Session:
-        """A session on the CPU."""
         return OnnxSession(folder / MODEL, ["CPUExecutionProvider"], threads, self.options["spin"] == "on")
 
     def taking_turns(self) -> Self:

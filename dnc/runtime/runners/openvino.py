@@ -204,11 +204,9 @@ class OpenvinoRunner(Runner):
     )
 
     def missing(self) -> str:
-        """openvino."""
         return "" if importlib.util.find_spec("openvino") else "openvino"
 
     def open(self, folder: Path, threads: int | None = None) -> Session:
-        """A session on the device that was asked for."""
         device = self.options["device"]
         config: dict[str, Any] = {"PERFORMANCE_HINT": self.options["hint"].upper()}
         if not device.startswith("NPU"):

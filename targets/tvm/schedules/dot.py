@@ -114,12 +114,10 @@ class _Several(Dot):
         return np.ascontiguousarray(several).view("<i4").reshape(-1, outputs)
 
     def number(self, data: Any, at: Sequence[Expr]) -> Expr:
-        """Neighbours as int32."""
         *outer, last = at
         return tirx.reinterpret("int32", tirx.BufferLoad(data, [*outer, tirx.Ramp(last, index(1), self.group)]))
 
     def add(self, sums: Any, first: Expr, lanes: int, number: Expr, weight: Any, offset: Expr) -> Stmt:
-        """One instruction."""
         place = [tirx.Ramp(first, index(1), lanes)]
         weights = tirx.BufferLoad(weight, [tirx.Ramp(offset, index(1), lanes)])
         held = tirx.BufferLoad(sums, place)

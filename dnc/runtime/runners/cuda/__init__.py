@@ -82,11 +82,9 @@ class CudaRunner(Runner):
         return ""
 
     def remedy(self) -> str:
-        """Names the extra with NVIDIA's libraries."""
         return 'pip install "darknet-compiler[cuda]", or pip install "onnxruntime-gpu[cuda,cudnn]"'
 
     def open(self, folder: Path, threads: int | None = None) -> Session:
-        """A session on the GPU."""
         from dnc.runtime.runners.cuda.onnxruntime import open_engine
 
         if importlib.util.find_spec("onnxruntime") is None:
@@ -115,7 +113,6 @@ class KernelsRunner(Runner):
         return 'pip install "darknet-compiler[cuda-tvm]"; to run engines, "…[runtime-cuda-tvm]" is enough'
 
     def open(self, folder: Path, threads: int | None = None) -> Session:
-        """A session on the GPU."""
         from dnc.runtime.runners.cuda.kernels import GpuSession
 
         return GpuSession(folder, self.options["device"], self.options["graphs"])

@@ -56,7 +56,6 @@ class MyriadRunner(Runner):
         return ""
 
     def remedy(self) -> str:
-        """The command that installs the toolchain, or mends it."""
         return "`dnc toolchain install myriad` fetches it (40 MB) into your cache"
 
     def open(self, folder: Path, threads: int | None = None) -> Session:

@@ -22,15 +22,12 @@ class TvmRunner(Runner):
     extra: ClassVar[str] = "tvm"
 
     def missing(self) -> str:
-        """The interface for Python alone."""
         return "" if importlib.util.find_spec("tvm_ffi") else FFI
 
     def remedy(self) -> str:
-        """The extra to compile with, and that to run with."""
         return 'pip install "darknet-compiler[tvm]"; to run engines, "darknet-compiler[runtime-tvm]" is enough'
 
     def open(self, folder: Path, threads: int | None = None) -> Session:
-        """A session on this machine's CPU."""
         from dnc.runtime.runners.tvm.session import TvmSession
 
         return TvmSession(folder, threads)
