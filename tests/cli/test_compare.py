@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from dnc.cli.compare import command as compare
-from dnc.evaluation.comparison import TOLERANCE, compare_files
+from dnc.compiler.comparing import compare_files
+from dnc.evaluation.comparison import TOLERANCE
 from tests.conftest import Result
 
 Command = Callable[..., Result]
