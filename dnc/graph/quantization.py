@@ -50,7 +50,7 @@ LEVELS = 127
 
 _TINY = float(np.finfo(np.float32).tiny)
 _LARGEST_BIAS = 2.0**30
-"""In units of its scale: int32 then has room for the sum of products."""
+"""The largest bias, in units of its scale: int32 then has room for the sum of products."""
 _RANGE, _PARAMS = "dnc.range", "dnc.quant_params"
 
 
@@ -83,7 +83,7 @@ class Range:
     maximum: float = math.inf
     """What was seen; infinite where nobody looked."""
     channels: Channels | None = None
-    """Of maps, where they were measured."""
+    """What was seen in each channel, of a tensor with height and width; None where that was not measured."""
 
     @classmethod
     def symmetric(cls, threshold: float, minimum: float, maximum: float) -> Self:
@@ -93,7 +93,7 @@ class Range:
 
     @property
     def threshold(self) -> float:
-        """Of the symmetric range around it."""
+        """The end of the symmetric range around it."""
         return as_threshold(max(-self.low, self.high))
 
     @property
@@ -107,7 +107,7 @@ class QuantSpec:
     """Where an engine wants 8-bit numbers, and of which kind, so that it computes with them as fast as it can."""
 
     operators: frozenset[str]
-    """What it computes with integers."""
+    """The operators that it computes with integers."""
     outputs: bool = False
     """What these operators give is rounded too, and not only what they read: for an engine that has a kernel for each
     operator and fuses none, and knows by that which to take."""
@@ -169,7 +169,7 @@ class QuantParams:
 
     @classmethod
     def read(cls, scale: npt.NDArray[Any], zero_point: npt.NDArray[Any] | None = None, axis: int | None = None) -> Self:
-        """Those of a QuantizeLinear or DequantizeLinear, from its inputs and its axis."""
+        """The parameters that a QuantizeLinear or DequantizeLinear has, from its inputs and its axis."""
         zeros = np.zeros(1, np.int8) if zero_point is None else zero_point
         return cls(tuple(scale.reshape(-1).tolist()), int(zeros.reshape(-1)[0]), zeros.dtype.name, axis)
 
@@ -185,7 +185,7 @@ class QuantParams:
         return reals * self._scales(integers.ndim)
 
     def _scales(self, rank: int) -> npt.NDArray[np.float32]:
-        """In a shape that multiplies a tensor of so many axes."""
+        """The scales, in a shape that multiplies a tensor of so many axes."""
         scales = np.array(self.scale, np.float32)
         return scales.reshape([-1 if axis == self.axis else 1 for axis in range(rank)] if scales.size > 1 else ())
 

@@ -43,7 +43,7 @@ class Calibration:
     """The ranges of a network's tensors."""
 
     digest: str
-    """Of the network: `Network.digest`."""
+    """The network's: `Network.digest`."""
     method: str
     """How ranges were chosen: one of `histograms.METHODS`, or the format of the table that they are from."""
     symmetric: bool
@@ -53,9 +53,9 @@ class Calibration:
     """`count` images of `source`, `files` in order, the `sha256` of their names and contents, the `seed` that drew them
     or None for the first ones, and those `skipped`; empty where a table does not say."""
     ranges: Mapping[str, Range]
-    """By the name of the value: "input", and `layer_value` of each layer."""
+    """Ranges by the name of the value: "input", and `layer_value` of each layer."""
     histograms: Mapping[str, Any] = field(default_factory=dict)
-    """Of each tensor its histogram's summary (`Histogram.summary`)."""
+    """The summary of each tensor's histogram (`Histogram.summary`), by the same names."""
 
     def to_json(self) -> dict[str, Any]:
         """JSON values; the inverse of `from_json`."""

@@ -37,7 +37,7 @@ PERCENTILE = 99.99
 
 _KL_LEVELS = 128
 _TIE = 1e-10
-"""Divergences nearer than that are equal: float64 gives them to about 1e-13."""
+"""Divergences that differ by less are equal: float64 gives them to about 1e-13."""
 _TRIED = 256
 _BLOCK = 1 << 15
 """Values that are binned at a time: they and their indices stay in the cache."""
@@ -66,12 +66,12 @@ class Histogram:
 
     @property
     def width(self) -> float:
-        """Of a bin."""
+        """The width of a bin."""
         return math.ldexp(1.0, self._exponent) / BINS
 
     @property
     def values(self) -> int:
-        """How many were counted, zeros too."""
+        """The number of values that were counted, zeros too."""
         return self.zeros + int(self._counts.sum())
 
     @property
@@ -166,7 +166,7 @@ class Histogram:
         return max(-self.minimum, self.maximum)
 
     def summary(self) -> dict[str, Any]:
-        """How many bins of which width are used on each side, how many values were counted, and the zeros in them."""
+        """The number of used bins on each side and their width, and of the counted values and the zeros among them."""
         sides = {"bins": len(self.above)} if not self.signed else {"below": len(self.below), "above": len(self.above)}
         return {**sides, "width": self.width, "values": self.values, "zeros": self.zeros}
 
@@ -264,7 +264,7 @@ def mse_edges(below: npt.ArrayLike | None, above: npt.ArrayLike) -> tuple[float,
 
 
 def _tried(bins: int) -> Floats:
-    """Ranges of up to so many bins, evenly spaced."""
+    """256 ranges of up to so many bins, evenly spaced."""
     return np.arange(1, _TRIED + 1, dtype=np.float64) * (bins / _TRIED)
 
 

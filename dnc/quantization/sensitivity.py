@@ -1,4 +1,5 @@
-"""What less precision costs, and with mixed precision which layers stay in float32, so that it is no more than asked.
+"""The accuracy that less precision costs, and which layers stay in float32 so that mixed precision costs no more of it
+than is allowed.
 
 1. Each layer alone is quantized, and the noise that this brings into the inputs of the heads is measured against their
    signal on a few images. Noises of layers add up, so that those with most of it are worth most in float32.
@@ -43,19 +44,19 @@ Quantization = Callable[[Collection[str]], Sequence[Step]]
 """The passes that quantize all but some layers."""
 
 _IMAGES = 4
-"""On which layers are compared with each other; their order was the same with 16."""
+"""The number of images on which layers are compared with each other; their order was the same with 16."""
 _OBJECT = 0.25
-"""From this confidence on, what the float32 engine finds is there."""
+"""The confidence from which on a box of the float32 engine counts as an object that is there."""
 
 
 @dataclass(frozen=True)
 class Mixed:
-    """What was found."""
+    """The layers that mixed precision leaves in float32, and what the engine then reaches."""
 
     kept: tuple[int, ...]
     """Layers that stay in float32."""
     layers: int
-    """How many could be quantized."""
+    """The number of layers that could be quantized."""
     full: float
     """What the float32 engine reaches, from 0 to 1."""
     reached: float
@@ -193,7 +194,7 @@ def _outputs(model: ir.Model, feeds: Sequence[Feeds]) -> list[dict[str, Array]]:
 
 
 class _Measure:
-    """Builds engines, and says how well they do. The first one is in float32: what it finds counts as the truth where
+    """Builds engines and measures their accuracy. The first one is in float32: what it finds counts as the truth where
     images have no labels."""
 
     def __init__(self, dataset: Dataset, folder: Path) -> None:
@@ -205,7 +206,7 @@ class _Measure:
         self.labelled = True
 
     def __call__(self, model: ir.Model, target: Target, manifest: Manifest) -> float:
-        """That of this engine, from 0 to 1."""
+        """The accuracy of this engine, from 0 to 1."""
         if manifest.preprocessing is None or not manifest.heads:
             what = "the network finds nothing in images, so nothing can be measured on any"
             raise DatasetError(what, hint="--precision says what to take without measuring")

@@ -47,7 +47,7 @@ _KEY = "input_calibration"
 _BEHIND = "16"
 _HEADER = re.compile(r"TRT-\d+-\w+")
 _LARGEST = 1 << 24
-"""Bytes: a table has some 30 a layer."""
+"""The largest file, in bytes: a table has some 30 a layer."""
 
 
 def darknet_line(calibration: Calibration, network: Network) -> str:
