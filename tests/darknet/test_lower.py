@@ -20,7 +20,7 @@ from dnc.graph.builder import WHERE
 from dnc.graph.pipeline import Pipeline
 from dnc.graph.running import Running, run
 from dnc.runtime.preprocessing import Preprocessing
-from dnc.targets import targets
+from dnc.targets.onnx import Onnx
 from tests import ROOT
 
 BOUND = 2e-5
@@ -226,7 +226,7 @@ def test_random_network(seed: int) -> None:
     free = Running(lower(network, layers=every_layer), spin=False)
     # As an engine has it: the heads alone, all passes, ONNX Runtime's own fusions.
     model = lower(network)
-    Pipeline(targets["onnx"]().optimizations()).run(model)
+    Pipeline(Onnx().optimizations()).run(model)
     engine = Running(model, optimize=True, spin=False)
     for batch in (1, 2):
         x = draft.random.normal(0, 1, (batch, *network.input_shape)).astype(np.float32)

@@ -18,9 +18,10 @@ from dnc.cli import embed
 from dnc.darknet.network import Network
 from dnc.darknet.weights import write_weights
 from dnc.targets import targets
+from tests import ROOT
 from tests.embed import test_bundle, test_decode, test_preprocess
 from tests.embed.conftest import Folder
-from tests.embed.native import EMBED, ROOT, WARNINGS, Harness, NativeError, build_harness, run
+from tests.embed.native import EMBED, WARNINGS, Harness, NativeError, build_harness, run
 from tests.networks import TINY
 
 Pixels = npt.NDArray[np.uint8]

@@ -338,7 +338,7 @@ def test_classifiers(tmp_path: Path) -> None:
         return [Classification(index, "", 0.5) for index in (1, 0, 2, 3)[:top]]
 
     class Classifier(_Engine):
-        __call__ = staticmethod(classify)  # type: ignore[assignment]
+        __call__ = staticmethod(classify)
 
     engine.__class__ = Classifier
     report = evaluate(engine, dataset, top=3)

@@ -44,7 +44,8 @@ def run(content: bytes, model: ir.Model, preprocessing: Preprocessing) -> list[n
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 3
-    return ort.InferenceSession(content, options).run(None, feeds_for(model, preprocessing))
+    outputs: list[np.ndarray] = ort.InferenceSession(content, options).run(None, feeds_for(model, preprocessing))
+    return outputs
 
 
 def composites(model: ir.Model) -> list[str]:
@@ -105,7 +106,7 @@ def test_attributes() -> None:
     pixels, _, suppression = (node for node in model.graph if is_composite(node))
     found = Preprocess.of(pixels)
     assert (found.width, found.height, found.mode, found.color, found.divisor) == (32, 24, "letterbox", "rgb", 255)
-    np.testing.assert_array_equal(np.float32(found.std), np.array(LETTERBOX.std, np.float32))
+    np.testing.assert_array_equal(np.array(found.std, np.float32), np.array(LETTERBOX.std, np.float32))
     assert found.gain.shape == (1, 3, 1, 1)
     assert (found.gain == 1).all()
     assert attributes_of(suppression) == {"exponent": pytest.approx(0.6), "limit": 4096}

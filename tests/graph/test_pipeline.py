@@ -169,7 +169,7 @@ def test_decision(lowered: ir.Model) -> None:
         return [Step(item) for item in chosen("eliminate-dead-code", "fold-constants")]
 
     before = sum(node.op_type == "BatchNormalization" for node in lowered.graph)
-    steps = [*chosen("fold-batchnorm"), Decision("choice", decide), *chosen("eliminate-identity")]
+    steps: list[Step | Decision | Pass] = [*chosen("fold-batchnorm"), Decision("choice", decide), *chosen("eliminate-identity")]
     applied = Pipeline(steps).run(lowered, skip=["fold-constants"])
     assert [item.name for item in applied] == ["fold-batchnorm", "eliminate-dead-code", "eliminate-identity"]
     assert (before, seen) == (1, [0])

@@ -41,7 +41,7 @@ def test_targets(text: str, seed: int) -> None:
         if target().missing():
             continue
         built = lower(Network.parse(text).with_random_weights(seed))
-        wanted = target().optimizations()
+        wanted = target().candidates()[0].optimizations()
         Pipeline(wanted).run(built, verify=Verifier(feeds_for(built, images=2, seed=seed)))
         again = Pipeline(wanted).run(built)
         assert [item.name for item in again if item.count] == [], name

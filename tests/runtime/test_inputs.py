@@ -95,12 +95,12 @@ def test_states() -> None:
 def test_arrays() -> None:
     inputs = Inputs(manifest(batch=2), Path("net.engine"))
     x, single = inputs.array(np.zeros((2, 3, 32, 48)))
-    assert (x.dtype, single) == (np.float32, False)
+    assert (str(x.dtype), single) == ("float32", False)
     x, single = Inputs(manifest()).array(np.zeros((3, 32, 48)).tolist())
     assert (x.shape, single) == ((1, 3, 32, 48), True)
     for array, message in ((np.zeros((3, 32, 48)), r"wants \(2, 3, 32, 48\)"), ("dog.jpg", "no array of numbers")):
         with pytest.raises(DncError, match=message) as caught:
-            inputs.array(array)  # type: ignore[arg-type]
+            inputs.array(array)
         assert caught.value.where == Path("net.engine")
     raw = Inputs(manifest(input_dtype="uint8"))
     assert raw.array(picture())[0].shape == (1, 20, 30, 3)

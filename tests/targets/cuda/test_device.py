@@ -45,6 +45,6 @@ def test_the_largest_gpu_counts() -> None:
 
 def test_tf32_wants_a_gpu_that_has_it() -> None:
     """Every one of those that are named."""
-    target = Cuda({"backend": "tvm", "precision": "tf32", "arch": "sm_75,sm_90"})
+    (target,) = Cuda({"backend": "tvm", "precision": "tf32", "arch": "sm_75,sm_90"}).candidates()
     with pytest.raises(TargetError, match="sm_75 has no TF32"):
         target.build(None, None)  # type: ignore[arg-type]

@@ -311,13 +311,13 @@ def test_options(monkeypatch: pytest.MonkeyPatch) -> None:
         Cuda({"triple": "aarch64-linux-gnu"})
     with pytest.raises(TargetError, match="no use for more than one arch"):
         Cuda({"arch": "sm_75,sm_87"})
-    back_end = Cuda({"backend": "tvm"})._backend
+    back_end = Cuda({"backend": "tvm"}).candidates()[0]
     with pytest.raises(TargetError, match="this machine has none") as caught:
         back_end.architectures()  # type: ignore[attr-defined]
     assert "arch=sm_87" in caught.value.hint
     monkeypatch.setattr("dnc.targets.cuda.kernels.gpus", lambda: (Gpu("Orin", "sm_87", "540"),))
     assert back_end.architectures() == ("sm_87",)  # type: ignore[attr-defined]
     with pytest.raises(TargetError, match="arch=sm_62 of target cuda is not one or more of sm_75"):
-        Cuda({"backend": "tvm", "arch": "sm_62"})._backend.architectures()  # type: ignore[attr-defined]
-    assert Cuda({"backend": "tvm"}).batch == 1
-    assert Cuda().batch is None
+        Cuda({"backend": "tvm", "arch": "sm_62"}).candidates()[0].architectures()  # type: ignore[attr-defined]
+    assert Cuda({"backend": "tvm"}).candidates()[0].batch == 1
+    assert Cuda().candidates()[0].batch is None

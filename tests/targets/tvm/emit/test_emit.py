@@ -15,7 +15,6 @@ from dnc.darknet.network import Network
 from dnc.errors import TargetError
 from dnc.graph.composites import inline_composites
 from dnc.runtime.preprocessing import Preprocessing
-from dnc.targets import find
 from dnc.targets.tvm.compile import import_tvm
 from dnc.targets.tvm.emit import shared_outputs, unsupported
 from dnc.targets.tvm.target import Tvm
@@ -113,7 +112,7 @@ def test_missing(there: tuple[str, ...], missing: str, to_open: str, monkeypatch
         return object() if name in there else None
 
     monkeypatch.setattr(importlib.util, "find_spec", found)
-    target = find("tvm")()
+    target = Tvm()
     assert target.missing().startswith(missing)
     assert target.missing_to_open().startswith(to_open)
     assert "darknet-compiler[runtime-tvm]" in target.remedy()
