@@ -169,8 +169,8 @@ def test_decision(lowered: ir.Model) -> None:
         return [Step(item) for item in chosen("eliminate-dead-code", "fold-constants")]
 
     before = sum(node.op_type == "BatchNormalization" for node in lowered.graph)
-    steps: list[Step | Decision | Pass] = [*chosen("fold-batchnorm"), Decision("choice", decide), *chosen("eliminate-identity")]
-    applied = Pipeline(steps).run(lowered, skip=["fold-constants"])
+    steps: list[Step | Decision | Pass] = [*chosen("fold-batchnorm"), Decision("choice", decide)]
+    applied = Pipeline([*steps, *chosen("eliminate-identity")]).run(lowered, skip=["fold-constants"])
     assert [item.name for item in applied] == ["fold-batchnorm", "eliminate-dead-code", "eliminate-identity"]
     assert (before, seen) == (1, [0])
 
@@ -178,7 +178,8 @@ def test_decision(lowered: ir.Model) -> None:
 def test_a_named_pass_must_do_something(lowered: ir.Model) -> None:
     """An optimization may find nothing; what needs something that is not there was asked for in vain."""
     Pipeline([Step(passes["merge-pools"](), named=True)]).run(lowered)
-    for name, reason in (("quantize", "no range of input was calibrated"), ("diagonalwise", "no depthwise convolution")):
+    reasons = {"quantize": "no range of input was calibrated", "diagonalwise": "no depthwise convolution"}
+    for name, reason in reasons.items():
         assert Pipeline([Step(passes[name]())]).run(lowered)[0].count == 0
         with pytest.raises(PassError, match=f"pass {name}: .*{reason}"):
             Pipeline([Step(passes[name](), named=True)]).run(lowered)

@@ -12,7 +12,7 @@ import pytest
 import dnc
 from dnc.errors import DncError
 from dnc.runtime import Inputs, Postprocess
-from dnc.runtime.decoding import Classification, ClassifierHead, YoloHead
+from dnc.runtime.decoding import Classification, ClassifierHead, Detection, YoloHead
 from dnc.runtime.preprocessing import Preprocessing
 from tests.manifests import manifest
 
@@ -49,8 +49,8 @@ def test_outputs_of_forward(name: str, decode: str, write: Write, tmp_path: Path
         for found, right in zip(
             postprocess(engine.forward(arrays), size, top=3, position=position), expected, strict=True
         ):
-            assert isinstance(found, Classification)
-            assert isinstance(right, Classification)
+            assert isinstance(found, Classification | Detection)
+            assert isinstance(right, Classification | Detection)
             assert found.class_id == right.class_id
             assert found.confidence == pytest.approx(right.confidence, abs=1e-5)
 

@@ -88,7 +88,8 @@ def test_showcase_for_every_target(name: str, target: str, write: Write, tmp_pat
         pytest.skip(missing)
     cfg = write(name, CFGS[name].read_text(encoding="utf-8"))
     network = Network.load(cfg, cfg.with_suffix(".weights"))
-    x = np.random.default_rng(0).random((targets[target]().candidates()[0].batch or 2, *network.input_shape), np.float32)
+    batch = targets[target]().candidates()[0].batch or 2
+    x = np.random.default_rng(0).random((batch, *network.input_shape), np.float32)
     options = {"fallback": "on"} if target == "cuda" else {}
     engine = dnc.compile(cfg, out=tmp_path / "engine", target=target, options=options, verify=False)
     for got, expected in zip(engine.forward(x), run(network, x), strict=True):

@@ -302,15 +302,16 @@ def test_outputs_of_another_shape() -> None:
 
 def test_options(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is refused before anything is compiled."""
-    monkeypatch.setattr("dnc.targets.cuda.kernels.gpus", lambda: ())
+    for module in ("kernels", "target"):
+        monkeypatch.setattr(f"dnc.targets.cuda.{module}.gpus", lambda: ())
     with pytest.raises(TargetError, match="precision int8 is none of back end tvm's: fp32, tf32, fp16"):
-        Cuda({"backend": "tvm", "precision": "int8"})
+        Cuda({"backend": "tvm", "precision": "int8"}).candidates()
     with pytest.raises(TargetError, match="back end tvm has no layout, fallback"):
-        Cuda({"backend": "tvm", "layout": "nhwc", "fallback": "on", "cache": "off"})
+        Cuda({"backend": "tvm", "layout": "nhwc", "fallback": "on", "cache": "off"}).candidates()
     with pytest.raises(TargetError, match="back end onnxruntime has no triple"):
-        Cuda({"triple": "aarch64-linux-gnu"})
+        Cuda({"triple": "aarch64-linux-gnu"}).candidates()
     with pytest.raises(TargetError, match="no use for more than one arch"):
-        Cuda({"arch": "sm_75,sm_87"})
+        Cuda({"arch": "sm_75,sm_87"}).candidates()
     back_end = Cuda({"backend": "tvm"}).candidates()[0]
     with pytest.raises(TargetError, match="this machine has none") as caught:
         back_end.architectures()  # type: ignore[attr-defined]

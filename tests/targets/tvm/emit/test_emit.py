@@ -114,7 +114,7 @@ def test_missing(there: tuple[str, ...], missing: str, to_open: str, monkeypatch
     monkeypatch.setattr(importlib.util, "find_spec", found)
     target = Tvm()
     assert target.missing().startswith(missing)
-    assert target.missing_to_open().startswith(to_open)
+    assert target.runner().missing().startswith(to_open)
     assert "darknet-compiler[runtime-tvm]" in target.remedy()
 
 
