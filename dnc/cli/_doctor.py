@@ -55,32 +55,7 @@ TOOLS = ("g++", "cmake", "nvidia-smi", "nvcc", "ffmpeg")
 
 _BY_TVM = "cuda by tvm"
 _CHILD = "import sys; from dnc.cli import _doctor as doctor; doctor._answer(sys.argv[1])"
-_TINY = """[net]
-width=32
-height=32
-channels=3
-
-[convolutional]
-batch_normalize=1
-filters=8
-size=3
-stride=2
-pad=1
-activation=leaky
-
-[convolutional]
-filters=14
-size=1
-stride=1
-pad=1
-activation=linear
-
-[yolo]
-mask=0,1
-anchors=10,14, 23,27
-classes=2
-num=2
-"""
+_TINY = Path(__file__).with_name("doctor.cfg")
 
 
 @dataclass(frozen=True)
@@ -134,7 +109,7 @@ def try_target(name: str) -> State:
     with tempfile.TemporaryDirectory(prefix="dnc-doctor-") as scratch, warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         cfg = Path(scratch) / "tiny.cfg"
-        cfg.write_text(_TINY, encoding="utf-8")
+        shutil.copyfile(_TINY, cfg)
         network = Network.load(cfg).with_random_weights(0)
         with cfg.with_suffix(".weights").open("wb") as file:
             write_weights(file, network.layers, network.arrays)

@@ -31,6 +31,7 @@ Feeds = dict[str, Array]
 
 class _Picture(Protocol):
     """A PIL image."""
+
     def convert(self, mode: str, /) -> Any: ...
 
 

@@ -1,4 +1,4 @@
-"""Functions in CUDA C++ that kernels call for what TIR cannot say.
+"""Functions in CUDA C++ that kernels call for what TIR cannot say; their source is in the files *.cuh.
 
 TVM puts barriers where threads of a block write and read what is shared. What these functions write it does not see, so
 where they are used, `barrier` stands in the kernel.
@@ -6,6 +6,7 @@ where they are used, `barrier` stands in the kernel.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from tvm import tirx
@@ -36,136 +37,13 @@ _NEITHER = 0
 TILES = 4096
 """Tiles of a kernel of which several blocks compute parts, at most."""
 
-_COPY = """
-#ifndef DNC_COPY
-#define DNC_COPY
-template <int N> struct dnc_word;
-template <> struct dnc_word<2> { typedef unsigned short type; };
-template <> struct dnc_word<4> { typedef unsigned type; };
-template <> struct dnc_word<8> { typedef uint2 type; };
-template <> struct dnc_word<16> { typedef uint4 type; };
-template <int N, class To, class From> __device__ __forceinline__ void dnc_move(To to, From from) {
-  typedef typename dnc_word<N>::type word;
-  *(word*)(to) = *(word*)(from);
-}
-#ifndef DNC_ASYNC
-template <int N> __device__ __forceinline__ void dnc_copy(void *to, const void *from, bool inside) {
-#if __CUDA_ARCH__ >= 800
-  unsigned place = (unsigned)__cvta_generic_to_shared(to);
-  // Of size 0 nothing is read.
-  int size = inside ? N : 0;
-  if (N == 16)
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(place), "l"(from), "r"(size) : "memory");
-  else
-    asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(place), "l"(from), "n"(N), "r"(size) : "memory");
-#else
-  typedef typename dnc_word<N>::type word;
-  word value = {};
-  if (inside) value = *(const word *)from;
-  *(word *)to = value;
-#endif
-}
-__device__ __forceinline__ void dnc_commit() {
-#if __CUDA_ARCH__ >= 800
-  asm volatile("cp.async.commit_group;" ::: "memory");
-#endif
-}
-template <int N> __device__ __forceinline__ void dnc_wait() {
-#if __CUDA_ARCH__ >= 800
-  asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory");
-#endif
-}
-#endif
-#endif
-"""
-_PARTS = f"""
-#ifndef DNC_PARTS
-#define DNC_PARTS
-__device__ unsigned dnc_arrivals[{TILES}];
-__device__ __forceinline__ bool dnc_arrived_last(int tile, int parts) {{
-  __shared__ unsigned before[1];
-  __threadfence();
-  __syncthreads();
-  // The last one leaves 0 for the next kernel.
-  if (threadIdx.x == 0) before[0] = atomicInc(dnc_arrivals + tile, parts - 1);
-  __syncthreads();
-  __threadfence();
-  return before[0] == parts - 1;
-}}
-template <int N> struct alignas(4 * N) dnc_floats {{ float x[N]; }};
-template <int N, class From>
-__device__ __forceinline__ void dnc_gather(float *to, From from, int parts, int stride) {{
-  typedef dnc_floats<N> floats;
-  floats sum = {{}};
-#pragma unroll 4
-  for (int part = 0; part < parts; ++part) {{
-    floats more = *(floats*)(from + part * stride);
-#pragma unroll
-    for (int i = 0; i < N; ++i) sum.x[i] += more.x[i];
-  }}
-#pragma unroll
-  for (int i = 0; i < N; ++i) to[i] = sum.x[i];
-}}
-#endif
-"""
-_SCRATCH = """
-// Fragments are written to multiples of 32 bytes.
-alignas(256) __device__ float dnc_scratch_LOG_[1 << LOG];
-__device__ __forceinline__ float *dnc_scratch_LOG(int offset) { return dnc_scratch_LOG_ + offset; }
-"""
-_FRAGMENTS = """
-#ifndef DNC_FRAGMENTS
-#define DNC_FRAGMENTS
-#include <mma.h>
-template <class Fragment, class To>
-__device__ __forceinline__ void dnc_store_fragment(Fragment *fragments, int number, To to, int stride) {
-  nvcuda::wmma::store_matrix_sync(&*(float*)(to), fragments[number], stride, nvcuda::wmma::mem_row_major);
-}
-#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
-// What is in shared memory nvcc does not see by itself for fragments of TF32.
-template <class Fragment, class From>
-__device__ __forceinline__ void dnc_load_tf32_left(Fragment &to, From from, int stride) {
-#ifdef __CUDA_ARCH__
-  unsigned *x = reinterpret_cast<unsigned *>(to.x);
-  asm volatile("wmma.load.a.sync.aligned.row.m16n16k8.shared.tf32 {%0, %1, %2, %3}, [%4], %5;"
-               : "=r"(x[0]), "=r"(x[1]), "=r"(x[2]), "=r"(x[3])
-               : "r"((unsigned)__cvta_generic_to_shared(from)), "r"(stride) : "memory");
-#else
-  nvcuda::wmma::load_matrix_sync(to, from, stride);
-#endif
-}
-template <class Fragment, class From>
-__device__ __forceinline__ void dnc_load_tf32_right(Fragment &to, From from, int stride) {
-#ifdef __CUDA_ARCH__
-  unsigned *x = reinterpret_cast<unsigned *>(to.x);
-  asm volatile("wmma.load.b.sync.aligned.row.m16n16k8.shared.tf32 {%0, %1, %2, %3}, [%4], %5;"
-               : "=r"(x[0]), "=r"(x[1]), "=r"(x[2]), "=r"(x[3])
-               : "r"((unsigned)__cvta_generic_to_shared(from)), "r"(stride) : "memory");
-#else
-  nvcuda::wmma::load_matrix_sync(to, from, stride);
-#endif
-}
-template <int Tall, int Wide, class Sums, class Data, class Weights>
-__device__ __forceinline__ void dnc_multiply_tf32(Sums *sums, Data data, int deep, Weights weights, int broad) {
-  using namespace nvcuda::wmma;
-  fragment<matrix_a, 16, 16, 8, precision::tf32, row_major> left[Tall];
-  fragment<matrix_b, 16, 16, 8, precision::tf32, row_major> right[Wide];
-#pragma unroll
-  for (int i = 0; i < Tall; ++i) {
-    dnc_load_tf32_left(left[i], data + i * 16 * deep, deep);
-#pragma unroll
-    for (int e = 0; e < left[i].num_elements; ++e) left[i].x[e] = __float_to_tf32(left[i].x[e]);
-  }
-#pragma unroll
-  for (int j = 0; j < Wide; ++j) dnc_load_tf32_right(right[j], weights + j * 16, broad);
-#pragma unroll
-  for (int i = 0; i < Tall; ++i)
-#pragma unroll
-    for (int j = 0; j < Wide; ++j) mma_sync(sums[i * Wide + j], left[i], right[j], sums[i * Wide + j]);
-}
-#endif
-#endif
-"""
+
+def _source(name: str) -> str:
+    return "\n" + Path(__file__).with_name(f"{name}.cuh").read_text(encoding="utf-8")
+
+
+_COPY, _FRAGMENTS, _SCRATCH = _source("copy"), _source("fragments"), _source("scratch")
+_PARTS = _source("parts").replace("TILES", str(TILES))
 
 
 def _call(name: str, *arguments: Any, source: str = "", returns: str = "void") -> Expr:
