@@ -1,11 +1,16 @@
-"""Recordings are what they were, and all of them are there."""
+"""Recordings are what they were, all of them are there, and no test outside of tests/shared reads what is not here."""
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import numpy as np
 
-from tests import goldens
+from tests import ROOT, goldens
 from tests.golden.record import sums
+
+TESTS = ROOT / "tests"
 
 
 def test_no_recording_changed() -> None:
@@ -24,3 +29,10 @@ def test_all_are_there() -> None:
     for name in goldens.MICRO:
         golden = goldens.micro(name)
         assert all(np.isfinite(array).all() for array in (golden.input, *golden.layers.values()))
+
+
+def test_every_clone_runs_every_other_test() -> None:
+    """Only tests/shared may want the folder beside the repository."""
+    wanted = re.compile(r"""\.\./shared|parents\[\d\] / ["']shared|shared/(golden|models|coco128|imagenet)""")
+    others = {*TESTS.rglob("*.py")} - {*(TESTS / "shared").iterdir(), Path(__file__).resolve()}
+    assert [path for path in sorted(others) if wanted.search(path.read_text(encoding="utf-8"))] == []

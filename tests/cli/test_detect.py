@@ -16,13 +16,12 @@ from PIL import Image
 import dnc
 from dnc.darknet.weights import write_weights
 from dnc.runtime.decoding import Detection
-from tests import ROOT
+from tests import goldens
 from tests.conftest import Result
 from tests.networks import TINY
 
 Command = Callable[..., Result]
 
-SHARED = ROOT.parent / "shared"
 SURE = "0.3"
 """Random weights are not sure of anything."""
 
@@ -54,12 +53,11 @@ def test_json_is_darknets(detect: Command, engines: Path, photographs: Path) -> 
         assert frame["objects"] == [box.to_json() for box in expected]
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason="needs ../shared")
 def test_json_has_the_keys_that_darknet_wrote(detect: Command, photographs: Path) -> None:
     def keys(value: Any) -> Any:
         return {key: keys(item) for key, item in value.items()} if isinstance(value, dict) else type(value)
 
-    golden = json.loads((SHARED / "golden/detections/yolov3-tiny.json").read_text())
+    golden = goldens.frames("yolov3-tiny")
     frame = json.loads(detect(photographs / "a.png", "--json").out)[0]
     del frame["objects"][0]["pixels"]
     assert list(frame) == list(golden[0])

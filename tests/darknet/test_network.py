@@ -16,7 +16,7 @@ import pytest
 from dnc.darknet.network import Network
 from dnc.darknet.weights import Header
 from dnc.errors import CfgError, DncWarning, WeightsError
-from tests import ROOT
+from tests import ROOT, goldens
 from tests.networks import NETWORKS, TINY
 
 NET = "[net]\nwidth=4\nheight=5\nchannels=3\n"
@@ -168,33 +168,20 @@ def test_dontload() -> None:
     Network.parse(NET + "[convolutional]\ndontload=0\n")
 
 
-@pytest.mark.parametrize("folder", ["cfg", "../shared/models"])
-def test_real_networks(folder: str) -> None:
+def test_real_networks() -> None:
     """Every cfg at hand is read without a warning, strictly."""
-    root = ROOT
-    paths = sorted((root / folder).glob("*.cfg"))
-    if not paths:
-        pytest.skip(f"{folder} is not here")
-    for path in paths:
+    for path in sorted((ROOT / "cfg").glob("*.cfg")):
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             network = Network.load(path)
         assert len(network.layers) > 2
-        if path.with_suffix(".weights").exists():
-            network = Network.load(path, path.with_suffix(".weights"))
-            assert len(network.arrays) == len(network.layers)
 
 
 def test_micro_networks(tmp_path: Path) -> None:
     """The networks whose outputs Darknet itself computed: read strictly, and their weights fit to the byte."""
-    folder = ROOT.parent / "shared" / "golden" / "micro"
-    if not folder.exists():
-        pytest.skip("../shared is not here")
-    for path in sorted(folder.glob("*.npz")):
-        with np.load(path) as data:
-            (tmp_path / "a.cfg").write_text(str(data["cfg"]))
-            (tmp_path / "a.weights").write_bytes(data["weights"].tobytes())
-        Network.load(tmp_path / "a.cfg", tmp_path / "a.weights")
+    for name in goldens.MICRO:
+        network = Network.load(*goldens.micro(name).write(tmp_path))
+        assert len(network.arrays) == len(network.layers)
 
 
 def test_every_layer_is_reached() -> None:

@@ -20,12 +20,11 @@ from dnc.darknet.reference import run_all
 from dnc.darknet.weights import write_weights
 from dnc.errors import DncError, DncWarning, ImageError
 from dnc.evaluation.comparison import Comparison, Recording, ReferenceSide, Row, Sample, Side, compare
-from tests import ROOT
+from tests import goldens
 from tests.networks import TINY
 
 Write = Callable[..., Path]
 
-SHARED = ROOT.parent / "shared"
 INF, NAN = math.inf, math.nan
 
 
@@ -393,15 +392,13 @@ def test_what_cannot_be_compared(folder: Path) -> None:
         compare(ReferenceSide(network), ReferenceSide(network), [sample])
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason="needs ../shared")
 @pytest.mark.parametrize("target", ["reference", "onnx"])
 def test_everything_that_darknet_computed(target: str) -> None:
     """Each of the small networks holds to the tolerance of `dnc compare`, by a factor of five."""
-    recordings = sorted((SHARED / "golden/micro").glob("*.npz"))
-    assert len(recordings) > 100
-    for path in recordings:
-        if path.stem in ("xnor", "xnor_1x1"):
+    for name in goldens.MICRO:
+        path = goldens.micro(name).path
+        if name in ("xnor", "xnor_1x1"):
             with pytest.raises(DncError, match="gets xnor on 32n channels wrong"):
                 compare_files(path, target=target)
         else:
-            assert compare_files(path, target=target, tolerance=2e-5).first is None, path.name
+            assert compare_files(path, target=target, tolerance=2e-5).first is None, name

@@ -15,11 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-import dnc
 from dnc.errors import DatasetError, DncError, DncWarning, ImageError
 from dnc.evaluation.datasets import read_dataset
 from dnc.evaluation.metrics import CocoReport, DarknetReport, TopReport, average_precision, evaluate
-from dnc.files import cache_dir
 from dnc.runtime.decoding import Classification, ClassifierHead, Detection, Head, YoloHead
 from dnc.runtime.inputs import Inputs
 from dnc.runtime.postprocessing import Postprocess
@@ -27,7 +25,6 @@ from dnc.runtime.preprocessing import Preprocessing
 from tests import ROOT
 from tests.manifests import manifest
 
-SHARED = ROOT.parent / "shared"
 CFG = ROOT / "cfg"
 
 Box = tuple[float, float, float, float]
@@ -345,70 +342,3 @@ def test_classifiers(tmp_path: Path) -> None:
     assert report == TopReport("fake.engine", 4, 0, 3, 0.25, 0.75)
     assert [figure.name for figure in report.figures] == ["top-1", "top-3"]
     assert [figure.value for figure in evaluate(engine, dataset, top=1).figures] == [0.25]
-
-
-def _compiled(tmp_path: Path, cfg: Path, weights: Path, **options: Any) -> dnc.Engine:
-    pytest.importorskip("onnxruntime")
-    if not cfg.is_file() or not weights.is_file():
-        pytest.skip(f"{cfg.name} or its weights are not here")
-    return dnc.compile(cfg, weights, target="onnx", out=tmp_path / "net.engine", **options)
-
-
-_TABLE = [
-    ("yolo-fastest-1.1", 33.03, (272, 405, 626), 28.40),
-    ("yolo-fastest-1.1-xl", 40.41, (343, 438, 555), 32.45),
-    ("MobileNetV2-YOLOv3-Nano-coco", 34.37, (299, 475, 599), 27.60),
-    ("yolov3-tiny", 26.40, (187, 264, 711), 31.80),
-]
-"""mAP@0.50, TP, FP, FN and average IoU that Darknet's `detector map -points 101` prints."""
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("name", "mean", "counts", "average_iou"), _TABLE)
-def test_darknets_figures(
-    tmp_path: Path, name: str, mean: float, counts: tuple[int, int, int], average_iou: float
-) -> None:
-    """Equal to the last digit that Darknet prints."""
-    val = SHARED / "coco128/images/val2017"
-    if not val.is_dir():
-        pytest.skip("no ../shared/coco128")
-    tiny = name == "yolov3-tiny"
-    cfg = CFG / "yolov3-tiny.cfg" if tiny else SHARED / f"models/{name}.cfg"
-    weights = cache_dir() / "yolov3-tiny.weights" if tiny else cfg.with_suffix(".weights")
-    report = evaluate(_compiled(tmp_path, cfg, weights), read_dataset(val), like_darknet=True)
-    assert isinstance(report, DarknetReport)
-    assert round(report.mean_average_precision * 100, 2) == mean
-    assert _counts(report) == counts
-    assert round(report.average_iou * 100, 2) == average_iou
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("options", "exact"),
-    [({"decode": "graph"}, True), ({"decode": "graph", "input": "u8"}, True), ({"decode": "graph+nms"}, False)],
-)
-def test_where_boxes_are_decoded_does_not_matter(tmp_path: Path, options: dict[str, str], exact: bool) -> None:
-    val, cfg = SHARED / "coco128/images/val2017", SHARED / "models/yolo-fastest-1.1.cfg"
-    if not val.is_dir():
-        pytest.skip("no ../shared/coco128")
-    engine = _compiled(tmp_path, cfg, cfg.with_suffix(".weights"), **options)
-    report = evaluate(engine, read_dataset(val), like_darknet=True)
-    assert isinstance(report, DarknetReport)
-    assert report.mean_average_precision * 100 == pytest.approx(33.03, abs=0.01)
-    # With suppression inside, the order among a few unsure boxes is not known.
-    assert report.true_positives == pytest.approx(272, abs=0 if exact else 15)
-
-
-@pytest.mark.slow
-def test_efficientnet_lite0(tmp_path: Path) -> None:
-    """Within 0.5 points, 2 images and a half, of the published weights' 86.8 % and 97.0 % in ONNX Runtime, whose
-    preprocessing is not quite the one that is recorded with the weights."""
-    sample = SHARED / "imagenet1k-sample/images"
-    if not sample.is_dir():
-        pytest.skip("no ../shared/imagenet1k-sample")
-    cfg = CFG / "efficientnet-lite0.cfg"
-    engine = _compiled(tmp_path, cfg, cache_dir() / "efficientnet-lite0.weights")
-    report = evaluate(engine, read_dataset(sample))
-    assert isinstance(report, TopReport)
-    assert report.top_1 == pytest.approx(0.868, abs=0.005)
-    assert report.top_k == pytest.approx(0.970, abs=0.005)

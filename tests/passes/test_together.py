@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -16,11 +15,9 @@ from dnc.graph.pipeline import Pipeline
 from dnc.graph.verification import Verifier, feeds_for
 from dnc.passes import passes
 from dnc.targets import targets
-from tests import ROOT
+from tests import goldens
 from tests.random_networks import random_networks
 
-MICRO = ROOT.parent / "shared" / "golden" / "micro"
-needs_micro = pytest.mark.skipif(not MICRO.is_dir(), reason="../shared, with Darknet's results, is not there")
 RANDOM = settings(suppress_health_check=list(HealthCheck), derandomize=True, database=None)
 
 
@@ -47,24 +44,15 @@ def test_targets(text: str, seed: int) -> None:
         assert [item.name for item in again if item.count] == [], name
 
 
-def _lowered(name: str, tmp_path: Path) -> tuple[Network, np.ndarray]:
-    with np.load(MICRO / f"{name}.npz") as golden:
-        cfg, weights = tmp_path / f"{name}.cfg", tmp_path / f"{name}.weights"
-        cfg.write_text(str(golden["cfg"]), encoding="utf-8")
-        weights.write_bytes(golden["weights"].tobytes())
-        return Network.load(cfg, weights), golden["input"]
-
-
-@needs_micro
 @pytest.mark.filterwarnings("ignore::dnc.errors.DncWarning")
-@pytest.mark.parametrize("name", sorted(path.stem for path in MICRO.glob("*.npz")))
+@pytest.mark.parametrize("name", goldens.MICRO)
 def test_each_alone_on_darknet_s_networks(name: str, tmp_path: Path) -> None:
     """tests/test_golden.py compares the unchanged graph and that of the target's list with Darknet itself."""
-    network, x = _lowered(name, tmp_path)
-    start = lower(network)
+    golden = goldens.micro(name)
+    start = lower(Network.load(*golden.write(tmp_path)))
     for each in passes:
         built = start.clone()
-        feeds = {**feeds_for(built, images=1), "input": x[None]}
+        feeds = {**feeds_for(built, images=1), "input": golden.input[None]}
         try:
             Pipeline([passes[each]()]).run(built, verify=Verifier(feeds))
         except PassError as error:

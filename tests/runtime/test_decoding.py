@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -31,13 +30,8 @@ from dnc.runtime.decoding import (
 )
 from dnc.runtime.postprocessing import Postprocess
 from dnc.runtime.preprocessing import Preprocessing
-from tests import ROOT
+from tests import goldens
 from tests.manifests import manifest
-
-SHARED = ROOT.parent / "shared"
-needs_shared = pytest.mark.skipif(
-    not SHARED.is_dir(), reason="../shared, with Darknet's results, is not there"
-)
 
 Floats = npt.NDArray[np.float32]
 f = np.float32
@@ -504,37 +498,30 @@ def test_heads_of_a_newer_dnc_are_refused() -> None:
 
 # Darknet's own results
 
-IMAGES = ("000000000139", "000000000285", "000000000632")
-MODELS = ("yolo-fastest-1.1", "yolo-fastest-1.1-xl", "MobileNetV2-YOLOv3-Nano-coco", "yolov3-tiny")
 TINY = ((10.0, 14.0), (23.0, 27.0), (37.0, 58.0), (81.0, 82.0), (135.0, 169.0), (344.0, 319.0))
+FASTEST = ((12.0, 18.0), (37.0, 49.0), (52.0, 132.0), (115.0, 73.0), (119.0, 199.0), (242.0, 238.0))
+NANO = (*FASTEST[:3], (115.0, 74.0), FASTEST[4], (243.0, 238.0))
+HEADS_OF = {
+    "yolov3-tiny": (TINY, 416, "default"),
+    "yolo-fastest-1.1": (FASTEST, 320, "greedynms"),
+    "yolo-fastest-1.1-xl": (FASTEST, 320, "greedynms"),
+    "MobileNetV2-YOLOv3-Nano-coco": (NANO, 320, "greedynms"),
+}
+"""Anchors, the larger ones being those of the first head, the side of the input, and nms_kind."""
 
 
-def heads_of(model: str, layers: list[str]) -> list[BoxHead]:
-    if model == "yolov3-tiny":
-        return [
-            YoloHead(layers[0], "", 80, TINY[3:], (416, 416)),
-            YoloHead(layers[1], "", 80, TINY[:3], (416, 416)),
-        ]
-    sections = (SHARED / f"models/{model}.cfg").read_text().split("[yolo]")[1:]
-    heads: list[BoxHead] = []
-    for layer, section in zip(layers, sections, strict=True):
-        options = dict(re.findall(r"^(\w+)\s*=\s*(.*?)\s*$", section.split("[")[0], re.MULTILINE))
-        numbers = [float(number) for number in options["anchors"].split(",")]
-        anchors = [(numbers[2 * int(i)], numbers[2 * int(i) + 1]) for i in options["mask"].split(",")]
-        heads.append(YoloHead(layer, "", 80, tuple(anchors), (320, 320), nms_kind=options["nms_kind"]))
-    return heads
-
-
-@needs_shared
-@pytest.mark.parametrize("image", IMAGES)
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("image", goldens.IMAGES)
+@pytest.mark.parametrize("model", goldens.TRAINED)
 def test_darknets_maps_give_darknets_detections(model: str, image: str) -> None:
-    maps = np.load(SHARED / f"golden/models/{model}.npz")
-    # The raw map of each head, then the activated one.
-    layers = sorted(name for name in maps.files if name.startswith(f"{image}_layer"))[1::2]
-    frames = json.loads((SHARED / f"golden/detections/{model}.json").read_text())
-    expected = next(frame["objects"] for frame in frames if frame["filename"] == f"{image}.jpg")
-    found = detections(heads_of(model, layers), {layer: maps[layer] for layer in layers}, confidence=0.1)
+    maps = {f"layer{index}": output for index, output in goldens.heads(model, image).items()}
+    anchors, side, kind = HEADS_OF[model]
+    heads = [
+        YoloHead(layer, "", 80, own, (side, side), nms_kind=kind)
+        for layer, own in zip(maps, (anchors[3:], anchors[:3]), strict=True)
+    ]
+    expected = next(frame["objects"] for frame in goldens.frames(model) if frame["filename"] == f"{image}.jpg")
+    assert expected
+    found = detections(heads, maps, confidence=0.1)
 
     def rows(things: list[dict[str, Any]]) -> npt.NDArray[np.float64]:
         table = [(t["class_id"], t["confidence"], *t["relative_coordinates"].values()) for t in things]
@@ -546,12 +533,10 @@ def test_darknets_maps_give_darknets_detections(model: str, image: str) -> None:
 
 def micro(name: str) -> tuple[Floats, Floats]:
     """What goes into the last layer of a micro network, and what Darknet has as its output."""
-    arrays = np.load(SHARED / f"golden/micro/{name}.npz")
-    *_, before, after = sorted(key for key in arrays.files if key.startswith("layer"))
-    return arrays[before], arrays[after]
+    *_, before, after = goldens.micro(name).layers.values()
+    return before, after
 
 
-@needs_shared
 @pytest.mark.parametrize("name", ["region_logistic", "region_softmax"])
 def test_darknets_region_map_is_stored_cell_by_cell(name: str) -> None:
     raw, output = micro(name)
@@ -575,7 +560,6 @@ def test_darknets_region_map_is_stored_cell_by_cell(name: str) -> None:
     np.testing.assert_allclose(got.boxes, expected, rtol=1e-5)
 
 
-@needs_shared
 def test_darknets_gaussian_map_has_an_uncertainty_after_each_coordinate() -> None:
     raw, output = micro("gaussian_yolo")
     anchors = ((81.0, 82.0), (135.0, 169.0), (344.0, 319.0))

@@ -21,7 +21,8 @@ from dnc.runtime.decoding import Detection
 from dnc.runtime.runners import openvino as module
 from dnc.runtime.runners.openvino import OpenvinoSession
 from dnc.targets.openvino import Openvino
-from tests.darknet.test_golden import INVERTED, MICRO, difference, every_layer, files, needs_shared
+from tests import goldens
+from tests.goldens import differences, every_layer
 from tests.models import model
 from tests.networks import NETWORKS, RECURRENT
 
@@ -59,21 +60,14 @@ def x() -> np.ndarray:
     return np.random.default_rng(0).random((3, 3, 32, 32), np.float32)
 
 
-@needs_shared
 @pytest.mark.filterwarnings("ignore::dnc.errors.DncWarning")
-@pytest.mark.parametrize("name", sorted(path.stem for path in MICRO.glob("*.npz")))
+@pytest.mark.parametrize("name", goldens.MICRO)
 def test_golden(name: str, tmp_path: Path) -> None:
-    """Every layer of Darknet's own results; see tests/test_golden.py for what is left out, and why."""
-    cfg, weights, golden = files(tmp_path, name)
-    engine = dnc.compile(cfg, weights, "openvino", tmp_path / "e", keep_layers=True, verify=False)
-    got = every_layer(engine, golden["input"])
-    for layer in Network.load(cfg).layers:
-        expected, y = golden[f"layer{layer.index:03d}"], got[layer.index]
-        if layer.name == "cost" or (name, layer.index) in INVERTED:
-            continue
-        if getattr(layer, "antialiasing", 0):
-            expected = expected.ravel()[: y.size].reshape(y.shape)
-        assert difference(y, expected) < BOUND, f"layer {layer.index} [{layer.name}]"
+    """Every layer of Darknet's own results."""
+    golden = goldens.micro(name)
+    engine = dnc.compile(*golden.write(tmp_path), "openvino", tmp_path / "e", keep_layers=True, verify=False)
+    for layer, apart in differences(golden, every_layer(engine, golden.input)):
+        assert apart < BOUND, layer
 
 
 @pytest.mark.filterwarnings("ignore::dnc.errors.DncWarning")

@@ -9,16 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import pytest
 
 from dnc.darknet.layers.base import Array, Arrays, States
 from dnc.darknet.layers.crnn import ConvolutionalCell
 from dnc.darknet.lower import lower
 from dnc.darknet.network import Network
 from dnc.darknet.reference import initial_states, run
-from dnc.darknet.weights import read_weights
 from dnc.graph.running import Running
-from tests import ROOT
+from tests import goldens
 
 Doubles = npt.NDArray[np.float64]
 
@@ -108,15 +106,9 @@ def convolution(x: Doubles, arrays: Arrays, part: str, net: Network, activation:
 
 def assert_golden(name: str, tmp_path: Path) -> None:
     """One step through Darknet itself; within 1e-4 of the largest value, as its convolutions sum in another order."""
-    path = ROOT.parent / "shared" / "golden" / "micro" / f"{name}.npz"
-    if not path.is_file():
-        pytest.skip(f"needs {path}")
-    with np.load(path) as golden:
-        text, weights, x, expected = (golden[key] for key in ("cfg", "weights", "input", "layer000"))
-    (tmp_path / "net.weights").write_bytes(weights.tobytes())
-    net = Network.parse(str(text))
-    net = net.with_arrays(read_weights(tmp_path / "net.weights", net.layers))
+    golden = goldens.micro(name)
+    net, expected = Network.load(*golden.write(tmp_path)), golden.layers[0]
     for steps in (reference_steps, graph_steps):
-        ((output, _),) = steps(net, [x[np.newaxis]])
+        ((output, _),) = steps(net, [golden.input[np.newaxis]])
         assert output.shape[1:] == expected.shape
         np.testing.assert_allclose(output[0], expected, rtol=0, atol=1e-4 * float(np.abs(expected).max()))

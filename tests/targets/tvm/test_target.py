@@ -23,16 +23,15 @@ from dnc.compiler.source import preprocessing_for
 from dnc.darknet.network import Network
 from dnc.darknet.reference import run_all
 from dnc.errors import TargetError
-from dnc.files import cache_dir
 from dnc.graph.verification import photograph
 from dnc.quantization.collecting import calibrate
 from dnc.runtime.preprocessing import read_image
 from dnc.runtime.runners.tvm import processor
 from dnc.runtime.runners.tvm.session import MODEL, MODEL_JSON, RUNTIME, TvmSession
 from dnc.targets.tvm.target import Tvm
-from tests import ROOT
+from tests import ROOT, goldens
 from tests.conftest import _write
-from tests.darknet.test_golden import INVERTED, MICRO, SHARED, difference, every_layer, files, needs_shared
+from tests.goldens import difference, differences, every_layer
 from tests.networks import NETWORKS, RECURRENT
 
 pytest.importorskip("tvm.relax", exc_type=ImportError)
@@ -47,7 +46,7 @@ BOUND = 1e-5
 """Of a layer's largest value: one to ten layers in float32, summed in other orders, with our own polynomials for exp.
 1e-6 was seen."""
 DEEP = 1e-4
-"""What is promised of whole networks, up to 131 layers deep."""
+"""What is promised of whole networks, up to 146 layers deep."""
 
 QUICK = {
     "act_elu", "act_mish", "act_swish", "conv_depthwise", "conv_dilation2", "conv_strides_xy", "detection_yolov1",
@@ -174,46 +173,32 @@ def graph_outputs(dump: Path, x: np.ndarray) -> list[np.ndarray]:
 
 
 def names() -> list[Any]:
-    found = sorted(path.stem for path in MICRO.glob("*.npz"))
-    return [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in found]
+    return [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in goldens.MICRO]
 
 
-@needs_shared
 @pytest.mark.filterwarnings("ignore::dnc.errors.DncWarning")
 @pytest.mark.parametrize("name", names())
 def test_golden(name: str, tmp_path: Path) -> None:
-    """Every layer of Darknet's own results; see tests/test_golden.py for what is left out, and why."""
-    cfg, weights, golden = files(tmp_path, name)
+    """Every layer of Darknet's own results."""
+    golden = goldens.micro(name)
+    cfg, weights = golden.write(tmp_path)
     engine = compiled(cfg, tmp_path / "e", weights=weights, keep_layers=True)
-    got = every_layer(engine, golden["input"])
-    for layer in Network.load(cfg).layers:
-        expected, y = golden[f"layer{layer.index:03d}"], got[layer.index]
-        if layer.name == "cost" or (name, layer.index) in INVERTED:
-            continue
-        if getattr(layer, "antialiasing", 0):
-            expected = expected.ravel()[: y.size].reshape(y.shape)
-        assert difference(y, expected) < BOUND, f"layer {layer.index} [{layer.name}]"
+    for layer, apart in differences(golden, every_layer(engine, golden.input)):
+        assert apart < BOUND, layer
 
 
 @pytest.mark.slow
-@needs_shared
-@pytest.mark.parametrize("name", sorted(path.stem for path in (SHARED / "golden" / "models").glob("*.npz")))
-def test_golden_models(name: str, tmp_path: Path) -> None:
-    """The heads of real networks on three images, as an application runs them: fused, nothing kept."""
-    cfg, weights = SHARED / "models" / f"{name}.cfg", SHARED / "models" / f"{name}.weights"
-    if not cfg.is_file():
-        cfg, weights = ROOT / "cfg" / f"{name}.cfg", cache_dir() / f"{name}.weights"
-        if not weights.is_file():
-            pytest.skip(f"needs {weights}: `dnc zoo fetch {name}`")
+@pytest.mark.parametrize("name", goldens.WHOLE)
+def test_golden_networks(name: str, tmp_path: Path) -> None:
+    """The heads of whole networks, as an application runs them: fused, nothing kept."""
+    golden = goldens.whole(name)
+    cfg, weights = golden.write(tmp_path)
     engine = compiled(cfg, tmp_path / "e", weights=weights)
     assert engine.manifest.preprocessing is not None
-    with np.load(SHARED / "golden" / "models" / f"{name}.npz") as golden:
-        images = sorted({key.partition("_")[0] for key in golden.files if not key.startswith("input_")})
-        for image in images:
-            pixels = read_image(SHARED / "coco128" / "images" / "val2017" / f"{image}.jpg")
-            found = engine.forward(engine.manifest.preprocessing(pixels))
-            for head, y in zip(engine.manifest.outputs, found, strict=True):
-                assert difference(y, golden[f"{image}_{head}"]) < DEEP, f"image {image}, {head}"
+    found = every_layer(engine, engine.manifest.preprocessing(read_image(goldens.PHOTOGRAPH)))
+    assert found.keys() <= golden.layers.keys()
+    for index, y in found.items():
+        assert difference(y, golden.layers[index]) < DEEP, f"layer {index}"
 
 
 @pytest.mark.filterwarnings("ignore::dnc.errors.DncWarning")
