@@ -24,7 +24,7 @@ test: $(VENV)/.installed
 check: $(VENV)/.installed
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
-	$(BIN)/python .ci/types.py
+	$(BIN)/python .ci/check_types.py
 
 format: $(VENV)/.installed
 	$(BIN)/ruff check --fix
