@@ -10,7 +10,6 @@ from typing import Any
 
 import tvm
 import tvm_ffi
-from tvm import tirx
 from tvm.relax.backend.cuda import pipeline
 
 from dnc.runtime.runners.cuda.device import Device
@@ -18,7 +17,7 @@ from dnc.targets.cuda import schedules
 from dnc.targets.cuda.graphs import with_graphs
 from dnc.targets.tvm.compile import fused
 from dnc.targets.tvm.provenance import kernels_of
-from dnc.targets.tvm.schedules.rewriting import calls
+from dnc.targets.tvm.schedules.rewriting import calls, is_fixed
 
 __all__ = ["Lowered", "Network"]
 
@@ -97,7 +96,7 @@ class Network:
         rules = schedules.report(module)
         called = [call.args[0].name_hint for call in calls(self.loops)]
         runnable = {name: (module[name], rules.get(name, ""), called.count(name)) for name in dict.fromkeys(called)}
-        return {name: entry for name, entry in runnable.items() if entry[1] != "view" and _is_fixed(entry[0])}
+        return {name: entry for name, entry in runnable.items() if entry[1] != "view" and is_fixed(entry[0])}
 
     def form(self, name: str, rank: int) -> Any:
         """A function in the form of a rank; None if no rule matches it."""
@@ -109,7 +108,3 @@ class Network:
         named = {name: function.with_attr("global_symbol", name) for name, function in functions.items()}
         with self._scope():
             return tvm.compile(tvm.IRModule(named), self._target)
-
-
-def _is_fixed(function: Any) -> bool:
-    return all(isinstance(side, tirx.IntImm) for parameter in function.params for side in parameter.shape)

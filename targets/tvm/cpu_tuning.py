@@ -30,7 +30,7 @@ from dnc.targets.tvm.emit.suppression import SUPPRESSION
 from dnc.targets.tvm.functions import lowered
 from dnc.targets.tvm.provenance import kernels_of
 from dnc.targets.tvm.remote import Device
-from dnc.targets.tvm.schedules.rewriting import calls, scheduled
+from dnc.targets.tvm.schedules.rewriting import calls, is_fixed, scheduled
 from dnc.targets.tvm.tuning import Candidates, Forms, Kernel, Outputs, Result, Tuner, Way, key_of, places_of, versions
 from dnc.typing import Array, Progress
 
@@ -115,7 +115,7 @@ class _CpuTuner(Tuner[Built]):
         fixed = {
             name: entry
             for name, entry in functions.items()
-            if _is_fixed(entry) and rules.get(name) not in ("view", SUPPRESSION)
+            if is_fixed(entry) and rules.get(name) not in ("view", SUPPRESSION)
         }
         library = self._library(fixed)
         kernels = []
@@ -352,9 +352,3 @@ def _without_intrinsics() -> Iterator[None]:
     finally:
         if absent:
             del sys.modules[name]
-
-
-def _is_fixed(function: Any) -> bool:
-    from tvm import tirx
-
-    return all(isinstance(side, tirx.IntImm) for parameter in function.params for side in parameter.shape)

@@ -14,17 +14,18 @@ several results; the value itself is one of them only if it is still read. FuseT
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from tvm import ir, relax, tirx
 
 from dnc.targets.tvm.emit.builder import JOINS
+from dnc.targets.tvm.provenance import bindings
+from dnc.targets.tvm.schedules.rewriting import is_call
 
 __all__ = ["annotated", "joined"]
 
-_CALL = "relax.call_tir"
 _PATTERNS = {"elements": 0, "sums": 4, "source": 8}
 """Of FuseOps: element by element, a sum whose results can be computed with, and what joins nothing."""
 
@@ -69,22 +70,13 @@ def joined(module: Any) -> Any:
     return mutator.builder_.get()
 
 
-def _bindings(function: Any) -> Iterator[Any]:
-    for block in function.body.blocks:
-        yield from block.bindings
-
-
-def _is_call(expr: Any) -> bool:
-    return isinstance(expr, relax.Call) and isinstance(expr.op, ir.Op) and expr.op.name == _CALL
-
-
 def _plans(module: Any, main: Any) -> Mapping[Any, _Plan]:
     """Plans by the variables that are rounded."""
     made: dict[Any, Any] = {}
     plans: dict[Any, _Plan] = {}
-    for binding in _bindings(main):
+    for binding in bindings(main):
         value = binding.value
-        if _is_call(value):
+        if is_call(value):
             if _joins(module[value.args[0]]) == "source" and value.args[1][0] in made:
                 plans.setdefault(value.args[1][0], _Plan()).roundings.append(binding)
             made[binding.var] = binding
@@ -94,7 +86,7 @@ def _plans(module: Any, main: Any) -> Mapping[Any, _Plan]:
     roundings = [binding.var for plan in plans.values() for binding in plan.roundings]
     plans = {source: plan for source, plan in plans.items() if source not in roundings}
     taken = {binding.var for plan in plans.values() for binding in plan.roundings}
-    for binding in _bindings(main):
+    for binding in bindings(main):
         if binding.var not in taken:
             for used in _used(binding.value):
                 if used in plans:
@@ -140,7 +132,7 @@ def _joined(module: Any, value: Any, plan: _Plan) -> tuple[Any, list[Any], str]:
     if isinstance(value.op, ir.GlobalVar):
         function = module[value.op]
         given, name = list(value.args), value.op.name_hint
-        parts: Sequence[Any] = [(part.var, part.value) for part in _bindings(function)]
+        parts: Sequence[Any] = [(part.var, part.value) for part in bindings(function)]
         old, last = list(function.params), function.body.body
     else:
         given, name = list(value.args[1]), value.args[0].name_hint

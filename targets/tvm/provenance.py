@@ -16,12 +16,12 @@ from tvm import ir, relax
 
 from dnc.graph.work import place_of
 from dnc.targets.tvm.emit.builder import NODES, variable_name
+from dnc.targets.tvm.schedules.rewriting import is_call
 
 __all__ = ["kernels_of", "noted"]
 
 _KERNELS = "dnc.kernels"
 _NODE = re.compile(variable_name(0).replace("0", "([0-9]+)"))
-_CALL = "relax.call_tir"
 
 
 class _Numbers:
@@ -48,7 +48,7 @@ class _Numbers:
             if given in self._tuples:
                 return self._tuples[given][int(expr.index)]
             key = ("item", expr.index, given)
-        elif _is_call(expr):
+        elif is_call(expr):
             key = (expr.args[0].name_hint, *(self.of(argument, variables) for argument in expr.args[1:]))
         elif isinstance(expr, relax.Call) and isinstance(expr.op, ir.Op):
             key = (expr.op.name, *(self.of(argument, variables) for argument in expr.args))
@@ -62,7 +62,7 @@ class _Numbers:
     def calls(self, module: Any) -> Iterator[tuple[int, str, int, str]]:
         """Number and variable of each call of loops, and place and function of the call in `main` that makes it."""
         variables: dict[Any, int] = {}
-        for place, binding in enumerate(_bindings(module["main"])):
+        for place, binding in enumerate(bindings(module["main"])):
             value = binding.value
             if isinstance(value, relax.Call) and isinstance(value.op, ir.GlobalVar):
                 function = module[value.op]
@@ -70,23 +70,20 @@ class _Numbers:
                     parameter: self.of(given, variables)
                     for parameter, given in zip(function.params, value.args, strict=True)
                 }
-                for part in _bindings(function):
+                for part in bindings(function):
                     own[part.var] = self.of(part.value, own)
                     yield own[part.var], part.var.name, place, value.op.name_hint
                 variables[binding.var] = self.of(function.body.body, own)
             else:
                 variables[binding.var] = self.of(value, variables)
-                if _is_call(value):
+                if is_call(value):
                     yield variables[binding.var], binding.var.name, place, value.args[0].name_hint
 
 
-def _bindings(function: Any) -> Iterator[Any]:
+def bindings(function: Any) -> Iterator[Any]:
+    """Bindings of variables, in order."""
     for block in function.body.blocks:
         yield from block.bindings
-
-
-def _is_call(expr: Any) -> bool:
-    return isinstance(expr, relax.Call) and isinstance(expr.op, ir.Op) and expr.op.name == _CALL
 
 
 def noted(before: Any, after: Any) -> Any:

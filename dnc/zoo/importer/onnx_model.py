@@ -143,7 +143,7 @@ class _Reader:
             if weights is not None and len(weights.shape) != 2:
                 return None
             if weights is not None and not attributes.get("transB"):
-                weights = _transposed(weights)
+                weights = _derived(weights, weights.shape[::-1], lambda array: array.T)
         if weights is None:
             if node.op_type == "MatMul":
                 return None
@@ -311,15 +311,11 @@ def _attributes(node: onnx.NodeProto) -> Mapping[str, Any]:
 
 def _sized(tensor: onnx.TensorProto) -> bool:
     """Whether it is an array of floats, and no shape or scalar."""
-    return tensor.data_type in _NAMES and len(tensor.dims) > 0 and any(side > 1 for side in tensor.dims)
+    return tensor.data_type in _NAMES and len(tensor.dims) > 0 and any(dim > 1 for dim in tensor.dims)
 
 
 def _derived(tensor: Tensor, shape: Sequence[int], change: Any) -> Tensor:
     return Tensor(tensor.name, tuple(shape), "F64", lambda: change(tensor.array().astype(np.float64)))
-
-
-def _transposed(tensor: Tensor) -> Tensor:
-    return _derived(tensor, tensor.shape[::-1], lambda array: array.T)
 
 
 def _spread(bias: Tensor, channels: int, beta: float) -> Tensor:

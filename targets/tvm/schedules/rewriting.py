@@ -22,7 +22,19 @@ from dnc.targets.tvm.schedules.spatial import spatial
 from dnc.targets.tvm.schedules.stages import Segment, Stage, Unmatched, inlined, read, segments
 from dnc.targets.tvm.schedules.window import match
 
-__all__ = ["RULE", "Choice", "Rule", "apply", "calls", "report", "rewrite", "scheduled", "written"]
+__all__ = [
+    "RULE",
+    "Choice",
+    "Rule",
+    "apply",
+    "calls",
+    "is_call",
+    "is_fixed",
+    "report",
+    "rewrite",
+    "scheduled",
+    "written",
+]
 
 RULE = "dnc.rule"
 """The attribute of a function that names the rules that wrote it."""
@@ -131,7 +143,7 @@ def calls(module: Any) -> list[Any]:
     expressions: list[Any] = []
 
     def visit(expr: Any) -> None:
-        if _is_call(expr):
+        if is_call(expr):
             expressions.append(expr)
 
     for function in module.functions.values():
@@ -140,8 +152,14 @@ def calls(module: Any) -> list[Any]:
     return expressions
 
 
-def _is_call(expr: Any) -> bool:
+def is_call(expr: Any) -> bool:
+    """Whether an expression calls a function of loops."""
     return isinstance(expr, relax.Call) and isinstance(expr.op, ir.Op) and expr.op.name == _CALL
+
+
+def is_fixed(function: Any) -> bool:
+    """Whether all dims of a function's parameters are numbers."""
+    return all(isinstance(dim, tirx.IntImm) for parameter in function.params for dim in parameter.shape)
 
 
 def _constant_arguments(several: Sequence[Any]) -> dict[str, frozenset[int]]:
@@ -164,7 +182,7 @@ class _Arguments(relax.PyExprMutator):  # type: ignore[misc]
 
     def visit_call_(self, call: Any) -> Any:
         call = self.visit_expr_post_order(call)
-        if not _is_call(call) or call.args[0].name_hint not in self._written:
+        if not is_call(call) or call.args[0].name_hint not in self._written:
             return call
         written = self._written[call.args[0].name_hint]
         given = list(call.args[1])
