@@ -50,8 +50,11 @@ class FoldScale(Pass):
             remarks.missed.clear()
             for node in list(model.graph):
                 if is_composite(node, PREPROCESS):
-                    for name in _fold_pixels(node, model.graph):
-                        remarks.apply(node, f"{name} folded into the weights")
+                    for name, reason in _fold_pixels(node, model.graph).items():
+                        if not reason:
+                            remarks.apply(node, f"{name} folded into the weights")
+                        elif any(is_product(user) for user, _ in node.outputs[0].uses()):
+                            remarks.miss(node, reason)
                 found = _affine(node)
                 if found is None:
                     continue
@@ -131,21 +134,24 @@ def _fold(node: ir.Node, source: ir.Value, affine: Affine, graph: ir.Graph) -> s
     return ""
 
 
-def _fold_pixels(call: ir.Node, graph: ir.Graph) -> list[str]:
-    """Case 4, for each factor; returns the names of those that moved."""
+def _fold_pixels(call: ir.Node, graph: ir.Graph) -> dict[str, str]:
+    """Case 4: folds what is not folded yet; returns, by the name of each factor, why not."""
     given, result = Preprocess.of(call), call.outputs[0]
     if (given.gain != 1).any() or result.is_graph_output():
-        return []
-    gain, moved = given.gain, []
+        return {}
+    gain = given.gain
+    reasons = {}
     for name, numbers in (("divisor", (given.divisor,)), ("std", given.std)):
         divisors = np.array(numbers)
         region = _Region(Affine(1 / divisors, np.zeros(1)), graph)
-        if (divisors != 1).any() and not region.grow(result):
+        if (divisors == 1).all():
+            continue
+        reasons[name] = region.grow(result)
+        if not reasons[name]:
             region.move()
             gain = gain * divisors.astype(np.float32).reshape(1, -1, 1, 1)
-            moved.append(name)
     call.attributes.add(ir.AttrTensor("gain", ir.Tensor(gain, name="gain")))
-    return moved
+    return reasons
 
 
 class _Region:

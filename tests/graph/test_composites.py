@@ -142,3 +142,18 @@ def test_other_passes_leave_composites_alone() -> None:
     assert composites(model) == [PREPROCESS, NON_MAX_SUPPRESSION]
     assert model.graph.node(0).outputs[0].dtype == ir.DataType.FLOAT
     assert verifier.compare(model, passes["to-float16"].tolerance) > 0
+
+
+def test_gain_stays_where_others_read_the_pixels() -> None:
+    """Here a layer adds the pixels to what a convolution makes of them."""
+    text = "[net]\nwidth=8\nheight=8\nchannels=3\n[empty]\n[convolutional]\nfilters=3\nactivation=linear\n"
+    network = Network.parse(f"{text}[shortcut]\nfrom=-2\nactivation=linear\n").with_random_weights(0)
+    model = lower(network, preprocessing=Preprocessing(8, 8), pixels=True)
+    passes["eliminate-identity"]().rewrite(model)
+    remarks = passes["fold-scale"]().rewrite(model)
+    (call,) = (node for node in model.graph if is_composite(node))
+    assert (Preprocess.of(call).gain == 1).all()
+    assert not remarks.applied
+    assert [(remark.where, remark.text) for remark in remarks.missed] == [
+        ("node preprocessing/Preprocess", "a layer's own numbers would change")
+    ]
