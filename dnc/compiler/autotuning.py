@@ -24,6 +24,7 @@ import math
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,6 @@ from dnc.graph.rewriting import attribute
 from dnc.graph.serialization import check
 from dnc.passes import Pass, passes
 from dnc.runtime.inputs import noise
-from dnc.runtime.runners import Session
 from dnc.runtime.timing import Ratio, Timings, device_name, interleave, processors
 from dnc.targets import Target
 
@@ -320,7 +320,8 @@ class _Bench:
                 self._target.build(model, folder)
                 sessions[name] = self._target.runner().taking_turns().open(folder, self._threads)
             inputs = dict(feeds) if feeds is not None else self.noise(next(iter(models.values())))
-            return interleave({name: _runner(session, inputs) for name, session in sessions.items()}, seconds=seconds)
+            runs = {name: partial(session.run, inputs) for name, session in sessions.items()}
+            return interleave(runs, seconds=seconds)
 
     def noise(self, model: ir.Model) -> dict[str, npt.NDArray[Any]]:
         """Random inputs of a model."""
@@ -332,10 +333,6 @@ class _Bench:
             sides = [side if isinstance(side, int) else self._batch for side in value.shape]
             feeds[value.name or ""] = noise(sides, value.dtype.numpy(), generator)
         return feeds
-
-
-def _runner(session: Session, inputs: Arrays) -> Callable[[], object]:
-    return lambda: session.run(inputs)
 
 
 def _measure(bench: _Bench, region: ir.Model, node: ir.Node, peak: _Peak) -> Measured:

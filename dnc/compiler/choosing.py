@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +96,7 @@ def _time(
     if len(sessions) == 1:
         (chosen,) = sessions
         return chosen, measured, f"{chosen}, without timing{reasons}"
-    runs = {name: _runner(session, feeds) for name, session in sessions.items()}
+    runs = {name: partial(session.run, feeds) for name, session in sessions.items()}
     timings = interleave(runs, seconds=SECONDS, settle=_SETTLE)
     chosen = timings.fastest()
     words = []
@@ -107,7 +108,3 @@ def _time(
             words.append(f"{name} takes {ratio} times as long")
     taken = f"{chosen}, {timings.median(chosen) * 1e3:.2f} ms with {processors()} threads"
     return chosen, measured, f"{taken}; {'; '.join(words)}{reasons}"
-
-
-def _runner(session: Session, feeds: Mapping[str, npt.NDArray[Any]]) -> Callable[[], object]:
-    return lambda: session.run(feeds)

@@ -87,7 +87,6 @@ class Running:
         """Runs it.
 
         Args:
-            feeds: inputs by name.
             change: makes of each input and, without `optimize`, of each large weight what is taken instead.
         """
         given = {**feeds, **self._weights}

@@ -79,7 +79,7 @@ class Inputs:
             raise DncError("this network takes no images", self._where, f"use forward() with an array (N, {shape})")
 
     def pixels(self, image: Image, color: str = "rgb") -> Pixels:
-        """The pixels (H, W, C) or (H, W) of an image, in RGB.
+        """Gives the pixels (H, W, C) or (H, W) of an image, in RGB.
 
         Args:
             color: the order of an array's channels; files and PIL images know theirs.
@@ -158,12 +158,11 @@ class Inputs:
         iou: float = 0.45,
         states: Mapping[str, Array] | None = None,
     ) -> Feeds:
-        """Every input that the engine has.
+        """Gives every input that the engine has.
 
         Args:
             x: the network's input, with a batch axis.
             sizes: (width, height) of each image; boxes stay fractions of the network's input if not given.
-            confidence, iou: thresholds, where the graph suppresses boxes itself.
             states: states by name; those that are not given are zero.
         """
         manifest = self._manifest

@@ -78,15 +78,11 @@ class Postprocess:
         top: int = 5,
         position: int = 0,
     ) -> Result:
-        """What one image shows: detections by descending confidence, or the `top` classes.
+        """Gives what one image shows: detections by descending confidence, or the `top` classes.
 
         Args:
-            outputs: see the class.
             image_size: (width, height) of the image in pixels; boxes are fractions of the network's input without it.
-            confidence: detections under it are left out (Darknet's -thresh).
-            iou: overlap over which non-maximum suppression drops a box (Darknet's nms).
-            top: how many classes a classifier gives.
-            position: see the class.
+            confidence, iou, top: as for `Engine.__call__`.
 
         Raises:
             BundleError: an output does not fit its head, or the heads differ in their classes.
@@ -109,10 +105,6 @@ class Postprocess:
         self, outputs: Outputs, image_size: tuple[int, int] | None = None, *, threshold: float, position: int = 0
     ) -> Candidates:
         """The boxes of one image over a threshold before the suppression, in Darknet's order, mapped to the image.
-
-        Args:
-            outputs, image_size, position: as for a call.
-            threshold: see `BoxHead.candidates`.
 
         Raises:
             BundleError: as a call.

@@ -389,17 +389,6 @@ def test_bgr(channels: int, engine: dnc.Engine, write: Write, tmp_path: Path) ->
         engine(frame, color="hsv")
 
 
-def test_color_is_that_of_arrays(engine: dnc.Engine, tmp_path: Path) -> None:
-    """Files and PIL images know their own."""
-    pixels = np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8)
-    picture = Image.fromarray(pixels)
-    picture.save(tmp_path / "a.png")
-    gray = pixels[:, :, 0]
-    expected = engine(pixels, confidence=0.2)
-    assert engine([picture, tmp_path / "a.png"], confidence=0.2, color="bgr") == [expected] * 2
-    assert engine(gray, confidence=0.2, color="bgr") == engine(gray, confidence=0.2)
-
-
 def test_an_observer(write: Write, tmp_path: Path, frames: list[np.ndarray]) -> None:
     """Is told of every batch; what is pickled has none."""
     engine = dnc.compile(write("yolo"), out=tmp_path / "e", target="onnx", batch=2)

@@ -32,11 +32,12 @@ def test_pixels_of_any_image(tmp_path: Path) -> None:
     Image.fromarray(pixels).save(path)
     palette = Image.fromarray(pixels).convert("P")
     for image in (pixels, path, str(path), path.read_bytes(), Image.fromarray(pixels), pixels[:, :, ::-1]):
-        color = "bgr" if isinstance(image, np.ndarray) and image is not pixels else "rgb"
-        assert np.array_equal(inputs.pixels(image, color), pixels)
+        # Files and PIL images know their own color.
+        assert np.array_equal(inputs.pixels(image, "rgb" if image is pixels else "bgr"), pixels)
     assert inputs.pixels(palette).shape == (20, 30, 3)
     assert np.array_equal(inputs.pixels(np.dstack([pixels, pixels[:, :, 0]]), "bgr")[0, 0], pixels[0, 0, [2, 1, 0, 0]])
     assert inputs.pixels(Image.fromarray(pixels[:, :, 0]), "bgr").shape == (20, 30, 3)
+    assert np.array_equal(inputs.pixels(pixels[:, :, 0], "bgr"), pixels[:, :, 0])
 
 
 def test_prepared_by_the_host_or_by_the_engine() -> None:
