@@ -173,7 +173,7 @@ class Inputs:
                 transforms = [manifest.preprocessing.transform(*size) for size in sizes]
                 window = [(*transform.offset, *transform.ratio) for transform in transforms]
                 extra["window"] = np.array(window, np.float32)
-            feeds |= {name: extra[name] for name in manifest.extra_inputs}
+            feeds |= {name: value for name, value in extra.items() if name in manifest.extra_inputs}
         for name, shape in manifest.states.items():
             given = None if states is None else states.get(name)
             feeds[name] = np.zeros((len(x), *shape), np.float32) if given is None else given
