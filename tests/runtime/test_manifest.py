@@ -267,7 +267,7 @@ def test_wrong_types(name: str, write: Write, tmp_path: Path, monkeypatch: pytes
         changed = {**fields}
         del changed[key]
         # Engines of before there were any lack these.
-        if key not in ("sha256", "tuning", "options", "report"):
+        if key not in ("sha256", "tuning", "options", "report", "remarks", "runner"):
             sign(folder, changed)
             refused(folder, "hint: ")
     sign(folder, {**fields, "more": 1})
