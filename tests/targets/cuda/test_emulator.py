@@ -64,7 +64,7 @@ _KERNELS = {
 }  # fmt: skip
 _RUN = """
 import sys
-from tests.targets.cuda.test_tvm_gpu_emulator import main
+from tests.targets.cuda.test_emulator import main
 main(*sys.argv[1:])
 """
 
