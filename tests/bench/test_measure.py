@@ -56,9 +56,7 @@ def test_batches_and_callers(engines: Path) -> None:
 def test_a_peer_that_does_not_run_is_a_note(engines: Path, tmp_path: Path) -> None:
     nothing = Plain(tmp_path / "a.cfg", tmp_path / "a.weights", tmp_path / "a.onnx", tmp_path / "a.npy")
     peer = Peer("opencv", nothing, 1, tmp_path, str(tmp_path / "python"))
-    recording = measure(
-        [Subject("tiny", engines / "tiny.engine", 1)], [peer], seconds=0.01, extras=False
-    )
+    recording = measure([Subject("tiny", engines / "tiny.engine", 1)], [peer], seconds=0.01, extras=False)
     assert [each.name for each in recording.figures] == ["tiny"]
     assert recording.notes[0].startswith(f"opencv: cannot start {tmp_path / 'python'}")
 

@@ -38,18 +38,20 @@ def test_a_peer_runs(name: str, module: str, plain: Plain, tmp_path: Path) -> No
 def test_a_peer_that_is_not_installed(plain: Plain, tmp_path: Path) -> None:
     if importlib.util.find_spec("ncnn"):
         pytest.skip("ncnn is installed")
-    with pytest.raises(TargetError, match="ncnn is not installed: No module named 'ncnn'") as caught, Peer(
-        "ncnn", plain, 1, tmp_path
-    ).open():
+    with (
+        pytest.raises(TargetError, match="ncnn is not installed: No module named 'ncnn'") as caught,
+        Peer("ncnn", plain, 1, tmp_path).open(),
+    ):
         pass
     assert caught.value.hint == "--peer ncnn=/path/to/python names an interpreter that has it"
 
 
 def test_a_peer_that_cannot_read_the_network(plain: Plain, tmp_path: Path) -> None:
     plain.model.write_bytes(b"no model")
-    with pytest.raises(TargetError, match=r"ort does not run this network: .*Protobuf"), Peer(
-        "ort", plain, 1, tmp_path
-    ).open():
+    with (
+        pytest.raises(TargetError, match=r"ort does not run this network: .*Protobuf"),
+        Peer("ort", plain, 1, tmp_path).open(),
+    ):
         pass
 
 
@@ -57,8 +59,9 @@ def test_a_peer_that_ends(plain: Plain, tmp_path: Path) -> None:
     python = tmp_path / "python"
     python.write_text('#!/bin/sh\necho \'ready {"version": "1", "open": 1, "memory": 1}\'\nread _\nexit 7\n')
     python.chmod(0o755)
-    with Peer("opencv", plain, 1, tmp_path, str(python)).open() as run, pytest.raises(
-        TargetError, match="opencv does not run this network: it ended with code 7"
+    with (
+        Peer("opencv", plain, 1, tmp_path, str(python)).open() as run,
+        pytest.raises(TargetError, match="opencv does not run this network: it ended with code 7"),
     ):
         run()
 

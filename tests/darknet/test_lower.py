@@ -363,9 +363,7 @@ def test_a_shape_that_onnx_sees_otherwise_is_a_bug(monkeypatch: pytest.MonkeyPat
     assert caught.value.hint == "this is a bug of dnc; please report it"
 
 
-@pytest.mark.parametrize(
-    "cfg", sorted((ROOT / "cfg").glob("*.cfg")), ids=lambda p: p.stem
-)
+@pytest.mark.parametrize("cfg", sorted((ROOT / "cfg").glob("*.cfg")), ids=lambda p: p.stem)
 def test_cfgs_that_come_with_dnc(cfg: Path) -> None:
     """Their shapes, and the first layers of each, with random weights."""
     network = Network.load(cfg, cutoff=4).with_random_weights()

@@ -78,9 +78,7 @@ def boxes(
     return np.array([line.split() for line in lines], np.float64).reshape(-1, 6)
 
 
-def expected_boxes(
-    place: Path, maps: Sequence[Floats], confidence: float, iou: float, size: tuple[int, int]
-) -> Rows:
+def expected_boxes(place: Path, maps: Sequence[Floats], confidence: float, iou: float, size: tuple[int, int]) -> Rows:
     postprocess = Postprocess(read_manifest(place))
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")

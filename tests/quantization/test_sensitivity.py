@@ -163,9 +163,7 @@ def test_as_few_as_the_drop_allows(
     manifest, model, _ = prepared(measured, tmp_path)
     dataset = read_dataset(str(measured[2]))
     told: list[str] = []
-    found = choose_float_layers(
-        model, Onnx(), manifest, quantization, dataset, max_drop=max_drop, progress=told.append
-    )
+    found = choose_float_layers(model, Onnx(), manifest, quantization, dataset, max_drop=max_drop, progress=told.append)
     assert found.layers == 4
     assert not found.labelled
     assert abs(found.full - found.reached) * 100 <= max_drop

@@ -75,9 +75,7 @@ def softmax(values: Floats) -> Floats:
 # The boxes of one map
 
 
-def yolo_loop(
-    head: YoloHead, output: Floats, threshold: float
-) -> list[tuple[list[float], float, list[float]]]:
+def yolo_loop(head: YoloHead, output: Floats, threshold: float) -> list[tuple[list[float], float, list[float]]]:
     """get_yolo_detections, get_gaussian_yolo_detections: boxes, objectness, scores, by Darknet's indices."""
     gaussian = isinstance(head, GaussianYoloHead)
     _, lh, lw = output.shape
@@ -146,9 +144,7 @@ def test_gaussian_yolo_is_darknets_loop(point: str) -> None:
     assert set(got.points) == {{"center": 1, "left_top": 2, "right_bottom": 4}[point]}
 
 
-def region_loop(
-    head: RegionHead, output: Floats, threshold: float
-) -> list[tuple[list[float], float, list[float]]]:
+def region_loop(head: RegionHead, output: Floats, threshold: float) -> list[tuple[list[float], float, list[float]]]:
     """get_region_boxes, with what no suppression or threshold would see left out."""
     _, h, w = output.shape
     n, size = len(head.anchors), head.classes + 5
@@ -293,8 +289,7 @@ def box_iou(a: Floats, b: Floats) -> Any:
 
 def box_diounms(a: Floats, b: Floats, beta: float) -> Any:
     w, h = (
-        max(a[k] + a[k + 2] / f(2), b[k] + b[k + 2] / f(2))
-        - min(a[k] - a[k + 2] / f(2), b[k] - b[k + 2] / f(2))
+        max(a[k] + a[k + 2] / f(2), b[k] + b[k + 2] / f(2)) - min(a[k] - a[k + 2] / f(2), b[k] - b[k + 2] / f(2))
         for k in (0, 1)
     )
     c = w * w + h * h
@@ -328,15 +323,11 @@ def candidates(boxes: Floats, scores: Floats) -> Candidates:
 
 # On a coarse grid there are equal scores, equal boxes and overlaps that meet a threshold exactly.
 coarse = st.integers(0, 4).map(lambda value: value / 4)
-objects = st.lists(
-    st.tuples(st.tuples(coarse, coarse, coarse, coarse), st.tuples(coarse, coarse, coarse)), max_size=9
-)
+objects = st.lists(st.tuples(st.tuples(coarse, coarse, coarse, coarse), st.tuples(coarse, coarse, coarse)), max_size=9)
 
 
 @settings(max_examples=150)
-@given(
-    objects, st.sampled_from(NMS_KINDS), st.sampled_from([0.0, 0.25, 0.45, 0.5]), st.sampled_from([0.6, 1.0])
-)
+@given(objects, st.sampled_from(NMS_KINDS), st.sampled_from([0.0, 0.25, 0.45, 0.5]), st.sampled_from([0.6, 1.0]))
 def test_suppression_is_darknets_loop(
     things: list[tuple[tuple[float, ...], tuple[float, ...]]], kind: str, threshold: float, beta: float
 ) -> None:
@@ -359,9 +350,7 @@ def test_suppression_is_darknets_loop_over_several_blocks(kind: str) -> None:
 def test_a_suppressed_box_suppresses_nothing() -> None:
     boxes = np.array([[0.3, 0.5, 0.2, 0.2], [0.37, 0.5, 0.2, 0.2], [0.44, 0.5, 0.2, 0.2]], f)
     scores = np.array([[0.9], [0.8], [0.7]], f)
-    np.testing.assert_array_equal(
-        non_maximum_suppression(candidates(boxes, scores)), np.array([[0.9], [0], [0.7]], f)
-    )
+    np.testing.assert_array_equal(non_maximum_suppression(candidates(boxes, scores)), np.array([[0.9], [0], [0.7]], f))
 
 
 def test_greedynms_keeps_what_default_drops() -> None:
@@ -488,9 +477,7 @@ def test_heads_of_a_newer_dnc_are_refused() -> None:
         {"kind": "segment", "where": "a.cfg:3"},
         {**HEADS[0].to_json(), "where": "a.cfg:3", "masks": 1},
     ):
-        with pytest.raises(
-            BundleError, match=r"unknown kind of head 'segment'|unusable head 'yolo'"
-        ) as caught:
+        with pytest.raises(BundleError, match=r"unknown kind of head 'segment'|unusable head 'yolo'") as caught:
             head_from_json(fields)
         assert caught.value.where == "a.cfg:3"
         assert "newer dnc" in caught.value.hint
@@ -543,9 +530,7 @@ def test_darknets_region_map_is_stored_cell_by_cell(name: str) -> None:
     anchors = ((1.08, 1.19), (3.42, 4.41), (6.63, 11.38), (9.42, 5.11), (16.62, 10.52))
     # A map whose shape is true, unlike Darknet's: anchor, channel, row, column.
     maps = raw.reshape(5, 9, 8, 8)
-    classes = (
-        softmax(maps[:, 5:].transpose(0, 2, 3, 1)) if "softmax" in name else maps[:, 5:].transpose(0, 2, 3, 1)
-    )
+    classes = softmax(maps[:, 5:].transpose(0, 2, 3, 1)) if "softmax" in name else maps[:, 5:].transpose(0, 2, 3, 1)
     scores = logistic(maps[:, 4])[..., None] * classes
     threshold = 0.2
     expected = []
@@ -565,9 +550,7 @@ def test_darknets_gaussian_map_has_an_uncertainty_after_each_coordinate() -> Non
     anchors = ((81.0, 82.0), (135.0, 169.0), (344.0, 319.0))
     maps = raw.reshape(3, 12, 64)
     sure = 1 - logistic(maps[:, 1:8:2]).mean(axis=1)
-    scores = (
-        (logistic(maps[:, 8:9]) * logistic(maps[:, 9:]) * sure[:, None]).transpose(2, 0, 1).reshape(-1, 3)
-    )
+    scores = (logistic(maps[:, 8:9]) * logistic(maps[:, 9:]) * sure[:, None]).transpose(2, 0, 1).reshape(-1, 3)
     sizes = (np.exp(maps[:, 4:8:2]) * np.array(anchors)[:, :, None] / 32).transpose(2, 0, 1).reshape(-1, 2)
     got = GaussianYoloHead("o", "", 3, anchors, (32, 32)).candidates(output, 0.0)
     # Darknet's activations, in float32, against those of this test.

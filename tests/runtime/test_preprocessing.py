@@ -261,9 +261,7 @@ def correct_yolo_box(box: list[float], w: int, h: int, netw: int, neth: int) -> 
     st.lists(st.floats(0, 1, width=32), min_size=4, max_size=4),
     st.sampled_from([(416, 416), (320, 192), (608, 352)]),
 )
-def test_letterbox_boxes_are_corrected_as_darknet_does(
-    w: int, h: int, box: list[float], net: tuple[int, int]
-) -> None:
+def test_letterbox_boxes_are_corrected_as_darknet_does(w: int, h: int, box: list[float], net: tuple[int, int]) -> None:
     if min(letterbox_size(w, h, *net)) == 0:
         return
     got = Preprocessing(*net, mode="letterbox").transform(w, h)(np.array([box], np.float32))
@@ -414,9 +412,7 @@ def test_reads_the_channels_that_the_network_takes() -> None:
     np.testing.assert_array_equal(
         read_image(png, 1), Preprocessing(5, 6, 1, color="gray").match_channels(image)[..., 0]
     )
-    np.testing.assert_array_equal(
-        read_image(encoded(Image.fromarray(image[..., 0]), "PNG"), 1), image[..., 0]
-    )
+    np.testing.assert_array_equal(read_image(encoded(Image.fromarray(image[..., 0]), "PNG"), 1), image[..., 0])
     palette = encoded(Image.fromarray(image).convert("P"), "PNG", transparency=0)
     assert read_image(palette).shape == (6, 5, 3)
     with pytest.raises(ImageError, match="no 6 channels"):
@@ -476,9 +472,7 @@ def test_what_cameras_write_behind_the_end(monkeypatch: pytest.MonkeyPatch) -> N
 @settings(max_examples=60)
 @given(st.data())
 def test_flipped_bytes_never_escape_as_another_error(data: st.DataObject) -> None:
-    content = bytearray(
-        encoded(Image.fromarray(pixels(13, 16, 16, 3)), data.draw(st.sampled_from(["JPEG", "PNG"])))
-    )
+    content = bytearray(encoded(Image.fromarray(pixels(13, 16, 16, 3)), data.draw(st.sampled_from(["JPEG", "PNG"]))))
     for _ in range(data.draw(st.integers(1, 8))):
         content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
     with contextlib.suppress(ImageError):
@@ -520,7 +514,5 @@ def test_the_runtimes_modules_load_only_numpy() -> None:
         "print(sorted({'PIL', 'cv2', 'onnx', 'onnx_ir', 'onnxruntime', 'sympy'} & set(sys.modules)))"
     )
     root = ROOT
-    done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=root
-    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=root)
     assert done.stdout == "[]\n"

@@ -117,7 +117,5 @@ def test_rounds_in_a_row_are_resampled_together() -> None:
     """Slow phases of ten rounds make an interval wider than as many single rounds would."""
     phases = np.repeat(np.random.default_rng(0).normal(0, 0.1, 30), 10)
     mixed = np.random.default_rng(1).permutation(phases)
-    wide, narrow = (
-        Timings({"a": np.ones(300), "b": np.exp(values)}).ratio("b", "a") for values in (phases, mixed)
-    )
+    wide, narrow = (Timings({"a": np.ones(300), "b": np.exp(values)}).ratio("b", "a") for values in (phases, mixed))
     assert wide.high - wide.low > 1.5 * (narrow.high - narrow.low)

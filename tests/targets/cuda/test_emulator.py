@@ -201,9 +201,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, str]
     code = folder / "code"
     code.write_bytes(make_kernels(source, folder / "code.so", folder))
     command = [sys.executable, "-c", _RUN, str(code)]
-    done = subprocess.run(
-        command, cwd=ROOT, env=environment(folder), stdout=subprocess.PIPE, check=True, text=True
-    )
+    done = subprocess.run(command, cwd=ROOT, env=environment(folder), stdout=subprocess.PIPE, check=True, text=True)
     return {name: (status, said) for name, (status, said) in json.loads(done.stdout).items()}
 
 

@@ -99,9 +99,7 @@ def _change(path: Path) -> None:
     ("spoil", "quick", "thorough"),
     [(_delete, "gone", "gone"), (_shorten, "not what it was", "not what it was"), (_change, "", "not what it was")],
 )
-def test_damage_is_named_and_mended(
-    spoil: Callable[[Path], None], quick: str, thorough: str, place: Path
-) -> None:
+def test_damage_is_named_and_mended(spoil: Callable[[Path], None], quick: str, thorough: str, place: Path) -> None:
     """A size is seen at once, other bytes of the same size where it is worth reading them."""
     installing.install("small")
     spoil(place / "lib.so")

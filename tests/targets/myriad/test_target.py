@@ -76,9 +76,7 @@ def test_folder(compiler: Path, write: Write, tmp_path: Path) -> None:
     about = json.loads((engine.folder / "model.json").read_text(encoding="utf-8"))
     assert (about["shaves"], about["color"]) == (4, "rgb")
     assert about["inputs"] == [{"name": "input", "tensor": "input", "shape": [1, 3, 16, 16], "precision": "U8"}]
-    assert about["outputs"] == [
-        {"name": "layer002", "tensor": "layer002", "shape": [1, 14, 8, 8], "precision": "FP16"}
-    ]
+    assert about["outputs"] == [{"name": "layer002", "tensor": "layer002", "shape": [1, 14, 8, 8], "precision": "FP16"}]
     stages = json.loads((engine.folder / "stages.json").read_text(encoding="utf-8"))
     (layer,) = stages["layers"]
     assert layer["where"].startswith("tiny.cfg:")

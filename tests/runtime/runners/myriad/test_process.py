@@ -63,7 +63,6 @@ os.abort()
 """
 
 
-
 @pytest.mark.parametrize(
     ("code", "message"),
     [
