@@ -124,7 +124,7 @@ def _model_info(manifest: Manifest) -> dict[str, str]:
         modes = {"letterbox": "fit_to_window_letterbox", "center-crop": "crop"}
         info["resize_type"] = modes.get(prepared.mode, "standard")
         for key, numbers in (("mean_values", prepared.mean), ("scale_values", prepared.std)):
-            each = numbers * (prepared.channels // len(numbers))
-            info[key] = " ".join(f"{number / prepared.scale:.9g}" for number in each)
+            per_channel = numbers * (prepared.channels // len(numbers))
+            info[key] = " ".join(f"{number / prepared.scale:.9g}" for number in per_channel)
         info["reverse_input_channels"] = str(prepared.color == "rgb")
     return info

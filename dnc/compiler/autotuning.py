@@ -163,8 +163,8 @@ def autotune(
         return Tuned(device, layers)
     tell("timing the whole network")
     tuned = model.clone()
-    for each in _passes(choices):
-        each.rewrite(tuned)
+    for step in _passes(choices):
+        step.rewrite(tuned)
     check(tuned, "tuning")
     timings = bench.compare({NATIVE: model, "tuned": tuned}, _NETWORK_SECONDS, feeds)
     ratio = timings.ratio("tuned", NATIVE, _CONFIDENCE)
@@ -237,17 +237,17 @@ def _cut_out(model: ir.Model, node: ir.Node) -> ir.Model:
     chosen: set[ir.Node] = {node}
     _spread(chosen, [value.producer() for value in node.inputs[:1] if value is not None], backwards=True)
     _spread(chosen, [use.node for use in node.outputs[0].uses()], backwards=False)
-    order = [each for each in graph if each in chosen]
-    made = {value for each in order for value in each.outputs}
+    order = [item for item in graph if item in chosen]
+    made = {value for item in order for value in item.outputs}
     inputs: dict[ir.Value, None] = {}
-    for each in order:
-        for value in each.inputs:
+    for item in order:
+        for value in item.inputs:
             if value is not None and value not in made and value.const_value is None:
                 inputs[value] = None
     outputs = [
         value
-        for each in order
-        for value in each.outputs
+        for item in order
+        for value in item.outputs
         if value.is_graph_output() or not value.uses() or any(use.node not in chosen for use in value.uses())
     ]
     part = ir.Model(
@@ -261,21 +261,21 @@ def _cut_out(model: ir.Model, node: ir.Node) -> ir.Model:
 
 def _spread(chosen: set[ir.Node], start: Sequence[ir.Node | None], *, backwards: bool) -> None:
     """Adds what lies around, up to and with the next convolution, nearest first."""
-    waiting = [each for each in start if each is not None]
+    waiting = [item for item in start if item is not None]
     added = 0
     while waiting and added < _REACH:
-        each = waiting.pop(0)
-        inner = any(attr.type == ir.AttributeType.GRAPH for attr in each.attributes.values())
-        if each in chosen or inner or is_composite(each):
+        nearest = waiting.pop(0)
+        inner = any(attr.type == ir.AttributeType.GRAPH for attr in nearest.attributes.values())
+        if nearest in chosen or inner or is_composite(nearest):
             continue
-        chosen.add(each)
+        chosen.add(nearest)
         added += 1
-        if each.op_type == "Conv":
+        if nearest.op_type == "Conv":
             continue
         if backwards:
-            waiting += [producer for value in each.inputs if value is not None and (producer := value.producer())]
+            waiting += [producer for value in nearest.inputs if value is not None and (producer := value.producer())]
         else:
-            waiting += [use.node for value in each.outputs for use in value.uses()]
+            waiting += [use.node for value in nearest.outputs for use in value.uses()]
 
 
 def _signature(region: ir.Model, batch: int) -> str:
@@ -358,7 +358,7 @@ def _measure(bench: _Bench, region: ir.Model, node: ir.Node, peak: _Peak) -> Mea
     best = timings.fastest()
     if best != NATIVE and timings.ratio(best, NATIVE, _CONFIDENCE).high > _GAIN:
         best = NATIVE
-    return Measured(where_of(node), _kind(node), {each: timings.median(each) for each in models}, skipped, best)
+    return Measured(where_of(node), _kind(node), {form: timings.median(form) for form in models}, skipped, best)
 
 
 class _Peak:

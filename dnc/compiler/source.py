@@ -162,20 +162,20 @@ def heads_of(network: Network) -> tuple[Head, ...]:
     return heads
 
 
-def preprocessing_for(network: Network, weights: str | PathLike[str], **wishes: Any) -> Preprocessing | None:
+def preprocessing_for(network: Network, weights: str | PathLike[str], **given: Any) -> Preprocessing | None:
     """How the engine of this network preprocesses images, with these of `compile`'s arguments; None if it takes none.
 
     Raises DncError as `compile` does.
     """
-    return _preprocessing(network, heads_of(network), wishes, read_recorded(weights))
+    return _preprocessing(network, heads_of(network), given, read_recorded(weights))
 
 
 def _preprocessing(
-    network: Network, heads: Sequence[Head], wishes: Mapping[str, Any], recorded: Mapping[str, Any]
+    network: Network, heads: Sequence[Head], given: Mapping[str, Any], recorded: Mapping[str, Any]
 ) -> Preprocessing | None:
-    """What is wished, where that is not None; else what is recorded; else what Darknet does."""
+    """Takes what is given and not None, else what is recorded, else what Darknet does."""
     if len(network.input_shape) != 3 or network.input_shape[0] not in (1, 3, 4):
-        if any(wish is not None for wish in wishes.values()):
+        if any(value is not None for value in given.values()):
             raise DncError("this network does not take images, so it has no preprocessing", network.file)
         return None
     channels, height, width = network.input_shape
@@ -184,10 +184,10 @@ def _preprocessing(
         "mode": "letterbox" if network.letter_box else "center-crop" if classifier else "resize",
         "color": "gray" if channels == 1 else "rgb",
     }
-    chosen = {**usual, **recorded, **{key: wish for key, wish in wishes.items() if wish is not None}}
+    chosen = {**usual, **recorded, **{key: value for key, value in given.items() if value is not None}}
     if chosen["mode"] != "center-crop":
         for key in ("crop", "interpolation"):
-            if wishes.get(key) is None:
+            if given.get(key) is None:
                 chosen.pop(key, None)
     for key in chosen.keys() & {"mean", "std"}:
         chosen[key] = tuple(chosen[key])

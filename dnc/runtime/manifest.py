@@ -233,14 +233,14 @@ def _fits(value: Any, kind: Any) -> bool:
     if kind is Any:
         return True
     if origin in (Union, UnionType):
-        return any(_fits(value, each) for each in inner)
+        return any(_fits(value, member) for member in inner)
     if origin is tuple and inner[-1] is not Ellipsis:
         return isinstance(value, tuple) and len(value) == len(inner) and all(map(_fits, value, inner))
     if origin is tuple:
         return isinstance(value, tuple) and all(_fits(item, inner[0]) for item in value)
     if origin is Mapping:
-        each = isinstance(value, Mapping) and all(_fits(item, inner[1]) for item in value.values())
-        return each and all(isinstance(key, str) for key in value)
+        fits = isinstance(value, Mapping) and all(_fits(item, inner[1]) for item in value.values())
+        return fits and all(isinstance(key, str) for key in value)
     if kind in (int, float):
         return type(value) in (int, kind) and (math.isfinite(value) if type(value) is float else abs(value) < 2**31)
     if not is_dataclass(value) or not isinstance(value, kind):
