@@ -58,6 +58,7 @@ from dnc.graph.verification import error_between
 from dnc.runtime.gpus import gpus
 from dnc.runtime.timing import Timings, device_name, interleave
 from dnc.targets import Target, targets
+from dnc.targets.base import Tuning
 
 NETWORKS = ("efficientnet-b0", "enet-coco", "yolov4-tiny", "yolov3")
 ENGINES: Mapping[str, Mapping[str, str]] = {
@@ -145,7 +146,7 @@ def open_engine(network: Network, target: Target, folder: Path, x: Any, trials: 
     model = prepare(network, target, len(x))
     Pipeline(target.storage()).run(model)
     if trials:
-        target.build_tuned(model, folder, None, trials, cache=cache_dir())
+        target.build_tuned(model, folder, None, Tuning(trials, cache=cache_dir()))
     else:
         target.build(model, folder)
     session = target.open(folder)

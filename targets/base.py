@@ -24,7 +24,7 @@ from dnc.runtime.options import Option, check_names, parse_options
 from dnc.runtime.runners import Runner
 from dnc.typing import Progress, silent
 
-__all__ = ["CALIBRATED", "Candidate", "Destination", "Target", "TunableTarget", "UnsupportedError"]
+__all__ = ["CALIBRATED", "Candidate", "Destination", "Target", "TunableTarget", "Tuning", "UnsupportedError"]
 
 CALIBRATED = ("int8", "mixed")
 """Precisions that need a calibration: all over in 8 bits, or with those layers in float32 that lose too much."""
@@ -196,28 +196,29 @@ class Target(Destination):
         """The library that runs its engines, and its version, in words: what measurements hold for."""
 
 
+@dataclass(frozen=True)
+class Tuning:
+    """How parts of an engine are chosen by measuring."""
+
+    trials: int
+    """How many to measure."""
+    remote: str = ""
+    """Where to measure, if not here."""
+    cache: Path | None = None
+    """The folder to keep measurements in; None to keep none."""
+
+
 class TunableTarget(Target):
     """A target whose engines have parts that can be chosen by measuring them: `--tune`."""
 
     @abstractmethod
     def build_tuned(
-        self,
-        model: ir.Model,
-        folder: Path,
-        manifest: Manifest | None,
-        trials: int,
-        *,
-        remote: str = "",
-        cache: Path | None = None,
-        progress: Progress = silent,
+        self, model: ir.Model, folder: Path, manifest: Manifest | None, tuning: Tuning, progress: Progress = silent
     ) -> tuple[Mapping[str, str], Mapping[str, Any]]:
         """`build`, with parts of the engine chosen by measuring them.
 
         Args:
-            model, folder, manifest: as for `build`.
-            trials: how many to measure.
-            remote: where to measure, if not here.
-            cache: the folder to keep measurements in; none are kept if not given.
+            model, folder, manifest, progress: as for `build`.
 
         Returns:
             What `build` does; and for engine.json, under `tuning`, what was measured.

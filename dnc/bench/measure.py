@@ -160,11 +160,7 @@ class Recording:
 
 
 def read_recording(path: Path) -> Recording:
-    """Reads what `dnc bench --json` printed.
-
-    Raises:
-        DncError: it is no recording, or a newer dnc made it.
-    """
+    """Reads what `dnc bench --json` printed. Raises DncError if it is no recording, or a newer dnc made it."""
     hint = "make one with `dnc bench ENGINE --json > FILE`"
     try:
         content = json.loads(path.read_text(encoding="utf-8"))

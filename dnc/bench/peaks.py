@@ -58,11 +58,7 @@ class Peaks:
 
 
 def peaks(target: Target, threads: int, progress: Progress = silent) -> Peaks:
-    """Measures both peaks, in the precision of the target's options.
-
-    Raises:
-        TargetError: the engine does not run.
-    """
+    """Measures both peaks, in the precision of the target's options. Raises TargetError if the engine does not run."""
     precision = str(target.options.get("precision", "fp32"))
     progress("measuring the compute peak")
     operations = compute(target, threads)

@@ -93,11 +93,8 @@ class Peer:
 
     @contextmanager
     def open(self) -> Iterator[Run]:
-        """The library in a new process; the run gives the seconds that it took there.
-
-        Raises:
-            TargetError: it is not installed, cannot read the network, or has failed.
-        """
+        """The library in a new process; the run gives the seconds that it took there. Raises TargetError if it is not
+        installed, cannot read the network, or has failed."""
         network = self._network
         files = (network.cfg, network.weights, network.model, network.input)
         arguments = [

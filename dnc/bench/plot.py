@@ -28,11 +28,8 @@ _NAMED = 5
 
 
 def import_matplotlib(path: Path) -> ModuleType:
-    """Matplotlib, that draws into files.
-
-    Raises:
-        DncError: it is not installed, or the file's format is another one.
-    """
+    """Matplotlib, that draws into files. Raises DncError if it is not installed, or the file's format is another
+    one."""
     if path.suffix.lower() not in FORMATS:
         raise DncError(f"a picture is {' or '.join(FORMATS)}, not '{path.suffix}'", path)
     try:

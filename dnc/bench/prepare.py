@@ -73,11 +73,8 @@ def is_engine(path: str | Path) -> bool:
 
 
 def find_here(folder: Path) -> str:
-    """The only engine of a folder, or the folder itself, or else its only cfg.
-
-    Raises:
-        DncError: there is none, or there are several.
-    """
+    """The only engine of a folder, or the folder itself, or else its only cfg. Raises DncError if there is none, or
+    there are several."""
     if (folder / MANIFEST).is_file():
         return str(folder)
     try:
@@ -201,11 +198,8 @@ def sections(network: Network) -> dict[str, str]:
 
 
 def make_peers(subject: Subject, what: Sequence[str], options: BenchOptions, scratch: Path) -> list[Peer]:
-    """The peers on the network of an engine.
-
-    Raises:
-        DncError: the network's cfg is not found; it takes no arrays of float32.
-    """
+    """The peers on the network of an engine. Raises DncError if the network's cfg is not found, or it takes no arrays
+    of float32."""
     if not options.peers:
         return []
     source = network_of(subject, what, options, scratch)

@@ -39,7 +39,7 @@ def command(what: str | None, out: str | None, as_json: bool) -> None:
 
     Without options: where the sources are, and which targets they can run here.
     """
-    sources = _sources()
+    sources = packaged("embed")
     if out is not None:
         _copy(sources, Path(out))
         click.echo(out)
@@ -60,10 +60,6 @@ def command(what: str | None, out: str | None, as_json: bool) -> None:
             table.add(library.target, str(library.file))
         table.show()
         click.echo(f"the sources are {sources}", err=True)
-
-
-def _sources() -> Path:
-    return packaged("embed")
 
 
 def _libraries() -> list[_Library]:

@@ -44,6 +44,7 @@ from dnc.passes import Pass, passes
 from dnc.runtime.inputs import noise
 from dnc.runtime.timing import Ratio, Timings, device_name, interleave, processors
 from dnc.targets import Target
+from dnc.typing import Progress, silent
 
 __all__ = ["NATIVE", "Measured", "Tuned", "autotune"]
 
@@ -95,7 +96,7 @@ class Tuned:
 
     def to_json(self) -> dict[str, Any]:
         """Everything, as JSON values."""
-        ratio = None if self.network is None else [round(x, 4) for x in _tuple(self.network)]
+        ratio = self.network and self.network.rounded()
         layers = [
             {
                 "where": item.where,
@@ -109,10 +110,6 @@ class Tuned:
         return {"device": self.device, "kept": self.kept, "ratio": ratio, "layers": layers}
 
 
-def _tuple(ratio: Ratio) -> tuple[float, float, float]:
-    return ratio.value, ratio.low, ratio.high
-
-
 def autotune(
     model: ir.Model,
     target: Target,
@@ -121,7 +118,7 @@ def autotune(
     threads: int | None = None,
     cache: Path | None = None,
     feeds: Arrays | None = None,
-    progress: Callable[[str], None] | None = None,
+    progress: Progress = silent,
 ) -> Tuned:
     """Measures the alternatives of every grouped convolution of a model that is ready for the target.
 
@@ -136,7 +133,6 @@ def autotune(
     Raises:
         TargetError: the engine does not run the network itself.
     """
-    tell = progress or (lambda _: None)
     device = f"{device_name()}, {target.engine()}, {threads or processors()} threads"
     memory = _Cache(cache, device)
     sites = [node for node in model.graph if _kind(node)]
@@ -149,7 +145,7 @@ def autotune(
             region = _cut_out(model, node)
             key = _signature(region, batch)
             if key not in known:
-                tell(f"tuning {number} of {len(sites)}: {_kind(node)}")
+                progress(f"tuning {number} of {len(sites)}: {_kind(node)}")
                 known[key] = memory.get(key) or _measure(bench, region, node, memory.peak)
                 memory.put(key, known[key])
             found = known[key]
@@ -161,7 +157,7 @@ def autotune(
         memory.save()
     if not choices:
         return Tuned(device, layers)
-    tell("timing the whole network")
+    progress("timing the whole network")
     tuned = model.clone()
     for step in _passes(choices):
         step.rewrite(tuned)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -19,10 +18,11 @@ from dnc.darknet.network import Network
 from dnc.darknet.weights import write_weights
 from dnc.errors import DncError, ImageError, TargetError, close_match, warn
 from dnc.evaluation.comparison import TOLERANCE, Comparison, EngineSide, Recording, ReferenceSide, Sample, Side, compare
+from dnc.evaluation.datasets import is_folder
 from dnc.runtime.engine import Engine, load
 from dnc.runtime.preprocessing import Preprocessing, read_image
 from dnc.targets import targets
-from dnc.typing import Array
+from dnc.typing import Array, Progress, silent
 
 __all__ = ["REFERENCE", "compare_files"]
 
@@ -45,7 +45,7 @@ def compare_files(
     skip: Sequence[str] = (),
     lenient: bool = False,
     cutoff: int | None = None,
-    progress: Callable[[str], None] | None = None,
+    progress: Progress = silent,
 ) -> Comparison:
     """Compares what files hold; the command `dnc compare` has the same options.
 
@@ -66,12 +66,11 @@ def compare_files(
     Raises:
         DncError: something cannot be read, there is nothing to compare with, or sizes differ.
     """
-    tell = progress or (lambda _: None)
     if b is not None and golden is not None:
         raise DncError("two things to compare with", hint="give either B or --golden")
     b = b if b is not None else golden
     with tempfile.TemporaryDirectory(prefix="dnc-compare-", ignore_cleanup_errors=True) as scratch:
-        tell("reading")
+        progress("reading")
         recording: Recording | None = None
         if _is_recording(a):
             recording = Recording(a)
@@ -81,17 +80,17 @@ def compare_files(
         loader = _Loader(Path(scratch), weights, random_weights, seed, lenient, cutoff)
         network: Network | None = None
         actual: Side
-        if _is_folder(a):
+        if is_folder(a):
             if target is not None:
                 raise DncError("an engine has its target already", a, "leave --target out, or give the .cfg")
             actual = EngineSide(load(a))
         else:
             network, path = loader.network(a)
-            actual = loader.compiled(network, path, target or "cpu", skip, tell)
+            actual = loader.compiled(network, path, target or "cpu", skip, progress)
         expected: Side
         if b is not None and (golden is not None or _is_recording(b)):
             expected = recording = Recording(b, network)
-        elif b is not None and _is_folder(b):
+        elif b is not None and is_folder(b):
             expected = EngineSide(load(b), network)
         elif b is not None:
             expected = ReferenceSide(loader.network(b)[0])
@@ -112,17 +111,12 @@ def compare_files(
             samples = recording.samples()
         else:
             raise DncError("a recording has its own input", recording.path, "leave --image and --input out")
-        tell("computing")
+        progress("computing")
         return compare(actual, expected, samples, tolerance)
 
 
 def _is_recording(path: str | PathLike[str]) -> bool:
     return Path(path).suffix == ".npz"
-
-
-def _is_folder(path: str | PathLike[str]) -> bool:
-    # Path.is_dir raises OSError where a name is too long.
-    return os.path.isdir(path)  # noqa: PTH112
 
 
 @dataclass(frozen=True)
@@ -146,9 +140,7 @@ class _Loader:
             weights = find_weights(cfg, self.weights)
         return Network.load(cfg, weights, lenient=self.lenient, cutoff=self.cutoff), weights
 
-    def compiled(
-        self, network: Network, weights: Path, target: str, skip: Sequence[str], tell: Callable[[str], None]
-    ) -> Side:
+    def compiled(self, network: Network, weights: Path, target: str, skip: Sequence[str], progress: Progress) -> Side:
         """An engine of the network with the outputs of all layers, or the reference interpreter."""
         if target == REFERENCE:
             return ReferenceSide(network)
@@ -157,7 +149,7 @@ class _Loader:
             raise TargetError(f"unknown target '{target}'", hint=hint)
         cfg = Path(network.file)
         options = CompileOptions(target=target, skip=skip, keep_layers=True, lenient=self.lenient, cutoff=self.cutoff)
-        engine = compile_engine(cfg, weights, self.folder / f"{cfg.stem}.engine", options, tell)
+        engine = compile_engine(cfg, weights, self.folder / f"{cfg.stem}.engine", options, progress)
         return EngineSide(engine, network, f"{cfg.name} for {engine.manifest.target}")
 
 

@@ -19,7 +19,7 @@ from dnc.quantization.sensitivity import drop
 from dnc.runtime.engine import Engine, load
 from dnc.runtime.manifest import Manifest, write_folder
 from dnc.targets import Destination, Target, find
-from dnc.targets.base import Candidate, TunableTarget, UnsupportedError
+from dnc.targets.base import Candidate, TunableTarget, Tuning, UnsupportedError
 from dnc.typing import Progress, silent
 
 __all__ = ["compile", "compile_engine", "find_target", "offers_for"]
@@ -171,15 +171,8 @@ def _write(
     manifest = chosen.manifest
     if options.tune is not None:
         assert isinstance(chosen.target, TunableTarget)
-        report, kernels = chosen.target.build_tuned(
-            chosen.model,
-            folder,
-            manifest,
-            options.tune,
-            remote=options.remote or "",
-            cache=cache_dir(),
-            progress=progress,
-        )
+        wanted = Tuning(options.tune, options.remote or "", cache_dir())
+        report, kernels = chosen.target.build_tuned(chosen.model, folder, manifest, wanted, progress)
         tuning = {**manifest.tuning, "kernels": kernels}
         manifest = dataclasses.replace(manifest, report={**manifest.report, **report}, tuning=tuning)
     elif len(candidates) + len(refused) == 1:

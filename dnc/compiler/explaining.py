@@ -62,11 +62,8 @@ def explain(
 
 
 def explain_engine(folder: str | PathLike[str]) -> Explanation:
-    """What the passes did when an engine was compiled.
-
-    Raises:
-        BundleError: it is no engine, is damaged, or was made by a dnc that did not keep this.
-    """
+    """What the passes did when an engine was compiled. Raises BundleError if it is no engine, is damaged, or was made
+    by a dnc that did not keep this."""
     engine = load(folder)
     manifest = engine.manifest
     if not manifest.remarks:

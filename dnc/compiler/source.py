@@ -66,7 +66,7 @@ class Source:
             DncError: the preprocessing makes no sense, or its record is damaged.
         """
         cfg = find_cfg(cfg)
-        found = _weights_or_none(cfg, weights) if random else find_weights(cfg, weights)
+        found = zoo.weights_for(cfg) if random and weights is None else find_weights(cfg, weights)
         network = Network.load(cfg, found, lenient=options.lenient, cutoff=options.cutoff)
         if found is None:
             network = network.with_random_weights()
@@ -81,10 +81,6 @@ class Source:
             _calibration(options.calibration, network, [target.options.get("precision", "fp32") for target in targets]),
             real=found is not None,
         )
-
-
-def _weights_or_none(cfg: Path, weights: str | PathLike[str] | None) -> Path | None:
-    return Path(weights) if weights is not None else zoo.weights_for(cfg)
 
 
 def _calibration(path: str | PathLike[str] | None, network: Network, precisions: Sequence[str]) -> Calibration | None:

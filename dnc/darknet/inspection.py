@@ -164,11 +164,7 @@ class Inspection:
 
 
 def inspect_weights(path: str | Path, layers: Sequence[Layer]) -> Inspection:
-    """Reads all that the file holds.
-
-    Raises:
-        WeightsError: there is no such file, or not even a header in it.
-    """
+    """Reads all that the file holds. Raises WeightsError if there is no such file, or not even a header in it."""
     header, floats, size = open_floats(Path(path))
     start = len(header.pack())
     records: list[ArrayRecord] = []

@@ -72,11 +72,8 @@ class Header:
 
 
 def open_floats(path: Path) -> tuple[Header, npt.NDArray[np.float32], int]:
-    """Maps a .weights file into memory: its header, its whole floats, and its length in bytes.
-
-    Raises:
-        WeightsError: there is no such file, or not even a header in it.
-    """
+    """Maps a .weights file into memory: its header, its whole floats, and its length in bytes. Raises WeightsError if
+    there is no such file, or not even a header in it."""
     try:
         with path.open("rb") as file:
             header = Header.read(file, path)

@@ -223,11 +223,8 @@ class Recording(Side):
 
 
 def compare(actual: Side, expected: Side, samples: Sequence[Sample], tolerance: float = TOLERANCE) -> Comparison:
-    """Compares the outputs that both sides have.
-
-    Raises:
-        DncError: they have none in common, or one has different sizes.
-    """
+    """Compares the outputs that both sides have. Raises DncError if they have none in common, or one has different
+    sizes."""
     rows: list[Row] = []
     for sample in samples:
         computed = dict(actual.outputs(sample))

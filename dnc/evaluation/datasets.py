@@ -61,12 +61,12 @@ Source = str | PathLike[str] | Sequence[str | PathLike[str]]
 """A .data file, a list, a folder, a glob or an image; or several of them."""
 
 
-def is_folder(path: str | Path) -> bool:
+def is_folder(path: str | PathLike[str]) -> bool:
     """Path.is_dir, which raises OSError where a name is too long."""
     return os.path.isdir(path)  # noqa: PTH112
 
 
-def is_there(path: str | Path) -> bool:
+def is_there(path: str | PathLike[str]) -> bool:
     """Path.exists, which raises OSError where a name is too long."""
     return os.path.exists(path)  # noqa: PTH110
 
@@ -153,11 +153,8 @@ def is_data_file(path: str | PathLike[str]) -> bool:
 
 
 def read_data(path: str | PathLike[str]) -> DataFile:
-    """Reads a .data file: read_data_cfg, but blanks inside of a value stay.
-
-    Raises:
-        DatasetError: it cannot be read, or a line is no option.
-    """
+    """Reads a .data file: read_data_cfg, but blanks inside of a value stay. Raises DatasetError if it cannot be read,
+    or a line is no option."""
     options: dict[str, str] = {}
     lines: dict[str, Where] = {}
     for where, text in _lines(Path(path)):
@@ -308,11 +305,8 @@ def label_path(image: str | PathLike[str]) -> str:
 
 
 def read_labels(path: str | PathLike[str], classes: int) -> Truth:
-    """The objects of a label file: read_boxes.
-
-    Raises:
-        DatasetError: it cannot be read; a line is no class and four fractions; there is no such class.
-    """
+    """The objects of a label file: read_boxes. Raises DatasetError if it cannot be read, a line is no class and four
+    fractions, or there is no such class."""
     rows: list[tuple[float, ...]] = []
     for where, text in _lines(Path(path)):
         parts = text.split()

@@ -30,7 +30,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass
 from os import PathLike
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -76,6 +76,7 @@ class Figure(NamedTuple):
 class Report(ABC):
     """What an engine achieves."""
 
+    metric: ClassVar[str]
     engine: str
     """Its folder."""
     images: int
@@ -87,9 +88,9 @@ class Report(ABC):
     def figures(self) -> tuple[Figure, ...]:
         """The main numbers, the most important one first."""
 
-    @abstractmethod
     def to_json(self) -> dict[str, Any]:
         """`metric` and all fields, for `json.dumps`."""
+        return {"metric": self.metric, **asdict(self)}
 
 
 @dataclass(frozen=True)
@@ -108,6 +109,7 @@ class ClassFigures:
 class DarknetReport(Report):
     """The figures of `detector map`. Shares are from 0 to 1, and 0 where there is nothing to divide by."""
 
+    metric = "darknet"
     iou: float
     """An overlap is a match over it."""
     points: int
@@ -138,9 +140,6 @@ class DarknetReport(Report):
             Figure("FP", self.false_positives, percent=False),
             Figure("FN", self.false_negatives, percent=False),
         )
-
-    def to_json(self) -> dict[str, Any]:
-        return {"metric": "darknet", **asdict(self)}
 
     def text(self) -> str:
         """The lines that `detector map` prints."""
@@ -174,6 +173,7 @@ class CocoReport(Report):
     own figures by size.
     """
 
+    metric = "coco"
     ap: float
     """The mean of AP at IoU 0.50, 0.55, ... 0.95."""
     ap50: float
@@ -190,14 +190,12 @@ class CocoReport(Report):
         values = (self.ap, self.ap50, self.ap75, self.ap_small, self.ap_medium, self.ap_large)
         return tuple(map(Figure, names, values))
 
-    def to_json(self) -> dict[str, Any]:
-        return {"metric": "coco", **asdict(self)}
-
 
 @dataclass(frozen=True)
 class TopReport(Report):
     """The shares of images whose class is the best one, and among the best `k`."""
 
+    metric = "top"
     k: int
     top_1: float
     top_k: float
@@ -206,9 +204,6 @@ class TopReport(Report):
     def figures(self) -> tuple[Figure, ...]:
         best = Figure("top-1", self.top_1)
         return (best,) if self.k == 1 else (best, Figure(f"top-{self.k}", self.top_k))
-
-    def to_json(self) -> dict[str, Any]:
-        return {"metric": "top", **asdict(self)}
 
 
 def evaluate(

@@ -95,11 +95,8 @@ class Pass(ir.passes.InPlacePass):
 
     @classmethod
     def from_text(cls, given: Mapping[str, str]) -> Self:
-        """The pass with options as the user wrote them, by name.
-
-        Raises:
-            PassError: there is no such option, or it has no such value.
-        """
+        """The pass with options as the user wrote them, by name. Raises PassError if there is no such option, or it has
+        no such value."""
         check_names(f"pass {cls.name}", cls.known_options, given, PassError)
         return cls(**given)
 

@@ -55,11 +55,8 @@ def with_outputs(model: ir.Model, watch: Collection[str]) -> ir.Model:
 
 
 def check(model: ir.Model, after: str) -> None:
-    """Runs ONNX's checker with shape inference, and stores the inferred shapes in the model.
-
-    Raises:
-        DncError: the graph is invalid; `after` says what made it so.
-    """
+    """Runs ONNX's checker with shape inference, and stores the inferred shapes in the model. Raises DncError if the
+    graph is invalid, or `after` says what made it so."""
     proto = small_model(model)
     try:
         onnx.checker.check_model(proto, full_check=True)

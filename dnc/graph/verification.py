@@ -102,11 +102,8 @@ class Verifier:
         self._before = self._run(model)
 
     def compare(self, model: ir.Model, tolerance: float) -> float:
-        """The error of the model against the one before it; it is what the next one is compared with.
-
-        Raises:
-            PassError: the error is larger than `tolerance`, or an output has another shape or is gone.
-        """
+        """The error of the model against the one before it; it is what the next one is compared with. Raises PassError
+        if the error is larger than `tolerance`, or an output has another shape or is gone."""
         after = self._run(model)
         rounded: dict[str, Array] | None = None
         worst = 0.0

@@ -85,11 +85,8 @@ def place_of(name: str) -> str:
 
 
 def read_work(folder: Path, manifest: Manifest, batch: int = 1) -> list[Work]:
-    """What the model in an engine folder computes, in order.
-
-    Raises:
-        TargetError: the folder has no model that is known.
-    """
+    """What the model in an engine folder computes, in order. Raises TargetError if the folder has no model that is
+    known."""
     if (folder / "model.xml").exists():
         return work_of(*_read_openvino(folder / "model.xml", manifest, batch))
     if (folder / "model.onnx").exists():

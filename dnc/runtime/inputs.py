@@ -126,11 +126,8 @@ class Inputs:
         return self.feeds(x, [image.size for image in images], confidence=confidence, iou=iou)
 
     def array(self, array: npt.ArrayLike) -> tuple[Array, bool]:
-        """An array that somebody prepared, as a batch of the engine's type; and whether it had no batch axis.
-
-        Raises:
-            DncError: it has another shape or holds no numbers.
-        """
+        """An array that somebody prepared, as a batch of the engine's type; and whether it had no batch axis. Raises
+        DncError if it has another shape or holds no numbers."""
         wanted, size = self._manifest.input_shape, self._manifest.batch
         dtype = np.uint8 if self._manifest.input_dtype == "uint8" else np.float32
         try:

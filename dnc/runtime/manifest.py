@@ -145,11 +145,7 @@ class Manifest:
 
 
 def read_manifest(folder: str | Path) -> Manifest:
-    """Reads and checks an engine folder.
-
-    Raises:
-        BundleError: it is none, is damaged, or was made by a newer dnc.
-    """
+    """Reads and checks an engine folder. Raises BundleError if it is none, is damaged, or was made by a newer dnc."""
     folder = Path(folder)
     place = folder / MANIFEST
     try:

@@ -111,11 +111,8 @@ def unpack(file: str | os.PathLike[str], out: str | os.PathLike[str] | None = No
 
 
 def open_package(file: str | os.PathLike[str]) -> tuple[Path, Manifest]:
-    """The engine folder of a package in the cache, unpacked if it is not there, and what its engine.json says.
-
-    Raises:
-        BundleError: the package is damaged or was made by a newer dnc, or the cache cannot be written.
-    """
+    """The engine folder of a package in the cache, unpacked if it is not there, and what its engine.json says. Raises
+    BundleError if the package is damaged or was made by a newer dnc, or the cache cannot be written."""
     file = Path(file)
     with _opened(file) as (archive, fields):
         place = cache_dir() / "packages" / fields["sha256"]

@@ -81,6 +81,10 @@ class Ratio(Interval):
     def __str__(self) -> str:
         return f"{self.value:.3f} ({self.low:.3f} to {self.high:.3f})"
 
+    def rounded(self) -> list[float]:
+        """Itself and its ends to four decimals, for JSON."""
+        return [round(number, 4) for number in (self.value, self.low, self.high)]
+
 
 @dataclass(frozen=True)
 class Timings:

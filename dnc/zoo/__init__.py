@@ -74,10 +74,6 @@ _TRAINED = ("", "_final", "_best", "_last")
 """What Darknet's trainer appends to the cfg's name for the weights it saves; "" is the published form."""
 
 
-def _silent(received: int, expected: int | None) -> None:
-    pass
-
-
 class Unusable(Exception):
     """Raised where a source does not deliver; `fetch` goes on with the next."""
 
@@ -223,7 +219,7 @@ def _in_cache(entry: Entry) -> Path | None:
     return path if path.is_file() and path.stat().st_size == entry.size else None
 
 
-def fetch(name: str, *, progress: ByteProgress = _silent, force: bool = False) -> Path:
+def fetch(name: str, *, progress: ByteProgress = lambda *_: None, force: bool = False) -> Path:
     """The weights called `name`: from the cache, else (or if `force`) from the first source that delivers.
 
     Raises one ZooError with every source and its reason if none does. Whatever happens, an interrupt

@@ -35,6 +35,7 @@ from dnc.runtime.runners.cuda import KernelsRunner
 from dnc.runtime.runners.cuda.device import Device, architectures, runs_on
 from dnc.runtime.runners.tvm.processor import architecture
 from dnc.runtime.runners.tvm.session import MODEL, MODEL_JSON, runtime_library
+from dnc.targets.base import Tuning
 from dnc.targets.cuda.options import OPTIONS
 from dnc.targets.cuda.process import Compiler, Job, cuda_runtime
 from dnc.targets.cuda.tuning import GpuTuner, Measurer
@@ -113,19 +114,10 @@ class CudaKernels(TvmTarget):
         return self._finish(model, folder, manifest, reply, "nothing was timed or tried on a GPU")
 
     def build_tuned(
-        self,
-        model: ir.Model,
-        folder: Path,
-        manifest: Manifest | None,
-        trials: int,
-        *,
-        remote: str = "",
-        cache: Path | None = None,
-        progress: Progress = silent,
+        self, model: ir.Model, folder: Path, manifest: Manifest | None, tuning: Tuning, progress: Progress = silent
     ) -> tuple[Mapping[str, str], Mapping[str, Any]]:
         """The same with kernels chosen by measuring on a GPU of this machine: see `dnc.targets.tvm.tuning`."""
-        preprocessing = None if manifest is None else manifest.preprocessing
-        if remote:
+        if tuning.remote:
             raise TargetError("a GPU is tuned on the machine that has it", hint="leave out --remote")
         with Measurer(self.options["device"], progress) as measurer:
             here = f"sm_{measurer.capability.replace('.', '')}"
@@ -138,16 +130,16 @@ class CudaKernels(TvmTarget):
                     compiler,
                     measurer,
                     model,
-                    feeds_for(model, preprocessing, images=1),
+                    feeds_for(model, manifest and manifest.preprocessing, images=1),
                     archs=[*job.archs, *(["in TF32"] if job.tf32 else [])],
                     graphs=self.options["graphs"],
                     precision=self.options["precision"],
                     record=partial(self._record, model, manifest),
                     scratch=Path(scratch),
-                    cache=cache,
+                    cache=tuning.cache,
                     progress=progress,
                 )
-                tuned = tuner.tune(folder / MODEL, Path(scratch), trials)
+                tuned = tuner.tune(folder / MODEL, Path(scratch), tuning.trials)
         report = self._finish(model, folder, manifest, tuned.built, f"kernels were timed on the {measurer.name}")
         return {**report, "tuning": summary(tuned.record)}, tuned.record
 

@@ -100,12 +100,8 @@ class Child:
         self._errors.close()
 
     def ask(self, request: Mapping[str, Any], seconds: float | None = None) -> dict[str, Any]:
-        """The reply to a request.
-
-        Raises:
-            TargetError: the reply is an error.
-            Ended: there is none, or not within so many seconds; the process has ended.
-        """
+        """The reply to a request. Raises TargetError if the reply is an error; Ended if there is none, or not within so
+        many seconds, or the process has ended."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         late = threading.Event()
@@ -146,7 +142,6 @@ class Compiler:
 
     Args:
         model: in which `dnc.targets.tvm.emit.unsupported` finds nothing.
-        self, model: ir.Model, job: Job, progress: Progress = silent
 
     Raises:
         TargetError: a compiler is missing, or refuses the network.

@@ -172,13 +172,10 @@ class GpuTuner(Tuner[Mapping[str, Any]]):
         for function, library, forms in self._built:
             if function == name and forms.keys() >= set(ranks):
                 return library, forms
-        library = self._new_library()
+        library = self._scratch / f"forms{next(self._numbers)}.so"
         forms = self._compiler.forms(library, name, ranks)
         self._built.append((name, library, forms))
         return library, forms
-
-    def _new_library(self) -> Path:
-        return self._scratch / f"forms{next(self._numbers)}.so"
 
     def build(self, path: Path, chosen: Mapping[str, Any]) -> Mapping[str, Any]:
         self._networks[path] = self._compiler.network(path, chosen)

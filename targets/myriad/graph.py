@@ -103,10 +103,6 @@ def _unpaired(node: ir.Node) -> str:
     return "" if pairs and not node.outputs[0].is_graph_output() else "it computes in integers: compile without it"
 
 
-def _none(node: ir.Node) -> str:
-    return ""
-
-
 _CONDITIONS: dict[str, Callable[[ir.Node], str]] = {
     "Cast": _to_byte,
     "Conv": _computed_weights,
@@ -140,7 +136,7 @@ def unsupported(model: ir.Model) -> list[str]:
         elif node.op_type not in _KNOWN or node.domain:
             hint = _INSTEAD.get(node.op_type, "the compiler does not know it")
             found[f"{where_of(node)}: {node.op_type}: {hint}"] = None
-        elif why := _CONDITIONS.get(node.op_type, _none)(node):
+        elif why := _CONDITIONS.get(node.op_type, lambda _: "")(node):
             found[f"{where_of(node)}: {node.op_type}: {why}"] = None
     return list(found)
 

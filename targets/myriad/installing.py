@@ -10,7 +10,6 @@ import platform
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -19,18 +18,15 @@ from dnc import zoo
 from dnc.errors import TargetError
 from dnc.runtime.runners.myriad.process import Job, compile_blob
 from dnc.runtime.runners.myriad.toolchain import Toolchain, check_files, damage, find, folder
+from dnc.typing import Progress, silent
 
 __all__ = ["install", "remove"]
 
 
-def install(name: str, *, force: bool = False, progress: Callable[[str], None] | None = None) -> Path:
-    """Installs a toolchain that is not there, is damaged, or is to be replaced (`force`); returns its folder.
-
-    Raises:
-        TargetError: it is not for this machine, cannot be fetched or written, or does not work here.
-    """
+def install(name: str, *, force: bool = False, progress: Progress = silent) -> Path:
+    """Installs a toolchain that is not there, is damaged, or is to be replaced (`force`); returns its folder. Raises
+    TargetError if it is not for this machine, cannot be fetched or written, or does not work here."""
     toolchain, place = find(name), folder(name)
-    tell = progress or (lambda _: None)
     if (platform.system(), platform.machine()) != ("Linux", "x86_64"):
         here = f"{platform.system()} on {platform.machine()}"
         raise TargetError(f"toolchain {name} is for Linux on x86_64, not for {here}", hint="compile on another machine")
@@ -42,7 +38,7 @@ def install(name: str, *, force: bool = False, progress: Callable[[str], None] |
             part = Path(scratch) / name
             part.mkdir()
             for requirement in toolchain.wheels:
-                tell(f"fetching {requirement}")
+                progress(f"fetching {requirement}")
                 _fetch(toolchain, requirement, part, Path(scratch))
             for file in toolchain.files:
                 if not file.wheel:
@@ -50,7 +46,7 @@ def install(name: str, *, force: bool = False, progress: Callable[[str], None] |
             wrong = check_files(toolchain, part, thorough=True)
             if wrong:
                 raise TargetError(f"toolchain {name} was not fetched whole: {wrong}", hint="try it again")
-            tell("compiling a convolution")
+            progress("compiling a convolution")
             _prove(part, Path(scratch))
             if place.exists():
                 place.rename(Path(scratch) / "old")
@@ -93,11 +89,8 @@ def _prove(part: Path, scratch: Path) -> None:
 
 
 def remove(name: str) -> bool:
-    """Removes a toolchain, damaged or not; returns whether there was one.
-
-    Raises:
-        TargetError: it cannot be removed.
-    """
+    """Removes a toolchain, damaged or not; returns whether there was one. Raises TargetError if it cannot be
+    removed."""
     place = folder(name) if find(name) else Path()
     try:
         with tempfile.TemporaryDirectory(prefix=f".{name}.", suffix=".part", dir=place.parent) as scratch:

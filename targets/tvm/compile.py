@@ -138,11 +138,8 @@ def _features(llvm: Any, target: Any) -> set[str]:
 
 
 def find_linker(given: str, machine: Machine) -> str:
-    """The C++ compiler that links for a machine: the one that is named, else the usual one.
-
-    Raises:
-        TargetError: there is none.
-    """
+    """The C++ compiler that links for a machine: the one that is named, else the usual one. Raises TargetError if there
+    is none."""
     usual = ("g++", "c++", "clang++", "gcc", "cc") if machine.is_host else (_LINKERS.get(machine.architecture, ""),)
     names: Sequence[str] = (given,) if given else usual
     linker = next((path for path in map(shutil.which, filter(None, names)) if path is not None), None)

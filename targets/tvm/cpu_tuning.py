@@ -12,7 +12,6 @@ import json
 import logging
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -31,10 +30,10 @@ from dnc.targets.tvm.functions import lowered
 from dnc.targets.tvm.provenance import kernels_of
 from dnc.targets.tvm.remote import Device
 from dnc.targets.tvm.schedules.rewriting import calls, is_fixed, scheduled
-from dnc.targets.tvm.tuning import Candidates, Forms, Kernel, Outputs, Result, Tuner, Way, key_of, places_of, versions
+from dnc.targets.tvm.tuning import Candidates, Forms, Kernel, Outputs, Tuner, Way, key_of, places_of, versions
 from dnc.typing import Array, Progress
 
-__all__ = ["build", "device_name", "replayed"]
+__all__ = ["CpuTuner", "device_name", "replayed"]
 
 _SAMPLES = 3
 _BATCH = 4
@@ -47,40 +46,17 @@ def device_name(machine: Machine, threads: int) -> str:
     return f"{machine.architecture} {machine.mcpu}, {features}, {threads} threads, {versions()}"
 
 
-def build(
-    emit: Callable[[], Any],
-    machine: Machine,
-    linker: str,
-    path: Path,
-    *,
-    model: ir.Model,
-    feeds: Mapping[str, Array],
-    precision: str,
-    trials: int,
-    device: Device,
-    cache: Path | None,
-    progress: Progress,
-) -> Result[Built]:
-    """Writes the library of a network, with kernels that were chosen by measuring.
+class CpuTuner(Tuner[Built]):
+    """The kernels of a network on a CPU.
 
     Args:
-        emit, machine, linker, path: as for `dnc.targets.tvm.compile.build`.
+        emit, machine, linker: as for `dnc.targets.tvm.compile.build`.
         model: what is emitted, for the names of its layers.
         feeds: inputs of the network.
-        trials: how many kernels to try, all together; those that the cache knows count.
         device: what measures.
-        cache: the folder to keep trials in; None to keep none.
-
-    Raises:
-        TargetError: TVM fails; the device fails.
+        precision, cache, progress: as for `Tuner`.
     """
-    with tempfile.TemporaryDirectory(prefix="dnc-tune-") as name:
-        scratch = Path(name)
-        tuner = _CpuTuner(emit, machine, linker, model, feeds, precision, device, scratch, cache, progress)
-        return tuner.tune(path, scratch, trials)
 
-
-class _CpuTuner(Tuner[Built]):
     rules = frozenset({"pointwise", "spatial", "depthwise", "none"})
 
     def __init__(

@@ -202,11 +202,8 @@ def here(threads: int | None = None) -> Device:
 
 
 def connect(address: Address, progress: Progress = silent) -> Device:
-    """A device, directly or from a tracker.
-
-    Raises:
-        TargetError: nobody listens there; the device is busy; the key is another; there is no TVM here.
-    """
+    """A device, directly or from a tracker. Raises TargetError if nobody listens there, the device is busy, the key is
+    another, or there is no TVM here."""
     rpc = _rpc()
     progress(f"connecting to {address}")
     answer = _greet(address)

@@ -14,6 +14,7 @@ An application needs no TVM: numpy and apache-tvm-ffi from Python, tvm_ffi's hea
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -33,6 +34,7 @@ from dnc.runtime.runners.tvm import TvmRunner
 from dnc.runtime.runners.tvm.processor import architecture, linux_names
 from dnc.runtime.runners.tvm.session import MODEL, MODEL_JSON, RUNTIME, runtime_library
 from dnc.targets import targets
+from dnc.targets.base import Tuning
 from dnc.targets.onnx import optimizations
 from dnc.targets.tvm.common import TvmTarget, described
 from dnc.targets.tvm.compile import Built, Machine, build, find_linker, machine_for
@@ -134,38 +136,24 @@ class Tvm(TvmTarget):
         return self._finish(model, folder, machine, built, manifest)
 
     def build_tuned(
-        self,
-        model: ir.Model,
-        folder: Path,
-        manifest: Manifest | None,
-        trials: int,
-        *,
-        remote: str = "",
-        cache: Path | None = None,
-        progress: Progress = silent,
+        self, model: ir.Model, folder: Path, manifest: Manifest | None, tuning: Tuning, progress: Progress = silent
     ) -> tuple[Mapping[str, str], Mapping[str, Any]]:
         """Builds with kernels chosen by measuring, here or on a device: see tuning.py and remote.py."""
-        from dnc.targets.tvm.cpu_tuning import build
+        from dnc.targets.tvm.cpu_tuning import CpuTuner
 
         machine = self._machine()
         linker = find_linker(self.options["cc"], machine)
-        if not remote and not machine.is_host:
+        if not tuning.remote and not machine.is_host:
             hint = "measure on one behind TVM's RPC: --remote HOST:PORT"
             raise TargetError(f"nothing can be tuned for {machine.architecture} on {architecture()}", hint=hint)
-        with connect(Address.parse(remote), progress) if remote else here() as device:
-            tuned = build(
-                self._emit(model, machine),
-                machine,
-                linker,
-                folder / MODEL,
-                model=model,
-                feeds=feeds_for(model, None if manifest is None else manifest.preprocessing, images=1),
-                precision=self.options["precision"],
-                trials=trials,
-                device=device,
-                cache=cache,
-                progress=progress,
-            )
+        feeds = feeds_for(model, manifest and manifest.preprocessing, images=1)
+        with (
+            connect(Address.parse(tuning.remote), progress) if tuning.remote else here() as device,
+            tempfile.TemporaryDirectory(prefix="dnc-tune-") as scratch,
+        ):
+            emitter, place, precision = self._emit(model, machine), Path(scratch), self.options["precision"]
+            tuner = CpuTuner(emitter, machine, linker, model, feeds, precision, device, place, tuning.cache, progress)
+            tuned = tuner.tune(folder / MODEL, place, tuning.trials)
         text = summary(tuned.record)
         return {**self._finish(model, folder, machine, tuned.built, manifest), "kernels": text}, tuned.record
 

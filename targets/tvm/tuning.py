@@ -188,16 +188,12 @@ class Kernel:
             "share": round(self.share, 4),
             "trials": self.trials,
             "best": _title(self.best),
-            "ratio": None if self.ratio is None else _numbers(self.ratio),
+            "ratio": self.ratio and self.ratio.rounded(),
         }
 
 
 def _title(way: Way | None) -> str:
     return "rule" if way is None else f"tile {way}" if isinstance(way, int) else "MetaSchedule"
-
-
-def _numbers(ratio: Ratio) -> list[float]:
-    return [round(value, 4) for value in (ratio.value, ratio.low, ratio.high)]
 
 
 @dataclass(frozen=True)
@@ -296,7 +292,7 @@ class Tuner(ABC, Generic[Built]):
             "measured_at": self.place,
             "trials": trials,
             "kept": bool(chosen) and not why,
-            "ratio": None if ratio is None else _numbers(ratio),
+            "ratio": ratio and ratio.rounded(),
             "dropped": why,
             "kernels": [kernel.to_json() for kernel in kernels if kernel.trials],
         }

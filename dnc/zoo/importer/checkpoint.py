@@ -43,11 +43,8 @@ _FORMATS = "a PyTorch checkpoint, safetensors or ONNX"
 
 @contextmanager
 def open_checkpoint(path: str | PathLike[str]) -> Iterator[Checkpoint]:
-    """Reads what a source says of its tensors; they themselves can be read while the block lasts.
-
-    Raises:
-        WeightsError: the file cannot be read, is none of the formats, is damaged, or holds more than tensors.
-    """
+    """Reads what a source says of its tensors; they themselves can be read while the block lasts. Raises WeightsError
+    if the file cannot be read, is none of the formats, is damaged, or holds more than tensors."""
     path = Path(path)
     try:
         if path.is_dir():

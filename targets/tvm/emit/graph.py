@@ -131,10 +131,6 @@ class _Emitter:
         return self._b.relax.const(found) if isinstance(found, np.ndarray) else self._b.first(found).expr
 
 
-def _preprocess(b: RelaxBuilder, call: ir.Node, inputs: Sequence[Tensor]) -> Tensor:
-    return preprocessed(b, Preprocess.of(call), inputs[0].expr)
-
-
 def _suppress(b: RelaxBuilder, call: ir.Node, inputs: Sequence[Tensor]) -> Tensor:
     from dnc.targets.tvm.emit.suppression import suppressed
 
@@ -142,7 +138,7 @@ def _suppress(b: RelaxBuilder, call: ir.Node, inputs: Sequence[Tensor]) -> Tenso
 
 
 _COMPOSITES: Mapping[str, Callable[[RelaxBuilder, ir.Node, Sequence[Tensor]], Tensor]] = {
-    PREPROCESS: _preprocess,
+    PREPROCESS: lambda b, call, inputs: preprocessed(b, Preprocess.of(call), inputs[0].expr),
     NON_MAX_SUPPRESSION: _suppress,
 }
 

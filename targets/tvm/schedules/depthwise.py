@@ -72,12 +72,11 @@ class _Depthwise:
             row, part = number // parts, number % parts
             first = part * per_part
             count = per_part if parts * per_part == vectors else tirx.min(index(per_part), vectors - first)
-            return sequence(*(self._span(row // rows, row % rows, first, count, span) for span in self._spans()))
+            return sequence(
+                *(self._span(row // rows, row % rows, first, count, span) for span in spans(self.window, self.width))
+            )
 
         return parallel(images * rows * parts, task, self.window.work >= _WORTH)
-
-    def _spans(self) -> list[Span]:
-        return spans(self.window, self.width)
 
     def _span(self, image: Expr, y: Expr, first: Expr, count: Any, span: Span) -> Stmt:
         def tile(number: Expr) -> Stmt:

@@ -104,11 +104,8 @@ def tensorrt_is_installed() -> bool:
 
 
 def providers_for(options: Mapping[str, Any]) -> list[str]:
-    """Providers to try, in order: "tensorrt", "cuda".
-
-    Raises:
-        TargetError: TensorRT is wanted for float32, and would compute in TF32.
-    """
+    """Providers to try, in order: "tensorrt", "cuda". Raises TargetError if TensorRT is wanted for float32, and would
+    compute in TF32."""
     wanted, precision = options["provider"], options["precision"]
     rounds = precision == "fp32" and os.environ.get(_REAL_FLOAT32) != "0"
     if precision in EIGHT_BITS:

@@ -60,10 +60,7 @@ class MyriadRunner(Runner):
 
     def open(self, folder: Path, threads: int | None = None) -> Session:
         """A session on the CPU plugin, with a warning that it is no device. The plugin chooses its threads itself.
-
-        Raises:
-            TargetError: there is no toolchain.
-        """
+        Raises TargetError if there is no toolchain."""
         if toolchain.missing(_NAME):
             hint = f"on a device, load {BLOB} with DepthAI: dai.OpenVINO.Blob(path); here, {self.remedy()}"
             raise TargetError(f"running a Myriad X engine needs a device, or {toolchain.missing(_NAME)}", folder, hint)

@@ -80,10 +80,7 @@ def runtime_library() -> Path | None:
 
 def find_library(name: str, folder: Path, wanted: Mapping[str, str]) -> Path:
     """A library of TVM's runtime: an installed TVM's, if it has the engine's version; else the engine's own, or any.
-
-    Raises:
-        TargetError: there is none.
-    """
+    Raises TargetError if there is none."""
     runtime = runtime_library()
     installed = None if runtime is None else runtime.with_name(name)
     try:
