@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -30,6 +30,11 @@ class Table:
     rows: list[tuple[str, ...]] = field(default_factory=list)
     styles: list[str] = field(default_factory=list)
     """A rich style for each row; "" for most."""
+
+    @classmethod
+    def of(cls, *titles: str, right: Collection[str] = (), folds: Collection[str] = ()) -> Table:
+        """A table with these heads, of which some are flush right, and some may be folded."""
+        return cls([Column(title, title in right, title in folds) for title in titles])
 
     def add(self, *cells: str, style: str = "") -> None:
         """Appends a row."""

@@ -81,18 +81,10 @@ def compile_options(command: Command) -> Command:
 
 
 def compile_options_of(
-    *,
-    shaves: int | None = None,
-    mcpu: str | None = None,
-    backend: str | None = None,
-    arch: str | None = None,
-    allow_fallback: bool = False,
-    options: dict[str, str],
-    keep: list[str] | None,
-    **fields: Any,
+    *, allow_fallback: bool = False, options: dict[str, str], keep: list[str] | None, **fields: Any
 ) -> CompileOptions:
     """The options that a command with `compile_options` was given."""
-    fallback = "on" if allow_fallback else None
-    short = {"shaves": shaves, "mcpu": mcpu, "backend": backend, "arch": arch, "fallback": fallback}
+    short = {name: fields.pop(name, None) for name in ("shaves", "mcpu", "backend", "arch")}
+    short["fallback"] = "on" if allow_fallback else None
     told = {**options, **{name: str(value) for name, value in short.items() if value is not None}}
     return CompileOptions(options=told, keep=keep or (), **fields)

@@ -188,8 +188,7 @@ def comparison_table(comparison: Comparison) -> Table:
     several = len({row.sample for row in comparison.rows}) > 1
     noted = any(row.note for row in comparison.rows)
     titles = ["input"] * several + ["output", "section", "shape", "max error", "relative"] + ["note"] * noted
-    numbers, texts = ("max error", "relative"), ("section", "note")
-    table = Table([Column(title, right=title in numbers, folds=title in texts) for title in titles])
+    table = Table.of(*titles, right=["max error", "relative"], folds=["section", "note"])
     for row in comparison.rows:
         errors = ("", "") if row.skipped else (f"{row.absolute:.2e}", f"{row.relative:.2e}")
         cells = [row.sample] * several + [row.name, row.where, _array(row.shape), *errors] + [row.note] * noted
@@ -257,7 +256,7 @@ def show_options(options: Sequence[Option], as_json: bool) -> None:
     if as_json:
         print_json(options_json(options))
         return
-    table = Table((Column("key"), Column("default"), Column("what it is", folds=True)))
+    table = Table.of("key", "default", "what it is", folds=["what it is"])
     for option in options:
         table.add(option.name, option.default, option.summary)
     table.show()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from dnc.cli import print_json, progress
-from dnc.tables import Column, Table
+from dnc.tables import Table
 
 
 @click.command(epilog="Example: dnc doctor --json")
@@ -35,8 +35,7 @@ def command(as_json: bool, seconds: float | None) -> None:
         click.echo(line)
     click.echo(", ".join(f"{name} {number}" for name, number in facts["packages"].items()))
     click.echo()
-    columns = Column("target"), Column("state"), Column("what it says", folds=True), Column("to mend", folds=True)
-    table = Table(columns)
+    table = Table.of("target", "state", "what it says", "to mend", folds=["what it says", "to mend"])
     for target in facts["targets"]:
         said = "; ".join(filter(None, (target["device"], target["reason"])))
         table.add(target["target"], target["state"], said, target["remedy"])

@@ -15,7 +15,7 @@ from dnc import __version__
 from dnc.cli import print_json
 from dnc.errors import DncError, TargetError
 from dnc.files import packaged
-from dnc.tables import Column, Table
+from dnc.tables import Table
 
 
 class _Library(NamedTuple):
@@ -55,7 +55,7 @@ def command(what: str | None, out: str | None, as_json: bool) -> None:
         ]
         print_json({"version": __version__, "sources": str(sources), "back_ends": back_ends})
     else:
-        table = Table((Column("target"), Column("library", folds=True)))
+        table = Table.of("target", "library", folds=["library"])
         for library in libraries:
             table.add(library.target, str(library.file))
         table.show()

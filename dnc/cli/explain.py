@@ -9,7 +9,7 @@ import click
 
 from dnc.cli import print_json, progress
 from dnc.cli._options import compile_options, compile_options_of
-from dnc.tables import Column, Table
+from dnc.tables import Table
 
 
 @click.command(epilog="Example: dnc explain yolov4-tiny.cfg --pass fold-batchnorm")
@@ -53,15 +53,7 @@ def command(
 
 
 def _show(passes: Sequence[Mapping[str, Any]]) -> None:
-    table = Table(
-        (
-            Column("pass"),
-            Column(""),
-            Column("times", right=True),
-            Column("what", folds=True),
-            Column("where", folds=True),
-        )
-    )
+    table = Table.of("pass", "", "times", "what", "where", right=["times"], folds=["what", "where"])
     for item in passes:
         if not item["applied"] and not item["missed"]:
             table.add(item["name"], "", "0", "applies nowhere", "")

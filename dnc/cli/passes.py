@@ -6,7 +6,7 @@ import click
 
 from dnc.cli import print_json
 from dnc.cli._report import options_json, show_options, summary
-from dnc.tables import Column, Table
+from dnc.tables import Table
 
 
 @click.command(epilog="Example: dnc passes --json")
@@ -41,14 +41,8 @@ def command(name: str | None, target: str | None, as_json: bool) -> None:
             ]
         )
         return
-    columns = (
-        Column("pass"),
-        Column("tolerance"),
-        Column("what it does", folds=True),
-        Column("where it applies", folds=True),
-        Column("options"),
-    )
-    table = Table(columns)
+    texts = ("what it does", "where it applies")
+    table = Table.of("pass", "tolerance", *texts, "options", folds=texts)
     for key, plugin in passes.items():
         tolerance = f"{plugin.tolerance:g}" if plugin.tolerance else "exact"
         options = " ".join(f"{option.name}={option.default}" for option in plugin.known_options)
@@ -64,7 +58,7 @@ def _show_pipeline(target: str, as_json: bool) -> None:
     if as_json:
         print_json([{"name": name, "why": why} for name, why in steps])
         return
-    table = Table((Column("pass"), Column("why it stands here", folds=True)))
+    table = Table.of("pass", "why it stands here", folds=["why it stands here"])
     for name, why in steps:
         table.add(name, why)
     table.show()

@@ -6,7 +6,7 @@ import click
 
 from dnc.cli import print_json
 from dnc.cli._report import show_options
-from dnc.tables import Column, Table
+from dnc.tables import Table
 
 
 @click.command(epilog="Example: dnc targets myriad")
@@ -26,7 +26,7 @@ def command(name: str | None, as_json: bool) -> None:
     if as_json:
         print_json([{"name": key, "summary": text, "missing": missing} for key, text, missing in rows])
         return
-    table = Table((Column("target"), Column("what it is", folds=True), Column("to install")))
+    table = Table.of("target", "what it is", "to install", folds=["what it is"])
     for key, text, missing in rows:
         table.add(key, text, missing)
     table.show()

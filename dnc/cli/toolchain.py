@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from dnc.cli import print_json, progress
-from dnc.tables import Column, Table
+from dnc.tables import Table
 
 
 @click.group(epilog="Example: dnc toolchain install myriad")
@@ -40,9 +40,7 @@ def list_(as_json: bool) -> None:
             ]
         )
         return
-    table = Table(
-        (Column("name"), Column("MB", right=True), Column("here", folds=True), Column("what it is", folds=True))
-    )
+    table = Table.of("name", "MB", "here", "what it is", right=["MB"], folds=["here", "what it is"])
     for name, chain, state in rows:
         table.add(name, f"{chain.size / 1e6:.0f}", state, chain.summary)
     table.show()

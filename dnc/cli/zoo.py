@@ -6,7 +6,7 @@ import click
 
 from dnc.cli import print_json, progress_bar
 from dnc.files import cache_dir
-from dnc.tables import Column, Table
+from dnc.tables import Table
 
 
 @click.group(epilog="Example: dnc zoo fetch yolov3-tiny")
@@ -30,15 +30,7 @@ def list_(as_json: bool) -> None:
             ]
         )
         return
-    columns = (
-        Column("name"),
-        Column("cfg"),
-        Column("MB", right=True),
-        Column("here"),
-        Column("labels"),
-        Column("license", folds=True),
-    )
-    table = Table(columns)
+    table = Table.of("name", "cfg", "MB", "here", "labels", "license", right=["MB"], folds=["license"])
     for entry, path in rows:
         here = "yes" if path else "no"
         table.add(entry.name, entry.cfg, f"{entry.size / 1e6:.1f}", here, entry.labels, entry.license)

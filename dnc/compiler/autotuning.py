@@ -22,7 +22,8 @@ import hashlib
 import json
 import math
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -146,8 +147,12 @@ def autotune(
             key = _signature(region, batch)
             if key not in known:
                 progress(f"tuning {number} of {len(sites)}: {_kind(node)}")
-                known[key] = memory.get(key) or _measure(bench, region, node, memory.peak)
-                memory.put(key, known[key])
+                found = memory.get(key)
+                if found is None:
+                    memory.peak = memory.peak or _peak(bench)
+                    found = _measure(bench, region, node, memory.peak)
+                known[key] = found
+                memory.put(key, found)
             found = known[key]
             layers.append(Measured(where_of(node), found.kind, found.seconds, found.skipped, found.best))
             if found.best != NATIVE:
@@ -331,12 +336,11 @@ class _Bench:
         return feeds
 
 
-def _measure(bench: _Bench, region: ir.Model, node: ir.Node, peak: _Peak) -> Measured:
+def _measure(bench: _Bench, region: ir.Model, node: ir.Node, fastest: float) -> Measured:
     name = node.name or ""
     models: dict[str, ir.Model] = {NATIVE: region}
     skipped: dict[str, str] = {}
     alone = bench.compare(models, _LEAF_SECONDS / 4).median(NATIVE)
-    fastest = peak.get(bench)
     for alternative in _alternatives(node):
         least = 2 * _multiply_adds(node) * _factor(node, alternative) / fastest
         if least > alone:
@@ -357,25 +361,15 @@ def _measure(bench: _Bench, region: ir.Model, node: ir.Node, peak: _Peak) -> Mea
     return Measured(where_of(node), _kind(node), {form: timings.median(form) for form in models}, skipped, best)
 
 
-class _Peak:
-    """The most floating-point operations a second that a dense convolution of the target gets: measured once."""
-
-    def __init__(self, known: float | None) -> None:
-        self.value = known
-
-    def get(self, bench: _Bench) -> float:
-        """Operations a second."""
-        if self.value is None:
-            model = _dense_model()
-            seconds = bench.compare({"dense": model}, _PEAK_SECONDS).seconds["dense"].min()
-            # A margin: another shape may be even faster.
-            self.value = 1.5 * 2 * 256 * 256 * 9 * 28 * 28 / seconds
-        return self.value
+_DENSE = "[net]\nwidth=28\nheight=28\nchannels=256\n[convolutional]\nfilters=256\nsize=3\npad=1\nactivation=linear\n"
 
 
-def _dense_model() -> ir.Model:
-    text = "[net]\nwidth=28\nheight=28\nchannels=256\n[convolutional]\nfilters=256\nsize=3\npad=1\nactivation=linear\n"
-    return lower(Network.parse(text).with_random_weights(0), batch=1)
+def _peak(bench: _Bench) -> float:
+    """The most floating-point operations a second that a dense convolution of the target gets."""
+    model = lower(Network.parse(_DENSE).with_random_weights(0), batch=1)
+    seconds = bench.compare({"dense": model}, _PEAK_SECONDS).seconds["dense"].min()
+    # A margin: another shape may be even faster.
+    return float(1.5 * 2 * 256 * 256 * 9 * 28 * 28 / seconds)
 
 
 class _Cache:
@@ -386,14 +380,15 @@ class _Cache:
         self._path = None if folder is None else folder / "autotune" / f"{digest}.json"
         self._device = device
         self._found: dict[str, dict[str, Any]] = {}
-        known: float | None = None
+        self.peak: float | None = None
+        """Operations a second of the machine, once measured."""
         try:
             content = json.loads(self._path.read_text(encoding="utf-8")) if self._path is not None else {}
             if content.get("schema") == _SCHEMA and content.get("device") == device:
                 self._found, known = dict(content["layers"]), content["peak"]
+                self.peak = known if isinstance(known, float) else None
         except (OSError, ValueError, AttributeError, KeyError, TypeError):
             self._found = {}
-        self.peak = _Peak(known if isinstance(known, float) else None)
 
     def get(self, key: str) -> Measured | None:
         """What was measured of a region; None if nothing."""
@@ -405,21 +400,14 @@ class _Cache:
 
     def put(self, key: str, measured: Measured) -> None:
         """Remembers a measurement."""
-        self._found[key] = {
-            "kind": measured.kind,
-            "seconds": dict(measured.seconds),
-            "skipped": dict(measured.skipped),
-            "best": measured.best,
-        }
+        self._found[key] = {name: value for name, value in vars(measured).items() if name != "where"}
 
     def save(self) -> None:
         """Writes the file anew; a cache that cannot be written is no error."""
         if self._path is None:
             return
-        content = {"schema": _SCHEMA, "device": self._device, "peak": self.peak.value, "layers": self._found}
-        try:
+        content = {"schema": _SCHEMA, "device": self._device, "peak": self.peak, "layers": self._found}
+        with suppress(OSError, DncError):
             self._path.parent.mkdir(parents=True, exist_ok=True)
             with whole_file(self._path) as file:
                 file.write(json.dumps(content, indent=1, sort_keys=True).encode())
-        except (OSError, DncError):
-            pass

@@ -230,9 +230,7 @@ def evaluate(
         labels: a folder of label files for a detector; for a classifier a file of names that occur in the paths.
         annotations: a COCO file, instead of labels.
         allow_unlabelled: an image without labels has no objects.
-        points: see `DarknetReport`.
-        iou: see `DarknetReport`.
-        confidence: see `DarknetReport`.
+        points, iou, confidence: see `DarknetReport`.
         top: as many classes of a classifier count.
         skip_bad: an image that cannot be read is a warning, and does not count.
         progress: called with the number of images that are done and that there are.
@@ -357,16 +355,10 @@ class _DarknetMeter(_Meter):
         right = np.zeros(len(objects), np.bool_)
         right[np.unique(objects, return_index=True)[1]] = True
         right &= objects >= 0
+        counts = zip(self._objects.tolist(), self._true.tolist(), self._false.tolist(), strict=True)
         figures = tuple(
-            ClassFigures(
-                index,
-                name,
-                average_precision(right[class_ids == index], int(self._objects[index]), self._points),
-                int(self._objects[index]),
-                int(self._true[index]),
-                int(self._false[index]),
-            )
-            for index, name in enumerate(self._names)
+            ClassFigures(index, name, average_precision(right[class_ids == index], count[0], self._points), *count)
+            for index, (name, count) in enumerate(zip(self._names, counts, strict=True))
         )
         true, false = int(self._true.sum()), int(self._false.sum())
         return DarknetReport(
@@ -407,13 +399,8 @@ class _CocoMeter(_Meter):
         found, truth = _found(engine, pixels, _COCO_THRESHOLD), self._truths[number]
         height, width = pixels.shape[:2]
         self._images.append(number)
-        for class_id, box, crowd, area in zip(
-            truth.class_ids.tolist(),
-            _corners(truth.boxes, width, height).tolist(),
-            truth.ignored.tolist(),
-            truth.areas.tolist(),
-            strict=True,
-        ):
+        columns = (truth.class_ids, _corners(truth.boxes, width, height), truth.ignored, truth.areas)
+        for class_id, box, crowd, area in zip(*(column.tolist() for column in columns), strict=True):
             self._objects.append(
                 {
                     "id": len(self._objects) + 1,

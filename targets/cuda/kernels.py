@@ -130,7 +130,7 @@ class CudaKernels(TvmTarget):
                     compiler,
                     measurer,
                     model,
-                    feeds_for(model, manifest and manifest.preprocessing, images=1),
+                    feeds_for(model, None if manifest is None else manifest.preprocessing, images=1),
                     archs=[*job.archs, *(["in TF32"] if job.tf32 else [])],
                     graphs=self.options["graphs"],
                     precision=self.options["precision"],

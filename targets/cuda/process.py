@@ -221,17 +221,8 @@ def _make_stand_ins(compiler: str, folder: Path) -> None:
         source.write_text("".join(f"int {name}(void) {{ return {_NO_DEVICE}; }}\n" for name in names), encoding="utf-8")
         # Symbols of a version are in the library that the version is named after.
         name = version or "libcuda.so.1"
-        command = [
-            compiler,
-            "-x",
-            "c",
-            "-shared",
-            "-fPIC",
-            f"-Wl,-soname,{name}",
-            "-o",
-            str(folder / name),
-            str(source),
-        ]
+        command = [compiler, "-x", "c", "-shared", "-fPIC", f"-Wl,-soname,{name}"]
+        command += ["-o", str(folder / name), str(source)]
         if version:
             script = folder / "versions"
             script.write_text(f"{version} {{ global: *; }};\n", encoding="utf-8")

@@ -136,7 +136,7 @@ def unsupported(model: ir.Model) -> list[str]:
         elif node.op_type not in _KNOWN or node.domain:
             hint = _INSTEAD.get(node.op_type, "the compiler does not know it")
             found[f"{where_of(node)}: {node.op_type}: {hint}"] = None
-        elif why := _CONDITIONS.get(node.op_type, lambda _: "")(node):
+        elif node.op_type in _CONDITIONS and (why := _CONDITIONS[node.op_type](node)):
             found[f"{where_of(node)}: {node.op_type}: {why}"] = None
     return list(found)
 

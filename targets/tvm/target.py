@@ -146,7 +146,7 @@ class Tvm(TvmTarget):
         if not tuning.remote and not machine.is_host:
             hint = "measure on one behind TVM's RPC: --remote HOST:PORT"
             raise TargetError(f"nothing can be tuned for {machine.architecture} on {architecture()}", hint=hint)
-        feeds = feeds_for(model, manifest and manifest.preprocessing, images=1)
+        feeds = feeds_for(model, None if manifest is None else manifest.preprocessing, images=1)
         with (
             connect(Address.parse(tuning.remote), progress) if tuning.remote else here() as device,
             tempfile.TemporaryDirectory(prefix="dnc-tune-") as scratch,

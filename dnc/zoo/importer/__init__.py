@@ -39,7 +39,7 @@ from dnc.darknet.network import Network
 from dnc.darknet.weights import count, write_weights
 from dnc.errors import WeightsError
 from dnc.files import whole_file
-from dnc.tables import Column, Table
+from dnc.tables import Table
 from dnc.typing import Progress, silent
 from dnc.zoo.importer.checkpoint import open_checkpoint
 from dnc.zoo.importer.matching import PADDINGS, Match, Place, channels_of, is_normalized, layers_text, match
@@ -85,8 +85,8 @@ class ImportReport:
 
     def table(self) -> Table:
         """A row for each layer."""
-        columns = (Column("layer", right=True), Column("type"), Column("shape"), Column("source", folds=True))
-        table = Table([*columns, Column("its shape"), Column("done", folds=True)])
+        titles = ("layer", "type", "shape", "source", "its shape", "done")
+        table = Table.of(*titles, right=["layer"], folds=["source", "done"])
         for row in self.rows:
             shape, source_shape = ("x".join(map(str, dims)) for dims in (row.shape, row.source_shape))
             table.add(str(row.layer), row.section, shape, row.source, source_shape, "; ".join(row.done))
