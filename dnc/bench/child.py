@@ -52,18 +52,8 @@ def main() -> None:
 
     import json
 
-    print(
-        json.dumps(
-            {
-                "import": imported - start,
-                "open": opened - ready,
-                "first": first - opened,
-                "rest": last - first,
-                "memory": _memory(),
-                "device": session.device,
-            }
-        )
-    )
+    seconds = {"import": imported - start, "open": opened - ready, "first": first - opened, "rest": last - first}
+    print(json.dumps({**seconds, "memory": _memory(), "device": session.device}))
 
 
 if __name__ == "__main__":

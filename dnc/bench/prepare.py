@@ -114,15 +114,11 @@ def make_subjects(
         else:
             places += _compile(item, options, scratch / str(len(places)), progress)
     names = unique([name for name, _ in places])
-    if options.device is not None:
-        return [
-            RemoteSubject(name, place, options.device.threads, options.batch, device=options.device)
-            for name, (_, place) in zip(names, places, strict=True)
-        ]
-    return [
-        Subject(name, place, options.threads, options.batch, options.streams)
-        for name, (_, place) in zip(names, places, strict=True)
-    ]
+    named = [(name, place) for name, (_, place) in zip(names, places, strict=True)]
+    device, batch = options.device, options.batch
+    if device is not None:
+        return [RemoteSubject(name, place, device.threads, batch, device=device) for name, place in named]
+    return [Subject(name, place, options.threads, batch, options.streams) for name, place in named]
 
 
 def _compile(

@@ -1,10 +1,12 @@
-"""Options that take several values in one word, separated by commas."""
+"""What several commands' options take: numbers in a range, and several values in one word, separated by commas."""
 
 from __future__ import annotations
 
 import click
 
-__all__ = ["names", "numbers"]
+__all__ = ["POSITIVE", "SHARE", "WHOLE", "names", "numbers"]
+
+POSITIVE, WHOLE, SHARE = click.FloatRange(min=0, min_open=True), click.IntRange(min=1), click.FloatRange(0, 1)
 
 
 def numbers(context: click.Context, parameter: click.Parameter, value: str | None) -> tuple[float, ...] | None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dnc.cli import print_json, progress
-from dnc.cli._lists import names
+from dnc.cli._lists import POSITIVE, WHOLE, names
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -64,14 +64,12 @@ def _threshold(context: click.Context, parameter: click.Parameter, value: str) -
     metavar="PEER=PYTHON",
     help="The interpreter that has the peer, if it is not this one; may be repeated.",
 )
-@click.option("--threads", type=click.IntRange(min=1), metavar="N", help="Threads of a run; else all processors.")
-@click.option("--batch", type=click.IntRange(min=1), metavar="N", default=1, show_default=True, help="Images of a run.")
-@click.option(
-    "--streams", type=click.IntRange(min=1), metavar="N", default=1, show_default=True, help="Callers at the same time."
-)
+@click.option("--threads", type=WHOLE, metavar="N", help="Threads of a run; else all processors.")
+@click.option("--batch", type=WHOLE, metavar="N", default=1, show_default=True, help="Images of a run.")
+@click.option("--streams", type=WHOLE, metavar="N", default=1, show_default=True, help="Callers at the same time.")
 @click.option(
     "--seconds",
-    type=click.FloatRange(min=0, min_open=True),
+    type=POSITIVE,
     metavar="S",
     default=20.0,
     show_default=True,
@@ -82,10 +80,7 @@ def _threshold(context: click.Context, parameter: click.Parameter, value: str) -
 @click.option("--video", type=click.Path(), metavar="FILE", help="From a video to boxes.")
 @click.option("--camera", type=click.IntRange(min=0), metavar="N", help="From a camera to boxes.")
 @click.option(
-    "--fps",
-    type=click.FloatRange(min=0, min_open=True),
-    metavar="X",
-    help="Frames that arrive in a second; an engine that is too slow drops some.",
+    "--fps", type=POSITIVE, metavar="X", help="Frames that arrive in a second; an engine that is too slow drops some."
 )
 @click.option(
     "--diff", nargs=2, type=click.Path(), metavar="OLD NEW", help="Is NEW slower? Two recordings (--json), or engines."

@@ -7,17 +7,14 @@ from typing import Any
 import click
 
 from dnc.cli import print_json
+from dnc.cli._lists import WHOLE
 
 
 @click.command(epilog="Example: dnc classify darknet19.engine dog.jpg --top 3")
 @click.argument("engine", type=click.Path())
 @click.argument("images", nargs=-1, required=True, metavar="IMAGE...")
-@click.option(
-    "--top", type=click.IntRange(min=1), metavar="N", default=5, show_default=True, help="How many classes to print."
-)
-@click.option(
-    "--threads", type=click.IntRange(min=1), metavar="N", help="Threads for one image; else the engine's choice."
-)
+@click.option("--top", type=WHOLE, metavar="N", default=5, show_default=True, help="How many classes to print.")
+@click.option("--threads", type=WHOLE, metavar="N", help="Threads for one image; else the engine's choice.")
 @click.option("--device", metavar="NAME", help="Where to run, for openvino: CPU, GPU, NPU or AUTO.")
 @click.option("--skip-bad", is_flag=True, help="Warn about an image that cannot be read, and go on.")
 @click.option("--json", "as_json", is_flag=True, help="Print a list with the classes of each image.")

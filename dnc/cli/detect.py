@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from dnc.cli import print_json
+from dnc.cli._lists import SHARE, WHOLE
 
 
 @click.command(epilog="Example: dnc detect yolov4-tiny.engine dog.jpg -o dog.detected.jpg")
@@ -15,7 +16,7 @@ from dnc.cli import print_json
 @click.option(
     "--confidence",
     "-c",
-    type=click.FloatRange(0, 1),
+    type=SHARE,
     metavar="X",
     default=0.25,
     show_default=True,
@@ -23,7 +24,7 @@ from dnc.cli import print_json
 )
 @click.option(
     "--iou",
-    type=click.FloatRange(0, 1),
+    type=SHARE,
     metavar="X",
     default=0.45,
     show_default=True,
@@ -32,9 +33,7 @@ from dnc.cli import print_json
 @click.option(
     "--out", "-o", type=click.Path(), help="Draw the boxes into this file, or for several images this folder."
 )
-@click.option(
-    "--threads", type=click.IntRange(min=1), metavar="N", help="Threads for one image; else the engine's choice."
-)
+@click.option("--threads", type=WHOLE, metavar="N", help="Threads for one image; else the engine's choice.")
 @click.option("--device", metavar="NAME", help="Where to run, for openvino: CPU, GPU, NPU or AUTO.")
 @click.option("--skip-bad", is_flag=True, help="Warn about an image that cannot be read, and go on.")
 @click.option("--json", "as_json", is_flag=True, help="Print what `darknet detector test -out` writes.")

@@ -5,17 +5,13 @@ from __future__ import annotations
 import click
 
 from dnc.cli import print_json, progress
+from dnc.cli._lists import POSITIVE
 from dnc.tables import Table
 
 
 @click.command(epilog="Example: dnc doctor --json")
 @click.option("--json", "as_json", is_flag=True, help="Print an object.")
-@click.option(
-    "--seconds",
-    type=click.FloatRange(min=0, min_open=True),
-    metavar="X",
-    help="How long each target may take. [default: 120]",
-)
+@click.option("--seconds", type=POSITIVE, metavar="X", help="How long each target may take. [default: 120]")
 def command(as_json: bool, seconds: float | None) -> None:
     """Say what is installed, and which targets work.
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dnc.cli import print_json, progress_bar
+from dnc.cli._lists import SHARE, WHOLE
 from dnc.tables import Column, Table
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--iou",
-    type=click.FloatRange(0, 1),
+    type=SHARE,
     metavar="X",
     default=0.5,
     show_default=True,
@@ -54,18 +55,14 @@ if TYPE_CHECKING:
 @click.option(
     "--confidence",
     "-c",
-    type=click.FloatRange(0, 1),
+    type=SHARE,
     metavar="X",
     default=0.25,
     show_default=True,
     help="For Darknet's TP, FP and FN; its -thresh.",
 )
-@click.option(
-    "--top", type=click.IntRange(min=1), metavar="K", default=5, show_default=True, help="Classes of a classifier."
-)
-@click.option(
-    "--threads", type=click.IntRange(min=1), metavar="N", help="Threads for one image; else the engine's choice."
-)
+@click.option("--top", type=WHOLE, metavar="K", default=5, show_default=True, help="Classes of a classifier.")
+@click.option("--threads", type=WHOLE, metavar="N", help="Threads for one image; else the engine's choice.")
 @click.option("--skip-bad", is_flag=True, help="Warn about an image that cannot be read, and go on.")
 @click.option("--json", "as_json", is_flag=True, help="Print a list with one object for each engine.")
 def command(

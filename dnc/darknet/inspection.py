@@ -19,7 +19,7 @@ import numpy.typing as npt
 from dnc.darknet.layers.base import Layer, Shape
 from dnc.darknet.layers.convolutional import BATCH_NORM_EPSILON
 from dnc.darknet.weights import Header, open_floats
-from dnc.tables import Column, Table
+from dnc.tables import Table
 
 __all__ = ["ArrayRecord", "Inspection", "inspect_weights"]
 
@@ -134,20 +134,14 @@ class Inspection:
         """Tabulates the arrays, a row for each."""
         titles = ("layer", "type", "array", "shape", "offset", "min", "max", "mean", "std", "zeros", "remarks")
         left = ("type", "array", "shape", "remarks")
-        table = Table([Column(title, right=title not in left, folds=title == "remarks") for title in titles])
+        table = Table.of(*titles, right=set(titles) - {*left}, folds=["remarks"])
         for record in self.arrays:
             values = (record.min, record.max, record.mean, record.std)
-            table.add(
-                str(record.layer),
-                record.section,
-                record.name,
-                " x ".join(map(str, record.shape)),
-                str(record.offset),
-                *("" if value is None else f"{value:.4g}" for value in values),
-                f"{record.zeros:,}" if record.stored else "",
-                record.remarks,
-                style="red" if record.nan or record.infinite or record.negative or record.stored < record.size else "",
-            )
+            cells = [str(record.layer), record.section, record.name, " x ".join(map(str, record.shape))]
+            cells += [str(record.offset), *("" if value is None else f"{value:.4g}" for value in values)]
+            cells += [f"{record.zeros:,}" if record.stored else "", record.remarks]
+            bad = record.nan or record.infinite or record.negative or record.stored < record.size
+            table.add(*cells, style="red" if bad else "")
         return table
 
     def to_json(self) -> dict[str, Any]:
@@ -193,23 +187,9 @@ def _record(layer: Layer, name: str, shape: Shape, offset: int, values: npt.NDAr
         low, high = min(low, float(finite.min(initial=math.inf))), max(high, float(finite.max(initial=-math.inf)))
     for block in _blocks(values):
         squares += float(((block[np.isfinite(block)] - total / number) ** 2).sum()) if number else 0.0
-    return ArrayRecord(
-        layer=layer.index,
-        section=layer.name,
-        name=name,
-        shape=shape,
-        offset=offset,
-        stored=len(values),
-        min=low if number else None,
-        max=high if number else None,
-        mean=total / number if number else None,
-        std=math.sqrt(squares / number) if number else None,
-        zeros=zeros,
-        nan=nan,
-        infinite=infinite,
-        negative=negative,
-        tiny=tiny,
-    )
+    figures = (low, high, total / number, math.sqrt(squares / number)) if number else (None, None, None, None)
+    counts = (zeros, nan, infinite, negative, tiny)
+    return ArrayRecord(layer.index, layer.name, name, shape, offset, len(values), *figures, *counts)
 
 
 def _blocks(values: npt.NDArray[np.float32]) -> Iterator[npt.NDArray[np.float64]]:

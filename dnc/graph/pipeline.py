@@ -92,10 +92,6 @@ class Pipeline:
     def __iter__(self) -> Iterator[Step | Decision]:
         return iter(self.steps)
 
-    def without(self, names: Collection[str]) -> Pipeline:
-        """The pipeline without the passes of these names."""
-        return Pipeline(step for step in self.steps if step.name not in names)
-
     def run(
         self,
         model: ir.Model,

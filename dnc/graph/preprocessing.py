@@ -66,20 +66,10 @@ def emit_pixels(b: Builder, p: Preprocessing) -> ir.Value:
     """Adds the uint8 input `input` and what makes the network's float input of it."""
     pixels = b.input("input", ["height", "width", p.channels], ir.DataType.UINT8)
     b.enter("preprocessing")
-    attributes = Preprocess(
-        width=p.width,
-        height=p.height,
-        channels=p.channels,
-        mode=p.mode,
-        color=p.color,
-        interpolation=p.interpolation,
-        short_side=p.short_side,
-        divisor=float(np.float32(1 / p.scale)),
-        mean=_rounded(p.mean),
-        std=_rounded(p.std),
-        gain=np.ones((1, p.channels, 1, 1), np.float32),
-    )
-    given = {**vars(attributes), "gain": ir.Tensor(attributes.gain, name="gain")}
+    equal = ("width", "height", "channels", "mode", "color", "interpolation", "short_side")
+    given = {name: getattr(p, name) for name in equal}
+    given |= {"divisor": float(np.float32(1 / p.scale)), "mean": _rounded(p.mean), "std": _rounded(p.std)}
+    given["gain"] = ir.Tensor(np.ones((1, p.channels, 1, 1), np.float32), name="gain")
     sides = [b.batch, p.channels, p.height, p.width]
     return call_composite(b, PREPROCESS, [pixels], lambda body, x: [_emit(body, p, x)], [sides], **given)[0]
 

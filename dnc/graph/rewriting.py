@@ -181,7 +181,6 @@ def add_node(
     attributes: Mapping[str, Any] | None = None,
     *,
     outputs: int = 1,
-    domain: str = "",
     name: str | None = None,
 ) -> ir.Node:
     """A new node that stands before `before` in the graph and carries its place in the cfg.
@@ -199,7 +198,6 @@ def add_node(
         op_type,
         list(inputs),
         dict(attributes or {}),
-        domain=domain,
         outputs=values,
         name=unique,
         metadata_props=dict(before.metadata_props),

@@ -81,19 +81,17 @@ def calibrate(
         raise CalibrationError("there are no images to calibrate on", hint="100 typical ones are enough")
     observers, seen = _observe(network, preprocessing, images, not symmetric, skip_bad, progress)
     progress("choosing the ranges")
+    ranges = {}
+    for name, observer in observers.items():
+        chosen = observer.histogram.range(method, symmetric=symmetric, percentile=percentile)
+        ranges[name] = replace(chosen, channels=observer.channels)
     return Calibration(
         digest=network.digest,
         method=f"percentile {percentile:g}" if method == "percentile" else method,
         symmetric=symmetric,
         preprocessing=preprocessing.to_json(),
         images={"source": source, "count": len(seen["files"]), "seed": seed, **seen},
-        ranges={
-            name: replace(
-                observer.histogram.range(method, symmetric=symmetric, percentile=percentile),
-                channels=observer.channels,
-            )
-            for name, observer in observers.items()
-        },
+        ranges=ranges,
         histograms={name: observer.histogram.summary() for name, observer in observers.items()},
     )
 

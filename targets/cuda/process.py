@@ -156,16 +156,8 @@ class Compiler:
             serialize_to(model, scratch / "model.onnx")
             does = "compiling for the GPU"
             self._child = stack.enter_context(Child("dnc.targets.cuda.child", does, scratch, progress))
-            request = {
-                "model": str(scratch / "model.onnx"),
-                "archs": list(job.archs),
-                "triple": job.triple,
-                "mcpu": job.mcpu,
-                "linker": linker,
-                "compiler": job.compiler,
-                "tf32": job.tf32,
-            }
-            self._child.ask(request)
+            model_file = str(scratch / "model.onnx")
+            self._child.ask({**vars(job), "model": model_file, "archs": list(job.archs), "linker": linker})
             self._stack = stack.pop_all()
 
     def __enter__(self) -> Compiler:

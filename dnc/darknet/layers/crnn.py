@@ -101,13 +101,9 @@ class Crnn(ConvolutionalCell):
         write = dataclasses.replace(recur, filters=section.integer("output", 1, low=1))
         recur.validate(section, "hidden")
         write.validate(section, "output")
-        parts = (
-            dataclasses.replace(read, prefix="input."),
-            dataclasses.replace(recur, prefix="self."),
-            dataclasses.replace(write, prefix="output."),
-        )
-        fields = common(context, write.shape)
-        return cls(**fields, parts=parts, shortcut=section.boolean("shortcut"))
+        named = {"input.": read, "self.": recur, "output.": write}
+        parts = tuple(dataclasses.replace(part, prefix=prefix) for prefix, part in named.items())
+        return cls(**common(context, write.shape), parts=parts, shortcut=section.boolean("shortcut"))
 
     def states(self) -> dict[str, Shape]:
         """h, of `hidden` channels."""

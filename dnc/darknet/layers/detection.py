@@ -69,14 +69,8 @@ class Detection(Layer):
         return y
 
     def head(self) -> Head:
-        return DetectionHead(
-            output=layer_value(self.index),
-            where=self.where.short,
-            classes=self.classes,
-            side=self.side,
-            num=self.count,
-            sqrt=self.sqrt,
-        )
+        output, where = layer_value(self.index), self.where.short
+        return DetectionHead(output, where, self.classes, side=self.side, num=self.count, sqrt=self.sqrt)
 
     def emit_boxes(self, b: Builder, output: Value) -> tuple[Value, Value]:
         cells = self.side * self.side

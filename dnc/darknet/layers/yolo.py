@@ -159,16 +159,9 @@ class Yolo(Layer):
         return y.reshape(len(y), *self.shape)
 
     def _head_fields(self) -> dict[str, Any]:
-        return {
-            "output": layer_value(self.index),
-            "where": self.where.short,
-            "classes": self.classes,
-            "anchors": self.anchors,
-            "input_size": self.input_size,
-            "scale_x_y": self.scale_x_y,
-            "nms_kind": self.nms_kind,
-            "beta_nms": self.beta_nms,
-        }
+        own = ("classes", "anchors", "input_size", "scale_x_y", "nms_kind", "beta_nms")
+        fields = {name: getattr(self, name) for name in own}
+        return {"output": layer_value(self.index), "where": self.where.short, **fields}
 
     def head(self) -> Head:
         return YoloHead(**self._head_fields(), new_coords=self.new_coords)

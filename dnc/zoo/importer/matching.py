@@ -132,27 +132,20 @@ def match(
     Raises WeightsError where there is none, more than one, or a layer that nothing is imported into; see
     `dnc.zoo.importer.import_weights` for padding and pins.
     """
-    return _Matcher(checkpoint, layers, padding, cutoff, pins).match()
+    return _Matcher(checkpoint, layers, padding, cutoff).match(pins)
 
 
 class _Matcher:
     """State of a search for the match."""
 
     def __init__(
-        self,
-        checkpoint: Checkpoint,
-        layers: Sequence[Layer],
-        padding: str | None,
-        cutoff: int | None,
-        pins: Sequence[tuple[int, str]],
+        self, checkpoint: Checkpoint, layers: Sequence[Layer], padding: str | None, cutoff: int | None
     ) -> None:
         self._source, self._layers, self._padding, self._cutoff = checkpoint, layers, padding, cutoff
         self._wanting = [layer for layer in layers if count(layer)]
         self._check_kinds()
         self._units: dict[int, Unit] = {}
         self._norms: dict[int, Unit] = {}
-        for index, name in pins:
-            self._pin(index, name)
 
     def _check_kinds(self) -> None:
         for layer in self._wanting:
@@ -182,8 +175,10 @@ class _Matcher:
                 raise self._mismatch(layer, unit)
             self._units[index] = unit
 
-    def match(self) -> Match:
+    def match(self, pins: Sequence[tuple[int, str]]) -> Match:
         """The match. Raises WeightsError where there is none, or more than one."""
+        for index, name in pins:
+            self._pin(index, name)
         own = [layer for layer in self._wanting if isinstance(layer, Convolutional | Connected)]
         wanted = [layer for layer in own if self._cutoff is None or layer.index < self._cutoff]
         align = self._in_order if self._source.ordered else self._by_name

@@ -40,35 +40,23 @@ def _plain(name: str) -> _Handler:
     return handler
 
 
-OPERATORS |= {
-    ours: _plain(theirs)
-    for ours, theirs in {
-        "Abs": "abs",
-        "Add": "add",
-        "And": "logical_and",
-        "Ceil": "ceil",
-        "Div": "divide",
-        "Equal": "equal",
-        "Exp": "exp",
-        "Floor": "floor",
-        "Greater": "greater",
-        "GreaterOrEqual": "greater_equal",
-        "Less": "less",
-        "LessOrEqual": "less_equal",
-        "Log": "log",
-        "Mul": "multiply",
-        "Neg": "negative",
-        "Not": "logical_not",
-        "Or": "logical_or",
-        "Pow": "power",
-        "Round": "round",
-        "Sigmoid": "sigmoid",
-        "Sqrt": "sqrt",
-        "Sub": "subtract",
-        "Tanh": "tanh",
-        "Where": "where",
-    }.items()
+_SAME = (
+    *("Abs", "Add", "Ceil", "Equal", "Exp", "Floor", "Greater"),
+    *("Less", "Log", "Round", "Sigmoid", "Sqrt", "Tanh", "Where"),
+)
+_OTHER = {
+    "And": "logical_and",
+    "Div": "divide",
+    "GreaterOrEqual": "greater_equal",
+    "LessOrEqual": "less_equal",
+    "Mul": "multiply",
+    "Neg": "negative",
+    "Not": "logical_not",
+    "Or": "logical_or",
+    "Pow": "power",
+    "Sub": "subtract",
 }
+OPERATORS |= {name: _plain(_OTHER.get(name, name.lower())) for name in (*_SAME, *_OTHER)}
 
 
 @_operator("Relu")

@@ -117,28 +117,22 @@ def _suppress(shape: Sequence[int], most: int, exponent: float | None) -> Any:
         image, _, kind = parts(mine)
         image_there, _, kind_there = parts(theirs)
         again = _overlap(side, theirs, mine, exponent) > tirx.BufferLoad(iou, [index(0)])
-        test = sequence(
-            tirx.IfThenElse(
-                tirx.all(image == image_there, kind == kind_there),
-                tirx.IfThenElse(again, free.set(index(0)), None),
-                None,
-            ),
-            step.add(index(1)),
-        )
+        alike = tirx.all(image == image_there, kind == kind_there)
+        drop = tirx.IfThenElse(again, free.set(index(0)), None)
+        test = sequence(tirx.IfThenElse(alike, drop, None), step.add(index(1)))
         row = [*(tirx.Cast("float32", value) for value in (image, kind)), score(mine)]
         row += [side(mine, axis) for axis in range(4)]
         take = [tirx.BufferStore(rows, value, [length.get(), index(column)]) for column, value in enumerate(row)]
+        taken = sequence(*take, kept.set(length.get(), place), length.add(index(1)))
         return sequence(
-            tirx.AllocBuffer(step.buffer),
-            tirx.AllocBuffer(free.buffer),
+            *(tirx.AllocBuffer(memory.buffer) for memory in (step, free)),
             step.set(index(0)),
             free.set(index(1)),
             tirx.While(tirx.all(step.get() < length.get(), free.get() == 1), test),
-            tirx.IfThenElse(
-                free.get() == 1, sequence(*take, kept.set(length.get(), place), length.add(index(1))), None
-            ),
+            tirx.IfThenElse(free.get() == 1, taken, None),
         )
 
+    end = tirx.BufferStore(rows, constant(-1.0, "float32"), [length.get(), index(0)])
     body = sequence(
         *(tirx.AllocBuffer(memory.buffer) for memory in (order, other, kept, found, length)),
         found.set(index(0)),
@@ -146,9 +140,7 @@ def _suppress(shape: Sequence[int], most: int, exponent: float | None) -> Any:
         _sorted(order, other, found, score),
         length.set(index(0)),
         loop(tirx.min(found.get(), index(most)), keep),
-        tirx.IfThenElse(
-            length.get() < most, tirx.BufferStore(rows, constant(-1.0, "float32"), [length.get(), index(0)]), None
-        ),
+        tirx.IfThenElse(length.get() < most, end, None),
     )
     return _function([boxes, scores, confidence, iou, rows], body)
 
