@@ -275,14 +275,8 @@ def _has_no_extent(value: ir.Value) -> bool:
 def _unsuitable(node: ir.Node) -> str:
     """Why a Resize is not case 4; empty where it may be."""
     source, scales = node.inputs[0], constant_array(node.inputs[2]) if len(node.inputs) == 3 else None
-    kind = tuple(
-        attribute(node, name, default)
-        for name, default in (
-            ("mode", "nearest"),
-            ("coordinate_transformation_mode", "half_pixel"),
-            ("nearest_mode", "round_prefer_floor"),
-        )
-    )
+    usual = {"mode": "nearest", "coordinate_transformation_mode": "half_pixel", "nearest_mode": "round_prefer_floor"}
+    kind = tuple(attribute(node, name, default) for name, default in usual.items())
     if kind != ("nearest", "asymmetric", "floor") or node.inputs[1] is not None or scales is None:
         return "does not repeat pixels"
     if source is None or source.shape is None or len(source.shape) != 4:

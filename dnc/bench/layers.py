@@ -13,8 +13,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -78,10 +77,6 @@ class Layers:
     """Sections that compute something and have no row."""
     peaks: Peaks | None
     """None where they are not measured: on a GPU."""
-
-    def to_json(self) -> dict[str, Any]:
-        """Converts to JSON values."""
-        return asdict(self)
 
 
 def profile(

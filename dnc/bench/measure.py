@@ -94,10 +94,6 @@ class Figures:
     options: Mapping[str, str] = field(default_factory=dict)
     target: str = ""
 
-    def to_json(self) -> dict[str, Any]:
-        """Converts to JSON values."""
-        return asdict(self)
-
 
 @dataclass(frozen=True)
 class Recording:
@@ -119,7 +115,7 @@ class Recording:
             "made": dict(self.made),
             "settings": {**asdict(self.settings), "confidence": self.confidence},
             "machine": dict(self.machine),
-            "engines": [figures.to_json() for figures in self.figures],
+            "engines": [asdict(figures) for figures in self.figures],
             "rounds": {
                 "opening": timings.opening.tolist(),
                 "waited": [] if timings.waited is None else [float(f"{value:.4g}") for value in timings.waited],

@@ -51,6 +51,8 @@ class BenchOptions:
     threads: int
     batch: int = 1
     streams: int = 1
+    seconds: float = 20.0
+    """How long to time, all together."""
     targets: Sequence[str] = ()
     """For a cfg: cpu if there is none."""
     precisions: Sequence[str] = ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -113,7 +114,6 @@ def command(
     fps: float | None,
     diff: tuple[str, str] | None,
     fail_above: float,
-    seconds: float,
     as_json: bool,
     markdown: bool,
     plot: str | None,
@@ -164,11 +164,11 @@ def command(
     ):
         chosen = replace(chosen, device=device)
         if diff is not None:
-            differences = _differences(diff, fail_above, seconds, chosen, Path(scratch), report)
+            differences = _differences(diff, fail_above, chosen, Path(scratch), report)
         elif sources:
-            frames = _frames(what, images, video, camera, fps, seconds, chosen, Path(scratch), report)
+            frames = _frames(what, images, video, camera, fps, chosen, Path(scratch), report)
         else:
-            recording, tables = _measure(what, layers, plot, seconds, chosen, Path(scratch), report)
+            recording, tables = _measure(what, layers, plot, chosen, Path(scratch), report)
     if diff is not None:
         _show_differences(differences, as_json)
         context.exit(1 if any(difference.slower for difference in differences) else 0)
@@ -201,13 +201,7 @@ def _subjects(what: tuple[str, ...], chosen: BenchOptions, scratch: Path, progre
 
 
 def _measure(
-    what: tuple[str, ...],
-    layers: bool,
-    picture: str | None,
-    seconds: float,
-    chosen: BenchOptions,
-    scratch: Path,
-    progress: Progress,
+    what: tuple[str, ...], layers: bool, picture: str | None, chosen: BenchOptions, scratch: Path, progress: Progress
 ) -> tuple[Recording, list[Layers]]:
     """The recording, and the layers of each engine if they are wanted."""
     from dnc.bench.layers import profile
@@ -221,7 +215,7 @@ def _measure(
     subjects = _subjects(what, chosen, scratch, progress)
     peers = make_peers(subjects[0], what, chosen, scratch)
     away = chosen.device.name if chosen.device is not None else ""
-    recording = measure(subjects, peers, seconds=seconds, extras=not away, device=away, progress=progress)
+    recording = measure(subjects, peers, seconds=chosen.seconds, extras=not away, device=away, progress=progress)
     tables = []
     for subject in subjects if layers else []:
         source = network_of(subject, what, chosen, scratch)
@@ -237,7 +231,6 @@ def _frames(
     video: str | None,
     camera: int | None,
     fps: float | None,
-    seconds: float,
     chosen: BenchOptions,
     scratch: Path,
     progress: Progress,
@@ -252,7 +245,7 @@ def _frames(
         preprocessing = subject.manifest.preprocessing
         channels = 3 if preprocessing is None else preprocessing.channels
         source: Source = Files(paths, channels) if images else Video(camera if video is None else Path(video))  # type: ignore[arg-type]
-        share = seconds / len(subjects)
+        share = chosen.seconds / len(subjects)
         results.append(run(subject, source, seconds=share, least=len(paths), rate=fps or 0.0, progress=progress))
     return results
 
@@ -261,7 +254,7 @@ def _show_recording(recording: Recording, tables: list[Layers], as_json: bool, m
     from dnc.bench.report import layers_report, recording_report
 
     if as_json:
-        print_json({**recording.to_json(), "layers": [layers.to_json() for layers in tables]})
+        print_json({**recording.to_json(), "layers": [asdict(layers) for layers in tables]})
         return
     report = recording_report(recording)
     for table in tables:
@@ -293,7 +286,7 @@ def _show_frames(frames: list[EndToEnd], as_json: bool, markdown: bool) -> None:
 
 
 def _differences(
-    given: tuple[str, str], threshold: float, seconds: float, chosen: BenchOptions, scratch: Path, progress: Progress
+    given: tuple[str, str], threshold: float, chosen: BenchOptions, scratch: Path, progress: Progress
 ) -> list[Difference]:
     from dnc.bench.difference import Difference, compare_recordings
     from dnc.bench.measure import measure, read_recording
@@ -308,7 +301,7 @@ def _differences(
         return compare_recordings(old, new, given, threshold)
     subjects = make_subjects(given, chosen, scratch, progress)
     away = chosen.device.name if chosen.device is not None else ""
-    recording = measure(subjects, seconds=seconds, extras=False, device=away, progress=progress)
+    recording = measure(subjects, seconds=chosen.seconds, extras=False, device=away, progress=progress)
     first, second = (subject.name for subject in subjects)
     ratio = recording.timings.quiet().ratio(second, first, CONFIDENCE)
     return [Difference(given[0], given[1], ratio, threshold)]

@@ -139,11 +139,7 @@ def drop(exact: Candidate, other: Candidate, dataset: Dataset, *, progress: Prog
 
 
 def noises(
-    model: ir.Model,
-    quantization: Quantization,
-    feeds: Sequence[Feeds],
-    *,
-    progress: Progress = silent,
+    model: ir.Model, quantization: Quantization, feeds: Sequence[Feeds], *, progress: Progress = silent
 ) -> dict[int, float]:
     """The noise of each layer: that of the outputs relative to their signal, the mean over outputs, if only it is
     quantized.
