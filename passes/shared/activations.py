@@ -77,6 +77,8 @@ _E = ("Exp", ("Min", X, 20.0))
 _U = ("Mul", _E, ("Add", _E, 2.0))
 _HALF = ("Mul", X, 0.5)
 _CUBE = ("Mul", ("Mul", X, X), X)
+_CUBIC = ("Add", ("Mul", X, 0.797885), ("Mul", _CUBE, 0.035677))
+_FACTORED = ("Mul", ("Add", ("Mul", ("Mul", X, 0.044715), X), 1.0), ("Mul", X, 0.7978845834732056))
 
 WRITINGS: dict[str, tuple[Writing, ...]] = {
     "hard swish": (
@@ -104,18 +106,7 @@ WRITINGS: dict[str, tuple[Writing, ...]] = {
         Writing("Exp", ("Mul", X, ("Div", _U, ("Add", _U, 2.0)))),
     ),
     "gelu": (
-        Writing(
-            "factored",
-            (
-                "Mul",
-                _HALF,
-                (
-                    "Add",
-                    ("Tanh", ("Mul", ("Add", ("Mul", ("Mul", X, 0.044715), X), 1.0), ("Mul", X, 0.7978845834732056))),
-                    1.0,
-                ),
-            ),
-        ),
+        Writing("factored", ("Mul", _HALF, ("Add", ("Tanh", _FACTORED), 1.0))),
         Writing(
             "cube", ("Mul", _HALF, ("Add", ("Tanh", ("Add", ("Mul", X, 0.797885), ("Mul", _CUBE, 0.035677))), 1.0))
         ),
