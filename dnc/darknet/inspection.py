@@ -187,9 +187,11 @@ def _record(layer: Layer, name: str, shape: Shape, offset: int, values: npt.NDAr
         low, high = min(low, float(finite.min(initial=math.inf))), max(high, float(finite.max(initial=-math.inf)))
     for block in _blocks(values):
         squares += float(((block[np.isfinite(block)] - total / number) ** 2).sum()) if number else 0.0
-    figures = (low, high, total / number, math.sqrt(squares / number)) if number else (None, None, None, None)
-    counts = (zeros, nan, infinite, negative, tiny)
-    return ArrayRecord(layer.index, layer.name, name, shape, offset, len(values), *figures, *counts)
+    figures: dict[str, Any] = {"zeros": zeros, "nan": nan, "infinite": infinite, "negative": negative, "tiny": tiny}
+    figures |= dict.fromkeys(("min", "max", "mean", "std"))
+    if number:
+        figures |= {"min": low, "max": high, "mean": total / number, "std": math.sqrt(squares / number)}
+    return ArrayRecord(layer.index, layer.name, name, shape, offset, len(values), **figures)
 
 
 def _blocks(values: npt.NDArray[np.float32]) -> Iterator[npt.NDArray[np.float64]]:
