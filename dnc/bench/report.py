@@ -11,16 +11,7 @@ from dnc.bench.machine import describe
 from dnc.bench.measure import Figures, Recording
 from dnc.tables import Column, Table
 
-__all__ = [
-    "Report",
-    "figures_table",
-    "frames_report",
-    "frames_table",
-    "layers_report",
-    "layers_table",
-    "markdown",
-    "recording_report",
-]
+__all__ = ["Report", "frames_report", "layers_report", "layers_table", "markdown", "recording_report"]
 
 _LAYERS_FIT = 0.15
 """By which share layers may miss the network's time before there is a remark."""
@@ -86,11 +77,11 @@ def recording_report(recording: Recording) -> Report:
         f"{how}; opened {timings.openings} times, {timings.rounds} rounds in turn; "
         f"intervals hold with {recording.confidence:.1%} confidence each"
     ]
-    report.add("", [*lines, *recording.notes], figures_table(recording))
+    report.add("", [*lines, *recording.notes], _figures_table(recording))
     return report
 
 
-def figures_table(recording: Recording) -> Table:
+def _figures_table(recording: Recording) -> Table:
     """A row for each engine and peer."""
     every = recording.figures
     titles = ("ms, median", "min", "p90", "p99", "images/s", "start-up", "memory", "energy")
@@ -173,10 +164,10 @@ def frames_report(results: Sequence[EndToEnd], report: Report) -> None:
     lines = [
         f"{result.engine}: {result.frames} frames of {result.source}, {result.results} results" for result in results
     ]
-    report.add("From images to results", lines, frames_table(results))
+    report.add("From images to results", lines, _frames_table(results))
 
 
-def frames_table(results: Sequence[EndToEnd]) -> Table:
+def _frames_table(results: Sequence[EndToEnd]) -> Table:
     """A row for each engine: milliseconds of each stage."""
     dropped = any(result.dropped is not None for result in results)
     titles = ["", *(f"{name}, ms" for name in STAGES), "total", "p99", "frames/s", *["dropped"] * dropped]
