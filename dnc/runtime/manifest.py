@@ -4,7 +4,7 @@ engine.json says all that is needed to run the engine, and holds the sha256 of e
 damaged engine is refused rather than run. The same network and options give the same bytes: there are no paths of a
 machine in it, and no times but those that something was chosen by.
 
-    schema      1; a higher number was written by a newer dnc
+    schema      2 (1 had no runner and no remarks); a higher number was written by a newer dnc
     target      what it was compiled for; runner: what opens it
     network     cfg name, digest, input shape, layers, parameters, operations
     input       name, dtype ("float32": (N, C, H, W) in [0, 1]; "uint8": (N, H, W, C) pixels of any size), batch
@@ -40,7 +40,7 @@ from dnc.runtime.preprocessing import Preprocessing
 
 __all__ = ["Manifest", "parse_manifest", "read_manifest", "write_folder"]
 
-SCHEMA = 1
+SCHEMA = 2
 MANIFEST = "engine.json"
 LABELS = "labels.txt"
 MANIFEST_LIMIT = 16 << 20

@@ -22,7 +22,7 @@ namespace dnc_runtime {
 
 namespace {
 
-constexpr long long schema = 1;
+constexpr long long schema = 2;
 constexpr const char* damaged = "the engine is damaged: build it again";
 constexpr const char* unknown = "a newer dnc made it: update dnc, or build the engine again";
 constexpr std::size_t max_text = std::size_t{1} << 24;      // bytes of engine.json, and of labels.txt
@@ -401,6 +401,12 @@ Bundle parse(const Json& json) {
     if (const Json* tuning = fields.maybe("tuning")) members(*tuning, "tuning");
     bundle.options = texts(fields.maybe("options"), "options");
     texts(fields.maybe("report"), "report");
+    const Json* runner = fields.maybe("runner");
+    bundle.runner = runner == nullptr ? "" : text(*runner, "runner");
+    if (bundle.runner.empty()) bundle.runner = bundle.target;
+    if (const Json* remarks = fields.maybe("remarks")) {
+        for (const Json& pass : items(*remarks, "remarks")) members(pass, "a pass's remarks");
+    }
     fields.end();
     check(bundle);
     return bundle;

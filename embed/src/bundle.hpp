@@ -22,6 +22,7 @@ struct Bundle {
     std::string folder;
     std::string name;
     std::string target;
+    std::string runner;     // what opens it: the target's name, if engine.json does not say
     Shape input_shape;      // (C, H, W), or (inputs)
     std::size_t batch = 0;  // 0 for any
     std::vector<std::string> outputs;

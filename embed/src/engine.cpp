@@ -29,7 +29,7 @@ const std::vector<std::pair<std::string, Opener>>& openers() {
 
 std::unique_ptr<Backend> open(const Bundle& bundle, const OpenOptions& options) {
     for (const auto& [name, opener] : openers()) {
-        if (name == bundle.target) return opener(bundle, options);
+        if (name == bundle.runner) return opener(bundle, options);
     }
     throw Error(DNC_ERROR_TARGET, "this library runs no engines of target '" + bundle.target + "'", bundle.folder,
                 known_targets().empty()

@@ -178,8 +178,8 @@ def test_too_long(folder: Folder, harness: Harness) -> None:
 def test_newer(folder: Folder, harness: Harness) -> None:
     place = folder()
     fields = json.loads((place / "engine.json").read_text())
-    sign(place, {**fields, "schema": 2})
-    refused(harness, place, "the engine has schema 2, this dnc reads up to 1", "update dnc")
+    sign(place, {**fields, "schema": 3})
+    refused(harness, place, "the engine has schema 3, this dnc reads up to 2", "update dnc")
     sign(place, {**fields, "later": 1})
     refused(harness, place, "engine.json has a field 'later'; a newer dnc made it")
     for schema in (0, -1, True, "1", 1.0, None, [1], 10**30):

@@ -207,8 +207,8 @@ def test_no_manifest(name: str, engine: Path) -> None:
 
 def test_newer(engine: Path) -> None:
     fields = json.loads((engine / "engine.json").read_text())
-    sign(engine, {**fields, "schema": 2})
-    refused(engine, "the engine has schema 2, this dnc reads up to 1", "update dnc")
+    sign(engine, {**fields, "schema": 3})
+    refused(engine, "the engine has schema 3, this dnc reads up to 2", "update dnc")
 
 
 @pytest.mark.parametrize("name", ["../x", "/etc/passwd", "..", ".", "", "a/b", "a\\b", "sub/../model.onnx", "a\0b"])

@@ -273,7 +273,7 @@ def test_a_newer_package(file: Path) -> None:
         fields["schema"] = 7
 
     write_zip(file, resigned(file, newer))
-    refused(file, "the engine has schema 7, this dnc reads up to 1", "update dnc")
+    refused(file, "the engine has schema 7, this dnc reads up to 2", "update dnc")
 
 
 @pytest.mark.parametrize(
