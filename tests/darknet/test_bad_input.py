@@ -400,7 +400,7 @@ def test_disk_full(writes: int, command: Command, tiny: Path, monkeypatch: pytes
     refuse(result, "No space left on device", "is the disk full", folder=tiny.parent, left=names)
 
 
-@pytest.mark.parametrize("step", ["dnc.passes.fold_batchnorm.FoldBatchNorm.rewrite", "dnc.graph.builder.serialize_to"])
+@pytest.mark.parametrize("step", ["dnc.passes.fold_batchnorm.FoldBatchNorm.rewrite", "dnc.targets.onnx.serialize_to"])
 def test_interrupt(step: str, command: Command, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ctrl-C in a pass, and while the model is written: the old engine stays."""
     out = tiny.with_name("e")
