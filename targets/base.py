@@ -20,14 +20,11 @@ from dnc.passes import passes
 from dnc.passes.equalize import Equalize
 from dnc.passes.quantize import Quantize
 from dnc.runtime.manifest import Manifest
-from dnc.runtime.options import Option, check_names, parse_options
+from dnc.runtime.options import CALIBRATED, Option, check_names, parse_options
 from dnc.runtime.runners import Runner
 from dnc.typing import Progress, silent
 
-__all__ = ["CALIBRATED", "Candidate", "Destination", "Target", "TunableTarget", "Tuning", "UnsupportedError"]
-
-CALIBRATED = ("int8", "mixed")
-"""Precisions that need a calibration: all over in 8 bits, or with those layers in float32 that lose too much."""
+__all__ = ["Candidate", "Destination", "Target", "TunableTarget", "Tuning", "UnsupportedError"]
 
 
 class Destination(ABC):

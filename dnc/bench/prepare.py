@@ -25,8 +25,8 @@ from dnc.errors import DncError, close_match, warn
 from dnc.evaluation.datasets import is_folder
 from dnc.graph.verification import photograph
 from dnc.runtime.manifest import MANIFEST
+from dnc.runtime.options import CALIBRATED
 from dnc.targets import find
-from dnc.targets.base import CALIBRATED
 from dnc.targets.tvm.remote import Device
 from dnc.typing import Progress, silent
 

@@ -20,9 +20,9 @@ from dnc.errors import CalibrationError, DncError, WeightsError
 from dnc.evaluation.datasets import read_names
 from dnc.quantization.calibration import Calibration
 from dnc.runtime.decoding import ClassifierHead, Head
+from dnc.runtime.options import CALIBRATED
 from dnc.runtime.preprocessing import COLORS, MODES, Preprocessing
 from dnc.targets import Target
-from dnc.targets.base import CALIBRATED
 from dnc.zoo.recorded import read_recorded
 
 __all__ = ["Source", "find_labels", "find_weights", "heads_of", "preprocessing_for"]

@@ -8,7 +8,10 @@ from typing import Any
 
 from dnc.errors import DncError, TargetError, close_match
 
-__all__ = ["Option", "check_names", "one_of", "parse_options", "whole"]
+__all__ = ["CALIBRATED", "Option", "check_names", "one_of", "parse_options", "whole"]
+
+CALIBRATED = ("int8", "mixed")
+"""Precisions with 8-bit numbers, whose ranges are measured before."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,7 @@ def parse_options(
     """
     values: dict[str, Any] = {}
     for option in known:
-        text = given.get(option.name, option.default)
+        text = str(given.get(option.name, option.default))
         try:
             values[option.name] = option.parse(text)
         except ValueError as error:

@@ -49,8 +49,6 @@ from dnc.typing import Progress, silent
 __all__ = ["CudaKernels"]
 
 _PRECISIONS = ("fp32", "tf32", "fp16")
-_FOREIGN = ("provider", "layout", "cache", "fallback")
-"""Options of target cuda that are ONNX Runtime's."""
 
 
 class CudaKernels(TvmTarget):
@@ -68,9 +66,7 @@ class CudaKernels(TvmTarget):
         if precision not in _PRECISIONS:
             what = f"precision {precision} is none of back end tvm's: {', '.join(_PRECISIONS)}"
             raise TargetError(what, hint="leave out backend=tvm")
-        foreign = [name for name in _FOREIGN if self.given.get(name, "off") != "off"]
-        if foreign:
-            raise TargetError(f"back end tvm has no {', '.join(foreign)}", hint="leave it out, or backend=onnxruntime")
+        self.runner()  # Refuses what is not for it.
 
     @property
     def title(self) -> str:

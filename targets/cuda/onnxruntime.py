@@ -23,7 +23,7 @@ from dnc.runtime.manifest import Manifest
 from dnc.runtime.options import Option
 from dnc.runtime.runners import Runner
 from dnc.runtime.runners.cuda import CudaRunner
-from dnc.runtime.runners.cuda.onnxruntime import EIGHT_BITS, providers_for
+from dnc.runtime.runners.cuda.onnxruntime import providers_for
 from dnc.targets.cuda.options import KERNELS, OPTIONS
 from dnc.targets.onnx import Onnx, optimizations
 from dnc.typing import Progress, silent
@@ -40,10 +40,7 @@ class CudaOnnxRuntime(Onnx):
 
     def __init__(self, given: Mapping[str, str] | None = None) -> None:
         super().__init__(given)
-        precision = self.options["precision"]
-        if self.options["provider"] == "cuda" and precision in EIGHT_BITS:
-            what = f"precision {precision} is TensorRT's: the CUDA provider has no 8-bit convolutions"
-            raise TargetError(what, hint="leave out provider=cuda, or --precision fp16")
+        self.runner()  # Refuses what is not for it.
         foreign = [option.name for option in KERNELS if option.name in self.given]
         if foreign:
             raise TargetError(f"back end onnxruntime has no {', '.join(foreign)}", hint="--option backend=tvm has")

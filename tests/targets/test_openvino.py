@@ -252,6 +252,8 @@ def test_devices(engine: dnc.Engine, x: np.ndarray) -> None:
         dnc.load(engine.folder, device="gpu.7").forward(x)
     with pytest.raises(TargetError, match="device=TPU of target openvino is not one of CPU, GPU, NPU, AUTO"):
         dnc.load(engine.folder, device="TPU")
+    with pytest.raises(TargetError, match="cache=1 of target openvino is not one of on, off"):
+        dnc.load(engine.folder, cache=1)  # type: ignore[arg-type]
     with pytest.raises(TargetError, match="precision is built into the engine"):
         dnc.load(engine.folder, precision="bf16")
     with pytest.raises(TargetError, match="no option 'devise'"):

@@ -20,6 +20,7 @@ from dnc.darknet.network import Network
 from dnc.darknet.reference import run
 from dnc.errors import TargetError
 from dnc.runtime.gpus import Gpu
+from dnc.runtime.runners.cuda import KernelsRunner
 from dnc.runtime.runners.cuda.kernels import _Buffers
 from dnc.runtime.runners.tvm.session import MODEL
 from dnc.targets.cuda.process import Compiler, Job, cuda_runtime
@@ -308,6 +309,8 @@ def test_options(monkeypatch: pytest.MonkeyPatch) -> None:
         Cuda({"backend": "tvm", "precision": "int8"}).candidates()
     with pytest.raises(TargetError, match="back end tvm has no layout, fallback"):
         Cuda({"backend": "tvm", "layout": "nhwc", "fallback": "on", "cache": "off"}).candidates()
+    with pytest.raises(TargetError, match="back end tvm has no fallback"):
+        KernelsRunner({"backend": "tvm", "fallback": "on"})
     with pytest.raises(TargetError, match="back end onnxruntime has no triple"):
         Cuda({"triple": "aarch64-linux-gnu"}).candidates()
     with pytest.raises(TargetError, match="no use for more than one arch"):

@@ -26,6 +26,7 @@ from dnc.darknet.network import Network
 from dnc.errors import CalibrationError, DncWarning, TargetError
 from dnc.quantization.collecting import calibrate
 from dnc.runtime.gpus import Gpu
+from dnc.runtime.runners.cuda import CudaRunner
 from dnc.runtime.runners.cuda import onnxruntime as cuda
 from dnc.runtime.runners.cuda.onnxruntime import CudaSession, provider_options, providers_for
 from dnc.targets import Target
@@ -325,6 +326,8 @@ def test_options() -> None:
             made(wrong)
     with pytest.raises(TargetError, match="8-bit convolutions"):
         made({"precision": "int8", "provider": "cuda"})
+    with pytest.raises(TargetError, match="8-bit convolutions"):
+        CudaRunner({"precision": "int8", "provider": "cuda"})
     assert made({"precision": "fp16"}).title == "cuda fp16"
     fixed = {each.name for each in Cuda.known_options if not each.at_load}
     assert fixed >= {"backend", "precision", "arch"}

@@ -12,7 +12,7 @@ from typing import ClassVar, Self
 
 from dnc.errors import TargetError
 from dnc.runtime.gpus import arch
-from dnc.runtime.options import Option, one_of, whole
+from dnc.runtime.options import CALIBRATED, Option, one_of, whole
 from dnc.runtime.runners import Runner, Session, runners
 from dnc.runtime.runners.tvm import FFI
 
@@ -62,6 +62,8 @@ OPTIONS: Sequence[Option] = (
     Option("fallback", "off", "on: where no GPU can be used the CPU runs it, with a warning", _SWITCH, at_load=True),
 )
 """Those that either back end reads when it compiles or runs."""
+_FOREIGN = ("provider", "layout", "cache", "fallback")
+"""Options that are ONNX Runtime's."""
 
 
 @runners.register
@@ -71,6 +73,14 @@ class CudaRunner(Runner):
     name: ClassVar[str] = "cuda"
     extra: ClassVar[str] = "cuda"
     known_options: ClassVar[Sequence[Option]] = OPTIONS
+
+    def __init__(self, given: Mapping[str, str] | None = None) -> None:
+        super().__init__(given)
+        precision = self.options["precision"]
+        # The CUDA provider would round to 8 bits, and multiply in float32.
+        if self.options["provider"] == "cuda" and precision in CALIBRATED:
+            what = f"precision {precision} is TensorRT's: the CUDA provider has no 8-bit convolutions"
+            raise TargetError(what, hint="leave out provider=cuda, or --precision fp16")
 
     @classmethod
     def select(cls, given: Mapping[str, str]) -> type[Runner]:
@@ -103,6 +113,12 @@ class KernelsRunner(Runner):
     name: ClassVar[str] = "cuda"
     extra: ClassVar[str] = "cuda-tvm"
     known_options: ClassVar[Sequence[Option]] = OPTIONS
+
+    def __init__(self, given: Mapping[str, str] | None = None) -> None:
+        super().__init__(given)
+        foreign = [name for name in _FOREIGN if self.given.get(name, "off") != "off"]
+        if foreign:
+            raise TargetError(f"back end tvm has no {', '.join(foreign)}", hint="leave it out, or backend=onnxruntime")
 
     def missing(self) -> str:
         """The interface for Python; what is in the engine or beside the driver, `open` looks for."""

@@ -46,18 +46,17 @@ import numpy as np
 from dnc.errors import TargetError, warn
 from dnc.files import cache_dir, prune
 from dnc.runtime.manifest import MANIFEST
+from dnc.runtime.options import CALIBRATED
 from dnc.runtime.runners.base import Session, checked
 from dnc.runtime.runners.onnx import MODEL, OnnxSession, import_onnxruntime
 from dnc.typing import Array
 
-__all__ = ["EIGHT_BITS", "CudaSession", "open_engine", "provider_options", "providers_for", "tensorrt_is_installed"]
+__all__ = ["CudaSession", "open_engine", "provider_options", "providers_for", "tensorrt_is_installed"]
 
 CPU = "CPUExecutionProvider"
 PROVIDERS = {"tensorrt": "TensorrtExecutionProvider", "cuda": "CUDAExecutionProvider"}
 """What ONNX Runtime calls them."""
 TITLES = {"tensorrt": "TensorRT", "cuda": "CUDA"}
-EIGHT_BITS = ("int8", "mixed")
-"""Precisions of TensorRT alone: the CUDA provider rounds to 8 bits, and multiplies in float32."""
 
 _REAL_FLOAT32 = "NVIDIA_TF32_OVERRIDE"
 _FALLBACK = "--option fallback=on, or dnc.load(…, fallback='on'), runs it on the CPU"
@@ -108,7 +107,7 @@ def providers_for(options: Mapping[str, Any]) -> list[str]:
     compute in TF32."""
     wanted, precision = options["provider"], options["precision"]
     rounds = precision == "fp32" and os.environ.get(_REAL_FLOAT32) != "0"
-    if precision in EIGHT_BITS:
+    if precision in CALIBRATED:
         return ["tensorrt"]
     if wanted == "tensorrt" and rounds:
         hint = f"export {_REAL_FLOAT32}=0 before the program starts, or --precision tf32, or --option provider=cuda"
@@ -138,7 +137,7 @@ def provider_options(name: str, options: Mapping[str, Any], cache: tuple[Path, P
     settings = {
         "device_id": str(options["device"]),
         "trt_fp16_enable": str(precision == "fp16"),
-        "trt_int8_enable": str(precision in EIGHT_BITS),
+        "trt_int8_enable": str(precision in CALIBRATED),
         "trt_cuda_graph_enable": str(graphs),
         "trt_engine_cache_enable": str(cache is not None),
         "trt_timing_cache_enable": str(cache is not None),
