@@ -16,7 +16,7 @@ from dnc.compiler.source import Source
 from dnc.darknet.layers.base import layer_value
 from dnc.darknet.lower import lower
 from dnc.darknet.weights import release_pages
-from dnc.errors import CalibrationError
+from dnc.errors import CalibrationError, PassError
 from dnc.evaluation.datasets import Dataset, read_dataset
 from dnc.files import cache_dir
 from dnc.graph.composites import inline_composites
@@ -144,12 +144,16 @@ def _check_symmetric(calibration: Calibration, target: Target) -> None:
 def _named(pipeline: Pipeline, texts: Sequence[str]) -> Pipeline:
     """The pipeline with these passes in place of its optimizations: `name` or `name:key=value,…`.
 
-    A pass that the pipeline has, in whatever place, keeps the options that it has there.
+    A pass that the pipeline has, in whatever place, keeps the options that it has there. Raises PassError for an
+    unknown one, and for one that a decision runs.
     """
     own = {step.name: step.rewriting for step in pipeline if isinstance(step, Step)}
     steps = []
     for text in texts:
         name, _, given = text.partition(":")
+        if name == "quantize" and any(step.name == "mixed" for step in pipeline if isinstance(step, Decision)):
+            what = "pass quantize: precision mixed decides itself where there are 8 bits"
+            raise PassError(what, hint="leave it out of --passes, or --precision int8")
         values = {key: value for key, _, value in (item.partition("=") for item in given.split(",") if item)}
         rewriting = own[name].configured(values) if name in own else find(name).from_text(values)
         steps.append(Step(rewriting, "named", named=True))

@@ -13,7 +13,7 @@ import dnc
 from dnc.compiler.source import preprocessing_for
 from dnc.darknet.lower import lower
 from dnc.darknet.network import Network
-from dnc.errors import CalibrationError, TargetError
+from dnc.errors import CalibrationError, PassError, TargetError
 from dnc.evaluation.datasets import read_dataset
 from dnc.graph.pipeline import Pipeline, Step
 from dnc.graph.quantization import Range, attach_ranges
@@ -126,6 +126,8 @@ def test_mixed(measured: tuple[Path, Path, Path], tmp_path: Path) -> None:
         cfg, target="onnx", out=tmp_path / "n.engine", precision="mixed", calibration=table, data=[str(images)]
     )
     assert again.manifest.report == engine.manifest.report
+    with pytest.raises(PassError, match="precision mixed decides itself"):
+        dnc.compile(cfg, target="onnx", precision="mixed", calibration=table, passes=["fold-batchnorm", "quantize"])
 
 
 def quantization(keep: Collection[str]) -> list[Step]:
