@@ -32,9 +32,10 @@ def command(
 
     if is_folder(what) or what.endswith(".dnc"):
         given = [
-            name
-            for name in ("weights", *fields)
-            if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
+            max(option.opts, key=len)
+            for option in context.command.params
+            if option.name in ("weights", *fields)
+            and context.get_parameter_source(option.name) is click.core.ParameterSource.COMMANDLINE
         ]
         if given:
             raise click.UsageError(f"{given[0]} is for a cfg: an engine is compiled already")

@@ -81,7 +81,7 @@ def test_an_engine(command: Command, write: Write, tmp_path: Path) -> None:
     assert command("package", out, "-o", tmp_path / "e.dnc").code == 0
     assert command("explain", tmp_path / "e.dnc").out == command("explain", out).out
     result = command("explain", out, "--target", "onnx")
-    assert (result.code, "target is for a cfg" in result.err) == (2, True)
+    assert (result.code, "--target is for a cfg" in result.err) == (2, True)
 
 
 def test_an_engine_without_remarks(command: Command, write: Write, tmp_path: Path) -> None:
