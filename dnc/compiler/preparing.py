@@ -144,22 +144,27 @@ def _check_symmetric(calibration: Calibration, target: Target) -> None:
 def _named(pipeline: Pipeline, texts: Sequence[str]) -> Pipeline:
     """The pipeline with these passes in place of its optimizations: `name` or `name:key=value,…`.
 
-    A pass that the pipeline has, in whatever place, keeps the options that it has there. Raises PassError for an
-    unknown one, and for one that a decision runs.
+    A pass that the pipeline has keeps the options that it has there; one that the precision asks for keeps its place as
+    well. Raises PassError for an unknown one, and for one that a decision runs.
     """
-    own = {step.name: step.rewriting for step in pipeline if isinstance(step, Step)}
-    steps = []
+    steps = list(pipeline)
+    first = next(place for place, step in enumerate(steps) if isinstance(step, Decision))
+    own = {step.name: step.rewriting for step in steps if isinstance(step, Step)}
+    wanted, rest = [], steps[first:]
+    places = {step.name: place for place, step in enumerate(rest) if step.name != "eliminate-dead-code"}
     for text in texts:
         name, _, given = text.partition(":")
-        if name == "quantize" and any(step.name == "mixed" for step in pipeline if isinstance(step, Decision)):
+        if name == "quantize" and "mixed" in places:
             what = "pass quantize: precision mixed decides itself where there are 8 bits"
             raise PassError(what, hint="leave it out of --passes, or --precision int8")
         values = {key: value for key, _, value in (item.partition("=") for item in given.split(",") if item)}
         rewriting = own[name].configured(values) if name in own else find(name).from_text(values)
-        steps.append(Step(rewriting, "named", named=True))
-    named = {step.name for step in steps}
-    first = next(place for place, step in enumerate(pipeline) if isinstance(step, Decision))
-    return Pipeline([*steps, *(step for step in list(pipeline)[first:] if step.name not in named)])
+        step = Step(rewriting, "named", named=True)
+        if name in places and name in own:
+            rest[places[name]] = step
+        else:
+            wanted.append(step)
+    return Pipeline([*wanted, *rest])
 
 
 def dataset_for(calibration: Calibration | None, options: CompileOptions) -> Dataset:

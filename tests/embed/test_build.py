@@ -24,6 +24,9 @@ from tests.embed.conftest import Folder
 from tests.embed.native import EMBED, WARNINGS, Harness, NativeError, build_harness, run
 from tests.networks import TINY
 
+pytestmark = pytest.mark.slow
+"""They compile C++."""
+
 Pixels = npt.NDArray[np.uint8]
 
 EXAMPLE = ROOT / "examples" / "cpp" / "detect.cpp"

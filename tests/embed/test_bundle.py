@@ -25,6 +25,9 @@ from tests.embed.native import Harness, NativeError
 from tests.embed.test_decode import HEADS
 from tests.networks import NETWORKS
 
+pytestmark = pytest.mark.slow
+"""They compile C++."""
+
 Write = Callable[..., Path]
 Json = dict[str, Any]
 

@@ -31,6 +31,9 @@ from dnc.runtime.preprocessing import Preprocessing
 from tests.embed.conftest import Folder
 from tests.embed.native import Harness, NativeError
 
+pytestmark = pytest.mark.slow
+"""They compile C++."""
+
 Floats = npt.NDArray[np.float32]
 Rows = npt.NDArray[np.float64]
 

@@ -31,6 +31,9 @@ from tests.embed.test_bundle import sign
 from tests.graph.test_suppression import HEADS, STEM
 from tests.networks import NETWORKS
 
+pytestmark = pytest.mark.slow
+"""They compile C++."""
+
 Pixels = npt.NDArray[np.uint8]
 Build = Callable[..., dnc.Engine]
 

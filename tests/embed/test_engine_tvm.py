@@ -19,6 +19,9 @@ from tests.embed.native import NativeError
 from tests.embed.test_bundle import sign
 from tests.embed.test_engine import IMAGES, hold
 
+pytestmark = pytest.mark.slow
+"""They compile C++."""
+
 pytest.importorskip("tvm_ffi")
 if dnc.targets.targets["tvm"]().missing():
     pytest.skip("tvm is not installed", allow_module_level=True)

@@ -17,6 +17,9 @@ from dnc.runtime.preprocessing import Preprocessing
 from tests.embed.conftest import Folder
 from tests.embed.native import FORMATS, Harness, NativeError
 
+pytestmark = pytest.mark.slow
+"""They compile C++."""
+
 Pixels = npt.NDArray[np.uint8]
 
 MODES: tuple[dict[str, Any], ...] = (

@@ -230,7 +230,10 @@ def _places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]
         yield from _places(inner, (*path, key))
 
 
-@pytest.mark.parametrize("name", ["tiny", "attention", "yolo2", "yolo1", "classifier", "crnn"])
+OTHERS = ("attention", "yolo2", "yolo1", "classifier", "crnn")
+
+
+@pytest.mark.parametrize("name", ["tiny", *(pytest.param(name, marks=pytest.mark.slow) for name in OTHERS)])
 def test_wrong_types(name: str, write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every value of engine.json becomes something else, with a right digest: refused, or an engine that runs."""
     opened: dict[tuple[object, ...], Session] = {}

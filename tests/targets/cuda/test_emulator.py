@@ -19,7 +19,7 @@ import pytest
 from tests import ROOT
 from tests.targets.cuda.emulation import environment, make_driver, make_kernels
 
-pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")]
 
 _HEAD = """extern "C" __global__ void __launch_bounds__(32) {}(float* __restrict__ x_ptr, float* __restrict__ y_ptr) {{
 {}

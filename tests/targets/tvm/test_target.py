@@ -518,9 +518,9 @@ def test_engine_without_its_runtime(write: Write, tmp_path: Path, x: np.ndarray)
 
 
 def build_program(compiler: str, out: Path, ffi: Path, engine: Path) -> None:
-    """tests/tvm/run_engine.cpp with tvm_ffi's headers, linked with the two libraries of the machine that it is for."""
+    """run_engine.cpp with tvm_ffi's headers, linked with the two libraries of the machine that it is for."""
     include = Path(tvm_ffi.__file__).parent / "include"
-    command = [compiler, "-std=c++17", "-O1", "-Wall", "-Wextra", str(ROOT / "tests" / "tvm" / "run_engine.cpp")]
+    command = [compiler, "-std=c++17", "-O1", "-Wall", "-Wextra", str(Path(__file__).with_name("run_engine.cpp"))]
     command += ["-isystem", str(include), f"-L{ffi}", "-Wl,--no-as-needed", "-ltvm_ffi", str(engine / RUNTIME)]
     command += [f"-Wl,-rpath,{ffi}:{engine}", "-o", str(out)]
     result = subprocess.run(command, capture_output=True, text=True)
