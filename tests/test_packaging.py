@@ -30,12 +30,12 @@ DEPENDENCIES = "".join(f"{path}\n" for path in sys.path if path.endswith("site-p
 
 def sources() -> set[str]:
     """What the wheel has of this checkout, by its names there."""
-    found = {"dnc/py.typed", "dnc/graph/photograph.jpg", "dnc/zoo/zoo.json"}
+    found: set[str] = set()
     for folder in ("dnc", "passes", "targets"):
         place = "" if folder == "dnc" else "dnc/"
-        found |= {f"{place}{path.relative_to(ROOT)}" for path in (ROOT / folder).rglob("*.py")}
+        files = (path.relative_to(ROOT) for path in (ROOT / folder).rglob("*") if path.is_file())
+        found |= {f"{place}{path}" for path in files if "__pycache__" not in path.parts}
     found |= {f"dnc/cfg/{path.name}" for path in (ROOT / "cfg").iterdir() if path.suffix in (".cfg", ".py")}
-    found |= {str(path.relative_to(ROOT)) for path in (ROOT / "dnc" / "zoo" / "labels").iterdir()}
     inside = (path.relative_to(ROOT / "embed") for path in (ROOT / "embed").rglob("*") if path.is_file())
     return found | {f"dnc/embed/{path}" for path in inside}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import re
 import shutil
@@ -274,7 +275,14 @@ def test_thread_sanitizer(tvm_engine: dnc.Engine, tmp_path: Path) -> None:
     flags = [*embed._flags(EMBED, libraries), "-std=c++17", "-g", "-fsanitize=thread"]
     program = tmp_path / "exercise"
     run(["g++", Path(__file__).with_name("exercise.cpp"), *flags, "-o", program])
-    result = subprocess.run(["setarch", "-R", program, tvm_engine.folder, "10"], capture_output=True, text=True)
+    # What they lock by themselves the sanitizer does not see: what they free would count as a race.
+    ignored = tmp_path / "ignored"
+    ignored.write_text(
+        "".join(f"called_from_lib:{name}\n" for name in ("libtvm_runtime.so", "libtvm_ffi.so", "model.so"))
+    )
+    environment = {**os.environ, "TSAN_OPTIONS": f"suppressions={ignored}"}
+    command = ["setarch", "-R", str(program), str(tvm_engine.folder), "10"]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert (result.returncode, result.stdout, result.stderr) == (0, "same 2\n", "")
 
 
