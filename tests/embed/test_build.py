@@ -277,9 +277,7 @@ def test_thread_sanitizer(tvm_engine: dnc.Engine, tmp_path: Path) -> None:
     run(["g++", Path(__file__).with_name("exercise.cpp"), *flags, "-o", program])
     # What they lock by themselves the sanitizer does not see: what they free would count as a race.
     ignored = tmp_path / "ignored"
-    ignored.write_text(
-        "".join(f"race:{name}\n" for name in ("libtvm_runtime.so", "libtvm_ffi.so", "model.so"))
-    )
+    ignored.write_text("".join(f"race:{name}\n" for name in ("libtvm_runtime.so", "libtvm_ffi.so", "model.so")))
     environment = {**os.environ, "TSAN_OPTIONS": f"suppressions={ignored}"}
     command = ["setarch", "-R", str(program), str(tvm_engine.folder), "10"]
     result = subprocess.run(command, env=environment, capture_output=True, text=True)
