@@ -36,6 +36,7 @@ from PIL import Image
 
 import dnc
 from benchmarks.compile import measure as measure_process
+from benchmarks.cpu import SETTLE, plain
 from dnc.bench.prepare import weights_or_random
 from dnc.darknet.cfg import find_cfg
 from dnc.darknet.lower import lower
@@ -47,7 +48,6 @@ from dnc.runtime.timing import Timings, device_name, interleave
 from dnc.targets import targets
 
 PRECISIONS = ("tvm fp32", "tvm bf16", "tvm int8", "openvino bf16", "openvino int8", "onnx int8")
-SETTLE = 0.02
 OURS, TVM, PEERS = "dnc tvm", "plain TVM", ("plain ONNX Runtime", "plain OpenVINO")
 
 
@@ -58,23 +58,6 @@ def compiled(cfg: Path, weights: Path, mcpu: str, out: Path) -> tuple[float, flo
     if isinstance(result, str):
         raise SystemExit(f"{' '.join(command)} {result}")
     return result
-
-
-def plain(path: Path, x: Any, threads: int) -> dict[str, Callable[[], object]]:
-    """ONNX Runtime and OpenVINO as their manuals show them."""
-    import onnxruntime
-    import openvino
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    config = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
-    request = openvino.Core().compile_model(str(path), "CPU", config).create_infer_request()
-    return {
-        "plain ONNX Runtime": lambda: session.run(None, {"input": x}),
-        "plain OpenVINO": lambda: request.infer({"input": x}),
-    }
 
 
 def plain_tvm(path: Path, x: Any, mcpu: str) -> Callable[[], object]:
