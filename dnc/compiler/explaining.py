@@ -23,8 +23,6 @@ __all__ = ["Explanation", "explain", "explain_engine"]
 class Explanation:
     """What the passes of one target did."""
 
-    target: str
-    """The target's title."""
     passes: tuple[Mapping[str, Any], ...]
     """For each pass, in order: `name`, `applied` and `missed` remarks (`where`, `text`), its `tolerance` and, where it
     was measured, the `error` of the outputs."""
@@ -58,7 +56,7 @@ def explain(
     verifier = verifier_for(source, model) if options.verify else None
     dump = None if options.dump_dir is None else Path(options.dump_dir)
     candidate = prepare(target, source, model, options, batch, verifier=verifier, dump=dump, progress=progress)
-    return Explanation(target.title, tuple(item.to_json() for item in candidate.applied), source.real)
+    return Explanation(tuple(item.to_json() for item in candidate.applied), source.real)
 
 
 def explain_engine(folder: str | PathLike[str]) -> Explanation:
@@ -69,6 +67,4 @@ def explain_engine(folder: str | PathLike[str]) -> Explanation:
     if not manifest.remarks:
         hint = "compile it again, or explain its cfg"
         raise BundleError("an older dnc made the engine, and kept no remarks", engine.folder, hint)
-    precision = manifest.options.get("precision", "fp32")
-    title = manifest.target if precision == "fp32" else f"{manifest.target} {precision}"
-    return Explanation(title, manifest.remarks)
+    return Explanation(manifest.remarks)
