@@ -227,6 +227,16 @@ def test_summary(write: Write, tmp_path: Path) -> None:
     assert manifest.extra_inputs == ()
 
 
+def test_proof_leaves_the_engine_as_it_is(write: Write, tmp_path: Path) -> None:
+    """How far the outputs moved differs from machine to machine: an engine that was verified does not record it."""
+    cfg = write("tiny")
+    engines = [dnc.compile(cfg, out=tmp_path / str(on), target="onnx", verify=on) for on in (True, False)]
+    assert engines[0].manifest.remarks
+    for name in ("engine.json", "model.onnx"):
+        first, second = (engine.folder / name for engine in engines)
+        assert first.read_bytes() == second.read_bytes()
+
+
 def test_default_folder(write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cfg = write("tiny")
     (tmp_path / "here").mkdir()
