@@ -1,11 +1,13 @@
-"""Where files are kept for the user, and a file that appears whole or not at all: written beside its place, then
-renamed."""
+"""Where files are kept for the user, a file that appears whole or not at all (written beside its place, then renamed),
+and files that are read: those of a disk alone, and no more of them than a limit."""
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 import shutil
+import stat
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +15,7 @@ from typing import IO
 
 from dnc.errors import DncError
 
-__all__ = ["cache_dir", "prune", "whole_file"]
+__all__ = ["cache_dir", "open_regular", "prune", "read_bounded", "whole_file"]
 
 
 def packaged(name: str) -> Path:
@@ -44,6 +46,43 @@ def prune(root: Path, limit: int, keep: Collection[Path]) -> None:
         if total > limit and folder not in keep:
             shutil.rmtree(folder, ignore_errors=True)
             total -= sizes[folder]
+
+
+def open_regular(path: str | os.PathLike[str]) -> IO[bytes]:
+    """Opens a file to read its bytes, and never waits: a pipe or a device, whose end may never come, is refused.
+
+    Raises:
+        OSError: it cannot be opened, or is no file; `strerror` says why, for the message of who reads it.
+    """
+    try:
+        # Without O_NONBLOCK, a pipe that nobody writes to is waited for.
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    except ValueError as error:
+        # A name with a zero byte.
+        raise OSError(errno.EINVAL, str(error), os.fspath(path)) from error
+    mode = os.fstat(descriptor).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(descriptor)
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
+        raise OSError(errno.EINVAL, "it is a pipe or a device, not a file", os.fspath(path))
+    return os.fdopen(descriptor, "rb")
+
+
+def read_bounded(path: str | os.PathLike[str], limit: int) -> bytes:
+    """The bytes of a file that is read as a whole; `limit` is the most that one of its kind has.
+
+    Raises:
+        OSError: as `open_regular`, or it has more than `limit` bytes.
+    """
+    with open_regular(path) as file:
+        # Not by its size alone, which is 0 for the files of /proc.
+        long = os.fstat(file.fileno()).st_size > limit
+        content = b"" if long else file.read(limit + 1)
+    if long or len(content) > limit:
+        shown = f"{limit >> 20:,} MiB" if limit >= 1 << 20 else f"{limit >> 10:,} KiB"
+        raise OSError(errno.EFBIG, f"it has more than {shown}", os.fspath(path))
+    return content
 
 
 @contextmanager

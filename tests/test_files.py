@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from dnc.errors import DncError
-from dnc.files import prune, whole_file
+from dnc.files import open_regular, prune, read_bounded, whole_file
 
 
 def names(folder: Path) -> list[str]:
@@ -76,3 +76,24 @@ def test_the_longest_unused_folders_go(tmp_path: Path) -> None:
     assert names(tmp_path) == ["a", "b", "c", "d"]
     prune(tmp_path, 250, [tmp_path / "a"])
     assert names(tmp_path) == ["a", "d"]
+
+
+def test_reads_up_to_a_limit(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"x" * 1024)
+    assert read_bounded(tmp_path / "a", 1024) == b"x" * 1024
+    with pytest.raises(OSError, match="more than 0 KiB"):
+        read_bounded(tmp_path / "a", 1023)
+    with pytest.raises(OSError, match="more than 0 KiB"):
+        read_bounded("/proc/self/maps", 20)
+    with (tmp_path / "sparse").open("wb") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(OSError, match="more than 1 MiB"):
+        read_bounded(tmp_path / "sparse", 1 << 20)
+
+
+@pytest.mark.parametrize("what", ["pipe", "/dev/zero", "folder", "no\0name", "missing"])
+def test_never_waits_for_what_is_no_file(what: str, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(OSError, match="pipe or a device|directory|null|No such file"):
+        open_regular(tmp_path / what)
