@@ -120,6 +120,8 @@ def _session(library: Any, model: Path, job: Job) -> Callable[[], object]:
 
 def openvino(job: Job) -> Iterator[Any]:
     """OpenVINO on the lowered graph, in float32."""
+    # Its telemetry is kept out: importing a module that is None here raises ImportError, which OpenVINO is ready for.
+    sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
     library = importlib.import_module("openvino")
     yield library.__version__.partition("-")[0]
     config = {"INFERENCE_NUM_THREADS": job.threads, "PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
@@ -141,6 +143,8 @@ def _memory() -> int | None:
 
 def main() -> None:
     """Runs a peer as the module's docstring says."""
+    # ONNX Runtime reads it while it is imported.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     # Libraries print what they like; the answers go elsewhere.
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)

@@ -8,6 +8,7 @@ roofline    both axes logarithmic: operations for each byte, operations a second
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
@@ -18,7 +19,7 @@ import numpy as np
 from dnc.bench.layers import Layers
 from dnc.bench.measure import Recording
 from dnc.errors import DncError
-from dnc.files import whole_file
+from dnc.files import cache_dir, whole_file
 
 __all__ = ["FORMATS", "import_matplotlib", "plot"]
 
@@ -32,6 +33,8 @@ def import_matplotlib(path: Path) -> ModuleType:
     one."""
     if path.suffix.lower() not in FORMATS:
         raise DncError(f"a picture is {' or '.join(FORMATS)}, not '{path.suffix}'", path)
+    # Its list of fonts stands with all else that can be made again.
+    os.environ.setdefault("MPLCONFIGDIR", str(cache_dir() / "matplotlib"))
     try:
         matplotlib = importlib.import_module("matplotlib")
         matplotlib.use("agg")

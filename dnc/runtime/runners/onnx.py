@@ -7,6 +7,7 @@ import importlib
 import importlib.util
 import itertools
 import json
+import os
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -28,7 +29,13 @@ MODEL = "model.onnx"
 
 
 def import_onnxruntime() -> ModuleType:
-    """onnxruntime; raises TargetError where it is installed but its libraries do not load."""
+    """onnxruntime, whose telemetry stays off unless ORT_DISABLE_TELEMETRY says otherwise.
+
+    Raises TargetError where it is installed but its libraries do not load.
+    """
+    # It is read while onnxruntime is imported, which otherwise writes a device id and a data base below HOME. Children
+    # inherit it.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     try:
         return importlib.import_module("onnxruntime")
     except ImportError as error:

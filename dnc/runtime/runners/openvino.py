@@ -20,9 +20,11 @@ import importlib
 import importlib.util
 import json
 import os
+import sys
 import threading
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar
@@ -48,11 +50,42 @@ _DEVICES = ("CPU", "GPU", "NPU", "AUTO")
 
 
 def import_openvino() -> ModuleType:
-    """openvino; raises TargetError where it is installed but its libraries do not load."""
+    """openvino, whose telemetry stays off unless `opt_in_out --opt_in` has turned it on.
+
+    Raises TargetError where it is installed but its libraries do not load.
+    """
     try:
-        return importlib.import_module("openvino")
+        with nullcontext() if "openvino" in sys.modules else _without_telemetry():
+            return importlib.import_module("openvino")
     except ImportError as error:
         raise TargetError(f"openvino cannot be loaded: {error}", hint="install it again") from error
+
+
+@contextmanager
+def _without_telemetry() -> Iterator[None]:
+    """Keeps openvino_telemetry from being imported: openvino then takes a stand-in of its own that does nothing.
+
+    With it, the import itself writes a client's id below HOME and tells a web service. Without a word of the user's
+    it does so, hence only a yes counts.
+    """
+    name = "openvino_telemetry"
+    try:
+        agreed = Path(f"~/intel/{name}").expanduser().read_text(encoding="utf-8").strip() == "1"
+    except (OSError, ValueError, RuntimeError):
+        agreed = False
+    if agreed:
+        yield
+        return
+    kept = sys.modules.pop(name, None)
+    # Importing a module that is None here raises ImportError.
+    sys.modules[name] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        # Another thread may have been here meanwhile.
+        sys.modules.pop(name, None)
+        if kept is not None:
+            sys.modules[name] = kept
 
 
 def _device(text: str) -> str:
