@@ -1,4 +1,4 @@
-"""Nothing phones home: in a home of its own a compilation and its engines ask for no name, connect to nothing, and leave
+"""Nothing phones home: in a fresh home a compilation and its engine ask for no name, connect to nothing, and leave
 no file but dnc's cache. Children are watched as well."""
 
 from __future__ import annotations
