@@ -95,5 +95,5 @@ def test_reads_up_to_a_limit(tmp_path: Path) -> None:
 def test_never_waits_for_what_is_no_file(what: str, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "folder").mkdir()
-    with pytest.raises(OSError, match="pipe or a device|directory|null|No such file"):
+    with pytest.raises(OSError, match=r"pipe or a device|directory|null|No such file"):
         open_regular(tmp_path / what)

@@ -2,7 +2,7 @@
 
 Darknet's file says nothing of its layout: the cfg does, array after array (see `dnc.darknet.weights`). So a file that
 is not the cfg's can only be told by its length and by values that make no sense: numbers that are not finite, variances
-that are negative, or less than the 1e-5 that Darknet adds to them before it divides.
+that are negative even with the 1e-5 that Darknet adds to them before it divides, or less than that.
 """
 
 from __future__ import annotations
@@ -48,9 +48,9 @@ class ArrayRecord:
     nan: int
     infinite: int
     negative: int
-    """Variances below zero."""
+    """Variances of -1e-5 and less, of which no root can be taken."""
     tiny: int
-    """Variances from 0 to less than 1e-5, which the epsilon outweighs: of channels that are nearly constant."""
+    """Variances within 1e-5 of zero, which the epsilon outweighs: of channels that are nearly constant."""
 
     @property
     def size(self) -> int:
@@ -99,6 +99,10 @@ class Inspection:
         """Compares the file's length with the cfg, in words."""
         if self.fits:
             return f"the file holds the {self.wanted:,} floats that the cfg wants"
+        if misfit := self.header.misfit(self.bytes - 4 * self.wanted):
+            return (
+                f"the file holds the {self.wanted:,} floats that the cfg wants, but not behind such a header: {misfit}"
+            )
         cut = next((record for record in self.arrays if record.stored < record.size), None)
         tail = self.bytes - len(self.header.pack()) - 4 * min(self.floats, self.wanted)
         if cut is None:
@@ -179,8 +183,8 @@ def _record(layer: Layer, name: str, shape: Shape, offset: int, values: npt.NDAr
         infinite += int(np.isinf(block).sum())
         zeros += int((block == 0).sum())
         if name.endswith("variance"):
-            negative += int((block < 0).sum())
-            tiny += int(((block >= 0) & (block < BATCH_NORM_EPSILON)).sum())
+            negative += int((block <= -BATCH_NORM_EPSILON).sum())
+            tiny += int((np.abs(block) < BATCH_NORM_EPSILON).sum())
         finite = block[np.isfinite(block)]
         number += finite.size
         total += float(finite.sum())

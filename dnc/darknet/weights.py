@@ -6,12 +6,18 @@
 
 major or minor over 1000 mean that the matrices of fully connected layers are stored as (inputs, outputs). Darknet takes
 a file that is too short or too long without a word; here both are errors.
+
+A trained variance may be a little below zero, by rounding. Darknet adds 1e-5 before it takes the root, in double for a
+[convolutional], whose batch normalisation it folds, and in float32 elsewhere. What is positive then is taken, with a
+warning for the file.
 """
 
 from __future__ import annotations
 
 import math
 import mmap
+import os
+import shlex
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,8 +28,9 @@ import numpy as np
 import numpy.typing as npt
 
 from dnc.darknet.layers.base import Array, Arrays, Layer
-from dnc.errors import WeightsError, tolerate
-from dnc.files import whole_file
+from dnc.darknet.layers.convolutional import BATCH_NORM_EPSILON, Convolutional
+from dnc.errors import WeightsError, tolerate, warn
+from dnc.files import open_regular, whole_file
 
 __all__ = ["Header", "count", "random_arrays", "read_weights", "write_partial", "write_weights"]
 
@@ -54,6 +61,22 @@ class Header:
         """The bytes that stand at the start of the file."""
         return struct.pack("<3iQ" if self.wide else "<3iI", self.major, self.minor, self.revision, self.seen)
 
+    def misfit(self, length: int) -> str:
+        """What is wrong with this header, if it would have to have `length` bytes for the file to fit; else nothing.
+
+        A file that is cut off may have that length as well: then what stands here is a usual header.
+        """
+        version, own = f"version {self.major}.{self.minor}", len(self.pack())
+        if length == 20 > own:
+            return f"{version} has 4 bytes for the number of images seen, but here are 8"
+        if length == 16 < own and self.seen >> 32:
+            return f"{version} has 8 bytes for the number of images seen, but here are 4"
+        if length == 12 < own == 20 and self.seen >> 48:
+            return "it ends without the number of images seen"
+        if length == 0 and not (0 <= self.major <= 2000 and 0 <= self.minor <= 2000):
+            return "there is none, the floats begin at once"
+        return ""
+
     @classmethod
     def read(cls, file: IO[bytes], path: Path) -> Header:
         """Reads the header; raises WeightsError where the file is shorter than one."""
@@ -75,12 +98,12 @@ def open_floats(path: Path) -> tuple[Header, npt.NDArray[np.float32], int]:
     """Maps a .weights file into memory: its header, its whole floats, and its length in bytes. Raises WeightsError if
     there is no such file, or not even a header in it."""
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             header = Header.read(file, path)
-        size, start = path.stat().st_size, len(header.pack())
-        if size - start < 4:
-            return header, np.zeros(0, np.float32), size
-        return header, np.memmap(path, "<f4", "r", start, ((size - start) // 4,)), size
+            size, start = os.fstat(file.fileno()).st_size, len(header.pack())
+            if size - start < 4:
+                return header, np.zeros(0, np.float32), size
+            return header, np.memmap(file, "<f4", "r", start, ((size - start) // 4,)), size
     except OSError as error:
         raise WeightsError(f"cannot read the weights: {error.strerror or error}", path, "check the path") from error
 
@@ -100,24 +123,16 @@ def read_weights(
         partial: more floats than the layers want are fine: they are a longer network's.
 
     Raises:
-        WeightsError: the file cannot be read, is too short or too long, or holds NaN or negative variances.
+        WeightsError: the file cannot be read, is too short or too long, or holds NaN or variances of -1e-5 or less.
     """
     path = Path(path)
     header, floats, size = open_floats(path)
-    wanted = sum(count(layer) for layer in layers)
+    # Before any value: those of another network's file make no sense anyway.
+    _check_length(path, header, size, layers, lenient, partial)
     start = 0
     arrays: list[Arrays] = []
-    short = False
+    below: list[tuple[Layer, int, float]] = []
     for layer in layers:
-        need, left = count(layer), len(floats) - start
-        if need > left and not short:
-            short = True
-            problem = WeightsError(
-                f"the weights end within layer {layer.index} [{layer.name}]: it wants {need} floats, {left} were left",
-                layer.where,
-                f"{path} holds {len(floats)} floats, the cfg wants {wanted}: weights of another network, or cut off",
-            )
-            tolerate(problem, lenient)
         own: dict[str, Array] = {}
         for name, shape in layer.weights().items():
             length = math.prod(shape)
@@ -127,20 +142,74 @@ def read_weights(
                 rest_of_file, stored = stored, np.zeros(length, np.float32)
                 stored[: len(rest_of_file)] = rest_of_file
             start += length
-            _check_values(layer, name, stored, path, lenient)
+            _check_values(layer, name, stored, path, lenient, below)
             own[name] = layer.arrange(name, stored, shape, header.transposed)
         arrays.append(_completed(layer, own))
-    rest, tail = len(floats) - start, (size - len(header.pack())) % 4
-    if (rest > 0 or tail) and not partial and not short:
-        what = f"{rest} floats" if rest else f"{tail} bytes"
+    if below:
+        layer, _, smallest = below[0]
+        number = sum(found for _, found, _ in below)
+        verb = "s are" if number > 1 else " is"
+        message = f"{number} variance{verb} below zero, in layer {layer.index} [{layer.name}] {smallest:.3g}"
+        hint = "by rounding in training; Darknet adds 1e-5 and takes them, and so does dnc"
+        warn(WeightsError(message, layer.where, hint))
+    return tuple(arrays[layer.weights_of] for layer in layers)
+
+
+def _check_length(path: Path, header: Header, size: int, layers: Sequence[Layer], lenient: bool, partial: bool) -> None:
+    """Raises WeightsError for a file that is not as long as the cfg wants, or warns if `lenient`."""
+    counts = [count(layer) for layer in layers]
+    wanted, begin = 4 * sum(counts), len(header.pack())
+    held = size - begin
+    if held == wanted or (partial and held > wanted):
+        return
+    if not partial and (problem := _header_problem(path, header, size - wanted)):
+        tolerate(problem, lenient)
+        return
+    if held < wanted:
+        # The layer within which it ends, and what is left for it.
+        left, ends = held // 4, 0
+        while counts[ends] <= left:
+            left -= counts[ends]
+            ends += 1
+        layer = layers[ends]
+        how = f"{_times(wanted, held)} too short: they " if held and 1.5 * held < wanted else ""
         problem = WeightsError(
-            f"the weights go on after the last layer: {what} are left",
+            f"the weights {'are ' + how if how else ''}end within layer {layer.index} [{layer.name}]: "
+            f"it wants {counts[ends]} floats, {left} were left",
+            layer.where,
+            f"{path} holds {held // 4} floats, the cfg wants {wanted // 4}: weights of another network, or cut off",
+        )
+    else:
+        rest, tail = divmod(held - wanted, 4)
+        what = f"{rest} floats" if rest else f"{tail} bytes"
+        how = f", the file is {_times(held, wanted)} too long" if held > 1.5 * wanted > 0 else ""
+        problem = WeightsError(
+            f"the weights go on after the last layer: {what} are left{how}",
             path,
-            f"the cfg wants {wanted} floats, the file holds {len(floats)}: is it another network's? "
+            f"the cfg wants {wanted // 4} floats, the file holds {held // 4}: is it another network's? "
             "--cutoff N takes the first N layers, --lenient takes it as it is",
         )
-        tolerate(problem, lenient)
-    return tuple(arrays[layer.weights_of] for layer in layers)
+    tolerate(problem, lenient)
+
+
+def _times(large: int, small: int) -> str:
+    ratio = large / max(1, small)
+    return f"{ratio:,.0f} times" if ratio >= 10 else f"{ratio:.2g} times"
+
+
+def _header_problem(path: Path, header: Header, length: int) -> WeightsError | None:
+    """What is wrong with a header that would have to have `length` bytes for the file to fit, and how to mend it."""
+    what = header.misfit(length)
+    if not what:
+        return None
+    name = shlex.quote(path.name)
+    usual = f"printf '{''.join(f'{chr(92)}{byte}' for byte in Header().pack())}'"
+    mended = f"{usual}; tail -c +{length + 1} {name}"
+    if length == 16:
+        mended = f"head -c 16 {name}; head -c 4 /dev/zero; tail -c +17 {name}"
+    more = length - len(header.pack())
+    message = f"the weights are {abs(more)} bytes too {'long' if more > 0 else 'short'}, and fit but for their header"
+    return WeightsError(f"{message}: {what}", path, f"write it anew: ({mended}) > mended.weights")
 
 
 def release_pages(arrays: Sequence[Arrays]) -> None:
@@ -166,13 +235,20 @@ def _completed(layer: Layer, own: dict[str, Array]) -> dict[str, Array]:
     return {**own, **filled}
 
 
-def _check_values(layer: Layer, name: str, values: Array, path: Path, lenient: bool) -> None:
+def _check_values(
+    layer: Layer, name: str, values: Array, path: Path, lenient: bool, below: list[tuple[Layer, int, float]]
+) -> None:
+    """Raises WeightsError for what gives no numbers, or warns if `lenient`; notes variances below zero that do."""
     for start in range(0, len(values), _BLOCK):
         block = values[start : start + _BLOCK]
         bad = ~np.isfinite(block)
         what = "not a finite number"
         if not bad.any() and name.endswith("variance"):
-            bad, what = block < 0, "a negative variance"
+            exact = np.float64 if isinstance(layer, Convolutional) else np.float32
+            bad = np.add(block, BATCH_NORM_EPSILON, dtype=exact) <= 0
+            what = "a negative variance, which gives no number"
+            if (negative := (block < 0) & ~bad).any():
+                below.append((layer, int(negative.sum()), float(block[negative].min())))
         if not bad.any():
             continue
         index = start + int(np.argmax(bad))

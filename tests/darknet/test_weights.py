@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import struct
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from dnc.darknet.inspection import inspect_weights
 from dnc.darknet.layers.base import Arrays
 from dnc.darknet.network import Network
 from dnc.darknet.weights import Header, count, random_arrays, read_weights, write_partial, write_weights
@@ -328,3 +330,115 @@ def test_write_partial_refuses(tmp_path: Path) -> None:
     out.write_bytes(b"old")
     write_partial(source, network.layers, out, 1)
     assert len(out.read_bytes()) == 20 + 4 * 248
+
+
+def floats_of(network: Network) -> npt.NDArray[np.float32]:
+    return np.frombuffer(stored(network, network.arrays), "<f4", offset=20).copy()
+
+
+BATCH_NORM = "[net]\nwidth=2\nheight=2\nchannels=1\n"
+KINDS = {
+    # The section of three filters, and where its variances begin.
+    "convolutional": ("[convolutional]\nfilters=3\nbatch_normalize=1\n", 9),
+    "batchnorm": ("[convolutional]\nfilters=3\n[batchnorm]\n", 3 + 3 + 9),
+    "connected": ("[connected]\noutput=3\nbatch_normalize=1\n", 3 + 12 + 6),
+}
+LOWEST = float(np.float32(-1e-5))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_variances_that_darknet_takes(kind: str, tmp_path: Path) -> None:
+    """As long as a root is left of variance + 1e-5; the float32 next to -1e-5 leaves one in double, as a
+    [convolutional] is folded, and none in float32."""
+    section, at = KINDS[kind]
+    network = Network.parse(BATCH_NORM + section).with_random_weights(1)
+    path, floats = tmp_path / "a.weights", floats_of(network)
+
+    def read(*variances: float, lenient: bool = False) -> list[str]:
+        floats[at : at + 3] = variances
+        path.write_bytes(Header().pack() + floats.tobytes())
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            arrays = read_weights(path, network.layers, lenient=lenient)
+        assert arrays[-1]["variance"].tolist() == floats[at : at + 3].tolist()
+        return [str(warning.message) for warning in caught]
+
+    assert read(1, 0, -0.0) == []
+    (warning,) = read(1, -7e-44, -1e-6)
+    assert f"2 variances are below zero, in layer {len(network.layers) - 1} [{kind}] -1e-06" in warning
+    (warning,) = read(-9.9999e-6, 1, 1)
+    assert "1 variance is below zero" in warning
+    for variance in (-1.0000001e-5, -1.1e-5, -1.0):
+        with pytest.raises(WeightsError, match="at position 1: a negative variance, which gives no number"):
+            read(1, variance, 1)
+        assert len(read(1, variance, 1, lenient=True)) == 1
+    if kind == "convolutional":
+        assert len(read(1, LOWEST, 1)) == 1
+    else:
+        with pytest.raises(WeightsError, match="a negative variance, which gives no number"):
+            read(1, LOWEST, 1)
+
+
+def test_a_part_keeps_variances_as_they_are(tmp_path: Path) -> None:
+    network = Network.parse(TINY).with_random_weights(1)
+    floats = floats_of(network)
+    floats[24:26] = -7e-44, -1e-6
+    (tmp_path / "a.weights").write_bytes(Header().pack() + floats.tobytes())
+    with pytest.warns(DncWarning, match="2 variances are below zero"):
+        write_partial(tmp_path / "a.weights", network.layers, tmp_path / "out", 1)
+    assert (tmp_path / "out").read_bytes() == Header().pack() + floats[:248].tobytes()
+
+
+def test_weights_of_another_network_are_told_by_their_length(tmp_path: Path) -> None:
+    """Before any of their values, which make no sense."""
+    network = Network.parse(TINY)
+    path = tmp_path / "a.weights"
+    path.write_bytes(Header().pack() + np.full(15, -1, "<f4").tobytes())
+    with pytest.raises(WeightsError, match="are 25 times too short: they end within layer 0") as caught:
+        read_weights(path, network.layers)
+    assert "holds 15 floats, the cfg wants 374" in caught.value.hint
+    path.write_bytes(Header().pack() + np.full(24 * 374, -1, "<f4").tobytes())
+    with pytest.raises(WeightsError, match="8602 floats are left, the file is 24 times too long"):
+        read_weights(path, network.layers)
+
+
+SEEN = 32013312
+MISFITS = {
+    # What is written before the floats, the message, and whether the floats are cut off behind.
+    "a narrow number": (struct.pack("<3iI", 0, 2, 5, SEEN), "4 bytes too short.*version 0.2 has 8 bytes .* here are 4"),
+    "a wide number": (struct.pack("<3iQ", 0, 1, 0, SEEN), "4 bytes too long.*version 0.1 has 4 bytes .* here are 8"),
+    "no number": (struct.pack("<3i", 0, 2, 5), "8 bytes too short.*ends without the number"),
+    "no header": (b"", "fit but for their header: there is none"),
+}
+
+
+@pytest.mark.parametrize("kind", MISFITS)
+def test_another_header(kind: str, tmp_path: Path) -> None:
+    """Says what is wrong, and how to mend it: which then fits."""
+    header, message = MISFITS[kind]
+    network = Network.parse(TINY).with_random_weights(1)
+    path = tmp_path / "it's.weights"
+    path.write_bytes(header + floats_of(network).tobytes())
+    with pytest.raises(WeightsError, match=message) as caught:
+        read_weights(path, network.layers)
+    command = caught.value.hint.removeprefix("write it anew: ")
+    subprocess.run(command, shell=True, cwd=tmp_path, check=True)
+    assert equal(read_weights(tmp_path / "mended.weights", network.layers), network.arrays)
+    assert "but not behind such a header" in inspect_weights(path, network.layers).length
+
+
+@pytest.mark.parametrize("lost", [4, 8, 20])
+def test_a_usual_header_is_not_what_is_wrong(lost: int, tmp_path: Path) -> None:
+    """A file that is cut off by as much as headers differ."""
+    network = Network.parse(TINY).with_random_weights(1)
+    path = tmp_path / "a.weights"
+    for header in (Header(), Header(0, 2, 5, SEEN), Header(0, 1, 0, SEEN)):
+        path.write_bytes(stored(network, network.arrays, header)[:-lost])
+        with pytest.raises(WeightsError, match="the weights end within layer 1"):
+            read_weights(path, network.layers)
+
+
+def test_never_waits_for_a_pipe(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(WeightsError, match="it is a pipe or a device, not a file"):
+        read_weights(tmp_path / "pipe", Network.parse(TINY).layers)

@@ -54,8 +54,14 @@ def batch_norm_shapes(channels: int, prefix: str = "") -> dict[str, Shape]:
 
 def emit_batch_norm(b: Builder, x: Value, arrays: Arrays, prefix: str = "") -> Value:
     """A BatchNormalization node with Darknet's epsilon."""
-    names = ("scales", "biases", "mean", "variance")
-    parameters = [b.constant(arrays[prefix + name], prefix + name) for name in names]
+    own = {name: arrays[prefix + name] for name in ("scales", "biases", "mean", "variance")}
+    if (own["variance"] < 0).any():
+        # An engine adds its own epsilon, a float32 or a half, of which such a variance may leave nothing.
+        total = own["variance"].astype(np.float64) + BATCH_NORM_EPSILON
+        with np.errstate(invalid="ignore", divide="ignore"):
+            scales = np.where(own["variance"] < 0, own["scales"] * np.sqrt(BATCH_NORM_EPSILON / total), own["scales"])
+        own |= {"scales": scales.astype(np.float32), "variance": np.maximum(own["variance"], np.float32(0))}
+    parameters = [b.constant(array, prefix + name) for name, array in own.items()]
     return b.op("BatchNormalization", x, *parameters, epsilon=BATCH_NORM_EPSILON)
 
 

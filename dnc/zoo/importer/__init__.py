@@ -331,11 +331,13 @@ class _Norm:
             _doubles(unit.variance, 1.0, length),
             epsilon,
         )
-        bad = (norm.variance < 0) | (norm.variance + epsilon <= 0)
+        bad = norm.variance + epsilon <= 0
         if bad.any():
             at = int(np.argmax(bad))
             message = f"'{unit.name}' of the source has variance {norm.variance[at]:g} at {at}, epsilon {epsilon:g}"
             raise WeightsError(message, hint="the file is damaged, or comes from a training run that diverged")
+        if below := int((norm.variance < 0).sum()):
+            done.append(f"{below} variance{'s' if below > 1 else ''} below zero")
         return norm
 
     def affine(self) -> tuple[Doubles, Doubles]:

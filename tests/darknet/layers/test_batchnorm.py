@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import pytest
 
 from dnc.darknet.layers.base import Arrays
 from dnc.darknet.network import Network
@@ -27,11 +28,23 @@ def test_formula(check: Callable[..., Network]) -> None:
     check("[batchnorm]\n", oracle, bound=2e-6)
 
 
-def test_tiny_variances(check: Callable[..., Network]) -> None:
-    """Dead channels have them: an epsilon of 1e-6, or one outside of the root, would change the output by a factor."""
-    network = Network.parse("[net]\nwidth=7\nheight=5\nchannels=4\n[batchnorm]\n").with_random_weights(3)
-    arrays = {**network.arrays[0], "variance": np.array([0, 1e-6, 1e-5, 1e-4], np.float32)}
-    check(network.with_arrays((arrays,)), oracle, bound=2e-6)
+@pytest.mark.parametrize("variances", [[0, 1e-6, 1e-5, 1e-4], [-7e-44, -1e-6, -9e-6, -9.999e-6]])
+@pytest.mark.parametrize("section", ["[batchnorm]", "[convolutional]\nfilters=4\nbatch_normalize=1\nactivation=linear"])
+def test_tiny_variances(variances: list[float], section: str, check: Callable[..., Network]) -> None:
+    """Dead channels have them: an epsilon of 1e-6, or one outside of the root, would change the output by a factor.
+
+    Of -9.999e-6 an engine's own epsilon, 1e-5 as a float32, leaves 2.5e-4 less.
+    """
+    network = Network.parse(f"[net]\nwidth=7\nheight=5\nchannels=4\n{section}\n").with_random_weights(3)
+    arrays = {**network.arrays[0], "variance": np.array(variances, np.float32)}
+
+    def alone(inputs: Sequence[Doubles], arrays: Arrays) -> Doubles:
+        x = inputs[0]
+        if "weights" in arrays:
+            x = np.einsum("kc,cij->kij", arrays["weights"][:, :, 0, 0].astype(np.float64), x)
+        return oracle([x], arrays)
+
+    check(network.with_arrays((arrays,)), alone, bound=2e-6)
 
 
 def test_file_has_biases_first(tmp_path: Path) -> None:

@@ -228,6 +228,16 @@ def test_numbers_are_exact(tmp_path: Path, cfg: Cfg) -> None:
     np.testing.assert_array_equal(given["variance"], np.array([0.5 + (1e-8 - 1e-5), 0, 0], np.float32))
     ratio = np.sqrt(1e-5 / (variance + 1e-8))
     np.testing.assert_array_equal(given["scales"], np.array([1, 2 * ratio[1], 3 * ratio[2]], np.float32))
+    # By rounding in training; with its epsilon there is a root of it.
+    state["b.running_var"] = np.array([0.5, -7e-44, -9e-6], np.float32)
+    source = zipped(tmp_path / "x", state)
+    given, variance = arrays(BATCH_NORM_EPSILON), state["b.running_var"].astype(np.float64)
+    factor = given["scales"] / np.sqrt(given["variance"].astype(np.float64) + BATCH_NORM_EPSILON)
+    np.testing.assert_allclose(factor, [1, 2, 3] / np.sqrt(variance + BATCH_NORM_EPSILON), rtol=1e-7)
+    report = import_weights(source, cfg(text), tmp_path / "net.weights")
+    assert "2 variances below zero" in report.rows[0].done
+    with pytest.raises(WeightsError, match="has variance -9e-06 at 2, epsilon 1e-06"):
+        arrays(1e-6)
     del state["b.running_var"], state["b.running_mean"], state["b.weight"], state["b.bias"]
     source = zipped(tmp_path / "x", state)
     given = arrays(1e-3)
