@@ -14,6 +14,7 @@ from dnc.errors import DncError
 from dnc.runtime.runners.onnx import OnnxRunner
 from tests.conftest import _write
 from tests.networks import NETWORKS, RECURRENT
+from tests.patience import PATIENCE
 
 
 def test_an_engine_runs_on_its_inputs(engines: Path) -> None:
@@ -59,7 +60,7 @@ def test_threads_do_not_run_on_into_anothers_turn(engines: Path, monkeypatch: py
 
 
 def test_all_callers_call_at_the_same_time() -> None:
-    meeting = threading.Barrier(4, timeout=10)
+    meeting = threading.Barrier(4, timeout=PATIENCE)
     with Callers(lambda: None, 4) as callers:
         # Nobody gets past it alone.
         callers._run = meeting.wait

@@ -10,6 +10,7 @@ import pytest
 from dnc.cli import _doctor as doctor
 from dnc.targets import targets
 from tests.conftest import Result
+from tests.patience import PATIENCE
 
 Command = Callable[..., Result]
 
@@ -21,7 +22,7 @@ def _few(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_text(command: Command) -> None:
-    result = command("doctor")
+    result = command("doctor", "--seconds", PATIENCE)
     assert (result.code, result.err) == (0, "")
     lines = {line.split("  ")[0]: line for line in result.out.splitlines() if line}
     assert lines["onnx"].split()[:3] == ["onnx", "works", "CPU"]
@@ -31,7 +32,7 @@ def test_text(command: Command) -> None:
 
 
 def test_json(command: Command) -> None:
-    result = command("doctor", "--json", "--seconds", "60")
+    result = command("doctor", "--json", "--seconds", PATIENCE)
     assert result.code == 0
     found = json.loads(result.out)
     assert {each["target"]: each["state"] for each in found["targets"]} == {

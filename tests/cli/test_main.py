@@ -16,6 +16,7 @@ from click.testing import CliRunner
 
 from dnc.cli import cli
 from tests.conftest import Result
+from tests.patience import PATIENCE
 
 Command = Callable[..., Result]
 
@@ -35,7 +36,7 @@ def dnc(*arguments: object, code: str = "") -> list[str]:
 
 
 def run(*arguments: object, code: str = "") -> subprocess.CompletedProcess[str]:
-    return subprocess.run(dnc(*arguments, code=code), capture_output=True, text=True, timeout=60)
+    return subprocess.run(dnc(*arguments, code=code), capture_output=True, text=True, timeout=PATIENCE)
 
 
 def test_help_loads_nothing_heavy() -> None:
@@ -129,14 +130,14 @@ def test_a_bug_is_code_70_with_its_traceback() -> None:
 @POSIX
 def test_interrupted_compile_leaves_nothing(engines: Path, tmp_path: Path) -> None:
     slow = (
-        "import dnc.targets.onnx, pathlib, time\n"
+        "import dnc.targets.onnx, pathlib, signal\n"
         "def slow(model, path):\n"
         "    pathlib.Path(path).write_bytes(b'half')\n"
         "    print('writing', flush=True)\n"
-        "    time.sleep(60)\n"
+        "    signal.pause()\n"
         "dnc.targets.onnx.serialize_to = slow\n"
         # A suite that runs in the background has SIGINT ignored, and so would its children.
-        "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
     )
     arguments = ("compile", engines / "tiny.cfg", "-t", "onnx", "-o", tmp_path / "out" / "e")
     with subprocess.Popen(
@@ -146,7 +147,7 @@ def test_interrupted_compile_leaves_nothing(engines: Path, tmp_path: Path) -> No
         assert process.stdout.readline() == "writing\n"
         assert [path.suffix for path in tmp_path.rglob("*.*") if path.is_dir()] == [".partial"]
         process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=30)
+        _, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 1
     # The empty line ends that of the terminal's ^C.
     assert err.strip() == "dnc: error: interrupted; nothing unfinished is left behind"

@@ -12,7 +12,6 @@ import struct
 import subprocess
 import sys
 import textwrap
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -28,6 +27,7 @@ from dnc.darknet.weights import Header, count, write_weights
 from dnc.errors import BundleError, DncError, DncWarning, ImageError, TargetError
 from tests.conftest import Result
 from tests.networks import TINY
+from tests.patience import PATIENCE, no_hang
 
 Command = Callable[..., Result]
 Write = Callable[..., Path]
@@ -452,25 +452,24 @@ def test_signals(number: int, tiny: Path) -> None:
     """A real signal while the engine is written, which takes until it comes."""
     out = tiny.with_name("e")
     code = """
-        import signal, time
+        import signal
         from dnc.cli import main
         from dnc.targets.onnx import Onnx
         build = Onnx.build
         def slowly(*arguments):
             build(*arguments)
-            time.sleep(60)
+            print("built", flush=True)
+            signal.pause()
         Onnx.build = slowly
         # A suite that runs in the background has SIGINT ignored, and so would its children.
         signal.signal(signal.SIGINT, signal.default_int_handler)
         main()
     """
     process = _python(code, "compile", tiny, "-o", out, "-t", "onnx")
-    end = time.monotonic() + 60
-    while not list(tiny.parent.glob(".e.*/model.onnx")) and process.poll() is None and time.monotonic() < end:
-        time.sleep(0.01)
-    time.sleep(0.2)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "built\n"
     process.send_signal(number)
-    stdout, stderr = process.communicate(timeout=60)
+    stdout, stderr = process.communicate(timeout=PATIENCE)
     result = Result(process.returncode, stdout, stderr)
     refuse(result, "interrupted", folder=tiny.parent, left={"tiny.cfg", "tiny.weights"})
 
@@ -485,7 +484,7 @@ def test_file_size_limit(tiny: Path) -> None:
         main()
     """
     process = _python(code, "compile", tiny, "-o", tiny.with_name("e"))
-    stdout, stderr = process.communicate(timeout=60)
+    stdout, stderr = process.communicate(timeout=PATIENCE)
     result = Result(process.returncode, stdout, stderr)
     refuse(result, "File too large", "is the disk full", folder=tiny.parent, left={"tiny.cfg", "tiny.weights"})
 
@@ -552,7 +551,7 @@ def test_huge_sizes_take_no_memory(tiny: Path) -> None:
     left = {path.name for path in tiny.parent.iterdir()}
     arguments = [len(HUGE), "compile", "CFG", "-w", "tiny.weights", "-oe"]
     process = _python(code, *arguments, cwd=tiny.parent)
-    stdout, stderr = process.communicate(timeout=60)
+    stdout, stderr = process.communicate(timeout=PATIENCE)
     assert (process.returncode, stdout) == (0, ""), stderr
     assert stderr.count("dnc: error: ") == 2 * len(HUGE)
     assert {path.name for path in tiny.parent.iterdir()} == left
@@ -579,12 +578,10 @@ _SLOW = ("layers", "routes", "options of sections", "unknown")
 @pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in _SLOW)) for name in LONG])
 @pytest.mark.filterwarnings("ignore::dnc.errors.DncWarning")
 def test_long_cfg(name: str) -> None:
-    """100,000 lines are read, or refused, in a few seconds."""
+    """100,000 lines are read, or refused: nothing grows with their square."""
     for lenient in (False, True):
-        start = time.process_time()
-        with suppress(DncError):
+        with suppress(DncError), no_hang():
             Network.parse(LONG[name], lenient=lenient)
-        assert time.process_time() - start < 10
 
 
 def image_bytes(image: Image.Image, kind: str, **options: Any) -> bytes:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import dnc
@@ -71,7 +71,7 @@ def test_text_of_any_kind(style: Json, harness: Harness, folder: Folder) -> None
 
 
 @given(value=st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(), st.lists) | st.none())
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60)
 def test_canonical_json(value: Any, tmp_path: Path, harness: Harness) -> None:
     """Every value that Python writes; lone surrogates, which it escapes, among them."""
     path = tmp_path / "x.json"

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dnc.errors import BundleError
@@ -122,7 +122,7 @@ def test_several_heads(harness: Harness, folder: Folder) -> None:
 
 
 @given(name=st.sampled_from(sorted(HEADS)), seed=st.integers(0, 2**32 - 1), levels=st.integers(1, 3))
-@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40)
 def test_ties(name: str, seed: int, levels: int, harness: Harness, folder: Folder) -> None:
     """Few different scores: their order is Darknet's."""
     head, shape = HEADS[name]

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dnc.runtime.preprocessing import Preprocessing
@@ -101,7 +101,7 @@ def test_colors(channels: int, color: str, harness: Harness, folder: Folder) -> 
     wishes=st.sampled_from(MODES),
     crop=st.floats(0.1, 1),
 )
-@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40)
 def test_any_size(
     seed: int, sides: tuple[int, int, int, int], wishes: dict[str, Any], crop: float, harness: Harness, folder: Folder
 ) -> None:

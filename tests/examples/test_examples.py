@@ -13,6 +13,7 @@ import pytest
 
 import dnc
 from tests import ROOT
+from tests.patience import PATIENCE
 
 EXAMPLES = ROOT / "examples"
 Write = Callable[..., Path]
@@ -20,7 +21,7 @@ Write = Callable[..., Path]
 
 def run(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(EXAMPLES / name), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=100)
+    return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
 
 
 def test_webcam(write: Write, tmp_path: Path) -> None:

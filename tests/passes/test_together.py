@@ -18,7 +18,7 @@ from dnc.targets import targets
 from tests import goldens
 from tests.random_networks import random_networks
 
-RANDOM = settings(suppress_health_check=list(HealthCheck), derandomize=True, database=None)
+RANDOM = settings(suppress_health_check=list(HealthCheck))
 
 
 @settings(RANDOM, max_examples=60)

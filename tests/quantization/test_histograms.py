@@ -188,7 +188,7 @@ def _squared_error(values: npt.NDArray[Any], counts: Counts, low: float, high: f
     return math.fsum(count * (value - near) ** 2 for value, near, count in pairs)
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(st.integers(0, 2**32))
 def test_mse_is_the_least_of_what_is_tried(seed: int) -> None:
     counts = np.array(_counts("smooth", 300, seed))

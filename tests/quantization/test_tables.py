@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dnc.darknet.network import Network
@@ -79,7 +79,7 @@ def test_tensorrt_line(network: Network, tmp_path: Path) -> None:
 numbers = st.floats(1e-6, 1e6)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50)
+@settings(max_examples=50)
 @given(st.tuples(numbers, numbers, numbers))
 def test_round_trips_are_exact(network: Network, tmp_path: Path, values: tuple[float, float, float]) -> None:
     calibration = _calibration(network, **dict(zip(("input", "layer001", "layer003"), values, strict=True)))
@@ -89,7 +89,7 @@ def test_round_trips_are_exact(network: Network, tmp_path: Path, values: tuple[f
         assert _thresholds(read_table(tmp_path / file, network)) == _thresholds(calibration)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50)
+@settings(max_examples=50)
 @given(st.lists(numbers, min_size=3, max_size=3))
 def test_darknets_own_line_comes_back(network: Network, tmp_path: Path, values: list[float]) -> None:
     """With the 6 digits that Darknet prints."""

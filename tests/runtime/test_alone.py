@@ -14,6 +14,7 @@ import pytest
 
 import dnc
 from tests import ROOT
+from tests.patience import PATIENCE
 
 Write = Callable[..., Path]
 
@@ -72,7 +73,7 @@ def test_runs_every_engine(target: str, library: str, alone: Path, write: Write,
         for name, (network, options) in variants.items()
     ]
     command = [sys.executable, "-c", CODE, str(alone), *(str(engine.folder) for engine in engines)]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    result = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
     assert result.returncode == 0, result.stderr
     for engine, found in zip(engines, json.loads(result.stdout), strict=True):
         if engine.manifest.preprocessing is None:

@@ -26,6 +26,7 @@ from dnc.runtime.manifest import Manifest, read_manifest, write_folder
 from dnc.runtime.runners import Session
 from dnc.runtime.runners.onnx import OnnxRunner
 from tests.networks import NETWORKS, TINY
+from tests.patience import PATIENCE
 
 Write = Callable[..., Path]
 
@@ -342,7 +343,7 @@ def test_two_at_once(cfg: Path, engine: Path) -> None:
     commands = [[sys.executable, "-c", code, str(engine), str(out), str(number)] for number in range(4)]
     processes = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for command in commands]
     for process in processes:
-        _, stderr = process.communicate(timeout=60)
+        _, stderr = process.communicate(timeout=PATIENCE)
         assert process.returncode == 0, stderr
     assert (out / "model.onnx").read_text() in "0123"
     read_manifest(out)

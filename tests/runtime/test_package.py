@@ -26,6 +26,7 @@ from dnc.runtime import manifest as bundles
 from dnc.runtime import package as packages
 from dnc.runtime.manifest import read_manifest
 from dnc.runtime.package import package, unpack
+from tests.patience import PATIENCE
 
 Write = Callable[..., Path]
 Member = tuple[str | zipfile.ZipInfo, bytes]
@@ -189,7 +190,7 @@ def test_processes_unpack_at_once(file: Path, cache: Path) -> None:
     command = [sys.executable, "-c", code, str(file)]
     processes = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(4)]
     for process in processes:
-        _, stderr = process.communicate(timeout=60)
+        _, stderr = process.communicate(timeout=PATIENCE)
         assert process.returncode == 0, stderr
     assert len(list(cache.iterdir())) == 1
 

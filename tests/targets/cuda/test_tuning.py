@@ -160,7 +160,7 @@ def test_what_cannot_be_tuned(write: Write, tmp_path: Path, monkeypatch: pytest.
 def test_a_process_that_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By itself, or because it takes too long; its last words are told."""
     (tmp_path / "ending.py").write_text("import sys; input(); sys.exit('last words')\n")
-    (tmp_path / "hanging.py").write_text("import time; time.sleep(60)\n")
+    (tmp_path / "hanging.py").write_text("import signal; signal.pause()\n")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     with Child("ending", "measuring", None, print) as child:
         with pytest.raises(Ended, match="measuring ended with status 1: last words"):

@@ -7,13 +7,11 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-SECONDS = 60.0
-"""How long one may take to start: it imports all of tvm."""
+from tests.patience import PATIENCE, until
 
 
 def free_port() -> int:
@@ -21,6 +19,14 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def _listens(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), PATIENCE).close()
+    except OSError:
+        return False
+    return True
 
 
 @contextmanager
@@ -32,15 +38,8 @@ def running(what: str, log: Path, *arguments: str) -> Iterator[tuple[int, subpro
     with log.open("wb") as file:
         process = subprocess.Popen(command, stdout=file, stderr=file, start_new_session=True)
     try:
-        end = time.monotonic() + SECONDS
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", port), 1).close()
-                break
-            except OSError:
-                assert process.poll() is None, log.read_text()
-                assert time.monotonic() < end, log.read_text()
-                time.sleep(0.1)
+        # It imports all of tvm first.
+        until(lambda: _listens(port), lambda: process.poll() is None)
         yield port, process
     finally:
         stop(process)

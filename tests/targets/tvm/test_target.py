@@ -33,6 +33,7 @@ from tests import ROOT, goldens
 from tests.conftest import _write
 from tests.goldens import difference, differences, every_layer
 from tests.networks import NETWORKS, RECURRENT
+from tests.patience import PATIENCE
 
 pytest.importorskip("tvm.relax", exc_type=ImportError)
 tvm_ffi = pytest.importorskip("tvm_ffi", exc_type=ImportError)
@@ -422,7 +423,7 @@ if child == 0:
     sys.exit(0 if all(map(np.array_equal, engine.forward(x), expected)) else 3)
 print(os.waitpid(child, 0)[1])
 """
-    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE)
     assert (result.stdout, result.returncode) == ("0\n", 0), result.stderr
 
 
@@ -485,7 +486,7 @@ def run_alone(python: object, code: str, engine: dnc.Engine, x: np.ndarray, tmp_
     expected = engine.forward(x)
     np.save(tmp_path / "x.npy", x)
     arguments = [str(python), "-c", code, str(engine.folder), str(tmp_path / "x.npy"), str(tmp_path / "y.npz")]
-    result = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    result = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE)
     assert (result.stdout, result.returncode) == ("False False True\n", 0), result.stderr
     with np.load(tmp_path / "y.npz") as found:
         close(list(found.values()), expected, 0)
@@ -512,7 +513,7 @@ def test_engine_without_its_runtime(write: Write, tmp_path: Path, x: np.ndarray)
     engine = compiled(write("tiny"), tmp_path / "e", options={"runtime": "system"})
     np.save(tmp_path / "x.npy", np.zeros((1, 3, 16, 16), np.float32))
     arguments = [sys.executable, "-c", ALONE + RUN, str(engine.folder), str(tmp_path / "x.npy"), ""]
-    result = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    result = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE)
     assert "there is no libtvm_runtime.so" in result.stderr
     assert "build the engine with --option runtime=bundled" in result.stderr
 
@@ -530,7 +531,7 @@ def build_program(compiler: str, out: Path, ffi: Path, engine: Path) -> None:
 def outputs_of(command: list[str], engine: dnc.Engine, x: np.ndarray, tmp_path: Path) -> np.ndarray:
     x.tofile(tmp_path / "input")
     paths = [str(engine.folder / MODEL), str(tmp_path / "input"), str(tmp_path / "output")]
-    result = subprocess.run([*command, *paths, *map(str, x.shape)], capture_output=True, text=True, timeout=300)
+    result = subprocess.run([*command, *paths, *map(str, x.shape)], capture_output=True, text=True, timeout=PATIENCE)
     assert (result.returncode, result.stderr) == (0, "")
     return np.fromfile(tmp_path / "output", np.float32)
 

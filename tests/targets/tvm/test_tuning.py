@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ import dnc
 from dnc.errors import DncError, TargetError
 from dnc.runtime.runners.tvm.session import MODEL
 from dnc.targets.tvm.compile import machine_for
+from tests.patience import until
 from tests.targets.tvm.rpc_servers import running
 from tests.targets.tvm.tuned import planted
 
@@ -203,11 +203,7 @@ def test_killed(write: Write, tmp_path: Path, cache: Path) -> None:
     cfg = write("one", one)
     command = [sys.executable, "-m", "dnc", "compile", str(cfg), "--target", "tvm", "--no-verify", "--tune", "500"]
     process = subprocess.Popen([*command, "-o", str(tmp_path / "e")], start_new_session=True)
-    end = time.monotonic() + 120
-    while not (cache / "tvm").is_dir() or len(lines(cache)) < 2:
-        assert process.poll() is None
-        assert time.monotonic() < end
-        time.sleep(0.05)
+    until(lambda: (cache / "tvm").is_dir() and len(lines(cache)) >= 2, lambda: process.poll() is None)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     assert not (tmp_path / "e").exists()

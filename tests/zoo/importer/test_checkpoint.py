@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import struct
-import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -277,11 +276,9 @@ def test_truncated_files(tmp_path: Path, kind: str) -> None:
     else:
         WRITERS[kind](whole, STATE)
     data = whole.read_bytes()
-    start = time.perf_counter()
     for length in (*range(0, len(data), max(1, len(data) // 100)), len(data) - 1):
         (tmp_path / "x").write_bytes(data[:length])
         refused(tmp_path / "x")
-    assert time.perf_counter() - start < 20
 
 
 @pytest.mark.parametrize("kind", WRITERS)

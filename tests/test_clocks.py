@@ -1,0 +1,56 @@
+"""No test depends on the clock, or on what chance brings: neither on a busy machine nor on a slow one."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+from hypothesis import HealthCheck, settings
+
+from tests import ROOT
+
+CLOCKS = {"time", "timeit"}
+"""What tells how long something took."""
+WITH_CLOCKS = {
+    "tests/conftest.py": "which sets it for all",
+    "tests/patience.py": "which ends what hangs",
+    "tests/darknet/test_fuzz.py": "which ends what hangs",
+    "tests/embed/native.py": "how old a folder is",
+    "tests/runtime/test_package.py": "how old a folder is",
+}
+
+
+def _told(path: Path) -> Iterator[str]:
+    """What a file of tests says of seconds."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        place = f"{path.relative_to(ROOT)}:{getattr(node, 'lineno', 0)}"
+        if isinstance(node, ast.Import) and CLOCKS & {each.name for each in node.names}:
+            yield f"{place}: a clock"
+        if isinstance(node, ast.ImportFrom) and node.module in CLOCKS:
+            yield f"{place}: a clock"
+        if isinstance(node, ast.keyword) and node.arg == "deadline":
+            yield f"{place}: tests/conftest.py sets the deadline"
+        if isinstance(node, ast.keyword) and node.arg == "timeout" and isinstance(node.value, ast.Constant):
+            yield f"{place}: timeout=PATIENCE"
+        if isinstance(node, ast.Call) and not node.args and not node.keywords:
+            name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+            if name in ("default_rng", "RandomState", "Random", "seed"):
+                yield f"{place}: {name}() of another seed each time"
+
+
+def test_no_test_looks_at_the_clock() -> None:
+    found = [
+        line
+        for path in sorted((ROOT / "tests").rglob("*.py"))
+        if str(path.relative_to(ROOT)) not in WITH_CLOCKS
+        for line in _told(path)
+    ]
+    assert found == []
+
+
+def test_settings_of_a_test() -> None:
+    """Those of tests/conftest.py hold where a test has some of its own."""
+    own = settings(max_examples=1)
+    assert (own.deadline, own.derandomize, own.database) == (None, True, None)
+    assert HealthCheck.too_slow in own.suppress_health_check
