@@ -17,6 +17,9 @@ def main() -> None:
         what = 'only the runtime is installed; the commands need: pip install "darknet-compiler[compiler]"'
         print(f"dnc: error: {what}", file=sys.stderr)
         sys.exit(1)
+    except KeyboardInterrupt:
+        # As afterwards, when there is somebody to say it.
+        sys.exit(130)
     run()
 
 

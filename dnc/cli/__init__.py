@@ -3,8 +3,7 @@
 To add one: a file here with a click command called `command`, and a test beside the others in tests/cli/. Its module
 imports what it needs inside the command, so that `dnc --help` stays instant. Files that start with _ are no commands.
 
-Exit codes: 0; 1 what the user can mend (`DncError`, Ctrl-C), or `dnc compare` found a difference; 2 usage; 70 a bug.
-Results go to stdout, everything else to stderr.
+Exit codes are those of `Exit`. Results go to stdout, everything else to stderr.
 """
 
 from __future__ import annotations
@@ -17,8 +16,10 @@ import signal
 import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TextIO
+from contextlib import contextmanager, suppress
+from enum import IntEnum
+from types import FrameType
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 import click
 
@@ -28,10 +29,26 @@ from dnc.errors import DncError, DncWarning, close_match
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["cli", "main", "print_json", "progress", "progress_bar"]
+__all__ = ["Exit", "cli", "main", "print_json", "progress", "progress_bar"]
 
-_BUG = 70
-"""Exit code for what is not the user's fault (sysexits.h: EX_SOFTWARE)."""
+
+class Exit(IntEnum):
+    """What the exit code of a command says; `dnc --help` has the list."""
+
+    DONE = 0
+    ERROR = 1
+    """Something that the user can mend: a `DncError`, no memory."""
+    USAGE = 2
+    NO = 3
+    """All went well, and the answer is the bad one: the layers differ, the new engine is slower."""
+    BUG = 70
+    """What is not the user's fault (sysexits.h: EX_SOFTWARE)."""
+    INTERRUPTED = 128 + signal.SIGINT
+    TERMINATED = 128 + signal.SIGTERM
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM: whoever ends a container or a job gets what Ctrl-C gets, so that nothing unfinished is left."""
 
 
 _COMPILER = ("onnx", "onnx_ir", "PIL", "rich")
@@ -60,15 +77,57 @@ class _Commands(click.Group):
         return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
-        try:
+        # Here as well, because click ends with 1 where a pipe is closed.
+        with _results():
             return super().invoke(ctx)
-        except BrokenPipeError:
-            # The reader of a pipe (head, less) has seen enough; what Python flushes on its way out goes nowhere.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return 0
 
 
-@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+_STDOUT = "stdout"
+
+
+class _Stdout(io.TextIOWrapper):
+    """Standard output whose errors say that they are its own: others are no files' errors either."""
+
+    def write(self, text: str) -> int:
+        with _naming():
+            return super().write(text)
+
+    def flush(self) -> None:
+        with _naming():
+            super().flush()
+
+
+@contextmanager
+def _naming() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        error.filename = _STDOUT
+        raise
+
+
+@contextmanager
+def _results() -> Iterator[None]:
+    """A block that prints results; raises DncError where there is no place for them."""
+    try:
+        yield
+        sys.stdout.flush()
+    except OSError as error:
+        if error.filename != _STDOUT:
+            raise
+        # What Python flushes on its way out goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # The reader of a pipe (head, less) has seen enough.
+        if not isinstance(error, BrokenPipeError):
+            hint = "is the disk full, or stdout closed?"
+            raise DncError(f"cannot write the results: {error.strerror}", hint=hint) from error
+
+
+_CODES = """Exit codes: 0 done, 1 an error that can be mended, 2 wrong usage, 3 the answer is no (`dnc compare`: the layers
+differ; `dnc bench --diff`: slower), 70 a bug of dnc, 130 Ctrl-C, 143 SIGTERM."""
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]}, epilog=_CODES)
 @click.version_option(__version__, prog_name="dnc")
 def cli() -> None:
     """Compiles Darknet networks (.cfg + .weights) to engines for CPUs, GPUs and VPUs.
@@ -81,39 +140,71 @@ def cli() -> None:
 
 def main() -> None:
     """Entry point: every error in one form, and an exit code that says whose fault it was."""
+    _open_streams()
     warnings.showwarning = _show_warning
     warnings.simplefilter("always", DncWarning)
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            # A label that the terminal's encoding lacks must not end the program.
-            stream.reconfigure(errors="backslashreplace")
-    # Whoever ends a container or a job gets what Ctrl-C gets: nothing unfinished is left.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, _terminate)
+    code: int = Exit.DONE
     try:
-        sys.exit(cli.main(standalone_mode=False, prog_name="dnc") or 0)
+        with _results():
+            code = cli.main(standalone_mode=False, prog_name="dnc") or Exit.DONE
     except DncError as error:
-        click.echo(f"dnc: error: {error}", err=True)
-        sys.exit(1)
-    except (click.Abort, KeyboardInterrupt):
-        click.echo("dnc: error: interrupted; nothing unfinished is left behind", err=True)
-        sys.exit(1)
+        code = _say(f"error: {error}", Exit.ERROR)
+    except (click.Abort, KeyboardInterrupt) as error:
+        # click makes an Abort of what ended the command.
+        ended = isinstance(error, _Terminated) or isinstance(error.__cause__, _Terminated)
+        what = "error: interrupted; nothing unfinished is left behind"
+        code = _say(what, Exit.TERMINATED if ended else Exit.INTERRUPTED)
     except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
+        with suppress(OSError):
+            error.show()
+        code = error.exit_code
     except MemoryError:
-        click.echo("dnc: error: there is not enough memory", err=True)
-        sys.exit(1)
+        code = _say("error: there is not enough memory", Exit.ERROR)
     except Exception as error:
         missing = error.name if isinstance(error, ModuleNotFoundError) else None
         if missing in _COMPILER:
             what = f'{missing} is not installed; the commands need: pip install "darknet-compiler[compiler]"'
-            click.echo(f"dnc: error: {what}", err=True)
-            sys.exit(1)
-        import traceback
+            code = _say(f"error: {what}", Exit.ERROR)
+        else:
+            import traceback
 
-        traceback.print_exc()
-        click.echo("dnc: this is a bug of dnc; please report it with the lines above", err=True)
-        sys.exit(_BUG)
+            with suppress(OSError):
+                traceback.print_exc()
+            code = _say("this is a bug of dnc; please report it with the lines above", Exit.BUG)
+    sys.exit(code)
+
+
+def _say(text: str, code: Exit) -> Exit:
+    """Prints a last line. Where stderr is full or closed, the code alone has to say it."""
+    with suppress(OSError):
+        click.echo(f"dnc: {text}", err=True)
+    return code
+
+
+def _terminate(number: int, frame: FrameType | None) -> NoReturn:
+    raise _Terminated
+
+
+def _open_streams() -> None:
+    """Standard streams that tell their errors, take any label, and are there."""
+    for number, mode in ((0, os.O_RDONLY), (1, os.O_RDONLY), (2, os.O_WRONLY)):
+        # The next file that is opened would take the number of one that the caller has closed, and with it whatever a
+        # library prints. Writing to this 1 fails: results that are lost are an error.
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, mode)
+    # A label that the terminal's encoding lacks must not end the program.
+    errors = "backslashreplace"
+    # Whoever runs commands in a process of his own, as tests do, has streams of his own.
+    if sys.stdout is None or type(sys.stdout) is io.TextIOWrapper:
+        encoding = sys.stdout.encoding if sys.stdout is not None else None
+        sys.stdout = _Stdout(open(1, "wb", closefd=False), encoding, errors)  # noqa: PTH123, SIM115
+    if sys.stderr is None:
+        sys.stderr = open(2, "w", closefd=False)  # noqa: PTH123, SIM115
+    if isinstance(sys.stderr, io.TextIOWrapper):
+        sys.stderr.reconfigure(errors=errors)
 
 
 def _show_warning(
@@ -126,7 +217,8 @@ def _show_warning(
 ) -> None:
     if issubclass(category, DncWarning):
         # To where sys.stderr points now: `progress` puts it above its line.
-        print(f"dnc: warning: {message}", file=sys.stderr, flush=True)
+        with suppress(OSError):
+            print(f"dnc: warning: {message}", file=sys.stderr, flush=True)
 
 
 def print_json(value: object) -> None:

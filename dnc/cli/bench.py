@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dnc.cli import print_json, progress
+from dnc.cli import Exit, print_json, progress
 from dnc.cli._lists import POSITIVE, WHOLE, names
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def _threshold(context: click.Context, parameter: click.Parameter, value: str) -
     metavar="X%",
     default="5%",
     show_default=True,
-    help="With --diff, exit with 1 if NEW is certainly slower by more than this.",
+    help="With --diff, exit with 3 if NEW is certainly slower by more than this.",
 )
 @click.option(
     "--remote",
@@ -171,7 +171,7 @@ def command(
             recording, tables = _measure(what, layers, plot, chosen, Path(scratch), report)
     if diff is not None:
         _show_differences(differences, as_json)
-        context.exit(1 if any(difference.slower for difference in differences) else 0)
+        context.exit(Exit.NO if any(difference.slower for difference in differences) else Exit.DONE)
     elif sources:
         _show_frames(frames, as_json, markdown)
     else:

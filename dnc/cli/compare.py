@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from dnc.cli import print_json, progress
+from dnc.cli import Exit, print_json, progress
 from dnc.cli._report import comparison_json, comparison_table, verdict
 
 
@@ -45,7 +45,7 @@ def command(context: click.Context, /, a: str, b: str | None, as_json: bool, **o
     ENGINE NET.cfg           this engine against the reference interpreter
     ENGINE ENGINE            two engines
 
-    An engine of `dnc compile --keep-layers` has all layers to compare, others have their heads. Exits with 1 where an
+    An engine of `dnc compile --keep-layers` has all layers to compare, others have their heads. Exits with 3 where an
     output differs.
     """
     from dnc.compiler.comparing import compare_files
@@ -59,4 +59,4 @@ def command(context: click.Context, /, a: str, b: str | None, as_json: bool, **o
         comparison_table(comparison).show()
         click.echo(verdict(comparison))
     if comparison.first is not None:
-        context.exit(1)
+        context.exit(Exit.NO)

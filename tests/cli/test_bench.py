@@ -71,7 +71,7 @@ def test_recordings_are_compared(command: Command, engines: Path, tmp_path: Path
         seconds["tiny"] = [taken] * len(seconds["tiny"])
         path.write_text(json.dumps(content), encoding="utf-8")
     result = command("bench", "--diff", *paths, "--fail-above", "5%")
-    assert (result.code, result.err) == (1, "")
+    assert (result.code, result.err) == (3, "")
     (line,) = result.out.splitlines()
     assert line.startswith(f"{paths[1]} takes 1.200 (")
     assert line.endswith("slower by more than 5 %")

@@ -128,7 +128,8 @@ def test_a_bug_is_code_70_with_its_traceback() -> None:
 
 
 @POSIX
-def test_interrupted_compile_leaves_nothing(engines: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_interrupted_compile_leaves_nothing(number: int, code: int, engines: Path, tmp_path: Path) -> None:
     slow = (
         "import dnc.targets.onnx, pathlib, signal\n"
         "def slow(model, path):\n"
@@ -146,9 +147,9 @@ def test_interrupted_compile_leaves_nothing(engines: Path, tmp_path: Path) -> No
         assert process.stdout is not None
         assert process.stdout.readline() == "writing\n"
         assert [path.suffix for path in tmp_path.rglob("*.*") if path.is_dir()] == [".partial"]
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         _, err = process.communicate(timeout=PATIENCE)
-    assert process.returncode == 1
+    assert process.returncode == code
     # The empty line ends that of the terminal's ^C.
     assert err.strip() == "dnc: error: interrupted; nothing unfinished is left behind"
     assert not list(tmp_path.rglob("*.*"))
@@ -166,6 +167,35 @@ def test_a_closed_pipe_is_no_error(tmp_path: Path) -> None:
         process.stdout.close()
         assert process.stderr.read() == ""
     assert process.returncode == 0
+
+
+@POSIX
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_results_that_are_lost_are_an_error(unbuffered: str, tmp_path: Path) -> None:
+    """On a full disk, or where stdout is closed."""
+    environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+    result: subprocess.CompletedProcess[str]
+    for place, said in ((">/dev/full", "No space left on device"), (">&-", "Bad file descriptor")):
+        for arguments in ("--help", "targets", "targets --json", "info yolov3-tiny"):
+            line = f'exec "$0" -m dnc {arguments} {place}'
+            result = subprocess.run(
+                ["sh", "-c", line, sys.executable], env=environment, stderr=subprocess.PIPE, text=True, check=False
+            )
+            assert result.returncode == 1, arguments
+            assert result.stderr.startswith(f"dnc: error: cannot write the results: {said}\n"), arguments
+            assert result.stderr.count("\n") == 2
+
+
+@POSIX
+def test_errors_that_are_lost_keep_their_code(tmp_path: Path) -> None:
+    cfg = tmp_path / "a.cfg"
+    cfg.write_text("[net]\nwidth=4\nheight=4\nchannels=3\nqwerty=1\n[avgpool]\n", encoding="utf-8")
+    for place in ("2>/dev/full", "2>&-", "2>&- <&-"):
+        for what, code in ((tmp_path / "none.cfg", 1), (cfg, 0)):
+            command = ["sh", "-c", f'exec "$0" -m dnc info "$1" {place}', sys.executable, str(what)]
+            result = subprocess.run(command, capture_output=True, text=True, check=False)
+            assert result.returncode == code, place
+            assert bool(result.stdout) == (code == 0)
 
 
 def test_a_label_that_the_encoding_lacks() -> None:
