@@ -47,8 +47,8 @@ class Exit(IntEnum):
     TERMINATED = 128 + signal.SIGTERM
 
 
-class _Terminated(KeyboardInterrupt):
-    """SIGTERM: whoever ends a container or a job gets what Ctrl-C gets, so that nothing unfinished is left."""
+_ended: list[int] = []
+"""Signals that were to end the command: a library may make something else of the KeyboardInterrupt that they raise."""
 
 
 _COMPILER = ("onnx", "onnx_ir", "PIL", "rich")
@@ -123,7 +123,7 @@ def _results() -> Iterator[None]:
             raise DncError(f"cannot write the results: {error.strerror}", hint=hint) from error
 
 
-_CODES = """Exit codes: 0 done, 1 an error that can be mended, 2 wrong usage, 3 the answer is no (`dnc compare`: the layers
+_CODES = """Exit codes: 0 done, 1 an error that can be mended, 2 wrong usage, 3 the answer is no (`dnc compare`: layers
 differ; `dnc bench --diff`: slower), 70 a bug of dnc, 130 Ctrl-C, 143 SIGTERM."""
 
 
@@ -143,47 +143,62 @@ def main() -> None:
     _open_streams()
     warnings.showwarning = _show_warning
     warnings.simplefilter("always", DncWarning)
-    signal.signal(signal.SIGTERM, _terminate)
+    # Whoever ends a container or a job gets what Ctrl-C gets: nothing unfinished is left.
+    signal.signal(signal.SIGTERM, _end)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        # Not where it is ignored, as in the background.
+        signal.signal(signal.SIGINT, _end)
     code: int = Exit.DONE
     try:
         with _results():
             code = cli.main(standalone_mode=False, prog_name="dnc") or Exit.DONE
-    except DncError as error:
-        code = _say(f"error: {error}", Exit.ERROR)
-    except (click.Abort, KeyboardInterrupt) as error:
-        # click makes an Abort of what ended the command.
-        ended = isinstance(error, _Terminated) or isinstance(error.__cause__, _Terminated)
-        what = "error: interrupted; nothing unfinished is left behind"
-        code = _say(what, Exit.TERMINATED if ended else Exit.INTERRUPTED)
-    except click.ClickException as error:
-        with suppress(OSError):
-            error.show()
-        code = error.exit_code
-    except MemoryError:
-        code = _say("error: there is not enough memory", Exit.ERROR)
-    except Exception as error:
-        missing = error.name if isinstance(error, ModuleNotFoundError) else None
-        if missing in _COMPILER:
-            what = f'{missing} is not installed; the commands need: pip install "darknet-compiler[compiler]"'
-            code = _say(f"error: {what}", Exit.ERROR)
-        else:
-            import traceback
-
-            with suppress(OSError):
-                traceback.print_exc()
-            code = _say("this is a bug of dnc; please report it with the lines above", Exit.BUG)
+        if _ended:
+            raise KeyboardInterrupt
+    except (Exception, KeyboardInterrupt) as error:
+        code = _failure(error)
     sys.exit(code)
 
 
-def _say(text: str, code: Exit) -> Exit:
+def _failure(error: BaseException) -> int:
+    """Says what ended a command; returns its exit code."""
+    if _ended or isinstance(error, click.Abort | KeyboardInterrupt):
+        number = _ended[0] if _ended else signal.SIGINT
+        return _say("error: interrupted; nothing unfinished is left behind", 128 + number)
+    if isinstance(error, DncError):
+        return _say(f"error: {error}", Exit.ERROR)
+    if isinstance(error, click.ClickException):
+        with suppress(OSError):
+            error.show()
+        return error.exit_code
+    if isinstance(error, MemoryError):
+        return _say("error: there is not enough memory", Exit.ERROR)
+    missing = error.name if isinstance(error, ModuleNotFoundError) else None
+    if missing in _COMPILER:
+        what = f'{missing} is not installed; the commands need: pip install "darknet-compiler[compiler]"'
+        return _say(f"error: {what}", Exit.ERROR)
+    import traceback
+
+    with suppress(OSError):
+        traceback.print_exception(error)
+    return _say("this is a bug of dnc; please report it with the lines above", Exit.BUG)
+
+
+def _say(text: str, code: int) -> int:
     """Prints a last line. Where stderr is full or closed, the code alone has to say it."""
     with suppress(OSError):
         click.echo(f"dnc: {text}", err=True)
     return code
 
 
-def _terminate(number: int, frame: FrameType | None) -> NoReturn:
-    raise _Terminated
+def _end(number: int, frame: FrameType | None) -> NoReturn:
+    _ended.append(number)
+    raise KeyboardInterrupt
+
+
+def _go_on(text: str) -> None:
+    """Progress that nobody sees; ends a command that was to end before."""
+    if _ended:
+        raise KeyboardInterrupt
 
 
 def _open_streams() -> None:
@@ -200,9 +215,9 @@ def _open_streams() -> None:
     # Whoever runs commands in a process of his own, as tests do, has streams of his own.
     if sys.stdout is None or type(sys.stdout) is io.TextIOWrapper:
         encoding = sys.stdout.encoding if sys.stdout is not None else None
-        sys.stdout = _Stdout(open(1, "wb", closefd=False), encoding, errors)  # noqa: PTH123, SIM115
+        sys.stdout = _Stdout(open(1, "wb", closefd=False), encoding, errors)  # noqa: SIM115
     if sys.stderr is None:
-        sys.stderr = open(2, "w", closefd=False)  # noqa: PTH123, SIM115
+        sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
     if isinstance(sys.stderr, io.TextIOWrapper):
         sys.stderr.reconfigure(errors=errors)
 
@@ -232,7 +247,7 @@ def print_json(value: object) -> None:
 def progress(enabled: bool = True) -> Iterator[Callable[[str], None]]:
     """Shows what goes on in one line of a terminal; silent elsewhere, and where not `enabled`."""
     if not enabled or not sys.stderr.isatty():
-        yield lambda _: None
+        yield _go_on
         return
     from rich.console import Console
     from rich.live import Live
@@ -242,7 +257,12 @@ def progress(enabled: bool = True) -> Iterator[Callable[[str], None]]:
     spinner = Spinner("dots", Text("starting"))
     # Results may be printed meanwhile: rich would redirect them to the console, which is stderr.
     with Live(spinner, console=Console(stderr=True), transient=True, redirect_stdout=False):
-        yield lambda text: spinner.update(text=Text(text))
+
+        def tell(text: str) -> None:
+            _go_on(text)
+            spinner.update(text=Text(text))
+
+        yield tell
 
 
 @contextmanager

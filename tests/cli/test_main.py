@@ -156,6 +156,21 @@ def test_interrupted_compile_leaves_nothing(number: int, code: int, engines: Pat
 
 
 @POSIX
+def test_an_interrupt_counts_whatever_a_library_makes_of_it() -> None:
+    code = (
+        "import os, signal, dnc.cli.info\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "def library(**_):\n"
+        "    try: os.kill(os.getpid(), signal.SIGINT)\n"
+        "    except KeyboardInterrupt: RAISE\n"
+        "dnc.cli.info.command.callback = library\n"
+    )
+    for instead in ("raise RuntimeError('in the library')", "pass"):
+        result = run("info", "x", code=code.replace("RAISE", instead))
+        assert (result.returncode, result.stderr.count("\n")) == (130, 1)
+
+
+@POSIX
 def test_a_closed_pipe_is_no_error(tmp_path: Path) -> None:
     """As in `dnc info yolov3.cfg | head -1`."""
     cfg = tmp_path / "long.cfg"
