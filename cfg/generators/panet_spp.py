@@ -1,5 +1,6 @@
 """Detectors with a cross-stage partial backbone (arXiv:1911.11929), spatial pyramid pooling (arXiv:1406.4729) and a
-path aggregation neck (arXiv:1803.01534): `csresnext50-panet-spp` and `cd53paspp-mish`.
+path aggregation neck (arXiv:1803.01534): `csresnext50-panet-spp`, with weighted shortcuts in its backbone
+`csresnext50-panet-spp-ws`, and `cd53paspp-mish`.
 
 The neck goes from stride 32 up to 8 and down again, concatenating with the maps of the same size on the way; the heads
 are at strides 8, 16 and 32.
@@ -7,25 +8,28 @@ are at strides 8, 16 and 32.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
+from typing import Any
 
+from cfg.generators.csresnext50 import CSP, PER_CHANNEL, backbone
 from cfg.generators.text import Cfg
 
 __all__ = ["networks"]
 
-_CSP = 'C.-Y. Wang et al., "CSPNet: A New Backbone that can Enhance Learning Capability of CNN", arXiv:1911.11929.'
-_YOLOV3_ANCHORS = "10,13, 16,30, 33,23, 30,61, 62,45, 59,119, 116,90, 156,198, 373,326"
 _YOLOV4_ANCHORS = "12,16, 19,36, 40,28, 36,75, 76,55, 72,146, 142,110, 192,243, 459,401"
-_CLASSES = 80
 
 
 def networks() -> Iterator[Cfg]:
-    """Generates both networks."""
-    notes = (_CSP, "Strides 8, 16 and 32; any multiple of 32 works as input size.")
+    """Generates the three networks."""
+    notes = (CSP, "Strides 8, 16 and 32; any multiple of 32 works as input size.")
     cfg = Cfg("csresnext50-panet-spp", "CSPResNeXt-50 with PANet and SPP, COCO (80 classes).", notes, 512, 512)
-    maps = _csp_resnext50(cfg)
-    _neck(cfg, maps, "leaky", [{"anchors": _YOLOV3_ANCHORS}] * 3)
+    _neck(cfg, backbone(cfg), "leaky")
+    yield cfg
+    weighted = (*notes, "Each residual sum is weighted: a number for each channel of its two inputs, after a relu.")
+    title = "CSPResNeXt-50 of weighted shortcuts with PANet and SPP, COCO (80 classes)."
+    cfg = Cfg("csresnext50-panet-spp-ws", title, weighted, 512, 512)
+    _neck(cfg, backbone(cfg, PER_CHANNEL), "leaky")
     yield cfg
     mish = (*notes, "Mish everywhere, where yolov4.cfg has it in the backbone alone.")
     cfg = Cfg("cd53paspp-mish", "CSPDarknet53 with PANet and SPP, COCO (80 classes).", mish, 512, 512)
@@ -34,33 +38,6 @@ def networks() -> Iterator[Cfg]:
     yolo = [{"anchors": _YOLOV4_ANCHORS, "scale_x_y": scale, **suppression} for scale in (1.2, 1.1, 1.05)]
     _neck(cfg, maps, "mish", yolo)
     yield cfg
-
-
-def _csp_resnext50(cfg: Cfg) -> list[int]:
-    """The maps of strides 8, 16 and 32: 512, 1024 and 2048 channels."""
-    convolution = partial(cfg.convolution, activation="leaky")
-    convolution(64, 7, 2)
-    start = cfg.section("maxpool", size=2, stride=2)
-    maps = []
-    for number, (filters, blocks) in enumerate(((128, 3), (256, 3), (512, 5), (1024, 2)), 1):
-        cfg.comment(f"stage {number}")
-        if number > 1:
-            start = convolution(filters, 3, 2, groups=32)
-        # As they were trained: the branches of the stages in the middle are linear.
-        split = "linear" if number in (2, 3) else "leaky"
-        passed = cfg.convolution(filters, activation=split)
-        cfg.route(start)
-        # In the first stage a partial residual connection: 64 channels are added to 128.
-        cfg.convolution(64 if number == 1 else filters, activation=split)
-        for _ in range(blocks):
-            residual = cfg.last
-            convolution(filters)
-            convolution(filters, 3, groups=32)
-            cfg.convolution(filters)
-            cfg.shortcut(residual, activation="leaky")
-        cfg.route(convolution(filters), passed)
-        maps.append(convolution(2 * filters))
-    return maps[1:]
 
 
 def _csp_darknet53(cfg: Cfg) -> list[int]:
@@ -86,7 +63,7 @@ def _csp_darknet53(cfg: Cfg) -> list[int]:
     return maps[2:]
 
 
-def _neck(cfg: Cfg, maps: list[int], activation: str, yolo: list[dict[str, object]]) -> None:
+def _neck(cfg: Cfg, maps: list[int], activation: str, yolo: Sequence[Mapping[str, Any]] = ({}, {}, {})) -> None:
     """Writes all after the backbone, whose maps of strides 8, 16 and 32 are given; `yolo` is what each head adds."""
     convolution = partial(cfg.convolution, activation=activation)
 
@@ -121,10 +98,7 @@ def _neck(cfg: Cfg, maps: list[int], activation: str, yolo: list[dict[str, objec
             down = convolution(filters, 3, 2)
             cfg.route(down, ends[2 - head])
             end = alternate(filters, 5)
-        cfg.comment(f"prediction at stride {8 << head}")
         convolution(2 * filters, 3)
-        cfg.convolution(3 * (_CLASSES + 5), batch_normalize=0)
-        mask = ",".join(str(3 * head + anchor) for anchor in range(3))
-        cfg.section("yolo", classes=_CLASSES, num=9, mask=mask, **options)
+        cfg.yolo(head, **options)
         if head < 2:
             cfg.route(end)

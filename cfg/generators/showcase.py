@@ -16,7 +16,8 @@ _ANCHORS = "8,8, 16,24, 40,32"
 
 def networks() -> Iterator[Cfg]:
     """Generates one network per feature."""
-    for build in (_sam, _cem, _asff, _bifpn, _antialiasing, _dropblock, _assisted_excitation, _batchnorm2):
+    builders = (_sam, _cem, _asff, _bifpn, _rfb, _antialiasing, _dropblock, _assisted_excitation, _batchnorm2)
+    for build in builders:
         yield build()
 
 
@@ -89,6 +90,32 @@ def _bifpn() -> Cfg:
     return cfg
 
 
+def _rfb() -> Cfg:
+    paper = (
+        'S. Liu, D. Huang, Y. Wang, "Receptive Field Block Net for Accurate and Fast Object Detection", '
+        "arXiv:1711.07767, figure 4 (a)."
+    )
+    cfg = _cfg(
+        "rfb", "heads on receptive field blocks, whose branches are dilated the more the larger they see.", paper
+    )
+    _, fine, coarse = _pyramid(cfg)
+    for source, anchors in ((coarse, (1, 2)), (fine, (0,))):
+        filters = _FILTERS if source == fine else 2 * _FILTERS
+        cfg.comment(f"receptive field block at stride {8 if source == fine else 16}")
+        branches = []
+        for size in (1, 3, 5):
+            cfg.route(source)
+            cfg.convolution(filters // 4, 1, 1, "relu")
+            if size > 1:
+                cfg.convolution(filters // 4, size, 1, "relu")
+            branches.append(cfg.convolution(filters // 4, 3, 1, "relu", dilation=size if size > 1 else None))
+        cfg.route(*branches)
+        cfg.convolution(filters)
+        cfg.shortcut(source, activation="relu")
+        _detect(cfg, anchors)
+    return cfg
+
+
 def _antialiasing() -> Cfg:
     paper = 'R. Zhang, "Making Convolutional Networks Shift-Invariant Again", arXiv:1904.11486.'
     cfg = _cfg("antialiasing", "convolutions and pools that blur before they leave pixels out.", paper)
@@ -153,8 +180,8 @@ def _resized(cfg: Cfg) -> list[int]:
     return [*levels, cfg.section("upsample", stride=2)]
 
 
-def _detect(cfg: Cfg) -> None:
-    """A YOLO head on the last layer."""
+def _detect(cfg: Cfg, anchors: tuple[int, ...] = (0, 1, 2)) -> None:
+    """A YOLO head on the last layer, with these of the three anchors."""
     cfg.comment("prediction")
-    cfg.convolution(3 * (_CLASSES + 5), batch_normalize=0)
-    cfg.section("yolo", classes=_CLASSES, num=3, mask="0,1,2", anchors=_ANCHORS)
+    cfg.convolution(len(anchors) * (_CLASSES + 5), batch_normalize=0)
+    cfg.section("yolo", classes=_CLASSES, num=3, mask=",".join(map(str, anchors)), anchors=_ANCHORS)

@@ -11,7 +11,9 @@ from dataclasses import dataclass, field
 
 from dnc.darknet.network import Network
 
-__all__ = ["Cfg", "multiple_of_8"]
+__all__ = ["YOLOV3_ANCHORS", "Cfg", "multiple_of_8"]
+
+YOLOV3_ANCHORS = "10,13, 16,30, 33,23, 30,61, 62,45, 59,119, 116,90, 156,198, 373,326"
 
 _WIDTH = 118
 
@@ -109,13 +111,21 @@ class Cfg:
         self.convolution(filters, activation="logistic", batch_normalize=0)
         return self.scale_channels(source)
 
-    def classifier(self, dropout: float, classes: int = 1000) -> None:
-        """Global mean, dropout, a 1x1 convolution with a bias, softmax."""
+    def classifier(self, dropout: float = 0, classes: int = 1000) -> None:
+        """Global mean, dropout if any, a 1x1 convolution with a bias, softmax."""
         self.comment("classifier")
         self.section("avgpool")
-        self.section("dropout", probability=dropout)
+        if dropout:
+            self.section("dropout", probability=dropout)
         self.convolution(classes, batch_normalize=0)
         self.section("softmax")
+
+    def yolo(self, head: int, classes: int = 80, anchors: str = YOLOV3_ANCHORS, **options: object) -> None:
+        """Head 0, 1 or 2, of stride 8, 16 or 32: a 1x1 convolution with a bias, and three of nine anchors."""
+        self.comment(f"prediction at stride {8 << head}")
+        self.convolution(3 * (classes + 5), batch_normalize=0)
+        mask = ",".join(str(3 * head + anchor) for anchor in range(3))
+        self.section("yolo", classes=classes, num=9, mask=mask, anchors=anchors, **options)
 
     def text(self, generator: str) -> str:
         """The whole file; the header gives the figures of `dnc info` and the generator's path.
