@@ -4,7 +4,7 @@ and weights are tested on.
 
 from __future__ import annotations
 
-__all__ = ["NETWORKS", "RECURRENT", "TINY"]
+__all__ = ["NETWORKS", "RECURRENT", "REMEMBERING", "TINY"]
 
 TINY = """[net]
 width=16
@@ -509,3 +509,79 @@ activation=linear
 """By name; every section of Darknet stands in at least one (test_networks.py holds that)."""
 
 RECURRENT = ("rnn", "crnn")
+
+REMEMBERING = {
+    "detector": """[net]
+width=32
+height=24
+channels=3
+
+[convolutional]
+batch_normalize=1
+filters=6
+size=3
+stride=2
+pad=1
+activation=leaky
+
+[history]
+history_size=3
+
+[conv_lstm]
+batch_normalize=1
+size=3
+pad=1
+output=8
+peephole=1
+activation=leaky
+
+[crnn]
+batch_normalize=1
+size=3
+pad=1
+hidden=6
+output=8
+activation=leaky
+
+[convolutional]
+size=1
+filters=21
+activation=linear
+
+[yolo]
+mask=0,1,2
+anchors=5,7, 12,10, 19,16
+classes=2
+num=3
+""",
+    "classifier": """[net]
+width=12
+height=8
+channels=3
+
+[convolutional]
+filters=4
+size=3
+stride=2
+pad=1
+activation=leaky
+
+[rnn]
+output=12
+hidden=10
+activation=tanh
+
+[gru]
+output=12
+
+[lstm]
+output=12
+
+[connected]
+output=6
+activation=linear
+
+[softmax]
+""",
+}
+"""Networks that take images and have every kind of layer that remembers."""

@@ -39,7 +39,10 @@ from dnc.errors import DatasetError, DncError, ImageError, warn
 from dnc.evaluation.datasets import Dataset, Entry, Truth, class_truth, read_names, read_truth
 from dnc.runtime.decoding import BoxHead, Detection, overlap
 from dnc.runtime.engine import Engine
+from dnc.runtime.inputs import Prepared
+from dnc.runtime.memory import States
 from dnc.runtime.preprocessing import Pixels, read_image
+from dnc.typing import Array
 
 __all__ = [
     "ClassFigures",
@@ -223,6 +226,8 @@ def evaluate(
 ) -> Report:
     """Runs the engine on every image and compares what it finds with what is there.
 
+    A network with memory sees the images as one sequence from zero, as in Darknet's `detector map`.
+
     Args:
         engine: a detector or a classifier, of any target.
         dataset: from `read_dataset`. A .data file's `labels` are the names that say a path's class for a classifier.
@@ -259,10 +264,11 @@ def evaluate(
         )
         meter = _DarknetMeter(truths, names, points, iou, confidence) if like_darknet else _CocoMeter(truths, classes)
     done = 0
+    states: States = {}
     for number, pixels in enumerate(_read(dataset.entries, engine.manifest.preprocessing.channels, skip_bad)):
         if pixels is not None:
             done += 1
-            meter.add(engine, number, pixels)
+            meter.add(engine, number, pixels, states)
         if progress is not None:
             progress(number + 1, len(dataset.entries))
     if not done:
@@ -304,8 +310,8 @@ class _Meter(ABC):
     """Takes what is found in one image after the other."""
 
     @abstractmethod
-    def add(self, engine: Engine, number: int, pixels: Pixels) -> None:
-        """Runs the engine on an image of the dataset."""
+    def add(self, engine: Engine, number: int, pixels: Pixels, states: States) -> None:
+        """Runs the engine on an image of the dataset; `states` are what it remembers, and become their successors."""
 
     @abstractmethod
     def report(self, engine: str, images: int, skipped: int) -> Report:
@@ -324,8 +330,8 @@ class _DarknetMeter(_Meter):
         # Of each image: scores, classes, and the number of the object matched or -1.
         self._ranked: list[tuple[Floats, npt.NDArray[np.int32], npt.NDArray[np.int64]]] = []
 
-    def add(self, engine: Engine, number: int, pixels: Pixels) -> None:
-        found, truth = _found(engine, pixels, _DARKNET_THRESHOLD), self._truths[number]
+    def add(self, engine: Engine, number: int, pixels: Pixels, states: States) -> None:
+        found, truth = _found(engine, pixels, _DARKNET_THRESHOLD, states), self._truths[number]
         overlaps = overlap(found.boxes, truth.boxes)
         overlaps[(overlaps <= np.float32(self._iou)) | (found.class_ids[:, None] != truth.class_ids)] = 0
         difficult = (overlaps[:, truth.ignored] > 0).any(axis=1)
@@ -395,8 +401,8 @@ class _CocoMeter(_Meter):
         # (D, 7) of each image: its number, left, top, width, height, score, class.
         self._found: list[npt.NDArray[np.float64]] = []
 
-    def add(self, engine: Engine, number: int, pixels: Pixels) -> None:
-        found, truth = _found(engine, pixels, _COCO_THRESHOLD), self._truths[number]
+    def add(self, engine: Engine, number: int, pixels: Pixels, states: States) -> None:
+        found, truth = _found(engine, pixels, _COCO_THRESHOLD, states), self._truths[number]
         height, width = pixels.shape[:2]
         self._images.append(number)
         columns = (truth.class_ids, _corners(truth.boxes, width, height), truth.ignored, truth.areas)
@@ -455,8 +461,9 @@ class _TopMeter(_Meter):
         self._class_ids, self._k = class_ids, k
         self._best = self._among = 0
 
-    def add(self, engine: Engine, number: int, pixels: Pixels) -> None:
-        given = [entry.class_id for entry in engine(pixels, top=self._k)]
+    def add(self, engine: Engine, number: int, pixels: Pixels, states: States) -> None:
+        outputs = _run(engine, engine.inputs.prepare(pixels), states)
+        given = [entry.class_id for entry in engine.postprocess(outputs, top=self._k)]
         self._best += given[0] == self._class_ids[number]
         self._among += self._class_ids[number] in given
 
@@ -464,13 +471,20 @@ class _TopMeter(_Meter):
         return TopReport(engine, images, skipped, self._k, self._best / images, self._among / images)
 
 
-def _found(engine: Engine, pixels: Pixels, threshold: float) -> _Found:
+def _run(engine: Engine, image: Prepared, states: States, threshold: float = 0.0) -> Sequence[Array]:
+    """The outputs for an image; `states` become their successors."""
+    outputs = engine.session.run(engine.inputs.batch([image], confidence=threshold, iou=_NMS, states=states))
+    states.update(engine.inputs.following(outputs))
+    return outputs
+
+
+def _found(engine: Engine, pixels: Pixels, threshold: float, states: States) -> _Found:
     """What an engine finds over the threshold, in Darknet's order."""
-    if engine.manifest.decode == "graph+nms":
-        found = engine.detect(pixels, confidence=threshold, iou=_NMS)
-        return _from_detections(found, engine.manifest.heads[-1].classes)
     image = engine.inputs.prepare(pixels)
-    outputs = engine.session.run(engine.inputs.batch([image]))
+    outputs = _run(engine, image, states, threshold)
+    if engine.manifest.decode == "graph+nms":
+        found = engine.postprocess(outputs, image.size)
+        return _from_detections([box for box in found if isinstance(box, Detection)], engine.manifest.heads[-1].classes)
     candidates = engine.postprocess.candidates(outputs, image.size, threshold=threshold)
     left = engine.postprocess.suppressed(candidates, _NMS)
     return _in_order(candidates.boxes, candidates.scores, left)

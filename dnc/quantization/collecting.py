@@ -6,7 +6,7 @@ preprocessed as the engine will.
 
 While one image's values are counted, the next one runs: two images are in memory with the outputs of their layers,
 besides one `Histogram` per layer. Counts are whole numbers whose sums do not depend on the order: the same images give
-the same bytes.
+the same bytes. A network with memory sees the images as one sequence from zero, in the order in which they are given.
 """
 
 from __future__ import annotations
@@ -210,6 +210,7 @@ def _every_layer(network: Network) -> Callable[[Array], dict[str, Array]]:
 
     def run(array: Array) -> dict[str, Array]:
         outputs = running({"input": array, **states})
+        states.update({name: outputs[name.replace("state", "next", 1)] for name in states})
         return {"input": array, **{name: outputs[name] for name in names}}
 
     return run

@@ -34,6 +34,7 @@ from dnc.runtime.decoding import BoxHead
 from dnc.runtime.engine import Engine, load
 from dnc.runtime.inputs import Feeds, Inputs
 from dnc.runtime.manifest import Manifest, write_folder
+from dnc.runtime.memory import States
 from dnc.targets import Target
 from dnc.targets.base import Candidate
 from dnc.typing import Array, Progress, silent
@@ -93,9 +94,8 @@ def choose_float_layers(
     """
     if manifest.preprocessing is None:
         raise DatasetError("the network takes no images, so nothing can be measured on any", hint="--precision int8")
-    inputs = Inputs(manifest)
-    images = [inputs.prepare(inputs.pixels(entry.path)) for entry in dataset.entries[:_IMAGES]]
-    noise = noises(model, quantization, [inputs.batch([image]) for image in images], progress=progress)
+    images = [entry.path for entry in dataset.entries[:_IMAGES]]
+    noise = noises(model, quantization, _feeds(model, manifest, images), progress=progress)
     order = sorted(noise, key=lambda layer: -noise[layer])
     with _measure(dataset) as measure:
         progress("measuring float32")
@@ -172,6 +172,19 @@ def noises(
     return found
 
 
+def _feeds(model: ir.Model, manifest: Manifest, images: Sequence[Path]) -> list[Feeds]:
+    """What the model is fed for these images: each with what it remembers of those before, where it has a memory."""
+    inputs = Inputs(manifest)
+    running = Running(model, optimize=True) if manifest.states else None
+    feeds: list[Feeds] = []
+    states: States = {}
+    for image in images:
+        feeds.append(inputs.batch([inputs.prepare(inputs.pixels(image))], states=states))
+        if running is not None:
+            states = inputs.following(list(running(feeds[-1]).values()))
+    return feeds
+
+
 def _noise(noisy: Sequence[Mapping[str, Array]], clean: Sequence[Mapping[str, Array]]) -> float:
     shares = []
     for name in clean[0]:
@@ -218,26 +231,29 @@ class _Measure:
 
     def _evaluate(self, engine: Engine) -> float:
         if self._classes:
-            best = [engine(entry.path, top=1)[0].class_id for entry in self._dataset.entries]
-            return float(np.mean(np.equal(best, self._classes)))
+            return float(np.mean(np.equal(self._best(engine), self._classes)))
         report = evaluate(engine, self._dataset, like_darknet=True, labels=self._labels, allow_unlabelled=True)
         return float(report.figures[0].value)
 
     def _learn(self, engine: Engine) -> None:
         """Takes what the engine finds for the truth."""
         if not isinstance(engine.manifest.heads[-1], BoxHead):
-            self._classes = [engine(entry.path, top=1)[0].class_id for entry in self._dataset.entries]
+            self._classes = self._best(engine)
             return
         self._labels = self._folder / "labels"
         self._labels.mkdir()
-        for entry in self._dataset.entries:
-            boxes = engine(entry.path, confidence=_OBJECT)
+        frames = engine.stream([entry.path for entry in self._dataset.entries], confidence=_OBJECT, with_frames=True)
+        for path, boxes in frames:
             # A box may reach out of the image, a label may not.
             lines = [
                 " ".join(map(str, (box.class_id, *np.clip((box.center_x, box.center_y, box.width, box.height), 0, 1))))
                 for box in boxes
             ]
-            (self._labels / f"{entry.path.stem}.txt").write_text("\n".join(lines), encoding="utf-8")
+            (self._labels / f"{path.stem}.txt").write_text("\n".join(lines), encoding="utf-8")
+
+    def _best(self, engine: Engine) -> list[int]:
+        """The class of each image."""
+        return [best.class_id for (best,) in engine.stream([entry.path for entry in self._dataset.entries], top=1)]
 
     def _engine(self, model: ir.Model, target: Target, manifest: Manifest) -> Engine:
         folder = self._folder / "engine"

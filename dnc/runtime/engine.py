@@ -9,16 +9,29 @@
 Threads: one engine may be used from any number of them at once. Processes: a child that was forked opens the engine
 anew, because the threads of the engine's library stay behind in the parent; what the parent had opened is left as it
 is, since releasing it would wait for those threads. A pickled engine is its folder or package.
+
+Memory: a network with recurrent layers (`manifest.states`) takes its images for the frames of one sequence, as Darknet
+does in one process.
+
+    calls      `engine(…)`, `detect` and `classify` go on where the call before ended; a list is as many frames, in its
+               order. `reset()` starts anew. Calls from several threads have the memory one after the other, a list as a
+               whole, in the order in which they come to it; `detect_async` in the order in which it is awaited.
+    streams    each has a memory of its own, zero at its start: for several cameras, take a stream for each.
+    forward    has no memory but the states that it is given.
+
+Frames run one at a time, so there are no batches; an engine of a fixed batch gets each frame as often as it wants.
+A call that fails leaves the memory as it was. A forked child and a pickled engine begin with none.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
 import threading
 import weakref
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Mapping, MutableMapping, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import partial
 from os import PathLike
 from pathlib import Path
@@ -31,11 +44,13 @@ from dnc.errors import DncError, TargetError
 from dnc.runtime.decoding import BoxHead, Classification, ClassifierHead, Detection
 from dnc.runtime.inputs import Feeds, Image, Inputs, Prepared
 from dnc.runtime.manifest import Manifest, read_manifest
+from dnc.runtime.memory import Memory, States
 from dnc.runtime.options import check_names
 from dnc.runtime.postprocessing import Postprocess, Result
 from dnc.runtime.preprocessing import Pixels
 from dnc.runtime.runners import Runner, Session, find
 from dnc.runtime.timing import processors
+from dnc.typing import Array
 
 if TYPE_CHECKING:
     import asyncio
@@ -120,6 +135,7 @@ class Engine:
         self._opened: Session | None = None
         self._closed = False
         self._lock = threading.Lock()
+        self._memory = Memory()
         self._pool: ThreadPoolExecutor | None = None
         self._turns: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = (
             weakref.WeakKeyDictionary()
@@ -176,11 +192,16 @@ class Engine:
     def _after_fork(self) -> None:
         """What a forked child begins with: the locks and threads of the parent are not its own."""
         self._lock = threading.Lock()
+        self._memory = Memory()
         self._pool = None
         self._turns = weakref.WeakKeyDictionary()
         if self._opened is not None:
             _never_release(self._opened)
             self._opened = None
+
+    def reset(self) -> None:
+        """Forgets the frames so far: the states of a network with memory are zero again. Streams have their own."""
+        self._memory.reset()
 
     @property
     def device(self) -> str:
@@ -204,7 +225,8 @@ class Engine:
         """What an image shows, or a list of that for a list of images.
 
         Args:
-            image: see `Image`; a list of images runs as one batch where the engine takes it.
+            image: see `Image`; a list of images runs as one batch where the engine takes it, and one after the other
+                where the network has a memory (see above).
             confidence: detections under it are left out (Darknet's -thresh).
             iou: overlap over which non-maximum suppression drops a box (Darknet's nms).
             top: how many classes a classifier gives.
@@ -263,7 +285,7 @@ class Engine:
 
         Of all that is awaited, as much runs at once as the engine has threads, and twice as much waits with its pixels
         at hand; the rest waits before that. What is cancelled while it waits never runs; what runs already runs to its
-        end, and its result is dropped.
+        end, and its result is dropped. Of a network with memory, one runs after the other, in the order of the calls.
         """
         return await self._in_background(partial(self.detect, image, **options))
 
@@ -299,7 +321,9 @@ class Engine:
         with self._lock:
             self._check_open()
             if self._pool is None:
-                self._pool = ThreadPoolExecutor(_workers(), thread_name_prefix="dnc-async")
+                # One alone keeps the order of frames.
+                workers = 1 if self.manifest.states else _workers()
+                self._pool = ThreadPoolExecutor(workers, thread_name_prefix="dnc-async")
             return self._pool
 
     def stream(
@@ -318,13 +342,15 @@ class Engine:
 
         `frames` is read by the caller's thread, a few frames ahead of the result that it waits for, or not at all while
         a result is ready. Reading files, preprocessing, the network and decoding boxes take place in threads of the
-        stream's own, which end with it: when it is exhausted, fails or is closed.
+        stream's own, which end with it: when it is exhausted, fails or is closed. Of a network with memory, the network
+        itself runs on one frame after the other, and a stream begins with no memory of any other.
 
         Args:
             frames: images as for `__call__`, of any number; an array must not change before its result is there.
             confidence, iou, top, color: as for `__call__`.
             batch: how many frames run as one batch; what the engine was compiled for, or 1, if not given. On CPUs, more
-                than 1 gains nothing (benchmarks/embedding.md), and numbers may then differ in the last bits.
+                than 1 gains nothing (benchmarks/embedding.md), and numbers may then differ in the last bits. Frames of
+                a network with memory are no batch.
             workers: how many threads; as many as pay if not given.
             with_frames: gives (frame, result) for each frame.
 
@@ -336,12 +362,15 @@ class Engine:
         size = self.manifest.batch
         if batch is not None and (batch < 1 or (isinstance(size, int) and batch != size)):
             raise DncError(f"batch={batch}: the engine takes {size}", self.folder, "leave it out")
+        if self.manifest.states and isinstance(size, str) and batch not in (None, 1):
+            what = f"batch={batch}: each frame needs what the network remembers of the one before"
+            raise DncError(what, self.folder, "leave it out; for several cameras, open a stream for each")
         if workers is not None and workers < 1:
             raise DncError(f"workers={workers} must be at least 1", self.folder)
         self.inputs.check(color)
         self.postprocess.check()
         settings = _Settings(confidence, iou, top, color)
-        batch = batch or (size if isinstance(size, int) else 1)
+        batch = 1 if self.manifest.states else batch or (size if isinstance(size, int) else 1)
         return self._stream(frames, settings, batch, workers or _workers(), with_frames)
 
     def _stream(
@@ -354,6 +383,7 @@ class Engine:
         failure: Exception | None = None
         more = True
         pool = ThreadPoolExecutor(workers, thread_name_prefix="dnc-stream")
+        memory, turns = Memory(), itertools.count()
         try:
             while more or waiting:
                 if waiting and (not more or len(waiting) >= 2 * workers or waiting[0][1].done()):
@@ -370,13 +400,13 @@ class Engine:
                 except Exception as error:
                     failure, more = error, False
                 if part:
-                    waiting.append((part, pool.submit(self._batch, part, settings)))
+                    waiting.append((part, pool.submit(self._batch, part, settings, memory, next(turns))))
             if failure is not None:
                 raise failure
         finally:
             pool.shutdown(cancel_futures=True)
 
-    def _batch(self, frames: Sequence[Image], settings: _Settings) -> _Batch:
+    def _batch(self, frames: Sequence[Image], settings: _Settings, memory: Memory, turn: int) -> _Batch:
         images = []
         error: Exception | None = None
         self._tell("preprocess")
@@ -386,14 +416,26 @@ class Engine:
             except Exception as reason:
                 error = reason
                 break
-        return _Batch([result for group in self.inputs.groups(images) for result in self._run(group, settings)], error)
+        groups = self.inputs.groups(images)
+        # Even without an image: the next frames wait for it.
+        with self._remembered(memory, turn) as states:
+            outputs = [self._outputs(group, settings, states) for group in groups]
+        return _Batch(
+            [result for pair in zip(groups, outputs, strict=True) for result in self._read(*pair, settings)], error
+        )
 
     def _results(self, images: list[Pixels], settings: _Settings) -> list[Result]:
         results: list[Result] = []
-        for group in self.inputs.groups(images):
-            self._tell("preprocess")
-            results += self._run([self.inputs.prepare(image) for image in group], settings)
+        with self._remembered(self._memory) as states:
+            for group in self.inputs.groups(images):
+                self._tell("preprocess")
+                prepared = [self.inputs.prepare(image) for image in group]
+                results += self._read(prepared, self._outputs(prepared, settings, states), settings)
         return results
+
+    def _remembered(self, memory: Memory, turn: int | None = None) -> AbstractContextManager[States]:
+        """The states to run with; nobody waits for anybody where the network has none."""
+        return memory.turn(turn) if self.manifest.states else nullcontext({})
 
     def forward(
         self, array: npt.ArrayLike, states: MutableMapping[str, npt.NDArray[np.float32]] | None = None
@@ -404,10 +446,11 @@ class Engine:
             array: (N, C, H, W) float32 in [0, 1], or (N, inputs); (N, H, W, C) uint8 for an engine with --input u8.
                 Without the batch axis the results come without it.
             states: for recurrent networks: states by name, replaced by their successors. Zero where not given, so that
-                a call without it is one step from zero.
+                a call without it is one step from zero. The engine's own memory is neither read nor changed.
 
         Returns:
-            One array for each output head in cfg order, equal to Darknet's layer output.
+            One array for each output head in cfg order, equal to Darknet's layer output; `postprocess` makes boxes or
+            classes of them.
 
         Raises:
             DncError: the array has another shape.
@@ -416,8 +459,7 @@ class Engine:
         own = states if states is not None else {}
         outputs = self._infer(self.inputs.feeds(x, states=own))
         count = len(self.manifest.outputs)
-        for name, state in zip(self.manifest.states, outputs[count:], strict=True):
-            own[name] = state
+        own.update(self.inputs.following(outputs))
         # Detections of a whole batch are one list, which has no batch axis.
         batched = [single and name != "detections" for name in self.manifest.outputs]
         return [output[0] if drop else output for drop, output in zip(batched, outputs[:count], strict=True)]
@@ -427,19 +469,25 @@ class Engine:
         self.postprocess.check()
         return pixels
 
-    def _run(self, images: Sequence[Prepared], settings: _Settings) -> list[Result]:
-        """The results of images that are one batch, at most."""
-        thresholds = {"confidence": settings.confidence, "iou": settings.iou}
-        outputs = self._infer(self.inputs.batch(images, **thresholds))
+    def _outputs(self, images: Sequence[Prepared], settings: _Settings, states: States) -> list[Array]:
+        """What the network gives for images that are one batch, at most; `states` become their successors."""
+        feeds = self.inputs.batch(images, confidence=settings.confidence, iou=settings.iou, states=states)
+        outputs = self._infer(feeds)
+        states.update(self.inputs.following(outputs))
+        return outputs
+
+    def _read(self, images: Sequence[Prepared], outputs: Sequence[Array], settings: _Settings) -> list[Result]:
+        """The results of these images."""
         self._tell("postprocess")
+        confidence, iou, top, _ = settings
         results = [
-            self.postprocess(outputs, image.size, **thresholds, top=settings.top, position=position)
+            self.postprocess(outputs, image.size, confidence=confidence, iou=iou, top=top, position=position)
             for position, image in enumerate(images)
         ]
         self._tell("done")
         return results
 
-    def _infer(self, feeds: Feeds) -> list[npt.NDArray[Any]]:
+    def _infer(self, feeds: Feeds) -> list[Array]:
         session = self.session
         self._tell("infer")
         return session.run(feeds)

@@ -6,7 +6,8 @@
     window            (N, 4): where each image lies in the network's input, so that such a graph maps boxes to the image
     stateNNN.name     states of recurrent layers, zero at first
 
-An engine that takes batches of one size alone gets its last image again until the batch is full.
+An engine that takes batches of one size alone gets its last image again until the batch is full. Frames of a network
+with memory are no batch: each runs by itself, or as often as the batch wants, every time with the same states.
 """
 
 from __future__ import annotations
@@ -108,22 +109,32 @@ class Inputs:
         return Prepared(array, (pixels.shape[1], pixels.shape[0]))
 
     def groups(self, images: Sequence[_Shaped]) -> list[Sequence[_Shaped]]:
-        """The images, prepared or not, divided into those that run together, in order."""
-        size = self._manifest.batch
+        """The images, prepared or not, divided into those that run together, in order.
+
+        Those of a network with memory run one by one: each needs what the one before left.
+        """
+        size = 1 if self._manifest.states else self._manifest.batch
         if isinstance(size, str):
             # Pixels of different sizes cannot be one array, which an engine with --input u8 takes.
             same = len({image.shape for image in images}) == 1
             size = len(images) if same or self._manifest.input_dtype == "float32" else 1
         return [images[start : start + size] for start in range(0, len(images), max(size, 1))]
 
-    def batch(self, images: Sequence[Prepared], *, confidence: float = 0.25, iou: float = 0.45) -> Feeds:
-        """The feeds for at least one image, and for no more than run together; states are zero."""
+    def batch(
+        self,
+        images: Sequence[Prepared],
+        *,
+        confidence: float = 0.25,
+        iou: float = 0.45,
+        states: Mapping[str, Array] | None = None,
+    ) -> Feeds:
+        """The feeds for at least one image, and for no more than run together; states as for `feeds`."""
         size = self._manifest.batch
         images = [*images, *[images[-1]] * (size - len(images) if isinstance(size, int) else 0)]
         # One image becomes a batch without a copy.
         one = len(images) == 1
         x = np.ascontiguousarray(images[0].array)[None] if one else np.stack([image.array for image in images])
-        return self.feeds(x, [image.size for image in images], confidence=confidence, iou=iou)
+        return self.feeds(x, [image.size for image in images], confidence=confidence, iou=iou, states=states)
 
     def array(self, array: npt.ArrayLike) -> tuple[Array, bool]:
         """An array that somebody prepared, as a batch of the engine's type; and whether it had no batch axis. Raises
@@ -175,6 +186,10 @@ class Inputs:
             given = None if states is None else states.get(name)
             feeds[name] = np.zeros((len(x), *shape), np.float32) if given is None else given
         return feeds
+
+    def following(self, outputs: Sequence[Array]) -> dict[str, Array]:
+        """The states that a run left behind, by name: what the run on the next frame takes."""
+        return dict(zip(self._manifest.states, outputs[len(self._manifest.outputs) :], strict=True))
 
 
 def prepare(pixels: Pixels, preprocessing: Preprocessing, dtype: npt.DTypeLike) -> Array:

@@ -18,7 +18,7 @@ from PIL import Image
 from dnc.errors import DatasetError, DncError, DncWarning, ImageError
 from dnc.evaluation.datasets import read_dataset
 from dnc.evaluation.metrics import CocoReport, DarknetReport, TopReport, average_precision, evaluate
-from dnc.runtime.decoding import Classification, ClassifierHead, Detection, Head, YoloHead
+from dnc.runtime.decoding import ClassifierHead, Head, YoloHead
 from dnc.runtime.inputs import Inputs
 from dnc.runtime.postprocessing import Postprocess
 from dnc.runtime.preprocessing import Preprocessing
@@ -37,7 +37,8 @@ class _Engine:
 
     def __init__(self, scenes: Sequence[Scene], classes: int, decode: str = "graph") -> None:
         head: Head = YoloHead("boxes", "", classes, ((1.0, 1.0),), (8, 8))
-        self._give(heads=(head,), decode=decode)
+        extra = ("confidence", "iou") if decode == "graph+nms" else ()
+        self._give(heads=(head,), decode=decode, extra_inputs=extra)
         self.scenes, self.classes = scenes, classes
         self.folder = Path("fake.engine")
         self.labels = ("cat",)
@@ -52,18 +53,15 @@ class _Engine:
         x = feeds["input"]
         assert x.shape == (2, 3, 8, 8)
         scene = self.scenes[round(float(x[0, 0, 0, 0]) * 255)]
+        if self.manifest.decode == "graph+nms":
+            assert (feeds["confidence"], feeds["iou"]) == (np.float32(0.005), np.float32(0.45))
+            rows = [
+                (0, index, score, *box) for box, scores in scene for index, score in enumerate(scores) if score > 0.005
+            ]
+            return [np.array(rows, np.float32).reshape(-1, 7)]
         boxes = np.array([box for box, _ in scene], np.float32).reshape(-1, 4)
         scores = np.array([scores for _, scores in scene], np.float32).reshape(-1, self.classes)
         return [boxes[None], scores[None]]
-
-    def detect(self, pixels: Any, *, confidence: float, iou: float) -> list[Detection]:
-        assert (confidence, iou) == (0.005, 0.45)
-        return [
-            Detection(index, "", score, *box)
-            for box, scores in self.scenes[pixels[0, 0, 0]]
-            for index, score in enumerate(scores)
-            if score > confidence
-        ]
 
 
 def _evaluate(
@@ -328,16 +326,9 @@ def test_classifiers(tmp_path: Path) -> None:
     for number in range(4):
         Image.new("RGB", (8, 8)).save(tmp_path / f"{number:04}_n0000000{number}.png")
     engine: Any = _Engine([], 4)
-    engine._give(heads=(ClassifierHead("classes", "", 4),))
+    engine._give(heads=(ClassifierHead("boxes", "", 4),))
+    engine.run = lambda feeds: [np.array([[0.3, 0.4, 0.2, 0.1]], np.float32), np.zeros((1, 9, 2), np.float32)]
     dataset = read_dataset(tmp_path)
-
-    def classify(pixels: Any, top: int) -> list[Classification]:
-        return [Classification(index, "", 0.5) for index in (1, 0, 2, 3)[:top]]
-
-    class Classifier(_Engine):
-        __call__ = staticmethod(classify)
-
-    engine.__class__ = Classifier
     report = evaluate(engine, dataset, top=3)
     assert report == TopReport("fake.engine", 4, 0, 3, 0.25, 0.75)
     assert [figure.name for figure in report.figures] == ["top-1", "top-3"]

@@ -13,7 +13,7 @@ from PIL import Image
 from dnc.compiler.source import preprocessing_for
 from dnc.darknet.layers.base import layer_value
 from dnc.darknet.network import Network
-from dnc.darknet.reference import run_all
+from dnc.darknet.reference import initial_states, run_all
 from dnc.errors import CalibrationError, DncWarning, ImageError
 from dnc.quantization.calibration import Calibration
 from dnc.quantization.collecting import calibrate
@@ -47,6 +47,7 @@ def _calibrate(cfg: Path, images: list[Path], **options: object) -> Calibration:
 
 @pytest.mark.parametrize("name", ["yolo", "attention", "classifier", "yolo2", "convolutions", "crnn"])
 def test_what_was_seen_is_what_the_reference_computes(name: str, write: Write, pictures: list[Path]) -> None:
+    """crnn sees the images as a sequence."""
     # Two channels are no image.
     cfg = write(name, NETWORKS[name].replace("channels=2", "channels=3"))
     network = _load(cfg)
@@ -56,8 +57,9 @@ def test_what_was_seen_is_what_the_reference_computes(name: str, write: Write, p
     assert found.preprocessing == preprocessing.to_json()
     inputs = [preprocessing(read_image(path, preprocessing.channels))[None] for path in pictures]
     extremes = {"input": [(x.min(), x.max()) for x in inputs]}
+    states = initial_states(network)
     for x in inputs:
-        for index, output in run_all(network, x):
+        for index, output in run_all(network, x, states):
             extremes.setdefault(layer_value(index), []).append((output.min(), output.max()))
     assert set(found.ranges) == set(extremes)
     for key, pairs in extremes.items():

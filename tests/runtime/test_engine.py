@@ -279,16 +279,6 @@ def test_forward_of_what_has_no_batch_axis_or_takes_pixels(write: Write, tmp_pat
         pixels.forward(np.zeros((5, 9, 3), np.float32))
 
 
-def test_a_fixed_batch_that_is_not_full_has_states_of_its_size(write: Write, tmp_path: Path) -> None:
-    recurrent = TINY.replace("[yolo]", "[crnn]\noutput=14\nhidden=4\npad=1\n\n[yolo]")
-    cfg = write("recurrent", recurrent)
-    engine = dnc.compile(cfg, target="onnx", out=tmp_path / "e", batch=2)
-    image = np.random.default_rng(0).integers(0, 255, (16, 16, 3), np.uint8)
-    one, two = engine(image, confidence=0.0), engine([image, image], confidence=0.0)
-    assert one == two[0]
-    assert one
-
-
 # Close, results, and the rest of what an app uses.
 
 
