@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import json
 import math
-import re
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from os import PathLike
@@ -27,15 +27,19 @@ import numpy as np
 import numpy.typing as npt
 
 from dnc.errors import WeightsError
+from dnc.files import open_regular
 from dnc.typing import Array
 from dnc.zoo.importer.onnx_model import read_onnx
 from dnc.zoo.importer.pytorch import read_legacy, read_zip
-from dnc.zoo.importer.tensors import FLOATS, SIZES, Checkpoint, Tensor, Unit
+from dnc.zoo.importer.tensors import FLOATS, SIZES, Checkpoint, Tensor, Unit, checked_name
 
 __all__ = ["numeric_part", "open_checkpoint", "units_of"]
 
-_LONGEST_HEADER = 100_000_000
-"""Bytes of JSON, safetensors' own limit."""
+_LONGEST_HEADER = 1 << 24
+"""Bytes of JSON, of which a tensor takes some 100; safetensors' own limit is six times as much."""
+_MOST_UNITS = 5000
+"""Layers with weights; that of a batch normalisation is looked for among those of its module."""
+_MOST_AXES = 64
 _WRAPPERS = ("module.", "model.", "_orig_mod.")
 """What DataParallel, Lightning and torch.compile put before every name."""
 _FORMATS = "a PyTorch checkpoint, safetensors or ONNX"
@@ -49,7 +53,7 @@ def open_checkpoint(path: str | PathLike[str]) -> Iterator[Checkpoint]:
     try:
         if path.is_dir():
             raise WeightsError("a folder is no checkpoint", path, f"name the file in it: {_FORMATS}")
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             start = file.read(64)
         if start.startswith(b"PK"):
             with read_zip(path) as (tensors, notes):
@@ -104,6 +108,8 @@ def _of_tensors(
             path,
             "it knows convolutions, linear layers and batch normalisations; is it the state_dict of a network?",
         )
+    if len(units) > _MOST_UNITS:
+        raise WeightsError(f"the source has more than {_MOST_UNITS:,} layers with weights: {len(units):,}", path)
     norms = _partners(units) if ordered else {}
     return Checkpoint(path, kind, tuple(units), ordered, norms, tuple(rest), prefix, tuple(notes))
 
@@ -153,10 +159,11 @@ def _unit(name: str, leaves: Mapping[str, Tensor], path: Path) -> Unit | None:
 
 def numeric_part(name: str) -> tuple[str, int | None]:
     """The last part of a module's name in two: ("conv", 2) of `block.conv2`; None where no number ends it."""
-    match = re.fullmatch(r"(.*?)(\d*)", name.rpartition(".")[2], re.DOTALL)
-    assert match is not None
+    last = name.rpartition(".")[2]
+    stem = last.rstrip("0123456789")
+    digits = last[len(stem) :]
     # int() refuses thousands of digits.
-    return match[1], int(match[2]) if match[2] and len(match[2]) < 20 else None
+    return stem, int(digits) if 0 < len(digits) < 20 else None
 
 
 def _partners(units: Sequence[Unit]) -> dict[str, str]:
@@ -182,21 +189,21 @@ def _partners(units: Sequence[Unit]) -> dict[str, str]:
 
 def _read_safetensors(path: Path) -> list[Tensor]:
     """The tensors of a safetensors file, mapped into memory, in the order of their bytes."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
         length = int.from_bytes(file.read(8), "little")
         if length > min(_LONGEST_HEADER, size - 8):
             hint = "it is cut off; fetch it again" if length <= _LONGEST_HEADER else "is it safetensors at all?"
             raise WeightsError(f"the header of {length:,} bytes does not fit the file's {size:,}", path, hint)
         text = file.read(length)
+        data = np.memmap(file, np.uint8, "r", 8 + length) if size > 8 + length else np.zeros(0, np.uint8)
     try:
         header = json.loads(text.decode("utf-8"), object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:
         raise WeightsError(f"the header is no JSON: {error or type(error).__name__}", path, "fetch it again") from error
     header.pop("__metadata__", None)
-    entries = [_entry(name, item, size - 8 - length, path) for name, item in header.items()]
+    entries = [_entry(checked_name(name, path), item, size - 8 - length, path) for name, item in header.items()]
     entries.sort(key=lambda entry: (entry[1], entry[0].shape))
-    data = np.memmap(path, np.uint8, "r", 8 + length) if size > 8 + length else np.zeros(0, np.uint8)
     end = 0
     tensors = []
     for tensor, begin, stop in entries:
@@ -226,7 +233,7 @@ def _entry(name: str, item: Any, available: int, path: Path) -> tuple[Tensor, in
         raise WeightsError(f"the header says nothing useful about '{name}'", path, hint) from None
     if not isinstance(dtype, str) or dtype not in SIZES:
         raise WeightsError(f"'{name}' has the unknown type {dtype!r:.40}", path, f"known: {', '.join(SIZES)}")
-    if not all(type(number) is int and number >= 0 for number in (*shape, begin, end)):
+    if len(shape) > _MOST_AXES or not all(type(n) is int and 0 <= n < 1 << 63 for n in (*shape, begin, end)):
         raise WeightsError(f"shape and offsets of '{name}' must be whole numbers", path, hint)
     if end > available:
         raise WeightsError(f"'{name}' ends at byte {end:,} of {available:,}", path, "it is cut off; fetch it again")

@@ -4,10 +4,8 @@ Since 1.6 a checkpoint is a zip: ROOT/data.pkl is a pickle, ROOT/data/KEY the by
 pickles one after the other (a magic number, the version, the machine, the object, the storages' keys), then for each
 key an int64 count of elements and the elements.
 
-A pickle is a program, whose names are looked up and called. The names known here are those that tensors are made of;
-what they give is a tuple that describes a tensor, or a dict. Any other name is refused before anything is looked up.
-Every instruction is looked at first: those that a state_dict never holds (extension codes, buffers) are refused, and so
-are memo numbers and lengths beyond the pickle's own, for which the unpickler would take memory, and endless tuples.
+A pickle is a program, whose names are looked up and called. It is read as data instead (pickles.py): the names known
+here are those that tensors are made of, and give a tuple that describes a tensor, or a dict. Any other name is refused.
 """
 
 from __future__ import annotations
@@ -15,8 +13,7 @@ from __future__ import annotations
 import io
 import math
 import mmap
-import pickle
-import pickletools
+import struct
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -28,17 +25,26 @@ import numpy as np
 import numpy.typing as npt
 
 from dnc.errors import WeightsError
+from dnc.files import open_regular
 from dnc.typing import Array
-from dnc.zoo.importer.tensors import FLOATS, SIZES, Tensor
+from dnc.zoo.importer.pickles import Budget, Function, State, unpickle
+from dnc.zoo.importer.tensors import FLOATS, SIZES, Tensor, checked_name
 
 __all__ = ["read_legacy", "read_zip"]
 
 _MAGIC = 0x1950A86A20F9469CFC6C
 _VERSION = 1001
-_LONGEST_PICKLE = 1 << 28
+_LONGEST_PICKLE = 1 << 26
 """Bytes. A state_dict takes about 150 for each tensor."""
-_MOST_TUPLES = 50_000
-"""A state_dict takes four for each tensor. Python's hash of tuples within tuples ends the process at some 200,000."""
+_MOST_INSTRUCTIONS = 500_000
+"""Of all pickles of a file; a state_dict takes some 40 for each tensor. They take a second."""
+_MOST_AXES = 64
+_MOST_REPEATED = 1 << 24
+"""Elements that a view may have which repeats those of a shorter storage, as `expand` does."""
+_LARGEST_DIRECTORY = 1 << 22
+"""Bytes of a zip's directory, which is read first: about 40,000 members."""
+_MOST_UNPACKED = 1 << 32
+"""Bytes that are inflated in all: torch.save deflates nothing."""
 _STATES = (
     "state_dict",
     "model_state_dict",
@@ -59,15 +65,6 @@ _STORAGES = {
     **{"LongStorage": "I64", "IntStorage": "I32", "ShortStorage": "I16", "CharStorage": "I8", "ByteStorage": "U8"},
     **{"BoolStorage": "BOOL", "UntypedStorage": "U8"},
 }
-
-_NAMES_OF_INSTRUCTIONS = """
-    PROTO FRAME STOP MARK POP POP_MARK DUP NONE NEWTRUE NEWFALSE INT BININT BININT1 BININT2 LONG LONG1 LONG4 FLOAT
-    BINFLOAT STRING BINSTRING SHORT_BINSTRING BINBYTES BINBYTES8 SHORT_BINBYTES UNICODE BINUNICODE BINUNICODE8
-    SHORT_BINUNICODE EMPTY_LIST APPEND APPENDS LIST EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 EMPTY_DICT DICT SETITEM
-    SETITEMS EMPTY_SET ADDITEMS FROZENSET GET BINGET LONG_BINGET PUT BINPUT LONG_BINPUT MEMOIZE GLOBAL STACK_GLOBAL
-    REDUCE BUILD INST OBJ NEWOBJ NEWOBJ_EX PERSID BINPERSID
-"""
-_INSTRUCTIONS = frozenset(_NAMES_OF_INSTRUCTIONS.split())
 
 
 class _Storage(NamedTuple):
@@ -94,31 +91,6 @@ class _StorageType(str):
     __slots__ = ()
 
 
-class _State(dict[Any, Any]):
-    """An OrderedDict, whose attributes (`_metadata`) are passed over."""
-
-    __slots__ = ()
-
-    def __setstate__(self, state: object) -> None:
-        pass
-
-
-class _Function:
-    """A function that a name in the pickle stands for. It has no attribute that a pickle could set."""
-
-    __slots__ = ("_call",)
-    _call: Callable[..., object]
-
-    def __init__(self, call: Callable[..., object]) -> None:
-        object.__setattr__(self, "_call", call)
-
-    def __call__(self, *arguments: object) -> object:
-        return self._call(*arguments)
-
-    def __setattr__(self, name: str, value: object) -> None:
-        raise AttributeError(name)
-
-
 def _rebuild_tensor(storage: object, offset: object, shape: object, stride: object, *_: object) -> _Stored:
     return _Stored(storage, offset, shape, stride)
 
@@ -127,37 +99,44 @@ def _rebuild_parameter(data: object, *_: object) -> object:
     return data
 
 
-def _state(items: Any = ()) -> _State:
-    return _State(items)
+def _state(items: object = ()) -> State:
+    state = State()
+    for key, value in items if isinstance(items, list | tuple) else ():
+        if not isinstance(key, str):
+            raise TypeError
+        state[key] = value
+    return state
 
 
-_FUNCTIONS: dict[tuple[str, str], Callable[..., object]] = {
-    ("collections", "OrderedDict"): _state,
-    ("torch._utils", "_rebuild_tensor"): _rebuild_tensor,
-    ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
-    ("torch._utils", "_rebuild_parameter"): _rebuild_parameter,
-    ("torch", "Size"): lambda dims=(): tuple(dims),
-    ("torch", "device"): lambda *_: None,
+def _size(dims: object = ()) -> tuple[object, ...]:
+    if not isinstance(dims, list | tuple):
+        raise TypeError
+    return tuple(dims)
+
+
+_FUNCTIONS = {
+    ("collections", "OrderedDict"): Function(_state),
+    ("torch._utils", "_rebuild_tensor"): Function(_rebuild_tensor),
+    ("torch._utils", "_rebuild_tensor_v2"): Function(_rebuild_tensor),
+    ("torch._utils", "_rebuild_parameter"): Function(_rebuild_parameter),
+    ("torch", "Size"): Function(_size),
+    ("torch", "device"): Function(lambda *_: None),
 }
 
 
-class _Unpickler(pickle.Unpickler):
-    """Makes dicts, lists, numbers, text, and descriptions of tensors; nothing else."""
+def _load(file: IO[bytes], path: Path, budget: Budget) -> Any:
+    """The object of the pickle that starts where the file stands; leaves the file after it."""
 
-    def __init__(self, data: bytes, path: Path) -> None:
-        super().__init__(io.BytesIO(data), encoding="utf-8")
-        self._path = path
-
-    def find_class(self, module: str, name: str) -> object:
+    def named(module: str, name: str) -> object:
         if (module, name) in _FUNCTIONS:
-            return _Function(_FUNCTIONS[module, name])
+            return _FUNCTIONS[module, name]
         if module in ("torch", "torch.storage") and name in _STORAGES:
             return _StorageType(_STORAGES[name])
         shown = f"{module}.{name}"[:120]
         message = f"the checkpoint holds more than tensors: '{shown}', which was not run"
-        raise WeightsError(message, self._path, _SAVE)
+        raise WeightsError(message, path, _SAVE)
 
-    def persistent_load(self, pid: object) -> _Storage:
+    def storage(pid: object) -> _Storage:
         match pid:
             case ("storage", _StorageType() as dtype, str() as key, str(), int() as count, *rest) if count >= 0:
                 match rest:
@@ -165,39 +144,23 @@ class _Unpickler(pickle.Unpickler):
                         return _Storage(key, str(dtype), count, 0)
                     case [(str(), int() as offset, int())] if offset >= 0:
                         return _Storage(key, str(dtype), count, offset)
-        raise WeightsError("the checkpoint refers to a storage in a way that torch never does", self._path, _DAMAGED)
+        raise WeightsError("the checkpoint refers to a storage in a way that torch never does", path, _DAMAGED)
+
+    return unpickle(file, path, named, storage, budget, _SAVE)
 
 
-def _load(file: IO[bytes] | mmap.mmap, path: Path) -> Any:
-    """The object of the pickle that starts where the file stands; leaves the file after it."""
-    start, largest, tuples = file.tell(), 0, 0
-    try:
-        for instruction, argument, _ in pickletools.genops(file):  # type: ignore[arg-type]
-            if instruction.name not in _INSTRUCTIONS:
-                message = f"the checkpoint's pickle uses {instruction.name}, which no state_dict does; it was not run"
-                raise WeightsError(message, path, _SAVE)
-            if instruction.name in ("PUT", "BINPUT", "LONG_BINPUT"):
-                largest = max(largest, int(str(argument)))
-            tuples += instruction.name in ("TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "FROZENSET")
-            if tuples > _MOST_TUPLES:
-                raise WeightsError(f"the checkpoint's pickle makes more than {_MOST_TUPLES:,} tuples", path, _SAVE)
-            if file.tell() - start > _LONGEST_PICKLE:
-                hint = f"the tensors' names and shapes never take that much; {_SAVE}"
-                raise WeightsError(f"the checkpoint's pickle is longer than {_LONGEST_PICKLE >> 20} MiB", path, hint)
-    except (ValueError, EOFError) as error:
-        raise WeightsError(f"the checkpoint's pickle is damaged: {error!s:.100}", path, _DAMAGED) from error
-    length = file.tell() - start
-    if largest > length:
-        raise WeightsError(f"the checkpoint's pickle is damaged: it has no {largest:,} objects", path, _DAMAGED)
-    file.seek(start)
-    try:
-        return _Unpickler(file.read(length), path).load()
-    except WeightsError:
-        raise
-    except Exception as error:
-        # Instructions in a senseless order raise nearly anything.
-        message = f"the checkpoint's pickle is damaged: {type(error).__name__}: {error!s:.100}"
-        raise WeightsError(message, path, _DAMAGED) from error
+class _Archive:
+    """A file for zipfile, of which one read is limited: that of the directory, each entry of which takes memory."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.limit: int | None = _LARGEST_DIRECTORY
+        self.seek, self.tell, self.seekable = file.seek, file.tell, file.seekable
+
+    def read(self, size: int = -1) -> bytes:
+        if self.limit is not None and size > self.limit:
+            raise zipfile.BadZipFile(f"its directory has more than {self.limit >> 20} MiB")
+        return self._file.read(size)
 
 
 @contextmanager
@@ -206,11 +169,13 @@ def read_zip(path: Path) -> Iterator[tuple[list[Tensor], list[str]]]:
 
     Raises WeightsError if the file is damaged, no checkpoint, or holds more than tensors.
     """
-    try:
-        zipped = zipfile.ZipFile(path)
-    except (zipfile.BadZipFile, ValueError, NotImplementedError, EOFError) as error:
-        raise WeightsError(f"the zip is damaged: {error}", path, _DAMAGED) from error
-    with zipped:
+    with open_regular(path) as raw:
+        file = _Archive(raw)
+        try:
+            zipped = zipfile.ZipFile(file)
+        except (zipfile.BadZipFile, ValueError, NotImplementedError, EOFError, struct.error, OverflowError) as error:
+            raise WeightsError(f"the zip is damaged: {error}", path, _DAMAGED) from error
+        file.limit = None
         members = {info.filename: info for info in zipped.infolist()}
         pickles = [name for name in members if name.rpartition("/")[2] == "data.pkl" and name.count("/") < 2]
         if len(pickles) != 1:
@@ -225,10 +190,20 @@ def read_zip(path: Path) -> Iterator[tuple[list[Tensor], list[str]]]:
         info = members[pickles[0]]
         if info.file_size > _LONGEST_PICKLE:
             raise WeightsError(f"the checkpoint's pickle takes {info.file_size:,} bytes", path, _SAVE)
-        loaded = _load(io.BytesIO(_read(zipped, info, 0, info.file_size, path)), path)
+        pickled = io.BytesIO(_read(zipped, info, 0, info.file_size, path))
+        loaded = _load(pickled, path, Budget(_MOST_INSTRUCTIONS))
+        unpacked = 0
 
         def fetch(storage: _Storage, start: int, length: int) -> bytes:
-            return _read(zipped, members[f"{root}data/{storage.key}"], start, length, path)
+            nonlocal unpacked
+            member = members[f"{root}data/{storage.key}"]
+            if member.compress_type != zipfile.ZIP_STORED:
+                # All of it is inflated up to the end of these bytes.
+                unpacked += start + length
+                if unpacked > _MOST_UNPACKED:
+                    message = f"the zip is a bomb: more than {_MOST_UNPACKED >> 30} GiB are deflated in it"
+                    raise WeightsError(message, path, "torch.save deflates nothing; save it again with torch.save")
+            return _read(zipped, member, start, length, path)
 
         def size_of(storage: _Storage) -> int:
             member = members.get(f"{root}data/{storage.key}")
@@ -249,18 +224,27 @@ def _read(zipped: zipfile.ZipFile, info: zipfile.ZipInfo, start: int, length: in
 
 def read_legacy(path: Path) -> tuple[list[Tensor], list[str]]:
     """The tensors of a checkpoint from before 1.6, mapped into memory, and notes; raises as `read_zip` does."""
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
-        if _load(mapped, path) != _MAGIC:
+    budget = Budget(_MOST_INSTRUCTIONS)
+    with open_regular(path) as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+        position = 0
+
+        def load() -> Any:
+            nonlocal position
+            window = io.BytesIO(mapped[position : position + _LONGEST_PICKLE])
+            value = _load(window, path, budget)
+            position += window.tell()
+            return value
+
+        if load() != _MAGIC:
             raise WeightsError("the source is a pickle, but no PyTorch checkpoint", path, _SAVE)
-        version, machine = _load(mapped, path), _load(mapped, path)
+        version, machine = load(), load()
         if version != _VERSION or not isinstance(machine, dict) or machine.get("little_endian") is not True:
-            raise WeightsError(f"the checkpoint is of version {version!r:.40}, or big-endian", path, _SAVE)
-        loaded, keys = _load(mapped, path), _load(mapped, path)
+            raise WeightsError("the checkpoint is of another version, or of a big-endian machine", path, _SAVE)
+        loaded, keys = load(), load()
         storages = {storage.key: storage for storage in _storages(loaded)}
         if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
             raise WeightsError("the checkpoint's list of storages is damaged", path, _DAMAGED)
         places: dict[str, tuple[int, int]] = {}
-        position = mapped.tell()
         for key in keys:
             storage = storages.get(key)
             if storage is None:
@@ -272,7 +256,7 @@ def read_legacy(path: Path) -> tuple[list[Tensor], list[str]]:
                 raise WeightsError(f"the file ends within storage '{key:.40}' of {count:,} elements", path, _DAMAGED)
             places[key] = (position, length)
             position += length
-    data = np.memmap(path, np.uint8, "r")
+        data = np.memmap(file, np.uint8, "r")
 
     def fetch(storage: _Storage, start: int, length: int) -> npt.NDArray[np.uint8]:
         begin = places[storage.key][0] + start
@@ -288,7 +272,7 @@ def _storages(loaded: object) -> Iterator[_Storage]:
         value = left.pop()
         if isinstance(value, _Storage):
             yield value
-        elif isinstance(value, dict | list | tuple | set | frozenset) and id(value) not in seen:
+        elif isinstance(value, dict | list | tuple) and id(value) not in seen:
             seen.add(id(value))
             left += value.values() if isinstance(value, dict) else value
 
@@ -304,7 +288,7 @@ def _tensors(
     tensors = []
     for name, stored in state.items():
         if isinstance(stored, _Stored):
-            tensors.append(_tensor(str(name), stored, fetch, size_of, path))
+            tensors.append(_tensor(checked_name(str(name), path), stored, fetch, size_of, path))
     return tensors, notes
 
 
@@ -331,7 +315,7 @@ def _tensor(
 ) -> Tensor:
     storage, offset, shape, stride = stored
     dims = [*shape, *stride] if isinstance(shape, tuple) and isinstance(stride, tuple) else [None]
-    whole = all(type(number) is int and number >= 0 for number in (*dims, offset))
+    whole = len(dims) <= 2 * _MOST_AXES and all(type(number) is int and number >= 0 for number in (*dims, offset))
     if not isinstance(storage, _Storage) or not whole or len(shape) != len(stride):
         raise WeightsError(f"the checkpoint describes '{name}' in a way that torch never does", path, _DAMAGED)
     itemsize = SIZES[storage.dtype]
@@ -341,6 +325,9 @@ def _tensor(
     if first + length > storage.elements:
         what = f"element {first + length:,} of a storage of {storage.elements:,}"
         raise WeightsError(f"'{name}' reaches to {what}", path, _DAMAGED)
+    if math.prod(shape) > max(storage.elements, _MOST_REPEATED):
+        repeated = f"{storage.elements:,} elements to {math.prod(shape):,}"
+        raise WeightsError(f"'{name}' repeats {repeated}", path, _SAVE)
     size = size_of(storage)
     if size != storage.elements * itemsize:
         wants = f"{storage.elements * itemsize:,} bytes"

@@ -14,7 +14,7 @@ from dnc.darknet.layers.base import Shape
 from dnc.errors import WeightsError
 from dnc.typing import Array
 
-__all__ = ["FLOATS", "SIZES", "Checkpoint", "Floats", "Pads", "Tensor", "Unit"]
+__all__ = ["FLOATS", "SIZES", "Checkpoint", "Floats", "Pads", "Tensor", "Unit", "checked_name"]
 
 Floats = npt.NDArray[np.floating[Any]]
 Pads = tuple[int, int, int, int] | Literal["SAME_UPPER", "SAME_LOWER", "COMPUTED"]
@@ -28,6 +28,18 @@ SIZES = {
     **{"I32": 4, "U32": 4, "F32": 4, "I64": 8, "U64": 8, "F64": 8, "C64": 8},
 }
 """Bytes of an element of every type that may stand in a file."""
+
+
+_LONGEST_NAME = 1000
+"""Characters. Names are taken apart, compared and shown."""
+
+
+def checked_name(name: str, path: Path) -> str:
+    """The name of a tensor or a node; raises WeightsError if no framework would give it."""
+    if len(name) > _LONGEST_NAME:
+        message = f"a name of the source has {len(name):,} characters: {name[:60]!r}…"
+        raise WeightsError(message, path, f"{_LONGEST_NAME:,} at most")
+    return name
 
 
 @dataclass(frozen=True)
