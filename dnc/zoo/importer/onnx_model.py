@@ -5,10 +5,14 @@ alone and has one constant for each channel belongs to it: BatchNormalization is
 Div scale it, Sub lowers it, all computed in float64. A scalar there is an activation's (hard swish adds 3).
 
 A unit's name is that of its weights less `.weight`, or the node's where an exporter numbered the weights.
+
+What a model says of itself is not believed: graphs may have circles, attributes any type, tensors any shape, and the
+files of their values may lie anywhere. Subgraphs are not looked into; protobuf itself nests 100 messages at most.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,11 +22,14 @@ import google.protobuf.message  # type: ignore[import-untyped]
 import numpy as np
 import numpy.typing as npt
 import onnx
+import onnx.external_data_helper
+import onnx.helper
 import onnx.numpy_helper
 
 from dnc.errors import WeightsError
+from dnc.files import open_regular, read_bounded
 from dnc.typing import Array
-from dnc.zoo.importer.tensors import Checkpoint, Pads, Tensor, Unit
+from dnc.zoo.importer.tensors import SIZES, Checkpoint, Pads, Tensor, Unit, checked_name
 
 __all__ = ["read_onnx"]
 
@@ -33,6 +40,9 @@ _NAMES: dict[int, str] = {
     onnx.TensorProto.BFLOAT16: "BF16",
 }
 _HINT = "the file is cut off or damaged; export it again"
+_MOST_AXES = 64
+_LARGEST = 1 << 30
+"""Bytes of a model; protobuf's own limit is 2 GiB, and values may lie beside it."""
 
 
 def read_onnx(path: Path) -> Checkpoint:
@@ -41,22 +51,16 @@ def read_onnx(path: Path) -> Checkpoint:
     Raises WeightsError if the file is no ONNX model or damaged, or a node's weights are not in it.
     """
     try:
-        model = onnx.load(path)
-    except (
-        google.protobuf.message.DecodeError,
-        ValueError,
-        RuntimeError,
-        TypeError,
-        onnx.checker.ValidationError,
-    ) as error:
+        model = onnx.ModelProto.FromString(read_bounded(path, _LARGEST))
+    except (google.protobuf.message.DecodeError, ValueError, RuntimeError, TypeError) as error:
         raise WeightsError(f"the source cannot be read as ONNX: {error!s:.200}", path, _HINT) from error
     # The last field of a model; a file cut off between two fields parses.
     if not model.graph.node or not model.opset_import:
         raise WeightsError(f"the ONNX model has no {'opset' if model.graph.node else 'nodes'}", path, _HINT)
     try:
         return _Reader(model.graph, path).read()
-    except (ValueError, TypeError, IndexError) as error:
-        # onnx.load takes nodes without inputs and attributes of any length.
+    except (ValueError, TypeError, IndexError, AttributeError, OverflowError) as error:
+        # Nodes may lack inputs, and attributes have any type and length.
         raise WeightsError(f"a node of the ONNX model is damaged: {error!s:.100}", path, _HINT) from error
 
 
@@ -84,11 +88,14 @@ class _Reader:
             value = _attributes(node).get("value")
             if node.op_type == "Constant" and isinstance(value, onnx.TensorProto):
                 self._constants[node.output[0]] = value
-            for name in node.output:
+            for name in filter(None, node.output):
+                if name in self._producers:
+                    raise WeightsError(f"two nodes of the ONNX model compute '{name[:60]}'", path, _HINT)
                 self._producers[name] = node
             for name in node.input:
                 self._consumers.setdefault(name, []).append(node)
         self._outputs = {value.name for value in graph.output}
+        self._tensors: dict[str, tuple[Tensor, tuple[int, ...]] | None] = {}
         self._used: set[str] = set()
         self._notes: list[str] = []
 
@@ -96,14 +103,14 @@ class _Reader:
         units: list[Unit] = []
         norms: dict[str, str] = {}
         of_norm: dict[int, str] = {}
-        taken: set[str] = set()
+        taken: dict[str, int] = {}
 
         def unique(name: str) -> str:
-            number, free = 1, name
+            free = checked_name(name, self._path)
             while free in taken:
-                number += 1
-                free = f"{name}#{number}"
-            taken.add(free)
+                taken[name] += 1
+                free = f"{name}#{taken[name]}"
+            taken[free] = 1
             return free
 
         for node in self._graph.node:
@@ -158,17 +165,25 @@ class _Reader:
             factor = float(attributes.get("alpha", 1.0))
             beta = float(attributes.get("beta", 1.0))
             if bias is not None and (beta != 1.0 or bias.shape != weights.shape[:1]):
+                if math.prod(bias.shape) not in (1, weights.shape[0]):
+                    raise WeightsError(f"the bias of '{weights.name}' has shape {bias.shape}", self._path, _HINT)
                 bias = _spread(bias, weights.shape[0], beta)
+        if bias is not None and bias.shape != weights.shape[:1]:
+            raise WeightsError(f"the bias of '{weights.name}' has shape {bias.shape}", self._path, _HINT)
         return _Linear(node, weights, bias, factor, None, None)
 
     def _followed(self, linear: _Linear) -> tuple[_Linear, onnx.NodeProto | None]:
         """Unit with what the nodes behind it make of it, and the batch normalisation that follows."""
         value, channels = linear.node.output[0], linear.weights.shape[0]
+        passed: set[str] = set()
         scale: npt.NDArray[np.float64] | None = None
         shift: npt.NDArray[np.float64] | None = None
         norm = None
         while value not in self._outputs and len(consumers := self._consumers.get(value, [])) == 1:
             node = consumers[0]
+            if value in passed:
+                raise WeightsError(f"the ONNX model goes in a circle through '{value[:60]}'", self._path, _HINT)
+            passed.add(value)
             if node.op_type == "BatchNormalization" and node.input[0] == value:
                 norm = node
                 break
@@ -212,21 +227,31 @@ class _Reader:
         spatial = len(weights.shape) - 2
         if spatial != 2:
             raise WeightsError(f"Conv '{name}' has {spatial} spatial axes, Darknet's have 2", self._path)
-        rows, columns = attributes.get("strides", [1, 1])
-        auto = attributes.get("auto_pad", b"NOTSET").decode()
+        rows, columns = self._integers(attributes, "strides", [1, 1])
+        says = attributes.get("auto_pad", b"NOTSET")
+        if not isinstance(says, bytes):
+            raise WeightsError(f"auto_pad of Conv '{name}' is {says!s:.60}, no text", self._path, _HINT)
+        auto: Any = says.decode()
         pads: Pads
         if auto in ("SAME_UPPER", "SAME_LOWER"):
             pads = auto
         else:
-            top, left, bottom, right = [0] * 4 if auto == "VALID" else attributes.get("pads", [0] * 4)
+            top, left, bottom, right = [0] * 4 if auto == "VALID" else self._integers(attributes, "pads", [0] * 4)
             before = self._padded(node.input[0], name)
             pads = "COMPUTED"
             if before is not None:
                 pads = (top + before[0], left + before[1], bottom + before[2], right + before[3])
-        vertical, horizontal = attributes.get("dilations", [1, 1])
+        vertical, horizontal = self._integers(attributes, "dilations", [1, 1])
         return Unit(
             name, "convolution", weights, bias, pads=pads, strides=(rows, columns), dilations=(vertical, horizontal)
         )
+
+    def _integers(self, attributes: Mapping[str, Any], name: str, usual: list[int]) -> list[int]:
+        """An attribute of as many numbers, 0 at least, as its usual value has."""
+        numbers = attributes.get(name, usual)
+        if not isinstance(numbers, list) or len(numbers) != len(usual) or not all(map(_is_size, numbers)):
+            raise WeightsError(f"'{name}' of a node is {numbers!s:.60}, not {len(usual)} numbers", self._path, _HINT)
+        return numbers
 
     def _padded(self, value: str, name: str) -> tuple[int, int, int, int] | None:
         """Padding that a Pad node puts around the input of a Conv; None where the model computes it."""
@@ -235,15 +260,17 @@ class _Reader:
             return (0, 0, 0, 0)
         attributes = _attributes(node)
         fill = self._constants.get(node.input[2]) if len(node.input) > 2 and node.input[2] else None
-        filled = attributes.get("value", 0.0) if fill is None else onnx.numpy_helper.to_array(fill).item()
+        filled = attributes.get("value", 0.0) if fill is None else self._values(fill).item()
         if attributes.get("mode", b"constant") != b"constant" or filled != 0 or (len(node.input) > 3 and node.input[3]):
             raise WeightsError(f"the input of Conv '{name}' is padded otherwise than by zeros", self._path)
         amounts = attributes.get("pads")
         if amounts is None:
             if node.input[1] not in self._constants:
                 return None
-            amounts = onnx.numpy_helper.to_array(self._constants[node.input[1]]).tolist()
-        if len(amounts) != 8 or any(amounts[axis] for axis in (0, 1, 4, 5)) or min(amounts) < 0:
+            amounts = self._values(self._constants[node.input[1]]).tolist()
+        if not isinstance(amounts, list) or len(amounts) != 8 or not all(isinstance(amount, int) for amount in amounts):
+            raise WeightsError(f"the input of Conv '{name}' is padded by {amounts!s:.60}", self._path, _HINT)
+        if any(amounts[axis] for axis in (0, 1, 4, 5)) or min(amounts) < 0:
             raise WeightsError(f"the input of Conv '{name}' is padded by {amounts}, which no layer does", self._path)
         return amounts[2], amounts[3], amounts[6], amounts[7]
 
@@ -253,6 +280,8 @@ class _Reader:
             message = f"BatchNormalization '{name}' has no constant statistics"
             raise WeightsError(message, self._path, "export the model for inference")
         scale, bias, mean, variance = tensors
+        if any(tensor is not None and tensor.shape != mean.shape[:1] for tensor in tensors if mean is not None):
+            raise WeightsError(f"BatchNormalization '{name}' has statistics of several shapes", self._path, _HINT)
         epsilon = float(_attributes(node).get("epsilon", 1e-5))
         # The attribute is a float32; nobody meant 9.99999974e-06.
         epsilon = float(f"{epsilon:.7g}")
@@ -260,53 +289,127 @@ class _Reader:
 
     def _tensor(self, name: str) -> Tensor | None:
         """The constant that a value is; None where it is computed."""
+        passed: list[tuple[str, list[int] | None]] = []
+        while name not in self._tensors:
+            node = self._producers.get(name)
+            if name in self._constants:
+                tensor = self._of_proto(self._constants[name])
+                self._tensors[name] = (tensor, tuple(range(len(tensor.shape))))
+            elif node is None or node.op_type not in ("Identity", "Transpose"):
+                self._tensors[name] = None
+            else:
+                # What is found of those behind it; a circle finds this.
+                self._tensors[name] = None
+                passed.append((name, _attributes(node).get("perm", []) if node.op_type == "Transpose" else None))
+                name = node.input[0]
+                self._used.add(name)
+        found = self._tensors[name]
         self._used.add(name)
-        if name in self._constants:
-            proto = self._constants[name]
-            if proto.data_type not in _NAMES:
-                kind = onnx.TensorProto.DataType.Name(proto.data_type)
-                raise WeightsError(f"'{name}' of the source is {kind}, not floats", self._path, "quantized weights?")
-            return self._of_proto(proto)
-        node = self._producers.get(name)
-        if node is None or node.op_type not in ("Identity", "Transpose"):
+        for name, order in reversed(passed):
+            if found is not None and order is not None:
+                tensor, axes = found
+                order = order or list(range(len(axes)))[::-1]
+                if sorted(order) != list(range(len(axes))):
+                    raise WeightsError(f"'{name[:60]}' is transposed by {order!s:.60}", self._path, _HINT)
+                found = (tensor, tuple(axes[axis] for axis in order))
+            self._tensors[name] = found
+            self._used.add(name)
+        if found is None:
             return None
-        inner = self._tensor(node.input[0])
-        if inner is None or node.op_type == "Identity":
-            return inner
-        order = list(_attributes(node).get("perm", range(len(inner.shape))[::-1]))
-        return _derived(inner, tuple(inner.shape[axis] for axis in order), lambda array: array.transpose(order))
+        tensor, axes = found
+        if axes == tuple(range(len(axes))):
+            return tensor
+        return _derived(tensor, tuple(tensor.shape[axis] for axis in axes), lambda array: array.transpose(axes))
 
     def _of_proto(self, proto: onnx.TensorProto) -> Tensor:
-        shape, path = tuple(proto.dims), self._path
+        if proto.data_type not in _NAMES:
+            kind = next((name for name, number in onnx.TensorProto.DataType.items() if number == proto.data_type), "?")
+            raise WeightsError(f"'{proto.name}' of the source is {kind}, not floats", self._path, "quantized weights?")
+        shape = tuple(proto.dims)
+        if len(shape) > _MOST_AXES or not all(map(_is_size, shape)):
+            raise WeightsError(f"'{proto.name}' of the source has shape {shape!s:.60}", self._path, _HINT)
+        stored, wanted = self._stored(proto), math.prod(shape) * SIZES[_NAMES[proto.data_type]]
+        if stored != wanted:
+            message = f"the values of '{proto.name}' are damaged: {stored:,} bytes of {wanted:,}"
+            raise WeightsError(message, self._path, _HINT)
 
         def values() -> Array:
-            try:
-                array = onnx.numpy_helper.to_array(proto)
-            except (ValueError, TypeError, RuntimeError) as error:
-                raise WeightsError(f"the values of '{proto.name}' are damaged: {error!s:.100}", path, _HINT) from error
+            array = self._values(proto)
             return array if array.dtype == np.float64 else array.astype(np.float32)
 
         # bfloat16 has been widened by then.
-        return Tensor(proto.name, shape, "F64" if _NAMES[proto.data_type] == "F64" else "F32", values)
+        name = checked_name(proto.name, self._path)
+        return Tensor(name, shape, "F64" if _NAMES[proto.data_type] == "F64" else "F32", values)
+
+    def _stored(self, proto: onnx.TensorProto) -> int:
+        """Number of bytes that the values of floats take, wherever they stand."""
+        if onnx.external_data_helper.uses_external_data(proto):
+            return self._beside(proto)[2]
+        if proto.HasField("raw_data"):
+            return len(proto.raw_data)
+        # Halves stand in integers.
+        return 2 * len(proto.int32_data) + 4 * len(proto.float_data) + 8 * len(proto.double_data)
+
+    def _beside(self, proto: onnx.TensorProto) -> tuple[Path, int, int]:
+        """The file that has the values, which is beside the model or in a folder there, where they begin, and bytes."""
+        info = onnx.external_data_helper.ExternalDataInfo(proto)
+        folder, offset = self._path.resolve().parent, int(info.offset or 0)
+        place = folder / info.location
+        try:
+            place = place.resolve()
+            size = place.stat().st_size
+        except (OSError, ValueError, RuntimeError) as error:
+            message = f"the values of '{proto.name}' are in the file '{info.location[:60]}', which cannot be read"
+            raise WeightsError(message, self._path, "it belongs beside the model") from error
+        if not place.is_relative_to(folder) or Path(info.location).is_absolute() or ".." in Path(info.location).parts:
+            message = f"the values of '{proto.name}' are outside of the model's folder: '{info.location[:60]}'"
+            raise WeightsError(message, self._path, "put the file beside the model, if you trust it")
+        length = int(info.length) if info.length is not None else size - offset
+        if offset < 0 or length < 0 or offset + length > size:
+            message = f"the values of '{proto.name}' end behind the end of {place.name}"
+            raise WeightsError(message, self._path, _HINT)
+        return place, offset, length
+
+    def _values(self, proto: onnx.TensorProto) -> Array:
+        """Reads a tensor. Raises WeightsError if it is damaged."""
+        try:
+            if onnx.external_data_helper.uses_external_data(proto):
+                place, offset, length = self._beside(proto)
+                with open_regular(place) as file:
+                    file.seek(offset)
+                    content = file.read(length)
+                proto = onnx.TensorProto(name=proto.name, data_type=proto.data_type, dims=proto.dims, raw_data=content)
+            array: Array = onnx.numpy_helper.to_array(proto)
+        except (ValueError, TypeError, RuntimeError, OverflowError, MemoryError) as error:
+            message = f"the values of '{proto.name}' are damaged: {error!s:.100}"
+            raise WeightsError(message, self._path, _HINT) from error
+        return array
 
     def _preprocessing(self) -> Iterator[str]:
         """A note where the graph computes something on its input before the first convolution."""
         constants = self._constants.keys()
         value = next((value.name for value in self._graph.input if value.name not in constants), "")
-        operators = []
-        while len(consumers := self._consumers.get(value, [])) == 1:
+        operators: list[str] = []
+        passed: set[str] = set()
+        while value not in passed and len(consumers := self._consumers.get(value, [])) == 1:
             node = consumers[0]
             if node.op_type not in ("Sub", "Add", "Mul", "Div", "Transpose", "Identity", "Cast", "BatchNormalization"):
                 break
             operators += [] if node.op_type in ("Identity", "Cast") else [node.op_type]
+            passed.add(value)
             value = node.output[0]
         if operators:
-            names = ", ".join(operators)
+            names = ", ".join(operators[:8]) + (", …" if len(operators) > 8 else "")
             yield f"the model begins with {names} on its input, which is not imported: see --mean and --std"
 
 
 def _attributes(node: onnx.NodeProto) -> Mapping[str, Any]:
     return {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
+
+
+def _is_size(number: object) -> bool:
+    """Whether it is a number that a shape or a stride may be."""
+    return type(number) is int and 0 <= number < 1 << 31
 
 
 def _sized(tensor: onnx.TensorProto) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 import zipfile
 from collections.abc import Callable
@@ -556,4 +557,163 @@ def test_onnx_that_is_refused_or_noted(tmp_path: Path) -> None:
     assert checkpoint.notes == (
         "the model begins with Sub on its input, which is not imported: see --mean and --std",
         "ConvTranspose y is not imported",
+    )
+
+
+node = onnx.helper.make_node
+CONV = node("Conv", ["x", "w"], ["y"], name="c")
+
+
+def _with(made: onnx.NodeProto, name: str, value: object) -> onnx.NodeProto:
+    """The node with an attribute that no checker looks at."""
+    made.attribute.append(onnx.helper.make_attribute(name, value))
+    return made
+
+
+def _conv(**attributes: object) -> onnx.NodeProto:
+    made = node("Conv", ["x", "w"], ["y"], name="c")
+    for name, value in attributes.items():
+        _with(made, name, value)
+    return made
+
+
+HOSTILE: dict[str, tuple[list[onnx.NodeProto], str]] = {
+    "a circle of Identity": (
+        [node("Identity", ["a"], ["v"]), node("Identity", ["v"], ["a"]), node("Conv", ["x", "v"], ["y"])],
+        "are computed by Identity",
+    ),
+    "a circle behind a product": (
+        [node("Conv", ["x", "w"], ["y0"]), node("Add", ["y0", "one"], ["y1"]), node("Add", ["y1", "one"], ["y0"])],
+        "two nodes of the ONNX model compute 'y0'",
+    ),
+    "a circle at the start": (
+        [node("Cast", ["x"], ["v"]), node("Cast", ["v"], ["x"]), node("Conv", ["x", "none"], ["y"])],
+        "an input of the model",
+    ),
+    "twice the same value": ([CONV, CONV], "two nodes of the ONNX model compute 'y'"),
+    "auto_pad is a number": ([_conv(auto_pad=1)], "auto_pad of Conv 'c' is 1, no text"),
+    "auto_pad is no text": ([_conv(auto_pad=b"\xff")], "damaged"),
+    "strides are a number": ([_conv(strides=2)], "not 2 numbers"),
+    "strides are text": ([_conv(strides="ab")], "not 2 numbers"),
+    "strides are broken": ([_conv(strides=[0.5, 1.0])], "not 2 numbers"),
+    "strides are three": ([_conv(strides=[1, 1, 1])], "not 2 numbers"),
+    "pads are negative": ([_conv(pads=[0, 0, -1, 0])], "not 4 numbers"),
+    "pads are huge": ([_conv(pads=[0, 0, 1 << 60, 0])], "not 4 numbers"),
+    "a graph for a number": ([_conv(dilations=onnx.GraphProto())], "not 2 numbers"),
+    "transposed by nothing": (
+        [node("Transpose", ["w"], ["t"], perm=[0, 0, 5, 9]), node("Conv", ["x", "t"], ["y"])],
+        "is transposed by",
+    ),
+    "epsilon is text": (
+        [CONV, _with(node("BatchNormalization", ["y", *["three"] * 4], ["z"]), "epsilon", "abc")],
+        "damaged",
+    ),
+    "statistics of several shapes": (
+        [CONV, node("BatchNormalization", ["y", "one", "one", "three", "one"], ["z"])],
+        "statistics of several shapes",
+    ),
+    "a bias of another shape": ([node("Conv", ["x", "w", "three"], ["y"])], "has shape (3,)"),
+    "a long name": ([node("Conv", ["x", "w"], ["y"], name="n" * 5000)], "a name of the source has 5,000 characters"),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_onnx_that_is_hostile(tmp_path: Path, name: str) -> None:
+    nodes, message = HOSTILE[name]
+    arrays = {"w": np.ones((2, 3, 3, 3)), "one": np.ones((1, 2, 1, 1)), "three": np.ones(3)}
+    assert message in refused(save(tmp_path / "x", nodes, **arrays)).message
+
+
+@pytest.mark.parametrize(
+    "dims", [[1 << 60, 1, 1, 1], [1 << 31, 1 << 31, 1, 1], [-1, 3, 3, 3], [2] * 100, [0, 3, 3, 3], [2]]
+)
+def test_onnx_shapes_that_no_value_has(tmp_path: Path, dims: list[int]) -> None:
+    tensors = [onnx.TensorProto(name="w", data_type=1, dims=dims, raw_data=b"abcd")]
+    tensors.append(onnx.TensorProto(name="w", data_type=1, dims=dims, float_data=[1.0]))
+    for tensor in tensors:
+        graph = onnx.helper.make_graph([CONV, node("Gemm", ["y", "w"], ["z"], alpha=2.0)], "g", [], [], [tensor])
+        model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 14)])
+        (tmp_path / "x.onnx").write_bytes(model.SerializeToString())
+        assert "damaged" in (message := refused(tmp_path / "x.onnx").message) or "has shape" in message
+
+
+def test_onnx_of_many_nodes(tmp_path: Path) -> None:
+    """Identities in a row, behind which each convolution looks for its weights; and names that are all the same."""
+    nodes = [node("Identity", [f"w{n}" if n else "w"], [f"w{n + 1}"]) for n in range(5000)]
+    nodes += [node("Transpose", [f"t{n}" if n else "w"], [f"t{n + 1}"]) for n in range(5001)]
+    nodes += [node("Conv", ["x", "t5001" if n % 2 else "w5000"], [f"y{n}"], name="same") for n in range(2000)]
+    with open_checkpoint(save(tmp_path / "x", nodes, w=np.arange(54).reshape(2, 3, 3, 3) * 1.0)) as checkpoint:
+        first, second = checkpoint.units[:2]
+        assert len(checkpoint.units) == 2000
+        assert first.weights is not None
+        assert second.weights is not None
+        np.testing.assert_array_equal(first.weights.array(), second.weights.array().transpose())
+
+
+def test_onnx_values_beside_the_model(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    (folder / "inside").mkdir(parents=True)
+    weights = np.arange(54, dtype=np.float32)
+
+    def model(**where: object) -> Path:
+        tensor = onnx.TensorProto(name="w", data_type=1, dims=[2, 3, 3, 3], data_location="EXTERNAL")
+        for key, value in where.items():
+            tensor.external_data.add(key=key, value=str(value))
+        graph = onnx.helper.make_graph([CONV], "g", [], [], [tensor])
+        made = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 14)])
+        (folder / "x.onnx").write_bytes(made.SerializeToString())
+        return folder / "x.onnx"
+
+    for place in (folder / "w.bin", folder / "inside" / "w.bin", tmp_path / "w.bin"):
+        place.write_bytes(bytes(8) + weights.tobytes())
+    for location in ("w.bin", "inside/w.bin"):
+        _, arrays = unit_of(model(location=location, offset=8, length=216))
+        np.testing.assert_array_equal(arrays["weights"].ravel(), weights)
+        _, arrays = unit_of(model(location=location, offset=8))
+        np.testing.assert_array_equal(arrays["weights"].ravel(), weights)
+    (folder / "link.bin").symlink_to(tmp_path / "w.bin")
+    os.mkfifo(folder / "pipe")
+    for location in ("../w.bin", str(tmp_path / "w.bin"), "link.bin", "inside/../../w.bin", "/dev/zero"):
+        assert "outside of the model's folder" in refused(model(location=location, offset=8, length=216)).message
+    assert "which cannot be read" in refused(model(location="none")).message
+    for location, begin, length in (("w.bin", 9, 216), ("w.bin", 0, 1 << 62), ("pipe", 0, 216)):
+        assert "end behind the end" in refused(model(location=location, offset=begin, length=length)).message
+    assert "216" in refused(model(location="w.bin", offset=0, length=200)).message
+    for offset in ("abc", -8):
+        message = refused(model(location="w.bin", offset=offset)).message
+        assert "damaged" in message or "end behind the end" in message
+
+
+@pytest.mark.parametrize("what", ["pipe", "/dev/zero", "sparse"])
+def test_what_is_no_file(tmp_path: Path, what: str) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for start in (
+        b"PK",
+        b"\x80\x02",
+        b"\x08",
+        struct.pack("<Q", 20) + b"{",
+        b"\x80\x02\x8e" + struct.pack("<Q", 1 << 39),
+    ):
+        with (tmp_path / "sparse").open("wb") as file:
+            file.write(start)
+            file.truncate(1 << 40)
+        refused(tmp_path / what)
+
+
+def test_zips_and_headers_that_take_long(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "x", "w") as archive:
+        for number in range(70):
+            archive.writestr(f"archive/data/{number:060000}", b"")
+    assert "its directory has more than 4 MiB" in refused(tmp_path / "x").message
+    weights = np.zeros((2, 2), np.float32)
+    entry = {"dtype": "F32", "shape": [1] * 100_000 + [2, 2], "data_offsets": [0, 16]}
+    assert "whole numbers" in refused(safetensors(tmp_path / "x", {"a.weight": weights}, **{"a.weight": entry})).message
+    for name in ("model." * 100_000 + "weight", "1" * 100_000 + "a.weight"):
+        for write in WRITERS.values():
+            assert "characters" in refused(write(tmp_path / "x", {name: weights})).message
+    many = {f"n{number}.weight": Stored(weights.reshape(-1), (2, 2), (2, 1)) for number in range(5001)}
+    assert "more than 5,000 layers" in refused(zipped(tmp_path / "x", many)).message
+    assert (
+        "repeats 4 elements"
+        in refused(zipped(tmp_path / "x", {"a.weight": Stored(weights.reshape(-1), (1 << 60, 2), (0, 1))})).message
     )
