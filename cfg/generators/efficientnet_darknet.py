@@ -53,8 +53,10 @@ def networks() -> Iterator[Cfg]:
 
 
 def _classifier(name: str, base: str, scale: Scale, *notes: str, groups: bool = True, xnor: int | None = None) -> Cfg:
-    title = f"EfficientNet-{base.upper()} as Darknet has it, ImageNet (1000 classes)."
     size = scale.resolution
+    kind = "" if groups else ", of XNOR convolutions" if xnor else ", of dense convolutions"
+    where = f", at {size}" if name in _SIZES else ""
+    title = f"EfficientNet-{base.upper()} as Darknet has it{kind}{where}, ImageNet (1000 classes)."
     cfg = Cfg(f"efficientnet-{name}", title, (PAPER, _VARIANT.format(base), *notes), size, size)
     _backbone(cfg, scale, scale.dropout, groups, xnor)
     cfg.classifier(scale.dropout)

@@ -99,7 +99,8 @@ def _network(
     channels: int = 1,
 ) -> Cfg:
     """A network; `channels` is how many each group of a mixed convolution has."""
-    title = f"MixNet-{name[0].upper()}, ImageNet (1000 classes)."
+    kind = " as Darknet has it" + (", for GPUs" if channels > 1 else "") if darknet else ""
+    title = f"MixNet-{name[0].upper()}{kind}, ImageNet (1000 classes)."
     cfg = Cfg(f"mixnet-{name}", title, (_PAPER, note), 224, 224)
     filters = stem
     cfg.convolution(filters, 3, 2, "relu")

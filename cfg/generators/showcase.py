@@ -95,9 +95,7 @@ def _rfb() -> Cfg:
         'S. Liu, D. Huang, Y. Wang, "Receptive Field Block Net for Accurate and Fast Object Detection", '
         "arXiv:1711.07767, figure 4 (a)."
     )
-    cfg = _cfg(
-        "rfb", "heads on receptive field blocks, whose branches are dilated the more the larger they see.", paper
-    )
+    cfg = _cfg("rfb", "receptive field blocks before the heads, of branches dilated by 1, 3 and 5.", paper)
     _, fine, coarse = _pyramid(cfg)
     for source, anchors in ((coarse, (1, 2)), (fine, (0,))):
         filters = _FILTERS if source == fine else 2 * _FILTERS

@@ -32,7 +32,8 @@ def networks() -> Iterator[Cfg]:
         'S. Liu et al., "Path Aggregation Network for Instance Segmentation", arXiv:1803.01534; '
         'M. M. Derakhshani et al., "Assisted Excitation of Activations", arXiv:1906.05388.',
         "After what is known of Darknet's yolo_v3_tiny_pan3: its weights need not fit.",
-        "Strides 8, 16 and 32; any multiple of 32 works as input size.",
+        "Strides 8, 16 and 32; any multiple of 32 works as input size. Darknet's CPU build overlooks stride_y of 1x1 "
+        "convolutions, and computes something else; its CUDA build does not.",
     )
     title = "YOLOv3-tiny with path aggregation and assisted excitation, COCO (80 classes)."
     cfg = Cfg("yolov3-tiny-pan", title, notes, 416, 416)

@@ -11,7 +11,7 @@ from dnc.tables import Table
 
 @click.group(epilog="Example: dnc zoo fetch yolov3-tiny")
 def command() -> None:
-    """List and fetch published weights."""
+    """List and fetch published weights, and list the networks that dnc has by name."""
 
 
 @command.command("list", epilog="Example: dnc zoo list --json")
@@ -36,6 +36,23 @@ def list_(as_json: bool) -> None:
         table.add(entry.name, entry.cfg, f"{entry.size / 1e6:.1f}", here, entry.labels, entry.license)
     table.show()
     click.echo(f"the cache is {cache_dir()}", err=True)
+
+
+@command.command("networks", epilog="Example: dnc zoo networks, then dnc info peleenet")
+@click.option("--json", "as_json", is_flag=True, help="Print an object: what each network is, by its name.")
+def networks(as_json: bool) -> None:
+    """List the networks whose cfg dnc has, which every command takes by name."""
+    from dnc import zoo
+
+    titles = zoo.networks()
+    if as_json:
+        print_json(titles)
+        return
+    fetchable = {entry.cfg: "here" if zoo.cached(entry) else "dnc zoo fetch" for entry in zoo.entries()}
+    table = Table.of("name", "weights", "what it is", folds=["what it is"])
+    for name, title in titles.items():
+        table.add(name, fetchable.get(f"{name}.cfg", ""), title)
+    table.show()
 
 
 @command.command("fetch", epilog="Example: dnc zoo fetch yolov3-tiny yolov4-tiny")

@@ -278,7 +278,12 @@ def read_cfg(path: str | Path, lenient: bool = False) -> tuple[list[Section], by
         with Path(path).open("rb") as file:
             data = file.read(_LARGEST + 1)
     except OSError as error:
-        raise CfgError(f"cannot read the cfg: {error.strerror or error}", str(path), "check the path") from error
+        hint = "check the path"
+        if isinstance(error, FileNotFoundError) and Path(path).name == str(path):
+            name = str(path).removesuffix(".cfg")
+            known = "`dnc zoo networks` lists those that dnc has by name"
+            hint = close_match(name, bundled_cfgs(), cutoff=0.8) or f"{hint}; {known}"
+        raise CfgError(f"cannot read the cfg: {error.strerror or error}", str(path), hint) from error
     if len(data) > _LARGEST:
         hint = "was the .weights file given in its place?"
         raise CfgError(f"not a .cfg file: it is larger than {_LARGEST >> 20} MiB", str(path), hint)
@@ -295,6 +300,11 @@ def find_cfg(cfg: str | os.PathLike[str]) -> Path:
         return path
     own = bundled_cfg(path.name.removesuffix(".cfg") + ".cfg")
     return own if os.access(own, os.F_OK) else path
+
+
+def bundled_cfgs() -> dict[str, Path]:
+    """The cfgs of cfg/ by the networks' names, sorted."""
+    return dict(sorted((path.stem, path) for path in packaged("cfg").glob("*.cfg")))
 
 
 def bundled_cfg(name: str) -> Path:

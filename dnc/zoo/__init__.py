@@ -46,7 +46,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import IO, Any
 
-from dnc.darknet.cfg import bundled_cfg
+from dnc.darknet.cfg import bundled_cfg, bundled_cfgs
 from dnc.errors import DncError, ZooError, close_match
 from dnc.files import cache_dir
 from dnc.zoo.recorded import read_recorded, write_recorded
@@ -62,6 +62,7 @@ __all__ = [
     "entries",
     "fetch",
     "find",
+    "networks",
     "weights_for",
 ]
 
@@ -189,6 +190,15 @@ class Entry:
 def entries() -> list[Entry]:
     """Published weights that the list knows, in its order."""
     return list(_listed())
+
+
+def networks() -> dict[str, str]:
+    """What each network of cfg/ is, by its name: the first line of its cfg, which is a comment."""
+    titles = {}
+    for name, path in bundled_cfgs().items():
+        with path.open(encoding="utf-8") as file:
+            titles[name] = file.readline().removeprefix("#").strip()
+    return titles
 
 
 def find(name: str) -> Entry:

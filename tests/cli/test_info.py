@@ -97,6 +97,9 @@ def test_engine_on_vectors(command: Command, engines: Path) -> None:
 
 def test_what_is_neither(command: Command, engines: Path, tmp_path: Path) -> None:
     assert "cannot read the cfg" in command("info", tmp_path / "none").err
+    assert "did you mean 'yolov4-tiny'?" in command("info", "yolov4-tinny.cfg").err
+    assert "`dnc zoo networks`" in command("info", "none").err
+    assert "hint: check the path\n" in command("info", tmp_path / "yolov4-tinny.cfg").err
     assert "the folder has no engine.json" in command("info", tmp_path).err
     assert "binary data" in command("info", engines / "tiny.weights").err
     result = command("info", engines / "tiny.engine", "--cutoff", "1")

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from dnc import zoo
+from tests import ROOT
 from tests.conftest import Result
 
 Command = Callable[..., Result]
@@ -52,6 +53,18 @@ def test_list_json(command: Command, cache: Path) -> None:
     keys = {"name", "cfg", "file", "size", "sha256", "labels", "license", "note", "preprocessing", "path"}
     assert set(listed[0]) == keys
     assert {item["path"] for item in listed} == {None}
+
+
+def test_networks(command: Command, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every network of cfg/, by name, with what it is in one whole sentence of its own."""
+    titles = json.loads(command("zoo", "networks", "--json").out)
+    assert list(titles) == sorted(path.stem for path in (ROOT / "cfg").glob("*.cfg"))
+    assert [name for name, title in titles.items() if not title.endswith(".")] == []
+    lines = command("zoo", "networks").out.splitlines()
+    assert [line.split()[0] for line in lines[1:]] == list(titles)
+    assert any(line.split(maxsplit=4)[:4] == ["yolov4-tiny", "dnc", "zoo", "fetch"] for line in lines)
+    monkeypatch.setattr(zoo, "cached", lambda entry: cache / entry.file)
+    assert ["yolov4-tiny", "here"] in [line.split()[:2] for line in command("zoo", "networks").out.splitlines()]
 
 
 def test_fetch_prints_the_path(command: Command, cache: Path, source: zoo.Entry) -> None:
