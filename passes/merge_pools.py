@@ -11,7 +11,8 @@ A maximum has no rounding, so the results are equal to the bit.
 1. A pool beside a smaller one of the same input takes that one's result, with the window that is missing. SPP's 5, 9
    and 13 become three chained 5s: on ONNX Runtime's CPU, whose cost is the window's area, 2.5 to 4 times faster.
 2. A pool of 9 or more with no smaller one beside it becomes a chain of 5s and a rest, where its padding keeps the size
-   of the map: 9 twice, 13 three times as fast. Below that it does not pay.
+   of the map: 9 twice, 13 three times as fast. Below that it does not pay. Over 257 the parts are larger, so that there
+   are at most 64.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ from dnc.graph.rewriting import Remarks, add_node, attribute
 from dnc.passes import Pass, passes
 
 _STEP = 5
+_MOST = 64
+"""As many parts a chain has at most."""
 _LONE = 9
 """The smallest window that case 2 splits: 7 as 5 and 3 gains nothing worth a node."""
 
@@ -66,12 +69,18 @@ def _share(graph: ir.Graph, remarks: Remarks) -> bool:
     for nodes in beside.values():
         # From the largest to the smallest: what a pool is made of then still has its own window.
         falling = sorted(nodes, key=lambda node: _area(_windows(node)), reverse=True)
+        # Of those that are alike, the first will do for all.
+        kinds: dict[tuple[Window, ...], ir.Node] = {}
+        for node in falling:
+            kinds.setdefault(tuple(_windows(node)), node)
+        places = {windows: place for place, windows in enumerate(kinds)}
+        each = list(kinds.items())
         shared = False
-        for position, node in enumerate(falling):
-            for smaller in falling[position + 1 :]:
-                rest = _rest(_windows(node), _windows(smaller))
+        for node in falling:
+            for windows, smaller in each[places[tuple(_windows(node))] + 1 :]:
+                rest = _rest(_windows(node), windows)
                 if rest is not None:
-                    remarks.apply(node, f"made of the pool of {_text(_windows(smaller))} beside it")
+                    remarks.apply(node, f"made of the pool of {_text(windows)} beside it")
                     node.replace_input_with(0, smaller.outputs[0])
                     _set_windows(node, rest)
                     shared = True
@@ -100,8 +109,10 @@ def _split(node: ir.Node, graph: ir.Graph) -> str:
     windows = _windows(node)
     if any(begin + end != size - 1 for size, begin, end in windows):
         return "its padding changes the size of the map"
-    while max(size for size, _, _ in windows) > _STEP:
-        step = [_part(window) for window in windows]
+    largest = max(size for size, _, _ in windows)
+    most = max(_STEP, math.ceil((largest - 1) / _MOST) + 1)
+    while max(size for size, _, _ in windows) > most:
+        step = [_part(window, most) for window in windows]
         rest = _rest(windows, step)
         assert rest is not None
         attributes = {**node.attributes, **_attributes(step)}
@@ -117,10 +128,10 @@ Window = tuple[int, int, int]
 """Size and padding, at the beginning and at the end, along one axis."""
 
 
-def _part(window: Window) -> Window:
-    """A window of at most _STEP with its share of the padding, which keeps the size of the map."""
+def _part(window: Window, most: int) -> Window:
+    """A window of at most so many with its share of the padding, which keeps the size of the map."""
     size, begin, _ = window
-    step = min(_STEP, size)
+    step = min(most, size)
     share = begin * (step - 1) // (size - 1) if size > 1 else 0
     return step, share, step - 1 - share
 

@@ -23,6 +23,9 @@ __all__ = ["OPSET", "WHERE", "Builder", "constant_name", "lazy", "where_of"]
 OPSET = 14
 IR_VERSION = 8
 WHERE = "dnc.where"
+_CHAIN = 16
+"""More tensors than that are not computed one of the other: a layer's weights are changed by a few passes each, unless
+a network has a thousand normalisations in a row."""
 _SMALL = 1024
 """Bytes up to which equal constants are one initializer."""
 
@@ -166,12 +169,26 @@ def lazy(
     *,
     shape: Sequence[int] | None = None,
     dtype: ir.DataType | None = None,
-) -> ir.LazyTensor:
+) -> ir.TensorProtocol:
     """A tensor that is computed whenever it is read: nothing is held in between. Shape and type are `like`'s, if not
-    given."""
+    given.
+
+    `like` is what it is computed of. Of a long chain of such tensors each _CHAIN-th is computed at once and held.
+    """
 
     def compute() -> ir.TensorProtocol:
         return ir.Tensor(np.asarray(function(), order="C"), name=name)
 
+    chain = like.chain + 1 if isinstance(like, _Lazy) else 1
+    if chain == _CHAIN:
+        return compute()
     sides = ir.Shape(like.shape.numpy() if shape is None else shape)
-    return ir.LazyTensor(compute, dtype=dtype or like.dtype, shape=sides, cache=False, name=name)
+    tensor = _Lazy(compute, dtype=dtype or like.dtype, shape=sides, cache=False, name=name)
+    tensor.chain = chain
+    return tensor
+
+
+class _Lazy(ir.LazyTensor):
+    """Knows how many are computed, one of the other, when it is read."""
+
+    chain: int

@@ -26,6 +26,11 @@ from dnc.darknet.layers.windows import Axis, windows
 _LOWEST = float(np.finfo(np.float32).min)
 
 
+def _each(length: int) -> Axis:
+    """The windows of one pixel."""
+    return Axis(length, length, 1, 1, 0)
+
+
 class Pool(Layer):
     """Base of both kinds of pool."""
 
@@ -105,15 +110,14 @@ class MaxPool(Pool):
         x = inputs[0]
         if self.depth:
             return self._emit_depth(b, x)
-        vertical, horizontal = self.axes
+        vertical, horizontal = (axis.within() for axis in self.axes)
         pads = [vertical.begin, horizontal.begin, vertical.end, horizontal.end]
-        if max(pads) >= vertical.size:
+        sizes = [vertical.size, horizontal.size]
+        if any(pad >= size for pad, size in zip(pads, sizes * 2, strict=True)):
             # ONNX Runtime wants every padding smaller than the window.
             borders = b.constant(np.array([0, 0, *pads[:2], 0, 0, *pads[2:]], np.int64))
             x, pads = b.op("Pad", x, borders, b.constant(_LOWEST)), [0, 0, 0, 0]
-        x = b.op(
-            "MaxPool", x, kernel_shape=[vertical.size] * 2, strides=[vertical.stride, horizontal.stride], pads=pads
-        )
+        x = b.op("MaxPool", x, kernel_shape=sizes, strides=[vertical.stride, horizontal.stride], pads=pads)
         if not self.antialiasing:
             return x
         pooled = self.shape[0], vertical.count, horizontal.count
@@ -131,13 +135,14 @@ class MaxPool(Pool):
         return b.op("ReduceMax", x, axes=[1], keepdims=0)
 
     def reference(self, inputs: Sequence[Array], arrays: Arrays, states: States) -> Array:
-        """The maximum over a view of all windows."""
+        """The maximum over views of all windows, along one axis after the other."""
         x = inputs[0]
         if self.depth:
             groups = self.shape[0]
             return np.stack([x[:, group::groups].max(axis=1) for group in range(groups)], axis=1)
         vertical, horizontal = self.axes
-        y: Array = windows(x, vertical, horizontal, _LOWEST).max(axis=(4, 5))
+        y: Array = windows(x, vertical.within(), _each(horizontal.length), _LOWEST).max(axis=(4, 5))
+        y = windows(y, _each(vertical.count), horizontal.within(), _LOWEST).max(axis=(4, 5))
         if not self.antialiasing:
             return y
         pooled = self.shape[0], vertical.count, horizontal.count
@@ -162,11 +167,11 @@ class LocalAvgPool(Pool):
 
     def emit(self, b: Builder, inputs: Sequence[Value], arrays: Arrays) -> Value:
         """AveragePool that leaves the padding out of the count."""
-        vertical, horizontal = self.axes
+        vertical, horizontal = (axis.within() for axis in self.axes)
         return b.op(
             "AveragePool",
             inputs[0],
-            kernel_shape=[vertical.size] * 2,
+            kernel_shape=[vertical.size, horizontal.size],
             strides=[vertical.stride, horizontal.stride],
             pads=[vertical.begin, horizontal.begin, vertical.end, horizontal.end],
             count_include_pad=0,
@@ -175,6 +180,7 @@ class LocalAvgPool(Pool):
     def reference(self, inputs: Sequence[Array], arrays: Arrays, states: States) -> Array:
         """The sum of each window over the count of its pixels inside."""
         inside = np.ones((1, 1, *inputs[0].shape[2:]), np.float32)
-        total: Array = windows(inputs[0], *self.axes, fill=0.0).sum(axis=(4, 5))
-        count: Array = windows(inside, *self.axes, fill=0.0).sum(axis=(4, 5))
+        vertical, horizontal = (axis.within() for axis in self.axes)
+        total: Array = windows(inputs[0], vertical, horizontal, fill=0.0).sum(axis=(4, 5))
+        count: Array = windows(inside, vertical, horizontal, fill=0.0).sum(axis=(4, 5))
         return total / count

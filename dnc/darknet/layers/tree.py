@@ -14,9 +14,12 @@ import numpy as np
 
 from dnc.darknet.cfg import Section
 from dnc.darknet.layers.base import Array, Builder, Value
+from dnc.files import read_bounded
 
 __all__ = ["emit_tree_softmax", "group_sizes", "parse_map", "parse_tree", "softmax", "tree_softmax"]
 
+_LARGEST = 1 << 24
+"""Bytes. YOLO9000's tree, of 9,418 nodes, has 128 kB."""
 _NUMBER = re.compile(r"-?[0-9]{1,9}")
 
 
@@ -53,7 +56,8 @@ def _read(section: Section, key: str) -> list[str]:
     for base in (Path(), cfg.parent, cfg.parent.parent):
         path = base / name
         try:
-            return [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+            text = read_bounded(path, _LARGEST).decode()
+            return [line for line in text.splitlines() if line.strip()]
         except (OSError, UnicodeDecodeError):
             continue
     section.guess(f"cannot read {key}={name}", key, f"copy the file to {cfg.parent / name}; --lenient does without it")

@@ -6,7 +6,7 @@ derives the number of windows from it. `end_padding` translates.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -36,6 +36,18 @@ class Axis:
     def end(self) -> int:
         """ONNX's padding at the end that gives `count` windows: never more than the last window needs."""
         return max(0, (self.count - 1) * self.stride + self.span - self.length - self.begin)
+
+
+    def within(self) -> Axis:
+        """The same windows without the taps that lie outside in all of them; at least one is left.
+
+        To a pool, outside is nothing, and a window that is much larger than the map is no more work than one that
+        reaches over all of it. Only for a dilation of 1.
+        """
+        last = (self.count - 1) * self.stride
+        before = min(max(0, self.begin - last), self.size - 1)
+        behind = min(max(0, self.size - self.begin - self.length), self.size - 1 - before)
+        return replace(self, size=self.size - before - behind, begin=self.begin - before)
 
 
 def windows(x: Array, vertical: Axis, horizontal: Axis, fill: float) -> npt.NDArray[np.float32]:
