@@ -58,7 +58,19 @@ class DncError(Exception):
                 lines.append(f"  {self.where.line:>5} | {self.where.text}")
         if self.hint:
             lines.append(f"  hint: {self.hint}")
-        return "\n".join(lines)
+        return printable("\n".join(lines))
+
+
+def printable(text: str) -> str:
+    """Text without what a terminal would obey; names in files and answers of servers may hold anything.
+
+    What stands for bytes of a path that are no UTF-8 stays, so that the path can be copied.
+    """
+    return text if text.isprintable() else "".join(c if _is_shown(c) else "\ufffd" for c in text)
+
+
+def _is_shown(character: str) -> bool:
+    return character.isprintable() or character == "\n" or "\udc80" <= character <= "\udcff"
 
 
 class CfgError(DncError):

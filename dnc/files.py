@@ -4,18 +4,19 @@ and files that are read: those of a disk alone, and no more of them than a limit
 from __future__ import annotations
 
 import errno
+import json
 import os
 import secrets
 import shutil
 import stat
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from dnc.errors import DncError
 
-__all__ = ["cache_dir", "open_regular", "prune", "read_bounded", "whole_file"]
+__all__ = ["cache_dir", "open_regular", "parse_json", "prune", "read_bounded", "read_json", "whole_file"]
 
 
 def packaged(name: str) -> Path:
@@ -83,6 +84,55 @@ def read_bounded(path: str | os.PathLike[str], limit: int) -> bytes:
         shown = f"{limit >> 20:,} MiB" if limit >= 1 << 20 else f"{limit >> 10:,} KiB"
         raise OSError(errno.EFBIG, f"it has more than {shown}", os.fspath(path))
     return content
+
+
+JSON_DEPTH, JSON_VALUES, JSON_DIGITS = 64, 1 << 20, 512
+"""How deep values may nest, how many there may be, and how long a number may be: as in json.cpp."""
+
+
+def parse_json(content: bytes, values: int = JSON_VALUES) -> Any:
+    """The value of a JSON file, which may come from anywhere. Raises ValueError if it is no JSON in UTF-8, has more
+    `values`, nests deeper or has longer numbers than any file has that is meant, or a name twice in an object."""
+
+    def members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        unique = dict(pairs)
+        if len(unique) != len(pairs):
+            raise ValueError("a name stands twice in an object")
+        return unique
+
+    def number(kind: type[int] | type[float]) -> Callable[[str], int | float]:
+        def parse(text: str) -> int | float:
+            if len(text) > JSON_DIGITS:
+                raise ValueError("a number is too long")
+            return kind(text)
+
+        return parse
+
+    try:
+        value = json.loads(
+            content.decode("utf-8"), object_pairs_hook=members, parse_int=number(int), parse_float=number(float)
+        )
+    except RecursionError:
+        raise ValueError("it nests too deep") from None
+    level, count = [value], 0
+    for _ in range(JSON_DEPTH + 1):
+        count += len(level)
+        if count > values:
+            raise ValueError("it has too many values")
+        level = [
+            inner
+            for item in level
+            if isinstance(item, dict | list)
+            for inner in (item.values() if isinstance(item, dict) else item)
+        ]
+    if level:
+        raise ValueError("it nests too deep")
+    return value
+
+
+def read_json(path: str | os.PathLike[str], limit: int = 1 << 24, values: int = JSON_VALUES) -> Any:
+    """The value of a JSON file of up to `limit` bytes; raises as `read_bounded` and `parse_json`."""
+    return parse_json(read_bounded(path, limit), values)
 
 
 @contextmanager

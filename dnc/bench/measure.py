@@ -38,6 +38,7 @@ from dnc.bench.timing import CONFIDENCE, Opener, Openings, compete
 from dnc.bench.yardstick import NAME as YARDSTICK
 from dnc.bench.yardstick import yardstick
 from dnc.errors import DncError, TargetError
+from dnc.files import read_json
 from dnc.runtime.timing import Interval, Ratio
 from dnc.typing import Progress, silent
 
@@ -155,14 +156,18 @@ class Recording:
         )
 
 
+_LARGEST_RECORDING = 1 << 26
+"""Bytes."""
+
+
 def read_recording(path: Path) -> Recording:
     """Reads what `dnc bench --json` printed. Raises DncError if it is no recording, or a newer dnc made it."""
     hint = "make one with `dnc bench ENGINE --json > FILE`"
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path, _LARGEST_RECORDING)
     except OSError as error:
         raise DncError(f"cannot read the recording: {error.strerror or error}", path, hint) from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise DncError(f"this is no recording: {error}", path, hint) from error
     schema = content.get("schema") if isinstance(content, dict) else None
     if not isinstance(schema, int):

@@ -118,7 +118,7 @@ def command(
         report("reading the network")
         network = Network.load(cfg, place, lenient=lenient)
         if table is not None:
-            calibration = read_table(table, network)
+            calibration = read_table(table, network, lenient=lenient)
         else:
             paths = _images(given or _data_beside(cfg), key, count, seed, skip_bad)
             calibration = calibrate(
@@ -168,6 +168,7 @@ def _kind(file: str) -> str:
     """Kind of a file, by its suffix or else by its contents."""
     from dnc.darknet.cfg import find_cfg
     from dnc.evaluation.datasets import SUFFIXES, is_folder, is_there
+    from dnc.files import open_regular
 
     suffix = Path(file).suffix.lower()
     if suffix in (".cfg", ".weights", ".data"):
@@ -179,7 +180,7 @@ def _kind(file: str) -> str:
             return "cfg"
         raise CalibrationError("there is no such file", file, "a .cfg, .weights, .data, or a list or folder of images")
     try:
-        with Path(file).open("rb") as stream:
+        with open_regular(file) as stream:
             start = stream.read(4096)
     except OSError as error:
         raise CalibrationError(f"cannot read the file: {error.strerror or error}", file) from error

@@ -36,7 +36,7 @@ import onnx_ir as ir
 from dnc.darknet.lower import lower
 from dnc.darknet.network import Network
 from dnc.errors import DncError
-from dnc.files import whole_file
+from dnc.files import read_json, whole_file
 from dnc.graph.builder import where_of
 from dnc.graph.composites import is_composite
 from dnc.graph.rewriting import attribute
@@ -372,6 +372,10 @@ def _peak(bench: _Bench) -> float:
     return float(1.5 * 2 * 256 * 256 * 9 * 28 * 28 / seconds)
 
 
+_LARGEST_CACHE = 1 << 26
+"""Bytes; a region takes some 300."""
+
+
 class _Cache:
     """Measurements of one device, in one JSON file of the cache folder. A damaged one counts as empty."""
 
@@ -383,7 +387,7 @@ class _Cache:
         self.peak: float | None = None
         """Operations a second of the machine, once measured."""
         try:
-            content = json.loads(self._path.read_text(encoding="utf-8")) if self._path is not None else {}
+            content = read_json(self._path, _LARGEST_CACHE) if self._path is not None else {}
             if content.get("schema") == _SCHEMA and content.get("device") == device:
                 self._found, known = dict(content["layers"]), content["peak"]
                 self.peak = known if isinstance(known, float) else None

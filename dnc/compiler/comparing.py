@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from os import PathLike
@@ -19,6 +20,7 @@ from dnc.darknet.weights import write_weights
 from dnc.errors import DncError, ImageError, TargetError, close_match, warn
 from dnc.evaluation.comparison import TOLERANCE, Comparison, EngineSide, Recording, ReferenceSide, Sample, Side, compare
 from dnc.evaluation.datasets import is_folder
+from dnc.files import open_regular
 from dnc.runtime.engine import Engine, load
 from dnc.runtime.preprocessing import Preprocessing, read_image
 from dnc.targets import targets
@@ -188,8 +190,10 @@ def _sample(
 
 def _read_input(path: Path, shape: tuple[int, ...]) -> Array:
     try:
-        x = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+        with open_regular(path):
+            # Mapped: whatever its header says, no more is read than is there.
+            x = np.load(path, "r", allow_pickle=False)
+    except (OSError, ValueError, EOFError, SyntaxError, MemoryError, OverflowError, zipfile.BadZipFile) as error:
         raise DncError(f"cannot read the input: {error}", path, "an .npy file of numpy.save") from error
     if not isinstance(x, np.ndarray) or x.dtype.kind not in "fiu" or x.shape[-len(shape) :] != shape:
         have = f"{x.shape} of {x.dtype}" if isinstance(x, np.ndarray) else "several arrays"

@@ -16,7 +16,7 @@ from dnc.compiler.options import CompileOptions
 from dnc.darknet.cfg import find_cfg
 from dnc.darknet.layers.base import layer_value
 from dnc.darknet.network import Network
-from dnc.errors import CalibrationError, DncError, WeightsError
+from dnc.errors import CalibrationError, DncError, WeightsError, tolerate
 from dnc.evaluation.datasets import read_names
 from dnc.quantization.calibration import Calibration
 from dnc.runtime.decoding import ClassifierHead, Head
@@ -77,13 +77,20 @@ class Source:
             network,
             heads,
             _preprocessing(network, heads, options.preprocessing, recorded),
-            find_labels(cfg, options.labels, heads),
-            _calibration(options.calibration, network, [target.options.get("precision", "fp32") for target in targets]),
+            find_labels(cfg, options.labels, heads, options.lenient),
+            _calibration(
+                options.calibration,
+                network,
+                [target.options.get("precision", "fp32") for target in targets],
+                options.lenient,
+            ),
             real=found is not None,
         )
 
 
-def _calibration(path: str | PathLike[str] | None, network: Network, precisions: Sequence[str]) -> Calibration | None:
+def _calibration(
+    path: str | PathLike[str] | None, network: Network, precisions: Sequence[str], lenient: bool
+) -> Calibration | None:
     """The calibration that one of the precisions needs; None if none needs one."""
     needy = [precision for precision in precisions if precision in CALIBRATED]
     if not needy:
@@ -95,7 +102,7 @@ def _calibration(path: str | PathLike[str] | None, network: Network, precisions:
         hint = f"`dnc calibrate obj.data {Path(network.file).name}` measures one; name it with --calibration"
         raise CalibrationError(f"precision {needy[0]} needs a calibration", network.file, hint)
     calibration = Calibration.read(path)
-    calibration.check(network)
+    calibration.check(network, lenient)
     return calibration
 
 
@@ -115,7 +122,9 @@ def find_weights(cfg: str | PathLike[str], weights: str | PathLike[str] | None) 
     return found
 
 
-def find_labels(cfg: Path, labels: str | PathLike[str] | None, heads: Sequence[Head]) -> tuple[str, ...]:
+def find_labels(
+    cfg: Path, labels: str | PathLike[str] | None, heads: Sequence[Head], lenient: bool = False
+) -> tuple[str, ...]:
     """The names of the classes: from the file given; else beside the cfg, by its name or if it is the only one with
     as many lines as there are classes; else the zoo's for a network of that name; else none.
 
@@ -126,9 +135,12 @@ def find_labels(cfg: Path, labels: str | PathLike[str] | None, heads: Sequence[H
         return ()
     classes = heads[-1].classes
     if labels is not None:
-        names = read_names(labels)
+        names = read_names(labels, lenient)
         if len(names) != classes:
-            raise DncError(f"{len(names)} labels for {classes} classes", labels, "one class name a line")
+            problem = DncError(f"{len(names)} labels for {classes} classes", labels, "one class name a line")
+            tolerate(problem, lenient)
+            # As far as they go; the others are called by their numbers, as without labels.
+            names = (*names[:classes], *map(str, range(len(names), classes)))
         return names
     own = cfg.with_suffix(".names")
     if own.is_file() and len(names := read_names(own)) == classes:

@@ -16,8 +16,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NoReturn
 
-from dnc.errors import CfgError, Where, close_match, tolerate, warn
-from dnc.files import packaged
+from dnc.errors import CfgError, Where, close_match, printable, tolerate, warn
+from dnc.files import open_regular, packaged
 
 __all__ = ["Option", "Section", "parse_cfg", "read_cfg"]
 
@@ -232,7 +232,7 @@ def parse_cfg(text: str, file: str = "<cfg>", lenient: bool = False) -> list[Sec
     sections: list[Section] = []
     for number, source in enumerate(re.split(r"\r\n|\r|\n", text), 1):
         # \x1a ends the files of DOS.
-        line, shown = _printable(re.sub(r"[\s\x1a]+", "", source)), _printable(source.strip()[:200])
+        line, shown = printable(re.sub(r"[\s\x1a]+", "", source)), printable(source.strip()[:200])
         if not line or line[0] in "#;":
             continue
         if line[0] == "[":
@@ -267,15 +267,10 @@ def parse_cfg(text: str, file: str = "<cfg>", lenient: bool = False) -> list[Sec
     return sections
 
 
-def _printable(text: str) -> str:
-    """Removes from text for messages whatever a terminal would obey; no name and no number has such characters."""
-    return text if text.isprintable() else "".join(c if c.isprintable() else "\ufffd" for c in text)
-
-
 def read_cfg(path: str | Path, lenient: bool = False) -> tuple[list[Section], bytes]:
     """Reads and splits a .cfg file, and returns its bytes as well; see `parse_cfg`."""
     try:
-        with Path(path).open("rb") as file:
+        with open_regular(path) as file:
             data = file.read(_LARGEST + 1)
     except OSError as error:
         hint = "check the path"

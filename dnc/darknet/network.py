@@ -17,6 +17,7 @@ from dnc.darknet.layers import Context, Layer, Shape, layers
 from dnc.darknet.layers.base import MAX_ELEMENTS, Arrays
 from dnc.darknet.weights import count, random_arrays, read_weights
 from dnc.errors import CfgError, WeightsError, Where, close_match
+from dnc.files import open_regular
 
 __all__ = ["MAX_PARAMETERS", "Network"]
 
@@ -63,7 +64,7 @@ class Network:
         if weights is None:
             return dataclasses.replace(network, digest=digest.hexdigest())
         arrays = read_weights(weights, network.layers, lenient=lenient, partial=cutoff is not None)
-        with Path(weights).open("rb") as file:
+        with open_regular(weights) as file:
             while block := file.read(1 << 20):
                 digest.update(block)
         return dataclasses.replace(network, arrays=arrays, digest=digest.hexdigest())

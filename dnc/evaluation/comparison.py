@@ -20,7 +20,9 @@ carry the network as `cfg` (text) and `weights` (bytes). Three of Darknet's laye
 
 from __future__ import annotations
 
+import struct
 import zipfile
+import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -36,6 +38,7 @@ from dnc.darknet.layers.convolutional import Convolutional
 from dnc.darknet.network import Network
 from dnc.darknet.reference import run_all
 from dnc.errors import DncError
+from dnc.files import open_regular
 from dnc.typing import Array
 
 if TYPE_CHECKING:
@@ -273,11 +276,31 @@ def _row(sample: str, name: str, where: str, got: Array, want: Array, actual: st
     return Row(sample, name, where, shape, absolute, relative, note=note)
 
 
+_LARGEST = 1 << 31
+"""Bytes of all arrays."""
+_UNREADABLE = (
+    OSError,
+    ValueError,
+    EOFError,
+    AttributeError,
+    TypeError,
+    SyntaxError,
+    MemoryError,
+    RuntimeError,
+    struct.error,
+    zlib.error,
+    zipfile.BadZipFile,
+)
+"""What numpy and zipfile raise for what is damaged, or says that it is larger than any memory."""
+
+
 def _read_npz(path: Path) -> dict[str, Array]:
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with open_regular(path) as file, np.load(file, allow_pickle=False) as archive:
+            if sum(info.file_size for info in archive.zip.infolist()) > _LARGEST:
+                raise ValueError(f"it holds more than {_LARGEST >> 30} GiB")
             return {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile) as error:
+    except _UNREADABLE as error:
         raise DncError(f"cannot read the recording: {error}", path, "an .npz file of numpy.savez") from error
 
 

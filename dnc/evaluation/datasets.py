@@ -17,7 +17,7 @@ class beyond the last one is written out of bounds) is an error here that names 
 from __future__ import annotations
 
 import glob
-import json
+import io
 import os
 import random
 import re
@@ -30,7 +30,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dnc.errors import DatasetError, ImageError, Where, warn
+from dnc.errors import DatasetError, ImageError, Where, tolerate, warn
+from dnc.files import read_bounded, read_json
 
 __all__ = [
     "SUFFIXES",
@@ -56,6 +57,15 @@ __all__ = [
 
 SUFFIXES = frozenset([".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tga", ".tif", ".tiff", ".webp"])
 """What counts as an image in a folder."""
+
+_LARGEST = 1 << 22
+"""Bytes of a .data file, of names or of labels."""
+_LARGEST_LIST, _MOST_LINES = 1 << 27, 2_000_000
+"""Bytes and lines of a list: ImageNet has 1.3 million images."""
+_MOST_MISSING = 10_000
+"""Lines of a list that name nothing, until nothing more is looked for."""
+_LARGEST_ANNOTATIONS, _MOST_ANNOTATED = 1 << 30, 100_000_000
+"""Bytes and values: COCO's train2017 has 450 MB, mostly polygons."""
 
 Source = str | PathLike[str] | Sequence[str | PathLike[str]]
 """A .data file, a list, a folder, a glob or an image; or several of them."""
@@ -92,7 +102,7 @@ class DataFile:
         text = self.options.get("classes")
         if text is None:
             return None
-        if not text.isdecimal():
+        if not re.fullmatch("[0-9]{1,9}", text):
             raise DatasetError(f"classes is a number, not '{text}'", self.lines["classes"])
         return int(text)
 
@@ -168,14 +178,16 @@ def read_data(path: str | PathLike[str]) -> DataFile:
     return DataFile(Path(path), options, lines)
 
 
-def read_names(path: str | PathLike[str]) -> tuple[str, ...]:
-    """Reads class names, one a line, without blank lines. Raises DatasetError if there are none to read, or no text."""
+def read_names(path: str | PathLike[str], lenient: bool = False) -> tuple[str, ...]:
+    """Reads class names, one a line, without blank lines. Raises DatasetError if there are none to read, or no text; of
+    a name in another encoding than UTF-8, only warns if `lenient`."""
     names = []
     for where, text in _lines(Path(path)):
         try:
             text.encode()
-        except UnicodeEncodeError as error:
-            raise DatasetError("this name is not in UTF-8", where, "one class name a line") from error
+        except UnicodeEncodeError:
+            tolerate(DatasetError("this name is not in UTF-8", where, "one class name a line"), lenient)
+            text = os.fsencode(text).decode("utf-8", "replace")
         names.append(text)
     if not names:
         raise DatasetError("there is no name in this file", path, "one class name a line")
@@ -339,7 +351,7 @@ def read_annotations(path: str | PathLike[str]) -> Annotations:
         DatasetError: it cannot be read or is no such file; an annotation names an image or a category that is missing.
     """
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        content = read_json(path, _LARGEST_ANNOTATIONS, _MOST_ANNOTATED)
         categories = {entry["id"]: str(entry["name"]) for entry in content["categories"]}
         pictures = {entry["id"]: (entry["file_name"], entry["width"], entry["height"]) for entry in content["images"]}
         class_of = {number: index for index, number in enumerate(sorted(categories))}
@@ -352,7 +364,7 @@ def read_annotations(path: str | PathLike[str]) -> Annotations:
             rows[annotation["image_id"]].append((class_id, *box, crowd, float(annotation.get("area", w * h))))
     except OSError as error:
         raise DatasetError(f"cannot read the annotations: {error.strerror or error}", path) from error
-    except (KeyError, TypeError, ValueError, AttributeError, ZeroDivisionError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         what = f"these are no COCO annotations: {type(error).__name__} {error}"
         hint = "an object with images, categories and annotations, like instances_val2017.json"
         raise DatasetError(what, path, hint) from error
@@ -514,7 +526,7 @@ def _listed_in_data(data: DataFile, key: str, skip_bad: bool) -> list[Entry]:
     if difficult is None:
         return entries
     # Only their labels are read: these images need not exist.
-    others = [Path(text) for _, text in _lines(difficult)]
+    others = [Path(text) for _, text in _lines(difficult, _LARGEST_LIST)]
     if len(others) != len(entries):
         what = f"{len(others)} images, but {len(entries)} in {path}"
         raise DatasetError(what, difficult, "the n-th line has the difficult objects of the n-th image")
@@ -522,17 +534,22 @@ def _listed_in_data(data: DataFile, key: str, skip_bad: bool) -> list[Entry]:
 
 
 def _listed(path: Path, bases: Sequence[Path], skip_bad: bool) -> list[Entry]:
-    entries, missing = [], []
-    for where, text in _lines(path):
+    entries: list[Entry] = []
+    missing: Where | None = None
+    lacking = 0
+    for where, text in _lines(path, _LARGEST_LIST):
         entry = _entry(text, where, bases)
         if entry is not None:
             entries.append(entry)
         else:
-            missing.append(where)
+            missing = missing or where
+            lacking += 1
+            if lacking == _MOST_MISSING and not skip_bad:
+                break
     if missing:
-        count = f"; nor are {len(missing) - 1} others of this list" if len(missing) > 1 else ""
+        count = f"; nor are {lacking - 1} others of this list" if lacking > 1 else ""
         hint = "looked for from this folder, from the list's and from its parent"
-        error = DatasetError(f"there is no such image{count}", missing[0], hint)
+        error = DatasetError(f"there is no such image{count}", missing, hint)
         if not skip_bad:
             raise error
         warn(error)
@@ -544,7 +561,7 @@ def _listed(path: Path, bases: Sequence[Path], skip_bad: bool) -> list[Entry]:
 
 def _entry(text: str, where: Where, bases: Sequence[Path]) -> Entry | None:
     """The image that a line names; a number behind it is its class, unless it belongs to the name."""
-    path, number, class_id = _first(text, bases), re.fullmatch(r"(.*\S)\s+(\d+)", text), None
+    path, number, class_id = _first(text, bases), re.fullmatch(r"(.*\S)\s+(\d{1,9})", text), None
     if path is None and number:
         path, class_id = _first(number[1], bases), int(number[2])
     return None if path is None else Entry(path, where, class_id)
@@ -564,16 +581,18 @@ def _first(text: str, bases: Sequence[Path]) -> Path | None:
     return next((place for place in places if is_there(place)), None)
 
 
-def _lines(path: Path) -> Iterator[tuple[Where, str]]:
+def _lines(path: Path, limit: int = _LARGEST) -> Iterator[tuple[Where, str]]:
     """The lines of a file that are not blank, without blanks around them, and their places."""
     try:
-        content = path.read_bytes()
+        content = read_bounded(path, limit)
     except OSError as error:
         raise DatasetError(f"cannot read the file: {error.strerror or error}", path) from error
     if b"\0" in content:
         raise DatasetError("this is no text file", path)
     # Names of files may be in any encoding.
-    for number, line in enumerate(os.fsdecode(content.removeprefix(b"\xef\xbb\xbf")).split("\n"), 1):
-        text = line.strip()
+    for number, line in enumerate(io.BytesIO(content.removeprefix(b"\xef\xbb\xbf")), 1):
+        if number > _MOST_LINES:
+            raise DatasetError(f"this file has more than {_MOST_LINES:,} lines", path, "is it a list of images?")
+        text = os.fsdecode(line).strip()
         if text:
-            yield Where(str(path), number, text=text), text
+            yield Where(str(path), number, text=text[:200]), text

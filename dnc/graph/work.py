@@ -12,7 +12,6 @@ other engines, what was written into their model.json when they were compiled.
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dnc.errors import TargetError
+from dnc.files import read_json
 from dnc.graph.composites import inline_composites
 from dnc.graph.serialization import small_model
 from dnc.runtime.manifest import Manifest
@@ -94,7 +94,7 @@ def read_work(folder: Path, manifest: Manifest, batch: int = 1) -> list[Work]:
 
         return work_of(*_read_onnx(onnx.load(str(folder / "model.onnx")), manifest, batch))
     try:
-        described = json.loads((folder / "model.json").read_text(encoding="utf-8"))["work"]
+        described = read_json(folder / "model.json")["work"]
         return [Work(entry["place"], entry["where"], entry["operations"], entry["bytes"]) for entry in described]
     except (OSError, ValueError, LookupError, TypeError) as error:
         what = f"the layers of an engine of target {manifest.target} are not known"

@@ -19,12 +19,12 @@ import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from dnc.errors import CalibrationError
-from dnc.files import whole_file
+from dnc.errors import CalibrationError, tolerate
+from dnc.files import read_json, whole_file
 from dnc.graph.quantization import Channels, Range
+from dnc.typing import is_number
 
 if TYPE_CHECKING:
     from dnc.darknet.network import Network
@@ -33,6 +33,8 @@ __all__ = ["FORMAT", "Calibration"]
 
 FORMAT = 1
 
+_LARGEST = 1 << 26
+"""Bytes. Channels and histograms take some 10,000 a layer."""
 _HINT = "measure it again with `dnc calibrate`"
 _RANGE = ("low", "high", "minimum", "maximum", "threshold")
 """The threshold follows from low and high."""
@@ -91,8 +93,8 @@ class Calibration:
     def read(cls, path: str | os.PathLike[str]) -> Self:
         """Reads a file; raises CalibrationError if it cannot be read, or is no calibration."""
         try:
-            values = json.loads(Path(path).read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError) as error:
+            values = read_json(path, _LARGEST)
+        except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else error
             raise CalibrationError(f"cannot read the calibration: {reason}", path, _HINT) from error
         try:
@@ -105,11 +107,12 @@ class Calibration:
         with whole_file(path) as file:
             file.write((json.dumps(self.to_json(), indent=1) + "\n").encode())
 
-    def check(self, network: Network) -> None:
-        """Raises CalibrationError if this was measured on another network."""
+    def check(self, network: Network, lenient: bool = False) -> None:
+        """Raises CalibrationError if this was measured on another network, or warns if `lenient`."""
         if self.digest != network.digest:
             message = f"the calibration belongs to another network ({self.digest[:12]}…, not {network.digest[:12]}…)"
-            raise CalibrationError(message, network.file, "cfg and weights must be the same files; " + _HINT)
+            hint = "cfg and weights must be the same files; " + _HINT
+            tolerate(CalibrationError(message, network.file, hint), lenient)
 
 
 _KINDS: dict[str, type] = {
@@ -124,12 +127,8 @@ _KINDS: dict[str, type] = {
 }
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
 def _range(name: str, item: object, channels: Channels | None) -> Range:
-    if not isinstance(item, dict) or set(item) != set(_RANGE) or not all(map(_is_number, item.values())):
+    if not isinstance(item, dict) or set(item) != set(_RANGE) or not all(map(is_number, item.values())):
         raise CalibrationError(f"the range of '{name}' is not {', '.join(_RANGE)}, finite numbers", hint=_HINT)
     low, high, minimum, maximum, threshold = (float(item[key]) for key in _RANGE)
     found = Range(low, high, minimum, maximum, channels)

@@ -27,6 +27,7 @@ import os
 import re
 import struct
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -35,8 +36,8 @@ from dnc.darknet.cfg import read_cfg
 from dnc.darknet.layers.base import layer_value
 from dnc.darknet.layers.convolutional import Convolutional
 from dnc.darknet.network import Network
-from dnc.errors import CalibrationError, CfgError, Where
-from dnc.files import whole_file
+from dnc.errors import CalibrationError, CfgError, Where, tolerate
+from dnc.files import read_bounded, whole_file
 from dnc.graph.quantization import LEVELS, Range, as_threshold
 from dnc.quantization.calibration import Calibration
 
@@ -112,40 +113,46 @@ def write_tensorrt(calibration: Calibration, path: str | os.PathLike[str], versi
         file.write(text.encode())
 
 
-def read_table(path: str | os.PathLike[str], network: Network) -> Calibration:
+def read_table(path: str | os.PathLike[str], network: Network, *, lenient: bool = False) -> Calibration:
     """Reads a calibration of dnc, a cfg or input_calibration.txt of Darknet, or a cache of TensorRT, told apart by
     their contents.
+
+    Args:
+        path: the file.
+        network: what the ranges are for.
+        lenient: warn about a calibration of another network, another number of multipliers, and lines or numbers that
+            make no sense; what is left without a range stays in float.
 
     Raises:
         CalibrationError, CfgError: it cannot be read, is none of them, or does not fit the network.
     """
     try:
-        with Path(path).open("rb") as file:
-            text = file.read(_LARGEST).decode("utf-8", errors="surrogateescape")
+        text = read_bounded(path, _LARGEST).decode("utf-8", errors="surrogateescape")
     except OSError as error:
         raise CalibrationError(f"cannot read the table: {error.strerror or error}", path) from error
     if text.lstrip().startswith("{"):
         calibration = Calibration.read(path)
-        calibration.check(network)
-        return calibration
+        calibration.check(network, lenient)
+        return replace(calibration, digest=network.digest)
     if _HEADER.match(text):
-        return _table("tensorrt", network, _read_tensorrt(Path(path), text, network))
+        return _table("tensorrt", network, _read_tensorrt(Path(path), text, network, lenient))
     if text.lstrip().startswith(_KEY):
         items = text.partition("=")[2].rstrip(", \r\n").split(",")
-        multipliers = [_number(item, Where(str(path), 1)) for item in items]
-        return _table("darknet", network, _by_input(multipliers, network, path))
+        multipliers = [_number(item, Where(str(path), 1), lenient) for item in items]
+        return _table("darknet", network, _by_input(multipliers, network, path, lenient))
     if Path(path).suffix.lower() == ".cfg":
-        return _from_section(Path(path), network)
+        return _from_section(Path(path), network, lenient)
     hint = "a calibration of dnc, a line `input_calibration = …`, a .cfg with one, or a calibration cache of TensorRT"
     raise CalibrationError("this is no table of ranges", path, hint)
 
 
-def _from_section(path: Path, network: Network) -> Calibration:
+def _from_section(path: Path, network: Network, lenient: bool) -> Calibration:
     net = read_cfg(path, lenient=True)[0][0]
     numbers = net.numbers(_KEY)
     if numbers is None:
         raise CalibrationError(f"its [net] has no {_KEY}", path, "`dnc calibrate` measures one")
-    return _table("darknet", network, _by_input([_number(str(item), net.at(_KEY)) for item in numbers], network, path))
+    multipliers = [_number(str(item), net.at(_KEY), lenient) for item in numbers]
+    return _table("darknet", network, _by_input(multipliers, network, path, lenient))
 
 
 def _inputs(network: Network) -> Iterator[tuple[Convolutional, str]]:
@@ -166,26 +173,36 @@ def _multiplier(threshold: float) -> str:
     return repr(LEVELS / threshold)
 
 
-def _number(text: str, where: Where) -> float:
+def _number(text: str, where: Where, lenient: bool) -> float | None:
+    """A multiplier; None for what is none, if `lenient`."""
     try:
         number = float(text)
     except ValueError:
-        raise CfgError(f"'{text.strip()[:40]}' is no number", where, "multipliers, separated by commas") from None
-    if not 1e-30 < number < 1e30:
-        raise CfgError(f"a multiplier of {number:g} is none", where, "127 / threshold, positive")
-    return number
+        problem = CfgError(f"'{text.strip()[:40]}' is no number", where, "multipliers, separated by commas")
+    else:
+        if 1e-30 < number < 1e30:
+            return number
+        problem = CfgError(f"a multiplier of {number:g} is none", where, "127 / threshold, positive")
+    tolerate(problem, lenient)
+    return None
 
 
-def _by_input(multipliers: list[float], network: Network, path: str | os.PathLike[str]) -> dict[str, float]:
+def _by_input(
+    multipliers: list[float | None], network: Network, path: str | os.PathLike[str], lenient: bool
+) -> dict[str, float]:
     """Thresholds by the name of the value."""
     inputs = [name for _, name in _inputs(network)]
     if len(multipliers) not in (len(inputs), len(inputs) + 1):
         message = f"{len(multipliers)} multipliers for {len(inputs)} [convolutional] layers"
-        raise CalibrationError(message, path, "one for each in order, and a 16 behind them; is it another network's?")
-    return {name: LEVELS / number for name, number in zip(inputs, multipliers, strict=False)}
+        hint = "one for each in order, and a 16 behind them; is it another network's?"
+        tolerate(CalibrationError(message, path, hint), lenient)
+        if len(multipliers) < len(inputs):
+            # The last one is of no input.
+            multipliers = multipliers[:-1]
+    return {name: LEVELS / number for name, number in zip(inputs, multipliers, strict=False) if number is not None}
 
 
-def _read_tensorrt(path: Path, text: str, network: Network) -> dict[str, float]:
+def _read_tensorrt(path: Path, text: str, network: Network, lenient: bool) -> dict[str, float]:
     names = {"input", *(layer_value(layer.index) for layer in network.layers)}
     thresholds = {}
     for number, line in enumerate(text.splitlines()[1:], 2):
@@ -199,7 +216,8 @@ def _read_tensorrt(path: Path, text: str, network: Network) -> dict[str, float]:
             scale = math.nan
         if not colon or not scale >= 0 or math.isinf(scale):
             where = Where(str(path), number, text=line[:80])
-            raise CalibrationError("this line is no `name: scale` in hexadecimal digits", where)
+            tolerate(CalibrationError("this line is no `name: scale` in hexadecimal digits", where), lenient)
+            continue
         # 0 is of a tensor that has no range.
         if name in names and scale:
             thresholds[name] = LEVELS * scale

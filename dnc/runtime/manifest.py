@@ -35,6 +35,7 @@ from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from dnc.errors import BundleError
+from dnc.files import parse_json, read_bounded
 from dnc.runtime.decoding import Head, head_from_json
 from dnc.runtime.preprocessing import Preprocessing
 
@@ -45,6 +46,9 @@ MANIFEST = "engine.json"
 LABELS = "labels.txt"
 MANIFEST_LIMIT = 16 << 20
 """Bytes; those of the largest network in cfg/ are 20,000."""
+LABELS_LIMIT = 16 << 20
+FILES_LIMIT = 1000
+"""Files of an engine: each is opened, checked and, from a package, unpacked. Engines have 20 at most."""
 _DAMAGED = "the engine is damaged: build it again"
 _TRIES = 100
 _OPTIONAL = ("labels", "tuning", "options", "report", "remarks", "runner")
@@ -185,8 +189,8 @@ def parse_manifest(content: bytes, where: Path) -> dict[str, Any]:
     if len(content) > MANIFEST_LIMIT:
         raise BundleError(f"engine.json is longer than {MANIFEST_LIMIT >> 20} MiB", where, _DAMAGED)
     try:
-        fields = json.loads(content.decode("utf-8"))
-    except (ValueError, RecursionError) as error:
+        fields = parse_json(content)
+    except ValueError as error:
         raise BundleError(f"cannot read engine.json: {error}", where, _DAMAGED) from error
     schema = fields.get("schema") if isinstance(fields, dict) else None
     if type(schema) is not int or schema < 1:
@@ -199,6 +203,8 @@ def parse_manifest(content: bytes, where: Path) -> dict[str, Any]:
     files = fields.get("files")
     if not _fits(files, Mapping[str, Mapping[str, Any]]):
         raise BundleError("engine.json lists no files", where, _DAMAGED)
+    if len(files) > FILES_LIMIT:
+        raise BundleError(f"engine.json lists more than {FILES_LIMIT} files", where, _DAMAGED)
     for name, expected in files.items():
         # A colon is a drive or a stream on some systems.
         if name in ("", ".", "..", MANIFEST) or Path(name).name != name or set(name) & set("\\:"):
@@ -218,7 +224,7 @@ def _check_regular(path: Path) -> None:
 def _read_labels(path: Path) -> tuple[str, ...]:
     try:
         # Not splitlines(): a name may hold one of the rarer characters that end a line there.
-        return tuple(path.read_text(encoding="utf-8").removesuffix("\n").split("\n"))
+        return tuple(read_bounded(path, LABELS_LIMIT).decode("utf-8").removesuffix("\n").split("\n"))
     except (OSError, ValueError) as error:
         raise BundleError(f"cannot read the labels: {_reason(error)}", path, "build the engine again") from error
 

@@ -12,15 +12,15 @@ Only what is known stands there. `dnc compile` takes it where nobody says otherw
 from __future__ import annotations
 
 import json
-import math
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from dnc.errors import DncError, close_match
-from dnc.files import whole_file
+from dnc.files import read_json, whole_file
 from dnc.runtime.preprocessing import COLORS, INTERPOLATIONS, MIN_CROP, MODES
+from dnc.typing import is_number
 
 __all__ = ["read_recorded", "recorded_path", "write_recorded"]
 
@@ -50,10 +50,10 @@ def read_recorded(weights: str | os.PathLike[str]) -> dict[str, Any]:
     """
     path = recorded_path(weights)
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = read_json(path, _LARGEST)
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise DncError(f"cannot read the recorded preprocessing: {reason}", path, _HINT) from error
     if not isinstance(values, dict):
@@ -62,6 +62,7 @@ def read_recorded(weights: str | os.PathLike[str]) -> dict[str, Any]:
     return values
 
 
+_LARGEST = 1 << 16
 _HINT = "delete the file to do without it, or write it again with `dnc import`"
 
 
@@ -75,18 +76,14 @@ def _check(values: Mapping[str, Any], path: Path) -> None:
             raise DncError(f"recorded preprocessing: '{key}' must be {wanted}, not {json.dumps(value)}", path, _HINT)
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
 def _are_numbers(value: object) -> bool:
-    return isinstance(value, list) and bool(value) and all(map(_is_number, value))
+    return isinstance(value, list) and bool(value) and all(map(is_number, value))
 
 
 _FIELDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "mean": ("a list of numbers", _are_numbers),
     "std": ("a list of positive numbers", lambda value: _are_numbers(value) and min(value) > 0),
-    "crop": (f"from {MIN_CROP} to 1", lambda value: _is_number(value) and MIN_CROP <= value <= 1),
+    "crop": (f"from {MIN_CROP} to 1", lambda value: is_number(value) and MIN_CROP <= value <= 1),
     "interpolation": (f"one of {', '.join(INTERPOLATIONS)}", lambda value: value in INTERPOLATIONS),
     "color": (f"one of {', '.join(COLORS)}", lambda value: value in COLORS),
     "mode": (f"one of {', '.join(MODES)}", lambda value: value in MODES),

@@ -27,6 +27,7 @@ constexpr const char* damaged = "the engine is damaged: build it again";
 constexpr const char* unknown = "a newer dnc made it: update dnc, or build the engine again";
 constexpr std::size_t max_text = std::size_t{1} << 24;      // bytes of engine.json, and of labels.txt
 constexpr std::size_t max_elements = std::size_t{1} << 30;  // of an input
+constexpr std::size_t max_files = 1000;                     // of an engine, as in manifest.py
 constexpr long long max_classes = 1 << 20;
 constexpr long long max_anchors = 1 << 10;
 constexpr long long max_grid = 1 << 12;
@@ -418,6 +419,10 @@ std::map<std::string, std::string> check_files(const Json& json, const std::stri
     const Json* listed = json.find("files");
     if (listed == nullptr || listed->object() == nullptr) {
         throw Error(DNC_ERROR_ENGINE, "engine.json lists no files", manifest, damaged);
+    }
+    if (listed->object()->size() > max_files) {
+        const std::string what = "engine.json lists more than " + std::to_string(max_files) + " files";
+        throw Error(DNC_ERROR_ENGINE, what, manifest, damaged);
     }
     std::map<std::string, std::string> found;
     for (const Json::Member& file : *listed->object()) {

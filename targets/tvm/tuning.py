@@ -45,6 +45,7 @@ import onnx_ir as ir
 
 import dnc
 from dnc.errors import TargetError
+from dnc.files import parse_json, read_bounded
 from dnc.graph.builder import where_of
 from dnc.runtime.timing import Ratio, Run, interleave
 from dnc.targets.tvm.remote import Lost
@@ -73,6 +74,8 @@ Built = TypeVar("Built")
 """What there is to say of a library that was built."""
 
 _SCHEMA = 1
+_LARGEST = 1 << 26
+"""Bytes of records; a trial takes some 100."""
 _GAIN = 0.98
 _CONFIDENCE = 0.99
 _ROUNDS = (3, 3)
@@ -113,7 +116,7 @@ class Database:
         text = ""
         if self.path is not None:
             with contextlib.suppress(OSError, UnicodeDecodeError):
-                text = self.path.read_text(encoding="utf-8")
+                text = read_bounded(self.path, _LARGEST).decode("utf-8")
         head, *lines = [_parsed(line) for line in text.split("\n")]
         self._fits = head == self._head
         self._torn = bool(text) and not text.endswith("\n")
@@ -145,8 +148,8 @@ class Database:
 
 def _parsed(line: str) -> dict[str, Any] | None:
     try:
-        record = json.loads(line)
-    except (ValueError, RecursionError):
+        record = parse_json(line.encode())
+    except ValueError:
         return None
     return record if isinstance(record, dict) else None
 

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 import dnc
 from dnc.errors import BundleError
+from dnc.files import read_json
 from dnc.runtime import manifest as bundles
 from dnc.runtime.manifest import read_manifest
 from dnc.runtime.preprocessing import Preprocessing
@@ -124,9 +125,11 @@ JSON = {
 
 @pytest.mark.parametrize("name", JSON)
 def test_no_json(name: str, tmp_path: Path, harness: Harness, folder: Folder) -> None:
-    """Refused, alone and as engine.json. Python takes the last of two members of a name, and 1,048,577 values."""
+    """Refused, alone and as engine.json, as in Python."""
     path = tmp_path / "x.json"
     path.write_bytes(JSON[name])
+    with pytest.raises(ValueError):
+        read_json(path)
     with pytest.raises(NativeError, match=r"no JSON: .*, at byte \d+"):
         harness("json", path)
     place = folder()
@@ -351,3 +354,15 @@ def test_mutations(harness: Harness, folder: Folder) -> None:
     read, wrong = fuzz(harness, folder, range(25))
     assert read > 15
     assert wrong > 250
+
+
+def test_more_files_than_an_engine_has(harness: Harness, folder: Folder) -> None:
+    """Each of which would be opened and checked."""
+    place = folder()
+    fields = json.loads((place / "engine.json").read_text())
+    fields["files"] = {f"file{number}": {"size": 0, "sha256": ""} for number in range(1001)}
+    sign(place, fields)
+    with pytest.raises(BundleError, match="lists more than 1000 files"):
+        read_manifest(place)
+    with pytest.raises(NativeError, match="lists more than 1000 files"):
+        harness("bundle", place)

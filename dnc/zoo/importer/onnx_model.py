@@ -85,6 +85,8 @@ class _Reader:
         self._producers: dict[str, onnx.NodeProto] = {}
         self._consumers: dict[str, list[onnx.NodeProto]] = {}
         for node in graph.node:
+            for name in (node.name, node.op_type, *node.output):
+                checked_name(name, path)
             value = _attributes(node).get("value")
             if node.op_type == "Constant" and isinstance(value, onnx.TensorProto):
                 self._constants[node.output[0]] = value

@@ -35,10 +35,13 @@ _LONGEST_NAME = 1000
 
 
 def checked_name(name: str, path: Path) -> str:
-    """The name of a tensor or a node; raises WeightsError if no framework would give it."""
+    """The name of a tensor or a node; raises WeightsError if no framework would give it, for its length or because a
+    terminal would obey it."""
     if len(name) > _LONGEST_NAME:
         message = f"a name of the source has {len(name):,} characters: {name[:60]!r}…"
         raise WeightsError(message, path, f"{_LONGEST_NAME:,} at most")
+    if not name.isprintable():
+        raise WeightsError(f"a name of the source cannot be shown: {name[:60]!r}", path, "the file is damaged")
     return name
 
 

@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import ctypes
 import importlib.util
-import json
 import os
 import threading
 from collections import deque
@@ -39,6 +38,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dnc.errors import TargetError
+from dnc.files import read_json
 from dnc.runtime.inputs import noise
 from dnc.runtime.runners.base import Session, checked
 from dnc.runtime.runners.cuda.device import runs_on
@@ -124,7 +124,7 @@ class GpuSession(Session):
 
     def __init__(self, folder: Path, device: int = 0, graphs: str = "auto") -> None:
         try:
-            description = json.loads((folder / MODEL_JSON).read_text(encoding="utf-8"))
+            description = read_json(folder / MODEL_JSON)
             machine = architecture(description["triple"])
             archs, ptx = [str(arch) for arch in description["archs"]], str(description["ptx"])
             self._inputs = {entry["name"]: np.dtype(entry["dtype"]) for entry in description["inputs"]}

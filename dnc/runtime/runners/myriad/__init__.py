@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar
 
 from dnc.errors import TargetError, warn
+from dnc.files import read_json
 from dnc.runtime.runners import Runner, Session, runners
 from dnc.runtime.runners.myriad import toolchain
 from dnc.runtime.runners.myriad.pixels import IMAGE, Pixels
@@ -27,7 +27,7 @@ class PluginSession(Session):
 
     def __init__(self, folder: Path) -> None:
         try:
-            description = json.loads((folder / MODEL_JSON).read_text(encoding="utf-8"))
+            description = read_json(folder / MODEL_JSON)
             self._outputs: dict[str, str] = {output["name"]: output["tensor"] for output in description["outputs"]}
             pixels = description["pixels"]
             self._pixels = None if pixels is None else Pixels(*(tuple(pixels[key]) for key in Pixels._fields))

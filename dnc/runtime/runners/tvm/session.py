@@ -15,7 +15,6 @@ from __future__ import annotations
 import ctypes
 import importlib
 import importlib.util
-import json
 import os
 import threading
 from collections import deque
@@ -30,6 +29,7 @@ from typing import Any
 import numpy as np
 
 from dnc.errors import TargetError
+from dnc.files import read_json
 from dnc.runtime.runners.base import Session, checked
 from dnc.runtime.runners.tvm.instrument import measured
 from dnc.runtime.runners.tvm.processor import architecture, missing_extensions
@@ -134,7 +134,7 @@ class TvmSession(Session):
 
     def __init__(self, folder: Path, threads: int | None = None) -> None:
         try:
-            description = json.loads((folder / MODEL_JSON).read_text(encoding="utf-8"))
+            description = read_json(folder / MODEL_JSON)
             machine, needed = architecture(description["triple"]), list(description["extensions"])
             self._inputs = {entry["name"]: np.dtype(entry["dtype"]) for entry in description["inputs"]}
             self._shared = [entry["name"] in description["shared"] for entry in description["outputs"]]
