@@ -28,6 +28,12 @@
  *                 uses it any more. There is no global state but the last error of each thread.
  *     lifetimes   Text and arrays that a call gives belong to the handle they were asked of. Results and outputs may
  *                 outlive their engine. Freeing NULL does nothing.
+ *     memory      A network with recurrent layers takes images for the frames of one sequence, as one process of Darknet's
+ *                 does. A handle remembers those of its dnc_detect and dnc_classify, several images of one call in
+ *                 their order; dnc_reset forgets them. Such calls of several threads have the memory one after the
+ *                 other, in the order in which they come to it, and one that fails leaves it as it was. For each
+ *                 camera, dnc_open_stream makes a handle with a memory of its own. dnc_run remembers nothing: states
+ *                 are among its inputs and outputs.
  *     growth      Structs start with their size, which their _INIT sets: a newer library fills no more than the
  *                 program knows. Functions are added, and none is changed, while DNC_ABI stays the same.
  *     text        UTF-8.
@@ -54,7 +60,14 @@
 extern "C" {
 #endif
 
-typedef enum dnc_status {
+/* A program may hand over any int where one of these is asked for, which is then refused; C++ has to be told so. */
+#if defined(__cplusplus) && __cplusplus >= 201103L
+#define DNC_ENUM : int
+#else
+#define DNC_ENUM
+#endif
+
+typedef enum dnc_status DNC_ENUM {
     DNC_OK = 0,
     DNC_ERROR_ARGUMENT = 1, /* the call makes no sense: NULL, another shape, an index out of range */
     DNC_ERROR_ENGINE = 2,   /* the folder is no engine, is damaged, or was made by a newer dnc */
@@ -64,17 +77,19 @@ typedef enum dnc_status {
     DNC_ERROR_INTERNAL = 6  /* a bug of the library */
 } dnc_status;
 
-typedef enum dnc_type { DNC_FLOAT32 = 0, DNC_UINT8 = 1 } dnc_type;
+typedef enum dnc_type DNC_ENUM { DNC_FLOAT32 = 0, DNC_UINT8 = 1 } dnc_type;
 
 /* Bytes of a pixel, in the order in which they lie in memory. */
-typedef enum dnc_pixels { DNC_RGB8 = 0, DNC_BGR8 = 1, DNC_GRAY8 = 2, DNC_RGBA8 = 3, DNC_BGRA8 = 4 } dnc_pixels;
+typedef enum dnc_pixels DNC_ENUM { DNC_RGB8 = 0, DNC_BGR8 = 1, DNC_GRAY8 = 2, DNC_RGBA8 = 3, DNC_BGRA8 = 4 } dnc_pixels;
 
 /* What an engine gives. */
-typedef enum dnc_task {
+typedef enum dnc_task DNC_ENUM {
     DNC_TASK_ARRAYS = 0,  /* the network's outputs: dnc_run */
     DNC_TASK_DETECT = 1,  /* boxes: dnc_detect */
     DNC_TASK_CLASSIFY = 2 /* classes of the whole image: dnc_classify */
 } dnc_task;
+
+#undef DNC_ENUM
 
 /* In a shape: a side of any length. */
 #ifdef __cplusplus
@@ -168,6 +183,13 @@ DNC_API dnc_status dnc_last_status(void);
 DNC_API dnc_status dnc_open(const char* folder, const dnc_open_options* options, dnc_engine** engine);
 DNC_API void dnc_close(dnc_engine* engine);
 
+/* Another handle of an engine, which loads nothing again: what one camera sees, for a network with memory. It begins with
+ * none; all functions take it; dnc_close frees it, before or after the engine that it was made of. */
+DNC_API dnc_status dnc_open_stream(const dnc_engine* engine, dnc_engine** stream);
+
+/* Forgets what a network with memory has seen through this handle: its states are zero again. */
+DNC_API dnc_status dnc_reset(dnc_engine* engine);
+
 /* What the engine is. Of NULL: "", 0, DNC_TASK_ARRAYS. */
 DNC_API const char* dnc_engine_name(const dnc_engine* engine);
 DNC_API const char* dnc_engine_target(const dnc_engine* engine);
@@ -209,8 +231,14 @@ DNC_API dnc_status dnc_detect(const dnc_engine* engine, const dnc_image* images,
 DNC_API dnc_status dnc_classify(const dnc_engine* engine, const dnc_image* images, size_t count, size_t top,
                                 dnc_results** results);
 
+/* The boxes or, of a network without any, the `top` best classes that outputs of dnc_run are of: of each image of the
+ * batch, of which `width` and `height` alone are looked at. Of an engine that was compiled with --decode graph+nms,
+ * confidence, iou and the place of an image in the input (`window`) are inputs of dnc_run, and not looked at here. */
+DNC_API dnc_status dnc_postprocess(const dnc_outputs* outputs, const dnc_image* images, size_t count, float confidence,
+                                   float iou, size_t top, dnc_results** results);
+
 /* How many there are of an image, and one of them. DNC_ERROR_ARGUMENT past the last one, which is no error that
- * dnc_last_error() keeps; and for detections of dnc_classify, or the other way round. */
+ * dnc_last_error() keeps; and for detections of classes, or the other way round. */
 DNC_API size_t dnc_results_count(const dnc_results* results, size_t image);
 DNC_API dnc_status dnc_results_detection(const dnc_results* results, size_t image, size_t index,
                                          dnc_detection* detection);

@@ -4,7 +4,7 @@
 //     for (const dnc::Box& box : engine.detect({rgb, width, height}))
 //         std::cout << box.label << ' ' << box.confidence << '\n';
 //
-// One engine may be used from any number of threads at once.
+// One engine may be used from any number of threads at once. A network with memory takes images for frames: see dnc.h.
 #ifndef DNC_HPP
 #define DNC_HPP
 
@@ -103,7 +103,38 @@ inline dnc_image image(const Image& given) {
     return own;
 }
 
+inline std::vector<dnc_image> images(const std::vector<Image>& given) {
+    std::vector<dnc_image> own;
+    for (const Image& one : given) own.push_back(image(one));
+    return own;
+}
+
+inline std::vector<Box> boxes(const dnc_results* results, std::size_t place) {
+    std::vector<Box> all;
+    dnc_detection found = DNC_DETECTION_INIT;
+    for (std::size_t index = 0; dnc_results_detection(results, place, index, &found) == DNC_OK; ++index) {
+        all.push_back({found.class_id, found.label, found.confidence, found.center_x, found.center_y, found.width,
+                       found.height, found.left, found.top, found.right, found.bottom});
+    }
+    return all;
+}
+
+inline std::vector<Class> classes(const dnc_results* results, std::size_t place) {
+    std::vector<Class> all;
+    dnc_classification found = DNC_CLASSIFICATION_INIT;
+    for (std::size_t index = 0; dnc_results_classification(results, place, index, &found) == DNC_OK; ++index) {
+        all.push_back({found.class_id, found.label, found.confidence});
+    }
+    return all;
+}
+
 }  // namespace detail
+
+// What outputs are of: boxes, or the best classes of the whole image. The other one is empty.
+struct Found {
+    std::vector<Box> boxes;
+    std::vector<Class> classes;
+};
 
 // The outputs of one run, in the engine's own memory. They may outlive the engine.
 class Outputs {
@@ -117,6 +148,21 @@ public:
 
     // How many there are.
     std::size_t count(std::size_t index) const { return get(index).bytes / sizeof(float); }
+
+    // What they are of, as Engine::detect or Engine::classify makes it of a run; of each image of the batch, of which
+    // the width and the height alone are looked at.
+    std::vector<Found> postprocess(const std::vector<Image>& images, float confidence = 0.25f, float iou = 0.45f,
+                                   std::size_t top = 5) const {
+        const std::vector<dnc_image> own = detail::images(images);
+        dnc_results* results = nullptr;
+        detail::check(dnc_postprocess(handle_.get(), own.data(), own.size(), confidence, iou, top, &results));
+        const std::unique_ptr<dnc_results, detail::Free> freed(results);
+        std::vector<Found> all;
+        for (std::size_t place = 0; place < own.size(); ++place) {
+            all.push_back({detail::boxes(results, place), detail::classes(results, place)});
+        }
+        return all;
+    }
 
 private:
     friend class Engine;
@@ -148,6 +194,17 @@ public:
         handle_.reset(engine);
     }
 
+    // The same engine, which is not loaded again, with a memory of its own: for a network with memory, one for each
+    // camera. It may outlive this one.
+    Engine stream() const {
+        dnc_engine* stream = nullptr;
+        detail::check(dnc_open_stream(handle_.get(), &stream));
+        return Engine(stream);
+    }
+
+    // Forgets the frames that a network with memory has seen.
+    void reset() { detail::check(dnc_reset(handle_.get())); }
+
     std::string name() const { return dnc_engine_name(handle_.get()); }
     std::string target() const { return dnc_engine_target(handle_.get()); }
     std::string device() const { return dnc_engine_device(handle_.get()); }
@@ -168,25 +225,20 @@ public:
         return descriptions(dnc_engine_output, dnc_engine_output_count(handle_.get()));
     }
 
-    // Boxes by descending confidence; of several images at once, which run as batches where the engine takes them.
+    // Boxes by descending confidence; of several images at once, which run as batches where the engine takes them, and
+    // as frames one after the other where the network has a memory.
     std::vector<Box> detect(const Image& image, float confidence = 0.25f, float iou = 0.45f) const {
         return detect(std::vector<Image>{image}, confidence, iou).front();
     }
 
     std::vector<std::vector<Box>> detect(const std::vector<Image>& images, float confidence = 0.25f,
                                          float iou = 0.45f) const {
-        const std::vector<dnc_image> own = copies(images);
+        const std::vector<dnc_image> own = detail::images(images);
         dnc_results* results = nullptr;
         detail::check(dnc_detect(handle_.get(), own.data(), own.size(), confidence, iou, &results));
         const std::unique_ptr<dnc_results, detail::Free> freed(results);
-        std::vector<std::vector<Box>> all(images.size());
-        for (std::size_t place = 0; place < all.size(); ++place) {
-            dnc_detection found = DNC_DETECTION_INIT;
-            for (std::size_t index = 0; dnc_results_detection(results, place, index, &found) == DNC_OK; ++index) {
-                all[place].push_back({found.class_id, found.label, found.confidence, found.center_x, found.center_y,
-                                      found.width, found.height, found.left, found.top, found.right, found.bottom});
-            }
-        }
+        std::vector<std::vector<Box>> all;
+        for (std::size_t place = 0; place < own.size(); ++place) all.push_back(detail::boxes(results, place));
         return all;
     }
 
@@ -196,12 +248,7 @@ public:
         dnc_results* results = nullptr;
         detail::check(dnc_classify(handle_.get(), &own, 1, top, &results));
         const std::unique_ptr<dnc_results, detail::Free> freed(results);
-        std::vector<Class> all;
-        dnc_classification found = DNC_CLASSIFICATION_INIT;
-        for (std::size_t index = 0; dnc_results_classification(results, 0, index, &found) == DNC_OK; ++index) {
-            all.push_back({found.class_id, found.label, found.confidence});
-        }
-        return all;
+        return detail::classes(results, 0);
     }
 
     // The network's input for an image, without the batch axis: (channels, height, width).
@@ -237,6 +284,8 @@ public:
     }
 
 private:
+    explicit Engine(dnc_engine* handle) : handle_(handle) {}
+
     template <class Describe>
     std::vector<Description> descriptions(Describe describe, std::size_t count) const {
         std::vector<Description> all;
@@ -246,12 +295,6 @@ private:
             all.push_back(detail::description(array));
         }
         return all;
-    }
-
-    static std::vector<dnc_image> copies(const std::vector<Image>& images) {
-        std::vector<dnc_image> own;
-        for (const Image& image : images) own.push_back(detail::image(image));
-        return own;
     }
 
     std::unique_ptr<dnc_engine, detail::Free> handle_;

@@ -16,6 +16,8 @@
 
 struct dnc_engine {
     std::shared_ptr<const dnc_runtime::Engine> engine;
+    // It locks itself.
+    mutable dnc_runtime::Memory memory;
 };
 
 struct dnc_results {
@@ -28,6 +30,7 @@ struct dnc_results {
 
 struct dnc_outputs {
     std::shared_ptr<const dnc_runtime::Engine> engine;  // whose library must stay open
+    std::size_t batch = 0;
     std::unique_ptr<dnc_runtime::Outputs> outputs;
 };
 
@@ -118,6 +121,20 @@ void describe(const std::vector<Tensor>& tensors, std::size_t index, dnc_array* 
     fill(out, described(tensors[index]), "the array");
 }
 
+// Of images of which the size alone is looked at.
+std::vector<Image> sizes_of(const dnc_image* images, std::size_t count) {
+    const dnc_image defaults = DNC_IMAGE_INIT;
+    std::vector<Image> found(count);
+    if (count != 0) known(images, defaults, "the image");
+    for (std::size_t index = 0; index < count; ++index) {
+        const dnc_image own = known(item(images, index), defaults, "the image");
+        Image::check_sides(own);
+        found[index].width = own.width;
+        found[index].height = own.height;
+    }
+    return found;
+}
+
 std::vector<Image> images_of(const dnc_image* images, std::size_t count) {
     const dnc_image defaults = DNC_IMAGE_INIT;
     std::vector<Image> found;
@@ -171,6 +188,24 @@ dnc_status dnc_open(const char* folder, const dnc_open_options* options, dnc_eng
         auto made = std::make_unique<dnc_engine>();
         made->engine = std::make_shared<const dnc_runtime::Engine>(folder, told);
         *engine = made.release();
+    });
+}
+
+dnc_status dnc_open_stream(const dnc_engine* engine, dnc_engine** stream) {
+    if (stream != nullptr) *stream = nullptr;
+    return guarded([&] {
+        need(engine != nullptr, "the engine");
+        need(stream != nullptr, "where to put the stream");
+        auto made = std::make_unique<dnc_engine>();
+        made->engine = engine->engine;
+        *stream = made.release();
+    });
+}
+
+dnc_status dnc_reset(dnc_engine* engine) {
+    return guarded([&] {
+        need(engine != nullptr, "the engine");
+        engine->memory.reset();
     });
 }
 
@@ -270,6 +305,10 @@ dnc_status dnc_run(const dnc_engine* engine, const dnc_array* inputs, size_t cou
             need(own.name != nullptr, "the name of an array");
             need(own.data != nullptr, "the data of an array");
             need(own.shape != nullptr || own.rank == 0, "the shape of an array");
+            if (own.type != DNC_FLOAT32 && own.type != DNC_UINT8) {
+                throw Error(DNC_ERROR_ARGUMENT, "array '" + std::string(own.name) + "' has the unknown type " +
+                                                    std::to_string(static_cast<int>(own.type)));
+            }
             Tensor tensor{own.name, own.type, {own.shape, own.shape + own.rank}, own.data};
             // Divided, for a product of sides that are wrong may be anything.
             std::size_t left = own.bytes / (own.type == DNC_UINT8 ? 1 : sizeof(float));
@@ -282,6 +321,9 @@ dnc_status dnc_run(const dnc_engine* engine, const dnc_array* inputs, size_t cou
         }
         auto made = std::make_unique<dnc_outputs>();
         made->engine = engine->engine;
+        for (const Tensor& tensor : given) {
+            if (tensor.name == "input" && !tensor.shape.empty()) made->batch = tensor.shape[0];
+        }
         made->outputs = engine->engine->run(std::move(given));
         *outputs = made.release();
     });
@@ -310,7 +352,7 @@ dnc_status dnc_detect(const dnc_engine* engine, const dnc_image* images, size_t 
         made->engine = engine->engine;
         made->images = images_of(images, count);
         made->boxes = true;
-        made->detections = engine->engine->detect(made->images, confidence, iou);
+        made->detections = engine->engine->detect(made->images, confidence, iou, engine->memory);
         *results = made.release();
     });
 }
@@ -325,7 +367,34 @@ dnc_status dnc_classify(const dnc_engine* engine, const dnc_image* images, size_
         made->engine = engine->engine;
         made->images = images_of(images, count);
         made->boxes = false;
-        made->classifications = engine->engine->classify(made->images, top);
+        made->classifications = engine->engine->classify(made->images, top, engine->memory);
+        *results = made.release();
+    });
+}
+
+dnc_status dnc_postprocess(const dnc_outputs* outputs, const dnc_image* images, size_t count, float confidence,
+                           float iou, size_t top, dnc_results** results) {
+    if (results != nullptr) *results = nullptr;
+    return guarded([&] {
+        need(outputs != nullptr, "the outputs");
+        need(results != nullptr, "where to put the results");
+        const dnc_runtime::Engine& engine = *outputs->engine;
+        auto made = std::make_unique<dnc_results>();
+        made->engine = outputs->engine;
+        made->images = sizes_of(images, count);
+        made->boxes = engine.gives_boxes();
+        if (count > outputs->batch) {
+            throw Error(DNC_ERROR_ARGUMENT, "the outputs are of " + std::to_string(outputs->batch) + " images, not of " +
+                                                std::to_string(count));
+        }
+        for (std::size_t place = 0; place < count; ++place) {
+            if (made->boxes) {
+                made->detections.push_back(
+                    engine.boxes_of(made->images[place], place, *outputs->outputs, confidence, iou));
+            } else {
+                made->classifications.push_back(engine.classes_of(place, *outputs->outputs, top));
+            }
+        }
         *results = made.release();
     });
 }

@@ -189,8 +189,9 @@ std::unique_ptr<Outputs> Engine::run(std::vector<Tensor> given) const {
     return std::make_unique<NamedOutputs>(std::move(outputs), outputs_);
 }
 
-// Pixels of different sizes cannot be one array.
+// Pixels of different sizes cannot be one array, and frames of a network with memory need what the one before left.
 std::size_t Engine::batch_end(const std::vector<Image>& images, std::size_t start) const {
+    if (!bundle_.states.empty()) return start + 1;
     const std::size_t most = bundle_.batch == 0 ? images.size() : std::min(images.size(), start + bundle_.batch);
     if (!bundle_.takes_pixels) return most;
     std::size_t end = start + 1;
@@ -198,7 +199,12 @@ std::size_t Engine::batch_end(const std::vector<Image>& images, std::size_t star
     return end;
 }
 
-void Engine::run_images(const std::vector<Image>& images, float confidence, float iou, const Reader& read) const {
+void Engine::run_images(const std::vector<Image>& images, float confidence, float iou, Memory& memory,
+                        const Reader& read) const {
+    const std::size_t states = bundle_.states.size();
+    std::unique_lock<std::mutex> alone(memory.mutex_, std::defer_lock);
+    if (states != 0) alone.lock();
+    std::unique_ptr<Outputs> last;
     for (std::size_t start = 0; start < images.size();) {
         const std::size_t end = batch_end(images, start), size = bundle_.batch == 0 ? end - start : bundle_.batch;
         const std::size_t bytes = prepared_bytes(images[start]);
@@ -240,10 +246,17 @@ void Engine::run_images(const std::vector<Image>& images, float confidence, floa
             }
             inputs.push_back({"window", DNC_FLOAT32, {size, 4}, window.data()});
         }
-        const std::unique_ptr<Outputs> outputs = run(std::move(inputs));
+        if (const Outputs* before = last ? last.get() : memory.last_.get(); states != 0 && before != nullptr) {
+            // They are read where they lie.
+            inputs.insert(inputs.end(), before->tensors().end() - static_cast<std::ptrdiff_t>(states),
+                          before->tensors().end());
+        }
+        std::unique_ptr<Outputs> outputs = run(std::move(inputs));
         for (std::size_t index = start; index < end; ++index) read(index, index - start, *outputs);
+        if (states != 0) last = std::move(outputs);
         start = end;
     }
+    if (last) memory.last_ = std::move(last);
 }
 
 Map Engine::map_of(const Outputs& outputs, const std::string& name, std::size_t position) const {
@@ -260,10 +273,32 @@ Map Engine::map_of(const Outputs& outputs, const std::string& name, std::size_t 
                 "build the engine again");
 }
 
+bool Engine::gives_boxes() const {
+    if (bundle_.heads.empty()) {
+        throw Error(DNC_ERROR_ARGUMENT, "this network has no head that gives boxes or classes", bundle_.folder,
+                    "use dnc_outputs_get, which gives its last layer's output");
+    }
+    return !bundle_.box_heads().empty();
+}
+
 std::vector<Detection> Engine::boxes_of(const Image& image, std::size_t position, const Outputs& outputs,
                                         float confidence, float iou) const {
+    std::vector<Detection> found = decoded(image, position, outputs, confidence, iou);
+    const auto hidden = [this](const Detection& one) { return bundle_.labels[one.class_id].rfind("dont_show", 0) == 0; };
+    found.erase(std::remove_if(found.begin(), found.end(), hidden), found.end());
+    return found;
+}
+
+std::vector<Classification> Engine::classes_of(std::size_t position, const Outputs& outputs, std::size_t top) const {
+    const Head& head = bundle_.heads.back();
+    return best_classes(head, map_of(outputs, head.output, position), top);
+}
+
+std::vector<Detection> Engine::decoded(const Image& image, std::size_t position, const Outputs& outputs,
+                                       float confidence, float iou) const {
     const std::vector<const Head*> heads = bundle_.box_heads();
-    const BoxTransform transform = preprocessing().transform(image.width, image.height);
+    BoxTransform transform;
+    if (bundle_.preprocessing) transform = bundle_.preprocessing->transform(image.width, image.height);
     const auto wrong = [this](const std::string& what) {
         return Error(DNC_ERROR_TARGET, what + " of another shape than decoding has", bundle_.folder,
                      "build the engine again");
@@ -288,34 +323,29 @@ std::vector<Detection> Engine::boxes_of(const Image& image, std::size_t position
     return detections(heads, maps, confidence, iou, transform);
 }
 
-std::vector<std::vector<Detection>> Engine::detect(const std::vector<Image>& images, float confidence,
-                                                   float iou) const {
+std::vector<std::vector<Detection>> Engine::detect(const std::vector<Image>& images, float confidence, float iou,
+                                                   Memory& memory) const {
     preprocessing();
     if (task() != DNC_TASK_DETECT) {
         throw Error(DNC_ERROR_ARGUMENT, "this network gives no boxes", bundle_.folder, "use dnc_classify or dnc_run");
     }
     std::vector<std::vector<Detection>> results;
-    run_images(images, confidence, iou, [&](std::size_t index, std::size_t position, const Outputs& outputs) {
-        std::vector<Detection> found = boxes_of(images[index], position, outputs, confidence, iou);
-        const auto hidden = [this](const Detection& one) {
-            return bundle_.labels[one.class_id].rfind("dont_show", 0) == 0;
-        };
-        found.erase(std::remove_if(found.begin(), found.end(), hidden), found.end());
-        results.push_back(std::move(found));
+    run_images(images, confidence, iou, memory, [&](std::size_t index, std::size_t position, const Outputs& outputs) {
+        results.push_back(boxes_of(images[index], position, outputs, confidence, iou));
     });
     return results;
 }
 
-std::vector<std::vector<Classification>> Engine::classify(const std::vector<Image>& images, std::size_t top) const {
+std::vector<std::vector<Classification>> Engine::classify(const std::vector<Image>& images, std::size_t top,
+                                                          Memory& memory) const {
     preprocessing();
     if (task() != DNC_TASK_CLASSIFY) {
         throw Error(DNC_ERROR_ARGUMENT, "this network gives no classes of the whole image", bundle_.folder,
                     "use dnc_detect or dnc_run");
     }
     std::vector<std::vector<Classification>> results;
-    const Head& head = bundle_.heads.back();
-    run_images(images, 0, 0, [&](std::size_t, std::size_t position, const Outputs& outputs) {
-        results.push_back(best_classes(head, map_of(outputs, head.output, position), top));
+    run_images(images, 0, 0, memory, [&](std::size_t, std::size_t position, const Outputs& outputs) {
+        results.push_back(classes_of(position, outputs, top));
     });
     return results;
 }

@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <functional>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <vector>
 
@@ -16,6 +17,22 @@ namespace dnc_runtime {
 
 // The targets that this library has back ends for, as "openvino, tvm".
 const std::string& known_targets();
+
+// What a network with memory has left of the frames of one sequence: dnc/runtime/memory.py in C++. One call has it at a
+// time; one that fails leaves it as it was.
+class Memory {
+public:
+    // Nothing, as at first: states are zero.
+    void reset() {
+        const std::lock_guard<std::mutex> lock(mutex_);
+        last_.reset();
+    }
+
+private:
+    friend class Engine;
+    std::mutex mutex_;
+    std::unique_ptr<Outputs> last_;  // of the run before, the states' successors among them
+};
 
 // All that it has is set when it is made, so any number of threads may use it.
 class Engine {
@@ -39,8 +56,19 @@ public:
     // not fit. The outputs are as many as outputs(), and in their order.
     std::unique_ptr<Outputs> run(std::vector<Tensor> given) const;
 
-    std::vector<std::vector<Detection>> detect(const std::vector<Image>& images, float confidence, float iou) const;
-    std::vector<std::vector<Classification>> classify(const std::vector<Image>& images, std::size_t top) const;
+    // Images of a network with memory are frames of the sequence that `memory` is of.
+    std::vector<std::vector<Detection>> detect(const std::vector<Image>& images, float confidence, float iou,
+                                               Memory& memory) const;
+    std::vector<std::vector<Classification>> classify(const std::vector<Image>& images, std::size_t top,
+                                                      Memory& memory) const;
+
+    // Whether outputs of `run` are of boxes; throws Error if they are of no classes either.
+    bool gives_boxes() const;
+
+    // What the outputs of `run` say of the image at a place in the batch, of which the size alone is looked at.
+    std::vector<Detection> boxes_of(const Image& image, std::size_t position, const Outputs& outputs, float confidence,
+                                    float iou) const;
+    std::vector<Classification> classes_of(std::size_t position, const Outputs& outputs, std::size_t top) const;
 
 private:
     // Is told an image's index, its place in the batch that it ran in, and what that gave.
@@ -48,10 +76,11 @@ private:
 
     const Preprocessing& preprocessing() const;
     std::size_t batch_end(const std::vector<Image>& images, std::size_t start) const;
-    void run_images(const std::vector<Image>& images, float confidence, float iou, const Reader& read) const;
+    void run_images(const std::vector<Image>& images, float confidence, float iou, Memory& memory,
+                    const Reader& read) const;
     Map map_of(const Outputs& outputs, const std::string& name, std::size_t position) const;
-    std::vector<Detection> boxes_of(const Image& image, std::size_t position, const Outputs& outputs, float confidence,
-                                    float iou) const;
+    std::vector<Detection> decoded(const Image& image, std::size_t position, const Outputs& outputs, float confidence,
+                                   float iou) const;
 
     Bundle bundle_;
     std::unique_ptr<Backend> backend_;

@@ -291,10 +291,15 @@ void bicubic(const Preprocessing& p, const Image& image, const std::vector<Plane
 
 }  // namespace
 
+void Image::check_sides(const dnc_image& image) {
+    if (image.width < 1 || image.height < 1 || image.width > max_side || image.height > max_side) {
+        const std::string sides = std::to_string(image.width) + "x" + std::to_string(image.height);
+        throw Error(DNC_ERROR_IMAGE, "an image of " + sides + " pixels", "", "sides are 1 to " + std::to_string(max_side));
+    }
+}
+
 Image Image::from(const dnc_image& image) {
-    const auto refuse = [](const std::string& what, const std::string& hint = "") {
-        throw Error(DNC_ERROR_IMAGE, what, "", hint);
-    };
+    const auto refuse = [](const std::string& what) { throw Error(DNC_ERROR_IMAGE, what); };
     Image out;
     switch (image.format) {
         case DNC_GRAY8: out.channels = 1; break;
@@ -305,10 +310,8 @@ Image Image::from(const dnc_image& image) {
         default: refuse("format " + std::to_string(static_cast<int>(image.format)) + " of an image is unknown");
     }
     out.swapped = image.format == DNC_BGR8 || image.format == DNC_BGRA8;
+    check_sides(image);
     const std::string sides = std::to_string(image.width) + "x" + std::to_string(image.height);
-    if (image.width < 1 || image.height < 1 || image.width > max_side || image.height > max_side) {
-        refuse("an image of " + sides + " pixels", "sides are 1 to " + std::to_string(max_side));
-    }
     const std::size_t row = image.width * out.channels;
     out.stride = image.stride == 0 ? row : image.stride;
     const std::string have = std::to_string(image.bytes) + " bytes are no image of " + sides + " pixels, ";

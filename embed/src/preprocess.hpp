@@ -26,6 +26,9 @@ struct Image {
 
     // Throws Error where the sizes contradict each other.
     static Image from(const dnc_image& image);
+
+    // Throws Error if there is no image of this width and height.
+    static void check_sides(const dnc_image& image);
 };
 
 // Maps boxes on the network's input to boxes on the image, both in fractions, center and size.

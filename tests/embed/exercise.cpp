@@ -2,6 +2,7 @@
 // each thread had in every round what one thread alone had.
 
 #include <algorithm>
+#include <climits>
 #include <dnc.hpp>
 #include <iostream>
 #include <string>
@@ -20,16 +21,21 @@ std::vector<unsigned char> noise(std::size_t size, unsigned seed) {
     return bytes;
 }
 
-// All that an engine gives for an image, as one list of numbers.
-std::vector<float> everything(const dnc::Engine& engine, const dnc::Image& image) {
-    std::vector<float> all;
-    for (const std::vector<dnc::Box>& boxes : engine.detect(std::vector<dnc::Image>{image, image}, 0.2f)) {
-        for (const dnc::Box& box : boxes) {
-            all.insert(all.end(), {box.confidence, box.center_x, box.center_y, box.width, box.height,
-                                   static_cast<float>(box.right)});
-            all.push_back(static_cast<float>(box.label.size()));
-        }
+void add(std::vector<float>& all, const std::vector<dnc::Box>& boxes) {
+    for (const dnc::Box& box : boxes) {
+        all.insert(all.end(), {box.confidence, box.center_x, box.center_y, box.width, box.height,
+                               static_cast<float>(box.right)});
+        all.push_back(static_cast<float>(box.label.size()));
     }
+}
+
+// All that an engine gives for an image, as one list of numbers; in a stream, for a network may have a memory.
+std::vector<float> everything(const dnc::Engine& shared, const dnc::Image& image) {
+    std::vector<float> all;
+    dnc::Engine engine = shared.stream();
+    add(all, engine.detect(image, 0.2f));
+    engine.reset();
+    for (const auto& boxes : engine.detect(std::vector<dnc::Image>{image, image}, 0.2f)) add(all, boxes);
     const std::vector<float> input = engine.preprocess(image);
     std::vector<std::size_t> shape = engine.inputs().front().shape;
     shape[0] = 1;
@@ -38,6 +44,9 @@ std::vector<float> everything(const dnc::Engine& engine, const dnc::Image& image
         all.insert(all.end(), outputs.data(index), outputs.data(index) + outputs.count(index));
         all.push_back(static_cast<float>(outputs.description(index).shape.size()));
     }
+    const dnc::Found found = outputs.postprocess({image}, 0.2f).front();
+    add(all, found.boxes);
+    all.push_back(static_cast<float>(found.classes.size()));
     return all;
 }
 
@@ -70,6 +79,14 @@ int main(int argc, char** argv) {
                 if (everything(engine, image) != alone) same[thread] = 0;
                 if (!fails([&] { engine.classify(image); }) || !fails([&] { engine.run({}); })) same[thread] = 0;
                 if (!fails([&] { engine.detect({pixels.data(), 64, 0}); })) same[thread] = 0;
+                // A C program may hand over any int as an enum.
+                for (const int any : {77, 5, -1, INT_MIN, INT_MAX}) {
+                    const auto format = static_cast<dnc_pixels>(any);
+                    if (!fails([&] { engine.detect({pixels.data(), 64, 48, format, 0}); })) same[thread] = 0;
+                    if (!fails([&] { engine.preprocess({pixels.data(), 64, 48, format, 0}); })) same[thread] = 0;
+                    const dnc::Array array{"input", {1, 3, 16, 16}, pixels.data(), static_cast<dnc_type>(any)};
+                    if (!fails([&] { engine.run({array}); })) same[thread] = 0;
+                }
             }
         });
     }

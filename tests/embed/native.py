@@ -253,6 +253,8 @@ def library(path: Path) -> c.CDLL:
         "dnc_last_error": (c.c_char_p,),
         "dnc_last_status": (c.c_int,),
         "dnc_open": (c.c_int, c.c_char_p, c.POINTER(_OpenOptions), out),
+        "dnc_open_stream": (c.c_int, handle, out),
+        "dnc_reset": (c.c_int, handle),
         "dnc_close": (None, handle),
         "dnc_engine_name": (c.c_char_p, handle),
         "dnc_engine_target": (c.c_char_p, handle),
@@ -273,6 +275,7 @@ def library(path: Path) -> c.CDLL:
         "dnc_outputs_free": (None, handle),
         "dnc_detect": (c.c_int, handle, c.POINTER(_Image), size, c.c_float, c.c_float, out),
         "dnc_classify": (c.c_int, handle, c.POINTER(_Image), size, size, out),
+        "dnc_postprocess": (c.c_int, handle, c.POINTER(_Image), size, c.c_float, c.c_float, size, out),
         "dnc_results_count": (size, handle, size),
         "dnc_results_detection": (c.c_int, handle, size, size, c.POINTER(_Detection)),
         "dnc_results_classification": (c.c_int, handle, size, size, c.POINTER(_Classification)),
@@ -300,11 +303,16 @@ def _image(pixels: npt.NDArray[np.uint8], form: str) -> _Image:
 class Engine:
     """An engine as the library opens it."""
 
-    def __init__(self, native: c.CDLL, folder: object, threads: int = 0, options: Sequence[str] = ()) -> None:
+    def __init__(
+        self, native: c.CDLL, folder: object, threads: int = 0, options: Sequence[str] = (), of: Engine | None = None
+    ) -> None:
         self.native = native
+        self.handle = c.c_void_p()
+        if of is not None:
+            self.check(native.dnc_open_stream(of.handle, c.byref(self.handle)))
+            return
         words = (c.c_char_p * (len(options) + 1))(*[word.encode() for word in options], None)
         told = _OpenOptions(c.sizeof(_OpenOptions), threads, words)
-        self.handle = c.c_void_p()
         self.check(native.dnc_open(os.fsencode(str(folder)), c.byref(told), c.byref(self.handle)))
 
     def check(self, status: int) -> None:
@@ -315,6 +323,12 @@ class Engine:
     def close(self) -> None:
         self.native.dnc_close(self.handle)
         self.handle = c.c_void_p()
+
+    def stream(self) -> Engine:
+        return Engine(self.native, None, of=self)
+
+    def reset(self) -> None:
+        self.check(self.native.dnc_reset(self.handle))
 
     def describe(self, kind: str) -> list[tuple[str, str, tuple[int, ...]]]:
         """Name, type and shape of the inputs or outputs; -1 for any length."""
@@ -355,10 +369,12 @@ class Engine:
         return Outputs(self.native, handle)
 
     @contextmanager
-    def _results(self, function: str, images: Sequence[_Image], *rest: float) -> Iterator[c.c_void_p]:
+    def _results(
+        self, function: str, images: Sequence[_Image], *rest: float, of: c.c_void_p | None = None
+    ) -> Iterator[c.c_void_p]:
         handle = c.c_void_p()
         own = (_Image * max(len(images), 1))(*images)
-        self.check(getattr(self.native, function)(self.handle, own, len(images), *rest, c.byref(handle)))
+        self.check(getattr(self.native, function)(of or self.handle, own, len(images), *rest, c.byref(handle)))
         try:
             yield handle
         finally:
@@ -370,11 +386,24 @@ class Engine:
         with self._results("dnc_detect", [_image(each, form) for each in images], confidence, iou) as results:
             return [self._boxes(results, index) for index in range(len(images))]
 
+    def postprocess(
+        self,
+        outputs: Outputs,
+        sizes: Sequence[tuple[int, int]],
+        confidence: float = 0.25,
+        iou: float = 0.45,
+        top: int = 5,
+    ) -> list[list[Any]]:
+        """Of images that are (width, height) large."""
+        images = [_Image(c.sizeof(_Image), width=width, height=height) for width, height in sizes]
+        with self._results("dnc_postprocess", images, confidence, iou, top, of=outputs.handle) as results:
+            return [self._boxes(results, place) or self._classes(results, place) for place in range(len(images))]
+
     def _boxes(self, results: c.c_void_p, image: int) -> list[Box]:
         found = []
         one = _Detection(c.sizeof(_Detection))
-        for index in range(self.native.dnc_results_count(results, image)):
-            self.check(self.native.dnc_results_detection(results, image, index, c.byref(one)))
+        index = -1
+        while self.native.dnc_results_detection(results, image, index := index + 1, c.byref(one)) == 0:
             place = (one.center_x, one.center_y, one.width, one.height)
             pixels = (one.left, one.top, one.right, one.bottom)
             found.append(Box(one.class_id, _text(one.label), one.confidence, place, pixels))
@@ -382,14 +411,15 @@ class Engine:
 
     def classify(self, images: Sequence[npt.NDArray[np.uint8]], top: int = 5) -> list[list[tuple[int, str, float]]]:
         with self._results("dnc_classify", [_image(each, "rgb") for each in images], top) as results:
-            found: list[list[tuple[int, str, float]]] = []
-            one = _Classification(c.sizeof(_Classification))
-            for image in range(len(images)):
-                found.append([])
-                for index in range(self.native.dnc_results_count(results, image)):
-                    self.check(self.native.dnc_results_classification(results, image, index, c.byref(one)))
-                    found[-1].append((one.class_id, _text(one.label), one.confidence))
-            return found
+            return [self._classes(results, image) for image in range(len(images))]
+
+    def _classes(self, results: c.c_void_p, image: int) -> list[tuple[int, str, float]]:
+        found = []
+        one = _Classification(c.sizeof(_Classification))
+        index = -1
+        while self.native.dnc_results_classification(results, image, index := index + 1, c.byref(one)) == 0:
+            found.append((one.class_id, _text(one.label), one.confidence))
+        return found
 
 
 class Outputs:

@@ -23,7 +23,7 @@ from tests import ROOT
 from tests.embed import test_bundle, test_decode, test_preprocess
 from tests.embed.conftest import Folder
 from tests.embed.native import EMBED, WARNINGS, Harness, NativeError, build_harness, run
-from tests.networks import TINY
+from tests.networks import REMEMBERING, TINY
 
 pytestmark = pytest.mark.slow
 """They compile C++."""
@@ -282,6 +282,28 @@ def test_thread_sanitizer(tvm_engine: dnc.Engine, tmp_path: Path) -> None:
     command = ["setarch", "-R", str(program), str(tvm_engine.folder), "10"]
     result = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert (result.returncode, result.stdout, result.stderr) == (0, "same 2\n", "")
+
+
+@pytest.mark.slow
+def test_address_and_undefined_sanitizers(cfg: Path, engine: dnc.Engine, tmp_path: Path) -> None:
+    """All calls with eight threads, and enums that are none, of a network with a memory too. Without OpenVINO's own
+    leaks, which are for valgrind to tell apart."""
+    remembering = cfg.with_name("remembering.cfg")
+    remembering.write_text(REMEMBERING["detector"])
+    remembering.with_suffix(".names").write_text("cat\ndog\n")
+    network = Network.load(remembering).with_random_weights(1)
+    with remembering.with_suffix(".weights").open("wb") as file:
+        write_weights(file, network.layers, network.arrays)
+    other = dnc.compile(remembering, target="openvino", out=tmp_path / "e", verify=False)
+    libraries = [library for library in embed._libraries() if library.target == "openvino"]
+    flags = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-O1", "-g", "-std=c++17"]
+    program = tmp_path / "exercise"
+    flags = [*embed._flags(EMBED, libraries), *flags]
+    run(["g++", Path(__file__).with_name("exercise.cpp"), *flags, "-o", program])
+    environment = {**os.environ, "ASAN_OPTIONS": "detect_leaks=0"}
+    for folder in (engine.folder, other.folder):
+        result = subprocess.run([program, folder, "3"], env=environment, capture_output=True, text=True)
+        assert (result.returncode, result.stdout, result.stderr) == (0, "same 2\n", "")
 
 
 @pytest.fixture(scope="module")
