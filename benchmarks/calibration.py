@@ -64,7 +64,7 @@ def arrays(cfg: str, weights: str, images: str, count: int) -> Iterator[np.ndarr
     from dnc.compiler.source import preprocessing_for
     from dnc.darknet.network import Network
     from dnc.evaluation.datasets import images as find
-    from dnc.runtime.preprocessing import read_image
+    from dnc.runtime.images import read_image
 
     preprocessing = preprocessing_for(Network.load(cfg, weights), weights)
     assert preprocessing is not None

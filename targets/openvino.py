@@ -126,5 +126,5 @@ def _model_info(manifest: Manifest) -> dict[str, str]:
         for key, numbers in (("mean_values", prepared.mean), ("scale_values", prepared.std)):
             per_channel = numbers * (prepared.channels // len(numbers))
             info[key] = " ".join(f"{number / prepared.scale:.9g}" for number in per_channel)
-        info["reverse_input_channels"] = str(prepared.color == "rgb")
+        info["reverse_input_channels"] = str(prepared.color == "rgb" and prepared.channels in (3, 4))
     return info

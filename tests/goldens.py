@@ -31,6 +31,7 @@ __all__ = [
     "MICRO",
     "PHOTOGRAPH",
     "TRAINED",
+    "TWO_CHANNELS",
     "WHOLE",
     "Box",
     "Micro",
@@ -62,6 +63,9 @@ TRAINED = sorted(path.stem for path in (FOLDER / "heads").glob("*.npz"))
 """Trained detectors, of which heads and detections are recorded, but which are not here themselves."""
 IMAGES = ("000000000139", "000000000285", "000000000632")
 """Those of COCO's val2017 that `heads` and the detections of TRAINED are of."""
+
+TWO_CHANNELS = FOLDER / "two-channel"
+"""two.cfg, two.weights and la.png; the detections have the folder's name, and are over 0.4."""
 
 INVERTED = {("xnor", 0), ("xnor", 1), ("xnor", 2), ("xnor_1x1", 0)}
 """Micro networks and layers of which the recorded numbers are wrong, or follow what is: see

@@ -27,7 +27,7 @@ import numpy.typing as npt
 from dnc.bench.subject import Subject
 from dnc.errors import DncError
 from dnc.runtime.engine import load
-from dnc.runtime.preprocessing import Pixels, read_image
+from dnc.runtime.images import Pixels, read_image
 
 __all__ = ["STAGES", "EndToEnd", "Files", "Source", "Video", "run"]
 
@@ -56,16 +56,16 @@ class Files:
     Raises ImageError where one cannot be read.
     """
 
-    def __init__(self, paths: Sequence[Path], channels: int) -> None:
+    def __init__(self, paths: Sequence[Path], channels: int, exif: bool | None = None) -> None:
         self.name = f"{len(paths)} images"
         self.rate = 0.0
-        self._paths, self._channels, self._next = paths, channels, 0
+        self._paths, self._channels, self._exif, self._next = paths, channels, exif, 0
 
     def read(self) -> Pixels | None:
         """The next file."""
         path = self._paths[self._next % len(self._paths)]
         self._next += 1
-        return read_image(path, self._channels)
+        return read_image(path, self._channels, exif=self._exif)
 
     def skip(self) -> bool:
         """There is always another one."""

@@ -220,5 +220,5 @@ def _array(subject: Subject) -> npt.NDArray[np.float32]:
     """The engine's input, preprocessed if the engine does that itself."""
     preprocessing = subject.manifest.preprocessing
     if subject.manifest.input_dtype == "uint8" and preprocessing is not None:
-        return np.stack([preprocessing(photograph())] * subject.batch)
+        return np.stack([preprocessing(photograph(preprocessing.channels))] * subject.batch)
     return np.asarray(subject.feeds["input"], np.float32)

@@ -35,7 +35,8 @@ def feeds(manifest: Manifest, batch: int) -> Feeds:
     inputs = Inputs(manifest)
     if manifest.preprocessing is None:
         return inputs.feeds(noise((batch, *manifest.input_shape), np.float32, np.random.default_rng(0)))
-    return inputs.feeds(np.stack([inputs.prepare(photograph()).array] * batch))
+    image = photograph(manifest.preprocessing.channels)
+    return inputs.feeds(np.stack([inputs.prepare(image).array] * batch))
 
 
 @dataclass

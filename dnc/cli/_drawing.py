@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from dnc.errors import ImageError
 from dnc.runtime.decoding import Detection
-from dnc.runtime.preprocessing import Pixels
+from dnc.runtime.images import Pixels
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -12,16 +12,18 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dnc.cli import progress
 from dnc.errors import DncError, ImageError, warn
-from dnc.evaluation.datasets import SUFFIXES, is_folder, is_there
+from dnc.evaluation.datasets import ARRAYS, SUFFIXES, is_folder, is_there
 from dnc.runtime.decoding import BoxHead
 from dnc.runtime.engine import Engine, load
+from dnc.runtime.images import read_image
+from dnc.runtime.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from dnc.runtime.preprocessing import Pixels
+    from dnc.runtime.images import Pixels
 
-__all__ = ["Seen", "open_engine", "picture_paths", "run_images", "save_picture"]
+__all__ = ["Seen", "in_color", "open_engine", "picture_paths", "run_images", "save_picture"]
 
 
 def open_engine(path: str, threads: int | None, device: str | None, *, boxes: bool) -> Engine:
@@ -45,10 +47,13 @@ class Seen(NamedTuple):
     """Of preprocessing, network and decoding; not of reading the file."""
 
 
-def run_images(engine: Engine, paths: Sequence[Path], *, skip_bad: bool, quiet: bool, **options: Any) -> Iterator[Seen]:
+def run_images(
+    engine: Engine, paths: Sequence[Path], *, skip_bad: bool, quiet: bool, exif: bool | None, **options: Any
+) -> Iterator[Seen]:
     """Runs the engine on each image.
 
     Args:
+        exif: as for `Engine.__call__`, which has the `options`.
         skip_bad: an image that cannot be read is a warning.
         quiet: results are not printed one by one, so that a terminal shows how far it is.
 
@@ -67,7 +72,7 @@ def run_images(engine: Engine, paths: Sequence[Path], *, skip_bad: bool, quiet: 
         for number, path in enumerate(paths, 1):
             report(f"{number}/{len(paths)}  {path}")
             try:
-                pixels = engine.inputs.pixels(path)
+                pixels = engine.inputs.pixels(path, exif=exif)
             except ImageError as error:
                 if not skip_bad:
                     raise
@@ -79,6 +84,19 @@ def run_images(engine: Engine, paths: Sequence[Path], *, skip_bad: bool, quiet: 
             yield Seen(path, pixels, result, time.perf_counter() - start)
     if not good:
         raise ImageError(f"none of the {len(paths)} images can be read")
+
+
+def in_color(seen: Seen, exif: bool | None) -> Pixels:
+    """The picture that an image is drawn on, (H, W, 3) or (H, W) of uint8: of a file also where the network takes it in
+    gray, of an array its first three channels, or its first."""
+    pixels = seen.pixels
+    if seen.path.suffix.lower() not in ARRAYS:
+        return pixels if pixels.shape[2:] == (3,) else read_image(seen.path, exif=exif)
+    channels = 1 if pixels.ndim == 2 or pixels.shape[2] < 3 else 3
+    shown = pixels if pixels.ndim == 2 else pixels[:, :, :channels]
+    color = "gray" if channels == 1 else "rgb"
+    picture = Preprocessing(shown.shape[1], shown.shape[0], channels, color=color).to_bytes(shown)
+    return picture if channels == 3 else picture[:, :, 0]
 
 
 def picture_paths(out: Path, images: Sequence[Path]) -> dict[Path, Path]:
@@ -96,7 +114,8 @@ def picture_paths(out: Path, images: Sequence[Path]) -> dict[Path, Path]:
     formats = Image.registered_extensions()
     sources: dict[Path, Path] = {}
     for image in dict.fromkeys(images):
-        picture = out if single else out / image.name
+        writable = formats.get(image.suffix.lower()) in Image.SAVE
+        picture = out if single else out / (image.name if writable else f"{image.stem}.png")
         if formats.get(picture.suffix.lower()) not in Image.SAVE:
             hint = f"for instance {', '.join(sorted(SUFFIXES))}"
             raise DncError(f"'{picture.suffix}' is no image format that can be written", picture, hint)

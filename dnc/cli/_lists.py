@@ -1,12 +1,16 @@
-"""What several commands' options take: numbers in a range, and several values in one word, separated by commas."""
+"""What several commands' options take: numbers in a range, and several values in one word, separated by commas; and an
+option that they share."""
 
 from __future__ import annotations
 
 import click
 
-__all__ = ["POSITIVE", "SHARE", "WHOLE", "names", "numbers"]
+__all__ = ["POSITIVE", "SHARE", "WHOLE", "exif_option", "names", "numbers"]
 
 POSITIVE, WHOLE, SHARE = click.FloatRange(min=0, min_open=True), click.IntRange(min=1), click.FloatRange(0, 1)
+exif_option = click.option(
+    "--exif/--no-exif", default=None, help="Turn images as their EXIF says, which Darknet does not."
+)
 
 
 def numbers(context: click.Context, parameter: click.Parameter, value: str | None) -> tuple[float, ...] | None:

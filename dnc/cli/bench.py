@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dnc.cli import Exit, print_json, progress
-from dnc.cli._lists import POSITIVE, WHOLE, names
+from dnc.cli._lists import POSITIVE, WHOLE, exif_option, names
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -78,6 +78,7 @@ def _threshold(context: click.Context, parameter: click.Parameter, value: str) -
 )
 @click.option("--layers", is_flag=True, help="Time by section of the cfg, against the machine's measured peaks.")
 @click.option("--images", multiple=True, metavar="PATH", help="From image files to boxes; may be repeated.")
+@exif_option
 @click.option("--video", type=click.Path(), metavar="FILE", help="From a video to boxes.")
 @click.option("--camera", type=click.IntRange(min=0), metavar="N", help="From a camera to boxes.")
 @click.option(
@@ -109,6 +110,7 @@ def command(
     what: tuple[str, ...],
     layers: bool,
     images: tuple[str, ...],
+    exif: bool | None,
     video: str | None,
     camera: int | None,
     fps: float | None,
@@ -166,7 +168,7 @@ def command(
         if diff is not None:
             differences = _differences(diff, fail_above, chosen, Path(scratch), report)
         elif sources:
-            frames = _frames(what, images, video, camera, fps, chosen, Path(scratch), report)
+            frames = _frames(what, images, exif, video, camera, fps, chosen, Path(scratch), report)
         else:
             recording, tables = _measure(what, layers, plot, chosen, Path(scratch), report)
     if diff is not None:
@@ -228,6 +230,7 @@ def _measure(
 def _frames(
     what: tuple[str, ...],
     images: tuple[str, ...],
+    exif: bool | None,
     video: str | None,
     camera: int | None,
     fps: float | None,
@@ -244,7 +247,7 @@ def _frames(
     for subject in subjects:
         preprocessing = subject.manifest.preprocessing
         channels = 3 if preprocessing is None else preprocessing.channels
-        source: Source = Files(paths, channels) if images else Video(camera if video is None else Path(video))  # type: ignore[arg-type]
+        source: Source = Files(paths, channels, exif) if images else Video(camera if video is None else Path(video))  # type: ignore[arg-type]
         share = chosen.seconds / len(subjects)
         results.append(run(subject, source, seconds=share, least=len(paths), rate=fps or 0.0, progress=progress))
     return results

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from dnc.cli import print_json, progress
+from dnc.cli._lists import exif_option
 from dnc.cli._options import preprocessing_options
 from dnc.errors import CalibrationError
 
@@ -50,6 +51,7 @@ _COUNT = 100
     "--export, whose tables know no other.",
 )
 @click.option("--out", "-o", type=click.Path(), help="The file; else CFG's name with .calibration.json, here.")
+@exif_option
 @click.option("--skip-bad", is_flag=True, help="Warn about an image that cannot be read, and go on.")
 @click.option(
     "--import", "table", type=click.Path(), metavar="FILE", help="Take the ranges from a table and run nothing."
@@ -81,6 +83,7 @@ def command(
     percentile: float,
     symmetric: bool | None,
     out: str | None,
+    exif: bool | None,
     skip_bad: bool,
     table: str | None,
     exports: tuple[tuple[str, str], ...],
@@ -129,6 +132,7 @@ def command(
                 symmetric=bool(exports) if symmetric is None else symmetric,
                 percentile=percentile,
                 skip_bad=skip_bad,
+                exif=exif,
                 source=", ".join(map(str, given)),
                 seed=seed,
                 progress=report,

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from dnc.cli import print_json
-from dnc.cli._lists import WHOLE
+from dnc.cli._lists import WHOLE, exif_option
 
 
 @click.command(epilog="Example: dnc classify darknet19.engine dog.jpg --top 3")
@@ -16,6 +16,7 @@ from dnc.cli._lists import WHOLE
 @click.option("--top", type=WHOLE, metavar="N", default=5, show_default=True, help="How many classes to print.")
 @click.option("--threads", type=WHOLE, metavar="N", help="Threads for one image; else the engine's choice.")
 @click.option("--device", metavar="NAME", help="Where to run, for openvino: CPU, GPU, NPU or AUTO.")
+@exif_option
 @click.option("--skip-bad", is_flag=True, help="Warn about an image that cannot be read, and go on.")
 @click.option("--json", "as_json", is_flag=True, help="Print a list with the classes of each image.")
 def command(
@@ -24,6 +25,7 @@ def command(
     top: int,
     threads: int | None,
     device: str | None,
+    exif: bool | None,
     skip_bad: bool,
     as_json: bool,
 ) -> None:
@@ -33,7 +35,8 @@ def command(
 
     loaded = open_engine(engine, threads, device, boxes=False)
     frames: list[dict[str, Any]] = []
-    for seen in run_images(loaded, find_images(images, skip_bad), skip_bad=skip_bad, quiet=as_json, top=top):
+    paths = find_images(images, skip_bad)
+    for seen in run_images(loaded, paths, skip_bad=skip_bad, quiet=as_json, exif=exif, top=top):
         if as_json:
             classes = [item.to_json() for item in seen.result]
             frames.append({"frame_id": len(frames) + 1, "filename": str(seen.path), "classes": classes})

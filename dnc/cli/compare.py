@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from dnc.cli import Exit, print_json, progress
+from dnc.cli._lists import exif_option
 from dnc.cli._report import comparison_json, comparison_table, verdict
 
 
@@ -21,6 +22,7 @@ from dnc.cli._report import comparison_json, comparison_table, verdict
 )
 @click.option("--image", type=click.Path(), help="The input as an image; else random numbers.")
 @click.option("--input", type=click.Path(), metavar="X.npy", help="The input as an array, channels first.")
+@exif_option
 @click.option("--seed", type=int, metavar="N", default=0, show_default=True, help="Seed of random numbers.")
 @click.option(
     "--tolerance",

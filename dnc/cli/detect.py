@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from dnc.cli import print_json
-from dnc.cli._lists import SHARE, WHOLE
+from dnc.cli._lists import SHARE, WHOLE, exif_option
 
 
 @click.command(epilog="Example: dnc detect yolov4-tiny.engine dog.jpg -o dog.detected.jpg")
@@ -35,6 +35,7 @@ from dnc.cli._lists import SHARE, WHOLE
 )
 @click.option("--threads", type=WHOLE, metavar="N", help="Threads for one image; else the engine's choice.")
 @click.option("--device", metavar="NAME", help="Where to run, for openvino: CPU, GPU, NPU or AUTO.")
+@exif_option
 @click.option("--skip-bad", is_flag=True, help="Warn about an image that cannot be read, and go on.")
 @click.option("--json", "as_json", is_flag=True, help="Print what `darknet detector test -out` writes.")
 def command(
@@ -45,6 +46,7 @@ def command(
     out: str | None,
     threads: int | None,
     device: str | None,
+    exif: bool | None,
     skip_bad: bool,
     as_json: bool,
 ) -> None:
@@ -55,20 +57,18 @@ def command(
     from pathlib import Path
 
     from dnc.cli._drawing import draw
-    from dnc.cli._images import open_engine, picture_paths, run_images, save_picture
+    from dnc.cli._images import in_color, open_engine, picture_paths, run_images, save_picture
     from dnc.evaluation.datasets import find_images
-    from dnc.runtime.preprocessing import read_image
 
     loaded = open_engine(engine, threads, device, boxes=True)
     paths = find_images(images, skip_bad)
     pictures = picture_paths(Path(out), paths) if out is not None else {}
     frames: list[dict[str, Any]] = []
-    for seen in run_images(loaded, paths, skip_bad=skip_bad, quiet=as_json, confidence=confidence, iou=iou):
+    settings: dict[str, Any] = {"exif": exif, "confidence": confidence, "iou": iou}
+    for seen in run_images(loaded, paths, skip_bad=skip_bad, quiet=as_json, **settings):
         height, width = seen.pixels.shape[:2]
         if seen.path in pictures:
-            # A network for gray images does not make the picture gray.
-            color = seen.pixels if seen.pixels.shape[2:] == (3,) else read_image(seen.path)
-            save_picture(draw(color, seen.result), pictures[seen.path])
+            save_picture(draw(in_color(seen, exif), seen.result), pictures[seen.path])
         if as_json:
             objects = [box.to_json() for box in seen.result]
             frames.append({"frame_id": len(frames) + 1, "filename": str(seen.path), "objects": objects})

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dnc.cli import print_json, progress_bar
-from dnc.cli._lists import SHARE, WHOLE
+from dnc.cli._lists import SHARE, WHOLE, exif_option
 from dnc.tables import Column, Table
 
 if TYPE_CHECKING:
@@ -63,6 +63,7 @@ if TYPE_CHECKING:
 )
 @click.option("--top", type=WHOLE, metavar="K", default=5, show_default=True, help="Classes of a classifier.")
 @click.option("--threads", type=WHOLE, metavar="N", help="Threads for one image; else the engine's choice.")
+@exif_option
 @click.option("--skip-bad", is_flag=True, help="Warn about an image that cannot be read, and go on.")
 @click.option("--json", "as_json", is_flag=True, help="Print a list with one object for each engine.")
 def command(

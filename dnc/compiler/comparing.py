@@ -22,7 +22,8 @@ from dnc.evaluation.comparison import TOLERANCE, Comparison, EngineSide, Recordi
 from dnc.evaluation.datasets import is_folder
 from dnc.files import open_regular
 from dnc.runtime.engine import Engine, load
-from dnc.runtime.preprocessing import Preprocessing, read_image
+from dnc.runtime.images import read_image
+from dnc.runtime.preprocessing import Preprocessing
 from dnc.targets import targets
 from dnc.typing import Array, Progress, silent
 
@@ -42,6 +43,7 @@ def compare_files(
     target: str | None = None,
     image: str | PathLike[str] | None = None,
     input: str | PathLike[str] | None = None,
+    exif: bool | None = None,
     seed: int = 0,
     tolerance: float = TOLERANCE,
     skip: Sequence[str] = (),
@@ -61,6 +63,7 @@ def compare_files(
         random_weights: gives a .cfg random weights.
         target: what a network is compiled for, cpu if not given; or "reference", to test the interpreter itself.
         image, input: an image, or an .npy with the input; random numbers if neither is given.
+        exif: whether the image is turned as its EXIF says; see `Engine.__call__`.
         seed: of random inputs and weights.
         tolerance: see the module's docstring.
         skip, lenient, cutoff: as for `dnc.compile`.
@@ -108,7 +111,7 @@ def compare_files(
         else:
             expected = ReferenceSide(network)
         if recording is None:
-            samples = [_sample(actual, expected, image, input, seed)]
+            samples = [_sample(actual, expected, image, input, exif, seed)]
         elif image is None and input is None:
             samples = recording.samples()
         else:
@@ -165,7 +168,12 @@ def _warn_of_another(engine: Engine, network: Network) -> None:
 
 
 def _sample(
-    actual: Side, expected: Side, image: str | PathLike[str] | None, input: str | PathLike[str] | None, seed: int
+    actual: Side,
+    expected: Side,
+    image: str | PathLike[str] | None,
+    input: str | PathLike[str] | None,
+    exif: bool | None,
+    seed: int,
 ) -> Sample:
     engines = [side.engine for side in (actual, expected) if isinstance(side, EngineSide)]
     networks = [side.network for side in (actual, expected) if isinstance(side, ReferenceSide)]
@@ -179,7 +187,7 @@ def _sample(
     if image is not None:
         if preprocessing is None:
             raise ImageError("this network takes no images", image, "give an .npy with --input")
-        pixels = read_image(image, preprocessing.channels)
+        pixels = read_image(image, preprocessing.channels, exif=exif)
         return Sample("", preprocessing(pixels)[None], pixels)
     if preprocessing is not None and any(engine.manifest.input_dtype == "uint8" for engine in engines):
         channels, height, width = shape

@@ -182,7 +182,7 @@ def _preprocessing(
     network: Network, heads: Sequence[Head], given: Mapping[str, Any], recorded: Mapping[str, Any]
 ) -> Preprocessing | None:
     """Takes what is given and not None, else what is recorded, else what Darknet does."""
-    if len(network.input_shape) != 3 or network.input_shape[0] not in (1, 3, 4):
+    if len(network.input_shape) != 3:
         if any(value is not None for value in given.values()):
             raise DncError("this network does not take images, so it has no preprocessing", network.file)
         return None

@@ -44,7 +44,7 @@ from dnc.typing import Array
 if TYPE_CHECKING:
     from dnc.darknet.layers import Layer
     from dnc.runtime.engine import Engine
-    from dnc.runtime.preprocessing import Pixels
+    from dnc.runtime.images import Pixels
 
 __all__ = ["TOLERANCE", "Comparison", "EngineSide", "Recording", "ReferenceSide", "Row", "Sample", "Side", "compare"]
 

@@ -21,7 +21,7 @@ import io
 import os
 import random
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
@@ -34,6 +34,7 @@ from dnc.errors import DatasetError, ImageError, Where, tolerate, warn
 from dnc.files import read_bounded, read_json
 
 __all__ = [
+    "ARRAYS",
     "SUFFIXES",
     "Annotations",
     "DataFile",
@@ -55,8 +56,13 @@ __all__ = [
     "read_truth",
 ]
 
-SUFFIXES = frozenset([".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tga", ".tif", ".tiff", ".webp"])
-"""What counts as an image in a folder."""
+ARRAYS = frozenset([".npy"])
+"""Pixels (H, W, C) of numpy.save: what counts as an image in a folder without pictures."""
+_PICTURES = frozenset(
+    [".bmp", ".gif", ".hdr", ".jpeg", ".jpg", ".pgm", ".pic", ".png", ".pnm", ".ppm", ".psd", ".tga", ".tif", ".tiff"]
+) | {".webp"}
+SUFFIXES = _PICTURES | ARRAYS
+"""What is an image by its name."""
 
 _LARGEST = 1 << 22
 """Bytes of a .data file, of names or of labels."""
@@ -257,9 +263,9 @@ def find_images(arguments: Sequence[str], skip_bad: bool = False, *, nested: boo
         path = Path(argument)
         if is_folder(path):
             try:
-                inside = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES)
+                inside = _images_among(path.iterdir())
                 if not inside and nested:
-                    inside = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES)
+                    inside = _images_among(path.rglob("*"))
             except OSError as error:
                 raise ImageError(f"cannot read the folder: {error.strerror or error}", path) from error
             if not inside:
@@ -277,6 +283,12 @@ def find_images(arguments: Sequence[str], skip_bad: bool = False, *, nested: boo
         else:
             raise ImageError("there is no such image", path)
     return images
+
+
+def _images_among(files: Iterable[Path]) -> list[Path]:
+    """The pictures, sorted; arrays where there is none."""
+    found = sorted(file for file in files if file.suffix.lower() in SUFFIXES)
+    return [file for file in found if file.suffix.lower() in _PICTURES] or found
 
 
 _LABEL_FOLDERS = (

@@ -39,9 +39,9 @@ from dnc.errors import DatasetError, DncError, ImageError, warn
 from dnc.evaluation.datasets import Dataset, Entry, Truth, class_truth, read_names, read_truth
 from dnc.runtime.decoding import BoxHead, Detection, overlap
 from dnc.runtime.engine import Engine
+from dnc.runtime.images import Pixels, read_image
 from dnc.runtime.inputs import Prepared
 from dnc.runtime.memory import States
-from dnc.runtime.preprocessing import Pixels, read_image
 from dnc.typing import Array
 
 __all__ = [
@@ -222,6 +222,7 @@ def evaluate(
     confidence: float = 0.25,
     top: int = 5,
     skip_bad: bool = False,
+    exif: bool | None = None,
     progress: Progress | None = None,
 ) -> Report:
     """Runs the engine on every image and compares what it finds with what is there.
@@ -238,6 +239,7 @@ def evaluate(
         points, iou, confidence: see `DarknetReport`.
         top: as many classes of a classifier count.
         skip_bad: an image that cannot be read is a warning, and does not count.
+        exif: whether images are turned as their EXIF says; see `Engine.__call__`.
         progress: called with the number of images that are done and that there are.
 
     Returns:
@@ -265,7 +267,8 @@ def evaluate(
         meter = _DarknetMeter(truths, names, points, iou, confidence) if like_darknet else _CocoMeter(truths, classes)
     done = 0
     states: States = {}
-    for number, pixels in enumerate(_read(dataset.entries, engine.manifest.preprocessing.channels, skip_bad)):
+    channels = engine.manifest.preprocessing.channels
+    for number, pixels in enumerate(_read(dataset.entries, channels, skip_bad, exif)):
         if pixels is not None:
             done += 1
             meter.add(engine, number, pixels, states)
@@ -528,7 +531,7 @@ def _class_ids(dataset: Dataset, classes: int, names: Sequence[str], labels: str
     return class_truth(dataset.entries, classes, labels=read_names(path) if path is not None else (), names=names)
 
 
-def _read(entries: Sequence[Entry], channels: int, skip_bad: bool) -> Iterator[Pixels | None]:
+def _read(entries: Sequence[Entry], channels: int, skip_bad: bool, exif: bool | None) -> Iterator[Pixels | None]:
     """The images one by one, read while the one before is run; None for a bad one that is skipped."""
     with ThreadPoolExecutor(1) as pool:
         ahead: deque[Future[Pixels]] = deque()
@@ -536,7 +539,7 @@ def _read(entries: Sequence[Entry], channels: int, skip_bad: bool) -> Iterator[P
         try:
             for entry in entries:
                 while len(ahead) < 2 and (following := next(rest, None)) is not None:
-                    ahead.append(pool.submit(read_image, following.path, channels))
+                    ahead.append(pool.submit(read_image, following.path, channels, exif=exif))
                 try:
                     yield ahead.popleft().result()
                 except ImageError as error:

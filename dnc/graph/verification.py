@@ -24,8 +24,9 @@ import onnx_ir as ir
 
 from dnc.errors import PassError
 from dnc.graph.running import Running
+from dnc.runtime.images import Pixels, read_image
 from dnc.runtime.inputs import Feeds, noise, prepare, thresholds
-from dnc.runtime.preprocessing import Pixels, Preprocessing, read_image
+from dnc.runtime.preprocessing import Preprocessing
 from dnc.typing import Array
 
 __all__ = ["Verifier", "error_between", "feeds_for", "photograph"]
@@ -37,9 +38,11 @@ _FEW = 0.05
 """By which share the number of detections may differ: those whose score lies at the threshold."""
 
 
-def photograph() -> Pixels:
-    """A photograph (H, W, 3), RGB: Grace Hopper's portrait by the US Navy, which is in the public domain."""
-    return read_image((importlib.resources.files("dnc.graph") / "photograph.jpg").read_bytes())
+def photograph(channels: int = 3) -> Pixels:
+    """A photograph (H, W, channels), RGB: Grace Hopper's portrait by the US Navy, which is in the public domain. For a
+    network of other than 1, 3 or 4 channels these three are repeated."""
+    image = read_image((importlib.resources.files("dnc.graph") / "photograph.jpg").read_bytes())
+    return image if channels in (1, 3, 4) else image[:, :, np.arange(channels) % 3]
 
 
 def feeds_for(model: ir.Model, preprocessing: Preprocessing | None = None, *, images: int = 2, seed: int = 0) -> Feeds:
@@ -68,7 +71,7 @@ def feeds_for(model: ir.Model, preprocessing: Preprocessing | None = None, *, im
             feeds[name] = noise((batch, *sides), np.float32, generator)
         else:
             kind = value.dtype.numpy()
-            image = prepare(photograph(), preprocessing, kind)
+            image = prepare(photograph(preprocessing.channels), preprocessing, kind)
             feeds[name] = x = noise((batch, *image.shape), kind, generator)
             x[-1] = _half(x[-1], image) if batch == 1 else image
     return feeds

@@ -29,7 +29,8 @@ from dnc.graph.quantization import Channels
 from dnc.graph.running import Running
 from dnc.quantization.calibration import Calibration
 from dnc.quantization.histograms import METHODS, PERCENTILE, Histogram
-from dnc.runtime.preprocessing import Preprocessing, read_image
+from dnc.runtime.images import read_content, read_image
+from dnc.runtime.preprocessing import Preprocessing
 from dnc.runtime.runners.onnx import OnnxRunner
 from dnc.typing import Array, Progress, silent
 
@@ -47,6 +48,7 @@ def calibrate(
     symmetric: bool = False,
     percentile: float = PERCENTILE,
     skip_bad: bool = False,
+    exif: bool | None = None,
     source: str = "",
     seed: int | None = None,
     progress: Progress = silent,
@@ -61,6 +63,7 @@ def calibrate(
         symmetric: one threshold for both sides of 0, else one for each.
         percentile: what the method percentile keeps, in percent.
         skip_bad: an image that cannot be read is a warning.
+        exif: whether images are turned as their EXIF says; see `Engine.__call__`.
         source: where the images come from, for the calibration's record.
         seed: what drew them, for the record.
         progress: is told what happens now.
@@ -79,7 +82,7 @@ def calibrate(
         raise CalibrationError("this network takes no images, so it cannot be calibrated on any", network.file)
     if not images:
         raise CalibrationError("there are no images to calibrate on", hint="100 typical ones are enough")
-    observers, seen = _observe(network, preprocessing, images, not symmetric, skip_bad, progress)
+    observers, seen = _observe(network, preprocessing, images, not symmetric, skip_bad, exif, progress)
     progress("choosing the ranges")
     ranges = {}
     for name, observer in observers.items():
@@ -130,6 +133,7 @@ def _observe(
     images: Sequence[Path],
     signed: bool,
     skip_bad: bool,
+    exif: bool | None,
     progress: Progress,
 ) -> tuple[dict[str, _Observer], dict[str, Any]]:
     """What was seen of each value by name; the digest and the names of the images that were read or skipped."""
@@ -137,7 +141,8 @@ def _observe(
     run = _every_layer(network)
 
     def work(path: Path) -> tuple[bytes, dict[str, Array]]:
-        content, array = _read(path, preprocessing)
+        content = read_content(path)
+        array = preprocessing(read_image(content, preprocessing.channels, exif=exif))[None]
         return content, run(array)
 
     digest = hashlib.sha256()
@@ -169,15 +174,6 @@ def _observe(
 
 
 _NUMBERS = "do the weights belong to this cfg? `dnc weights inspect` looks into them"
-
-
-def _read(path: Path, preprocessing: Preprocessing) -> tuple[bytes, Array]:
-    """The bytes of an image file, and the network's input (1, C, H, W)."""
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise ImageError(f"cannot read the image: {error.strerror or error}", path) from error
-    return content, preprocessing(read_image(content, preprocessing.channels))[None]
 
 
 def _ahead(function: Callable[[Path], _Result], paths: Sequence[Path]) -> Iterator[tuple[Path, Callable[[], _Result]]]:

@@ -42,12 +42,12 @@ import numpy.typing as npt
 
 from dnc.errors import DncError, TargetError
 from dnc.runtime.decoding import BoxHead, Classification, ClassifierHead, Detection
+from dnc.runtime.images import Pixels
 from dnc.runtime.inputs import Feeds, Image, Inputs, Prepared
 from dnc.runtime.manifest import Manifest, read_manifest
 from dnc.runtime.memory import Memory, States
 from dnc.runtime.options import check_names
 from dnc.runtime.postprocessing import Postprocess, Result
-from dnc.runtime.preprocessing import Pixels
 from dnc.runtime.runners import Runner, Session, find
 from dnc.runtime.timing import processors
 from dnc.typing import Array
@@ -221,6 +221,7 @@ class Engine:
         iou: float = 0.45,
         top: int = 5,
         color: str = "rgb",
+        exif: bool | None = None,
     ) -> Any:
         """What an image shows, or a list of that for a list of images.
 
@@ -232,6 +233,8 @@ class Engine:
             top: how many classes a classifier gives.
             color: the order of an array's channels: "rgb", or "bgr" for OpenCV's frames (then BGRA, if they are four).
                 Files and PIL images know theirs.
+            exif: whether files and PIL images are turned as their EXIF says. Darknet does not; if not said, they are
+                not either, and the first one that is on its side is warned of.
 
         Returns:
             Detections by descending confidence, or the `top` classes.
@@ -240,7 +243,7 @@ class Engine:
             ImageError: an image cannot be read.
             DncError: the network gives neither boxes nor classes, takes no images, or the engine is closed.
         """
-        settings = _Settings(confidence, iou, top, color)
+        settings = _Settings(confidence, iou, top, color, exif)
         if not isinstance(image, list | tuple):
             return self._results([self._pixels(image, settings)], settings)[0]
         return self._results([self._pixels(item, settings) for item in image], settings)
@@ -334,6 +337,7 @@ class Engine:
         iou: float = 0.45,
         top: int = 5,
         color: str = "rgb",
+        exif: bool | None = None,
         batch: int | None = None,
         workers: int | None = None,
         with_frames: bool = False,
@@ -347,7 +351,7 @@ class Engine:
 
         Args:
             frames: images as for `__call__`, of any number; an array must not change before its result is there.
-            confidence, iou, top, color: as for `__call__`.
+            confidence, iou, top, color, exif: as for `__call__`.
             batch: how many frames run as one batch; what the engine was compiled for, or 1, if not given. On CPUs, more
                 than 1 gains nothing (benchmarks/embedding.md), and numbers may then differ in the last bits. Frames of
                 a network with memory are no batch.
@@ -369,7 +373,7 @@ class Engine:
             raise DncError(f"workers={workers} must be at least 1", self.folder)
         self.inputs.check(color)
         self.postprocess.check()
-        settings = _Settings(confidence, iou, top, color)
+        settings = _Settings(confidence, iou, top, color, exif)
         batch = 1 if self.manifest.states else batch or (size if isinstance(size, int) else 1)
         return self._stream(frames, settings, batch, workers or _workers(), with_frames)
 
@@ -465,7 +469,7 @@ class Engine:
         return [output[0] if drop else output for drop, output in zip(batched, outputs[:count], strict=True)]
 
     def _pixels(self, image: Image, settings: _Settings) -> Pixels:
-        pixels = self.inputs.pixels(image, settings.color)
+        pixels = self.inputs.pixels(image, settings.color, settings.exif)
         self.postprocess.check()
         return pixels
 
@@ -479,7 +483,7 @@ class Engine:
     def _read(self, images: Sequence[Prepared], outputs: Sequence[Array], settings: _Settings) -> list[Result]:
         """The results of these images."""
         self._tell("postprocess")
-        confidence, iou, top, _ = settings
+        confidence, iou, top, *_ = settings
         results = [
             self.postprocess(outputs, image.size, confidence=confidence, iou=iou, top=top, position=position)
             for position, image in enumerate(images)
@@ -504,6 +508,7 @@ class _Settings(NamedTuple):
     iou: float
     top: int
     color: str
+    exif: bool | None
 
 
 class _Batch(NamedTuple):

@@ -20,9 +20,10 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from dnc.errors import DncError
+from dnc.errors import DncError, ImageError
+from dnc.runtime.images import Pixels, from_picture, read_image
 from dnc.runtime.manifest import Manifest
-from dnc.runtime.preprocessing import Pixels, Preprocessing, read_image
+from dnc.runtime.preprocessing import Preprocessing
 from dnc.typing import Array
 
 __all__ = ["Feeds", "Image", "Inputs", "Prepared", "noise", "prepare", "thresholds"]
@@ -36,8 +37,11 @@ class _Picture(Protocol):
     def convert(self, mode: str, /) -> Any: ...
 
 
-Image = str | PathLike[str] | bytes | npt.NDArray[np.uint8] | _Picture
-"""A path, the bytes of an image file, pixels (H, W, C) or (H, W) of uint8, or a PIL image."""
+Image = str | PathLike[str] | bytes | Pixels | _Picture
+"""A path, the bytes of an image file, pixels (H, W, C) or (H, W), or a PIL image.
+
+Pixels are uint8 (0 to 255), uint16 (0 to 65535) or float32 (0 to 1, as in Darknet's own images). For a network of other
+than 1 to 4 channels they come as an array or an .npy file: see `dnc.runtime.images`."""
 
 
 class Prepared(NamedTuple):
@@ -53,7 +57,7 @@ class Prepared(NamedTuple):
         return self.array.shape
 
 
-_Shaped = TypeVar("_Shaped", npt.NDArray[np.uint8], Prepared)
+_Shaped = TypeVar("_Shaped", Pixels, Prepared)
 
 
 class Inputs:
@@ -79,11 +83,12 @@ class Inputs:
             shape = ", ".join(map(str, self._manifest.input_shape))
             raise DncError("this network takes no images", self._where, f"use forward() with an array (N, {shape})")
 
-    def pixels(self, image: Image, color: str = "rgb") -> Pixels:
+    def pixels(self, image: Image, color: str = "rgb", exif: bool | None = None) -> Pixels:
         """Gives the pixels (H, W, C) or (H, W) of an image, in RGB.
 
         Args:
-            color: the order of an array's channels; files and PIL images know theirs.
+            color: the order of an array's channels, if they are three or more; files and PIL images know theirs.
+            exif: whether files and PIL images are turned as their EXIF says; not, and with a warning, if not said.
 
         Raises:
             ImageError: it cannot be read.
@@ -93,19 +98,23 @@ class Inputs:
         assert self._manifest.preprocessing is not None
         channels = self._manifest.preprocessing.channels
         if isinstance(image, str | PathLike | bytes):
-            return read_image(image, channels)
+            return read_image(image, channels, exif=exif)
         if not isinstance(image, np.ndarray) and hasattr(image, "convert"):
             # A PIL image may be of any mode; a palette's numbers are no pixels.
-            return np.asarray(image.convert({1: "L", 4: "RGBA"}.get(channels, "RGB")))
+            return from_picture(image, channels, exif=exif)
         pixels: Pixels = np.asarray(image)
-        if color == "bgr" and pixels.ndim == 3 and pixels.shape[2] in (3, 4):
-            return pixels[:, :, ::-1] if pixels.shape[2] == 3 else pixels[:, :, [2, 1, 0, 3]]
+        if color == "bgr" and pixels.ndim == 3 and pixels.shape[2] >= 3:
+            return pixels[:, :, [2, 1, 0, *range(3, pixels.shape[2])]]
         return pixels
 
     def prepare(self, pixels: Pixels) -> Prepared:
-        """The network's input for one image; raises ImageError if its channels do not fit the network."""
+        """The network's input for one image; raises ImageError if its channels do not fit the network, or there is not
+        enough memory."""
         assert self._manifest.preprocessing is not None
-        array = prepare(pixels, self._manifest.preprocessing, self._manifest.input_dtype)
+        try:
+            array = prepare(pixels, self._manifest.preprocessing, self._manifest.input_dtype)
+        except MemoryError as error:
+            raise ImageError(f"there is not enough memory to prepare an image of {pixels.shape}") from error
         return Prepared(array, (pixels.shape[1], pixels.shape[0]))
 
     def groups(self, images: Sequence[_Shaped]) -> list[Sequence[_Shaped]]:
@@ -194,7 +203,7 @@ class Inputs:
 
 def prepare(pixels: Pixels, preprocessing: Preprocessing, dtype: npt.DTypeLike) -> Array:
     """An image as an input of this type takes it: floats (C, H, W), or pixels (H, W, C) for uint8."""
-    return preprocessing.match_channels(pixels) if np.dtype(dtype) == np.uint8 else preprocessing(pixels)
+    return preprocessing.to_bytes(pixels) if np.dtype(dtype) == np.uint8 else preprocessing(pixels)
 
 
 def thresholds(count: int, confidence: float = 0.25, iou: float = 0.45) -> Feeds:

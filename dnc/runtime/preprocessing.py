@@ -16,6 +16,11 @@ Every mode is Darknet's bilinear interpolation, separable and in float32: the co
 so a mode is no more than where its columns and rows are sampled (`_Samples`) and where the result is put. The
 arithmetic is Darknet's operation for operation: given the same decoded pixels, the result has the same bits.
 
+Pixels are uint8 (white is 255), uint16 (65535) or float32 (1, as in Darknet's own `image`, whose floats are the bytes
+of a file over 255), of any number of channels. All of their precision counts. (Darknet has no arrays of 16 bits, and
+of a file of 16 bits keeps the upper byte: that differs by less than 1 of 255.) As cv::resize gives pixels of the type
+that it was given, resize-half-pixel rounds to whole numbers of 8 or 16 bits, and floats not at all.
+
 Classifiers of other frameworks may want center-crop with `interpolation` bicubic, which Darknet lacks. That is Pillow's
 Image.resize(BICUBIC) bit for bit: Keys' cubic (a = -1/2) at half-pixel centers, widened by the ratio of the sizes
 where the image shrinks, so that nothing aliases; weights of a sum of 1, rounded to 22 bits after the point; the columns
@@ -26,21 +31,18 @@ least twice as tall as wide: one value in five of a photograph then differs, nea
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
-import io
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from dnc.errors import BundleError, ImageError
+from dnc.errors import BundleError, ImageError, warn
+from dnc.runtime.images import PIXELS, Pixels, matched, upper_bytes
 
-__all__ = ["COLORS", "CUBIC_ONE", "INTERPOLATIONS", "MIN_CROP", "MODES", "BoxTransform", "Preprocessing", "read_image"]
+__all__ = ["COLORS", "CUBIC_ONE", "INTERPOLATIONS", "MIN_CROP", "MODES", "BoxTransform", "Preprocessing"]
 
 MODES = ("resize", "resize-half-pixel", "letterbox", "center-crop")
 COLORS = ("rgb", "bgr", "gray")
@@ -50,7 +52,6 @@ CUBIC_ONE = 2.0**22
 MIN_CROP = 0.1
 """What is cropped from less than that is no picture of anything; classifiers take 0.8 to 1."""
 
-Pixels = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
 Indices = npt.NDArray[np.intp]
 
@@ -79,10 +80,11 @@ class BoxTransform:
 class Preprocessing:
     """How an image becomes the input of a network of `width` x `height` pixels and `channels` channels.
 
-    A value of the input is (pixel * scale - mean) / std; `mean` and `std` hold one number, or one for each
-    channel of the input. Darknet's own networks take mean 0 and std 1. The padding of a letterbox is half of
-    white, 0.5 at Darknet's scale. `crop` is the share of the short side that center-crop keeps, `interpolation` how it
-    resizes; the other modes keep all, and are bilinear.
+    A value of the input is (pixel * scale - mean) / std, for pixels whose white is 255; `mean` and `std` hold one
+    number, or one for each channel of the input. Darknet's own networks take mean 0 and std 1. `color` is gray for 1
+    channel; rgb is the order in which channels come, whatever they are, and bgr, of 3 or more, has the first and the
+    third one exchanged. The padding of a letterbox is half of white, 0.5 at Darknet's scale. `crop` is the share of the
+    short side that center-crop keeps, `interpolation` how it resizes; the other modes keep all, and are bilinear.
 
     Raises ValueError where a field makes no sense.
     """
@@ -127,32 +129,35 @@ class Preprocessing:
         return round(self.width / self.crop)
 
     def __call__(self, image: Pixels) -> Floats:
-        """The input (channels, height, width) for an image (H, W, C) or (H, W), uint8, RGB or RGBA or gray.
+        """The input (channels, height, width) for an image (H, W, C) or (H, W).
 
         Raises ImageError as `match_channels` does.
         """
         image = self.match_channels(image)
         if self.color == "bgr":
             image = image[:, :, [2, 1, 0, *range(3, self.channels)]]
-        # Division by 255 rounds as Darknet's does; multiplication by 1/255 would not.
-        divisor = np.float32(1 / self.scale)
         if self.interpolation == "bicubic":
-            output = self._bicubic(image).astype(np.float32) / divisor
+            output = self._bicubic(image).astype(np.float32) / self._divisor(image.dtype)
         else:
-            output = self._bilinear(image, divisor)
+            output = self._bilinear(image)
         if any(self.mean) or set(self.std) != {1.0}:
             output -= np.array(self.mean, np.float32)[:, None, None]
             output /= np.array(self.std, np.float32)[:, None, None]
         return output
 
-    def _bilinear(self, image: Pixels, divisor: np.float32) -> Floats:
-        geometry = self._geometry(image.shape[1], image.shape[0])
+    def _divisor(self, dtype: np.dtype[Any]) -> np.float32:
+        # Division by 255 rounds as Darknet's does; multiplication by 1/255 would not.
+        return np.float32(PIXELS[dtype.name] / 255 / self.scale)
+
+    def _bilinear(self, image: Pixels) -> Floats:
+        geometry, divisor = self._geometry(image.shape[1], image.shape[0]), self._divisor(image.dtype)
         image = image[geometry.used_rows]
-        output = np.full((self.channels, self.height, self.width), np.float32(127.5) / divisor, np.float32)
+        gray = np.float32(127.5) / self._divisor(np.dtype(np.uint8))
+        output = np.full((self.channels, self.height, self.width), gray, np.float32)
         bottom, right = geometry.top + len(geometry.rows.first), geometry.left + len(geometry.columns.first)
         for channel, plane in enumerate(output[:, geometry.top : bottom, geometry.left : right]):
-            if self.mode == "resize-half-pixel":
-                # cv::resize gives 8-bit pixels. Its own arithmetic, of 11 bits, differs by 1 here and there.
+            if self.mode == "resize-half-pixel" and image.dtype != np.float32:
+                # cv::resize gives whole pixels. Its own arithmetic, of 11 bits, differs by 1 here and there.
                 _interpolate(image[:, :, channel], geometry, np.float32(1), plane)
                 np.floor(plane + np.float32(0.5), out=plane)
                 plane /= divisor
@@ -167,34 +172,43 @@ class Preprocessing:
         return _resize_cubic(columns.swapaxes(1, 2), height, _middle(height, self.height)).swapaxes(1, 2)
 
     def match_channels(self, image: Pixels) -> Pixels:
-        """The image as (H, W, channels), with the channels that the network has, in RGB order yet: what an engine
-        takes that does its own preprocessing.
+        """The image as (H, W, channels) of its own type, with the channels that the network has, in RGB order yet.
 
-        An image with the network's number of channels is taken as it is. Otherwise they are matched as
-        stb_image does for Darknet's load_image: gray is repeated, RGB becomes gray by (77 R + 150 G + 29 B) /
-        256 rounded down, a missing alpha is opaque, a superfluous one is dropped.
+        An image with the network's number of channels is taken as it is. Otherwise gray, RGB and RGBA are matched with
+        networks of up to 4 channels as stb_image does for Darknet's load_image: gray is repeated, RGB becomes gray by
+        (77 R + 150 G + 29 B) / 256, rounded down where pixels are whole numbers, a missing alpha is opaque, a
+        superfluous one is dropped; of 2 channels, the second is alpha. An image of 2 channels itself may be anything,
+        and is taken by a network of 2 alone.
 
-        Raises ImageError if the image is empty, not uint8, or has channels that cannot be matched.
+        Raises ImageError if the image is empty, of another type, has channels that cannot be matched, or numbers that
+        are not finite. Warns of floats that cannot be meant to be from 0 to 1.
         """
-        if image.dtype != np.uint8 or image.ndim not in (2, 3) or not image.size:
+        if image.dtype.name not in PIXELS or image.ndim not in (2, 3) or not image.size:
+            kinds = ", ".join(f"{name} of 0 to {white}" for name, white in PIXELS.items())
             raise ImageError(
-                f"an image is (H, W) or (H, W, C) of uint8, not {image.shape} of {image.dtype}",
-                hint="give pixels of 0 to 255; the preprocessing scales them",
+                f"an image is (H, W) or (H, W, C) of uint8, uint16 or float32, not {image.shape} of {image.dtype}",
+                hint=f"pixels are {kinds}; the preprocessing scales them",
             )
+        if not image.dtype.isnative:
+            image = image.astype(image.dtype.newbyteorder("="))
         if image.ndim == 2:
             image = image[:, :, None]
         have, want = image.shape[2], self.channels
-        if have == 1 and want in (3, 4):
-            image, have = image.repeat(3, axis=2), 3
-        if have == 3 and want == 4:
-            image = np.dstack([image, np.full_like(image[:, :, 0], 255)])
-        elif have == 4 and want == 3:
-            image = image[:, :, :3]
-        elif have in (3, 4) and want == 1:
-            image = _luma(image)[:, :, None]
-        elif have != want:
+        if have != want and (have not in (1, 3, 4) or want > 4):
             raise ImageError(f"the image has {have} channels, the network takes {want}")
-        return image
+        if image.dtype == np.float32:
+            _check_floats(image)
+        return matched(image, want)
+
+    def to_bytes(self, image: Pixels) -> npt.NDArray[np.uint8]:
+        """As `match_channels`, of uint8: what an engine takes that does its own preprocessing.
+
+        Of 16 bits the upper byte is kept, as of files; floats are rounded and clipped.
+        """
+        image = self.match_channels(image)
+        if image.dtype == np.float32:
+            image = np.clip(np.floor(image * np.float32(255) + np.float32(0.5)), np.float32(0), np.float32(255))
+        return upper_bytes(image)
 
     def transform(self, image_width: int, image_height: int) -> BoxTransform:
         """How boxes on the input of an image of this size, in pixels, map back to the image."""
@@ -363,12 +377,19 @@ _BLOCK = 16
 
 def _resize_cubic(pixels: Pixels, target: int, places: Indices) -> Pixels:
     """Of (C, H, W) resized to (C, H, target), the columns at `places`, which ascend."""
-    output = np.empty((*pixels.shape[:2], len(places)), np.uint8)
+    output = np.empty((*pixels.shape[:2], len(places)), pixels.dtype)
     for start in range(0, len(places), _BLOCK):
         first, weights = _cubic(pixels.shape[2], target, places[start : start + _BLOCK])
         block = pixels[:, :, first : first + weights.shape[1]].astype(np.float64, order="C")
-        rounded = np.floor(block @ weights.T / CUBIC_ONE + 0.5)
-        output[:, :, start : start + _BLOCK] = np.clip(rounded, 0, 255)
+        if pixels.dtype == np.float32:
+            # Their sums are rounded, so the order counts: from the left to the right.
+            sums = np.zeros((*pixels.shape[:2], len(weights)))
+            for tap, weight in enumerate(weights.T):
+                sums += block[:, :, tap, None] * weight
+            output[:, :, start : start + _BLOCK] = sums / CUBIC_ONE
+        else:
+            rounded = np.floor(block @ weights.T / CUBIC_ONE + 0.5)
+            output[:, :, start : start + _BLOCK] = np.clip(rounded, 0, PIXELS[pixels.dtype.name])
     return output
 
 
@@ -384,75 +405,14 @@ def _cubic(source: int, target: int, places: Indices) -> tuple[int, npt.NDArray[
     return first, np.rint(weights / weights.sum(axis=1, keepdims=True) * CUBIC_ONE)
 
 
-def _luma(image: Pixels) -> Pixels:
-    """(H, W) of (H, W, 3 or 4): stb_image's stbi__compute_y."""
-    return ((image[:, :, :3] @ np.array([77, 150, 29], np.uint16)) >> 8).astype(np.uint8)
+_BRIGHT = 16.0
+"""No picture whose white is 1 has floats over that; one whose white is 255 has."""
 
 
-def read_image(source: str | os.PathLike[str] | bytes, channels: int = 3) -> Pixels:
-    """The pixels of an image file, or of its bytes: (H, W, 3) RGB, (H, W) gray or (H, W, 4) RGBA for 3, 1, 4.
-
-    Decoded by stb_image as in a Darknet built without OpenCV, to the same bits: the EXIF orientation is ignored, gray
-    is the luma that a JPEG file stores, 16-bit samples keep their upper byte, transparency is dropped unblended. (A
-    Darknet with OpenCV turns the image as EXIF says.) What stb_image does not read (WebP, TIFF, ...), and everything
-    where libstb is not installed, Pillow decodes the same way; of a photograph as JPEG, 1 value in 25 of the
-    network's input then differs from Darknet's, by about 2 of 255 at most, which may turn the order of two boxes with
-    nearly the same score.
-
-    Raises ImageError if the file is missing, damaged or truncated, if neither library is installed, or if
-    `channels` is not 1, 3 or 4.
-    """
-    where = None if isinstance(source, bytes) else os.fspath(source)
-    if channels not in (1, 3, 4):
-        raise ImageError(f"an image file has no {channels} channels", where, "give the pixels as an array")
-    try:
-        content = source if isinstance(source, bytes) else Path(source).read_bytes()
-    except FileNotFoundError as error:
-        raise ImageError("there is no such image", where) from error
-    except OSError as error:
-        raise ImageError(f"cannot read the image: {error.strerror or error}", where) from error
-    try:
-        import libstb
-    except ImportError:
-        return _read_with_pillow(content, channels, where)
-    try:
-        if not _is_whole(content):
-            # stb_image makes up what a truncated file lacks; Pillow refuses it.
-            _read_with_pillow(content, channels, where)
-        image = libstb.Image.open(content, channels=channels)
-    except (libstb.Error, ValueError):
-        return _read_with_pillow(content, channels, where)
-    pixels: Pixels = np.array(image)
-    return pixels.reshape(pixels.shape[:2]) if channels == 1 else pixels
-
-
-def _is_whole(content: bytes) -> bool:
-    """Whether the end of a JPEG or PNG file is there."""
-    if content.startswith(b"\xff\xd8"):
-        # Cameras write more behind the end; a thumbnail, which has an end of its own, comes before the last scan.
-        return content.rfind(b"\xff\xd9") > content.rfind(b"\xff\xda")
-    return content.startswith(b"\x89PNG") and b"IEND" in content[-64:]
-
-
-def _read_with_pillow(content: bytes, channels: int, where: str | None) -> Pixels:
-    """As `read_image`. Pillow's defaults for JPEG are the nearest: accurate inverse transform, interpolated chroma."""
-    try:
-        from PIL import Image
-    except ImportError as error:
-        if importlib.util.find_spec("libstb") is None:
-            hint = "pip install libstb pillow"
-            raise ImageError("cannot read the image without libstb or Pillow", where, hint) from error
-        what = "cannot read the image: it is damaged, no image, or of a format that takes Pillow"
-        raise ImageError(what, where, "pip install pillow for WebP, TIFF and others") from error
-    mode = {1: "L", 3: "RGB", 4: "RGBA"}[channels]
-    try:
-        with Image.open(io.BytesIO(content)) as image:
-            if mode == "L":
-                image.draft("L", None)
-            if image.mode.startswith("I;16"):
-                high = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-                return np.asarray(high.convert(mode))
-            return np.asarray(image.convert(mode))
-    # On damaged files of one format or another Pillow raises whatever it likes: KeyError, NotImplementedError, ...
-    except Exception as error:
-        raise ImageError(f"cannot read the image: {error}", where, "is it damaged, or no image?") from error
+def _check_floats(image: Pixels) -> None:
+    low, high = float(image.min()), float(image.max())
+    if not np.isfinite([low, high]).all():
+        raise ImageError("the image has numbers that are not finite", hint="numpy.nan_to_num replaces them")
+    if high > _BRIGHT:
+        what = f"the image is of float32 with numbers up to {high:g}, where 1 is white, as in Darknet"
+        warn(ImageError(what, hint="divide by 255, or give uint8"))

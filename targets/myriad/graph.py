@@ -145,7 +145,8 @@ def pixels_for(preprocessing: Preprocessing, color: str) -> Pixels:
     """For a network with this preprocessing, on images of `color`, "rgb" or "bgr"."""
     count = preprocessing.channels
     mean, std = (np.resize(np.array(numbers, np.float64), count) for numbers in (preprocessing.mean, preprocessing.std))
-    swapped = preprocessing.color in ("rgb", "bgr") and preprocessing.color != color
+    # Other channels than a camera's come as they are.
+    swapped = count in (3, 4) and preprocessing.color != color
     order = (2, 1, 0, *range(3, count)) if swapped else tuple(range(count))
     return Pixels(tuple((preprocessing.scale / std).tolist()), tuple((0 - mean / std).tolist()), order)
 

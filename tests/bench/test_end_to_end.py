@@ -12,7 +12,7 @@ from PIL import Image
 from dnc.bench.end_to_end import STAGES, Files, Video, run
 from dnc.bench.subject import Subject
 from dnc.errors import DncError, ImageError
-from dnc.runtime.preprocessing import Pixels
+from dnc.runtime.images import Pixels
 from dnc.runtime.runners.onnx import OnnxRunner
 
 

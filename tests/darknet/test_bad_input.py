@@ -659,7 +659,7 @@ def test_odd_images(engine: dnc.Engine) -> None:
 @pytest.mark.slow
 def test_damaged_images() -> None:
     """Pillow raises whatever it likes on damaged files; here it is one error."""
-    from dnc.runtime.preprocessing import read_image
+    from dnc.runtime.images import read_image
 
     source = Image.fromarray(np.random.default_rng(0).integers(0, 255, (24, 30, 3), np.uint8))
     kinds = ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM", "TGA", "ICO", "PCX", "SGI", "JPEG2000", "DDS")

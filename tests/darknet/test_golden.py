@@ -16,7 +16,7 @@ from dnc.compiler.compiling import compile
 from dnc.darknet.layers.base import Array
 from dnc.darknet.layers.convolutional import Convolutional, fold_batch_norm
 from dnc.darknet.network import Network
-from dnc.runtime.preprocessing import read_image
+from dnc.runtime.images import read_image
 from tests import goldens
 from tests.goldens import difference, differences, every_layer, reference
 

@@ -17,7 +17,7 @@ from dnc.darknet.reference import initial_states, run_all
 from dnc.errors import CalibrationError, DncWarning, ImageError
 from dnc.quantization.calibration import Calibration
 from dnc.quantization.collecting import calibrate
-from dnc.runtime.preprocessing import read_image
+from dnc.runtime.images import read_image
 from tests.networks import NETWORKS
 
 Write = Callable[..., Path]
@@ -108,7 +108,7 @@ def test_an_image_that_is_damaged(write: Write, pictures: list[Path]) -> None:
     assert (found.images["count"], found.images["skipped"]) == (2, ["b.png"])
     assert found.ranges == _calibrate(cfg, [pictures[0], pictures[2]]).ranges
     pictures[1].unlink()
-    with pytest.raises(ImageError, match="No such file"):
+    with pytest.raises(ImageError, match="no such image"):
         _calibrate(cfg, pictures)
 
 

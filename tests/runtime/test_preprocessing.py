@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
 import subprocess
 import sys
-from pathlib import Path
+import warnings
 from typing import Any
 
 import numpy as np
@@ -17,8 +15,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from dnc.errors import BundleError, ImageError
-from dnc.runtime.preprocessing import MODES, Preprocessing, read_image
+from dnc.errors import BundleError, DncWarning, ImageError
+from dnc.runtime.images import read_image
+from dnc.runtime.preprocessing import MODES, Preprocessing
 from tests import ROOT, goldens
 
 Floats = npt.NDArray[np.float32]
@@ -346,7 +345,7 @@ def test_mean_and_std_follow_the_scale() -> None:
 
 @pytest.mark.parametrize(
     "image",
-    [np.zeros((4, 4, 3), np.float32), np.zeros((0, 4, 3), np.uint8), np.zeros((1, 4, 4, 3), np.uint8)],
+    [np.zeros((4, 4, 3)), np.zeros((0, 4, 3), np.uint8), np.zeros((1, 4, 4, 3), np.uint8)],
 )
 def test_what_is_no_image(image: Pixels) -> None:
     with pytest.raises(ImageError, match="an image is"):
@@ -391,121 +390,107 @@ def test_json_round_trip() -> None:
             Preprocessing.from_json(broken)
 
 
-def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
-    stream = io.BytesIO()
-    image.save(stream, kind, **options)
-    return stream.getvalue()
+DEPTHS: dict[str, int] = {"uint8": 255, "uint16": 65535, "float32": 1}
 
 
-def test_reads_paths_and_bytes(tmp_path: Path) -> None:
-    image = pixels(9, 6, 5, 3)
-    content = encoded(Image.fromarray(image), "PNG")
-    (tmp_path / "a.png").write_bytes(content)
-    for source in (content, tmp_path / "a.png", str(tmp_path / "a.png")):
-        np.testing.assert_array_equal(read_image(source), image)
+def typed(image: Pixels, kind: str) -> Any:
+    """The same picture in pixels of another type."""
+    return (image.astype(np.float64) / 255 * DEPTHS[kind]).astype(kind)
 
 
-def test_reads_the_channels_that_the_network_takes() -> None:
-    image = pixels(10, 6, 5, 3)
-    png = encoded(Image.fromarray(image), "PNG")
-    np.testing.assert_array_equal(read_image(png, 4), np.dstack([image, np.full((6, 5), 255)]))
-    np.testing.assert_array_equal(
-        read_image(png, 1), Preprocessing(5, 6, 1, color="gray").match_channels(image)[..., 0]
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("channels", [1, 2, 3, 4, 5, 6, 8, 13])
+def test_every_type_and_number_of_channels(channels: int, mode: str) -> None:
+    """Each channel is as if it were alone, and a picture means the same in every type."""
+    image = pixels(channels, 19, 23, channels)
+    p = Preprocessing(16, 12, channels, mode, "gray" if channels == 1 else "rgb")
+    alone = Preprocessing(16, 12, 1, mode, "gray")
+    expected = p(image)
+    for channel in range(channels):
+        np.testing.assert_array_equal(expected[channel], alone(image[:, :, channel])[0])
+    # Whole numbers are rounded to a pixel in resize-half-pixel.
+    bound = 0.5 / 255 if mode == "resize-half-pixel" else 1e-6
+    for kind in ("uint16", "float32"):
+        np.testing.assert_allclose(p(typed(image, kind)), expected, rtol=0, atol=bound + 1e-6)
+
+
+@pytest.mark.parametrize("mode", sorted(ORACLES))
+def test_floats_are_darknets_own_image(mode: str) -> None:
+    """Its load_image divides by 255; what is done to that image is done to an array of floats, to the bit."""
+    image = loaded(pixels(20, 17, 11, 5)).transpose(1, 2, 0)
+    got = Preprocessing(14, 9, 5, mode)(image)
+    np.testing.assert_array_equal(got, ORACLES[mode](np.ascontiguousarray(image.transpose(2, 0, 1)), 14, 9))
+
+
+def test_sixteen_bits_count_whole() -> None:
+    image = np.array([[0, 1, 257, 65535]], np.uint16)
+    expected = (image.astype(np.float64) / 65535).astype(np.float32)
+    for array in (image, image.astype(">u2"), image.astype("<u2")):
+        assert Preprocessing(4, 1, 1, color="gray")(array).tolist() == [expected.tolist()]
+    assert Preprocessing(4, 1, 1, color="gray", scale=1 / 128)(image)[0, 0, 3] == np.float32(255 / 128)
+
+
+@pytest.mark.parametrize(("kind", "bound"), [("uint16", 1.5 / 65535), ("float32", 1e-6)])
+def test_bicubic_of_other_types_is_pillows_of_floats(kind: str, bound: float) -> None:
+    image = typed(pixels(21, 40, 31, 1), kind)[:, :, 0]
+    p = Preprocessing(12, 12, 1, "center-crop", "gray", interpolation="bicubic")
+    wide = Image.fromarray(image.astype(np.float32)).resize((12, 40), Image.Resampling.BICUBIC)
+    tall = np.asarray(wide.resize((12, 15), Image.Resampling.BICUBIC))[1:13]
+    np.testing.assert_allclose(
+        p(image)[0] * DEPTHS[kind],
+        np.clip(tall, None if kind == "float32" else 0, None),
+        rtol=0,
+        atol=bound * DEPTHS[kind],
     )
-    np.testing.assert_array_equal(read_image(encoded(Image.fromarray(image[..., 0]), "PNG"), 1), image[..., 0])
-    palette = encoded(Image.fromarray(image).convert("P"), "PNG", transparency=0)
-    assert read_image(palette).shape == (6, 5, 3)
-    with pytest.raises(ImageError, match="no 6 channels"):
-        read_image(png, 6)
 
 
-def test_sixteen_bits_keep_the_upper_byte() -> None:
-    deep = np.array([[0, 255, 256, 0x8010, 0xFFFF]], np.uint16)
-    assert read_image(encoded(Image.fromarray(deep), "PNG"), 1).tolist() == [[0, 0, 1, 0x80, 0xFF]]
-    assert read_image(encoded(Image.fromarray(deep), "PNG"))[0, 3].tolist() == [0x80] * 3
+@pytest.mark.parametrize("kind", DEPTHS)
+def test_channels_are_matched_in_every_type(kind: str) -> None:
+    white = DEPTHS[kind]
+    color = typed(pixels(22, 4, 5, 3), kind)
+    gray = Preprocessing(5, 4, 1, color="gray").match_channels(color)
+    luma = color.astype(np.float64) @ np.array([[77], [150], [29]]) / 256
+    if kind == "float32":
+        np.testing.assert_allclose(gray, luma, rtol=1e-6)
+    else:
+        np.testing.assert_array_equal(gray, np.floor(luma))
+    rgba = Preprocessing(5, 4, 4).match_channels(color)
+    assert rgba.dtype == color.dtype
+    assert (rgba[..., 3] == white).all()
+    two = Preprocessing(5, 4, 2)
+    np.testing.assert_array_equal(two.match_channels(color), np.dstack([gray, rgba[..., 3:]]))
+    np.testing.assert_array_equal(two.match_channels(gray[:, :, 0]), np.dstack([gray, rgba[..., 3:]]))
+    np.testing.assert_array_equal(
+        two.match_channels(np.dstack([color, color[..., :1]])), np.dstack([gray, color[..., :1]])
+    )
+    # What two channels of an array are, nobody says.
+    with pytest.raises(ImageError, match="2 channels, the network takes 3"):
+        Preprocessing(5, 4).match_channels(color[..., :2])
+    with pytest.raises(ImageError, match="3 channels, the network takes 6"):
+        Preprocessing(5, 4, 6).match_channels(color)
 
 
-def test_gray_jpegs_are_the_stored_luma() -> None:
-    content = encoded(Image.fromarray(pixels(14, 16, 16, 3)), "JPEG")
-    with Image.open(io.BytesIO(content)) as image:
-        image.draft("YCbCr", None)
-        stored = np.asarray(image)[:, :, 0]
-    # Two decoders of one luma plane: their inverse transforms round apart by one at most.
-    assert np.abs(read_image(content, 1).astype(int) - stored).max() <= 1
+def test_bytes_for_an_engine_that_prepares_them_itself() -> None:
+    p = Preprocessing(4, 4, 5)
+    deep = np.full((2, 2, 5), 0x80FF, np.uint16)
+    assert p.to_bytes(deep)[0, 0].tolist() == [0x80] * 5
+    floats = np.array([-0.1, 0, 0.5, 1, 1.1], np.float32).reshape(1, 1, 5)
+    assert p.to_bytes(floats)[0, 0].tolist() == [0, 0, 128, 255, 255]
+    assert p.to_bytes(deep).dtype == p.to_bytes(floats).dtype == np.uint8
 
 
-def test_exif_orientation_is_ignored() -> None:
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    content = encoded(Image.fromarray(pixels(11, 8, 16, 3)), "JPEG", exif=exif)
-    assert read_image(content).shape == (8, 16, 3)
-
-
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "BMP", "GIF"])
-def test_damaged_files_are_refused(kind: str, tmp_path: Path) -> None:
-    content = encoded(Image.fromarray(pixels(12, 64, 64, 3)), kind)
-    path = tmp_path / "damaged"
-    for damaged in (content[: len(content) // 2], content[:10], b"", b"not an image", b"\0" * 100):
-        path.write_bytes(damaged)
-        with pytest.raises(ImageError, match="cannot read the image") as caught:
-            read_image(path)
-        assert caught.value.where == str(path)
-
-
-def test_what_cameras_write_behind_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A preview, or data of their own; and a thumbnail with an end of its own before the picture. Without Pillow, which
-    the runtime does not bring."""
-    image = Image.fromarray(pixels(12, 64, 64, 3))
-    content = encoded(image, "JPEG")
-    thumbnail = encoded(image.resize((8, 8)), "JPEG")
-    application = b"\xff\xe1" + (len(thumbnail) + 2).to_bytes(2, "big") + thumbnail
-    with_thumbnail = content[:2] + application + content[2:]
-    monkeypatch.setitem(sys.modules, "PIL", None)
-    expected = read_image(content)
-    for whole in (content + bytes(1000), content + content, with_thumbnail, with_thumbnail + bytes(1000)):
-        np.testing.assert_array_equal(read_image(whole), expected)
-    with pytest.raises(ImageError, match="or of a format that takes Pillow") as caught:
-        read_image(with_thumbnail[:-100])
-    assert "pip install pillow" in caught.value.hint
-
-
-@settings(max_examples=60)
-@given(st.data())
-def test_flipped_bytes_never_escape_as_another_error(data: st.DataObject) -> None:
-    content = bytearray(encoded(Image.fromarray(pixels(13, 16, 16, 3)), data.draw(st.sampled_from(["JPEG", "PNG"]))))
-    for _ in range(data.draw(st.integers(1, 8))):
-        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
-    with contextlib.suppress(ImageError):
-        assert read_image(bytes(content)).ndim == 3
-
-
-def test_missing_files_and_folders(tmp_path: Path) -> None:
-    with pytest.raises(ImageError, match="no such image"):
-        read_image(tmp_path / "none.jpg")
-    with pytest.raises(ImageError, match="cannot read"):
-        read_image(tmp_path)
-
-
-def test_pillow_decodes_where_libstb_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    smooth = np.add.outer(np.arange(64), np.arange(48)).astype(np.uint8)[..., None].repeat(3, axis=2)
-    content = encoded(Image.fromarray(smooth), "JPEG")
-    expected = read_image(content)
-    monkeypatch.setitem(sys.modules, "libstb", None)
-    # Two decoders of one file: 1 apart after the inverse transform, 3 after the conversion of colors.
-    assert np.abs(read_image(content).astype(int) - expected).max() <= 3
-
-
-def test_formats_that_stb_image_does_not_read() -> None:
-    image = pixels(15, 9, 7, 3)
-    np.testing.assert_array_equal(read_image(encoded(Image.fromarray(image), "TIFF")), image)
-
-
-def test_both_libraries_missing_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "libstb", None)
-    monkeypatch.setitem(sys.modules, "PIL", None)
-    with pytest.raises(ImageError, match="without libstb or Pillow") as caught:
-        read_image(b"")
-    assert caught.value.hint == "pip install libstb pillow"
+def test_floats_that_are_no_picture() -> None:
+    p = Preprocessing(4, 4)
+    for wrong in (np.nan, np.inf, -np.inf):
+        image = np.zeros((4, 4, 3), np.float32)
+        image[1, 1, 1] = wrong
+        with pytest.raises(ImageError, match="not finite"):
+            p(image)
+    with pytest.warns(DncWarning, match="numbers up to 255, where 1 is white"):
+        p(np.full((4, 4, 3), 255, np.float32))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        p(np.full((4, 4, 3), 1.5, np.float32))
 
 
 def test_the_runtimes_modules_load_only_numpy() -> None:

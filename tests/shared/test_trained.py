@@ -24,7 +24,8 @@ from dnc.graph.verification import Verifier, feeds_for
 from dnc.passes import passes
 from dnc.passes.diagonalwise import Diagonalwise
 from dnc.runtime.engine import Engine
-from dnc.runtime.preprocessing import Preprocessing, read_image
+from dnc.runtime.images import read_image
+from dnc.runtime.preprocessing import Preprocessing
 from tests import goldens
 from tests.goldens import Box, boxes, difference, every_layer, misses, reference
 

@@ -37,7 +37,6 @@ class Axis:
         """ONNX's padding at the end that gives `count` windows: never more than the last window needs."""
         return max(0, (self.count - 1) * self.stride + self.span - self.length - self.begin)
 
-
     def within(self) -> Axis:
         """The same windows without the taps that lie outside in all of them; at least one is left.
 

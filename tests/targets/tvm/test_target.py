@@ -25,7 +25,7 @@ from dnc.darknet.reference import run_all
 from dnc.errors import TargetError
 from dnc.graph.verification import photograph
 from dnc.quantization.collecting import calibrate
-from dnc.runtime.preprocessing import read_image
+from dnc.runtime.images import read_image
 from dnc.runtime.runners.tvm import processor
 from dnc.runtime.runners.tvm.session import MODEL, MODEL_JSON, RUNTIME, TvmSession
 from dnc.targets.tvm.target import Tvm
