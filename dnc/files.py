@@ -1,22 +1,72 @@
-"""Where files are kept for the user, a file that appears whole or not at all (written beside its place, then renamed),
-and files that are read: those of a disk alone, and no more of them than a limit."""
+"""Where files are kept for the user, and what appears whole or not at all: a file or a folder that is written beside
+its place, and put there in one step.
+
+A process may be killed, or the power fail, at any moment. So what is being written lies in a folder of its own, which
+says by its name that dnc made it, and by a lock whether its owner lives:
+
+    .NAME.TOKEN.dnc-part/       beside the place; dnc-NAME.TOKEN.dnc-part/ in the folder for temporary files
+        lock                    locked (flock) by the owner for as long as it lives
+        new                     what is being written; once it is in its place, what stood there
+        old/NAME                what stood in the place, where two things cannot change places in one step
+
+Whoever gets the lock without waiting knows that the owner is dead. The next process that writes something into the same
+folder removes what it finds of that kind, of the same user; where something stepped aside and nothing took its place,
+it is put back first. On Linux nothing ever steps aside: a folder and the one that it replaces change places by
+renameat2. Elsewhere, and on file systems that cannot do so (NFS), two renames do it, between which a reader waits.
+
+What is in its place is on the disk before what it replaces is removed: a file system may otherwise keep the renaming
+but not the contents when the power fails. Only caches do without, whose contents are checked at every use.
+
+Files that are read are those of a disk alone, and no more of them than a limit.
+"""
 
 from __future__ import annotations
 
 import errno
+import io
 import json
 import os
+import re
 import secrets
 import shutil
 import stat
+import tempfile
+import time
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
 from dnc.errors import DncError
 
-__all__ = ["cache_dir", "open_regular", "parse_json", "prune", "read_bounded", "read_json", "whole_file"]
+try:
+    import fcntl
+except ImportError:
+    # Without locks nobody can know whether an owner lives, and nothing is removed for others.
+    fcntl = None  # type: ignore[assignment]
+
+__all__ = [
+    "cache_dir",
+    "open_regular",
+    "parse_json",
+    "prune",
+    "put_back",
+    "read_bounded",
+    "read_json",
+    "scratch_folder",
+    "sweep",
+    "whole_file",
+    "whole_folder",
+]
+
+_LEFT = re.compile(r".+\.[0-9a-f]{8}\.dnc-part", re.DOTALL)
+_LOCK, _NEW, _OLD = "lock", "new", "old"
+_TRIES = 100
+_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL, errno.EBADF)
+_NO_EXCHANGE = (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.EPERM)
+"""With EPERM, containers refuse calls of the system that they do not know."""
+_IN_THE_WAY = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR)
+_swept: set[Path] = set()
 
 
 def packaged(name: str) -> Path:
@@ -49,15 +99,20 @@ def prune(root: Path, limit: int, keep: Collection[Path]) -> None:
             total -= sizes[folder]
 
 
-def open_regular(path: str | os.PathLike[str]) -> IO[bytes]:
+def open_regular(path: str | os.PathLike[str], folder: int | None = None) -> io.BufferedReader:
     """Opens a file to read its bytes, and never waits: a pipe or a device, whose end may never come, is refused.
+
+    Args:
+        folder: the descriptor of the folder that the path begins in; the current one if not given.
 
     Raises:
         OSError: it cannot be opened, or is no file; `strerror` says why, for the message of who reads it.
     """
     try:
         # Without O_NONBLOCK, a pipe that nobody writes to is waited for.
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+        descriptor = os.open(
+            path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0), dir_fd=folder
+        )
     except ValueError as error:
         # A name with a zero byte.
         raise OSError(errno.EINVAL, str(error), os.fspath(path)) from error
@@ -136,24 +191,241 @@ def read_json(path: str | os.PathLike[str], limit: int = 1 << 24, values: int = 
 
 
 @contextmanager
-def whole_file(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
+def whole_file(path: str | os.PathLike[str], *, durable: bool = True) -> Iterator[IO[bytes]]:
     """A file to write into, which takes the place of `path` only when the block ends without an error.
 
     A link is followed, and what it points to is replaced. Whatever happens, nothing that was begun is left.
+
+    Args:
+        durable: as for `whole_folder`.
 
     Raises:
         DncError: the file cannot be written (the block does nothing but write), or a folder or device is in its place.
     """
     place = Path(os.path.realpath(path))
-    part = place.with_name(f".{place.name[:100]}.{secrets.token_hex(4)}.part")
     try:
         if place.exists() and not place.is_file():
             raise DncError("something that is no file stands in the way", str(path), "choose another name")
-        with part.open("xb") as file:
-            yield file
-        part.replace(place)
+        with _owned(place.parent, f".{place.name}") as own:
+            with (own / _NEW).open("xb") as file:
+                yield file
+            if durable:
+                _sync(own / _NEW)
+            (own / _NEW).replace(place)
+            if durable:
+                _sync(place.parent)
     except OSError as error:
         hint = "is the disk full, or the folder missing or read-only?"
         raise DncError(f"cannot write the file: {error.strerror or error}", str(path), hint) from error
+
+
+@contextmanager
+def whole_folder(path: str | os.PathLike[str], *, durable: bool = True) -> Iterator[Path]:
+    """An empty folder to write into, which takes the place of `path` only when the block ends without an error; what
+    stood there is removed. A link is followed, and what it points to is replaced.
+
+    Args:
+        durable: it is on the disk when it takes the place. Without, contents may be lost when the power fails.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    place = Path(os.path.realpath(path))
+    with _owned(place.parent, f".{place.name}") as own:
+        new = own / _NEW
+        new.mkdir()
+        yield new
+        if durable:
+            for path in (*new.rglob("*"), new):
+                _sync(path)
+        _put(new, place)
+        if durable:
+            _sync(place.parent)
+
+
+@contextmanager
+def scratch_folder(name: str, parent: Path | None = None) -> Iterator[Path]:
+    """An empty folder that is gone when the block ends.
+
+    Args:
+        name: what it is for; a part of its path.
+        parent: where to make it; in the folder for temporary files if not given.
+
+    Raises:
+        DncError: it cannot be made.
+    """
+    with ExitStack() as stack:
+        try:
+            where = parent or Path(tempfile.gettempdir())
+            own = stack.enter_context(_owned(where, f".{name}" if parent else f"dnc-{name}"))
+            (own / _NEW).mkdir()
+        except OSError as error:
+            hint = "is the disk full, or the folder read-only? TMPDIR names another one for temporary files"
+            raise DncError(f"cannot make a folder: {error.strerror or error}", parent, hint) from error
+        yield own / _NEW
+
+
+def sweep(folder: Path) -> None:
+    """Removes what processes left in a folder that were killed while they wrote into it. Whatever is written here does
+    that first; who may find nothing to write calls it."""
+    if folder not in _swept:
+        # Once: a folder may have many files, and many may be written into it.
+        _swept.add(folder)
+        for left in _parts(folder):
+            _reclaim(left)
+
+
+def put_back(path: str | os.PathLike[str]) -> bool:
+    """Whether to look again for a folder that was not there: it is being replaced, or its replacing ended between two
+    renames and it stands in its place again."""
+    place = Path(os.path.realpath(path))
+    for own in _parts(place.parent):
+        if os.path.lexists(own / _OLD / place.name):
+            _reclaim(own)
+            time.sleep(0.001)
+            return True
+    return place.exists()
+
+
+@contextmanager
+def _owned(parent: Path, name: str) -> Iterator[Path]:
+    """A new folder that nobody else removes while this process lives."""
+    sweep(parent)
+    own, lock = _make(parent, name)
+    try:
+        yield own
     finally:
-        part.unlink(missing_ok=True)
+        _clear(own)
+        if lock is not None:
+            os.close(lock)
+        if own.exists():
+            _swept.discard(parent)
+
+
+def _make(parent: Path, name: str) -> tuple[Path, int | None]:
+    """A new folder and its lock, if the file system has locks."""
+    for _ in range(_TRIES):
+        own = parent / f"{name[:50]}.{secrets.token_hex(4)}.dnc-part"
+        own.mkdir(0o700)
+        try:
+            return own, _take(own)
+        except (BlockingIOError, FileNotFoundError):
+            # Before it was locked, another process took it for a dead one's.
+            continue
+        except OSError as error:
+            if error.errno in _NO_LOCKS:
+                return own, None
+            shutil.rmtree(own, ignore_errors=True)
+            raise
+    raise OSError(errno.EBUSY, "other processes remove what is written", str(parent))
+
+
+def _take(own: Path) -> int:
+    """Locks a folder. Raises BlockingIOError if its owner lives, FileNotFoundError if it was removed meanwhile."""
+    if fcntl is None:
+        raise OSError(errno.ENOSYS, "no locks")
+    lock = os.open(own / _LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not os.path.samestat(os.fstat(lock), (own / _LOCK).stat()):
+            raise FileNotFoundError(errno.ENOENT, "another one", str(own))
+    except BaseException:
+        os.close(lock)
+        raise
+    return lock
+
+
+def _parts(parent: Path) -> list[Path]:
+    try:
+        with os.scandir(parent) as entries:
+            return [Path(entry.path) for entry in entries if _LEFT.fullmatch(entry.name)]
+    except OSError:
+        return []
+
+
+def _reclaim(left: Path) -> None:
+    """Removes what a process left that is dead; what it had put aside goes back to its place."""
+    try:
+        found = left.lstat()
+        # In a folder for everybody, others could have it point to what is not theirs.
+        if fcntl is None or not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
+            return
+        lock = _take(left)
+    except OSError:
+        return
+    try:
+        _clear(left)
+    finally:
+        os.close(lock)
+
+
+def _clear(own: Path) -> None:
+    """Removes a folder; first, what stepped aside goes back if nothing took its place."""
+    try:
+        with suppress(FileNotFoundError):
+            for old in (own / _OLD).iterdir():
+                if not os.path.lexists(own.parent / old.name):
+                    old.rename(own.parent / old.name)
+    except OSError:
+        # It is all that there is of it.
+        return
+    shutil.rmtree(own, ignore_errors=True)
+
+
+def _put(new: Path, place: Path) -> None:
+    """Puts a folder into its place; what stood there is beside it afterwards (see `_clear`)."""
+    old = new.with_name(_OLD) / place.name
+    for _ in range(_TRIES):
+        try:
+            new.rename(place)
+            return
+        except OSError as error:
+            # What is no empty folder. Another process that writes to the same place may be faster, and is replaced in
+            # turn.
+            if error.errno not in _IN_THE_WAY:
+                raise
+        try:
+            _exchange(new, place)
+            return
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            if error.errno not in _NO_EXCHANGE:
+                raise
+        shutil.rmtree(old.parent, ignore_errors=True)
+        old.parent.mkdir()
+        with suppress(FileNotFoundError):
+            place.rename(old)
+    raise OSError(errno.EBUSY, "other processes write it too", str(place))
+
+
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2
+
+
+def _exchange(one: Path, other: Path) -> None:
+    """Two files or folders change places, in one step. Raises OSError, with ENOSYS where there is no such thing."""
+    import ctypes
+
+    try:
+        renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
+    except (AttributeError, OSError, TypeError):
+        raise OSError(errno.ENOSYS, "no renameat2", str(other)) from None
+    if renameat2(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE) != 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code), str(other))
+
+
+def _sync(path: Path) -> None:
+    """Waits until a file's contents, or a folder's names, are on the disk."""
+    if os.name != "posix":
+        # Elsewhere folders cannot be opened.
+        return
+    file = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(file)
+    except OSError as error:
+        # Not every file system can do it for folders.
+        if error.errno != errno.EINVAL or not path.is_dir():
+            raise
+    finally:
+        os.close(file)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 
+from dnc import files
 from dnc.errors import DncError
-from dnc.files import open_regular, prune, read_bounded, whole_file
+from dnc.files import open_regular, prune, read_bounded, scratch_folder, sweep, whole_file, whole_folder
 
 
 def names(folder: Path) -> list[str]:
@@ -97,3 +100,85 @@ def test_never_waits_for_what_is_no_file(what: str, tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     with pytest.raises(OSError, match=r"pipe or a device|directory|null|No such file"):
         open_regular(tmp_path / what)
+
+
+def test_leftovers_of_the_dead_go(tmp_path: Path) -> None:
+    """What a process made that lives, what has another name and what belongs to others stays."""
+    dead = tmp_path / ".a.0123abcd.dnc-part"
+    (dead / "new").mkdir(parents=True)
+    # Killed before it had its lock.
+    (tmp_path / ".b.0123abcd.dnc-part").mkdir()
+    strangers = {".a.part", ".a.0123abcd.part", "a.0123abcd.dnc-part.txt"}
+    for name in strangers:
+        (tmp_path / name).mkdir()
+    own, lock = files._make(tmp_path, ".c")
+    with whole_file(tmp_path / "d") as file:
+        file.write(b"new")
+    assert set(names(tmp_path)) == {*strangers, own.name, "d"}
+    assert lock is not None
+    os.close(lock)
+    files._swept.clear()
+    sweep(tmp_path)
+    assert set(names(tmp_path)) == {*strangers, "d"}
+
+
+def test_a_link_is_no_leftover(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "file").touch()
+    (tmp_path / ".a.0123abcd.dnc-part").symlink_to("mine")
+    (tmp_path / ".b.0123abcd.dnc-part").mkdir()
+    (tmp_path / ".b.0123abcd.dnc-part" / "lock").symlink_to(tmp_path / "mine" / "more")
+    sweep(tmp_path)
+    assert names(tmp_path / "mine") == ["file"]
+
+
+def test_whoever_was_taken_for_dead_begins_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process looks between the making of a folder and its lock."""
+    really, tries = files._take, []
+
+    def late(own: Path) -> int:
+        tries.append(own)
+        if len(tries) < 3:
+            if len(tries) == 1:
+                # It had the lock and was faster.
+                os.close(really(own))
+            shutil.rmtree(own)
+        return really(own)
+
+    monkeypatch.setattr(files, "_take", late)
+    with whole_file(tmp_path / "a") as file:
+        file.write(b"new")
+    assert len(set(tries)) == 3
+    assert names(tmp_path) == ["a"]
+
+
+def test_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing of others is removed where nobody knows whether they live."""
+    (tmp_path / ".a.0123abcd.dnc-part").mkdir()
+
+    def refused(file: int, how: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("dnc.files.fcntl.flock", refused)
+    with whole_folder(tmp_path / "b") as folder:
+        (folder / "c").touch()
+    assert names(tmp_path) == [".a.0123abcd.dnc-part", "b"]
+
+
+def test_a_folder_for_temporary_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with scratch_folder("some") as folder:
+        assert names(folder) == []
+        assert names(tmp_path)[0].startswith("dnc-some.")
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "none"))
+    with pytest.raises(DncError, match="TMPDIR names another one"), scratch_folder("some"):
+        pass
+    assert names(tmp_path) == []
+
+
+def test_a_long_name(tmp_path: Path) -> None:
+    place = tmp_path / ("é" * 127)
+    for _ in range(2):
+        with whole_file(place) as file:
+            file.write(b"new")
+    assert names(tmp_path) == [place.name]

@@ -19,7 +19,6 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -38,7 +37,7 @@ from dnc.bench.timing import CONFIDENCE, Opener, Openings, compete
 from dnc.bench.yardstick import NAME as YARDSTICK
 from dnc.bench.yardstick import yardstick
 from dnc.errors import DncError, TargetError
-from dnc.files import read_json
+from dnc.files import read_json, scratch_folder
 from dnc.runtime.timing import Interval, Ratio
 from dnc.typing import Progress, silent
 
@@ -269,10 +268,10 @@ def _timed(timings: Openings, first: Subject, subject: Subject | Peer) -> dict[s
 def _start_ups(subjects: Sequence[Subject], progress: Progress) -> dict[str, dict[str, Any]]:
     """Medians over fresh processes, which are started in turn."""
     starts: dict[str, list[dict[str, Any]]] = {subject.name: [] for subject in subjects}
-    with tempfile.TemporaryDirectory(prefix="dnc-bench-") as scratch:
+    with scratch_folder("bench") as scratch:
         files = {}
         for number, subject in enumerate(subjects):
-            files[subject.name] = Path(scratch) / f"{number}.npz"
+            files[subject.name] = scratch / f"{number}.npz"
             np.savez(files[subject.name], **subject.feeds)  # type: ignore[arg-type]
         begin = time.perf_counter()
         least, most = _STARTS

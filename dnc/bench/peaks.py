@@ -10,12 +10,10 @@ held against. What a layer moves within the caches may exceed the bandwidth.
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,6 +21,7 @@ import numpy as np
 from dnc.bench.machine import last_cache
 from dnc.darknet.lower import lower
 from dnc.darknet.network import Network
+from dnc.files import scratch_folder
 from dnc.graph.quantization import Range, attach_ranges
 from dnc.targets import Target
 from dnc.typing import Progress, silent
@@ -71,9 +70,9 @@ def compute(target: Target, threads: int, clock: Callable[[], float] = time.perf
     best = 0.0
     for channels, kernel, side in _SHAPES.values():
         model = _convolution(channels, kernel, side, target)
-        with tempfile.TemporaryDirectory(prefix="dnc-peak-") as scratch:
-            target.build(model, Path(scratch))
-            session = target.runner().open(Path(scratch), threads)
+        with scratch_folder("peak") as scratch:
+            target.build(model, scratch)
+            session = target.runner().open(scratch, threads)
             x = {"input": np.random.default_rng(0).random((1, channels, side, side), np.float32)}
             fastest, start = np.inf, clock()
             while clock() - start < _SECONDS or fastest == np.inf:

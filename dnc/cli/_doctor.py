@@ -16,7 +16,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import warnings
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, distributions, version
@@ -29,7 +28,7 @@ from dnc.darknet.network import Network
 from dnc.darknet.reference import run
 from dnc.darknet.weights import write_weights
 from dnc.errors import DncError, DncWarning
-from dnc.files import cache_dir
+from dnc.files import cache_dir, scratch_folder
 from dnc.runtime.gpus import gpus
 from dnc.runtime.runners.myriad import toolchain
 from dnc.targets import targets
@@ -106,16 +105,16 @@ def try_target(name: str) -> State:
     import numpy as np
 
     x = np.random.default_rng(0).random((3, 32, 32), np.float32)
-    with tempfile.TemporaryDirectory(prefix="dnc-doctor-") as scratch, warnings.catch_warnings(record=True) as told:
+    with scratch_folder("doctor") as scratch, warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
-        cfg = Path(scratch) / "tiny.cfg"
+        cfg = scratch / "tiny.cfg"
         shutil.copyfile(_TINY, cfg)
         network = Network.load(cfg).with_random_weights(0)
         with cfg.with_suffix(".weights").open("wb") as file:
             write_weights(file, network.layers, network.arrays)
         try:
             target, options = _named(name)
-            out = Path(scratch) / "tiny.engine"
+            out = scratch / "tiny.engine"
             with dnc.compile(cfg, target=target, out=out, verify=False, options=options) as engine:
                 (output,) = engine.forward(x)
                 device = engine.device

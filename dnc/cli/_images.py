@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import secrets
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dnc.cli import progress
 from dnc.errors import DncError, ImageError, warn
 from dnc.evaluation.datasets import ARRAYS, SUFFIXES, is_folder, is_there
+from dnc.files import whole_file
 from dnc.runtime.decoding import BoxHead
 from dnc.runtime.engine import Engine, load
 from dnc.runtime.images import read_image
@@ -132,15 +131,11 @@ def save_picture(picture: Image, path: Path) -> None:
     """Writes a picture beside its place and renames it; raises DncError if that fails."""
     from PIL import Image
 
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("xb") as file:
+        # It can be drawn again, and there may be thousands.
+        with whole_file(path, durable=False) as file:
             picture.save(file, Image.registered_extensions()[path.suffix.lower()], quality=90)
-        part.replace(path)
     except (OSError, ValueError) as error:
         hint = "is the disk full, or the folder read-only?"
         raise DncError(f"cannot write the picture: {error}", path, hint) from error
-    finally:
-        with suppress(OSError):
-            part.unlink(missing_ok=True)

@@ -128,10 +128,10 @@ def command(
     Latency, throughput, start-up, memory and energy, of several engines in turn: ratios to the first one have intervals
     that a noisy machine widens, but does not fool. Without arguments, the engine or the cfg of the current folder.
     """
-    import tempfile
     from dataclasses import replace
 
     from dnc.bench.prepare import BenchOptions, is_engine
+    from dnc.files import scratch_folder
     from dnc.runtime.timing import processors
 
     given = {name: value for name, value in options.items() if value is not None}
@@ -160,17 +160,17 @@ def command(
         if wrong:
             raise click.UsageError(message)
     with (
-        tempfile.TemporaryDirectory(prefix="dnc-bench-") as scratch,
+        scratch_folder("bench") as scratch,
         progress(not as_json) as report,
         _device(remote, threads, report) as device,
     ):
         chosen = replace(chosen, device=device)
         if diff is not None:
-            differences = _differences(diff, fail_above, chosen, Path(scratch), report)
+            differences = _differences(diff, fail_above, chosen, scratch, report)
         elif sources:
-            frames = _frames(what, images, exif, video, camera, fps, chosen, Path(scratch), report)
+            frames = _frames(what, images, exif, video, camera, fps, chosen, scratch, report)
         else:
-            recording, tables = _measure(what, layers, plot, chosen, Path(scratch), report)
+            recording, tables = _measure(what, layers, plot, chosen, scratch, report)
     if diff is not None:
         _show_differences(differences, as_json)
         context.exit(Exit.NO if any(difference.slower for difference in differences) else Exit.DONE)

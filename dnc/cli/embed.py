@@ -14,7 +14,7 @@ import click
 from dnc import __version__
 from dnc.cli import print_json
 from dnc.errors import DncError, TargetError
-from dnc.files import packaged
+from dnc.files import packaged, whole_folder
 from dnc.tables import Table
 
 
@@ -133,15 +133,12 @@ def _words(words: list[str]) -> list[str]:
 def _copy(sources: Path, out: Path) -> None:
     """A copy that appears whole or not at all."""
     import shutil
-    import tempfile
 
     try:
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise DncError("there is something in this place already", out, "choose another folder")
         out.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{out.name[:100]}.", dir=out.parent) as scratch:
-            copy = Path(scratch) / "embed"
-            shutil.copytree(sources, copy)
-            copy.replace(out)
+        with whole_folder(out) as folder:
+            shutil.copytree(sources, folder, dirs_exist_ok=True)
     except OSError as error:
         raise DncError(f"cannot write the folder: {error.strerror or error}", out, "is it read-only?") from error

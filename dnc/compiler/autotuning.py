@@ -21,7 +21,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -36,7 +35,7 @@ import onnx_ir as ir
 from dnc.darknet.lower import lower
 from dnc.darknet.network import Network
 from dnc.errors import DncError
-from dnc.files import read_json, whole_file
+from dnc.files import read_json, scratch_folder, whole_file
 from dnc.graph.builder import where_of
 from dnc.graph.composites import is_composite
 from dnc.graph.rewriting import attribute
@@ -313,10 +312,10 @@ class _Bench:
 
     def compare(self, models: Mapping[str, ir.Model], seconds: float, feeds: Arrays | None = None) -> Timings:
         """Interleaved timings of models with the same inputs."""
-        with tempfile.TemporaryDirectory(prefix="dnc-tune-") as scratch:
+        with scratch_folder("tune") as scratch:
             sessions = {}
             for number, (name, model) in enumerate(models.items()):
-                folder = Path(scratch) / str(number)
+                folder = scratch / str(number)
                 folder.mkdir()
                 self._target.build(model, folder)
                 sessions[name] = self._target.runner().taking_turns().open(folder, self._threads)

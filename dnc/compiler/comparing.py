@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from dnc.darknet.weights import write_weights
 from dnc.errors import DncError, ImageError, TargetError, close_match, warn
 from dnc.evaluation.comparison import TOLERANCE, Comparison, EngineSide, Recording, ReferenceSide, Sample, Side, compare
 from dnc.evaluation.datasets import is_folder
-from dnc.files import open_regular
+from dnc.files import open_regular, scratch_folder
 from dnc.runtime.engine import Engine, load
 from dnc.runtime.images import read_image
 from dnc.runtime.preprocessing import Preprocessing
@@ -74,15 +73,15 @@ def compare_files(
     if b is not None and golden is not None:
         raise DncError("two things to compare with", hint="give either B or --golden")
     b = b if b is not None else golden
-    with tempfile.TemporaryDirectory(prefix="dnc-compare-", ignore_cleanup_errors=True) as scratch:
+    with scratch_folder("compare") as scratch:
         progress("reading")
         recording: Recording | None = None
         if _is_recording(a):
             recording = Recording(a)
             if not recording.carries_network:
                 raise DncError("this recording carries no network", a, f"dnc compare NET.cfg --golden {a}")
-            a, weights = recording.write_network(Path(scratch))
-        loader = _Loader(Path(scratch), weights, random_weights, seed, lenient, cutoff)
+            a, weights = recording.write_network(scratch)
+        loader = _Loader(scratch, weights, random_weights, seed, lenient, cutoff)
         network: Network | None = None
         actual: Side
         if is_folder(a):

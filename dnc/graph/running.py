@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import importlib.util
 import mmap
-import tempfile
 from collections.abc import Callable, Collection, Mapping
-from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
 
+from dnc.files import scratch_folder
 from dnc.graph.rounding import spell_out
 from dnc.graph.serialization import serialize_to, small_model, with_outputs
 from dnc.runtime.runners.onnx import MODEL, import_onnxruntime
@@ -69,9 +68,9 @@ class Running:
             options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         self._weights: dict[str, Array] = {}
         if optimize:
-            with tempfile.TemporaryDirectory(prefix="dnc-run-") as folder:
-                serialize_to(with_outputs(model, watch), Path(folder) / MODEL)
-                path = str(Path(folder) / MODEL)
+            with scratch_folder("run") as folder:
+                serialize_to(with_outputs(model, watch), folder / MODEL)
+                path = str(folder / MODEL)
                 self._session = onnxruntime.InferenceSession(path, options, providers=_PROVIDERS)
         else:
             proto = small_model(model, watch)

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import tempfile
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ import onnx_ir as ir
 from dnc.errors import DatasetError
 from dnc.evaluation.datasets import Dataset
 from dnc.evaluation.metrics import evaluate
+from dnc.files import scratch_folder
 from dnc.graph.pipeline import Pipeline, Step
 from dnc.graph.running import Running
 from dnc.passes.shared.reduced_precision import PRODUCTS, layer_of
@@ -265,5 +265,5 @@ class _Measure:
 
 @contextmanager
 def _measure(dataset: Dataset) -> Iterator[_Measure]:
-    with tempfile.TemporaryDirectory() as folder:
-        yield _Measure(dataset, Path(folder))
+    with scratch_folder("drop") as folder:
+        yield _Measure(dataset, folder)

@@ -44,7 +44,7 @@ from dnc.errors import DncError, TargetError
 from dnc.runtime.decoding import BoxHead, Classification, ClassifierHead, Detection
 from dnc.runtime.images import Pixels
 from dnc.runtime.inputs import Feeds, Image, Inputs, Prepared
-from dnc.runtime.manifest import Manifest, read_manifest
+from dnc.runtime.manifest import Files, Manifest, read_engine
 from dnc.runtime.memory import Memory, States
 from dnc.runtime.options import check_names
 from dnc.runtime.postprocessing import Postprocess, Result
@@ -63,7 +63,8 @@ Observer = Callable[[str], None]
 
 
 def load(folder: str | PathLike[str], *, threads: int | None = None, **options: str) -> Engine:
-    """Reads an engine. The engine's library is loaded at the first use.
+    """Reads an engine. Its library is loaded at the first use, which raises BundleError where the folder was replaced
+    or changed since.
 
     Args:
         folder: what `dnc compile` wrote, or the one file that `dnc package` made of it.
@@ -79,9 +80,9 @@ def load(folder: str | PathLike[str], *, threads: int | None = None, **options: 
     if package is not None:
         from dnc.runtime.package import open_package
 
-        path, manifest = open_package(package)
+        path, manifest, files = open_package(package)
     else:
-        manifest = read_manifest(path)
+        manifest, files = read_engine(path)
     kind = runner_of(manifest)
     anew = [option for option in kind.known_options if option.at_load]
     fixed = [name for name in options if name in _built_in(kind, manifest)]
@@ -92,7 +93,7 @@ def load(folder: str | PathLike[str], *, threads: int | None = None, **options: 
     missing = runner.missing()
     if missing:
         raise TargetError(f"target {runner.name} needs {missing}, which is not installed", path, runner.remedy())
-    return Engine(path, manifest, runner, threads, options, package)
+    return Engine(path, manifest, files, runner, threads, options, package)
 
 
 def runner_of(manifest: Manifest) -> type[Runner]:
@@ -113,6 +114,7 @@ class Engine:
         self,
         folder: Path,
         manifest: Manifest,
+        files: Files,
         runner: Runner,
         threads: int | None = None,
         options: Mapping[str, str] | None = None,
@@ -128,6 +130,7 @@ class Engine:
         self.observer: Observer | None = None
         """Is told when a stage of a run begins, in the thread that runs: "preprocess", "infer", "postprocess", and
         "done" after the last one. Files are read before the first one; `forward` has the second one alone."""
+        self._files = files
         self._runner = runner
         self._threads = threads
         self._options = dict(options or {})
@@ -170,7 +173,8 @@ class Engine:
 
     @property
     def session(self) -> Session:
-        """The opened engine. Raises DncError if it was closed."""
+        """The opened engine. Raises DncError if it was closed, BundleError if its folder was replaced or changed since,
+        TargetError if its library refuses it."""
         opened = self._opened
         if opened is not None:
             return opened
@@ -182,7 +186,10 @@ class Engine:
                     from dnc.runtime.package import open_package
 
                     open_package(self._package)
-                self._opened = self._runner.open(self.folder, self._threads)
+                with self._files.opening():
+                    session = self._runner.open(self.folder, self._threads)
+                session.opening = self._files.opening
+                self._opened = session
             return self._opened
 
     def _check_open(self) -> None:

@@ -20,13 +20,12 @@ machine in it, and no times but those that something was chosen by.
 from __future__ import annotations
 
 import dataclasses
-import errno
 import hashlib
+import io
 import json
 import math
 import os
-import shutil
-import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, is_dataclass
@@ -35,11 +34,11 @@ from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from dnc.errors import BundleError
-from dnc.files import parse_json, read_bounded
+from dnc.files import open_regular, parse_json, put_back, whole_folder
 from dnc.runtime.decoding import Head, head_from_json
 from dnc.runtime.preprocessing import Preprocessing
 
-__all__ = ["Manifest", "parse_manifest", "read_manifest", "write_folder"]
+__all__ = ["Files", "Manifest", "parse_manifest", "read_engine", "read_manifest", "write_folder"]
 
 SCHEMA = 2
 MANIFEST = "engine.json"
@@ -150,33 +149,153 @@ class Manifest:
 
 def read_manifest(folder: str | Path) -> Manifest:
     """Reads and checks an engine folder. Raises BundleError if it is none, is damaged, or was made by a newer dnc."""
+    return read_engine(folder)[0]
+
+
+def read_engine(folder: str | Path) -> tuple[Manifest, Files]:
+    """As `read_manifest`; besides, what knows whether the files are still those that were checked.
+
+    An engine that is replaced meanwhile is read again: all that is read is of one engine.
+    """
     folder = Path(folder)
-    place = folder / MANIFEST
+    for _ in range(_TRIES):
+        try:
+            with _Folder(folder) as opened:
+                try:
+                    return _read(opened)
+                except BundleError:
+                    if not opened.is_replaced():
+                        raise
+        except FileNotFoundError:
+            if not put_back(folder):
+                what = "not an engine: the folder does not exist"
+                raise BundleError(what, folder, "make one with `dnc compile`") from None
+        except NotADirectoryError:
+            raise BundleError("not an engine: a file, not a folder", folder, "make one with `dnc compile`") from None
+        except OSError as error:
+            raise BundleError(f"cannot read the engine: {_reason(error)}", folder, _DAMAGED) from error
+    raise BundleError("the engine is replaced again and again", folder, "try it again")
+
+
+class _Folder:
+    """A folder that stays the same one while it is read, whatever takes its place."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file: int | None = None
+
+    def __enter__(self) -> _Folder:
+        if os.open in os.supports_dir_fd:
+            # Who may only pass through a folder can open files that he knows of.
+            self._file = os.open(self.path, getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._file is not None:
+            os.close(self._file)
+
+    def is_replaced(self) -> bool:
+        """Whether another folder has taken its place."""
+        try:
+            return self._file is not None and not os.path.samestat(os.fstat(self._file), self.path.stat())
+        except OSError:
+            return True
+
+    def open(self, name: str) -> io.BufferedReader:
+        """A file of it; raises OSError as `open_regular`."""
+        return open_regular(self.path / name if self._file is None else name, self._file)
+
+    def read(self, name: str, limit: int) -> bytes:
+        """The contents of a file, and one byte more than the limit at most."""
+        with self.open(name) as file:
+            return file.read(limit + 1)
+
+
+def _read(folder: _Folder) -> tuple[Manifest, Files]:
+    place = folder.path / MANIFEST
     try:
-        _check_regular(place)
-        with place.open("rb") as file:
-            content = file.read(MANIFEST_LIMIT + 1)
+        content = folder.read(MANIFEST, MANIFEST_LIMIT)
     except FileNotFoundError:
-        what = "has no engine.json" if folder.is_dir() else "does not exist"
-        raise BundleError(f"not an engine: the folder {what}", folder, "make one with `dnc compile`") from None
-    except NotADirectoryError:
-        raise BundleError("not an engine: a file, not a folder", folder, "make one with `dnc compile`") from None
+        what = "not an engine: the folder has no engine.json"
+        raise BundleError(what, folder.path, "make one with `dnc compile`") from None
     except (OSError, ValueError) as error:
         raise BundleError(f"cannot read engine.json: {_reason(error)}", place, _DAMAGED) from error
     fields = parse_manifest(content, place)
-    files = fields["files"]
-    for name, expected in files.items():
-        path = folder / name
+    files = Files(folder.path, content, fields["files"])
+    files.check(folder)
+    labels = _read_labels(folder, files) if LABELS in fields["files"] else ()
+    return Manifest.from_json(fields, labels, place), files
+
+
+_Stamp = tuple[int, int, int, int, int]
+_FINE, _COARSE = 20_000_000, 2_000_000_000
+"""Nanoseconds: a file that was written within that time may be written again without another time. Some file systems
+keep whole seconds, FAT two."""
+
+
+class Files:
+    """The files of an engine, as they were when their digests were checked, and whether they still are.
+
+    Libraries open them by their names, later on. What says that they are the same files is their device, number, size
+    and times, as for `make` or git; only where these differ, or a file was written just before it was checked, digests
+    are computed again. What a library maps into memory and what is written into a file afterwards, in place, nobody can
+    tell apart: dnc never does so, it replaces folders.
+    """
+
+    def __init__(self, folder: Path, manifest: bytes, listed: Mapping[str, Mapping[str, Any]]) -> None:
+        self.folder = folder
+        self.manifest = manifest
+        """engine.json."""
+        self.listed = listed
+        """The size and sha256 of each file."""
+        self._stamps: dict[str, _Stamp | None] = {}
+
+    @contextmanager
+    def opening(self) -> Iterator[None]:
+        """While a library opens files of the engine by their names.
+
+        Raises:
+            BundleError: before or afterwards, they are not those that were checked.
+        """
+        self._check_again()
+        yield
+        self._check_again()
+
+    def _check_again(self) -> None:
         try:
-            _check_regular(path)
-            size = path.stat().st_size
-            if size != expected["size"]:
-                raise BundleError(f"{name} has {size} bytes, not {expected['size']}", path, _DAMAGED)
-            if _digest(path) != expected["sha256"]:
-                raise BundleError(f"the contents of {name} have changed", path, _DAMAGED)
-        except (OSError, ValueError) as error:
-            raise BundleError(f"cannot read {name}: {_reason(error)}", path, _DAMAGED) from error
-    return Manifest.from_json(fields, _read_labels(folder / LABELS) if LABELS in files else (), place)
+            if all(_stamp((self.folder / name).stat()) == self._stamps[name] for name in self.listed):
+                return
+        except OSError:
+            # What is missing, or cannot be read any more, is said where it is read.
+            pass
+        try:
+            with _Folder(self.folder) as opened:
+                self.check(opened)
+        except (BundleError, OSError) as error:
+            what = "the engine was replaced or changed since it was loaded"
+            raise BundleError(what, self.folder, "load it again") from error
+
+    def check(self, folder: _Folder) -> None:
+        """Compares the files of a folder with what engine.json lists; raises BundleError if they differ."""
+        for name, expected in self.listed.items():
+            path = folder.path / name
+            try:
+                with folder.open(name) as file:
+                    now, found = time.time_ns(), os.fstat(file.fileno())
+                    if found.st_size != expected["size"]:
+                        what = f"{name} has {found.st_size} bytes, not {expected['size']}"
+                        raise BundleError(what, path, _DAMAGED)
+                    if hashlib.file_digest(file, "sha256").hexdigest() != expected["sha256"]:
+                        raise BundleError(f"the contents of {name} have changed", path, _DAMAGED)
+            except (OSError, ValueError) as error:
+                raise BundleError(f"cannot read {name}: {_reason(error)}", path, _DAMAGED) from error
+            written = max(found.st_mtime_ns, found.st_ctime_ns)
+            settled = now - written > (_FINE if written % 1_000_000_000 else _COARSE)
+            self._stamps[name] = _stamp(found) if settled else None
+
+
+def _stamp(found: os.stat_result) -> _Stamp:
+    return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
 
 
 def parse_manifest(content: bytes, where: Path) -> dict[str, Any]:
@@ -215,18 +334,19 @@ def parse_manifest(content: bytes, where: Path) -> dict[str, Any]:
     return dict(fields)
 
 
-def _check_regular(path: Path) -> None:
-    """Raises OSError for a pipe or a device, whose end a reader might wait for."""
-    if not path.is_file() and path.exists():
-        raise OSError(errno.EINVAL, "no file", str(path))
-
-
-def _read_labels(path: Path) -> tuple[str, ...]:
+def _read_labels(folder: _Folder, files: Files) -> tuple[str, ...]:
+    path = folder.path / LABELS
     try:
+        if files.listed[LABELS]["size"] > LABELS_LIMIT:
+            raise OSError(errno.EFBIG, f"it has more than {LABELS_LIMIT >> 20} MiB")
+        content = folder.read(LABELS, LABELS_LIMIT)
+        if hashlib.sha256(content).hexdigest() != files.listed[LABELS]["sha256"]:
+            raise BundleError(f"the contents of {LABELS} have changed", path, _DAMAGED)
         # Not splitlines(): a name may hold one of the rarer characters that end a line there.
-        return tuple(read_bounded(path, LABELS_LIMIT).decode("utf-8").removesuffix("\n").split("\n"))
+        text = io.TextIOWrapper(io.BytesIO(content), encoding="utf-8").read()
     except (OSError, ValueError) as error:
         raise BundleError(f"cannot read the labels: {_reason(error)}", path, "build the engine again") from error
+    return tuple(text.removesuffix("\n").split("\n"))
 
 
 def _fits(value: Any, kind: Any) -> bool:
@@ -267,30 +387,32 @@ def write_folder(out: str | Path) -> Iterator[Writer]:
     """
     # A link is followed, so that what it points to is replaced.
     place = Path(os.path.realpath(out))
-    partial: Path | None = None
     made: list[Path] = []
     try:
-        stranger = _stranger(place)
-        if stranger:
-            hint = "choose another folder with -o"
-            raise BundleError(f"something that is no engine stands in the way: {stranger}", str(out), hint)
+        put_back(place)
+        _refuse_strangers(place, out)
         for parent in [folder for folder in reversed(place.parents) if not folder.exists()]:
             parent.mkdir(exist_ok=True)
             made.append(parent)
-        partial = Path(tempfile.mkdtemp(prefix=f".{place.name[:100]}.", suffix=".partial", dir=place.parent))
-        yield Writer(partial)
-        partial.chmod(0o755)
-        _replace(partial, place)
+        with whole_folder(place) as folder:
+            yield Writer(folder)
+            # Writing it may have taken hours.
+            _refuse_strangers(place, out)
         made.clear()
     except OSError as error:
         hint = "is the disk full, or the folder read-only?"
         raise BundleError(f"cannot write the engine: {_reason(error)}", str(out), hint) from error
     finally:
-        if partial is not None:
-            shutil.rmtree(partial, ignore_errors=True)
         for parent in reversed(made):
             with suppress(OSError):
                 parent.rmdir()
+
+
+def _refuse_strangers(place: Path, out: str | Path) -> None:
+    stranger = _stranger(place)
+    if stranger:
+        hint = "choose another folder with -o"
+        raise BundleError(f"something that is no engine stands in the way: {stranger}", str(out), hint)
 
 
 def _stranger(out: Path) -> str:
@@ -330,30 +452,6 @@ class Writer:
         text = json.dumps(fields, indent=1, ensure_ascii=False) + "\n"
         # A file's name may hold bytes that are no UTF-8: lone surrogates, which JSON can only escape.
         (self.folder / MANIFEST).write_bytes(text.encode("utf-8", "backslashreplace"))
-
-
-def _replace(partial: Path, out: Path) -> None:
-    old = partial.with_suffix(".old")
-    try:
-        for _ in range(_TRIES):
-            try:
-                partial.rename(out)
-                return
-            except OSError as error:
-                # A folder cannot be renamed over another that is not empty: that one steps aside first. Another process
-                # that writes the same engine may be faster, and is replaced in turn.
-                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-                    raise
-            shutil.rmtree(old, ignore_errors=True)
-            with suppress(FileNotFoundError):
-                out.rename(old)
-        raise OSError(errno.EBUSY, "other processes write it too", str(out))
-    finally:
-        # What was there comes back if nothing took its place; another process may have put its own there by now.
-        if old.exists() and not out.exists():
-            with suppress(OSError):
-                old.rename(out)
-        shutil.rmtree(old, ignore_errors=True)
 
 
 def _digest(path: Path) -> str:

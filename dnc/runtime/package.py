@@ -27,7 +27,6 @@ import os
 import shutil
 import stat
 import struct
-import tempfile
 import time
 import zipfile
 import zlib
@@ -37,8 +36,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from dnc.errors import BundleError
-from dnc.files import cache_dir, whole_file
-from dnc.runtime.manifest import MANIFEST, MANIFEST_LIMIT, Manifest, parse_manifest, read_manifest, write_folder
+from dnc.files import cache_dir, sweep, whole_file, whole_folder
+from dnc.runtime.manifest import MANIFEST, MANIFEST_LIMIT, Files, Manifest, parse_manifest, read_engine, write_folder
 
 __all__ = ["SUFFIX", "open_package", "package", "unpack"]
 
@@ -75,19 +74,17 @@ def package(folder: str | os.PathLike[str], out: str | os.PathLike[str] | None =
         out: the file; if not given, the folder's name with .dnc for .engine, in the current folder.
 
     Raises:
-        BundleError: the folder is no engine or is damaged.
+        BundleError: the folder is no engine, is damaged, or was replaced meanwhile.
         DncError: the file cannot be written.
     """
     folder = Path(folder)
-    read_manifest(folder)
-    content = (folder / MANIFEST).read_bytes()
-    files = parse_manifest(content, folder / MANIFEST)["files"]
+    _, files = read_engine(folder)
     place = Path(out) if out is not None else Path(folder.resolve().name.removesuffix(".engine") + SUFFIX)
-    with whole_file(place) as file, zipfile.ZipFile(file, "w") as archive:
-        archive.writestr(_member(MANIFEST), content)
-        for name in sorted(files):
+    with whole_file(place) as file, zipfile.ZipFile(file, "w") as archive, files.opening():
+        archive.writestr(_member(MANIFEST), files.manifest)
+        for name in sorted(files.listed):
             info = _member(name)
-            info.file_size = files[name]["size"]
+            info.file_size = files.listed[name]["size"]
             with (folder / name).open("rb") as source, archive.open(info, "w") as member:
                 shutil.copyfileobj(source, member, _CHUNK)
     return place
@@ -110,26 +107,30 @@ def unpack(file: str | os.PathLike[str], out: str | os.PathLike[str] | None = No
     return place
 
 
-def open_package(file: str | os.PathLike[str]) -> tuple[Path, Manifest]:
-    """The engine folder of a package in the cache, unpacked if it is not there, and what its engine.json says. Raises
-    BundleError if the package is damaged or was made by a newer dnc, or the cache cannot be written."""
+def open_package(file: str | os.PathLike[str]) -> tuple[Path, Manifest, Files]:
+    """The engine folder of a package in the cache, unpacked if it is not there, and what `read_engine` makes of it.
+    Raises BundleError if the package is damaged or was made by a newer dnc, or the cache cannot be written."""
     file = Path(file)
     with _opened(file) as (archive, fields):
         place = cache_dir() / "packages" / fields["sha256"]
-        manifest = _unpacked(place)
-        if manifest is not None:
+        sweep(place.parent)
+        engine = _unpacked(place)
+        if engine is not None:
             _extract(archive, fields, file, None)
         else:
             try:
-                _install(archive, fields, file, place)
+                place.parent.mkdir(parents=True, exist_ok=True)
+                # Not waiting for the disk: what is lost with the power is unpacked again.
+                with whole_folder(place, durable=False) as part:
+                    _extract(archive, fields, file, part)
             except OSError as error:
                 hint = "set DNC_CACHE to a folder that can be written to, or unpack it with `dnc package --unpack`"
                 raise BundleError(f"cannot unpack the package: {error.strerror or error}", place, hint) from error
-            manifest = read_manifest(place)
+            engine = read_engine(place)
             _prune(place.parent)
     with suppress(OSError):
         os.utime(place)
-    return place, manifest
+    return place, *engine
 
 
 def _member(name: str) -> zipfile.ZipInfo:
@@ -231,33 +232,16 @@ def _extract(archive: zipfile.ZipFile, fields: Mapping[str, Any], file: Path, fo
             raise BundleError(f"the contents of {name} have changed", file, _DAMAGED)
 
 
-def _unpacked(place: Path) -> Manifest | None:
+def _unpacked(place: Path) -> tuple[Manifest, Files] | None:
     """The engine that is unpacked already, if it is whole."""
     try:
-        return read_manifest(place)
+        return read_engine(place)
     except BundleError:
         return None
 
 
-def _install(archive: zipfile.ZipFile, fields: Mapping[str, Any], file: Path, place: Path) -> None:
-    place.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".", suffix=".part", dir=place.parent) as scratch:
-        part, old = Path(scratch) / "engine", Path(scratch) / "old"
-        part.mkdir()
-        _extract(archive, fields, file, part)
-        if _unpacked(place) is None:
-            with suppress(FileNotFoundError):
-                place.rename(old)
-        try:
-            part.rename(place)
-        except OSError:
-            # Another process was faster, and has the same.
-            if _unpacked(place) is None:
-                raise
-
-
 def _prune(folder: Path) -> None:
-    """Removes what was not opened for long, and what processes left that were killed."""
+    """Removes what was not opened for long, and what older releases left that were killed."""
     now = time.time()
     ages: list[tuple[float, Path]] = []
     for path in folder.iterdir():

@@ -13,7 +13,7 @@ The list `dnc/zoo/zoo.json` has under "weights", for each file:
                      "member": a glob on its members}; the latter with "import": {option: value} where the
                      member is a checkpoint of another framework, which `dnc import` turns into the weights
 
-`fetch` writes to a .part folder in the cache folder ($DNC_CACHE, else ~/.cache/dnc), checks the file against the
+`fetch` writes to a folder of its own in the cache folder ($DNC_CACHE, else ~/.cache/dnc), checks the file against the
 list and renames it, so the file at the final name is always whole. Where the list has no sha256, the
 first download's digest is recorded in FILE.sha256 (the format of `sha256sum -c`), and every later download
 must match it. An import rounds once, from double, so it gives the same bytes everywhere, and is verified alike.
@@ -48,7 +48,7 @@ from typing import IO, Any
 
 from dnc.darknet.cfg import bundled_cfg, bundled_cfgs
 from dnc.errors import DncError, ZooError, close_match
-from dnc.files import cache_dir
+from dnc.files import cache_dir, scratch_folder, sweep
 from dnc.zoo.recorded import read_recorded, write_recorded
 
 __all__ = [
@@ -236,6 +236,7 @@ def fetch(name: str, *, progress: ByteProgress = lambda *_: None, force: bool = 
     included, the cache holds either the whole verified file or what it held before.
     """
     entry = find(name)
+    sweep(cache_dir())
     if not force and (path := _in_cache(entry)):
         if not _is_recorded(entry, path):
             # Somebody put a copy of the file there, or an older dnc knew less of it.
@@ -250,8 +251,8 @@ def fetch(name: str, *, progress: ByteProgress = lambda *_: None, force: bool = 
     reasons = []
     for source in entry.sources:
         try:
-            with tempfile.TemporaryDirectory(prefix=f"{entry.file}.", suffix=".part", dir=folder) as scratch:
-                part = Path(scratch) / entry.file
+            with scratch_folder(entry.file, folder) as scratch:
+                part = scratch / entry.file
                 digest = _receive(entry, source, part, progress)
                 _check_digest(entry, digest)
                 _record(entry).write_text(f"{digest}  {entry.file}\n", encoding="utf-8")

@@ -147,7 +147,7 @@ private:
 
 class OpenvinoBackend : public Backend {
 public:
-    OpenvinoBackend(const Bundle& bundle, const OpenOptions& given) : path_(bundle.path("model.xml")) {
+    OpenvinoBackend(const Bundle& bundle, const OpenOptions& given) : files_(bundle.files), path_(bundle.path("model.xml")) {
         const Options options(bundle, given);
         asked_ = upper(options.get("device", "CPU"));
         config_["PERFORMANCE_HINT"] = upper(options.one_of("hint", {"latency", "throughput"}));
@@ -281,10 +281,11 @@ private:
         const std::lock_guard<std::mutex> lock(mutex_);
         const bool alone = alone_ != nullptr && batch == 1;
         std::shared_ptr<Requests>& own = alone ? one_ : any_;
-        if (own == nullptr) own = std::make_shared<Requests>(compile(alone));
+        if (own == nullptr) own = std::make_shared<Requests>(files_->opening([&] { return compile(alone); }));
         return own;
     }
 
+    std::shared_ptr<Files> files_;
     ov::Core core_;
     std::string path_;
     std::string asked_;

@@ -146,13 +146,31 @@ void load_runtime(const Bundle& bundle) {
     setenv("TVM_THREAD_POOL_SPIN_COUNT", "3000", 0);
     if (ffi::Function::GetGlobal("runtime.config_threadpool").has_value()) return;
     const std::string name = "libtvm_runtime.so";
-    const bool own = bundle.files.count(name) != 0;
+    const bool own = bundle.files->listed().count(name) != 0;
     const std::string path = own ? bundle.path(name) : name;
     if (dlopen(path.c_str(), RTLD_NOW | RTLD_GLOBAL) == nullptr) {
         const char* said = dlerror();
         throw Error(DNC_ERROR_TARGET, std::string("TVM's runtime cannot be loaded: ") + (said == nullptr ? "" : said),
                     bundle.folder, "build the engine with --option runtime=bundled");
     }
+}
+
+// A spelling of a library's path that no other file has had in this process. The system's loader goes by names: while a
+// library is loaded, it takes what has the same name for that library, even where another file has taken its place.
+std::string own_name(const std::string& library) {
+    static std::mutex mutex;
+    static std::map<std::string, std::vector<Stamp>> seen;
+    const std::lock_guard<std::mutex> lock(mutex);
+    std::vector<Stamp>& files = seen[library];
+    const Stamp stamp = stamp_of(library);
+    const auto found = std::find(files.begin(), files.end(), stamp);
+    const auto number = static_cast<std::size_t>(found - files.begin());
+    if (found == files.end()) files.push_back(stamp);
+    // Nothing, as a part of a path, in a way of its own for each number.
+    std::string nothing;
+    for (std::size_t rest = number; rest != 0; rest /= 2) nothing.insert(0, rest % 2 != 0 ? "./" : "/");
+    const std::size_t name = library.find_last_of('/') + 1;
+    return library.substr(0, name) + nothing + library.substr(name);
 }
 
 // Memory that belongs to somebody else.
@@ -309,7 +327,7 @@ private:
 class TvmBackend : public Backend {
 public:
     TvmBackend(const Bundle& bundle, const OpenOptions& given)
-        : path_(bundle.path("model.so")), threads_(given.threads), about_(bundle, bundle.path("model.json")) {
+        : files_(bundle.files), path_(bundle.path("model.so")), threads_(given.threads), about_(bundle, bundle.path("model.json")) {
         if (!given.options.empty()) {
             const std::string option = given.options.begin()->first + "=" + given.options.begin()->second;
             throw Error(DNC_ERROR_ARGUMENT, "target tvm takes no options when an engine is opened", bundle.folder,
@@ -318,7 +336,7 @@ public:
         load_runtime(bundle);
         try {
             // The first one shows whether the engine loads at all.
-            free_.push_back(std::make_unique<Worker>(path_, threads_));
+            free_.push_back(std::make_unique<Worker>(own_name(path_), threads_));
         } catch (const std::exception& error) {
             throw Error(DNC_ERROR_TARGET, "TVM refuses the engine: " + reason(error), path_, again);
         }
@@ -360,7 +378,7 @@ private:
                 return worker;
             }
         }
-        return std::make_unique<Worker>(path_, threads_);
+        return files_->opening([this] { return std::make_unique<Worker>(own_name(path_), threads_); });
     }
 
     void give(std::unique_ptr<Worker> worker) {
@@ -368,6 +386,7 @@ private:
         free_.push_back(std::move(worker));
     }
 
+    std::shared_ptr<Files> files_;
     std::string path_;
     int threads_;
     About about_;

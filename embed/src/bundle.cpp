@@ -2,11 +2,8 @@
 
 #include <algorithm>
 #include <array>
-#include <cerrno>
 #include <cmath>
 #include <cstdint>
-#include <cstdio>
-#include <cstring>
 #include <filesystem>
 #include <initializer_list>
 #include <memory>
@@ -32,62 +29,25 @@ constexpr long long max_classes = 1 << 20;
 constexpr long long max_anchors = 1 << 10;
 constexpr long long max_grid = 1 << 12;
 constexpr long long max_int = 2147483647;
+constexpr int max_tries = 100;
 
-// A file, read in pieces.
-class File {
-public:
-    explicit File(const std::string& path) : path_(path), file_(nullptr, &std::fclose) {
-        std::error_code error;
-        // What is no file might never end, or never begin.
-        size_ = std::filesystem::file_size(path, error);
-        if (error) fail(error.message());
-        file_.reset(std::fopen(path.c_str(), "rb"));
-        if (!file_) fail(std::strerror(errno));
-    }
-
-    std::uintmax_t size() const { return size_; }
-
-    // Fills the buffer as far as the file goes.
-    std::size_t read(char* buffer, std::size_t size) {
-        const std::size_t count = std::fread(buffer, 1, size, file_.get());
-        if (count < size && std::ferror(file_.get()) != 0) fail(std::strerror(errno));
-        return count;
-    }
-
-private:
-    [[noreturn]] void fail(const std::string& why) const {
-        const std::string name = path_.substr(path_.find_last_of('/') + 1);
-        throw Error(DNC_ERROR_ENGINE, "cannot read " + name + ": " + why, path_, damaged);
-    }
-
-    std::string path_;
-    std::uintmax_t size_ = 0;
-    std::unique_ptr<std::FILE, int (*)(std::FILE*)> file_;
-};
-
-std::string read_text(const std::string& path) {
-    File file(path);
+std::string read_text(const Folder& folder, const std::string& name) {
+    File file(folder, name);
     std::string text;
     std::array<char, 1 << 16> buffer;
     while (const std::size_t count = file.read(buffer.data(), buffer.size())) {
         text.append(buffer.data(), count);
-        if (text.size() > max_text) throw Error(DNC_ERROR_ENGINE, "the file is too large", path, damaged);
+        if (text.size() > max_text) {
+            throw Error(DNC_ERROR_ENGINE, "the file is too large", folder.path() + "/" + name, damaged);
+        }
     }
     return text;
 }
 
-void check_file(const std::string& path, const std::string& name, long long size, const std::string& expected) {
-    File file(path);
-    if (size < 0 || file.size() != static_cast<std::uintmax_t>(size)) {
-        const std::string what = name + " has " + std::to_string(file.size()) + " bytes, not " + std::to_string(size);
-        throw Error(DNC_ERROR_ENGINE, what, path, damaged);
-    }
+std::string digest_of(const std::string& text) {
     Sha256 digest;
-    std::vector<char> buffer(1 << 18);
-    while (const std::size_t count = file.read(buffer.data(), buffer.size())) digest.update(buffer.data(), count);
-    if (digest.finish() != expected) {
-        throw Error(DNC_ERROR_ENGINE, "the contents of " + name + " have changed", path, damaged);
-    }
+    digest.update(text.data(), text.size());
+    return digest.finish();
 }
 
 // What is wrong with engine.json; read_bundle says where.
@@ -413,9 +373,8 @@ Bundle parse(const Json& json) {
     return bundle;
 }
 
-// The files that engine.json lists, each checked.
-std::map<std::string, std::string> check_files(const Json& json, const std::string& folder,
-                                               const std::string& manifest) {
+// The files that engine.json lists.
+std::map<std::string, Listed> list_files(const Json& json, const std::string& manifest) {
     const Json* listed = json.find("files");
     if (listed == nullptr || listed->object() == nullptr) {
         throw Error(DNC_ERROR_ENGINE, "engine.json lists no files", manifest, damaged);
@@ -424,7 +383,7 @@ std::map<std::string, std::string> check_files(const Json& json, const std::stri
         const std::string what = "engine.json lists more than " + std::to_string(max_files) + " files";
         throw Error(DNC_ERROR_ENGINE, what, manifest, damaged);
     }
-    std::map<std::string, std::string> found;
+    std::map<std::string, Listed> found;
     for (const Json::Member& file : *listed->object()) {
         const std::string& name = file.name;
         // A colon is a drive or a stream on some systems.
@@ -437,10 +396,59 @@ std::map<std::string, std::string> check_files(const Json& json, const std::stri
         if (size == nullptr || !size->integer() || digest == nullptr || digest->string() == nullptr) {
             throw Error(DNC_ERROR_ENGINE, "engine.json does not say what " + name + " is", manifest, damaged);
         }
-        check_file(folder + "/" + name, name, *size->integer(), *digest->string());
-        found[name] = *digest->string();
+        found[name] = {*size->integer(), *digest->string()};
     }
     return found;
+}
+
+// What lies in a folder, which read_bundle has opened.
+Bundle read(const Folder& folder) {
+    const std::string manifest = folder.path() + "/engine.json";
+    const std::string content = read_text(folder, "engine.json");
+    Json json;
+    try {
+        json = Json::parse(content);
+    } catch (const Error& error) {
+        throw Error(DNC_ERROR_ENGINE, std::string("cannot read engine.json: ") + error.what(), manifest, damaged);
+    }
+    const Json* number = json.find("schema");
+    const std::optional<long long> found = number == nullptr ? std::nullopt : number->integer();
+    if (!found || *found < 1) throw Error(DNC_ERROR_ENGINE, "engine.json has no schema number", manifest, damaged);
+    if (*found > schema) {
+        const std::string newer =
+            "the engine has schema " + std::to_string(*found) + ", this dnc reads up to " + std::to_string(schema);
+        throw Error(DNC_ERROR_ENGINE, newer, manifest, unknown);
+    }
+    const Json* expected = json.find("sha256");
+    if (expected == nullptr || expected->string() == nullptr ||
+        *expected->string() != digest_of(json.canonical("sha256"))) {
+        throw Error(DNC_ERROR_ENGINE, "engine.json was changed after it was written", manifest, damaged);
+    }
+    auto files = std::make_shared<Files>(folder, list_files(json, manifest));
+    Bundle bundle;
+    try {
+        bundle = parse(json);
+    } catch (const std::invalid_argument& error) {
+        const std::string what = std::string("engine.json is not what dnc writes: ") + error.what();
+        throw Error(DNC_ERROR_ENGINE, what, manifest, "build the engine again");
+    }
+    bundle.folder = folder.path();
+    bundle.files = files;
+    const auto labels = files->listed().find("labels.txt");
+    if (labels != files->listed().end()) {
+        const std::string names = read_text(folder, "labels.txt"), place = folder.path() + "/labels.txt";
+        if (digest_of(names) != labels->second.sha256) {
+            throw Error(DNC_ERROR_ENGINE, "the contents of labels.txt have changed", place, damaged);
+        }
+        if (!is_utf8(names)) {
+            throw Error(DNC_ERROR_ENGINE, "cannot read the labels: they are no UTF-8", place, "build the engine again");
+        }
+        bundle.labels = lines(names);
+    }
+    for (std::size_t index = bundle.labels.size(); index < bundle.classes(); ++index) {
+        bundle.labels.push_back(std::to_string(index));
+    }
+    return bundle;
 }
 
 }  // namespace
@@ -460,70 +468,41 @@ std::size_t Bundle::classes() const {
 }
 
 std::string Bundle::path(const std::string& file) const {
-    if (files.count(file) == 0) {
+    if (files->listed().count(file) == 0) {
         throw Error(DNC_ERROR_ENGINE, "an engine of target " + target + " has a file " + file, folder, damaged);
     }
     return folder + "/" + file;
 }
 
 Bundle read_bundle(const std::string& folder) {
-    const std::string manifest = folder + "/engine.json";
     const char* make = "make one with `dnc compile`";
     std::error_code none;
-    if (!std::filesystem::exists(folder, none)) {
-        throw Error(DNC_ERROR_ENGINE, "not an engine: the folder does not exist", folder, make);
-    }
-    if (!std::filesystem::is_directory(folder, none)) {
-        throw Error(DNC_ERROR_ENGINE, "not an engine: a file, not a folder", folder,
-                    "a package of `dnc package` is a zip: unpack it into a folder");
-    }
-    if (!std::filesystem::exists(manifest, none)) {
-        throw Error(DNC_ERROR_ENGINE, "not an engine: the folder has no engine.json", folder, make);
-    }
-    const std::string content = read_text(manifest);
-    Json json;
-    try {
-        json = Json::parse(content);
-    } catch (const Error& error) {
-        throw Error(DNC_ERROR_ENGINE, std::string("cannot read engine.json: ") + error.what(), manifest, damaged);
-    }
-    const Json* number = json.find("schema");
-    const std::optional<long long> found = number == nullptr ? std::nullopt : number->integer();
-    if (!found || *found < 1) throw Error(DNC_ERROR_ENGINE, "engine.json has no schema number", manifest, damaged);
-    if (*found > schema) {
-        const std::string newer =
-            "the engine has schema " + std::to_string(*found) + ", this dnc reads up to " + std::to_string(schema);
-        throw Error(DNC_ERROR_ENGINE, newer, manifest, unknown);
-    }
-    const std::string canonical = json.canonical("sha256");
-    Sha256 digest;
-    digest.update(canonical.data(), canonical.size());
-    const Json* expected = json.find("sha256");
-    if (expected == nullptr || expected->string() == nullptr || *expected->string() != digest.finish()) {
-        throw Error(DNC_ERROR_ENGINE, "engine.json was changed after it was written", manifest, damaged);
-    }
-    const std::map<std::string, std::string> files = check_files(json, folder, manifest);
-    Bundle bundle;
-    try {
-        bundle = parse(json);
-    } catch (const std::invalid_argument& error) {
-        const std::string what = std::string("engine.json is not what dnc writes: ") + error.what();
-        throw Error(DNC_ERROR_ENGINE, what, manifest, "build the engine again");
-    }
-    bundle.folder = folder;
-    bundle.files = files;
-    if (files.count("labels.txt") != 0) {
-        const std::string names = read_text(folder + "/labels.txt");
-        if (!is_utf8(names)) {
-            throw Error(DNC_ERROR_ENGINE, "cannot read the labels: they are no UTF-8", folder + "/labels.txt",
-                        "build the engine again");
+    for (int tries = 0; tries < max_tries; ++tries) {
+        std::optional<Folder> opened;
+        try {
+            opened.emplace(folder);
+        } catch (const std::system_error& error) {
+            if (error.code() == std::errc::not_a_directory) {
+                throw Error(DNC_ERROR_ENGINE, "not an engine: a file, not a folder", folder,
+                            "a package of `dnc package` is a zip: unpack it into a folder");
+            }
+            if (error.code() != std::errc::no_such_file_or_directory) {
+                throw Error(DNC_ERROR_ENGINE, "cannot read the engine: " + error.code().message(), folder, damaged);
+            }
+            if (put_back(folder)) continue;
+            throw Error(DNC_ERROR_ENGINE, "not an engine: the folder does not exist", folder, make);
         }
-        bundle.labels = lines(names);
+        try {
+            if (!std::filesystem::exists(folder + "/engine.json", none)) {
+                throw Error(DNC_ERROR_ENGINE, "not an engine: the folder has no engine.json", folder, make);
+            }
+            return read(*opened);
+        } catch (const Error&) {
+            // What was replaced meanwhile is read again: all that is read is of one engine.
+            if (!opened->is_replaced()) throw;
+        }
     }
-    for (std::size_t index = bundle.labels.size(); index < bundle.classes(); ++index) {
-        bundle.labels.push_back(std::to_string(index));
-    }
-    return bundle;
+    throw Error(DNC_ERROR_ENGINE, "the engine is replaced again and again", folder, "try it again");
 }
 
 }  // namespace dnc_runtime

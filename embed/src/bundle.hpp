@@ -3,12 +3,14 @@
 
 #include <cstddef>
 #include <map>
+#include <memory>
 #include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "decode.hpp"
+#include "files.hpp"
 #include "preprocess.hpp"
 
 namespace dnc_runtime {
@@ -35,7 +37,7 @@ struct Bundle {
     std::vector<std::pair<std::string, Shape>> states;
     std::vector<std::string> labels;             // a name for each class: its number where the engine has none
     std::map<std::string, std::string> options;  // what the target was told
-    std::map<std::string, std::string> files;    // sha256 by name
+    std::shared_ptr<Files> files;                // those that engine.json lists
 
     // Those of the heads that give boxes.
     std::vector<const Head*> box_heads() const;

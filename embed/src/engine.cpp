@@ -29,7 +29,9 @@ const std::vector<std::pair<std::string, Opener>>& openers() {
 
 std::unique_ptr<Backend> open(const Bundle& bundle, const OpenOptions& options) {
     for (const auto& [name, opener] : openers()) {
-        if (name == bundle.runner) return opener(bundle, options);
+        if (name != bundle.runner) continue;
+        const Opener& open_with = opener;
+        return bundle.files->opening([&] { return open_with(bundle, options); });
     }
     throw Error(DNC_ERROR_TARGET, "this library runs no engines of target '" + bundle.target + "'", bundle.folder,
                 known_targets().empty()

@@ -30,13 +30,12 @@ from __future__ import annotations
 
 import dataclasses
 import subprocess
-import tempfile
 from collections.abc import Callable
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 from dnc.errors import TargetError
+from dnc.files import scratch_folder
 from dnc.runtime.runners.cuda.device import Device
 from dnc.targets.cuda.serving import serve
 from dnc.targets.cuda.toolkit import Resources, find_toolkit
@@ -67,8 +66,8 @@ class _Compiler:
 
     def _compile_kernels(self, source: str) -> bytes:
         self._tell(f"compiling kernels for {', '.join(self._archs)}")
-        with tempfile.TemporaryDirectory(prefix="dnc-cuda-") as scratch:
-            code, self._resources = self._toolkit.compile(source, self._archs, Path(scratch))
+        with scratch_folder("cuda") as scratch:
+            code, self._resources = self._toolkit.compile(source, self._archs, scratch)
         return code
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,6 @@ To run it takes numpy, apache-tvm-ffi, NVIDIA's driver and its libcudart.so.13 (
 from __future__ import annotations
 
 import json
-import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -24,6 +23,7 @@ from typing import Any, ClassVar
 import onnx_ir as ir
 
 from dnc.errors import TargetError
+from dnc.files import scratch_folder
 from dnc.graph.pipeline import Step
 from dnc.graph.verification import feeds_for
 from dnc.graph.work import described_work
@@ -121,7 +121,7 @@ class CudaKernels(TvmTarget):
             if not runs_on(job.archs, job.archs[-1], measurer.capability):
                 what = f"nothing can be tuned for {', '.join(job.archs)} here: the {measurer.name} is {here}"
                 raise TargetError(what, hint=f"--option arch={here}")
-            with tempfile.TemporaryDirectory(prefix="dnc-tune-") as scratch, Compiler(model, job, progress) as compiler:
+            with scratch_folder("tune") as scratch, Compiler(model, job, progress) as compiler:
                 tuner = GpuTuner(
                     compiler,
                     measurer,
@@ -131,11 +131,11 @@ class CudaKernels(TvmTarget):
                     graphs=self.options["graphs"],
                     precision=self.options["precision"],
                     record=partial(self._record, model, manifest),
-                    scratch=Path(scratch),
+                    scratch=scratch,
                     cache=tuning.cache,
                     progress=progress,
                 )
-                tuned = tuner.tune(folder / MODEL, Path(scratch), tuning.trials)
+                tuned = tuner.tune(folder / MODEL, scratch, tuning.trials)
         report = self._finish(model, folder, manifest, tuned.built, f"kernels were timed on the {measurer.name}")
         return {**report, "tuning": summary(tuned.record)}, tuned.record
 

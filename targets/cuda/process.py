@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import dnc
 from dnc.errors import TargetError
+from dnc.files import scratch_folder
 from dnc.graph.serialization import serialize_to
 from dnc.runtime.runners.cuda.kernels import CUDA_RUNTIME
 from dnc.runtime.runners.tvm.session import runtime_library
@@ -151,7 +152,7 @@ class Compiler:
         here = machine_for("", "generic")
         linker = find_linker(job.linker, machine_for(job.triple, job.mcpu))
         with ExitStack() as stack:
-            scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="dnc-tvm-")))
+            scratch = stack.enter_context(scratch_folder("tvm"))
             _make_stand_ins(find_linker("", here), scratch)
             serialize_to(model, scratch / "model.onnx")
             does = "compiling for the GPU"

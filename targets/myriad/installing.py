@@ -16,6 +16,7 @@ import numpy as np
 
 from dnc import zoo
 from dnc.errors import TargetError
+from dnc.files import scratch_folder, sweep, whole_folder
 from dnc.runtime.runners.myriad.process import Job, compile_blob
 from dnc.runtime.runners.myriad.toolchain import Toolchain, check_files, damage, find, folder
 from dnc.typing import Progress, silent
@@ -30,16 +31,15 @@ def install(name: str, *, force: bool = False, progress: Progress = silent) -> P
     if (platform.system(), platform.machine()) != ("Linux", "x86_64"):
         here = f"{platform.system()} on {platform.machine()}"
         raise TargetError(f"toolchain {name} is for Linux on x86_64, not for {here}", hint="compile on another machine")
+    sweep(place.parent)
     if not force and damage(name, thorough=True) == "":
         return place
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{name}.", suffix=".part", dir=place.parent) as scratch:
-            part = Path(scratch) / name
-            part.mkdir()
+        with whole_folder(place) as part, scratch_folder(name, place.parent) as scratch:
             for requirement in toolchain.wheels:
                 progress(f"fetching {requirement}")
-                _fetch(toolchain, requirement, part, Path(scratch))
+                _fetch(toolchain, requirement, part, scratch)
             for file in toolchain.files:
                 if not file.wheel:
                     (part / file.name).write_text(file.text, encoding="utf-8")
@@ -47,10 +47,7 @@ def install(name: str, *, force: bool = False, progress: Progress = silent) -> P
             if wrong:
                 raise TargetError(f"toolchain {name} was not fetched whole: {wrong}", hint="try it again")
             progress("compiling a convolution")
-            _prove(part, Path(scratch))
-            if place.exists():
-                place.rename(Path(scratch) / "old")
-            part.rename(place)
+            _prove(part, scratch)
     except zoo.Unusable as error:
         hint = "pip must reach a package index: see `pip config debug`"
         raise TargetError(f"cannot fetch toolchain {name}: {error}", hint=hint) from error
@@ -93,9 +90,9 @@ def remove(name: str) -> bool:
     removed."""
     place = folder(name) if find(name) else Path()
     try:
-        with tempfile.TemporaryDirectory(prefix=f".{name}.", suffix=".part", dir=place.parent) as scratch:
+        with scratch_folder(name, place.parent) as scratch:
             # Out of the way at once: what is removed half-way is nobody's toolchain.
-            place.rename(Path(scratch) / name)
+            place.rename(scratch / name)
     except FileNotFoundError:
         return False
     except OSError as error:

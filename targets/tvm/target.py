@@ -14,7 +14,6 @@ An application needs no TVM: numpy and apache-tvm-ffi from Python, tvm_ffi's hea
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -23,6 +22,7 @@ from typing import Any, ClassVar
 import onnx_ir as ir
 
 from dnc.errors import TargetError
+from dnc.files import scratch_folder
 from dnc.graph.pipeline import Step
 from dnc.graph.quantization import DATA_MOVEMENT, QuantSpec
 from dnc.graph.verification import feeds_for
@@ -149,9 +149,9 @@ class Tvm(TvmTarget):
         feeds = feeds_for(model, None if manifest is None else manifest.preprocessing, images=1)
         with (
             connect(Address.parse(tuning.remote), progress) if tuning.remote else here() as device,
-            tempfile.TemporaryDirectory(prefix="dnc-tune-") as scratch,
+            scratch_folder("tune") as scratch,
         ):
-            emitter, place, precision = self._emit(model, machine), Path(scratch), self.options["precision"]
+            emitter, place, precision = self._emit(model, machine), scratch, self.options["precision"]
             tuner = CpuTuner(emitter, machine, linker, model, feeds, precision, device, place, tuning.cache, progress)
             tuned = tuner.tune(folder / MODEL, place, tuning.trials)
         text = summary(tuned.record)

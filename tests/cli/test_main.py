@@ -146,7 +146,7 @@ def test_interrupted_compile_leaves_nothing(number: int, code: int, engines: Pat
     ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "writing\n"
-        assert [path.suffix for path in tmp_path.rglob("*.*") if path.is_dir()] == [".partial"]
+        assert [path.suffix for path in tmp_path.rglob("*.*") if path.is_dir()] == [".dnc-part"]
         process.send_signal(number)
         _, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == code

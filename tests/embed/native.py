@@ -51,7 +51,7 @@ FORMATS = {"rgb": (0, 3), "bgr": (1, 3), "gray": (2, 1), "rgba": (3, 4), "bgra":
 """dnc_pixels and channels."""
 _SECONDS_KEPT = 24 * 3600
 """Other checkouts may have theirs there."""
-_PARTS = ("bundle", "decode", "json", "preprocess", "sha256")
+_PARTS = ("bundle", "decode", "files", "json", "preprocess", "sha256")
 
 
 def _built(name: str, words: Sequence[str], make: Callable[[Path], None]) -> Path:

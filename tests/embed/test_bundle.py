@@ -25,6 +25,7 @@ from tests.embed.conftest import Folder
 from tests.embed.native import Harness, NativeError
 from tests.embed.test_decode import HEADS
 from tests.networks import NETWORKS
+from tests.runtime.test_manifest import written_in_a_loop
 
 pytestmark = pytest.mark.slow
 """They compile C++."""
@@ -366,3 +367,22 @@ def test_more_files_than_an_engine_has(harness: Harness, folder: Folder) -> None
         read_manifest(place)
     with pytest.raises(NativeError, match="lists more than 1000 files"):
         harness("bundle", place)
+
+
+@pytest.mark.parametrize("way", ["exchange", "aside"])
+def test_readers_see_one_engine_or_the_other(way: str, write: Write, tmp_path: Path, harness: Harness) -> None:
+    with written_in_a_loop(write, tmp_path, way, 400) as (place, process):
+        count = 0
+        while process.poll() is None or count == 0:
+            assert harness("bundle", place)
+            count += 1
+
+
+def test_what_stepped_aside_is_put_back(harness: Harness, folder: Folder) -> None:
+    place = folder()
+    aside = place.parent / f".{place.name}.0123abcd.dnc-part" / "old" / place.name
+    aside.parent.mkdir(parents=True)
+    (aside.parent.parent / "lock").touch()
+    place.rename(aside)
+    assert harness("bundle", place)
+    assert not aside.exists()

@@ -554,3 +554,21 @@ def test_memory_stays_flat(build: Build, lib: c.CDLL) -> None:
     # A megabyte is 11 bytes a run.
     assert resident() - before < 1024
     own.close()
+
+
+# What was checked is what runs.
+
+
+def test_what_was_not_checked_is_not_run(build: Build, lib: c.CDLL, tmp_path: Path) -> None:
+    """Batches of other sizes are compiled at the first use: of the files that were checked, or not at all."""
+    folder = shutil.copytree(build(net(HEADS["yolo"])).folder, tmp_path / "e")
+    own = native.Engine(lib, folder)
+    x = np.zeros((2, *build(net(HEADS["yolo"])).manifest.input_shape), np.float32)
+    own.run({"input": x[:1]}).close()
+    data = bytearray((folder / "model.bin").read_bytes())
+    data[len(data) // 2] ^= 1
+    (tmp_path / "new").write_bytes(data)
+    (tmp_path / "new").replace(folder / "model.bin")
+    refused(lambda: own.run({"input": x}), ENGINE, "was replaced or changed since it was opened", "open it again")
+    own.run({"input": x[:1]}).close()
+    own.close()

@@ -102,3 +102,18 @@ def test_what_it_refuses(lib: c.CDLL, write: Write, change: dict[str, object], s
     sign(engine.folder, fields)
     with pytest.raises(NativeError, match=said):
         native.Engine(lib, engine.folder)
+
+
+def test_another_engine_in_the_same_place(lib: c.CDLL, write: Write, tmp_path: Path) -> None:
+    """The system's loader goes by names, and takes a library that it has for the one that replaced it."""
+    x = np.random.default_rng(0).random((1, 3, 32, 32), np.float32)
+    opened = []
+    for seed in range(3):
+        engine = dnc.compile(write("yolo", seed=seed), out=tmp_path / "e", target="tvm", verify=False)
+        opened.append(native.Engine(lib, engine.folder))
+        outputs = opened[-1].run({"input": x})
+        for found, wanted in zip(outputs.arrays().values(), engine.forward(x), strict=True):
+            np.testing.assert_array_equal(found, wanted)
+        outputs.close()
+    for own in opened:
+        own.close()

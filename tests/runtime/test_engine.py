@@ -8,6 +8,7 @@ import json
 import multiprocessing
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import FrozenInstanceError
 from pathlib import Path
 from typing import Any
@@ -24,7 +26,8 @@ import pytest
 from PIL import Image
 
 import dnc
-from dnc.errors import DncError, ImageError, TargetError
+from dnc.errors import BundleError, DncError, ImageError, TargetError
+from dnc.runtime.runners.onnx import OnnxRunner
 from tests.networks import NETWORKS, TINY
 from tests.patience import PATIENCE
 
@@ -149,6 +152,7 @@ def test_threads_compile(write: Write, tmp_path: Path) -> None:
     code = """
 import sys, dnc
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
 with ThreadPoolExecutor(8) as pool:
     engines = list(pool.map(lambda n: dnc.compile(sys.argv[1], out=f"{sys.argv[2]}/{n}", target="onnx"), range(8)))
 print(len({engine.manifest.network["digest"] for engine in engines}))
@@ -218,9 +222,9 @@ def test_unknown_target(engine: dnc.Engine, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_model_that_onnxruntime_refuses(engine: dnc.Engine, monkeypatch: pytest.MonkeyPatch, x: np.ndarray) -> None:
-    """Changed after it was checked, before it is opened."""
     other = dnc.load(engine.folder)
     (engine.folder / "model.onnx").write_bytes(b"nonsense")
+    monkeypatch.setattr(other._files, "opening", nullcontext)
     with pytest.raises(TargetError, match="ONNX Runtime refuses the model"):
         other.forward(x)
 
@@ -680,6 +684,7 @@ def test_memory_is_flat(target: str, write: Write, tmp_path: Path) -> None:
     code = """
 import sys, asyncio, numpy as np, dnc
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
 def resident():
     with open("/proc/self/statm") as file: return int(file.read().split()[1]) * 4096
 engine = dnc.load(sys.argv[1], threads=1)
@@ -699,3 +704,77 @@ print(resident() - before)
     result = subprocess.run([sys.executable, "-c", code, str(engine.folder)], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     assert int(result.stdout) < 6e6
+
+
+# What was checked is what runs.
+
+
+def replace_with(write: Write, folder: Path, seed: int, target: str = "onnx") -> dnc.Engine:
+    return dnc.compile(write("yolo", seed=seed), out=folder, target=target, verify=False)
+
+
+def flip_a_bit(path: Path) -> None:
+    """As late as possible: in the weights."""
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("target", ["onnx", "openvino"])
+@pytest.mark.parametrize("change", ["replaced", "flipped", "removed"])
+def test_what_was_not_checked_is_not_run(change: str, target: str, write: Write, tmp_path: Path, x: np.ndarray) -> None:
+    folder = replace_with(write, tmp_path / "e", 0, target).folder
+    engine = dnc.load(folder)
+    if change == "replaced":
+        replace_with(write, folder, 1, target)
+    elif change == "flipped":
+        flip_a_bit(folder / ("model.onnx" if target == "onnx" else "model.bin"))
+    else:
+        shutil.rmtree(folder)
+    with pytest.raises(BundleError, match=r"was replaced or changed since it was loaded(.|\n)*load it again"):
+        engine.forward(x)
+
+
+def test_what_is_the_same_runs(write: Write, engine: dnc.Engine, x: np.ndarray) -> None:
+    """An engine with the same contents in its place, other times, and a folder that moved into its place."""
+    expected = engine.forward(x)
+    loaded = [dnc.load(engine.folder) for _ in range(2)]
+    dnc.compile(write("yolo"), out=engine.folder, target="onnx")
+    assert equal(loaded[0].forward(x), expected)
+    (engine.folder / "model.onnx").touch()
+    assert equal(loaded[1].forward(x), expected)
+
+
+def test_unchanged_files_are_hashed_once(engine: dnc.Engine, monkeypatch: pytest.MonkeyPatch, x: np.ndarray) -> None:
+    # They were written a few milliseconds ago.
+    monkeypatch.setattr("dnc.runtime.manifest._FINE", 0)
+    other, expected = dnc.load(engine.folder), engine.forward(x)
+    monkeypatch.setattr("hashlib.file_digest", None)
+    assert equal(other.forward(x), expected)
+
+
+def test_what_is_opened_late_is_checked(write: Write, tmp_path: Path, x: np.ndarray) -> None:
+    """OpenVINO compiles for other batches at the first use."""
+    engine = replace_with(write, tmp_path / "e", 0, "openvino")
+    engine.forward(x)
+    replace_with(write, tmp_path / "e", 1, "openvino")
+    engine.forward(x)
+    with pytest.raises(BundleError, match="was replaced or changed"):
+        engine.forward(np.stack([x, x]))
+
+
+def test_an_exchange_while_a_library_opens(
+    write: Write, engine: dnc.Engine, monkeypatch: pytest.MonkeyPatch, x: np.ndarray
+) -> None:
+    """Between the look at the files and the library's."""
+    other = dnc.load(engine.folder)
+    really = OnnxRunner.open
+
+    def late(runner: OnnxRunner, folder: Path, threads: int | None = None) -> Any:
+        monkeypatch.setattr(OnnxRunner, "open", really)
+        replace_with(write, folder, 1)
+        return really(runner, folder, threads)
+
+    monkeypatch.setattr(OnnxRunner, "open", late)
+    with pytest.raises(BundleError, match="was replaced or changed"):
+        other.forward(x)

@@ -7,12 +7,13 @@ import errno
 import json
 import os
 import random
+import shutil
 import stat
 import subprocess
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,13 @@ import numpy as np
 import pytest
 
 import dnc
+from dnc import files
 from dnc.errors import BundleError, DncError
 from dnc.runtime import manifest as bundles
 from dnc.runtime.manifest import Manifest, read_manifest, write_folder
 from dnc.runtime.runners import Session
 from dnc.runtime.runners.onnx import OnnxRunner
+from tests import ROOT
 from tests.networks import NETWORKS, TINY
 from tests.patience import PATIENCE
 
@@ -316,15 +319,11 @@ def test_empty_folder_and_link(cfg: Path, tmp_path: Path) -> None:
 
 def test_failed_replacement_brings_the_old_one_back(cfg: Path, engine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = {path.name: path.read_bytes() for path in engine.iterdir()}
-    rename = Path.rename
 
-    def broken(self: Path, target: Path) -> Path:
-        if self.name.endswith(".partial"):
-            # The first time the old one stands in the way, then something else does.
-            raise OSError(errno.ENOTEMPTY if target.exists() else errno.ENOSPC, "No space left on device")
-        return rename(self, target)
+    def broken(one: Path, other: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(Path, "rename", broken)
+    monkeypatch.setattr("dnc.files._exchange", broken)
     with pytest.raises(BundleError, match="No space left"):
         dnc.compile(cfg, out=engine, skip=["fold-batchnorm"])
     assert {path.name: path.read_bytes() for path in engine.iterdir()} == before
@@ -349,6 +348,79 @@ def test_two_at_once(cfg: Path, engine: Path) -> None:
     read_manifest(out)
     names = {"e", "f", "tiny.cfg", "tiny.names", "tiny.weights"}
     assert {path.name for path in cfg.parent.iterdir()} == names
+
+
+WRITING = """
+import shutil, sys
+from pathlib import Path
+from dnc import files
+from dnc.runtime.manifest import write_folder, read_manifest
+if sys.argv[4] == "aside":
+    def broken(one, other): raise OSError(38, "no renameat2")
+    files._exchange = broken
+sources = [Path(name) for name in sys.argv[1:3]]
+print("begins", flush=True)
+for number in range(int(sys.argv[5])):
+    source = sources[number % 2]
+    with write_folder(sys.argv[3]) as writer:
+        shutil.copyfile(source / "model.onnx", writer.folder / "model.onnx")
+        writer.finish(read_manifest(source))
+"""
+"""Writes two engines into one place in turn."""
+
+
+@contextmanager
+def written_in_a_loop(write: Write, folder: Path, way: str, times: int) -> Iterator[tuple[Path, subprocess.Popen[str]]]:
+    """A process that writes two engines into one place in turn, and the place."""
+    sources = [dnc.compile(write("tiny", seed=seed), out=folder / str(seed), target="onnx").folder for seed in (0, 1)]
+    place = shutil.copytree(sources[0], folder / "place")
+    command = [sys.executable, "-c", WRITING, *map(str, (*sources, place, way, times))]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "begins\n"
+        yield place, process
+        assert process.wait() == 0
+
+
+@pytest.mark.parametrize("way", ["exchange", "aside"])
+def test_readers_see_one_engine_or_the_other(way: str, write: Write, tmp_path: Path) -> None:
+    """However often it is replaced meanwhile, nothing is damaged or missing."""
+    seen = set()
+    with written_in_a_loop(write, tmp_path, way, 100) as (place, process):
+        while process.poll() is None:
+            seen.add(read_manifest(place).network["digest"])
+    assert len(seen) == 2
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_killed_between_two_renames(number: int, engine: Path, cfg: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where there is no renameat2, the next reader or writer puts back what stepped aside."""
+    before = {path.name: path.read_bytes() for path in engine.iterdir()}
+    aside = engine.parent / ".e.0123abcd.dnc-part" / "old" / "e"
+    aside.parent.mkdir(parents=True)
+    engine.rename(aside)
+    if number == 0:
+        assert dnc.load(engine).forward(np.zeros((3, 16, 16)))[0].shape == (14, 8, 8)
+    else:
+        (aside / "notes.txt").write_text("mine")
+        with pytest.raises(BundleError, match=r"stands in the way: notes\.txt"):
+            dnc.compile(cfg, out=engine)
+        (engine / "notes.txt").unlink()
+    assert {path.name: path.read_bytes() for path in engine.iterdir()} == before
+    assert sorted(path.name for path in cfg.parent.iterdir()) == ["e", "tiny.cfg", "tiny.names", "tiny.weights"]
+
+
+def test_what_lives_is_waited_for(engine: Path) -> None:
+    """A reader does not put back what another process is about to replace."""
+    own, lock = files._make(engine.parent, ".e")
+    (own / "old").mkdir()
+    engine.rename(own / "old" / "e")
+    with pytest.raises(BundleError, match="replaced again and again"):
+        read_manifest(engine)
+    assert (own / "old" / "e").exists()
+    assert lock is not None
+    os.close(lock)
+    read_manifest(engine)
 
 
 def test_names_that_are_no_utf_8(cfg: Path, tmp_path: Path) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -21,6 +22,9 @@ class Session(ABC):
 
     device: str
     """What it really runs on, in the engine's own words."""
+    opening: Callable[[], AbstractContextManager[None]] = nullcontext
+    """What a session is in while its library opens files of the engine after `Runner.open`: it raises BundleError if
+    they are not those that were checked any more."""
 
     @abstractmethod
     def run(self, inputs: Mapping[str, Array]) -> list[Array]:

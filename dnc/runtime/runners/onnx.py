@@ -8,7 +8,6 @@ import importlib.util
 import itertools
 import json
 import os
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,7 +16,8 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from dnc.errors import TargetError
+from dnc.errors import DncError, TargetError
+from dnc.files import scratch_folder
 from dnc.runtime.options import Option, one_of
 from dnc.runtime.runners import Runner, Session, runners
 from dnc.runtime.timing import typical, warm_up
@@ -80,20 +80,23 @@ class OnnxSession(Session):
         """
         if self.device != "CPU":
             return super().profile(inputs, runs)
-        with tempfile.TemporaryDirectory(prefix="dnc-profile-") as scratch:
+        with scratch_folder("profile") as scratch:
             options = self._options()
             options.enable_profiling = True
-            options.profile_file_prefix = str(Path(scratch) / "profile")
-            options.optimized_model_filepath = str(Path(scratch) / MODEL)
+            options.profile_file_prefix = str(scratch / "profile")
+            options.optimized_model_filepath = str(scratch / MODEL)
             try:
-                session = self._open(self.providers, options)
+                with self.opening():
+                    session = self._open(self.providers, options)
                 warm_up(lambda: session.run(None, dict(inputs)))
                 for _ in range(runs):
                     session.run(None, dict(inputs))
                 events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
+            except DncError:
+                raise
             except Exception as error:
                 raise TargetError(f"ONNX Runtime failed: {error}") from error
-            written = _written(Path(scratch) / MODEL)
+            written = _written(scratch / MODEL)
         taken: dict[str, list[float]] = {}
         for event in events:
             name = event["name"].removesuffix("_kernel_time")
@@ -129,10 +132,10 @@ def _cost_of_a_line() -> float:
             session.run(None, x)
             taken.append(time.perf_counter() - start)
         seconds.append(float(np.median(taken)))
-    with tempfile.TemporaryDirectory(prefix="dnc-profile-") as scratch:
+    with scratch_folder("profile") as scratch:
         options = onnxruntime.SessionOptions()
         options.enable_profiling = True
-        options.profile_file_prefix = str(Path(scratch) / "profile")
+        options.profile_file_prefix = str(scratch / "profile")
         session = onnxruntime.InferenceSession(_chain(_CHAINS[1]), options)
         for _ in range(_CHAIN_RUNS):
             session.run(None, x)

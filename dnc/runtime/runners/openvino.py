@@ -147,7 +147,9 @@ class OpenvinoSession(Session):
             if self._alone is not None and count == 1:
                 self._one = self._one or _Requests(self._compile(self._alone))
                 return self._one
-            self._any = self._any or _Requests(self._compile(self._path))
+            if self._any is None:
+                with self.opening():
+                    self._any = _Requests(self._compile(self._path))
             return self._any
 
     def run(self, inputs: Mapping[str, Array]) -> list[Array]:
@@ -166,7 +168,8 @@ class OpenvinoSession(Session):
         # What is cached was compiled without counters.
         config = {name: value for name, value in self._config.items() if name not in _CACHING}
         try:
-            model = self._core.read_model(self._path)
+            with self.opening():
+                model = self._core.read_model(self._path)
             model.reshape({name: openvino.PartialShape(array.shape) for name, array in inputs.items()})
             compiled = self._core.compile_model(model, self._asked, {**config, "PERF_COUNT": True})
             request = compiled.create_infer_request()

@@ -27,7 +27,7 @@ from dnc.graph.verification import photograph
 from dnc.quantization.collecting import calibrate
 from dnc.runtime.images import read_image
 from dnc.runtime.runners.tvm import processor
-from dnc.runtime.runners.tvm.session import MODEL, MODEL_JSON, RUNTIME, TvmSession
+from dnc.runtime.runners.tvm.session import MODEL, MODEL_JSON, RUNTIME, TvmSession, spelled
 from dnc.targets.tvm.target import Tvm
 from tests import ROOT, goldens
 from tests.conftest import _write
@@ -425,6 +425,24 @@ print(os.waitpid(child, 0)[1])
 """
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE)
     assert (result.stdout, result.returncode) == ("0\n", 0), result.stderr
+
+
+def test_another_engine_in_the_same_place(write: Write, tmp_path: Path, x: np.ndarray) -> None:
+    """The system's loader goes by names, and takes a library that it has for the one that replaced it."""
+    opened, found = [], []
+    for seed in range(3):
+        opened.append(compiled(write("yolo", seed=seed), tmp_path / "e"))
+        found.append(opened[-1].forward(x))
+        other = dnc.load(shutil.copytree(tmp_path / "e", tmp_path / str(seed)))
+        close(found[-1], other.forward(x), 0)
+    assert not np.array_equal(found[0][0], found[1][0])
+    close(opened[0].forward(x), found[0], 0)
+
+
+def test_spellings_are_different() -> None:
+    names = [f"/a/{spelled(number)}b" for number in range(100)]
+    assert len(set(names)) == 100
+    assert {os.path.normpath(name) for name in names} == {"/a/b"}
 
 
 def test_wrong_inputs(engine: dnc.Engine, x: np.ndarray) -> None:

@@ -44,7 +44,7 @@ from dnc.runtime.runners.base import Session, checked
 from dnc.runtime.runners.cuda.device import runs_on
 from dnc.runtime.runners.tvm.instrument import measured
 from dnc.runtime.runners.tvm.processor import architecture
-from dnc.runtime.runners.tvm.session import MODEL, MODEL_JSON, find_library, load_runtime, reason
+from dnc.runtime.runners.tvm.session import MODEL, MODEL_JSON, find_library, load_runtime, own_name, reason
 from dnc.runtime.timing import interleave
 from dnc.typing import Array
 
@@ -157,7 +157,7 @@ class GpuSession(Session):
         try:
             with _gate.shared():
                 # The machine does not keep the library.
-                self._library = self._ffi.load_module(str(path))
+                self._library = self._ffi.load_module(own_name(path))
                 self._machine = self._library["vm_load_executable"]()
                 self._machine["vm_initialization"](_CUDA, self._place, _POOLED, _CPU, 0, _POOLED)
                 self._main = self._plain = self._machine[MAIN]
@@ -223,7 +223,8 @@ class GpuSession(Session):
 
     def profile(self, inputs: Mapping[str, Array], runs: int) -> list[tuple[str, float]]:
         """Times each kernel from its launch until the device has nothing left to do, in a session of its own."""
-        own = GpuSession(self._folder, self._place, "off")
+        with self.opening():
+            own = GpuSession(self._folder, self._place, "off")
         run = partial(own._run, own._arrays(inputs), own._main)
         task = partial(measured, self._ffi, own._machine, run, runs, self._kernels, own._wait)
         return own._thread.submit(task).result()

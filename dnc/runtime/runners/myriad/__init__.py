@@ -41,7 +41,8 @@ class PluginSession(Session):
         if self._pixels is not None:
             feeds[IMAGE] = self._pixels.bytes_of(feeds[IMAGE])
         job = Job(toolchain.folder(_NAME), self._model)
-        return list(infer(job, feeds, self._outputs).values())
+        with self.opening():
+            return list(infer(job, feeds, self._outputs).values())
 
 
 @runners.register

@@ -9,7 +9,6 @@ import signal
 import struct
 import subprocess
 import sys
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dnc.errors import TargetError
+from dnc.files import scratch_folder
 from dnc.typing import Array
 
 __all__ = ["CompilerError", "Job", "Limits", "check_blob", "compile_blob", "infer"]
@@ -112,7 +112,7 @@ def infer(job: Job, feeds: Mapping[str, Array], outputs: Mapping[str, str]) -> d
     Raises:
         CompilerError: as `compile_blob`.
     """
-    with tempfile.TemporaryDirectory(prefix="dnc-myriad-") as scratch:
+    with scratch_folder("myriad") as scratch:
         files = {}
         for number, (name, array) in enumerate(feeds.items()):
             files[name] = f"{scratch}/{number}.in"

@@ -44,8 +44,10 @@ __all__ = [
     "TvmSession",
     "find_library",
     "load_runtime",
+    "own_name",
     "reason",
     "runtime_library",
+    "spelled",
 ]
 
 MODEL, MODEL_JSON, RUNTIME = "model.so", "model.json", "libtvm_runtime.so"
@@ -122,6 +124,30 @@ def load_runtime(folder: Path, wanted: Mapping[str, str]) -> ModuleType:
     return ffi
 
 
+_seen: dict[Path, list[tuple[int, int, int]]] = {}
+
+
+def own_name(library: Path) -> str:
+    """A spelling of a library's path that no other file has had in this process.
+
+    The system's loader goes by names: while a library is loaded, it takes what has the same name for that library, even
+    where another file has taken its place.
+    """
+    found = library.stat()
+    with _lock:
+        files = _seen.setdefault(library, [])
+        file = (found.st_dev, found.st_ino, found.st_ctime_ns)
+        if file not in files:
+            files.append(file)
+        number = files.index(file)
+    return f"{library.parent}/{spelled(number)}{library.name}"
+
+
+def spelled(number: int) -> str:
+    """Nothing, as a part of a path, in a way of its own for each number."""
+    return "".join("./" if digit == "1" else "/" for digit in f"{number:b}") if number else ""
+
+
 class TvmSession(Session):
     """model.so on this machine's processors.
 
@@ -166,7 +192,7 @@ class TvmSession(Session):
         try:
             worker = self._free.pop()
         except IndexError:
-            worker = _Worker(self._ffi, self._path, self._threads)
+            worker = self._worker()
         outputs = worker.run(arrays)
         # One that failed, or whose caller was interrupted, is not used again.
         self._free.append(worker)
@@ -174,7 +200,11 @@ class TvmSession(Session):
 
     def profile(self, inputs: Mapping[str, Array], runs: int) -> list[tuple[str, float]]:
         """Times each kernel, in a thread of its own: see `dnc.runtime.runners.tvm.instrument`."""
-        return _Worker(self._ffi, self._path, self._threads).profile(self._arrays(inputs), runs, self._kernels)
+        return self._worker().profile(self._arrays(inputs), runs, self._kernels)
+
+    def _worker(self) -> _Worker:
+        with self.opening():
+            return _Worker(self._ffi, self._path, self._threads)
 
     def _arrays(self, inputs: Mapping[str, Array]) -> list[Array]:
         """The inputs in the model's order, as TVM can read them."""
@@ -204,7 +234,7 @@ class _Worker:
         try:
             if threads is not None:
                 self._ffi.get_global_func("runtime.config_threadpool")(1, threads)
-            machine = self._ffi.load_module(str(path), keep_module_alive=False)["vm_load_executable"]()
+            machine = self._ffi.load_module(own_name(path), keep_module_alive=False)["vm_load_executable"]()
             machine["vm_initialization"](_CPU, 0, _POOLED)
             # The function alone does not keep the machine.
             self._machine = machine
