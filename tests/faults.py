@@ -317,8 +317,11 @@ class Scratch(Scenario):
 
     def run(self) -> None:
         with files.scratch_folder("some") as folder:
-            (folder / "inner").mkdir()
-            (folder / "inner" / "file").write_bytes(b"x")
+            try:
+                (folder / "inner").mkdir()
+                (folder / "inner" / "file").write_bytes(b"x")
+            except OSError as error:
+                raise DncError(str(error)) from error
 
     def state(self) -> str:
         return ""

@@ -89,6 +89,9 @@ def remove(name: str) -> bool:
     """Removes a toolchain, damaged or not; returns whether there was one. Raises TargetError if it cannot be
     removed."""
     place = folder(name) if find(name) else Path()
+    sweep(place.parent)
+    if not place.exists():
+        return False
     try:
         with scratch_folder(name, place.parent) as scratch:
             # Out of the way at once: what is removed half-way is nobody's toolchain.
