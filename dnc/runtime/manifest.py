@@ -20,6 +20,7 @@ machine in it, and no times but those that something was chosen by.
 from __future__ import annotations
 
 import dataclasses
+import errno
 import hashlib
 import io
 import json
