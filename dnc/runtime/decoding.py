@@ -520,7 +520,7 @@ def _suppressed(boxes: Floats, threshold: np.float32, exponent: float | None) ->
 class _Nearby:
     """Finds which boxes others may overlap by more than a threshold, without comparing all with all.
 
-    No overlap is larger than the smaller width divided by the larger one, and heights likewise. So boxes stand sorted by
+    No overlap is larger than the smaller width divided by the larger one, and heights likewise. So boxes are sorted by
 
         level    the logarithm of the height to a base of 1 / threshold or more: a box meets those one level away
         row      where the center's y is, in steps of the largest height of the level: a box meets a few of them
