@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
 from dnc.darknet.layers.base import Array
 from dnc.darknet.network import Network
@@ -22,6 +23,7 @@ from dnc.darknet.reference import run_all
 from dnc.darknet.weights import write_weights
 from dnc.runtime.decoding import Detection
 from dnc.runtime.engine import Engine
+from dnc.runtime.images import read_image
 from tests import ROOT
 
 __all__ = [
@@ -47,6 +49,7 @@ __all__ = [
     "micro",
     "misses",
     "reference",
+    "turned",
     "whole",
     "write_network",
 ]
@@ -146,9 +149,19 @@ def _layers(file: Mapping[str, Array], prefix: str = "") -> dict[int, Array]:
 
 
 def frames(name: str) -> list[dict[str, Any]]:
-    """The JSON that `detector test -out` wrote: of TRAINED one frame for each of IMAGES, of WHOLE the photograph's."""
+    """The JSON that `detector test -out` wrote: of TRAINED one frame for each of IMAGES, of WHOLE the photograph's, of
+    "remembering", a network with memory, one for each of `turned`."""
     found: list[dict[str, Any]] = json.loads((FOLDER / "detections" / f"{name}.json").read_text(encoding="utf-8"))
     return found
+
+
+def turned(folder: Path) -> list[Path]:
+    """Writes the photograph, turned to the left by 0 to 3 quarters, as four files."""
+    pixels = read_image(PHOTOGRAPH)
+    paths = [folder / f"turned{quarters}.png" for quarters in range(4)]
+    for quarters, path in enumerate(paths):
+        Image.fromarray(np.ascontiguousarray(np.rot90(pixels, quarters))).save(path)
+    return paths
 
 
 class Box(NamedTuple):

@@ -4,7 +4,7 @@ and weights are tested on.
 
 from __future__ import annotations
 
-__all__ = ["NETWORKS", "RECURRENT", "REMEMBERING", "TINY"]
+__all__ = ["NETWORKS", "RECORDED", "RECURRENT", "REMEMBERING", "TINY"]
 
 TINY = """[net]
 width=16
@@ -585,3 +585,47 @@ activation=linear
 """,
 }
 """Networks that take images and have every kind of layer that remembers."""
+
+RECORDED = """[net]
+width=64
+height=48
+channels=3
+
+[convolutional]
+batch_normalize=1
+filters=8
+size=3
+stride=2
+pad=1
+activation=leaky
+
+[conv_lstm]
+size=3
+pad=1
+output=8
+peephole=1
+activation=leaky
+
+[crnn]
+size=3
+pad=1
+hidden=8
+output=12
+activation=leaky
+
+[maxpool]
+size=2
+stride=2
+
+[convolutional]
+size=1
+filters=21
+activation=logistic
+
+[yolo]
+mask=0,1,2
+anchors=8,11, 18,14, 29,26
+classes=2
+num=3
+"""
+"""What Darknet was given for the detections "remembering": no [history], which it always shows one frame."""

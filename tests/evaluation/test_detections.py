@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from dnc.compiler.compiling import compile
 from dnc.runtime.engine import Engine
+from dnc.targets import targets
 from tests import goldens
 from tests.goldens import Box, boxes, misses
+from tests.networks import RECORDED
 
 THRESHOLDS = {"enet-coco": 0.9, "yolov4-tiny": 0.8}
 """Darknet's, and ours: below it neither has anything."""
@@ -74,3 +77,24 @@ def test_a_near_threshold_pair_matches() -> None:
     assert misses([one], [other._replace(class_id=4)], 0.2, 0.01, 0.01) == [one]
     assert misses([one], [other._replace(confidence=0.18)], 0.2, 0.01, 0.01) == [one]
     assert misses([one], [other._replace(edges=other.edges + 0.02)], 0.2, 0.01, 0.01) == [one]
+
+
+@pytest.mark.parametrize("options", [{}, {"decode": "graph+nms", "input": "u8"}], ids=["host", "graph"])
+@pytest.mark.parametrize("target", ["onnx", "openvino", pytest.param("tvm", marks=pytest.mark.slow)])
+def test_what_is_remembered(target: str, options: dict[str, str], tmp_path: Path) -> None:
+    """Four images in one process, of a network with memory; without it, other boxes."""
+    pytest.importorskip("libstb")
+    if targets[target]().missing():
+        pytest.skip(f"{target} is not installed")
+    cfg, weights = goldens.write_network("remembering", RECORDED, tmp_path)
+    engine = compile(cfg, weights, target, tmp_path / "engine", verify=False, **options)  # type: ignore[arg-type]
+    paths = goldens.turned(tmp_path)
+    recorded = goldens.detections(goldens.frames("remembering"))
+    assert list(recorded) == [path.stem for path in paths]
+    for run in (engine.detect, engine.stream):
+        for ours, theirs in zip(run(paths, confidence=0.4), recorded.values(), strict=True):
+            assert len(ours) == len(theirs) >= 10
+            for some, others in ((boxes(ours), theirs), (theirs, boxes(ours))):
+                assert misses(some, others, 0.4, CONFIDENCE, EDGE) == []
+    engine.reset()
+    assert misses(boxes(engine(paths[1], confidence=0.4)), recorded["turned1"], 0.4, 100 * CONFIDENCE, 100 * EDGE)

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,7 +24,8 @@ import numpy as np
 from dnc.darknet.layers.base import Array
 from dnc.darknet.network import Network
 from tests import ROOT
-from tests.goldens import FOLDER, PHOTOGRAPH, write_network
+from tests.goldens import FOLDER, PHOTOGRAPH, turned, write_network
+from tests.networks import RECORDED
 
 
 class Recorded(NamedTuple):
@@ -110,17 +111,20 @@ class Darknet:
             found.append(np.ctypeslib.as_array(values, (count.value,)).reshape(layer.shape).copy())
         return found
 
-    def detections(self, cfg: Path, weights: Path, threshold: float) -> list[dict[str, Any]]:
-        """What `detector test` writes for the photograph."""
+    def detections(
+        self, cfg: Path, weights: Path, threshold: float, images: Sequence[Path] = (PHOTOGRAPH,)
+    ) -> list[dict[str, Any]]:
+        """What `detector test` writes for these images in one process."""
         folder = cfg.parent
         names = ROOT / "dnc" / "zoo" / "labels" / "coco.names"
         (folder / "coco.data").write_text(f"names={names}\n")
         command: list[str | Path] = [self.folder / "darknet", "detector", "test", folder / "coco.data", cfg, weights]
         command += ["-thresh", str(threshold), "-dont_show", "-out", folder / "boxes.json"]
-        pipes: dict[str, Any] = {"input": f"{PHOTOGRAPH}\n", "text": True, "stdout": subprocess.DEVNULL}
+        paths = "".join(f"{path}\n" for path in images)
+        pipes: dict[str, Any] = {"input": paths, "text": True, "stdout": subprocess.DEVNULL}
         subprocess.run(command, cwd=self.folder, check=True, **pipes)
-        (frame,) = json.loads((folder / "boxes.json").read_text())
-        return [{**frame, "filename": PHOTOGRAPH.name}]
+        frames = json.loads((folder / "boxes.json").read_text())
+        return [{**frame, "filename": path.name} for frame, path in zip(frames, images, strict=True)]
 
 
 def save(path: Path, arrays: Mapping[str, Any]) -> None:
@@ -165,6 +169,9 @@ def record(folder: Path) -> None:
             save(FOLDER / "networks" / f"{name}.npz", arrays)
             if threshold is not None:
                 write_frames(FOLDER / "detections" / f"{name}.json", darknet.detections(cfg, weights, threshold))
+        cfg, weights = write_network("remembering", RECORDED, Path(scratch))
+        found = darknet.detections(cfg, weights, 0.4, turned(Path(scratch)))
+        write_frames(FOLDER / "detections" / "remembering.json", found)
 
 
 def sums() -> str:
