@@ -6,6 +6,8 @@
 #   make check      ruff, its form, and mypy
 #   make format     ruff's form, written
 #   make coverage   the quick tests, and which lines they ran
+#   make fuzz       files that are broken in every way, SECONDS=60 of each kind; SEED=N repeats a run
+#   make soak       engines opened, run and closed, SECONDS=60 of it, while nothing piles up
 #   make hooks      `make check` before each commit, by pre-commit
 #   make ci         what must pass before anything lands: about 40 minutes
 #   make clean      removes all of it
@@ -13,7 +15,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check format coverage hooks ci install clean
+SECONDS := 60
+
+.PHONY: demo test check format coverage fuzz soak hooks ci install clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python examples/demo.py
@@ -32,6 +36,12 @@ format: $(VENV)/.installed
 
 coverage: $(VENV)/.installed
 	$(BIN)/python -m pytest -n auto --cov --cov-report term --cov-report html:build/coverage
+
+fuzz: $(VENV)/.installed
+	$(BIN)/python -m tests.fuzz --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))
+
+soak: $(VENV)/.installed
+	$(BIN)/python -m tests.fuzz.soak --seconds $(SECONDS)
 
 hooks: $(VENV)/.installed
 	$(BIN)/pre-commit install

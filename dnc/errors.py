@@ -41,6 +41,10 @@ class Where:
         return place
 
 
+_LONGEST = 1000
+"""Characters of a line of an error: what a hostile file says of itself may be long."""
+
+
 class DncError(Exception):
     """Something that the user can mend: `message` in one line, `where` it is, and a `hint` on what to do."""
 
@@ -58,7 +62,7 @@ class DncError(Exception):
                 lines.append(f"  {self.where.line:>5} | {self.where.text}")
         if self.hint:
             lines.append(f"  hint: {self.hint}")
-        return printable("\n".join(lines))
+        return "\n".join(line[:_LONGEST] for line in printable("\n".join(lines)).split("\n"))
 
 
 def printable(text: str) -> str:

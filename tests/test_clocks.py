@@ -15,8 +15,10 @@ CLOCKS = {"time", "timeit"}
 WITH_CLOCKS = {
     "tests/conftest.py": "which sets it for all",
     "tests/patience.py": "which ends what hangs",
-    "tests/darknet/test_fuzz.py": "which ends what hangs",
     "tests/embed/native.py": "how old a folder is",
+    "tests/fuzz/__main__.py": "which runs for as long as it is told to",
+    "tests/fuzz/running.py": "which ends what hangs",
+    "tests/fuzz/soak.py": "which runs for as long as it is told to",
     "tests/runtime/test_package.py": "how old a folder is",
 }
 

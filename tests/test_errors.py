@@ -23,6 +23,12 @@ def test_text() -> None:
     )
 
 
+def test_text_is_safe_to_print() -> None:
+    """Whatever a file or a server said of itself."""
+    error = DncError("a\x1b[1m\rb\nc\udce7", Where("x\x07", 3, text="d\x7f"), "e" * 5000)
+    assert str(error) == f"a\ufffd[1m\ufffdb\nc\udce7\n  at x\ufffd:3\n      3 | d\ufffd\n  hint: {'e' * 992}"
+
+
 @pytest.mark.parametrize(
     ("where", "text"),
     [

@@ -38,6 +38,7 @@ __all__ = [
     "Outputs",
     "build_harness",
     "build_library",
+    "build_program",
     "library",
 ]
 
@@ -102,18 +103,34 @@ def run(command: Sequence[object], **options: Any) -> str:
     return str(result.stdout)
 
 
-def build_library() -> Path:
-    """libdnc_runtime.so with what `dnc embed --flags` says, and every warning an error."""
+def _whole() -> tuple[list[Path], list[str], list[str]]:
+    """The library's sources, and what `dnc embed --flags` says for the compiler and for the linker."""
     flags = embed._flags(EMBED, embed._libraries())
     sources = [Path(word) for word in flags if word.endswith(".cpp")]
     link = [word for word in flags if ".so" in word or word.startswith("-Wl")]
-    words = [word for word in flags if not word.endswith(".cpp") and word not in link]
+    return sources, [word for word in flags if not word.endswith(".cpp") and word not in link], link
+
+
+def build_library() -> Path:
+    """libdnc_runtime.so with what `dnc embed --flags` says, and every warning an error."""
+    sources, words, link = _whole()
     words += ["-std=c++17", "-fPIC", "-fvisibility=hidden", "-DDNC_BUILDING", *WARNINGS]
 
     def make(folder: Path) -> None:
         _compile(sources, words, ["-shared", "-pthread", *link], folder / "libdnc_runtime.so")
 
     return _built("library", [*words, *link], make) / "libdnc_runtime.so"
+
+
+def build_program(source: Path, *flags: str) -> Path:
+    """A program with all of the library in it; `flags` are for the compiler and the linker."""
+    sources, words, link = _whole()
+    words += ["-std=c++17", "-O1", "-g", *WARNINGS, *flags]
+
+    def make(folder: Path) -> None:
+        _compile([*sources, source], words, ["-pthread", *flags, *link], folder / source.stem)
+
+    return _built(source.stem, [*words, *link, source.read_text(encoding="utf-8")], make) / source.stem
 
 
 def build_harness(*flags: str) -> Path:

@@ -529,7 +529,11 @@ def test_a_stream_reads_no_further_than_its_bound(
             read.append(number)
             yield frames[0]
 
-    monkeypatch.setattr(Future, "result", lambda self, timeout=None: (go.set(), result(self, timeout))[1])
+    def awaited(future: Future[Any]) -> Any:
+        go.set()
+        return result(future)
+
+    monkeypatch.setattr(Future, "result", awaited)
     next(stream := engine.stream(source(), workers=2))
     assert len(read) == 4
     stream.close()

@@ -20,6 +20,7 @@ import dnc
 from dnc.errors import DncError, ImageError
 from dnc.targets import targets
 from tests.networks import REMEMBERING
+from tests.patience import PATIENCE
 from tests.remembering import CLOSE, Frames, interpreted, near, noise, numbers
 
 Write = Callable[..., Path]
@@ -154,7 +155,7 @@ def test_a_stream_is_in_order_whatever_its_threads_do(
             # All that are being prepared at the same time wait for the last of them.
             last = number - number % workers + workers - 1
             if number != last and last < len(many):
-                changed.wait_for(lambda: last in prepared, timeout=30)
+                changed.wait_for(lambda: last in prepared, timeout=PATIENCE)
             prepared.add(number)
             changed.notify_all()
         return prepare(pixels)
