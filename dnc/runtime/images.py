@@ -20,6 +20,7 @@ import importlib.util
 import io
 import os
 import threading
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
@@ -243,6 +244,6 @@ def _read_array(content: bytes, where: str | None) -> Pixels:
         if dtype.hasobject or len(shape) not in (2, 3):
             raise ValueError(f"{shape} of {dtype} are no pixels (H, W, C)")
         pixels = np.frombuffer(content, dtype, offset=file.tell()).reshape(shape, order="F" if fortran else "C")
-    except (KeyError, ValueError, SyntaxError, RecursionError, OverflowError) as error:
+    except (KeyError, ValueError, TypeError, SyntaxError, TokenError, RecursionError, OverflowError) as error:
         raise ImageError(f"cannot read the array: {error}", where, "a file of numpy.save, (H, W, C)") from error
     return pixels

@@ -291,20 +291,26 @@ class Image(Fuzzer):
         file = io.BytesIO()
         deep.save(file, "PNG")
         hdr = b"#?RADIANCE\nFORMAT=32-bit_rle_rgbe\n\n-Y 2 +X 3\n" + bytes(range(24))
+        arrays = [np.zeros((5, 4, 3), np.uint8), np.ones((4, 6), np.uint16), np.ones((3, 2, 7), np.float32)]
+        for array in arrays:
+            packed = io.BytesIO()
+            np.save(packed, array)
+            made.append({"a.npy": packed.getvalue()})
         frames = [whole.convert("P"), whole.rotate(90).convert("P")]
         gif = io.BytesIO()
         frames[0].save(gif, "GIF", save_all=True, append_images=frames[1:])
         return [*made, {"a.png": file.getvalue()}, {"a.hdr": hdr}, {"a.gif": gif.getvalue()}]
 
     def run(self, folder: Path, allow: Allow) -> None:
-        from dnc.runtime.preprocessing import read_image
+        from dnc.runtime.images import read_image
 
         (path,) = (each for each in folder.iterdir() if each.suffix)
-        for channels in (1, 3, 4):
+        for channels in (1, 2, 3, 4):
             with allow():
-                pixels = read_image(path, channels)
+                pixels = read_image(path, channels, exif=channels % 2 == 0)
                 assert pixels.dtype in (np.uint8, np.uint16, np.float32)
-                assert pixels.shape[2:] == ((channels,) if channels > 1 else ())
+                assert pixels.ndim in (2, 3)
+                assert path.suffix == ".npy" or pixels.shape[2:] == ((channels,) if channels > 1 else ())
         with allow():
             read_image(path.read_bytes())
 
