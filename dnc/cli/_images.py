@@ -27,7 +27,8 @@ __all__ = ["Seen", "in_color", "open_engine", "picture_paths", "run_images", "sa
 
 def open_engine(path: str, threads: int | None, device: str | None, *, boxes: bool) -> Engine:
     """Opens a detector (`boxes`) or a classifier; raises DncError where the engine is the other, or neither."""
-    engine = load(path, threads=threads, **({} if device is None else {"device": device}))
+    options: dict[str, Any] = {} if device is None else {"device": device}
+    engine = load(path, threads=threads, **options)
     heads = engine.manifest.heads
     if not heads or any(isinstance(head, BoxHead) for head in heads) != boxes:
         other = f"use `dnc {'classify' if boxes else 'detect'} {path}`"

@@ -62,13 +62,16 @@ _Value = TypeVar("_Value")
 Observer = Callable[[str], None]
 
 
-def load(folder: str | PathLike[str], *, threads: int | None = None, **options: str) -> Engine:
+def load(folder: str | PathLike[str], *, threads: int | None = None, trust: bool = False, **options: str) -> Engine:
     """Reads an engine. Its library is loaded at the first use, which raises BundleError where the folder was replaced
     or changed since.
 
     Args:
         folder: what `dnc compile` wrote, or the one file that `dnc package` made of it.
         threads: how many threads one run uses; the engine's own choice if not given.
+        trust: runs a package's machine code. Without, a package for TVM is read, but refused when it is to run: what
+            looks like data, and comes from anywhere, would do all that the process may. A folder is trusted, as a
+            library or a program is that lies there. Engines for other libraries hold no code.
         options: what to tell the target anew, as device="GPU" to openvino (`Option.at_load`).
 
     Raises:
@@ -93,7 +96,7 @@ def load(folder: str | PathLike[str], *, threads: int | None = None, **options: 
     missing = runner.missing()
     if missing:
         raise TargetError(f"target {runner.name} needs {missing}, which is not installed", path, runner.remedy())
-    return Engine(path, manifest, files, runner, threads, options, package)
+    return Engine(path, manifest, files, runner, threads, options, package, trust)
 
 
 def runner_of(manifest: Manifest) -> type[Runner]:
@@ -119,6 +122,7 @@ class Engine:
         threads: int | None = None,
         options: Mapping[str, str] | None = None,
         package: Path | None = None,
+        trust: bool = False,
     ) -> None:
         self.folder = folder
         """Of a package, where it is unpacked."""
@@ -135,6 +139,7 @@ class Engine:
         self._threads = threads
         self._options = dict(options or {})
         self._package = package
+        self._trust = trust
         self._opened: Session | None = None
         self._closed = False
         self._lock = threading.Lock()
@@ -150,7 +155,8 @@ class Engine:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickled, as multiprocessing does it, an engine is its folder or package: it is opened again over there."""
-        return partial(load, threads=self._threads, **self._options), ((self._package or self.folder).absolute(),)
+        again = partial(load, threads=self._threads, trust=self._trust, **self._options)
+        return again, ((self._package or self.folder).absolute(),)
 
     def __enter__(self) -> Engine:
         return self
@@ -181,6 +187,10 @@ class Engine:
         with self._lock:
             self._check_open()
             if self._opened is None:
+                if self._package is not None and self._runner.runs_code and not self._trust:
+                    what = "the package holds machine code, which would run with all your rights"
+                    hint = "where you know who made it: dnc.load(…, trust=True), or `dnc package --unpack`"
+                    raise DncError(what, self._package, hint)
                 if self._package is not None and not self.folder.exists():
                     # Opened so late that it was pruned.
                     from dnc.runtime.package import open_package

@@ -18,6 +18,9 @@ engine.json lists; members are read no further than their size; what does not fi
 
     names with a folder, twice the same, not listed, or missing; links, folders, devices; encryption; compression other
     than deflate; more than 4 GiB in all, or packed to less than a 200th; a directory of more than 4 MiB
+
+What such an engine does, nobody can check. For ONNX Runtime, OpenVINO and the Myriad X it is data. For TVM it is
+machine code, which may do all that the process may: `dnc.load` runs it with trust=True alone.
 """
 
 from __future__ import annotations

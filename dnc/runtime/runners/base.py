@@ -91,6 +91,8 @@ class Runner(ABC):
     """The target's, as engine.json has it."""
     extra: ClassVar[str]
     """The extra of the distribution that installs what it needs: `pip install darknet-compiler[extra]`."""
+    runs_code: ClassVar[bool] = False
+    """Whether an engine is machine code, which may do all that the process may."""
     known_options: ClassVar[Sequence[Option]] = ()
     """What it reads; those that are `at_load` may be given anew."""
 

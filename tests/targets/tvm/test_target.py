@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import shutil
 import subprocess
 import sys
@@ -22,9 +23,10 @@ import dnc
 from dnc.compiler.source import preprocessing_for
 from dnc.darknet.network import Network
 from dnc.darknet.reference import run_all
-from dnc.errors import TargetError
+from dnc.errors import DncError, TargetError
 from dnc.graph.verification import photograph
 from dnc.quantization.collecting import calibrate
+from dnc.runtime import package as packages
 from dnc.runtime.images import read_image
 from dnc.runtime.runners.tvm import processor
 from dnc.runtime.runners.tvm.session import MODEL, MODEL_JSON, RUNTIME, TvmSession, spelled
@@ -437,6 +439,20 @@ def test_another_engine_in_the_same_place(write: Write, tmp_path: Path, x: np.nd
         close(found[-1], other.forward(x), 0)
     assert not np.array_equal(found[0][0], found[1][0])
     close(opened[0].forward(x), found[0], 0)
+
+
+def test_a_package_is_code(
+    made: Path, x: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Callable[..., Any]
+) -> None:
+    """Which does not run because somebody opens a file; a folder is as trusted as a program."""
+    monkeypatch.setenv("DNC_CACHE", str(tmp_path / "cache"))
+    file = packages.package(made, tmp_path / "p.dnc")
+    with pytest.raises(DncError, match=r"holds machine code(.|\n)*trust=True"):
+        dnc.load(file).forward(x)
+    assert command("explain", file).code == 0
+    trusted = dnc.load(file, trust=True)
+    close(pickle.loads(pickle.dumps(trusted)).forward(x), trusted.forward(x), 0)
+    close(dnc.load(packages.unpack(file, tmp_path / "e")).forward(x), trusted.forward(x), 0)
 
 
 def test_spellings_are_different() -> None:

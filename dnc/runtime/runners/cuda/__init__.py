@@ -112,6 +112,7 @@ class KernelsRunner(Runner):
 
     name: ClassVar[str] = "cuda"
     extra: ClassVar[str] = "cuda-tvm"
+    runs_code: ClassVar[bool] = True
     known_options: ClassVar[Sequence[Option]] = OPTIONS
 
     def __init__(self, given: Mapping[str, str] | None = None) -> None:

@@ -20,6 +20,7 @@ class TvmRunner(Runner):
 
     name: ClassVar[str] = "tvm"
     extra: ClassVar[str] = "tvm"
+    runs_code: ClassVar[bool] = True
 
     def missing(self) -> str:
         return "" if importlib.util.find_spec("tvm_ffi") else FFI
