@@ -3,7 +3,8 @@
 The table of a network is Darknet's own: a row for each layer with its filters, size and stride, input and output as
 width x height x channels, and BFLOPs. These are Darknet's counts (`Layer.flops`): two for each multiply-add of a
 convolution, the window for each pixel of a pool, one for each element of a shortcut, nothing for activations. Fully
-connected and recurrent layers, for which Darknet's table has no count, have that of `darknet ops`.
+connected and recurrent layers, for which Darknet's table has no count, have that of `darknet ops`. An operation of a
+layer with xnor=1 is one on single bits, of which Darknet counts 32 as one; they are told apart beside it.
 """
 
 from __future__ import annotations
@@ -47,13 +48,15 @@ def dims(shape: Shape) -> str:
 
 def network_table(network: Network) -> Table:
     """A row for each layer."""
-    titles = ("layer", "type", "filters", "size/stride", "input", "output", "BFLOPs")
+    bits = any(layer.bit_operations() for layer in network.layers)
+    titles = ["layer", "type", "filters", "size/stride", "input", "output", "BFLOPs"] + ["bit ops / 1e9"] * bits
     table = Table([Column(title, right=title not in ("type", "size/stride")) for title in titles])
     for layer in network.layers:
         filters, settings = _settings(layer)
         read = dims(layer.input_shape) if layer.sources == (layer.index - 1,) else ""
         flops = f"{layer.flops() / 1e9:.3f}" if layer.flops() else ""
-        table.add(str(layer.index), layer.name, filters, settings, read, dims(layer.shape), flops)
+        single = [f"{layer.bit_operations() / 1e9:.3f}" if layer.bit_operations() else ""] * bits
+        table.add(str(layer.index), layer.name, filters, settings, read, dims(layer.shape), flops, *single)
     return table
 
 
@@ -65,14 +68,23 @@ def _settings(layer: Layer) -> tuple[str, str]:
 
 def totals(network: Network, weights: str | Path | None = None) -> str:
     """Sums up layers, parameters, operations and bytes of the .weights file (of the usual header if none is given)."""
+    bits = _bit_operations(network) / 1e9
+    flops = f"{_bflops(network):.3f} BFLOPs"
+    if bits:
+        apart = _bflops(network) - bits / 32
+        flops = f"{apart:.3f} BFLOPs and {bits:.3f} billion bit operations (for Darknet {flops})"
     return (
-        f"{len(network.layers)} layers, {network.parameters():,} parameters, {_bflops(network):.3f} BFLOPs, "
+        f"{len(network.layers)} layers, {network.parameters():,} parameters, {flops}, "
         f"{_weights_bytes(network, weights):,} bytes of weights"
     )
 
 
 def _bflops(network: Network) -> float:
     return sum(layer.flops() for layer in network.layers) / 1e9
+
+
+def _bit_operations(network: Network) -> float:
+    return sum(layer.bit_operations() for layer in network.layers)
 
 
 def _weights_bytes(network: Network, weights: str | Path | None) -> int:
@@ -101,12 +113,14 @@ def network_json(network: Network, weights: str | Path | None = None) -> dict[st
                 "output": list(layer.shape),
                 "parameters": count(layer),
                 "bflops": layer.flops() / 1e9,
+                "bit_operations": layer.bit_operations(),
             }
             for layer in network.layers
         ],
         "outputs": [layer.index for layer in network.outputs],
         "parameters": network.parameters(),
         "bflops": _bflops(network),
+        "bit_operations": _bit_operations(network),
         "weights_bytes": _weights_bytes(network, weights),
     }
 

@@ -31,6 +31,12 @@ from dnc.cli._lists import SHARE, WHOLE, exif_option
     help="Of two boxes that overlap more, the surer one stays; Darknet's nms.",
 )
 @click.option(
+    "--max-candidates",
+    type=WHOLE,
+    metavar="N",
+    help="Of the scores of an image over the confidence, take the best N; 100000 with a warning if there are more.",
+)
+@click.option(
     "--out", "-o", type=click.Path(), help="Draw the boxes into this file, or for several images this folder."
 )
 @click.option("--threads", type=WHOLE, metavar="N", help="Threads for one image; else the engine's choice.")
@@ -43,6 +49,7 @@ def command(
     images: tuple[str, ...],
     confidence: float,
     iou: float,
+    max_candidates: int | None,
     out: str | None,
     threads: int | None,
     device: str | None,
@@ -64,13 +71,18 @@ def command(
     paths = find_images(images, skip_bad)
     pictures = picture_paths(Path(out), paths) if out is not None else {}
     frames: list[dict[str, Any]] = []
-    settings: dict[str, Any] = {"exif": exif, "confidence": confidence, "iou": iou}
-    for seen in run_images(loaded, paths, skip_bad=skip_bad, quiet=as_json, **settings):
+    asked: dict[str, Any] = {
+        "exif": exif,
+        "confidence": confidence,
+        "iou": iou,
+        "max_candidates": max_candidates,
+    }
+    for seen in run_images(loaded, paths, skip_bad=skip_bad, quiet=as_json, **asked):
         height, width = seen.pixels.shape[:2]
         if seen.path in pictures:
             save_picture(draw(in_color(seen, exif), seen.result), pictures[seen.path])
         if as_json:
-            objects = [box.to_json() for box in seen.result]
+            objects = [box.to_json() for box in sorted(seen.result, key=lambda box: box.place)]
             frames.append({"frame_id": len(frames) + 1, "filename": str(seen.path), "objects": objects})
             continue
         click.echo(f"{seen.path}: {width} x {height}, {seen.seconds * 1000:.1f} ms")

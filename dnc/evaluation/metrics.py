@@ -37,7 +37,7 @@ import numpy.typing as npt
 
 from dnc.errors import DatasetError, DncError, ImageError, warn
 from dnc.evaluation.datasets import Dataset, Entry, Truth, class_truth, read_names, read_truth
-from dnc.runtime.decoding import BoxHead, Detection, overlap
+from dnc.runtime.decoding import BoxHead, Detection, darknet_order, overlap
 from dnc.runtime.engine import Engine
 from dnc.runtime.images import Pixels, read_image
 from dnc.runtime.inputs import Prepared
@@ -285,7 +285,8 @@ def average_precision(right: npt.ArrayLike, objects: int, points: int = 101) -> 
     Args:
         right: (D,) booleans, the surest detection first: whether it is the first to match its object.
         objects: how many there are.
-        points: recalls at which the precision is taken; 0 for the area, in which Darknet gives the step between two
+        points: recalls at which the precision is taken, as Darknet computes them: a recall that is one of them may be
+            less by a rounding; 0 for the area, in which Darknet gives the step between two
             detections the better precision of the two and those after them.
     """
     hits = np.asarray(right, np.bool_)
@@ -295,7 +296,8 @@ def average_precision(right: npt.ArrayLike, objects: int, points: int = 101) -> 
     recall = found / objects
     best = np.maximum.accumulate((found / np.arange(1, hits.size + 1))[::-1])[::-1]
     if points:
-        at = np.searchsorted(recall, np.arange(points) / (points - 1))
+        # Its Makefile says -Ofast, so that the compiler multiplies by the reciprocal: 0.35 is a bit more than 35 / 100.
+        at = np.searchsorted(recall, np.arange(points) * (1 / (points - 1)))
         return float(np.append(best, 0)[at].sum() / points)
     return float(best[0] * recall[0] + (np.diff(recall) * best[:-1]).sum())
 
@@ -506,9 +508,8 @@ def _from_detections(detections: Sequence[Detection], classes: int) -> _Found:
 
 
 def _in_order(boxes: Floats, scores: Floats, left: Floats) -> _Found:
-    """What is `left` of the scores (K, classes) after the suppression, as do_nms_sort leaves its boxes: sorted by the
-    score of the first class, then stably by that of the second, and so on."""
-    order = np.lexsort(-scores.T)
+    """What is `left` of the scores (K, classes) after the suppression, in Darknet's order."""
+    order = darknet_order(scores)
     box, class_id = np.nonzero(left[order])
     return _Found(class_id, left[order][box, class_id], boxes[order][box])
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, ClassVar, NamedTuple
 
@@ -40,6 +40,8 @@ __all__ = [
     "Head",
     "RegionHead",
     "YoloHead",
+    "best_candidates",
+    "darknet_order",
     "head_from_json",
     "label_of",
     "non_maximum_suppression",
@@ -81,6 +83,9 @@ class Detection:
     height: float
     image_size: tuple[int, int] | None = None
     """(width, height) of the image in pixels; None where nobody said."""
+    place: int = field(default=0, compare=False, repr=False)
+    """Where Darknet lists it among the image's detections: box after box as do_nms_sort leaves them, and those of one
+    box class after class."""
 
     @property
     def box(self) -> tuple[float, float, float, float]:
@@ -404,6 +409,22 @@ def head_from_json(fields: Mapping[str, Any]) -> Head:
         raise BundleError(f"unusable head '{kind}': {error}", where, hint) from error
 
 
+def best_candidates(candidates: Candidates, limit: int) -> Candidates:
+    """The same with no more than `limit` scores over 0, the best ones: of equal ones the first. The others are 0."""
+    places = np.flatnonzero(candidates.scores > 0)
+    if len(places) <= limit:
+        return candidates
+    scores = candidates.scores.copy()
+    scores.flat[places[np.argsort(-scores.flat[places], kind="stable")[limit:]]] = 0
+    return candidates._replace(scores=scores)
+
+
+def darknet_order(scores: Floats) -> Indices:
+    """The order in which do_nms_sort leaves boxes that had these scores (K, classes) before the suppression: sorted by
+    the score of the first class, then stably by that of the second, and so on."""
+    return np.lexsort(-scores.T)
+
+
 def non_maximum_suppression(
     candidates: Candidates, kind: str = "default", threshold: float = 0.45, beta: float = 0.6
 ) -> Floats:
@@ -539,15 +560,16 @@ class _Nearby:
     def __init__(self, boxes: Floats, threshold: float) -> None:
         with np.errstate(over="ignore", invalid="ignore"):
             centers, sizes = boxes[:, :2], boxes[:, 2:]
-            alive = (centers - sizes / 2 < centers + sizes / 2).all(axis=1) & np.isfinite(boxes).all(axis=1)
+            self._low, self._high = centers - sizes / 2, centers + sizes / 2
+            alive = (self._low < self._high).all(axis=1) & np.isfinite(boxes).all(axis=1)
             areas = sizes[:, 0] * sizes[:, 1]
             large = (sizes > self._SMALL * np.abs(centers)).all(axis=1) & (areas > 2.0**-100) & (areas < 2.0**100)
-        self._alive, self._large = np.flatnonzero(alive), alive & large
-        self._small = np.flatnonzero(alive & ~large)
+        self._is_small, self._is_large = alive & ~large, alive & large
+        self._alive, self._small = np.flatnonzero(alive), np.flatnonzero(self._is_small)
         self._ratio = self._MARGIN / threshold
         self._base = max(2.0, self._ratio)
         self._x, self._y, self._width, self._height = boxes.T.astype(np.float64)
-        members = np.flatnonzero(self._large)
+        members = np.flatnonzero(self._is_large)
         self._across = np.sort(self._x[members])
         level = self._level(members)
         keys = self._key(level, self._row(self._y[members], level), np.searchsorted(self._across, self._x[members]))
@@ -556,8 +578,8 @@ class _Nearby:
 
     def __call__(self, chosen: Indices) -> tuple[Indices, Indices]:
         """Two arrays (P,): boxes of `chosen`, and one that each of them may overlap too much, or that is itself."""
-        small, large = chosen[~self._large[chosen]], chosen[self._large[chosen]]
-        found = [_product(small, self._alive), _product(large, self._small)]
+        small, large = chosen[self._is_small[chosen]], chosen[self._is_large[chosen]]
+        found = [self._touching(small, self._alive), self._touching(large, self._small)]
         x, y, width, height = (side[large] for side in (self._x, self._y, self._width, self._height))
         across = self._MARGIN * width * (1 + self._ratio) / 2 + np.abs(x) * self._SMALL
         left, right = np.searchsorted(self._across, x - across), np.searchsorted(self._across, x + across, side="right")
@@ -575,6 +597,13 @@ class _Nearby:
         better, worse = (np.concatenate(part) for part in zip(*found, strict=True))
         return better, worse
 
+    def _touching(self, chosen: Indices, others: Indices) -> tuple[Indices, Indices]:
+        """The pairs whose edges cross, found by comparing all with all."""
+        below = self._low[chosen][:, None] < self._high[others]
+        above = self._low[others] < self._high[chosen][:, None]
+        first, second = np.nonzero((below & above).all(axis=-1))
+        return chosen[first], others[second]
+
     def _level(self, members: Indices) -> Indices:
         return np.floor(np.log(self._height[members]) / np.log(self._base)).astype(np.intp)
 
@@ -587,10 +616,6 @@ class _Nearby:
     def _key(self, level: Indices, row: Indices, place: Indices) -> Indices:
         """Sorts by level, by row, and by the place among all x; there are fewer than 2^9 levels and 2^32 places."""
         return ((level * 2 * self._ROWS + row) << 32) + place
-
-
-def _product(first: Indices, second: Indices) -> tuple[Indices, Indices]:
-    return np.repeat(first, len(second)), np.tile(second, len(first))
 
 
 def overlap(boxes: Floats, others: Floats, exponent: float | None = None) -> Floats:

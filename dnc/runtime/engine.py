@@ -239,6 +239,7 @@ class Engine:
         top: int = 5,
         color: str = "rgb",
         exif: bool | None = None,
+        max_candidates: int | None = None,
     ) -> Any:
         """What an image shows, or a list of that for a list of images.
 
@@ -252,6 +253,8 @@ class Engine:
                 Files and PIL images know theirs.
             exif: whether files and PIL images are turned as their EXIF says. Darknet does not; if not said, they are
                 not either, and the first one that is on its side is warned of.
+            max_candidates: of an image's scores over `confidence`, the best so many are suppressed and given; if not
+                given 100,000, with a warning where there are more. Darknet has no limit.
 
         Returns:
             Detections by descending confidence, or the `top` classes.
@@ -260,7 +263,7 @@ class Engine:
             ImageError: an image cannot be read.
             DncError: the network gives neither boxes nor classes, takes no images, or the engine is closed.
         """
-        settings = _Settings(confidence, iou, top, color, exif)
+        settings = _Settings(confidence, iou, top, color, exif, max_candidates)
         if not isinstance(image, list | tuple):
             return self._results([self._pixels(image, settings)], settings)[0]
         return self._results([self._pixels(item, settings) for item in image], settings)
@@ -355,6 +358,7 @@ class Engine:
         top: int = 5,
         color: str = "rgb",
         exif: bool | None = None,
+        max_candidates: int | None = None,
         batch: int | None = None,
         workers: int | None = None,
         with_frames: bool = False,
@@ -368,7 +372,7 @@ class Engine:
 
         Args:
             frames: images as for `__call__`, of any number; an array must not change before its result is there.
-            confidence, iou, top, color, exif: as for `__call__`.
+            confidence, iou, top, color, exif, max_candidates: as for `__call__`.
             batch: how many frames run as one batch; what the engine was compiled for, or 1, if not given. On CPUs, more
                 than 1 gains nothing (benchmarks/embedding.md), and numbers may then differ in the last bits. Frames of
                 a network with memory are no batch.
@@ -390,7 +394,7 @@ class Engine:
             raise DncError(f"workers={workers} must be at least 1", self.folder)
         self.inputs.check(color)
         self.postprocess.check()
-        settings = _Settings(confidence, iou, top, color, exif)
+        settings = _Settings(confidence, iou, top, color, exif, max_candidates)
         batch = 1 if self.manifest.states else batch or (size if isinstance(size, int) else 1)
         return self._stream(frames, settings, batch, workers or _workers(), with_frames)
 
@@ -500,10 +504,10 @@ class Engine:
     def _read(self, images: Sequence[Prepared], outputs: Sequence[Array], settings: _Settings) -> list[Result]:
         """The results of these images."""
         self._tell("postprocess")
-        confidence, iou, top, *_ = settings
+        names = ("confidence", "iou", "top", "max_candidates")
+        asked = {name: getattr(settings, name) for name in names}
         results = [
-            self.postprocess(outputs, image.size, confidence=confidence, iou=iou, top=top, position=position)
-            for position, image in enumerate(images)
+            self.postprocess(outputs, image.size, **asked, position=position) for position, image in enumerate(images)
         ]
         self._tell("done")
         return results
@@ -526,6 +530,7 @@ class _Settings(NamedTuple):
     top: int
     color: str
     exif: bool | None
+    max_candidates: int | None
 
 
 class _Batch(NamedTuple):

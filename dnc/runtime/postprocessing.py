@@ -6,6 +6,9 @@
     graph+nms   rows (D, 7): the number of the image, class, score,         sorting
                 center x, center y, width, height, as of the image
 
+Of the scores over the threshold the best DEFAULT_CANDIDATES are suppressed, with a warning where there are more;
+Darknet has no limit. Another one may be asked for. A graph has its own.
+
 Detections are those of Darknet's test_detector, from get_network_boxes on: boxes are mapped to the image before the
 suppression, and there is a detection for each box and class whose score exceeds the threshold, as in Darknet's JSON. A
 class whose label starts with "dont_show" is left out; one without a label goes by its number.
@@ -22,24 +25,31 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from dnc.errors import BundleError, DncError
+from dnc.errors import BundleError, DncError, warn
 from dnc.runtime.decoding import (
     BoxHead,
     Candidates,
     Classification,
     ClassifierHead,
     Detection,
+    best_candidates,
+    darknet_order,
     label_of,
     non_maximum_suppression,
 )
 from dnc.runtime.manifest import Manifest
 from dnc.typing import Array
 
-__all__ = ["Postprocess", "Result"]
+__all__ = ["DEFAULT_CANDIDATES", "Postprocess", "Result"]
+
+DEFAULT_CANDIDATES = 100_000
+"""As many scores of an image are suppressed unless more are asked for; a trained network comes near it only at
+thresholds close to 0."""
 
 Result = list[Detection] | list[Classification]
 
 Floats = npt.NDArray[np.float32]
+Indices = npt.NDArray[np.intp]
 Outputs = Sequence[Array]
 
 
@@ -76,17 +86,18 @@ class Postprocess:
         confidence: float = 0.25,
         iou: float = 0.45,
         top: int = 5,
+        max_candidates: int | None = None,
         position: int = 0,
     ) -> Result:
         """Gives what one image shows: detections by descending confidence, or the `top` classes.
 
         Args:
             image_size: (width, height) of the image in pixels; boxes are fractions of the network's input without it.
-            confidence, iou, top: as for `Engine.__call__`.
+            confidence, iou, top, max_candidates: as for `Engine.__call__`.
 
         Raises:
             BundleError: an output does not fit its head, or the heads differ in their classes.
-            DncError: as `check`.
+            DncError: as `check`, or `max_candidates` is less than 1 or fixed in the graph.
         """
         self.check()
         head = self._manifest.heads[-1]
@@ -94,21 +105,37 @@ class Postprocess:
             assert isinstance(head, ClassifierHead)
             return head.top_k(self._output(outputs, head.output, position), top, self._manifest.labels)
         if self._manifest.decode == "graph+nms":
+            if max_candidates is not None:
+                what = "the engine suppresses boxes itself; of how many was fixed when it was compiled"
+                raise DncError(what, self._where, "leave max_candidates out, or compile with --decode host")
             rows = outputs[0][outputs[0][:, 0] == position]
-            return self._listed(rows[:, 1].astype(np.intp), rows[:, 2], rows[:, 3:], image_size)
-        candidates = self.candidates(outputs, image_size, threshold=confidence, position=position)
-        scores = self.suppressed(candidates, iou)
-        box, class_id = np.nonzero(scores > np.float32(confidence))
-        return self._listed(class_id, scores[box, class_id], candidates.boxes[box], image_size)
+            boxes, box = np.unique(rows[:, 3:], axis=0, return_inverse=True)
+            box, class_id = box.reshape(-1), rows[:, 1].astype(np.intp)
+            # The scores of what the graph has suppressed are not known: Darknet's order, but for a few.
+            scores = np.zeros((len(boxes), head.classes), np.float32)
+            scores[box, class_id] = rows[:, 2]
+            return self._listed(box, class_id, rows[:, 2], boxes, scores, image_size)
+        candidates = self.candidates(
+            outputs, image_size, threshold=confidence, max_candidates=max_candidates, position=position
+        )
+        left = self.suppressed(candidates, iou)
+        box, class_id = np.nonzero(left > np.float32(confidence))
+        return self._listed(box, class_id, left[box, class_id], candidates.boxes, candidates.scores, image_size)
 
     def candidates(
-        self, outputs: Outputs, image_size: tuple[int, int] | None = None, *, threshold: float, position: int = 0
+        self,
+        outputs: Outputs,
+        image_size: tuple[int, int] | None = None,
+        *,
+        threshold: float,
+        max_candidates: int | None = None,
+        position: int = 0,
     ) -> Candidates:
         """The boxes of one image over a threshold before the suppression, in Darknet's order, mapped to the image.
 
         Raises:
             BundleError: as a call.
-            DncError: the graph has suppressed boxes itself, so that nobody knows all of them.
+            DncError: as a call, or the graph has suppressed boxes itself, so that nobody knows all of them.
         """
         if self._manifest.decode == "graph+nms":
             raise DncError("the engine gives no boxes that it has suppressed itself", self._where)
@@ -129,9 +156,20 @@ class Postprocess:
         else:
             parts = [head.candidates(self._output(outputs, head.output, position), threshold) for head in self._heads]
             found = Candidates(*map(np.concatenate, zip(*parts, strict=True)))
+        found = self._limited(found, max_candidates)
         if self._manifest.preprocessing is None or image_size is None:
             return found
         return found._replace(boxes=self._manifest.preprocessing.transform(*image_size)(found.boxes))
+
+    def _limited(self, candidates: Candidates, limit: int | None) -> Candidates:
+        if limit is not None and limit < 1:
+            raise DncError(f"max_candidates={limit} must be at least 1", self._where)
+        limited = best_candidates(candidates, DEFAULT_CANDIDATES if limit is None else limit)
+        if limit is None and limited is not candidates:
+            # Without numbers, so that it is said once.
+            what = f"an image has more than {DEFAULT_CANDIDATES:,} scores over the threshold; the best of them count"
+            warn(DncError(what, self._where, "raise the confidence, or max_candidates"))
+        return limited
 
     def suppressed(self, candidates: Candidates, iou: float) -> Floats:
         """The scores (K, classes) of candidates, 0 where non-maximum suppression drops them."""
@@ -144,13 +182,23 @@ class Postprocess:
         return output if output.ndim == len(self._manifest.output_shapes[place]) else output[position]
 
     def _listed(
-        self, class_ids: npt.NDArray[np.intp], scores: Floats, boxes: Floats, image_size: tuple[int, int] | None
+        self,
+        box: Indices,
+        class_id: Indices,
+        confidence: Floats,
+        boxes: Floats,
+        scores: Floats,
+        image_size: tuple[int, int] | None,
     ) -> list[Detection]:
-        ranked = np.argsort(-scores, kind="stable")
+        """Detections by descending confidence, of which each is one of `boxes`; `scores` are those before the
+        suppression, which make Darknet's order."""
+        kept, box_of_kept = np.unique(box, return_inverse=True)
+        place_of_kept = np.argsort(darknet_order(scores[kept]))
+        place = np.argsort(np.lexsort((class_id, place_of_kept[box_of_kept])))
+        ranked = np.argsort(-confidence, kind="stable")
+        columns = (column[ranked].tolist() for column in (class_id, confidence, boxes[box], place))
         found = (
-            Detection(index, label_of(self._manifest.labels, index), value, x, y, width, height, image_size)
-            for index, value, (x, y, width, height) in zip(
-                class_ids[ranked].tolist(), scores[ranked].tolist(), boxes[ranked].tolist(), strict=True
-            )
+            Detection(index, label_of(self._manifest.labels, index), value, *sides, image_size, position)
+            for index, value, sides, position in zip(*columns, strict=True)
         )
         return [detection for detection in found if not detection.label.startswith("dont_show")]

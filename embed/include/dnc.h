@@ -106,8 +106,9 @@ typedef struct dnc_open_options {
     size_t size;
     int threads;                /* how many threads one run uses; 0: the engine's own choice */
     const char* const* options; /* "KEY=VALUE" for the target, ended by NULL, as "device=GPU"; or NULL */
+    size_t max_candidates;      /* dnc_detect suppresses the best so many scores of an image; 0: 100000 */
 } dnc_open_options;
-#define DNC_OPEN_OPTIONS_INIT {sizeof(dnc_open_options), 0, NULL}
+#define DNC_OPEN_OPTIONS_INIT {sizeof(dnc_open_options), 0, NULL, 0}
 
 typedef struct dnc_image {
     size_t size;

@@ -57,6 +57,7 @@ struct Class {
 struct Options {
     int threads = 0;                            // how many one run uses; 0: the engine's own choice
     std::map<std::string, std::string> target;  // as {"device", "GPU"}
+    std::size_t max_candidates = 0;             // detect suppresses the best so many scores of an image; 0: 100000
 };
 
 // What an input or an output has to be. A side of DNC_ANY may have any length.
@@ -189,6 +190,7 @@ public:
         dnc_open_options own = DNC_OPEN_OPTIONS_INIT;
         own.threads = options.threads;
         own.options = pointers.data();
+        own.max_candidates = options.max_candidates;
         dnc_engine* engine = nullptr;
         detail::check(dnc_open(folder.c_str(), &own, &engine));
         handle_.reset(engine);

@@ -179,6 +179,7 @@ dnc_status dnc_open(const char* folder, const dnc_open_options* options, dnc_eng
         const dnc_open_options own = options == nullptr ? defaults : known(options, defaults, "the options");
         dnc_runtime::OpenOptions told;
         told.threads = own.threads;
+        told.max_candidates = own.max_candidates;
         if (told.threads < 0) throw Error(DNC_ERROR_ARGUMENT, std::to_string(told.threads) + " threads");
         for (const char* const* each = own.options; each != nullptr && *each != nullptr; ++each) {
             const char* mark = std::strchr(*each, '=');

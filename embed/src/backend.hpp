@@ -37,6 +37,7 @@ public:
 struct OpenOptions {
     int threads = 0;                             // 0: the library's own choice
     std::map<std::string, std::string> options;  // of the target
+    std::size_t max_candidates = 0;              // 0: default_candidates
 };
 
 // A loaded model. `run` may be called from several threads at once. Everything throws Error with DNC_ERROR_TARGET.

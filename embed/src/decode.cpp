@@ -2,7 +2,10 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdint>
+#include <memory>
 #include <numeric>
+#include <tuple>
 
 #include "error.hpp"
 
@@ -175,6 +178,114 @@ struct Overlap {
 // Best first, of equals the first; what is no number last.
 bool better(float one, float other) { return one > other || (std::isnan(other) && !std::isnan(one)); }
 
+// Leaves no more than `limit` scores over 0, the best ones; of equal ones the first: best_candidates.
+void take_best(Candidates& candidates, std::size_t limit) {
+    std::vector<float>& scores = candidates.scores;
+    std::vector<std::size_t> places;
+    for (std::size_t place = 0; place < scores.size(); ++place) {
+        if (scores[place] > 0) places.push_back(place);
+    }
+    if (places.size() <= limit) return;
+    const auto end = places.begin() + static_cast<std::ptrdiff_t>(limit);
+    std::nth_element(places.begin(), end, places.end(), [&scores](std::size_t one, std::size_t other) {
+        return scores[one] > scores[other] || (!(scores[one] < scores[other]) && one < other);
+    });
+    std::for_each(end, places.end(), [&scores](std::size_t place) { scores[place] = 0; });
+}
+
+// So few boxes are all compared with one another, and so are all under such a threshold.
+constexpr std::size_t few = 1024;
+constexpr float low_threshold = 0.05f;
+
+// Finds which boxes others may overlap by more than a threshold, without comparing all with all: _Nearby in Python,
+// which says why none is lost.
+class Nearby {
+public:
+    Nearby(const std::vector<Box>& boxes, float threshold)
+        : boxes_(boxes), kinds_(boxes.size(), Kind::none), ratio_(margin / static_cast<double>(threshold)),
+          base_(std::max(2.0, ratio_)) {
+        for (std::size_t rank = 0; rank < boxes.size(); ++rank) {
+            kinds_[rank] = kind_of(boxes[rank]);
+            if (kinds_[rank] == Kind::none) continue;
+            alive_.push_back(rank);
+            if (kinds_[rank] == Kind::small) {
+                small_.push_back(rank);
+            } else {
+                const std::int64_t level = level_of(boxes[rank]);
+                members_.push_back({level, row_of(boxes[rank][1], level), boxes[rank][0], rank});
+            }
+        }
+        std::sort(members_.begin(), members_.end(), before);
+    }
+
+    // Tells `visit` the box's neighbours by their places, itself among them.
+    template <class Visit>
+    void each(std::size_t rank, const Visit& visit) const {
+        if (kinds_[rank] == Kind::none) return;
+        const std::vector<std::size_t>& others = kinds_[rank] == Kind::small ? alive_ : small_;
+        std::for_each(others.begin(), others.end(), visit);
+        if (kinds_[rank] == Kind::small) return;
+        const double x = boxes_[rank][0], y = boxes_[rank][1], width = boxes_[rank][2], height = boxes_[rank][3];
+        const double across = margin * width * (1 + ratio_) / 2 + std::abs(x) * least;
+        const std::int64_t own = level_of(boxes_[rank]);
+        for (std::int64_t level = own - 1; level <= own + 1; ++level) {
+            const double down = margin * (height + tallest(level)) / 2 + std::abs(y) * least;
+            const std::int64_t last = row_of(y + down, level);
+            for (std::int64_t row = row_of(y - down, level); row <= last; ++row) {
+                const Member from{level, row, x - across, 0};
+                auto member = std::lower_bound(members_.begin(), members_.end(), from, before);
+                for (; member != members_.end() && member->level == level && member->row == row; ++member) {
+                    if (member->x > x + across) break;
+                    visit(member->rank);
+                }
+            }
+        }
+    }
+
+private:
+    enum class Kind : unsigned char { none, small, large };
+    struct Member {
+        std::int64_t level, row;
+        double x;
+        std::size_t rank;
+    };
+
+    static constexpr double margin = 1.15, least = 1.0 / (1 << 17);
+
+    static bool before(const Member& one, const Member& other) {
+        return std::tie(one.level, one.row, one.x) < std::tie(other.level, other.row, other.x);
+    }
+
+    static Kind kind_of(const Box& box) {
+        bool large = true;
+        for (std::size_t axis = 0; axis < 2; ++axis) {
+            const float center = box[axis], size = box[axis + 2];
+            if (!std::isfinite(center) || !std::isfinite(size)) return Kind::none;
+            if (!(center - size / 2.0f < center + size / 2.0f)) return Kind::none;
+            large = large && static_cast<double>(size) > least * std::abs(static_cast<double>(center));
+        }
+        const double area = static_cast<double>(box[2]) * static_cast<double>(box[3]);
+        return large && area > std::ldexp(1.0, -100) && area < std::ldexp(1.0, 100) ? Kind::large : Kind::small;
+    }
+
+    std::int64_t level_of(const Box& box) const {
+        return static_cast<std::int64_t>(std::floor(std::log(static_cast<double>(box[3])) / std::log(base_)));
+    }
+
+    double tallest(std::int64_t level) const { return std::pow(base_, static_cast<double>(level) + 1); }
+
+    std::int64_t row_of(double y, std::int64_t level) const {
+        constexpr double most = 1 << 20;
+        return static_cast<std::int64_t>(std::clamp(std::floor(y / tallest(level)), -most, most - 1));
+    }
+
+    const std::vector<Box>& boxes_;
+    std::vector<Kind> kinds_;
+    double ratio_, base_;
+    std::vector<std::size_t> alive_, small_;
+    std::vector<Member> members_;
+};
+
 // Sets the scores to 0 that a higher score of the same class suppresses: non_maximum_suppression.
 void suppress(Candidates& candidates, const Head& last, float threshold) {
     const Overlap overlap{last.nms, last.nms == NmsKind::greedynms ? 0.6 : static_cast<double>(last.beta)};
@@ -193,13 +304,20 @@ void suppress(Candidates& candidates, const Head& last, float threshold) {
                          [&score](std::size_t one, std::size_t other) { return score(one) > score(other); });
         order = ranked;
         order.insert(order.end(), others.begin(), others.end());
-        for (std::size_t i = 0; i < ranked.size(); ++i) {
+        std::vector<Box> boxes;
+        for (const std::size_t box : ranked) boxes.push_back(candidates.boxes[box]);
+        std::unique_ptr<const Nearby> nearby;
+        if (boxes.size() > few && threshold >= low_threshold) nearby = std::make_unique<Nearby>(boxes, threshold);
+        for (std::size_t i = 0; i < boxes.size(); ++i) {
             if (!(score(ranked[i]) > 0)) continue;
-            for (std::size_t j = i + 1; j < ranked.size(); ++j) {
-                const bool left = score(ranked[j]) > 0;
-                if (left && overlap(candidates.boxes[ranked[i]], candidates.boxes[ranked[j]]) > threshold) {
-                    score(ranked[j]) = 0;
-                }
+            const auto compare = [&](std::size_t j) {
+                const bool left = j > i && score(ranked[j]) > 0;
+                if (left && overlap(boxes[i], boxes[j]) > threshold) score(ranked[j]) = 0;
+            };
+            if (nearby) {
+                nearby->each(i, compare);
+            } else {
+                for (std::size_t j = i + 1; j < boxes.size(); ++j) compare(j);
             }
         }
     }
@@ -211,8 +329,9 @@ void rank(std::vector<Detection>& found) {
     });
 }
 
-std::vector<Detection> finish(Candidates& candidates, const Head& last, float confidence, float iou,
+std::vector<Detection> finish(Candidates& candidates, const Head& last, float confidence, float iou, std::size_t limit,
                               const BoxTransform& transform) {
+    take_best(candidates, limit);
     for (Box& box : candidates.boxes) box = transform(box);
     suppress(candidates, last, iou);
     std::vector<Detection> found;
@@ -254,7 +373,7 @@ void check_shape(const Head& head, const std::vector<std::size_t>& shape) {
 }
 
 std::vector<Detection> detections(const std::vector<const Head*>& heads, const std::vector<Map>& maps, float confidence,
-                                  float iou, const BoxTransform& transform) {
+                                  float iou, std::size_t limit, const BoxTransform& transform) {
     const Head& last = *heads.back();
     Candidates candidates;
     candidates.columns = last.columns();
@@ -266,11 +385,12 @@ std::vector<Detection> detections(const std::vector<const Head*>& heads, const s
                                                                : yolo;
         decode(head, maps[place], confidence, candidates);
     }
-    return finish(candidates, last, confidence, iou, transform);
+    return finish(candidates, last, confidence, iou, limit, transform);
 }
 
 std::vector<Detection> from_decoded(const Head& last, const float* boxes, const float* scores, std::size_t count,
-                                    std::size_t columns, float confidence, float iou, const BoxTransform& transform) {
+                                    std::size_t columns, float confidence, float iou, std::size_t limit,
+                                    const BoxTransform& transform) {
     Candidates candidates;
     candidates.columns = columns;
     for (std::size_t place = 0; place < count; ++place) {
@@ -280,7 +400,7 @@ std::vector<Detection> from_decoded(const Head& last, const float* boxes, const 
         const float* box = boxes + 4 * place;
         candidates.keep({box[0], box[1], box[2], box[3]});
     }
-    return finish(candidates, last, confidence, iou, transform);
+    return finish(candidates, last, confidence, iou, limit, transform);
 }
 
 std::vector<Detection> from_suppressed(const float* rows, std::size_t count, std::size_t image, std::size_t classes) {

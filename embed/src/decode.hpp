@@ -62,14 +62,19 @@ struct Classification {
 // Throws Error if a map of this shape does not fit the head.
 void check_shape(const Head& head, const std::vector<std::size_t>& shape);
 
+// As many scores of an image over the threshold are suppressed, the best ones: DEFAULT_CANDIDATES in Python.
+constexpr std::size_t default_candidates = 100000;
+
 // What one image shows, by descending confidence. `maps` has for each of `heads`, in the order of the cfg and all with
-// boxes, what it reads; suppressed as the last head says. Throws Error as check_shape.
+// boxes, what it reads; of their scores the best `limit` are suppressed as the last head says. Throws Error as
+// check_shape.
 std::vector<Detection> detections(const std::vector<const Head*>& heads, const std::vector<Map>& maps, float confidence,
-                                  float iou, const BoxTransform& transform);
+                                  float iou, std::size_t limit, const BoxTransform& transform);
 
 // As `detections`, of boxes (K, 4) and scores (K, columns) that a graph has decoded.
 std::vector<Detection> from_decoded(const Head& last, const float* boxes, const float* scores, std::size_t count,
-                                    std::size_t columns, float confidence, float iou, const BoxTransform& transform);
+                                    std::size_t columns, float confidence, float iou, std::size_t limit,
+                                    const BoxTransform& transform);
 
 // As `detections`, of rows that a graph has suppressed: number of the image, class, score, box. Throws Error if the
 // image has one of a class over `classes`.

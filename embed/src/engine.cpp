@@ -85,7 +85,8 @@ const std::string& known_targets() {
 }
 
 Engine::Engine(const std::string& folder, const OpenOptions& options)
-    : bundle_(read_bundle(folder)), backend_(open(bundle_, options)), device_(backend_->device()) {
+    : bundle_(read_bundle(folder)), backend_(open(bundle_, options)), device_(backend_->device()),
+      max_candidates_(options.max_candidates == 0 ? default_candidates : options.max_candidates) {
     const std::size_t batch = bundle_.batch == 0 ? DNC_ANY : bundle_.batch;
     const Shape pixels{batch, DNC_ANY, DNC_ANY, bundle_.input_shape[0]};
     const Shape input = bundle_.takes_pixels ? pixels : with_batch(batch, bundle_.input_shape);
@@ -318,11 +319,11 @@ std::vector<Detection> Engine::decoded(const Image& image, std::size_t position,
             throw wrong("boxes and scores");
         }
         return from_decoded(*heads.back(), boxes.data, scores.data, wanted[0], bundle_.classes(), confidence, iou,
-                            transform);
+                            max_candidates_, transform);
     }
     std::vector<Map> maps;
     for (const Head* head : heads) maps.push_back(map_of(outputs, head->output, position));
-    return detections(heads, maps, confidence, iou, transform);
+    return detections(heads, maps, confidence, iou, max_candidates_, transform);
 }
 
 std::vector<std::vector<Detection>> Engine::detect(const std::vector<Image>& images, float confidence, float iou,

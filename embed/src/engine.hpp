@@ -85,6 +85,7 @@ private:
     Bundle bundle_;
     std::unique_ptr<Backend> backend_;
     std::string device_;
+    std::size_t max_candidates_;
     std::vector<Tensor> inputs_;
     std::vector<Tensor> outputs_;
 };

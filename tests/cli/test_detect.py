@@ -46,7 +46,7 @@ def test_json_is_darknets(detect: Command, engines: Path, photographs: Path) -> 
     assert [frame["filename"] for frame in frames] == list(map(str, images))
     for frame, image, size in zip(frames, images, [(17, 21), (40, 30)], strict=True):
         assert list(frame) == ["frame_id", "filename", "objects"]
-        expected = boxes(engines, image)
+        expected = sorted(boxes(engines, image), key=lambda box: box.place)
         assert expected
         pixels = [dict(zip(("left", "top", "right", "bottom"), box.pixels(*size), strict=True)) for box in expected]
         assert [item["pixels"] for item in frame["objects"]] == pixels
@@ -62,6 +62,13 @@ def test_json_has_the_keys_that_darknet_wrote(detect: Command, photographs: Path
     del frame["objects"][0]["pixels"]
     assert list(frame) == list(golden[0])
     assert keys(frame["objects"][0]) == keys(golden[0]["objects"][0])
+
+
+def test_as_many_candidates_as_asked_for(detect: Command, photographs: Path) -> None:
+    whole = json.loads(detect(photographs / "a.png", "--json").out)[0]["objects"]
+    few = json.loads(detect(photographs / "a.png", "--json", "--max-candidates", "1").out)[0]["objects"]
+    assert len(whole) > 1
+    assert [item["confidence"] for item in few] == [max(item["confidence"] for item in whole)]
 
 
 def test_text(detect: Command, engines: Path, photographs: Path) -> None:

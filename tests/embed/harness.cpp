@@ -93,8 +93,9 @@ void run(const std::vector<std::string>& words) {
             transform = bundle.preprocessing->transform(std::stoul(words.at(5)), std::stoul(words.at(6)));
         }
         const std::vector<Map> maps = maps_of(bundle, numbers, heads);
+        const std::size_t limit = words.size() > 7 ? std::stoul(words[7]) : default_candidates;
         for (const Detection& one :
-             detections(heads, maps, std::stof(words.at(3)), std::stof(words.at(4)), transform)) {
+             detections(heads, maps, std::stof(words.at(3)), std::stof(words.at(4)), limit, transform)) {
             std::printf("%zu %.9g %.9g %.9g %.9g %.9g\n", one.class_id, static_cast<double>(one.confidence),
                         static_cast<double>(one.box[0]), static_cast<double>(one.box[1]),
                         static_cast<double>(one.box[2]), static_cast<double>(one.box[3]));

@@ -107,6 +107,33 @@ def test_heads(name: str, harness: Harness, folder: Folder) -> None:
     assert max(counts) > 20
 
 
+@pytest.mark.parametrize("kind", ["default", "greedynms"])
+def test_many_boxes(kind: str, harness: Harness, folder: Folder) -> None:
+    """More than are all compared with one another: of sizes from a hair to the whole image."""
+    head, shape = YoloHead(**YOLO, nms_kind=kind), (24, 32, 48)
+    place = folder(heads=(head,), output_shapes=(shape,), preprocessing=PREPARED)
+    maps = [numbers(shape, 3)]
+    for channel in (2, 3):
+        maps[0][channel::8] = 9 * maps[0][channel::8] - 8
+    for confidence, iou in ((0.0, 0.45), (0.1, 0.06), (0.2, 0.8)):
+        expected = expected_boxes(place, maps, confidence, iou, (48, 32))
+        assert len(expected) > 1024
+        np.testing.assert_allclose(
+            boxes(harness, place, maps, confidence, iou, (48, 32)), expected, rtol=EXACT, atol=EXACT
+        )
+
+
+def test_as_many_candidates_as_asked_for(harness: Harness, folder: Folder) -> None:
+    head, shape = HEADS["yolo"]
+    place = folder(heads=(head,), output_shapes=(shape,), preprocessing=PREPARED)
+    maps = [numbers(shape, 0).round(1)]
+    (place / "numbers").write_bytes(maps[0].tobytes())
+    lines = harness("detect", place, place / "numbers", 0.1, 0.45, 48, 32, 20)
+    expected = Postprocess(read_manifest(place))(maps, (48, 32), confidence=0.1, max_candidates=20)
+    assert [float(line.split()[1]) for line in lines] == pytest.approx([found.confidence for found in expected])
+    assert 0 < len(expected) <= 20
+
+
 def test_several_heads(harness: Harness, folder: Folder) -> None:
     """Boxes of all are suppressed together, as the last one says."""
     heads = [

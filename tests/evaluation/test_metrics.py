@@ -124,6 +124,35 @@ def test_average_precision(right: list[bool], objects: int, points: int, expecte
     assert average_precision(right, objects, points) == pytest.approx(expected, abs=1e-12)
 
 
+def darknets_average_precision(right: Sequence[bool], objects: int, points: int) -> float:
+    """The loops of validate_detector_map for a class, with the reciprocal that -Ofast makes of its division."""
+    curve = []
+    true = 0
+    for rank, hit in enumerate(right, 1):
+        true += hit
+        curve.append((true / rank, true / objects))
+    total = 0.0
+    for point in range(points):
+        best = 0.0
+        for precision, recall in curve:
+            if recall >= point * (1.0 / (points - 1)) and precision > best:
+                best = precision
+        total += best
+    return total / points
+
+
+def test_a_recall_may_miss_its_point_by_a_rounding() -> None:
+    """35 of 100 found: 35 times Darknet's 1/100 is more than 35/100."""
+    assert average_precision([True] * 35, 100) == pytest.approx(35 / 101, abs=1e-12)
+    assert average_precision([True] * 34, 100) == pytest.approx(35 / 101, abs=1e-12)
+    random = np.random.default_rng(0)
+    for objects in (1, 5, 10, 20, 50, 100, 200):
+        for points in (11, 101):
+            right = random.random(objects) < random.random()
+            expected = darknets_average_precision(right.tolist(), objects, points)
+            assert average_precision(right, objects, points) == pytest.approx(expected, abs=1e-12)
+
+
 def test_perfect(tmp_path: Path) -> None:
     report = _darknet(tmp_path, [[(WHOLE, (0.9, 0)), (SMALL, (0, 0.8))]], [[(0, WHOLE), (1, SMALL)]])
     assert _counts(report) == (2, 0, 0)

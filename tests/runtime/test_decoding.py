@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dnc.errors import BundleError
+from dnc.errors import BundleError, DncError, DncWarning
+from dnc.runtime import decoding, postprocessing
 from dnc.runtime.decoding import (
     NMS_KINDS,
     BoxHead,
@@ -25,6 +26,8 @@ from dnc.runtime.decoding import (
     Head,
     RegionHead,
     YoloHead,
+    best_candidates,
+    darknet_order,
     head_from_json,
     non_maximum_suppression,
 )
@@ -347,6 +350,130 @@ def test_suppression_is_darknets_loop_over_several_blocks(kind: str) -> None:
     assert 0 < (got > 0).sum() < (scores > 0).sum()
 
 
+def many(name: str, count: int) -> Floats:
+    """Boxes of a kind: as heads give them, and as none should."""
+    random = np.random.default_rng(len(name))
+    centers = random.random((count, 2))
+    if name == "lines":
+        sizes = np.full((count, 2), 0.9)
+        sizes[np.arange(count), np.arange(count) % 2] = 0.002
+    else:
+        spread = {"anchors": (-4, -1), "alike": (-3, -2.9), "mixed": (-12, 1), "tiny": (-17, -11), "wild": (-40, 40)}
+        sizes = np.exp(random.uniform(*spread.get(name, (-3, -2)), (count, 2)))
+    if name == "anchors":
+        centers = (np.floor(centers * 26) + random.random((count, 2))) / 26
+    if name == "clusters":
+        centers = centers[random.integers(20, size=count)] + random.normal(0, 0.01, (count, 2))
+    boxes = np.hstack([centers, sizes]).astype(f)
+    if name == "same":
+        boxes[:] = boxes[0]
+    if name == "wild":
+        boxes[:, :2] = 10 * boxes[:, :2] - 5
+        for column, value in ((0, np.nan), (1, -np.inf), (2, np.inf), (2, 0), (3, -0.1), (3, 1e-44)):
+            boxes[random.random(count) < 0.02, column] = value
+    return boxes
+
+
+def plain_suppression(boxes: Floats, scores: Floats, kind: str, threshold: float, beta: float) -> Floats:
+    """nms_loop, a box with all at a time: those before and itself have been looked at and stay as they are."""
+    scores, order = scores.copy(), np.arange(len(boxes))
+    for k in range(scores.shape[1]):
+        order = order[np.argsort(-scores[order, k], kind="stable")]
+        left, sorted_boxes = scores[order, k], boxes[order]
+        x, y, w, h = sorted_boxes.T
+        for i, (a, b, c, d) in enumerate(sorted_boxes):
+            if left[i] == 0:
+                continue
+            across = np.minimum(a + c / f(2), x + w / f(2)) - np.maximum(a - c / f(2), x - w / f(2))
+            down = np.minimum(b + d / f(2), y + h / f(2)) - np.maximum(b - d / f(2), y - h / f(2))
+            intersection = np.where((across < 0) | (down < 0), f(0), across * down)
+            union = c * d + w * h - intersection
+            iou = np.where((intersection == 0) | (union == 0), f(0), intersection / union)
+            if kind in ("greedynms", "diounms"):
+                width = np.maximum(a + c / f(2), x + w / f(2)) - np.minimum(a - c / f(2), x - w / f(2))
+                height = np.maximum(b + d / f(2), y + h / f(2)) - np.minimum(b - d / f(2), y - h / f(2))
+                diagonal, apart = width * width + height * height, (a - x) * (a - x) + (b - y) * (b - y)
+                exponent = 0.6 if kind == "greedynms" else float(f(beta))
+                penalty = np.power((apart / diagonal).astype(np.float64), exponent).astype(f)
+                iou = np.where(diagonal == 0, iou, iou - penalty)
+            later = np.arange(len(left)) > i
+            left[later & (iou > f(threshold))] = 0
+        scores[order, k] = left
+    return scores
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "threshold"),
+    [
+        ("anchors", "default", 0.45),
+        ("anchors", "greedynms", 0.45),
+        ("anchors", "diounms", 0.1),
+        ("anchors", "default", 0.9),
+        ("alike", "default", 0.3),
+        ("mixed", "default", 0.45),
+        ("mixed", "default", 0.06),
+        ("mixed", "default", 0.0),
+        ("tiny", "default", 0.2),
+        ("tiny", "greedynms", 0.45),
+        ("lines", "cornersnms", 0.45),
+        ("clusters", "diounms", 0.6),
+        ("same", "default", 0.45),
+        ("wild", "default", 0.45),
+        ("wild", "greedynms", 0.07),
+        ("mixed", "default", -0.1),
+    ],
+)
+@np.errstate(all="ignore")
+def test_suppression_of_many_is_the_plain_one(
+    name: str, kind: str, threshold: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(decoding, "_FEW", 100)
+    boxes = many(name, 600)
+    random = np.random.default_rng(7)
+    # Two classes that nearly all share, with ties, and one of few boxes.
+    scores = random.random((600, 3)).round(2).astype(f)
+    scores[random.random(600) < 0.9, 2] = 0
+    got = non_maximum_suppression(candidates(boxes, scores), kind, threshold, 0.8)
+    np.testing.assert_array_equal(got, plain_suppression(boxes, scores, kind, threshold, 0.8))
+
+
+@pytest.mark.parametrize("name", ["anchors", "mixed", "clusters", "same", "lines"])
+def test_boxes_that_cannot_overlap_are_not_compared(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    count, compared = 6000, []
+
+    def overlaps(boxes: Floats, others: Floats, exponent: float | None) -> Floats:
+        found = measure(boxes, others, exponent)
+        compared.append(found.size)
+        return found
+
+    measure = decoding._overlap
+    monkeypatch.setattr(decoding, "_overlap", overlaps)
+    boxes = many("small" if name == "anchors" else name, count)
+    if name in ("anchors", "mixed"):
+        boxes[:, 2:] /= 20
+    non_maximum_suppression(candidates(boxes, np.random.default_rng(1).random((count, 1)).astype(f)))
+    # All with all are 18 million.
+    assert sum(compared) < 300 * count
+
+
+def test_the_best_candidates() -> None:
+    scores = np.array([[0.5, 0.9], [0.5, 0], [0.7, 0.5]], f)
+    given = candidates(np.zeros((3, 4), f), scores)
+    assert best_candidates(given, 5) is given
+    np.testing.assert_array_equal(best_candidates(given, 3).scores, np.array([[0.5, 0.9], [0, 0], [0.7, 0]], f))
+    np.testing.assert_array_equal(best_candidates(given, 1).scores, np.array([[0, 0.9], [0, 0], [0, 0]], f))
+    np.testing.assert_array_equal(given.scores[0], scores[0])
+
+
+def test_darknets_order() -> None:
+    """By the last class, boxes without it by the one before, and equals as they were."""
+    scores = np.array([[0.1, 0], [0.3, 0], [0, 0.2], [0.3, 0], [0.9, 0.2]], f)
+    dets = list(range(5))
+    for k in range(2):
+        dets.sort(key=lambda det: -scores[det, k])
+    assert darknet_order(scores).tolist() == dets == [4, 2, 1, 3, 0]
+
+
 def test_a_suppressed_box_suppresses_nothing() -> None:
     boxes = np.array([[0.3, 0.5, 0.2, 0.2], [0.37, 0.5, 0.2, 0.2], [0.44, 0.5, 0.2, 0.2]], f)
     scores = np.array([[0.9], [0.8], [0.7]], f)
@@ -404,6 +531,24 @@ def test_detections_are_sorted_and_labelled() -> None:
         "relative_coordinates": {"center_x": 0.625, "center_y": 0.375, "width": 0.25, "height": 0.25},
         "confidence": 0.75,
     }
+    # Darknet lists boxes by the last class, then by the one before it; and what one box is, together.
+    assert [(d.label, d.place) for d in detections(heads, outputs, confidence=0.1)] == [
+        ("0", 0),
+        ("1", 2),
+        ("1", 1),
+        ("0", 3),
+    ]
+
+
+def test_as_many_candidates_as_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    maps = {"1": one_box(2, {(0, 0): {4: 0.5, 6: 1.0}, (3, 3): {4: 0.5, 5: 0.75}, (1, 2): {4: 1.0, 5: 0.75, 6: 0.5}})}
+    assert [d.confidence for d in detections([yolo("1")], maps, max_candidates=2)] == [0.75, 0.5]
+    assert len(detections([yolo("1")], maps)) == 4
+    with pytest.raises(DncError, match="max_candidates=0 must be at least 1"):
+        detections([yolo("1")], maps, max_candidates=0)
+    monkeypatch.setattr(postprocessing, "DEFAULT_CANDIDATES", 3)
+    with pytest.warns(DncWarning, match="more than 3 scores over the threshold"):
+        assert len(detections([yolo("1")], maps)) == 3
 
 
 def overlapping(**options: Any) -> tuple[list[BoxHead], dict[str, Floats]]:

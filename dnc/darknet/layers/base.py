@@ -185,6 +185,10 @@ class Layer(ABC):
         """Floating-point operations of one image as Darknet counts them (2 per multiply-add)."""
         return 0.0
 
+    def bit_operations(self) -> float:
+        """Operations on single bits of one image, two for each XNOR and count; `flops` has 1/32 of them, as Darknet."""
+        return 0.0
+
     def describe(self) -> str:
         """The layer's own settings for the table of `dnc info`, as Darknet prints them: `3 x 3/ 2`."""
         return ""

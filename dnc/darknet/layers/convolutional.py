@@ -171,8 +171,14 @@ class Convolution:
 
     def flops(self) -> float:
         """Counts two for each multiply-add; Darknet divides those of xnor by 32."""
+        return self._operations() / (32 if self.xnor else 1)
+
+    def bit_operations(self) -> float:
+        return self._operations() if self.xnor else 0.0
+
+    def _operations(self) -> float:
         _, rows, columns = self.shape
-        return 2.0 * math.prod(self.kernel) * rows * columns / (32 if self.xnor else 1)
+        return 2.0 * math.prod(self.kernel) * rows * columns
 
     def _binarized(self, arrays: Arrays) -> tuple[Array, Array, Array]:
         """The signs of the weights, the mean magnitude of each filter as (filters, 1, 1, 1), and the biases."""
@@ -358,6 +364,9 @@ class Convolutional(Layer):
     def flops(self) -> float:
         """Counts the convolution alone; Darknet does not count the blur."""
         return self.convolution.flops()
+
+    def bit_operations(self) -> float:
+        return self.convolution.bit_operations()
 
     def describe(self) -> str:
         c = self.convolution

@@ -79,6 +79,9 @@ class ConvolutionalCell(Layer):
     def flops(self) -> float:
         return sum(part.flops() for part in self.parts)
 
+    def bit_operations(self) -> float:
+        return sum(part.bit_operations() for part in self.parts)
+
     def describe(self) -> str:
         part = self.parts[-1]
         return f"{part.filters}  {part.size} x {part.size} / {part.stride_x}"

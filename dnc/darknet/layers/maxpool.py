@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 
@@ -24,11 +24,28 @@ from dnc.darknet.layers.convolutional import blur
 from dnc.darknet.layers.windows import Axis, windows
 
 _LOWEST = float(np.finfo(np.float32).min)
+_LARGE = 32 * 32
+"""Pixels of a window, far above those of networks that anybody trains."""
 
 
 def _each(length: int) -> Axis:
     """The windows of one pixel."""
     return Axis(length, length, 1, 1, 0)
+
+
+def _emit_windows(b: Builder, op_type: str, x: Value, vertical: Axis, horizontal: Axis, **attributes: Any) -> Value:
+    """A pool; of large windows, whose area engines would spend on each pixel, along one axis after the other."""
+    apart = [(vertical, _each(horizontal.length)), (_each(vertical.count), horizontal)]
+    for down, across in [(vertical, horizontal)] if vertical.size * horizontal.size <= _LARGE else apart:
+        x = b.op(
+            op_type,
+            x,
+            kernel_shape=[down.size, across.size],
+            strides=[down.stride, across.stride],
+            pads=[down.begin, across.begin, down.end, across.end],
+            **attributes,
+        )
+    return x
 
 
 class Pool(Layer):
@@ -110,14 +127,13 @@ class MaxPool(Pool):
         x = inputs[0]
         if self.depth:
             return self._emit_depth(b, x)
-        vertical, horizontal = (axis.within() for axis in self.axes)
-        pads = [vertical.begin, horizontal.begin, vertical.end, horizontal.end]
-        sizes = [vertical.size, horizontal.size]
-        if any(pad >= size for pad, size in zip(pads, sizes * 2, strict=True)):
+        vertical, horizontal = axes = [axis.within() for axis in self.axes]
+        if any(max(axis.begin, axis.end) >= axis.size for axis in axes):
             # ONNX Runtime wants every padding smaller than the window.
-            borders = b.constant(np.array([0, 0, *pads[:2], 0, 0, *pads[2:]], np.int64))
-            x, pads = b.op("Pad", x, borders, b.constant(_LOWEST)), [0, 0, 0, 0]
-        x = b.op("MaxPool", x, kernel_shape=sizes, strides=[vertical.stride, horizontal.stride], pads=pads)
+            pads = [0, 0, vertical.begin, horizontal.begin, 0, 0, vertical.end, horizontal.end]
+            x = b.op("Pad", x, b.constant(np.array(pads, np.int64)), b.constant(_LOWEST))
+            axes = [replace(axis, length=axis.begin + axis.length + axis.end, begin=0) for axis in axes]
+        x = _emit_windows(b, "MaxPool", x, *axes)
         if not self.antialiasing:
             return x
         pooled = self.shape[0], vertical.count, horizontal.count
@@ -167,20 +183,15 @@ class LocalAvgPool(Pool):
 
     def emit(self, b: Builder, inputs: Sequence[Value], arrays: Arrays) -> Value:
         """AveragePool that leaves the padding out of the count."""
-        vertical, horizontal = (axis.within() for axis in self.axes)
-        return b.op(
-            "AveragePool",
-            inputs[0],
-            kernel_shape=[vertical.size, horizontal.size],
-            strides=[vertical.stride, horizontal.stride],
-            pads=[vertical.begin, horizontal.begin, vertical.end, horizontal.end],
-            count_include_pad=0,
-        )
+        return _emit_windows(b, "AveragePool", inputs[0], *(axis.within() for axis in self.axes), count_include_pad=0)
 
     def reference(self, inputs: Sequence[Array], arrays: Arrays, states: States) -> Array:
         """The sum of each window over the count of its pixels inside."""
         inside = np.ones((1, 1, *inputs[0].shape[2:]), np.float32)
-        vertical, horizontal = (axis.within() for axis in self.axes)
-        total: Array = windows(inputs[0], vertical, horizontal, fill=0.0).sum(axis=(4, 5))
-        count: Array = windows(inside, vertical, horizontal, fill=0.0).sum(axis=(4, 5))
-        return total / count
+        return self._sums(inputs[0]) / self._sums(inside)
+
+    def _sums(self, x: Array) -> Array:
+        vertical, horizontal = self.axes
+        y = windows(x, vertical.within(), _each(horizontal.length), 0.0).sum(axis=(4, 5))
+        total: Array = windows(y, _each(vertical.count), horizontal.within(), 0.0).sum(axis=(4, 5))
+        return total
