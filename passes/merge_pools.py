@@ -11,8 +11,8 @@ A maximum has no rounding, so the results are equal to the bit.
 1. A pool beside a smaller one of the same input takes that one's result, with the window that is missing. SPP's 5, 9
    and 13 become three chained 5s: on ONNX Runtime's CPU, whose cost is the window's area, 2.5 to 4 times faster.
 2. A pool of 9 or more with no smaller one beside it becomes a chain of 5s and a rest, where its padding keeps the size
-   of the map: 9 twice, 13 three times as fast. Below that it does not pay. Over 257 the parts are larger, so that there
-   are at most 64.
+   of the map: 9 twice, 13 three times as fast. Below that it does not pay; windows of more than 64, which are lowered
+   one axis at a time (dnc/darknet/layers/maxpool.py), would be long chains for nothing.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from dnc.graph.rewriting import Remarks, add_node, attribute
 from dnc.passes import Pass, passes
 
 _STEP = 5
-_MOST = 64
-"""As many parts a chain has at most."""
 _LONE = 9
 """The smallest window that case 2 splits: 7 as 5 and 3 gains nothing worth a node."""
+_LARGEST = 64
+"""The largest one."""
 
 
 @passes.register
@@ -109,10 +109,10 @@ def _split(node: ir.Node, graph: ir.Graph) -> str:
     windows = _windows(node)
     if any(begin + end != size - 1 for size, begin, end in windows):
         return "its padding changes the size of the map"
-    largest = max(size for size, _, _ in windows)
-    most = max(_STEP, math.ceil((largest - 1) / _MOST) + 1)
-    while max(size for size, _, _ in windows) > most:
-        step = [_part(window, most) for window in windows]
+    if max(size for size, _, _ in windows) > _LARGEST:
+        return "so many smaller pools would take no less time"
+    while max(size for size, _, _ in windows) > _STEP:
+        step = [_part(window) for window in windows]
         rest = _rest(windows, step)
         assert rest is not None
         attributes = {**node.attributes, **_attributes(step)}
@@ -128,10 +128,10 @@ Window = tuple[int, int, int]
 """Size and padding, at the beginning and at the end, along one axis."""
 
 
-def _part(window: Window, most: int) -> Window:
-    """A window of at most so many with its share of the padding, which keeps the size of the map."""
+def _part(window: Window) -> Window:
+    """A window of at most _STEP with its share of the padding, which keeps the size of the map."""
     size, begin, _ = window
-    step = min(most, size)
+    step = min(_STEP, size)
     share = begin * (step - 1) // (size - 1) if size > 1 else 0
     return step, share, step - 1 - share
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +118,23 @@ def test_lazy_tensors_hold_nothing() -> None:
     assert tensor.numpy().tolist() == [[0, 2, 4], [1, 3, 5]]
     tensor.numpy()
     assert len(calls) == 2
+
+
+def test_a_long_chain_of_lazy_tensors_is_computed_in_parts() -> None:
+    """Each is one more than the one before: 1000 calls deep, and half a million in all to read each of them once."""
+    computed = 0
+
+    def more(tensor: ir.TensorProtocol) -> npt.NDArray[Any]:
+        nonlocal computed
+        computed += 1
+        return tensor.numpy() + 1
+
+    chain: list[ir.TensorProtocol] = [ir.Tensor(np.zeros(3, np.float32))]
+    for number in range(1000):
+        chain.append(lazy(partial(more, chain[-1]), chain[-1], f"t{number}"))
+    for number, tensor in enumerate(chain):
+        np.testing.assert_array_equal(tensor.numpy(), np.full(3, number, np.float32))
+    assert computed <= 16 * 1000
 
 
 def test_small_model_has_no_large_weights() -> None:

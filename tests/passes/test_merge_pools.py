@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import onnx_ir as ir
 import pytest
 from hypothesis import assume, given, settings
@@ -10,7 +12,8 @@ from hypothesis import strategies as st
 from dnc.darknet.lower import lower
 from dnc.darknet.network import Network
 from dnc.graph.serialization import check
-from dnc.passes import passes
+from dnc.passes import merge_pools, passes
+from dnc.passes.merge_pools import Window
 from tests import ROOT
 from tests.models import model, outputs, same
 
@@ -152,3 +155,30 @@ def test_real_networks(name: str) -> None:
     pools = [node for node in built.graph if node.op_type == "MaxPool"]
     sizes = [list(node.attributes["kernel_shape"].as_ints()) for node in pools]
     assert [size for size in sizes if size != [2, 2]] == [[5, 5]] * 3
+
+
+def test_a_chain_has_an_end() -> None:
+    """A window as long as two lines of 300 pixels would be 150 pools."""
+    body = "y = MaxPool <kernel_shape=[1,599], pads=[0,299,0,299]> (x)"
+    built = model(f"agraph (float[1,1,1,300] x) => (float[1,1,1,300] y) {{ {body} }}")
+    remarks = passes["merge-pools"]().rewrite(built)
+    assert [text for _, text in remarks.missed] == ["so many smaller pools would take no less time"]
+    assert len(windows(built)) == 1
+
+
+def test_pools_that_are_alike_are_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two hundred beside each other, of two sizes."""
+    count, looked = 200, []
+
+    def rest(large: Sequence[Window], small: Sequence[Window]) -> list[Window] | None:
+        looked.append(1)
+        return compute(large, small)
+
+    compute = merge_pools._rest
+    monkeypatch.setattr(merge_pools, "_rest", rest)
+    body = " ".join(pool(5 if number % 2 else 3, result=f"y{number}") for number in range(count))
+    built = build(body, ", ".join(f"float[1,2,11,12] y{number}" for number in range(count)))
+    before = outputs(built)
+    assert passes["merge-pools"]().rewrite(built).count == count // 2
+    assert len(looked) <= 3 * count
+    same(outputs(built), before, 0)

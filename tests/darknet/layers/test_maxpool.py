@@ -185,3 +185,39 @@ def test_refused(options: str, message: str, line: str, hint: str, refused: Call
 def test_a_mean_of_nothing_is_refused(refused: Callable[..., None]) -> None:
     """Darknet divides by the number of pixels inside, which is zero."""
     refused(section("size=2 padding=4", "local_avgpool"), OUTSIDE, "padding=4", "make it smaller than size")
+
+
+@pytest.mark.parametrize("average", [False, True])
+@pytest.mark.parametrize(
+    ("options", "padding"),
+    [
+        ("size=40\nstride=1", 39),
+        ("size=45\nstride=2", 44),
+        ("size=19\nstride=1", 18),
+        ("size=17\nstride=3\npadding=13", 13),
+        ("size=33\nstride=1\npadding=40", 40),
+    ],
+)
+def test_windows_that_are_larger_than_the_map(
+    options: str, padding: int, average: bool, check: Callable[..., Network]
+) -> None:
+    size, stride = (int(line.split("=")[1]) for line in options.splitlines()[:2])
+    section = "local_avgpool" if average else "maxpool"
+
+    def oracle(inputs: Sequence[Doubles], _: Arrays) -> Doubles:
+        return pool(inputs[0], size, (stride, stride), padding, average)
+
+    network = check(f"[{section}]\n{options}", oracle, net="width=9\nheight=6\nchannels=2")
+    # Darknet's own count.
+    assert network.layers[0].flops() == 2 * network.layers[0].shape[1] * network.layers[0].shape[2] * size * size
+
+
+@pytest.mark.parametrize("section", ["maxpool", "local_avgpool"])
+def test_an_enormous_window_is_no_more_work_than_the_map(section: str, check: Callable[..., Network]) -> None:
+    """2^30 pixels for each pixel, if they were all looked at."""
+
+    def oracle(inputs: Sequence[Doubles], _: Arrays) -> Doubles:
+        whole = inputs[0].mean((1, 2)) if section == "local_avgpool" else inputs[0].max((1, 2))
+        return np.broadcast_to(whole[:, None, None], inputs[0].shape)
+
+    check(f"[{section}]\nsize=65536\nstride=1", oracle, net="width=60\nheight=50\nchannels=2")

@@ -89,3 +89,11 @@ def test_map(tmp_path: Path, refused: Callable[..., None]) -> None:
         path.write_text(text, encoding="utf-8")
         message = "line 2 of the map is not the number of a class"
         refused(REGION.format(path), message, f"map={path}", text[2], net=net)
+
+
+@pytest.mark.skipif(not Path("/dev/zero").exists(), reason="no /dev/zero")
+@pytest.mark.parametrize("section", ["softmax", "region"])
+def test_a_tree_without_end_is_not_read(section: str) -> None:
+    text = f"[net]\nwidth=2\nheight=2\nchannels=6\n[{section}]\nclasses=1\ntree=/dev/zero\nanchors=1,1\n"
+    with pytest.raises(CfgError, match="cannot read tree=/dev/zero"):
+        Network.parse(text)
