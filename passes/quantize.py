@@ -341,7 +341,7 @@ class _Rounding:
             assert tensor is not None
             return params().quantize(tensor.numpy())
 
-        def dequantized(like: ir.Value, numbers: ir.LazyTensor, steps: ir.LazyTensor) -> ir.Value:
+        def dequantized(like: ir.Value, numbers: ir.TensorProtocol, steps: ir.TensorProtocol) -> ir.Value:
             inputs = [add_initializer(self._graph, tensor) for tensor in (numbers, steps)]
             name = f"{like.name}/DequantizeLinear"
             (result,) = add_node(self._graph, node, "DequantizeLinear", inputs, {"axis": 0}, name=name).outputs

@@ -605,10 +605,11 @@ class _Nearby:
         return chosen[first], others[second]
 
     def _level(self, members: Indices) -> Indices:
-        return np.floor(np.log(self._height[members]) / np.log(self._base)).astype(np.intp)
+        levels: Indices = np.floor(np.log(self._height[members]) / np.log(self._base)).astype(np.intp)
+        return levels
 
     def _tallest(self, level: Indices) -> npt.NDArray[np.float64]:
-        return self._base ** (level + 1.0)
+        return np.power(self._base, level.astype(np.float64) + 1)
 
     def _row(self, y: npt.NDArray[np.float64], level: Indices) -> Indices:
         return np.clip(np.floor(y / self._tallest(level)), -self._ROWS, self._ROWS - 1).astype(np.intp)

@@ -198,7 +198,7 @@ class Postprocess:
         ranked = np.argsort(-confidence, kind="stable")
         columns = (column[ranked].tolist() for column in (class_id, confidence, boxes[box], place))
         found = (
-            Detection(index, label_of(self._manifest.labels, index), value, *sides, image_size, position)
-            for index, value, sides, position in zip(*columns, strict=True)
+            Detection(index, label_of(self._manifest.labels, index), value, x, y, width, height, image_size, position)
+            for index, value, (x, y, width, height), position in zip(*columns, strict=True)
         )
         return [detection for detection in found if not detection.label.startswith("dont_show")]

@@ -439,7 +439,8 @@ def test_suppression_of_many_is_the_plain_one(
 
 @pytest.mark.parametrize("name", ["anchors", "mixed", "clusters", "same", "lines"])
 def test_boxes_that_cannot_overlap_are_not_compared(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    count, compared = 6000, []
+    count = 6000
+    compared: list[int] = []
 
     def overlaps(boxes: Floats, others: Floats, exponent: float | None) -> Floats:
         found = measure(boxes, others, exponent)
