@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 import pytest
+from PIL import Image
 
 import dnc
 from dnc.compiler.source import preprocessing_for
@@ -21,14 +22,16 @@ from dnc.graph.verification import photograph
 from dnc.passes.quantize import Quantize
 from dnc.quantization.calibration import Calibration
 from dnc.quantization.collecting import calibrate
-from dnc.quantization.sensitivity import choose_float_layers, drop, noises
+from dnc.quantization.sensitivity import _feeds, choose_float_layers, drop, noises
 from dnc.runtime.engine import Engine
 from dnc.runtime.inputs import Inputs
 from dnc.runtime.manifest import Manifest
 from dnc.targets import find
 from dnc.targets.base import Candidate
 from dnc.targets.onnx import Onnx
+from tests import remembering
 from tests.conftest import Result
+from tests.networks import REMEMBERING
 
 NET = """[net]
 width=32
@@ -172,6 +175,23 @@ def test_as_few_as_the_drop_allows(
     if count is not None:
         assert len(found.kept) == count
     assert any(text.startswith("sensitivity of layer 0, 1 of 4") for text in told)
+
+
+def test_noise_is_measured_on_what_is_remembered(write: Callable[..., Path], tmp_path: Path) -> None:
+    """The states that one image has left are an input of the next one."""
+    cfg = write("detector", REMEMBERING["detector"])
+    engine = dnc.compile(cfg, target="onnx", out=tmp_path / "e", verify=False)
+    frames, paths = remembering.noise(3), [tmp_path / f"{number}.png" for number in range(3)]
+    for frame, path in zip(frames, paths, strict=True):
+        Image.fromarray(frame).save(path)
+    model = lower(Network.load(cfg, cfg.with_suffix(".weights")), batch=1)
+    states: dict[str, np.ndarray[tuple[int, ...], np.dtype[np.float32]]] = {}
+    for feeds, frame in zip(_feeds(model, engine.manifest, paths), frames, strict=True):
+        for name in engine.manifest.states:
+            expected = states.get(name, np.zeros_like(feeds[name]))
+            np.testing.assert_allclose(feeds[name], expected, atol=1e-5)
+        engine.forward(engine.inputs.prepare(frame).array[None], states)
+    assert all(array.any() for array in states.values())
 
 
 def test_drop(measured: tuple[Path, Path, Path], tmp_path: Path) -> None:

@@ -16,8 +16,9 @@ from dnc.errors import BundleError, DncWarning, TargetError
 from dnc.runtime.runners.myriad import process, toolchain
 from dnc.targets.myriad.target import Myriad
 from tests.conftest import Result
-from tests.networks import NETWORKS, RECURRENT
+from tests.networks import NETWORKS, RECURRENT, REMEMBERING
 from tests.patience import PATIENCE
+from tests.remembering import noise
 
 Write = Callable[..., Path]
 Command = Callable[..., Result]
@@ -123,6 +124,23 @@ def test_states(compiler: Path, write: Write, tmp_path: Path) -> None:
     with pytest.warns(DncWarning):
         engine.forward(np.zeros((1, *engine.manifest.input_shape), np.float32), states)
     assert set(states) == set(engine.manifest.states)
+
+
+def test_frames_are_remembered(compiler: Path, write: Write, tmp_path: Path) -> None:
+    """Images have the states of those before: what `forward` gives, step by step."""
+    cfg = write("detector", REMEMBERING["detector"], seed=1)
+    engine = dnc.compile(cfg, target="myriad", out=tmp_path / "e")
+    states: dict[str, np.ndarray] = {}
+    expected = []
+    with pytest.warns(DncWarning):
+        _ = engine.session
+    for frame in noise(3):
+        image = engine.inputs.prepare(frame)
+        outputs = engine.forward(image.array, states)
+        expected.append(engine.postprocess(outputs, image.size, confidence=0.22))
+    assert engine.detect(noise(3), confidence=0.22) == expected
+    engine.reset()
+    assert engine.detect(noise(3)[1], confidence=0.22) != expected[1]
 
 
 def test_no_numerics(compiler: Path, write: Write, tmp_path: Path) -> None:
