@@ -258,7 +258,7 @@ def _in_cache(entry: Entry) -> Path | None:
                 raise Unusable(f"it has {size:,} bytes, not {entry.size:,}")
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         _check_digest(entry, digest)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, Unusable) as error:
         hint = f"`dnc zoo fetch {entry.name}` fetches it again"
