@@ -15,7 +15,7 @@ dear. Maps of more than `pixels` pixels are refused.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -56,12 +56,13 @@ class ShareConvs(Pass):
         remarks = Remarks()
         graph = model.graph
         readers: dict[ir.Value, list[ir.Node]] = {}
-        for node in graph:
+        places = {node: number for number, node in enumerate(graph)}
+        for node in places:
             if node.op_type == "Conv" and node.inputs[0] is not None and is_pointwise(node):
                 readers.setdefault(node.inputs[0], []).append(node)
         for nodes in readers.values():
             if len(nodes) > 1:
-                _merge_alike(nodes, graph, remarks, self.options["pixels"])
+                _merge_alike(nodes, graph, remarks, self.options["pixels"], places)
         return remarks
 
 
@@ -75,7 +76,9 @@ class _Branch(NamedTuple):
     """Equal for equal activations."""
 
 
-def _merge_alike(nodes: Sequence[ir.Node], graph: ir.Graph, remarks: Remarks, pixels: int) -> None:
+def _merge_alike(
+    nodes: Sequence[ir.Node], graph: ir.Graph, remarks: Remarks, pixels: int, places: Mapping[ir.Node, int]
+) -> None:
     """Merges those of the convolutions of one input that have the same activation."""
     alike: dict[tuple[Any, ...], list[_Branch]] = {}
     for node in nodes:
@@ -83,7 +86,7 @@ def _merge_alike(nodes: Sequence[ir.Node], graph: ir.Graph, remarks: Remarks, pi
         if reason:
             remarks.miss(node, reason)
             continue
-        branch = _branch(node, graph)
+        branch = _branch(node, places)
         alike.setdefault(branch.kind, []).append(branch)
     for branches in alike.values():
         if len(branches) == 1:
@@ -106,14 +109,14 @@ def _unsuitable(node: ir.Node, pixels: int) -> str:
     return "its map is too large for a Split to pay" if math.prod(known) > pixels else ""
 
 
-def _branch(conv: ir.Node, graph: ir.Graph) -> _Branch:
-    """A convolution with its activation; without one where its result is read in any other way."""
+def _branch(conv: ir.Node, places: Mapping[ir.Node, int]) -> _Branch:
+    """A convolution with its activation, in the graph's order; without it where its result is read in any other way."""
     value = conv.outputs[0]
     readers = [user for user, _ in value.uses()]
     for kind, writing, match in filter(None, map(recognise, readers)):
         alone = match.closed and not value.is_graph_output() and set(readers) <= set(match.nodes)
         if alone and match.values["x"] is value:
-            nodes = [node for node in graph if node in match.nodes]
+            nodes = sorted(match.nodes, key=lambda node: places[node])
             return _Branch(conv, nodes, match.nodes[0].outputs[0], (kind, writing.name, *match.numbers.items()))
     return _Branch(conv, [], value, ())
 

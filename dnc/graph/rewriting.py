@@ -188,7 +188,7 @@ def add_node(
     Its output values have no shapes: the pipeline's check infers them; a pass that needs one at once sets it.
     """
     name = name or f"{before.name}/{op_type}"
-    taken = {node.name for node in graph}
+    taken = _names_of(graph)
     number, unique = 0, name
     while unique in taken:
         number += 1
@@ -203,7 +203,19 @@ def add_node(
         metadata_props=dict(before.metadata_props),
     )
     graph.insert_before(before, node)
+    taken.add(unique)
+    graph.meta[_NAMES] = (taken, len(graph))
     return node
+
+
+_NAMES = "dnc.names"
+
+
+def _names_of(graph: ir.Graph) -> set[str | None]:
+    """The names of all nodes, and of some that are gone: looked for once, not for each node that is added."""
+    names, count = graph.meta.get(_NAMES, (set(), 0))
+    # Others add nodes, too; who only removes some leaves names that are taken as far as this goes.
+    return names if len(graph) <= count else {node.name for node in graph}
 
 
 def add_initializer(graph: ir.Graph, tensor: ir.TensorProtocol) -> ir.Value:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import numpy as np
 import onnx_ir as ir
@@ -11,7 +12,7 @@ import pytest
 from dnc.darknet.lower import lower
 from dnc.darknet.network import Network
 from dnc.errors import PassError
-from dnc.graph.rewriting import constant_array, replace_uses
+from dnc.graph.rewriting import add_node, constant_array, replace_uses
 from dnc.graph.serialization import check
 from dnc.passes import Pass, passes
 from tests.models import model, ops, outputs, same
@@ -232,3 +233,27 @@ def test_inputs_and_initializers_keep_their_name() -> None:
     replace_uses(identity.outputs[0], value, built.graph)
     assert value.name == "input"
     assert ops(built) == ["Identity", "Relu"]
+
+
+def test_new_nodes_have_names_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And the graph is not looked through for each of them."""
+    built = model("agraph (float[2] x) => (float[2] y) { y = Abs(x) }")
+    graph, (last,) = built.graph, built.graph
+    looked = 0
+    each = ir.Graph.__iter__
+
+    def look(graph: ir.Graph) -> Iterator[ir.Node]:
+        nonlocal looked
+        looked += 1
+        return each(graph)
+
+    monkeypatch.setattr(ir.Graph, "__iter__", look)
+    made = [add_node(graph, last, "Neg", [graph.inputs[0]], name="same") for _ in range(50)]
+    assert looked == 1
+    # Not by add_node, under the name that would be next.
+    graph.insert_before(last, ir.node("Neg", [graph.inputs[0]], name="same_50"))
+    add_node(graph, last, "Neg", [graph.inputs[0]], name="same")
+    graph.remove(made[:3])
+    add_node(graph, last, "Neg", [graph.inputs[0]], name="same")
+    names = [node.name for node in each(graph)]
+    assert len(names) == len(set(names))
