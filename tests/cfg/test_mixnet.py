@@ -15,7 +15,7 @@ from dnc.darknet.network import Network
     ("name", "paddle"), [("mixnet-s", 252.977e6), ("mixnet-m-paper", 357.119e6), ("mixnet-l", 579.017e6)]
 )
 def test_operations_are_those_that_paddleclas_counts(name: str, paddle: float) -> None:
-    """Its figures of all three have multiply-adds, two for each value that is normalised, and one for each of a mean."""
+    """Its figures of all three: multiply-adds, two for each value that is normalised, and one for each of a mean."""
     layers = Network.load(name).layers
     convolutions = [layer for layer in layers if isinstance(layer, Convolutional)]
     normalised = [math.prod(layer.shape) for layer in convolutions if layer.convolution.batch_normalize]
