@@ -9,6 +9,7 @@ from __future__ import annotations
 import platform
 import shutil
 import tempfile
+import time
 import zipfile
 from pathlib import Path
 
@@ -23,6 +24,8 @@ from dnc.typing import Progress, silent
 
 __all__ = ["install", "remove"]
 
+_DAY = 24 * 3600
+
 
 def install(name: str, *, force: bool = False, progress: Progress = silent) -> Path:
     """Installs a toolchain that is not there, is damaged, or is to be replaced (`force`); returns its folder. Raises
@@ -32,6 +35,10 @@ def install(name: str, *, force: bool = False, progress: Progress = silent) -> P
         here = f"{platform.system()} on {platform.machine()}"
         raise TargetError(f"toolchain {name} is for Linux on x86_64, not for {here}", hint="compile on another machine")
     sweep(place.parent)
+    for old in place.parent.glob(f".{name}.????????.part"):
+        # Of an older release, which had no locks; none took that long.
+        if time.time() - old.stat().st_mtime > _DAY:
+            shutil.rmtree(old, ignore_errors=True)
     if not force and damage(name, thorough=True) == "":
         return place
     try:

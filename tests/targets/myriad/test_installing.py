@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import platform
 import subprocess
 import sys
+import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -186,3 +188,13 @@ def test_install_from_the_index(tmp_path: Path) -> None:
     result = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=ROOT)
     assert (result.returncode, result.stderr) == (0, "")
     assert result.stdout == f"{tmp_path}/toolchains/myriad\n"
+
+
+def test_what_older_releases_left(place: Path) -> None:
+    """Two gigabytes of each that was killed."""
+    for name, age in ((".small.abcd_123.part", 2), (".small.abcd_124.part", 0), (".other.abcd_123.part", 2)):
+        (place.parent / name / "lib").mkdir(parents=True)
+        then = time.time() - age * 24 * 3600
+        os.utime(place.parent / name, (then, then))
+    installing.install("small")
+    assert left(place) == [".other.abcd_123.part", ".small.abcd_124.part", "small"]
