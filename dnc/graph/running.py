@@ -87,11 +87,21 @@ class Running:
 
         Args:
             change: makes of each input and, without `optimize`, of each large weight what is taken instead.
+
+        Raises:
+            MemoryError: the network's values take more than there is.
         """
         given = {**feeds, **self._weights}
         if change is not None:
             given = {name: change(array) for name, array in given.items()}
-        return dict(zip(self._names, self._session.run(None, given), strict=True))
+        try:
+            outputs = self._session.run(None, given)
+        except Exception as error:
+            # ONNX Runtime has no class of its own for it.
+            if "bad_alloc" in str(error) or "Failed to allocate memory" in str(error):
+                raise MemoryError(str(error)) from error
+            raise
+        return dict(zip(self._names, outputs, strict=True))
 
 
 def _weights(
