@@ -186,7 +186,8 @@ def _preprocessing(manifest: Manifest) -> str:
     mode = preprocessing.mode if preprocessing.crop == 1 else f"{preprocessing.mode} of {preprocessing.crop:g}"
     if preprocessing.interpolation != "bilinear":
         mode = f"{preprocessing.interpolation} {mode}"
-    size = f"{mode} to {preprocessing.width} x {preprocessing.height}, {preprocessing.color}"
+    color = preprocessing.color if preprocessing.channels in (1, 3, 4) else f"{preprocessing.channels} channels"
+    size = f"{mode} to {preprocessing.width} x {preprocessing.height}, {color}"
     mean, std = (", ".join(f"{number:g}" for number in numbers) for numbers in (preprocessing.mean, preprocessing.std))
     return f"{size}, pixel / {1 / preprocessing.scale:g}" + (
         "" if (mean, std) == ("0", "1") else f", less mean {mean}, over std {std}"

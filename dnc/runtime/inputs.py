@@ -81,7 +81,11 @@ class Inputs:
             raise DncError(f"color={color!r} is not known", hint="rgb, or bgr for OpenCV's frames")
         if self._manifest.preprocessing is None:
             shape = ", ".join(map(str, self._manifest.input_shape))
-            raise DncError("this network takes no images", self._where, f"use forward() with an array (N, {shape})")
+            hint = f"use forward() with an array (N, {shape})"
+            if len(self._manifest.input_shape) == 3:
+                # An older dnc knew no images of that many channels.
+                hint = f"compile it again, or {hint}"
+            raise DncError("this network takes no images", self._where, hint)
 
     def pixels(self, image: Image, color: str = "rgb", exif: bool | None = None) -> Pixels:
         """Gives the pixels (H, W, C) or (H, W) of an image, in RGB.

@@ -70,7 +70,7 @@ class Manifest:
     output_shapes: tuple[tuple[int, ...], ...]
     """Without the batch axis; () for what has no fixed shape."""
     preprocessing: Preprocessing | None
-    """None for networks on vectors, or with more channels than images have."""
+    """None for networks on vectors; of an older dnc also for those of other than 1, 3 or 4 channels."""
     input_dtype: str = "float32"
     decode: str = "host"
     heads: tuple[Head, ...] = ()

@@ -79,8 +79,29 @@ typedef enum dnc_status DNC_ENUM {
 
 typedef enum dnc_type DNC_ENUM { DNC_FLOAT32 = 0, DNC_UINT8 = 1 } dnc_type;
 
-/* Bytes of a pixel, in the order in which they lie in memory. */
-typedef enum dnc_pixels DNC_ENUM { DNC_RGB8 = 0, DNC_BGR8 = 1, DNC_GRAY8 = 2, DNC_RGBA8 = 3, DNC_BGRA8 = 4 } dnc_pixels;
+/* What a pixel is in memory: its channels in this order, each of 8 bits (white is 255), of 16 bits (65535) or float32 (1,
+ * as in Darknet's own images), in the machine's byte order, at any address. A pixel of MANY has dnc_image.channels of
+ * them, in the network's order. */
+typedef enum dnc_pixels DNC_ENUM {
+    DNC_RGB8 = 0,
+    DNC_BGR8 = 1,
+    DNC_GRAY8 = 2,
+    DNC_RGBA8 = 3,
+    DNC_BGRA8 = 4,
+    DNC_MANY8 = 5,
+    DNC_RGB16 = 6,
+    DNC_BGR16 = 7,
+    DNC_GRAY16 = 8,
+    DNC_RGBA16 = 9,
+    DNC_BGRA16 = 10,
+    DNC_MANY16 = 11,
+    DNC_RGBF32 = 12,
+    DNC_BGRF32 = 13,
+    DNC_GRAYF32 = 14,
+    DNC_RGBAF32 = 15,
+    DNC_BGRAF32 = 16,
+    DNC_MANYF32 = 17
+} dnc_pixels;
 
 /* What an engine gives. */
 typedef enum dnc_task DNC_ENUM {
@@ -112,14 +133,15 @@ typedef struct dnc_open_options {
 
 typedef struct dnc_image {
     size_t size;
-    const unsigned char* data; /* the first row on top */
-    size_t bytes;              /* how many there are at data */
-    size_t width;              /* in pixels */
+    const void* data; /* the first row on top */
+    size_t bytes;     /* how many there are at data */
+    size_t width;     /* in pixels */
     size_t height;
     size_t stride; /* bytes from a row to the next; 0: rows follow one another without a gap */
     dnc_pixels format;
+    size_t channels; /* of a pixel of MANY; 0: as the format says */
 } dnc_image;
-#define DNC_IMAGE_INIT {sizeof(dnc_image), NULL, 0, 0, 0, 0, DNC_RGB8}
+#define DNC_IMAGE_INIT {sizeof(dnc_image), NULL, 0, 0, 0, 0, DNC_RGB8, 0}
 
 /* An input or an output: what it has to be, or one with its numbers, in C order. */
 typedef struct dnc_array {

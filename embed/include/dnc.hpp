@@ -33,11 +33,12 @@ private:
 
 // Pixels that lie somewhere: they are not copied.
 struct Image {
-    const unsigned char* data = nullptr;
+    const void* data = nullptr;
     std::size_t width = 0;
     std::size_t height = 0;
     dnc_pixels format = DNC_RGB8;
-    std::size_t stride = 0;  // bytes from a row to the next; 0: no gap between them
+    std::size_t stride = 0;    // bytes from a row to the next; 0: no gap between them
+    std::size_t channels = 0;  // of a pixel of DNC_MANY8, DNC_MANY16 and DNC_MANYF32
 };
 
 struct Box {
@@ -93,14 +94,18 @@ inline Description description(const dnc_array& array) {
 
 inline dnc_image image(const Image& given) {
     dnc_image own = DNC_IMAGE_INIT;
-    const bool gray = given.format == DNC_GRAY8, alpha = given.format == DNC_RGBA8 || given.format == DNC_BGRA8;
-    const std::size_t row = given.width * (gray ? 1u : alpha ? 4u : 3u);
+    // As dnc_pixels counts: six orders of channels, for each of three types.
+    constexpr std::size_t usual[] = {3, 3, 1, 4, 4}, sizes[] = {1, 2, 4};
+    const auto format = static_cast<std::size_t>(given.format);
+    const std::size_t channels = format % 6 == 5 ? given.channels : usual[format % 6];
+    const std::size_t row = given.width * channels * sizes[format / 6 % 3];
     own.data = given.data;
     own.width = given.width;
     own.height = given.height;
     own.stride = given.stride;
     own.bytes = given.height == 0 ? 0 : (given.height - 1) * (given.stride == 0 ? row : given.stride) + row;
     own.format = given.format;
+    own.channels = given.channels;
     return own;
 }
 

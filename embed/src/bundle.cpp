@@ -166,8 +166,7 @@ Preprocessing preprocessing(const Json& json) {
     p.width = count(fields.need("width"), "width", max_side);
     p.height = count(fields.need("height"), "height", max_side);
     const Json* channels = fields.maybe("channels");
-    if (channels != nullptr) p.channels = count(*channels, "channels", 4);
-    if (p.channels == 2) refuse("an image has no 2 channels");
+    if (channels != nullptr) p.channels = count(*channels, "channels", max_channels);
     const Json* mode = fields.maybe("mode");
     if (mode != nullptr) {
         p.mode = static_cast<Preprocessing::Mode>(
@@ -175,7 +174,9 @@ Preprocessing preprocessing(const Json& json) {
     }
     const Json* color = fields.maybe("color");
     const std::size_t kind = color == nullptr ? 0 : word(*color, "color", {"rgb", "bgr", "gray"});
-    if ((kind == 2) != (p.channels == 1)) refuse("the color does not fit the channels");
+    if ((kind == 2) != (p.channels == 1) || (kind == 1 && p.channels < 3)) {
+        refuse("the color does not fit the channels");
+    }
     p.bgr = kind == 1;
     if (const Json* scale = fields.maybe("scale")) p.scale = number(*scale, "scale");
     if (!(p.scale > 0)) refuse("scale is not positive");

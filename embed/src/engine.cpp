@@ -130,7 +130,7 @@ std::size_t Engine::prepared_bytes(const Image& image) const {
 
 void Engine::prepare(const Image& image, void* out) const {
     if (bundle_.takes_pixels) {
-        preprocessing().match_channels(image, static_cast<std::uint8_t*>(out));
+        preprocessing().to_bytes(image, static_cast<std::uint8_t*>(out));
     } else {
         preprocessing()(image, static_cast<float*>(out));
     }

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <type_traits>
 
 #include "error.hpp"
 
@@ -18,54 +19,123 @@ namespace {
 // Before it is cropped, an image may have more rows than a 32-bit machine has bytes.
 using Index = std::uint64_t;
 
+// What white is in samples of each type, and how one is read, wherever it lies.
+template <class Sample>
+constexpr double white = 255;
+template <>
+constexpr double white<std::uint16_t> = 65535;
+template <>
+constexpr double white<float> = 1;
+
+template <class Sample>
+Sample load(const std::uint8_t* place) {
+    Sample sample;
+    std::memcpy(&sample, place, sizeof sample);
+    return sample;
+}
+
+template <class Body>
+void with_samples(const Image& image, const Body& body) {
+    switch (image.sample) {
+        case Image::Sample::byte: body(std::uint8_t{}); break;
+        case Image::Sample::word: body(std::uint16_t{}); break;
+        case Image::Sample::real: body(float{}); break;
+    }
+}
+
 // Where a channel of the network is found in a pixel.
 struct Plane {
-    enum class Kind { byte, luma, opaque } kind = Kind::byte;
-    std::size_t offset = 0;
+    enum class Kind { stored, luma, opaque } kind = Kind::stored;
+    std::size_t offset = 0;  // in channels
 };
 
-// Matched as stb_image does for Darknet: see Preprocessing.match_channels in dnc/preprocess.py.
+// Matched as stb_image does for Darknet: see Preprocessing.match_channels in dnc/runtime/preprocessing.py.
 std::vector<Plane> planes_of(const Image& image, std::size_t want) {
     const std::size_t have = image.channels;
+    if (have != want && ((have != 1 && have != 3 && have != 4) || want > 4)) {
+        throw Error(DNC_ERROR_IMAGE, "the image has " + std::to_string(have) + " channels, the network takes " +
+                                         std::to_string(want));
+    }
     std::vector<Plane> planes;
     for (std::size_t channel = 0; channel < want; ++channel) {
         Plane plane;
-        plane.offset = have == 1 ? 0 : image.swapped && channel < 3 ? 2 - channel : channel;
-        if (channel == 3 && have < 4) plane.kind = Plane::Kind::opaque;
-        if (want == 1 && have >= 3) plane.kind = Plane::Kind::luma;
+        plane.offset = image.swapped && channel < 3 ? 2 - channel : channel;
+        if (have != want) {
+            const bool alpha = (want == 2 || want == 4) && channel == want - 1;
+            if (alpha) {
+                plane.offset = 3;
+                if (have < 4) plane.kind = Plane::Kind::opaque;
+            } else if (have == 1) {
+                plane.offset = 0;
+            } else if (want <= 2) {
+                plane.kind = Plane::Kind::luma;
+            }
+        }
         planes.push_back(plane);
     }
     return planes;
 }
 
+std::uint8_t luma(std::uint8_t red, std::uint8_t green, std::uint8_t blue) {
+    return static_cast<std::uint8_t>((77u * red + 150u * green + 29u * blue) >> 8);
+}
+
+std::uint16_t luma(std::uint16_t red, std::uint16_t green, std::uint16_t blue) {
+    return static_cast<std::uint16_t>((77u * red + 150u * green + 29u * blue) >> 8);
+}
+
+float luma(float red, float green, float blue) { return (red * 77.0f + green * 150.0f + blue * 29.0f) / 256.0f; }
+
+std::uint8_t byte_of(std::uint8_t sample) { return sample; }
+
+std::uint8_t byte_of(std::uint16_t sample) { return static_cast<std::uint8_t>(sample >> 8); }
+
+std::uint8_t byte_of(float sample) {
+    return static_cast<std::uint8_t>(std::min(std::max(std::floor(sample * 255.0f + 0.5f), 0.0f), 255.0f));
+}
+
 // One channel of the image, row by row.
+template <class Sample>
 class Rows {
 public:
     Rows(const Image& image, const Plane& plane) : image_(image), plane_(plane) {
-        if (plane.kind != Plane::Kind::byte) made_.assign(image.width, 255);
+        if (plane.kind != Plane::Kind::stored) made_.assign(image.width, static_cast<Sample>(white<Sample>));
     }
 
-    // The bytes of a row, `step()` apart; they last until the next call.
+    // Where the samples of a row lie, `step()` bytes apart; they last until the next call.
     const std::uint8_t* operator()(std::size_t row) {
         const std::uint8_t* pixels = image_.data + row * image_.stride;
-        if (plane_.kind == Plane::Kind::byte) return pixels + plane_.offset;
+        if (plane_.kind == Plane::Kind::stored) return pixels + plane_.offset * sizeof(Sample);
         if (plane_.kind == Plane::Kind::luma) {
             const std::size_t red = image_.swapped ? 2 : 0;
-            for (std::size_t x = 0; x < image_.width; ++x, pixels += image_.channels) {
-                made_[x] =
-                    static_cast<std::uint8_t>((77u * pixels[red] + 150u * pixels[1] + 29u * pixels[2 - red]) >> 8);
+            const auto at = [&pixels](std::size_t channel) { return load<Sample>(pixels + channel * sizeof(Sample)); };
+            for (std::size_t x = 0; x < image_.width; ++x, pixels += image_.channels * sizeof(Sample)) {
+                made_[x] = luma(at(red), at(1), at(2 - red));
             }
         }
-        return made_.data();
+        return reinterpret_cast<const std::uint8_t*>(made_.data());
     }
 
-    std::size_t step() const { return plane_.kind == Plane::Kind::byte ? image_.channels : 1; }
+    std::size_t step() const { return (plane_.kind == Plane::Kind::stored ? image_.channels : 1) * sizeof(Sample); }
 
 private:
     const Image& image_;
     const Plane& plane_;
-    std::vector<std::uint8_t> made_;
+    std::vector<Sample> made_;
 };
+
+// Throws Error where a float is no number.
+void check_finite(const Image& image) {
+    if (image.sample != Image::Sample::real) return;
+    for (std::size_t y = 0; y < image.height; ++y) {
+        const std::uint8_t* row = image.data + y * image.stride;
+        for (std::size_t x = 0; x < image.width * image.channels; ++x) {
+            if (!std::isfinite(load<float>(row + x * sizeof(float)))) {
+                throw Error(DNC_ERROR_IMAGE, "the image has numbers that are not finite");
+            }
+        }
+    }
+}
 
 // Where an axis is sampled: output i is the weighted sum of the inputs first[i] and second[i].
 struct Samples {
@@ -156,13 +226,16 @@ Size new_size(const Preprocessing& p, Index image_width, Index image_height) {
     return {p.width, p.height};
 }
 
+template <class Sample>
 void bilinear(const Preprocessing& p, const Image& image, const std::vector<Plane>& planes, float divisor,
               float* output) {
-    const bool rounds = p.mode == Preprocessing::Mode::resize_half_pixel;
+    const bool half = p.mode == Preprocessing::Mode::resize_half_pixel;
+    // cv::resize gives pixels of the type that it was given: where they are whole they are divided at the end.
+    const bool rounds = half && !std::is_same<Sample, float>::value;
     const Size size = new_size(p, image.width, image.height);
     Samples columns, rows;
     std::size_t left = 0, top = 0;
-    if (rounds) {
+    if (half) {
         columns = half_pixel(image.width, p.width);
         rows = half_pixel(image.height, p.height);
     } else if (p.mode == Preprocessing::Mode::center_crop) {
@@ -175,15 +248,22 @@ void bilinear(const Preprocessing& p, const Image& image, const std::vector<Plan
         top = (p.height - rows.first.size()) / 2;
     }
     const std::size_t area = p.width * p.height, width = columns.first.size();
-    std::fill(output, output + p.channels * area, 127.5f / divisor);
-    // cv::resize gives 8-bit pixels, so there they are divided at the end.
+    std::fill(output, output + p.channels * area, 127.5f / static_cast<float>(1 / p.scale));
     std::array<float, 256> values;
     for (std::size_t pixel = 0; pixel < values.size(); ++pixel) {
         values[pixel] = rounds ? static_cast<float>(pixel) : static_cast<float>(pixel) / divisor;
     }
+    const auto value = [&values, rounds, divisor](const std::uint8_t* place) {
+        const Sample sample = load<Sample>(place);
+        if constexpr (std::is_same<Sample, std::uint8_t>::value) {
+            return values[sample];
+        } else {
+            return rounds ? static_cast<float>(sample) : static_cast<float>(sample) / divisor;
+        }
+    };
     constexpr std::size_t none = std::numeric_limits<std::size_t>::max();
     for (std::size_t channel = 0; channel < p.channels; ++channel) {
-        Rows source(image, planes[channel]);
+        Rows<Sample> source(image, planes[channel]);
         std::vector<std::size_t> ones(width), others(width);
         for (std::size_t x = 0; x < width; ++x) {
             ones[x] = columns.first[x] * source.step();
@@ -200,8 +280,8 @@ void bilinear(const Preprocessing& p, const Image& image, const std::vector<Plan
             const std::uint8_t* bytes = source(row);
             float* across = parts[slot].data();
             for (std::size_t x = 0; x < width; ++x) {
-                across[x] = values[bytes[ones[x]]] * columns.first_weight[x] +
-                            values[bytes[others[x]]] * columns.second_weight[x];
+                across[x] = value(bytes + ones[x]) * columns.first_weight[x] +
+                            value(bytes + others[x]) * columns.second_weight[x];
             }
             held[slot] = row;
             return slot;
@@ -251,17 +331,29 @@ std::vector<Cubic> cubic(std::size_t source, Index target, const std::vector<Ind
     return samples;
 }
 
-// The weighted sum of bytes `step` apart, rounded to a byte.
-std::uint8_t cubic_sum(const Cubic& sample, const std::uint8_t* bytes, std::size_t step) {
-    std::int64_t sum = std::int64_t{1} << (cubic_bits - 1);
+// The weighted sum of samples `step` bytes apart: of whole ones rounded and clipped to a sample; of floats in this order.
+template <class Sample>
+Sample cubic_sum(const Cubic& sample, const std::uint8_t* bytes, std::size_t step) {
     bytes += sample.first * step;
-    for (const std::int64_t weight : sample.weights) {
-        sum += weight * *bytes;
-        bytes += step;
+    if constexpr (std::is_same<Sample, float>::value) {
+        double sum = 0;
+        for (const std::int64_t weight : sample.weights) {
+            sum += static_cast<double>(load<float>(bytes)) * static_cast<double>(weight);
+            bytes += step;
+        }
+        return static_cast<float>(sum / (1 << cubic_bits));
+    } else {
+        std::int64_t sum = std::int64_t{1} << (cubic_bits - 1);
+        for (const std::int64_t weight : sample.weights) {
+            sum += weight * load<Sample>(bytes);
+            bytes += step;
+        }
+        const auto most = static_cast<std::int64_t>(white<Sample>);
+        return static_cast<Sample>(std::min<std::int64_t>(std::max<std::int64_t>(sum, 0) >> cubic_bits, most));
     }
-    return static_cast<std::uint8_t>(std::min<std::int64_t>(std::max<std::int64_t>(sum, 0) >> cubic_bits, 255));
 }
 
+template <class Sample>
 void bicubic(const Preprocessing& p, const Image& image, const std::vector<Plane>& planes, float divisor,
              float* output) {
     const Size size = new_size(p, image.width, image.height);
@@ -273,17 +365,19 @@ void bicubic(const Preprocessing& p, const Image& image, const std::vector<Plane
         last = std::max(last, sample.first + sample.weights.size());
     }
     for (Cubic& sample : down) sample.first -= first;
-    std::vector<std::uint8_t> narrow((last - first) * p.width);
+    std::vector<Sample> narrow((last - first) * p.width);
     for (std::size_t channel = 0; channel < p.channels; ++channel) {
-        Rows source(image, planes[channel]);
+        Rows<Sample> source(image, planes[channel]);
         for (std::size_t row = first; row < last; ++row) {
             const std::uint8_t* bytes = source(row);
-            std::uint8_t* line = narrow.data() + (row - first) * p.width;
-            for (std::size_t x = 0; x < p.width; ++x) line[x] = cubic_sum(across[x], bytes, source.step());
+            Sample* line = narrow.data() + (row - first) * p.width;
+            for (std::size_t x = 0; x < p.width; ++x) line[x] = cubic_sum<Sample>(across[x], bytes, source.step());
         }
+        const auto* bytes = reinterpret_cast<const std::uint8_t*>(narrow.data());
         for (std::size_t y = 0; y < p.height; ++y) {
             for (std::size_t x = 0; x < p.width; ++x) {
-                *output++ = static_cast<float>(cubic_sum(down[y], narrow.data() + x, p.width)) / divisor;
+                const auto sum = cubic_sum<Sample>(down[y], bytes + x * sizeof(Sample), p.width * sizeof(Sample));
+                *output++ = static_cast<float>(sum) / divisor;
             }
         }
     }
@@ -301,25 +395,29 @@ void Image::check_sides(const dnc_image& image) {
 Image Image::from(const dnc_image& image) {
     const auto refuse = [](const std::string& what) { throw Error(DNC_ERROR_IMAGE, what); };
     Image out;
-    switch (image.format) {
-        case DNC_GRAY8: out.channels = 1; break;
-        case DNC_RGB8:
-        case DNC_BGR8: out.channels = 3; break;
-        case DNC_RGBA8:
-        case DNC_BGRA8: out.channels = 4; break;
-        default: refuse("format " + std::to_string(static_cast<int>(image.format)) + " of an image is unknown");
+    const auto format = static_cast<int>(image.format);
+    if (format < DNC_RGB8 || format > DNC_MANYF32) refuse("format " + std::to_string(format) + " of an image is unknown");
+    // Six orders of channels, for each of three types.
+    constexpr int orders = DNC_RGB16 - DNC_RGB8;
+    constexpr std::size_t usual[] = {3, 3, 1, 4, 4, 0}, sizes[] = {1, 2, 4};
+    const int order = format % orders;
+    out.sample = static_cast<Sample>(format / orders);
+    out.channels = order == DNC_MANY8 ? image.channels : usual[order];
+    if (out.channels < 1 || out.channels > max_channels || (image.channels != 0 && image.channels != out.channels)) {
+        refuse("an image of " + std::to_string(image.channels) + " channels in format " + std::to_string(format));
     }
-    out.swapped = image.format == DNC_BGR8 || image.format == DNC_BGRA8;
+    out.swapped = order == DNC_BGR8 || order == DNC_BGRA8;
     check_sides(image);
     const std::string sides = std::to_string(image.width) + "x" + std::to_string(image.height);
-    const std::size_t row = image.width * out.channels;
+    const std::size_t pixel = out.channels * sizes[format / orders];
+    const std::size_t row = image.width * pixel;
     out.stride = image.stride == 0 ? row : image.stride;
     const std::string have = std::to_string(image.bytes) + " bytes are no image of " + sides + " pixels, ";
-    const bool fits = out.stride >= row && image.bytes >= row &&
+    const bool fits = row / pixel == image.width && out.stride >= row && image.bytes >= row &&
                       (image.height == 1 || (image.bytes - row) / (image.height - 1) >= out.stride);
-    if (!fits) refuse(have + std::to_string(out.channels) + " bytes each and " + std::to_string(out.stride) + " a row");
+    if (!fits) refuse(have + std::to_string(pixel) + " bytes each and " + std::to_string(out.stride) + " a row");
     if (image.data == nullptr) throw Error(DNC_ERROR_ARGUMENT, "the image's data is NULL");
-    out.data = image.data;
+    out.data = static_cast<const std::uint8_t*>(image.data);
     out.width = image.width;
     out.height = image.height;
     return out;
@@ -338,10 +436,14 @@ std::array<float, 4> BoxTransform::operator()(const std::array<float, 4>& box) c
 
 void Preprocessing::operator()(const Image& image, float* output) const {
     std::vector<Plane> planes = planes_of(image, channels);
+    check_finite(image);
     if (bgr) std::swap(planes[0], planes[2]);
-    // Division by 255 rounds as Darknet's does; multiplication by 1/255 would not.
-    const auto divisor = static_cast<float>(1 / scale);
-    (bicubic ? dnc_runtime::bicubic : dnc_runtime::bilinear)(*this, image, planes, divisor, output);
+    with_samples(image, [&](auto sample) {
+        using Sample = decltype(sample);
+        // Division by 255 rounds as Darknet's does; multiplication by 1/255 would not.
+        const auto divisor = static_cast<float>(white<Sample> / 255 / scale);
+        (bicubic ? dnc_runtime::bicubic<Sample> : dnc_runtime::bilinear<Sample>)(*this, image, planes, divisor, output);
+    });
     const auto none = [](const std::vector<float>& numbers, float neutral) {
         return std::all_of(numbers.begin(), numbers.end(),
                            [neutral](float number) { return !(number < neutral || number > neutral); });
@@ -355,20 +457,27 @@ void Preprocessing::operator()(const Image& image, float* output) const {
     }
 }
 
-void Preprocessing::match_channels(const Image& image, std::uint8_t* output) const {
+void Preprocessing::to_bytes(const Image& image, std::uint8_t* output) const {
     const std::vector<Plane> planes = planes_of(image, channels);
-    for (std::size_t channel = 0; channel < channels; ++channel) {
-        Rows source(image, planes[channel]);
-        for (std::size_t y = 0; y < image.height; ++y) {
-            const std::uint8_t* bytes = source(y);
-            std::uint8_t* line = output + y * image.width * channels + channel;
-            for (std::size_t x = 0; x < image.width; ++x) line[x * channels] = bytes[x * source.step()];
+    check_finite(image);
+    with_samples(image, [&](auto kind) {
+        using Sample = decltype(kind);
+        for (std::size_t channel = 0; channel < channels; ++channel) {
+            Rows<Sample> source(image, planes[channel]);
+            for (std::size_t y = 0; y < image.height; ++y) {
+                const std::uint8_t* bytes = source(y);
+                std::uint8_t* line = output + y * image.width * channels + channel;
+                for (std::size_t x = 0; x < image.width; ++x) {
+                    line[x * channels] = byte_of(load<Sample>(bytes + x * source.step()));
+                }
+            }
         }
-    }
+    });
 }
 
 bool Preprocessing::matches(const Image& image) const {
-    return image.channels == channels && !image.swapped && image.stride == image.width * image.channels;
+    return image.sample == Image::Sample::byte && image.channels == channels && !image.swapped &&
+           image.stride == image.width * image.channels;
 }
 
 BoxTransform Preprocessing::transform(std::size_t image_width, std::size_t image_height) const {

@@ -15,14 +15,21 @@ namespace dnc_runtime {
 // Sides over this are refused: no camera has them, and products of three stay below 2^63.
 constexpr std::size_t max_side = std::size_t{1} << 20;
 
-// An 8-bit image that lies somewhere in memory.
+// Channels over that as well: products of a side, another and these, of four bytes each, still do.
+constexpr std::size_t max_channels = std::size_t{1} << 16;
+
+// An image that lies somewhere in memory.
 struct Image {
+    // The channels of a pixel: 8 bits, 16 bits, float32; not aligned.
+    enum class Sample { byte, word, real };
+
     const std::uint8_t* data = nullptr;
     std::size_t width = 0;
     std::size_t height = 0;
     std::size_t stride = 0;    // bytes from a row to the next
-    std::size_t channels = 0;  // bytes of a pixel
-    bool swapped = false;      // blue before red
+    std::size_t channels = 0;  // of a pixel
+    Sample sample = Sample::byte;
+    bool swapped = false;  // blue before red
 
     // Throws Error where the sizes contradict each other.
     static Image from(const dnc_image& image);
@@ -56,10 +63,11 @@ struct Preprocessing {
     // Writes (channels, height, width) floats. Throws Error if the image's channels cannot be matched.
     void operator()(const Image& image, float* output) const;
 
-    // Writes (image.height, image.width, channels) bytes in RGB order, for an engine that does its own preprocessing.
-    void match_channels(const Image& image, std::uint8_t* output) const;
+    // Writes (image.height, image.width, channels) bytes in RGB order, for an engine that does its own preprocessing. Of
+    // 16 bits the upper byte is kept; floats are rounded and clipped.
+    void to_bytes(const Image& image, std::uint8_t* output) const;
 
-    // Whether match_channels would write what lies in memory already.
+    // Whether to_bytes would write what lies in memory already.
     bool matches(const Image& image) const;
 
     BoxTransform transform(std::size_t image_width, std::size_t image_height) const;

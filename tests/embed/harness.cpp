@@ -4,7 +4,7 @@
 //     bundle FOLDER                                        name, target and how many heads it has
 //     detect FOLDER NUMBERS CONFIDENCE IOU WIDTH HEIGHT    boxes of an image of that size: class, confidence, box
 //     classify FOLDER NUMBERS TOP                          class, confidence
-//     preprocess FOLDER PIXELS WIDTH HEIGHT STRIDE FORMAT OUT
+//     preprocess FOLDER PIXELS WIDTH HEIGHT STRIDE FORMAT CHANNELS OUT
 //     json FILE                                            the canonical text
 //     sha256 FILE
 //
@@ -111,19 +111,20 @@ void run(const std::vector<std::string>& words) {
         const std::vector<char> pixels = read(words.at(2));
         // Of just the bytes that there are, so that a sanitizer sees what is read beyond them.
         dnc_image image = DNC_IMAGE_INIT;
-        image.data = reinterpret_cast<const unsigned char*>(pixels.data());
+        image.data = pixels.data();
         image.bytes = pixels.size();
         image.width = std::stoul(words.at(3));
         image.height = std::stoul(words.at(4));
         image.stride = std::stoul(words.at(5));
         image.format = static_cast<dnc_pixels>(std::stoi(words.at(6)));
+        image.channels = std::stoul(words.at(7));
         const Preprocessing& p = bundle.preprocessing.value();
         const Image own = Image::from(image);
         std::vector<float> out(p.channels * p.height * p.width);
         p(own, out.data());
         std::vector<std::uint8_t> matched(own.width * own.height * p.channels);
-        p.match_channels(own, matched.data());
-        std::ofstream file(words.at(7), std::ios::binary);
+        p.to_bytes(own, matched.data());
+        std::ofstream file(words.at(8), std::ios::binary);
         file.write(reinterpret_cast<const char*>(out.data()), static_cast<std::streamsize>(out.size() * sizeof(float)));
         file.write(reinterpret_cast<const char*>(matched.data()), static_cast<std::streamsize>(matched.size()));
     } else {

@@ -25,11 +25,14 @@ import numpy as np
 import numpy.typing as npt
 
 from dnc.cli import embed
+from dnc.runtime.images import Pixels
 from tests import ROOT
 
 __all__ = [
     "EMBED",
     "FORMATS",
+    "MANY",
+    "TYPES",
     "WARNINGS",
     "Box",
     "Engine",
@@ -49,7 +52,11 @@ WARNINGS = (
     *("-Wold-style-cast", "-Werror"),
 )
 FORMATS = {"rgb": (0, 3), "bgr": (1, 3), "gray": (2, 1), "rgba": (3, 4), "bgra": (4, 4)}
-"""dnc_pixels and channels."""
+"""dnc_pixels and channels, of 8 bits."""
+MANY = 5
+"""As many channels as there are."""
+TYPES = ("uint8", "uint16", "float32")
+"""Six formats of each, in this order."""
 _SECONDS_KEPT = 24 * 3600
 """Other checkouts may have theirs there."""
 _PARTS = ("bundle", "decode", "files", "json", "preprocess", "sha256")
@@ -219,7 +226,7 @@ class _OpenOptions(c.Structure):
 class _Image(c.Structure):
     _fields_ = [
         *(("size", c.c_size_t), ("data", c.c_void_p), ("bytes", c.c_size_t), ("width", c.c_size_t)),
-        *(("height", c.c_size_t), ("stride", c.c_size_t), ("format", c.c_int)),
+        *(("height", c.c_size_t), ("stride", c.c_size_t), ("format", c.c_int), ("channels", c.c_size_t)),
     ]
 
 
@@ -308,11 +315,13 @@ def _text(value: bytes | None) -> str:
     return (value or b"").decode()
 
 
-def _image(pixels: npt.NDArray[np.uint8], form: str) -> _Image:
+def _image(pixels: Pixels, form: str) -> _Image:
     own = _Image(c.sizeof(_Image))
-    row = pixels.shape[1] * FORMATS[form][1]
+    order, channels = FORMATS.get(form, (MANY, pixels.shape[-1]))
+    row = pixels.shape[1] * channels * pixels.itemsize
     own.data, own.height, own.width = pixels.ctypes.data, pixels.shape[0], pixels.shape[1]
-    own.stride, own.format = pixels.strides[0], FORMATS[form][0]
+    own.stride, own.format = pixels.strides[0], order + 6 * TYPES.index(pixels.dtype.name)
+    own.channels = channels
     own.bytes = (own.height - 1) * own.stride + row
     return own
 
@@ -366,7 +375,7 @@ class Engine:
             found.append((_text(head.kind), _text(head.output), _text(head.where), head.classes))
         return found
 
-    def preprocess(self, pixels: npt.NDArray[np.uint8], form: str = "rgb") -> npt.NDArray[Any]:
+    def preprocess(self, pixels: Pixels, form: str = "rgb") -> npt.NDArray[Any]:
         image, needed = _image(pixels, form), c.c_size_t()
         self.check(self.native.dnc_preprocess(self.handle, c.byref(image), None, 0, c.byref(needed)))
         out = np.zeros(needed.value, np.uint8)
@@ -398,7 +407,7 @@ class Engine:
             self.native.dnc_results_free(handle)
 
     def detect(
-        self, images: Sequence[npt.NDArray[np.uint8]], confidence: float = 0.25, iou: float = 0.45, form: str = "rgb"
+        self, images: Sequence[Pixels], confidence: float = 0.25, iou: float = 0.45, form: str = "rgb"
     ) -> list[list[Box]]:
         with self._results("dnc_detect", [_image(each, form) for each in images], confidence, iou) as results:
             return [self._boxes(results, index) for index in range(len(images))]
@@ -426,7 +435,7 @@ class Engine:
             found.append(Box(one.class_id, _text(one.label), one.confidence, place, pixels))
         return found
 
-    def classify(self, images: Sequence[npt.NDArray[np.uint8]], top: int = 5) -> list[list[tuple[int, str, float]]]:
+    def classify(self, images: Sequence[Pixels], top: int = 5) -> list[list[tuple[int, str, float]]]:
         with self._results("dnc_classify", [_image(each, "rgb") for each in images], top) as results:
             return [self._classes(results, image) for image in range(len(images))]
 

@@ -22,7 +22,7 @@ from dnc.targets import targets
 from tests import ROOT
 from tests.embed import test_bundle, test_decode, test_preprocess
 from tests.embed.conftest import Folder
-from tests.embed.native import EMBED, WARNINGS, Harness, NativeError, build_harness, run
+from tests.embed.native import EMBED, TYPES, WARNINGS, Harness, NativeError, build_harness, run
 from tests.networks import REMEMBERING, TINY
 
 pytestmark = pytest.mark.slow
@@ -347,7 +347,10 @@ def test_sanitized_decoders(sanitized: Harness, folder: Folder) -> None:
 
 @pytest.mark.slow
 def test_sanitized_preprocessing(sanitized: Harness, folder: Folder) -> None:
-    for wishes in test_preprocess.MODES:
-        test_preprocess.test_modes(wishes, sanitized, folder)
-    for channels, color in ((1, "gray"), (3, "bgr"), (4, "rgb")):
-        test_preprocess.test_colors(channels, color, sanitized, folder)
+    for kind in TYPES:
+        for wishes in test_preprocess.MODES:
+            test_preprocess.test_modes(wishes, kind, sanitized, folder)
+        for channels, color in ((1, "gray"), (3, "bgr"), (4, "rgb")):
+            test_preprocess.test_colors(channels, color, kind, sanitized, folder)
+        test_preprocess.test_any_number_of_channels(5, kind, sanitized, folder)
+    test_preprocess.test_what_fits_no_network(sanitized, folder)

@@ -131,6 +131,34 @@ def test_layouts_of_pixels(input: str, build: Build, lib: c.CDLL) -> None:
     own.close()
 
 
+@pytest.mark.parametrize("kind", native.TYPES)
+@pytest.mark.parametrize("input", ["f32", "u8"])
+def test_five_channels_of_any_type(input: str, kind: str, build: Build, lib: c.CDLL) -> None:
+    engine = build(net(HEADS["yolo"]).replace("channels=3", "channels=5"), input=input)
+    own = native.Engine(lib, engine.folder)
+    picture = noise(6, 50, 80, 5)
+    image: Any = {
+        "uint8": picture,
+        "uint16": picture.astype(np.uint16) * 257,
+        "float32": (picture / 255).astype(np.float32),
+    }[kind]
+    (found,) = own.detect([image], 0.2, form="many")
+    same(found, engine(image, confidence=0.2), image)
+    assert found
+    refused(lambda: own.detect([picture[:, :, :3]], form="many"), IMAGE, "3 channels, the network takes 5")
+    own.close()
+
+
+def test_a_program_that_knows_no_channels(build: Build, lib: c.CDLL) -> None:
+    """Of an older dnc.h: its images are smaller."""
+    own = native.Engine(lib, build(net(HEADS["yolo"])).folder)
+    image, needed = native._image(IMAGES[0], "rgb"), c.c_size_t()
+    image.size, image.channels = native._Image.channels.offset, 77
+    own.check(lib.dnc_preprocess(own.handle, c.byref(image), None, 0, c.byref(needed)))
+    assert needed.value == 4 * 3 * 48 * 64
+    own.close()
+
+
 @pytest.mark.parametrize(
     ("batch", "input"),
     [

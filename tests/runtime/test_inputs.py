@@ -40,6 +40,21 @@ def test_pixels_of_any_image(tmp_path: Path) -> None:
     assert np.array_equal(inputs.pixels(pixels[:, :, 0], "bgr"), pixels[:, :, 0])
 
 
+@pytest.mark.parametrize("kind", ["uint8", "uint16", "float32"])
+def test_any_channels_of_any_type(kind: str, tmp_path: Path) -> None:
+    """As arrays, and from .npy files; the first three are exchanged for bgr. Bytes for an engine that takes them."""
+    prepared = Preprocessing(48, 32, 6)
+    inputs = Inputs(manifest(input_shape=(6, 32, 48), preprocessing=prepared))
+    array = picture(channels=6).astype(kind) / np.array(255 if kind == "float32" else 1, kind)
+    array = array.astype(kind)
+    np.save(tmp_path / "a.npy", array)
+    for image in (array, tmp_path / "a.npy", (tmp_path / "a.npy").read_bytes()):
+        assert np.array_equal(inputs.prepare(inputs.pixels(image)).array, prepared(array))
+    assert np.array_equal(inputs.pixels(array, "bgr"), array[:, :, [2, 1, 0, 3, 4, 5]])
+    raw = Inputs(manifest(input_shape=(6, 32, 48), preprocessing=prepared, input_dtype="uint8"))
+    assert raw.prepare(array).array.dtype == np.uint8
+
+
 def test_prepared_by_the_host_or_by_the_engine() -> None:
     pixels = picture(channels=4)
     floats = Inputs(manifest(preprocessing=PREPARED)).prepare(pixels)
@@ -113,6 +128,9 @@ def test_networks_that_take_no_images() -> None:
     with pytest.raises(DncError, match="takes no images") as caught:
         Inputs(manifest(input_shape=(7,))).pixels("a.png")
     assert caught.value.hint == "use forward() with an array (N, 7)"
+    with pytest.raises(DncError, match="takes no images") as caught:
+        Inputs(manifest(input_shape=(5, 32, 48))).pixels("a.png")
+    assert caught.value.hint == "compile it again, or use forward() with an array (N, 5, 32, 48)"
     with pytest.raises(DncError, match="color='hsv' is not known"):
         Inputs(manifest(preprocessing=PREPARED)).pixels(picture(), "hsv")
 
