@@ -365,7 +365,9 @@ def read_annotations(path: str | PathLike[str]) -> Annotations:
     try:
         content = read_json(path, _LARGEST_ANNOTATIONS, _MOST_ANNOTATED)
         categories = {entry["id"]: str(entry["name"]) for entry in content["categories"]}
-        pictures = {entry["id"]: (entry["file_name"], entry["width"], entry["height"]) for entry in content["images"]}
+        pictures = {
+            entry["id"]: (str(entry["file_name"]), entry["width"], entry["height"]) for entry in content["images"]
+        }
         class_of = {number: index for index, number in enumerate(sorted(categories))}
         rows: dict[Any, list[tuple[float, ...]]] = {number: [] for number in pictures}
         for annotation in content["annotations"]:

@@ -310,3 +310,10 @@ def test_lists_of_path_and_index(tmp_path: Path) -> None:
     # A number that belongs to the name is no class.
     expected = [("a b 1.jpg", 12), ("c.jpg", 0), ("d.jpg 3", None)]
     assert [(entry.path.name, entry.class_id) for entry in listed] == expected
+
+
+def test_annotations_whose_names_are_no_text(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    image = {"id": 1, "file_name": ["a", 1], "width": 4, "height": 3}
+    path.write_text(json.dumps({"images": [image], "categories": [], "annotations": []}), encoding="utf-8")
+    assert list(read_annotations(path).truths) == ["['a', 1]"]

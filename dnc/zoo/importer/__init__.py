@@ -37,7 +37,7 @@ from dnc.darknet.layers.connected import Connected
 from dnc.darknet.layers.convolutional import BATCH_NORM_EPSILON, Convolutional
 from dnc.darknet.network import Network
 from dnc.darknet.weights import count, write_weights
-from dnc.errors import WeightsError
+from dnc.errors import WeightsError, tolerate
 from dnc.files import whole_file
 from dnc.tables import Table
 from dnc.typing import Progress, silent
@@ -134,7 +134,7 @@ def import_weights(
         mean, std, crop, interpolation, color: recorded beside `out`, for `dnc compile`; see `dnc.zoo.recorded`.
         pins: (layer, name) pairs: that layer takes the unit of that name, its weights or its batch normalisation.
         cutoff: takes the first so many layers of the cfg, as `darknet partial` writes them.
-        lenient: what Darknet takes in silence in a cfg warns instead of failing.
+        lenient: what Darknet takes in silence warns instead of failing: in a cfg, and weights that are no numbers.
 
     Raises:
         CfgError, WeightsError: source and cfg do not fit, or not in one way only; nothing is written then.
@@ -162,7 +162,7 @@ def import_weights(
             hint = "choose another name for -o: its cfg is written beside it"
             raise WeightsError(f"{layers_text(adapted)} cannot hold the source's padding as they are", cfg, hint)
         layers = (_adapted_layers(network, text, cfg_out, lenient) if adapted else network.layers)[:cutoff]
-        arrays, rows = _convert_all(layers, matching, EPSILON if epsilon is None else epsilon, progress)
+        arrays, rows = _convert_all(layers, matching, EPSILON if epsilon is None else epsilon, progress, lenient)
         left, notes = _left(checkpoint, matching), [*checkpoint.notes, *_notes(network.layers[:cutoff], padding)]
         if adapted:
             notes.append(f"{layers_text(adapted)} pad otherwise in {cfg}: use {cfg_out} with these weights")
@@ -225,7 +225,7 @@ def _adapted_layers(network: Network, text: bytes, cfg: Path, lenient: bool) -> 
 
 
 def _convert_all(
-    layers: Sequence[Layer], match: Match, epsilon: float, progress: Progress
+    layers: Sequence[Layer], match: Match, epsilon: float, progress: Progress, lenient: bool
 ) -> tuple[list[Arrays], list[Row]]:
     arrays: list[Arrays] = []
     rows: list[Row] = []
@@ -238,39 +238,45 @@ def _convert_all(
         named = unit or norm
         assert named is not None
         done: list[str] = []
-        converted = _convert(layer, unit, norm, match.places.get(layer.index), epsilon, done)
+        converted = _convert(layer, unit, norm, match.places.get(layer.index), epsilon, done, lenient)
         shapes = layer.weights()
-        arrays.append({name: _rounded(converted[name].reshape(shapes[name]), layer, named) for name in shapes})
+        arrays.append({name: _rounded(converted[name].reshape(shapes[name]), layer, named, lenient) for name in shapes})
         shape = shapes["weights"] if "weights" in shapes else (channels_of(layer),)
         stored = named.weights.shape if named.weights is not None else (named.channels,)
         rows.append(Row(layer.index, layer.name, shape, named.name, stored, tuple(done)))
     return arrays, rows
 
 
-def _rounded(values: Doubles, layer: Layer, unit: Unit) -> Array:
+def _rounded(values: Doubles, layer: Layer, unit: Unit, lenient: bool) -> Array:
     with np.errstate(over="ignore"):
         rounded = values.astype(np.float32)
     if not np.isfinite(rounded).all():
         message = f"layer {layer.index} [{layer.name}] would get numbers beyond float32 from '{unit.name}'"
-        raise WeightsError(message, layer.where, "is the source damaged?")
+        tolerate(WeightsError(message, layer.where, "is the source damaged?"), lenient)
     return rounded
 
 
-def _doubles(tensor: Tensor | None, default: float, length: int) -> Doubles:
-    return np.full(length, default) if tensor is None else tensor.array().astype(np.float64)
+def _doubles(tensor: Tensor | None, default: float, length: int, lenient: bool) -> Doubles:
+    return np.full(length, default) if tensor is None else tensor.array(lenient).astype(np.float64)
 
 
 def _convert(
-    layer: Layer, unit: Unit | None, norm: Unit | None, place: Place | None, epsilon: float, done: list[str]
+    layer: Layer,
+    unit: Unit | None,
+    norm: Unit | None,
+    place: Place | None,
+    epsilon: float,
+    done: list[str],
+    lenient: bool,
 ) -> dict[str, Doubles]:
     """Converts every array that the layer may have in the file; says in `done` what was done."""
-    normalized = None if norm is None else _Norm.read(norm, epsilon, done)
+    normalized = None if norm is None else _Norm.read(norm, epsilon, done, lenient)
     if unit is None:
         assert normalized is not None
         return normalized.darknet(done)
     assert unit.weights is not None
-    weights = unit.weights.array().astype(np.float64).reshape(unit.kernel)
-    bias = _doubles(unit.bias, 0.0, unit.channels)
+    weights = unit.weights.array(lenient).astype(np.float64).reshape(unit.kernel)
+    bias = _doubles(unit.bias, 0.0, unit.channels, lenient)
     if place is not None:
         weights = _enlarged(weights, place, done)
     if not is_normalized(layer):
@@ -320,22 +326,23 @@ class _Norm:
     epsilon: float
 
     @classmethod
-    def read(cls, unit: Unit, epsilon: float, done: list[str]) -> _Norm:
+    def read(cls, unit: Unit, epsilon: float, done: list[str], lenient: bool) -> _Norm:
         done.append(f"batch normalisation '{unit.name}'")
         epsilon = epsilon if unit.epsilon is None else unit.epsilon
         length = unit.channels
         norm = cls(
-            _doubles(unit.weights, 1.0, length),
-            _doubles(unit.bias, 0.0, length),
-            _doubles(unit.mean, 0.0, length),
-            _doubles(unit.variance, 1.0, length),
+            _doubles(unit.weights, 1.0, length, lenient),
+            _doubles(unit.bias, 0.0, length, lenient),
+            _doubles(unit.mean, 0.0, length, lenient),
+            _doubles(unit.variance, 1.0, length, lenient),
             epsilon,
         )
         bad = norm.variance + epsilon <= 0
         if bad.any():
             at = int(np.argmax(bad))
             message = f"'{unit.name}' of the source has variance {norm.variance[at]:g} at {at}, epsilon {epsilon:g}"
-            raise WeightsError(message, hint="the file is damaged, or comes from a training run that diverged")
+            hint = "the file is damaged, or comes from a training run that diverged"
+            tolerate(WeightsError(message, hint=hint), lenient)
         if below := int((norm.variance < 0).sum()):
             done.append(f"{below} variance{'s' if below > 1 else ''} below zero")
         return norm
@@ -350,7 +357,8 @@ class _Norm:
         variance, scale = self.variance + (self.epsilon - BATCH_NORM_EPSILON), self.scale
         small = variance < 0
         if small.any():
-            ratio = np.sqrt(BATCH_NORM_EPSILON / (self.variance + self.epsilon))
+            with np.errstate(invalid="ignore", divide="ignore"):
+                ratio = np.sqrt(BATCH_NORM_EPSILON / (self.variance + self.epsilon))
             variance, scale = np.where(small, 0.0, variance), np.where(small, scale * ratio, scale)
         if self.epsilon != BATCH_NORM_EPSILON:
             done.append(f"epsilon {self.epsilon:g} into the variance" + (" and the scales" if small.any() else ""))

@@ -214,7 +214,7 @@ class _Reader:
             return None
         if any(dim != 1 for dim in dims[: -len(wanted)]) or tensor.data_type not in _NAMES:
             return None
-        return self._of_proto(tensor).array().astype(np.float64).reshape(channels)
+        return self._of_proto(tensor).unchecked().astype(np.float64).reshape(channels)
 
     def _unit(self, linear: _Linear, name: str) -> Unit:
         node, weights, bias = linear.node, linear.weights, linear.bias
@@ -420,7 +420,7 @@ def _sized(tensor: onnx.TensorProto) -> bool:
 
 
 def _derived(tensor: Tensor, shape: Sequence[int], change: Any) -> Tensor:
-    return Tensor(tensor.name, tuple(shape), "F64", lambda: change(tensor.array().astype(np.float64)))
+    return Tensor(tensor.name, tuple(shape), "F64", lambda: change(tensor.unchecked().astype(np.float64)))
 
 
 def _spread(bias: Tensor, channels: int, beta: float) -> Tensor:

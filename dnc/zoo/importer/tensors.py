@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dnc.darknet.layers.base import Shape
-from dnc.errors import WeightsError
+from dnc.errors import WeightsError, tolerate
 from dnc.typing import Array
 
 __all__ = ["FLOATS", "SIZES", "Checkpoint", "Floats", "Pads", "Tensor", "Unit", "checked_name"]
@@ -55,20 +55,26 @@ class Tensor:
     fetch: Callable[[], Array] = field(repr=False, compare=False)
     """The elements as they are stored, in `shape`; bfloat16 as its 16 bits."""
 
-    def array(self) -> Floats:
-        """The values, half precision widened to float32. Raises WeightsError for NaN and infinities."""
+    def unchecked(self) -> Floats:
+        """The values, half precision widened to float32."""
         stored = self.fetch()
         if self.dtype == "BF16":
             stored = (stored.astype(np.uint32) << 16).view(np.float32)
         values: Floats = stored if stored.dtype.itemsize >= 4 else stored.astype(np.float32)
+        return values
+
+    def array(self, lenient: bool = False) -> Floats:
+        """The same; raises WeightsError for NaN and infinities, or warns if `lenient`."""
+        values = self.unchecked()
         bad = ~np.isfinite(values)
         if bad.any():
             where = tuple(map(int, np.argwhere(bad)[0]))
             value = float(values[where])
-            raise WeightsError(
+            problem = WeightsError(
                 f"'{self.name}' of the source holds {value} at {list(where)}",
                 hint="the file is damaged, or comes from a training run that diverged",
             )
+            tolerate(problem, lenient)
         return values
 
 

@@ -20,7 +20,7 @@ from dnc.darknet import reference
 from dnc.darknet.cfg import find_cfg
 from dnc.darknet.layers.convolutional import BATCH_NORM_EPSILON
 from dnc.darknet.network import Network
-from dnc.errors import CfgError, DncError, WeightsError
+from dnc.errors import CfgError, DncError, DncWarning, WeightsError
 from dnc.typing import Array
 from dnc.zoo.importer import ImportReport, import_weights
 from tests.zoo.importer.checkpoints import WRITERS, legacy, safetensors, zipped
@@ -601,3 +601,26 @@ def test_mobilenetv2_of_torch(tmp_path: Path) -> None:
         # 53 layers in float32; relative to the largest output.
         np.testing.assert_allclose(computed[-1], expected, rtol=0, atol=1e-4 * float(np.abs(expected).max()))
     np.testing.assert_array_equal(computed[0], computed[1])
+
+
+def test_lenient_takes_what_is_no_number(tmp_path: Path, cfg: Cfg) -> None:
+    """As a .weights file that holds it: each is a warning that names it."""
+    text = "[net]\nwidth=4\nheight=4\nchannels=1\n[convolutional]\nbatch_normalize=1\nfilters=2\nactivation=linear\n"
+    state = {
+        "c.weight": np.array([np.nan, 2], np.float32).reshape(2, 1, 1, 1),
+        "b.weight": np.array([1, 1], np.float32),
+        "b.bias": np.array([4, 5], np.float32),
+        "b.running_mean": np.array([7, 8], np.float32),
+        "b.running_var": np.array([1, -1], np.float32),
+    }
+    source = zipped(tmp_path / "x", state)
+    with pytest.raises(WeightsError, match="has variance -1 at 1"):
+        import_weights(source, cfg(text), tmp_path / "net.weights")
+    with pytest.warns(DncWarning) as caught:
+        report = import_weights(source, cfg(text), tmp_path / "net.weights", lenient=True)
+    messages = " ".join(str(warning.message) for warning in caught)
+    assert "'c.weight' of the source holds nan at [0, 0, 0, 0]" in messages
+    assert "has variance -1 at 1" in messages
+    with pytest.warns(DncWarning):
+        (arrays,) = Network.load(report.cfg, report.weights, lenient=True).arrays
+    np.testing.assert_array_equal(arrays["weights"].ravel(), state["c.weight"].ravel())
