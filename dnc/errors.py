@@ -7,8 +7,9 @@ what is wrong, where, and what to do about it. Anything else that escapes is a b
 from __future__ import annotations
 
 import difflib
+import re
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -49,6 +50,8 @@ class DncError(Exception):
     """Something that the user can mend: `message` in one line, `where` it is, and a `hint` on what to do."""
 
     def __init__(self, message: str, where: object | None = None, hint: str = "") -> None:
+        # Libraries put objects into their messages, whose addresses tell nobody anything.
+        message = re.sub(r"<(?:\w+\.)*(\w+) object at 0x[0-9A-Fa-f]+>", r"\1", message)
         super().__init__(message)
         self.message = message
         self.where = where
@@ -57,12 +60,19 @@ class DncError(Exception):
     def __str__(self) -> str:
         lines = [self.message]
         if self.where is not None:
-            lines.append(f"  at {self.where}")
+            lines.append(f"  at {self._place()}")
             if isinstance(self.where, Where) and self.where.text:
                 lines.append(f"  {self.where.line:>5} | {self.where.text}")
         if self.hint:
             lines.append(f"  hint: {self.hint}")
         return "\n".join(line[:_LONGEST] for line in printable("\n".join(lines)).split("\n"))
+
+    def _place(self) -> str:
+        where = self.where
+        # Whatever a caller may give in place of a file: data, or an object with nothing to say of itself.
+        if isinstance(where, bytes | bytearray | memoryview):
+            return f"{len(where)} bytes of data"
+        return f"an object of {type(where).__name__}" if type(where).__str__ is object.__str__ else str(where)
 
 
 def printable(text: str) -> str:
@@ -117,15 +127,35 @@ class DncWarning(UserWarning):
     """Something that Darknet ignores or guesses, and that a user may want to know of."""
 
 
-def close_match(word: str, known: Iterable[str], cutoff: float = 0.6) -> str:
-    """The hint "did you mean 'x'?" for the nearest known word, or an empty string."""
-    return _close_match(word, frozenset(known), cutoff)
+def close_match(word: str, known: Iterable[str], cutoff: float = 0.6, meant: Mapping[str, str] | None = None) -> str:
+    """The hint "did you mean 'x'?" for the nearest known word, or an empty string.
+
+    Args:
+        word: what was given.
+        known: what there is.
+        cutoff: how near it must be, from 0 to 1.
+        meant: what other tools call something, with one of the known words for it, or with a text that says what there
+            is instead; in lower case and without what parts words. A word that looks alike may be something else.
+    """
+    words = frozenset(known)
+    told = (meant or {}).get(plain(word))
+    if told is not None:
+        return f"did you mean '{told}'?" if told in words else told
+    return _close_match(word, words, cutoff)
+
+
+def plain(word: str) -> str:
+    """A word without case and without what parts words: SiLU and leaky_relu are silu and leakyrelu."""
+    return re.sub(r"[-_ .]", "", word.lower())
 
 
 @lru_cache(maxsize=1024)
 def _close_match(word: str, known: frozenset[str], cutoff: float) -> str:
     # The same mistake may stand in every section.
-    matches = difflib.get_close_matches(word, known, n=1, cutoff=cutoff)
+    number = re.sub(r"\D", "", word)
+    # What differs in its number is another version or size: yolov8 is no yolov3.
+    near = [name for name in known if not number or re.sub(r"\D", "", name) in ("", number)]
+    matches = difflib.get_close_matches(word.lower(), near, n=1, cutoff=cutoff)
     return f"did you mean '{matches[0]}'?" if matches else ""
 
 

@@ -17,11 +17,22 @@ __all__ = ["Destination", "Target", "find", "maker_of", "targets"]
 
 targets: Registry[type[Destination]] = Registry("dnc.targets")
 
+_MEANT = {
+    **dict.fromkeys(("gpu", "nvidia", "tensorrt", "trt"), "cuda"),
+    **dict.fromkeys(("vpu", "ncs2", "oak", "movidius", "myriadx"), "myriad"),
+    **dict.fromkeys(("ort", "onnxruntime"), "onnx"),
+    **dict.fromkeys(("intel", "npu"), "openvino"),
+    **dict.fromkeys(("llvm", "arm"), "tvm"),
+    "arm64": "--target aarch64",
+    "tpu": "there is none for TPUs",
+}
+"""What people call a target besides."""
+
 
 def find(name: str) -> type[Destination]:
     """The target of this name, installed or not; raises TargetError if there is none."""
     if name not in targets:
-        hint = close_match(name, targets) or f"one of: {', '.join(targets)}"
+        hint = close_match(name, targets, meant=_MEANT) or f"one of: {', '.join(targets)}"
         raise TargetError(f"unknown target '{name}'", hint=hint)
     return targets[name]
 

@@ -174,8 +174,8 @@ import dnc
 from dnc.passes import passes
 from dnc.targets import targets
 from dnc import zoo
-from dnc.darknet.cfg import find_cfg
-cfgs = [len(dnc.Network.load(entry.cfg).layers) for entry in zoo.entries() if find_cfg(entry.cfg).exists()]
+from dnc.darknet.cfg import bundled_cfg
+cfgs = [len(dnc.Network.load(path).layers) for entry in zoo.entries() if (path := bundled_cfg(entry.cfg)).exists()]
 print(json.dumps([sorted(passes), sorted(targets), len(zoo.entries()), cfgs]))
 """
     result = python(installed, "-c", code, cwd=folder)

@@ -35,6 +35,11 @@ __all__ = ["NAMES", "Peer", "Plain", "check_names"]
 
 _TITLES = {"opencv": "OpenCV", "ncnn": "ncnn", "ort": "ONNX Runtime", "openvino": "OpenVINO"}
 _MISSING = 3
+_MEANT = {
+    **dict.fromkeys(("onnx", "onnxruntime"), "ort"),
+    "cv2": "opencv",
+    "darknet": "`dnc compare --golden` compares with Darknet",
+}
 _CHILD = Path(__file__).with_name("peer_child.py")
 
 
@@ -42,7 +47,9 @@ def check_names(names: list[str]) -> None:
     """Raises DncError for a peer that does not exist."""
     for name in names:
         if name not in NAMES:
-            raise DncError(f"no peer '{name}'", hint=close_match(name, NAMES) or f"there is {', '.join(NAMES)}")
+            raise DncError(
+                f"no peer '{name}'", hint=close_match(name, NAMES, meant=_MEANT) or f"there is {', '.join(NAMES)}"
+            )
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ def import_matplotlib(path: Path) -> ModuleType:
     if path.suffix.lower() not in FORMATS:
         raise DncError(f"a picture is {' or '.join(FORMATS)}, not '{path.suffix}'", path)
     # Its list of fonts stands with all else that can be made again.
-    os.environ.setdefault("MPLCONFIGDIR", str(cache_dir() / "matplotlib"))
+    os.environ.setdefault("MPLCONFIGDIR", str(cache_dir(to_write=True) / "matplotlib"))
     try:
         matplotlib = importlib.import_module("matplotlib")
         matplotlib.use("agg")

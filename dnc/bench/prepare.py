@@ -18,7 +18,7 @@ from dnc.bench.remote import RemoteSubject
 from dnc.bench.subject import Subject, engine_name, unique
 from dnc.compiler.compiling import compile_engine
 from dnc.compiler.options import CompileOptions
-from dnc.darknet.cfg import find_cfg
+from dnc.darknet.cfg import bundled_cfg, find_cfg, missing_hint
 from dnc.darknet.network import Network
 from dnc.darknet.weights import write_weights
 from dnc.errors import DncError, close_match, warn
@@ -63,6 +63,8 @@ class BenchOptions:
     """The Python of a peer."""
     device: Device | None = None
     """Where engines run, if not here."""
+    files: list[dict[str, str]] = field(default_factory=list)
+    """The `cfg` and `weights` that were compiled, as they are found."""
 
     def __post_init__(self) -> None:
         """Raises DncError where there is no such peer."""
@@ -129,13 +131,14 @@ def _compile(
     cfg = find_cfg(item)
     if not os.access(cfg, os.F_OK):
         known = [path.name for path in Path().iterdir() if is_engine(path) or path.suffix == ".cfg"]
-        hint = close_match(item, known) or "name an engine folder, a .cfg file, or a network of cfg/"
+        hint = close_match(item, known) or missing_hint(item)
         raise DncError(f"there is no engine and no cfg '{item}'", hint=hint)
     scratch.mkdir()
     weights = options.weights or weights_or_random(cfg, scratch)
     if weights.name == RANDOM:
         what = "no weights beside the cfg or in the zoo's cache: random ones stand in"
         warn(DncError(what, cfg, "--weights names some"))
+    options.files.append({"cfg": str(cfg), "weights": "random" if weights.name == RANDOM else str(weights)})
     engines = []
     for target in options.targets or ["cpu"]:
         for precision in options.precisions or [""]:
@@ -177,7 +180,7 @@ def network_of(
     name = str(subject.manifest.network.get("cfg"))
     named = [find_cfg(item) for item in what if not is_engine(item)]
     random = list(scratch.glob(f"*/{RANDOM}"))
-    for cfg in [*named, subject.folder.parent / name, Path(name), find_cfg(name)]:
+    for cfg in [*named, subject.folder.parent / name, Path(name), bundled_cfg(name)]:
         if not os.access(cfg, os.F_OK):
             continue
         for weights in [options.weights, zoo.weights_for(cfg), *random]:

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from dnc.errors import DncError
+from dnc.files import as_text
 from dnc.graph.verification import photograph
 from dnc.runtime.engine import load, runner_of
 from dnc.runtime.inputs import Feeds, Inputs, noise
@@ -77,7 +78,7 @@ class Subject:
 
     def session(self) -> Session:
         """A new session that takes turns with others: its threads do not run on when it has run."""
-        return self.runner.taking_turns().open(self.folder, self.threads)
+        return self.runner.taking_turns().open(as_text(self.folder), self.threads)
 
     @contextmanager
     def open(self) -> Iterator[Run]:

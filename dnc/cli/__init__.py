@@ -29,7 +29,7 @@ from dnc.errors import DncError, DncWarning, close_match
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["Exit", "cli", "main", "print_json", "progress", "progress_bar"]
+__all__ = ["Exit", "cli", "main", "print_json", "progress", "progress_bar", "say_files"]
 
 
 class Exit(IntEnum):
@@ -55,6 +55,17 @@ _COMPILER = ("onnx", "onnx_ir", "PIL", "rich")
 """What the extra `compiler` installs besides click."""
 
 
+_MEANT = {
+    **dict.fromkeys(("run", "infer", "predict", "demo", "test"), "detect"),
+    **dict.fromkeys(("map", "val", "valid", "validate", "recall"), "eval"),
+    **dict.fromkeys(("convert", "build", "export"), "compile"),
+    **dict.fromkeys(("download", "fetch"), "dnc zoo fetch"),
+    "quantize": "calibrate",
+    "train": "dnc does not train",
+}
+"""What other programs call a command."""
+
+
 class _Commands(click.Group):
     """Finds commands among the modules of this package."""
 
@@ -72,7 +83,7 @@ class _Commands(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if args and not args[0].startswith("-") and self.get_command(ctx, args[0]) is None:
-            hint = close_match(args[0], self.list_commands(ctx))
+            hint = close_match(args[0], self.list_commands(ctx), meant=_MEANT)
             ctx.fail(f"no command '{args[0]}'" + (f": {hint}" if hint else ""))
         return super().resolve_command(ctx, args)
 
@@ -184,7 +195,7 @@ def _failure(error: BaseException) -> int:
 
 
 def _say(text: str, code: int) -> int:
-    """Prints a last line. Where stderr is full or closed, the code alone has to say it."""
+    """Prints a line. Where stderr is full or closed, the code alone has to say it."""
     with suppress(OSError):
         click.echo(f"dnc: {text}", err=True)
     return code
@@ -234,6 +245,11 @@ def _show_warning(
         # To where sys.stderr points now: `progress` puts it above its line.
         with suppress(OSError):
             print(f"dnc: warning: {message}", file=sys.stderr, flush=True)
+
+
+def say_files(cfg: object, weights: object) -> None:
+    """Says on stderr which files a command took: they may have been found by name."""
+    _say(f"{cfg} " + (f"with {weights}" if weights else "without weights"), Exit.DONE)
 
 
 def print_json(value: object) -> None:

@@ -28,7 +28,7 @@ from dnc.darknet.network import Network
 from dnc.darknet.reference import run
 from dnc.darknet.weights import write_weights
 from dnc.errors import DncError, DncWarning
-from dnc.files import cache_dir, scratch_folder
+from dnc.files import cache_dir, can_be_written, scratch_folder
 from dnc.runtime.gpus import gpus
 from dnc.runtime.runners.myriad import toolchain
 from dnc.targets import targets
@@ -200,10 +200,7 @@ def _cache() -> dict[str, Any]:
         kind = part[0] if len(part) > 1 else "weights"
         if path.is_file():
             sizes[kind] = sizes.get(kind, 0) + path.stat().st_size
-    place = folder
-    while not place.exists():
-        place = place.parent
-    writable = place.is_dir() and os.access(place, os.W_OK)
+    writable = can_be_written(folder)
     remedy = "" if writable else "set DNC_CACHE to a folder that can be written to"
     return {"folder": str(folder), "writable": writable, "remedy": remedy, "bytes": dict(sorted(sizes.items()))}
 

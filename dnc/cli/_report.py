@@ -101,6 +101,7 @@ def network_json(network: Network, weights: str | Path | None = None) -> dict[st
 
     return {
         "cfg": network.file,
+        "weights": network.weights or None,
         "digest": network.digest,
         "input": list(network.input_shape),
         "layers": [
@@ -236,6 +237,7 @@ def comparison_json(comparison: Comparison) -> dict[str, Any]:
     return {
         "actual": comparison.actual,
         "expected": comparison.expected,
+        "files": [dict(files) for files in comparison.files],
         "tolerance": comparison.tolerance,
         "agrees": first is None,
         "first": None if first is None else {"input": first.sample, "output": first.name, "section": first.where},

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dnc.cli import Exit, print_json, progress
+from dnc.cli import Exit, print_json, progress, say_files
 from dnc.cli._lists import POSITIVE, WHOLE, exif_option, names
 
 if TYPE_CHECKING:
@@ -171,13 +171,15 @@ def command(
             frames = _frames(what, images, exif, video, camera, fps, chosen, scratch, report)
         else:
             recording, tables = _measure(what, layers, plot, chosen, scratch, report)
+    for files in chosen.files:
+        say_files(files["cfg"], files["weights"])
     if diff is not None:
         _show_differences(differences, as_json)
         context.exit(Exit.NO if any(difference.slower for difference in differences) else Exit.DONE)
     elif sources:
-        _show_frames(frames, as_json, markdown)
+        _show_frames(frames, chosen, as_json, markdown)
     else:
-        _show_recording(recording, tables, as_json, markdown)
+        _show_recording(recording, tables, chosen, as_json, markdown)
 
 
 def _device(remote: str | None, threads: int | None, progress: Progress) -> AbstractContextManager[Device | None]:
@@ -253,11 +255,13 @@ def _frames(
     return results
 
 
-def _show_recording(recording: Recording, tables: list[Layers], as_json: bool, markdown: bool) -> None:
+def _show_recording(
+    recording: Recording, tables: list[Layers], chosen: BenchOptions, as_json: bool, markdown: bool
+) -> None:
     from dnc.bench.report import layers_report, recording_report
 
     if as_json:
-        print_json({**recording.to_json(), "layers": [asdict(layers) for layers in tables]})
+        print_json({**recording.to_json(), "layers": [asdict(layers) for layers in tables], "files": chosen.files})
         return
     report = recording_report(recording)
     for table in tables:
@@ -275,12 +279,12 @@ def _show_differences(differences: list[Difference], as_json: bool) -> None:
             click.echo(f"  {note}")
 
 
-def _show_frames(frames: list[EndToEnd], as_json: bool, markdown: bool) -> None:
+def _show_frames(frames: list[EndToEnd], chosen: BenchOptions, as_json: bool, markdown: bool) -> None:
     from dnc.bench.machine import describe, machine
     from dnc.bench.report import Report, frames_report
 
     if as_json:
-        print_json({"machine": machine(), "end_to_end": [result.to_json() for result in frames]})
+        print_json({"machine": machine(), "end_to_end": [result.to_json() for result in frames], "files": chosen.files})
         return
     report = Report()
     report.add("", describe(machine()))

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from dnc.cli import print_json, progress
+from dnc.cli import print_json, progress, say_files
 from dnc.cli._lists import exif_option
 from dnc.cli._options import preprocessing_options
 from dnc.errors import CalibrationError
+from dnc.files import check_foreign
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -123,7 +124,7 @@ def command(
         if table is not None:
             calibration = read_table(table, network, lenient=lenient)
         else:
-            paths = _images(given or _data_beside(cfg), key, count, seed, skip_bad)
+            paths = _images(given or _data_beside(cfg, network), key, count, seed, skip_bad)
             calibration = calibrate(
                 network,
                 preprocessing_for(network, place, **preprocessing),
@@ -141,8 +142,9 @@ def command(
         calibration.write(file)
     for form, target in exports:
         _export(form, target, calibration, network, version)
+    say_files(cfg, place)
     if as_json:
-        print_json({"file": str(file), **calibration.to_json()})
+        print_json({"file": str(file), "cfg": str(cfg), "weights": str(place), **calibration.to_json()})
         return
     origin = f"on {calibration.images['count']} images" if calibration.images else f"from {table}"
     kind = "symmetric" if calibration.symmetric else "asymmetric"
@@ -174,6 +176,7 @@ def _kind(file: str) -> str:
     from dnc.evaluation.datasets import SUFFIXES, is_folder, is_there
     from dnc.files import open_regular
 
+    check_foreign(file, CalibrationError)
     suffix = Path(file).suffix.lower()
     if suffix in (".cfg", ".weights", ".data"):
         return suffix[1:]
@@ -194,13 +197,21 @@ def _kind(file: str) -> str:
     return "cfg" if lines and lines[0].startswith(b"[") else "images"
 
 
-def _data_beside(cfg: Path) -> list[str]:
-    """NAME.data beside the cfg, else the only .data file there; raises CalibrationError where there is none."""
+def _data_beside(cfg: Path, network: Network) -> list[str]:
+    """NAME.data beside the cfg, else the only .data file there; raises CalibrationError where there is none, or it is
+    for another number of classes."""
+    from dnc.evaluation.datasets import read_data
+
     own = cfg.with_suffix(".data")
     beside = [own] if own.is_file() else sorted(cfg.parent.glob("*.data"))
     if len(beside) != 1:
         what = "no images are named, and there is no .data file" if not beside else "several .data files are"
         raise CalibrationError(f"{what} beside the cfg", cfg, "name a .data file, or --images with a list or a folder")
+    classes = read_data(beside[0]).classes
+    heads = [head for layer in network.layers if (head := layer.head()) is not None]
+    if heads and classes is not None and classes != heads[-1].classes:
+        what = f"the .data file beside the cfg has {classes} classes, the network {heads[-1].classes}"
+        raise CalibrationError(what, beside[0], "name the right one, or this one if its images will do")
     return [str(beside[0])]
 
 

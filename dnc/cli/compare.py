@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from dnc.cli import Exit, print_json, progress
+from dnc.cli import Exit, print_json, progress, say_files
 from dnc.cli._lists import exif_option
 from dnc.cli._report import comparison_json, comparison_table, verdict
 
@@ -54,6 +54,8 @@ def command(context: click.Context, /, a: str, b: str | None, as_json: bool, **o
 
     with progress() as report:
         comparison = compare_files(a, b, progress=report, **options)
+    for files in comparison.files:
+        say_files(files["cfg"], files["weights"])
     if as_json:
         print_json(comparison_json(comparison))
     else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from dnc.cli import print_json, progress
+from dnc.cli import print_json, progress, say_files
 from dnc.cli._options import compile_options, compile_options_of
 
 
@@ -19,13 +19,19 @@ def command(cfg: str, weights: str | None, out: str | None, as_json: bool, **fie
     import time
 
     from dnc.compiler.compiling import compile_engine
+    from dnc.compiler.source import find_weights
+    from dnc.darknet.cfg import find_cfg
 
     start = time.perf_counter()
+    options = compile_options_of(**fields)  # type: ignore[arg-type]
+    place = find_cfg(cfg)
+    found = find_weights(place, weights)
     with progress(not as_json) as tell:
-        engine = compile_engine(cfg, weights, out, compile_options_of(**fields), tell)  # type: ignore[arg-type]
+        engine = compile_engine(place, found, out, options, tell)
+    say_files(place, found)
     manifest = engine.manifest
     if as_json:
-        print_json({"folder": str(engine.folder), **manifest.to_json()})
+        print_json({"folder": str(engine.folder), "cfg": str(place), "weights": str(found), **manifest.to_json()})
         return
     applied = ", ".join(f"{item['name']} x{item['applied']}" for item in manifest.passes if item["applied"])
     network = manifest.network

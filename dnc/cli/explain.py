@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from dnc.cli import print_json, progress
+from dnc.cli import print_json, progress, say_files
 from dnc.cli._options import compile_options, compile_options_of
 from dnc.tables import Table
 
@@ -44,6 +44,8 @@ def command(
         options = compile_options_of(**fields)  # type: ignore[arg-type]
         with progress(not as_json) as tell:
             explanation = explain(what, weights, options, progress=tell)
+    if explanation.cfg:
+        say_files(explanation.cfg, explanation.weights)
     shown = [item for item in explanation.passes if not only or item["name"] in only]
     if as_json:
         print_json(shown)
@@ -51,6 +53,8 @@ def command(
     if not explanation.real:
         click.echo("there are no weights: random ones stand in", err=True)
     _show(shown)
+    if explanation.training:
+        click.echo(f"\nact in training only: {explanation.training}")
 
 
 def _show(passes: Sequence[Mapping[str, Any]]) -> None:

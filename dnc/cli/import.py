@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from dnc.cli import print_json, progress
+from dnc.cli import print_json, progress, say_files
 from dnc.cli._lists import numbers
 
 
@@ -51,6 +51,7 @@ def command(source: str, cfg: str, out: str, as_json: bool, **options: object) -
 
     with progress(not as_json) as report_progress:
         report = import_weights(source, cfg, out, progress=report_progress, **options)  # type: ignore[arg-type]
+    say_files(report.cfg, source)
     if as_json:
         print_json(report.to_json())
         return

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from dnc.cli import print_json
+from dnc.cli import print_json, say_files
 from dnc.cli._report import engine_json, engine_text, network_json, network_table, totals
 
 
@@ -38,6 +38,7 @@ def command(what: str, weights: str | None, cutoff: int | None, lenient: bool, a
     from dnc.darknet.network import Network
 
     network = Network.load(find_cfg(what), weights, lenient=lenient, cutoff=cutoff)
+    say_files(network.file, network.weights)
     if as_json:
         print_json(network_json(network, weights))
         return

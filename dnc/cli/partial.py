@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import click
 
+from dnc.cli import say_files
+
 
 @click.command(epilog="Example: dnc partial net.cfg net.weights net.conv.15 15")
 @click.argument("cfg", type=click.Path())
@@ -23,5 +25,6 @@ def command(cfg: str, weights: str, out: str, n: int, lenient: bool) -> None:
 
     network = Network.load(cfg, lenient=lenient)
     write_partial(weights, network.layers, out, n, lenient=lenient)
+    say_files(network.file, weights)
     floats = sum(count(layer) for layer in network.layers[:n])
     click.echo(f"{out}: {n} of {len(network.layers)} layers, {floats:,} floats, {Path(out).stat().st_size:,} bytes")

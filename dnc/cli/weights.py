@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from dnc.cli import print_json
+from dnc.cli import print_json, say_files
 from dnc.files import whole_file
 
 
@@ -29,6 +29,7 @@ def random(cfg: str, out: str, seed: int, lenient: bool) -> None:
     from dnc.darknet.weights import write_weights
 
     network = Network.load(cfg, lenient=lenient).with_random_weights(seed)
+    say_files(network.file, "random weights")
     with whole_file(out) as file:
         write_weights(file, network.layers, network.arrays)
     click.echo(f"{out}: {network.parameters():,} floats, {Path(out).stat().st_size:,} bytes")
@@ -47,9 +48,11 @@ def inspect(cfg: str, weights: str, lenient: bool, as_json: bool) -> None:
     from dnc.darknet.inspection import inspect_weights
     from dnc.darknet.network import Network
 
-    inspection = inspect_weights(weights, Network.load(cfg, lenient=lenient).layers)
+    network = Network.load(cfg, lenient=lenient)
+    inspection = inspect_weights(weights, network.layers)
+    say_files(network.file, weights)
     if as_json:
-        print_json({"cfg": cfg, "weights": weights, **inspection.to_json()})
+        print_json({"cfg": network.file, "weights": weights, **inspection.to_json()})
         return
     inspection.table().show()
     for line in inspection.summary:

@@ -17,6 +17,7 @@ from typing import Any
 import numpy.typing as npt
 
 from dnc.errors import TargetError
+from dnc.files import as_text
 from dnc.runtime.manifest import Manifest
 from dnc.runtime.runners import Session
 from dnc.runtime.timing import interleave, processors
@@ -63,13 +64,13 @@ def choose(
         place.mkdir()
         try:
             report = candidate.target.build(candidate.model, place, candidate.manifest, progress)
-            session = candidate.target.runner().taking_turns().open(place, processors())
+            session = candidate.target.runner().taking_turns().open(as_text(place), processors())
             session.run(feeds)
         except TargetError as error:
             first = first or error
             refused[name] = error.message
             continue
-        built[name] = dataclasses.replace(candidate.manifest, report=report)
+        built[name] = dataclasses.replace(candidate.manifest, report={**candidate.manifest.report, **report})
         sessions[name] = session
     if not built:
         assert first is not None

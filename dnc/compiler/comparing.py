@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -116,7 +117,8 @@ def compare_files(
         else:
             raise DncError("a recording has its own input", recording.path, "leave --image and --input out")
         progress("computing")
-        return compare(actual, expected, samples, tolerance)
+        comparison = compare(actual, expected, samples, tolerance)
+        return dataclasses.replace(comparison, files=tuple(loader.files))
 
 
 def _is_recording(path: str | PathLike[str]) -> bool:
@@ -131,6 +133,7 @@ class _Loader:
     seed: int
     lenient: bool
     cutoff: int | None
+    files: list[dict[str, str]] = dataclasses.field(default_factory=list)
 
     def network(self, cfg: str | PathLike[str]) -> tuple[Network, Path]:
         """The network and its .weights file."""
@@ -142,6 +145,7 @@ class _Loader:
                 write_weights(file, bare.layers, bare.with_random_weights(self.seed).arrays)
         else:
             weights = find_weights(cfg, self.weights)
+        self.files.append({"cfg": str(cfg), "weights": "random" if self.random_weights else str(weights)})
         return Network.load(cfg, weights, lenient=self.lenient, cutoff=self.cutoff), weights
 
     def compiled(self, network: Network, weights: Path, target: str, skip: Sequence[str], progress: Progress) -> Side:

@@ -171,7 +171,7 @@ def _write(
     manifest = chosen.manifest
     if options.tune is not None:
         assert isinstance(chosen.target, TunableTarget)
-        wanted = Tuning(options.tune, options.remote or "", cache_dir())
+        wanted = Tuning(options.tune, options.remote or "", cache_dir(to_write=True))
         report, kernels = chosen.target.build_tuned(chosen.model, folder, manifest, wanted, progress)
         tuning = {**manifest.tuning, "kernels": kernels}
         manifest = dataclasses.replace(manifest, report={**manifest.report, **report}, tuning=tuning)

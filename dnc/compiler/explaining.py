@@ -10,7 +10,7 @@ from typing import Any
 
 from dnc.compiler.compiling import offers_for
 from dnc.compiler.options import CompileOptions
-from dnc.compiler.preparing import lowered, prepare, verifier_for
+from dnc.compiler.preparing import TRAINING, lowered, prepare, verifier_for
 from dnc.compiler.source import Source
 from dnc.errors import BundleError
 from dnc.runtime.engine import load
@@ -26,6 +26,11 @@ class Explanation:
     passes: tuple[Mapping[str, Any], ...]
     """For each pass, in order: `name`, `applied` and `missed` remarks (`where`, `text`), its `tolerance` and, where it
     was measured, the `error` of the outputs."""
+    cfg: str = ""
+    """The cfg and the weights that were read; empty of an engine."""
+    weights: str = ""
+    training: str = ""
+    """The cfg's options that act in training only, in words."""
     real: bool = True
     """Whether the weights are the network's own: with random ones, passes that look at weights find nothing."""
 
@@ -56,7 +61,13 @@ def explain(
     verifier = verifier_for(source, model) if options.verify else None
     dump = None if options.dump_dir is None else Path(options.dump_dir)
     candidate = prepare(target, source, model, options, batch, verifier=verifier, dump=dump, progress=progress)
-    return Explanation(tuple(item.to_json() for item in candidate.applied), source.real)
+    return Explanation(
+        tuple(item.to_json() for item in candidate.applied),
+        source.network.file,
+        source.network.weights,
+        source.network.training,
+        source.real,
+    )
 
 
 def explain_engine(folder: str | PathLike[str]) -> Explanation:
@@ -67,4 +78,4 @@ def explain_engine(folder: str | PathLike[str]) -> Explanation:
     if not manifest.remarks:
         hint = "compile it again, or explain its cfg"
         raise BundleError("an older dnc made the engine, and kept no remarks", engine.folder, hint)
-    return Explanation(manifest.remarks)
+    return Explanation(manifest.remarks, training=manifest.report.get(TRAINING, ""))

@@ -32,8 +32,10 @@ from dnc.targets import Target
 from dnc.targets.base import Candidate
 from dnc.typing import Progress
 
-__all__ = ["dataset_for", "lowered", "prepare", "verifier_for"]
+__all__ = ["TRAINING", "dataset_for", "lowered", "prepare", "verifier_for"]
 
+TRAINING = "training only"
+"""The topic of the report that has the cfg's options that no engine needs."""
 _MEASURED = 100
 """Images of `data`, at most."""
 _MAX_DROP = 0.5
@@ -98,7 +100,7 @@ def prepare(
     calibration = source.calibration if target.needs_calibration else None
 
     def tune(ready: ir.Model) -> Sequence[Step]:
-        tuned = autotune(ready, target, batch=batch or 1, cache=cache_dir(), progress=progress)
+        tuned = autotune(ready, target, batch=batch or 1, cache=cache_dir(to_write=True), progress=progress)
         measured["tuning"] = tuned.to_json()
         steps = [Step(item, "faster so on this machine") for item in tuned.passes()]
         return [*steps, Step(passes["eliminate-dead-code"]())] if steps else []
@@ -110,7 +112,7 @@ def prepare(
         most = _MAX_DROP if options.max_drop is None else options.max_drop
         dataset = dataset_for(calibration, options)
         mixed = choose_float_layers(ready, target, manifest, quantize, dataset, max_drop=most, progress=progress)
-        measured["report"] = {"mixed": str(mixed)}
+        measured["report"] = {**manifest.report, "mixed": str(mixed)}
         return quantize([str(layer) for layer in mixed.kept])
 
     tuning = [Decision("autotune", tune, "forms are timed as they will run")] if options.autotune else []
@@ -211,5 +213,6 @@ def _manifest(source: Source, model: ir.Model, target: Target, options: CompileO
         states=states,
         labels=source.labels,
         tools={"dnc": __version__, **target.versions()},
+        report={TRAINING: network.training} if network.training else {},
         options=target.given,
     )

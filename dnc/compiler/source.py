@@ -13,19 +13,23 @@ from typing import Any
 
 from dnc import zoo
 from dnc.compiler.options import CompileOptions
-from dnc.darknet.cfg import find_cfg
+from dnc.darknet.cfg import find_cfg, read_cfg
 from dnc.darknet.layers.base import layer_value
 from dnc.darknet.network import Network
-from dnc.errors import CalibrationError, DncError, WeightsError, tolerate
+from dnc.errors import CalibrationError, CfgError, DncError, WeightsError, tolerate, warn
 from dnc.evaluation.datasets import read_names
+from dnc.files import check_foreign
 from dnc.quantization.calibration import Calibration
 from dnc.runtime.decoding import ClassifierHead, Head
 from dnc.runtime.options import CALIBRATED
 from dnc.runtime.preprocessing import COLORS, MODES, Preprocessing
 from dnc.targets import Target
-from dnc.zoo.recorded import read_recorded
+from dnc.zoo.recorded import read_recorded, recorded_path
 
 __all__ = ["Source", "find_labels", "find_weights", "heads_of", "preprocessing_for"]
+
+
+_ANOTHER = "does it belong to another network? Delete it to do without, or say what is right: --preprocess, --mean, …"
 
 
 @dataclass(frozen=True)
@@ -71,12 +75,11 @@ class Source:
         if found is None:
             network = network.with_random_weights()
         heads = heads_of(network)
-        recorded = {} if found is None else read_recorded(found)
         return cls(
             cfg,
             network,
             heads,
-            _preprocessing(network, heads, options.preprocessing, recorded),
+            _preprocessing(network, heads, options.preprocessing, found),
             find_labels(cfg, options.labels, heads, options.lenient),
             _calibration(
                 options.calibration,
@@ -99,7 +102,11 @@ def _calibration(
             raise CalibrationError(f"precision {precisions[0]} needs no calibration", path, hint)
         return None
     if path is None:
-        hint = f"`dnc calibrate obj.data {Path(network.file).name}` measures one; name it with --calibration"
+        name = Path(network.file).name
+        hint = f"`dnc calibrate obj.data {name}` measures one; name it with --calibration"
+        sections, _ = read_cfg(network.file, lenient=True)
+        if "input_calibration" in sections[0].options:
+            hint = f"the cfg has input_calibration: `dnc calibrate {name} --import {name}` makes one of it; {hint}"
         raise CalibrationError(f"precision {needy[0]} needs a calibration", network.file, hint)
     calibration = Calibration.read(path)
     calibration.check(network, lenient)
@@ -110,6 +117,7 @@ def find_weights(cfg: str | PathLike[str], weights: str | PathLike[str] | None) 
     """The given weights, else those beside the cfg, else the zoo's; raises WeightsError if there are none."""
     if weights is not None:
         return Path(weights)
+    check_foreign(cfg, CfgError)
     # Unlike Path.exists, os.access raises nothing where the name is too long.
     if not os.access(cfg, os.F_OK) or Path(cfg).is_dir():
         # The cfg is what is missing, which Network.load says better.
@@ -125,38 +133,49 @@ def find_weights(cfg: str | PathLike[str], weights: str | PathLike[str] | None) 
 def find_labels(
     cfg: Path, labels: str | PathLike[str] | None, heads: Sequence[Head], lenient: bool = False
 ) -> tuple[str, ...]:
-    """The names of the classes: from the file given; else beside the cfg, by its name or if it is the only one with
-    as many lines as there are classes; else the zoo's for a network of that name; else none.
+    """The names of the classes: from the file given; else from NAME.names beside NAME.cfg; else from the only .names
+    there with as many lines as there are classes; else the zoo's for a network of that name; else none.
+
+    Where .names stand beside the cfg and none is taken, a warning says so.
+
+    Args:
+        lenient: a file with another number of lines is taken as far as it goes, with a warning.
 
     Raises:
-        DncError: the file given cannot be read, is empty, or has another number of lines than there are classes.
+        DncError: the file given, or NAME.names, cannot be read, is empty, or has another number of lines than there are
+            classes.
     """
     if not heads:
         return ()
     classes = heads[-1].classes
-    if labels is not None:
-        names = read_names(labels, lenient)
+    own = cfg.with_suffix(".names")
+    if labels is not None or own.is_file():
+        place = own if labels is None else labels
+        names = read_names(place, lenient)
         if len(names) != classes:
-            problem = DncError(f"{len(names)} labels for {classes} classes", labels, "one class name a line")
-            tolerate(problem, lenient)
+            hint = "one class name a line"
+            if labels is None:
+                hint = "it is taken for its name: mend it, or name another with --labels"
+            tolerate(DncError(f"{len(names)} labels for {classes} classes", place, hint), lenient)
             # As far as they go; the others are called by their numbers, as without labels.
             names = (*names[:classes], *map(str, range(len(names), classes)))
         return names
-    own = cfg.with_suffix(".names")
-    if own.is_file() and len(names := read_names(own)) == classes:
-        return names
-    beside = []
+    counts: dict[Path, int] = {}
     for path in sorted(cfg.parent.glob("*.names")):
         # Nobody asked for these files: one that cannot be read is no error.
         with suppress(DncError):
-            beside.append(read_names(path))
-    fitting = [names for names in beside if len(names) == classes]
+            counts[path] = len(read_names(path))
+    fitting = [path for path, count in counts.items() if count == classes]
     if len(fitting) == 1:
-        return fitting[0]
+        return read_names(fitting[0])
     for entry in zoo.entries():
         path = Path(zoo.__file__).parent / "labels" / f"{entry.labels}.names"
         if Path(entry.cfg).stem == cfg.stem and path.is_file() and len(names := read_names(path)) == classes:
             return names
+    if counts:
+        found = ", ".join(f"{path.name} has {count}" for path, count in counts.items())
+        what = f"none of the .names beside the cfg is taken for its {classes} classes: {found}"
+        warn(DncError(what, cfg, f"name one with --labels, or call it {own.name}; classes are called by their numbers"))
     return ()
 
 
@@ -175,16 +194,24 @@ def preprocessing_for(network: Network, weights: str | PathLike[str], **given: A
 
     Raises DncError as `compile` does.
     """
-    return _preprocessing(network, heads_of(network), given, read_recorded(weights))
+    return _preprocessing(network, heads_of(network), given, weights)
 
 
 def _preprocessing(
-    network: Network, heads: Sequence[Head], given: Mapping[str, Any], recorded: Mapping[str, Any]
+    network: Network, heads: Sequence[Head], given: Mapping[str, Any], weights: str | PathLike[str] | None
 ) -> Preprocessing | None:
-    """Takes what is given and not None, else what is recorded, else what Darknet does."""
+    """Takes what is given and not None, else what is recorded beside the weights, else what Darknet does."""
+    record = None if weights is None else recorded_path(weights)
+    recorded = {} if weights is None else read_recorded(weights)
+    other = Path(network.file).with_suffix(".preprocess.json")
+    if record is not None and not recorded and other.is_file() and other.absolute() != record.absolute():
+        hint = f"it is found by the name of the weights: {record.name}"
+        warn(DncError("the preprocessing recorded beside the cfg is not taken", other, hint))
     if len(network.input_shape) != 3:
         if any(value is not None for value in given.values()):
             raise DncError("this network does not take images, so it has no preprocessing", network.file)
+        if recorded:
+            raise DncError("preprocessing is recorded for a network that takes no images", record, _ANOTHER)
         return None
     channels, height, width = network.input_shape
     classifier = bool(heads) and isinstance(heads[-1], ClassifierHead)
@@ -195,6 +222,9 @@ def _preprocessing(
     chosen = {**usual, **recorded, **{key: value for key, value in given.items() if value is not None}}
     if chosen["mode"] != "center-crop":
         for key in ("crop", "interpolation"):
+            if key in recorded and given.get("mode") is None:
+                what = f"{key} is recorded for a classifier's center-crop, and this network's mode is {chosen['mode']}"
+                raise DncError(what, record, _ANOTHER)
             if given.get(key) is None:
                 chosen.pop(key, None)
     for key in chosen.keys() & {"mean", "std"}:
@@ -204,5 +234,5 @@ def _preprocessing(
     except ValueError as error:
         known = f"modes: {', '.join(MODES)}; colors: {', '.join(COLORS)}"
         if recorded:
-            known += f"; recorded beside the weights: {', '.join(recorded)}"
+            known += f"; {record} has {', '.join(recorded)}"
         raise DncError(f"unusable preprocessing: {error}", network.file, known) from error

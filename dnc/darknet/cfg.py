@@ -11,13 +11,14 @@ from __future__ import annotations
 import codecs
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import NoReturn
 
-from dnc.errors import CfgError, Where, close_match, printable, tolerate, warn
-from dnc.files import open_regular, packaged
+from dnc.errors import CfgError, Where, close_match, plain, printable, tolerate, warn
+from dnc.files import check_foreign, open_regular, packaged
 
 __all__ = ["Option", "Section", "parse_cfg", "read_cfg"]
 
@@ -41,6 +42,15 @@ _TRAINING_KEYS = """
 TRAINING_KEYS = frozenset(_TRAINING_KEYS.split())
 """Options that Darknet reads only to train, or that ask nothing of inference; known, and passed over in silence."""
 
+_ASK_NOTHING = frozenset(("stream", "wait_stream", "onlyforward", "input_calibration", "show_details", "log", "seen"))
+"""Those of them that training has no use for either."""
+_MEANT = {
+    **dict.fromkeys(("kernelsize", "kernel", "ksize"), "size"),
+    **dict.fromkeys(("outchannels", "outputchannels"), "filters"),
+    **dict.fromkeys(("batchnorm", "bn"), "batch_normalize"),
+}
+"""What other frameworks call an option."""
+_NOTHING: Mapping[str, str] = MappingProxyType({})
 _INTEGER = re.compile(r"[+-]?[0-9]+")
 _FLOAT = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 _NOT_DECIMAL = re.compile(r"[+-]?(0x|inf|nan)", re.IGNORECASE)
@@ -104,10 +114,19 @@ class Section:
             return default
         return option.value
 
-    def choice(self, key: str, default: str, known: Iterable[str], fallback: str | None = None) -> str:
+    def choice(
+        self,
+        key: str,
+        default: str,
+        known: Iterable[str],
+        fallback: str | None = None,
+        same: Mapping[str, str] = _NOTHING,
+        meant: Mapping[str, str] = _NOTHING,
+    ) -> str:
         """The option's text, which must be one of `known`.
 
-        Under lenient an unknown one becomes `fallback`, what Darknet takes then: the default if not given.
+        Under lenient, one that is only called otherwise elsewhere becomes what `same` says; any other unknown one
+        becomes `fallback`, what Darknet takes then: the default if not given. `meant` is as for `close_match`.
         """
         value = self.text(key, default)
         assert value is not None
@@ -115,7 +134,14 @@ class Section:
         if value in names:
             return value
         taken = default if fallback is None else fallback
-        hint = close_match(value, names) or "one of: " + ", ".join(names)
+        other = same.get(plain(value))
+        if other is not None:
+            hint = f"it is Darknet's {other}" + (
+                f", which is taken; Darknet itself takes {taken}" if self.lenient else ""
+            )
+            self.guess(f"{key}={_short(value)} is unknown", key, hint)
+            return other
+        hint = close_match(value, names, meant=meant) or "one of: " + ", ".join(names)
         if value.partition("#")[0] in names:
             hint = f"give the comment a line of its own: Darknet takes it for a part of the name, and reads {taken}"
         elif self.lenient:
@@ -194,12 +220,19 @@ class Section:
         item = "" if value == self.options[key].value else f"'{_short(value)}' in "
         self.guess(f"{item}{given} is not {what}", key, "Darknet would read the leading digits, or 0")
 
+    @property
+    def training(self) -> list[str]:
+        """Options that look like a part of the network, and act in training only."""
+        return [key for key in self.options if key in TRAINING_KEYS - _ASK_NOTHING - self._asked]
+
     def finish(self) -> None:
         """Reports options that nothing asked for: an error if nearly right, else a warning, as Darknet ignores them."""
         unknown = [key for key in self.options if key not in self._asked and key not in TRAINING_KEYS]
         for key in unknown[:_REPORTED]:
             message = f"nothing in [{_short(self.name)}] reads '{_short(key)}'"
-            hint = close_match(key, self._asked | TRAINING_KEYS, cutoff=0.8)
+            hint = close_match(
+                key, self._asked | TRAINING_KEYS, 0.8, {k: v for k, v in _MEANT.items() if v in self._asked}
+            )
             if hint:
                 self.guess(message, key, hint)
             else:
@@ -269,15 +302,12 @@ def parse_cfg(text: str, file: str = "<cfg>", lenient: bool = False) -> list[Sec
 
 def read_cfg(path: str | Path, lenient: bool = False) -> tuple[list[Section], bytes]:
     """Reads and splits a .cfg file, and returns its bytes as well; see `parse_cfg`."""
+    check_foreign(path, CfgError)
     try:
         with open_regular(path) as file:
             data = file.read(_LARGEST + 1)
     except OSError as error:
-        hint = "check the path"
-        if isinstance(error, FileNotFoundError) and Path(path).name == str(path):
-            name = str(path).removesuffix(".cfg")
-            known = "`dnc zoo networks` lists those that dnc has by name"
-            hint = close_match(name, bundled_cfgs(), cutoff=0.8) or f"{hint}; {known}"
+        hint = missing_hint(path) if isinstance(error, FileNotFoundError) else "check the path"
         raise CfgError(f"cannot read the cfg: {error.strerror or error}", str(path), hint) from error
     if len(data) > _LARGEST:
         hint = "was the .weights file given in its place?"
@@ -288,18 +318,38 @@ def read_cfg(path: str | Path, lenient: bool = False) -> tuple[list[Section], by
 
 
 def find_cfg(cfg: str | os.PathLike[str]) -> Path:
-    """Finds a cfg by its path, or a network of cfg/ by its name, with or without .cfg."""
+    """Finds a cfg by its path, or a network of cfg/ by its name: a string without a folder and a suffix.
+
+    What is not there is not looked for under another name: a path that somebody mistyped stands for no other network.
+    """
     path = Path(cfg)
     # Unlike Path.exists, os.access raises nothing where the name is too long.
-    if os.access(path, os.F_OK) or path.name != str(path):
+    if os.access(path, os.F_OK) or not _is_bare(cfg):
         return path
-    own = bundled_cfg(path.name.removesuffix(".cfg") + ".cfg")
+    own = bundled_cfg(f"{path.name}.cfg")
     return own if os.access(own, os.F_OK) else path
 
 
 def bundled_cfgs() -> dict[str, Path]:
     """The cfgs of cfg/ by the networks' names, sorted."""
     return dict(sorted((path.stem, path) for path in packaged("cfg").glob("*.cfg")))
+
+
+def missing_hint(cfg: str | os.PathLike[str]) -> str:
+    """What may have been meant by a cfg that is not there."""
+    path = Path(cfg)
+    name, own = path.name.removesuffix(".cfg"), bundled_cfgs()
+    if name in own:
+        return f"did you mean the bundled network {name}? It has no folder and no suffix"
+    if path.name != str(path):
+        return "check the path"
+    known = "check the path; `dnc zoo networks` lists those that dnc has by name"
+    return close_match(name, own, cutoff=0.8) or known
+
+
+def _is_bare(cfg: str | os.PathLike[str]) -> bool:
+    """Whether this may be a network's name: no Path, no folder, not even ./, and no suffix."""
+    return isinstance(cfg, str) and cfg == Path(cfg).name and not cfg.endswith(".cfg")
 
 
 def bundled_cfg(name: str) -> Path:

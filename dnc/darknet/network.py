@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import math
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +21,16 @@ from dnc.errors import CfgError, WeightsError, Where, close_match
 from dnc.files import open_regular
 
 __all__ = ["MAX_PARAMETERS", "Network"]
+
+_MEANT = {
+    **dict.fromkeys(("concat", "concatenate", "concatenation"), "[route] joins layers"),
+    **dict.fromkeys(("add", "residual", "eltwise"), "[shortcut] adds layers"),
+    **dict.fromkeys(("dense", "fc", "fullyconnected", "linear"), "[connected] is fully connected"),
+    **dict.fromkeys(("gap", "globalavgpool", "globalaveragepooling"), "[avgpool] is over all of a map"),
+    **dict.fromkeys(("depthwise", "depthwiseconvolutional"), "[convolutional] with groups= as many as channels"),
+    **dict.fromkeys(("deconvolutional", "deconv", "transposedconvolutional"), "Darknet has no transposed convolution"),
+}
+"""What other frameworks call a section."""
 
 MAX_PARAMETERS = 2**29
 """2 GiB of weights, which is what one ONNX file holds; more is a typing error, refused before memory is taken."""
@@ -37,6 +48,11 @@ class Network:
     layers: tuple[Layer, ...]
     letter_box: bool = False
     arrays: tuple[Arrays, ...] = ()
+    weights: str = ""
+    """Where the arrays are from: the .weights file, or "random"; empty for a network without."""
+    training: str = ""
+    """Options of layers that act in training only, in words; empty if there are none. Those of [net], of heads and of
+    losses are not among them: nobody takes them for a part of the network."""
     digest: str = ""
     """sha256 of the cfg's and the weights' bytes: what calibrations and caches are bound to."""
 
@@ -67,7 +83,7 @@ class Network:
         with open_regular(weights) as file:
             while block := file.read(1 << 20):
                 digest.update(block)
-        return dataclasses.replace(network, arrays=arrays, digest=digest.hexdigest())
+        return dataclasses.replace(network, arrays=arrays, weights=str(weights), digest=digest.hexdigest())
 
     @classmethod
     def parse(cls, text: str, file: str = "<cfg>", *, lenient: bool = False) -> Network:
@@ -88,11 +104,12 @@ class Network:
         read: set[int] = set()
         current = shape
         parameters = 0
+        training: Counter[str] = Counter()
         for section in rest[:cutoff]:
             kind = layers.get(section.name)
             context = Context(section, len(built), current, built, net, read)
             if kind is None:
-                hint = close_match(section.name, layers)
+                hint = close_match(section.name, layers, meant=_MEANT)
                 if lenient or not hint:
                     hint = f"Darknet counts a layer without outputs; --lenient passes its input on. {hint}".strip()
                 section.guess(f"unknown section [{section.where.section}]", hint=hint)
@@ -104,6 +121,8 @@ class Network:
             if layer.name != "convolutional":
                 section.boolean("dontloadscales")
             section.finish()
+            if layer.head() is None and layer.name != "cost":
+                training.update(f"[{section.name}] {key}" for key in section.training)
             parameters += count(layer)
             if parameters > MAX_PARAMETERS:
                 section.fail(f"the weights up to this layer are {parameters} floats", hint="an engine holds 2 GiB")
@@ -112,7 +131,8 @@ class Network:
         if not built:
             raise CfgError("the network has no layers", file, "add sections after [net]")
         done = tuple(layer.routed() if layer.index in read else layer for layer in built)
-        return cls(file=file, input_shape=shape, layers=done, letter_box=letter_box)
+        ignored = ", ".join(f"{name} ({times})" for name, times in training.items())
+        return cls(file=file, input_shape=shape, layers=done, letter_box=letter_box, training=ignored)
 
     @property
     def outputs(self) -> tuple[Layer, ...]:
@@ -128,7 +148,7 @@ class Network:
     def with_random_weights(self, seed: int = 0) -> Network:
         """The same network with random weights."""
         digest = hashlib.sha256(f"{self.digest} random {seed}".encode()).hexdigest()
-        return dataclasses.replace(self, arrays=random_arrays(self.layers, seed), digest=digest)
+        return dataclasses.replace(self, arrays=random_arrays(self.layers, seed), weights="random", digest=digest)
 
     def with_arrays(self, arrays: tuple[Arrays, ...]) -> Network:
         """The same network with these arrays, one mapping per layer."""

@@ -30,7 +30,7 @@ import numpy.typing as npt
 from dnc.darknet.layers.base import Array, Arrays, Layer
 from dnc.darknet.layers.convolutional import BATCH_NORM_EPSILON, Convolutional
 from dnc.errors import WeightsError, tolerate, warn
-from dnc.files import open_regular, whole_file
+from dnc.files import check_foreign, open_regular, whole_file
 
 __all__ = ["Header", "count", "random_arrays", "read_weights", "write_partial", "write_weights"]
 
@@ -126,6 +126,7 @@ def read_weights(
         WeightsError: the file cannot be read, is too short or too long, or holds NaN or variances of -1e-5 or less.
     """
     path = Path(path)
+    check_foreign(path, WeightsError)
     header, floats, size = open_floats(path)
     # Before any value: those of another network's file make no sense anyway.
     _check_length(path, header, size, layers, lenient, partial)

@@ -85,6 +85,8 @@ class Comparison:
     expected: str
     tolerance: float
     rows: tuple[Row, ...]
+    files: tuple[Mapping[str, str], ...] = ()
+    """The `cfg` and `weights` that were read for it."""
 
     def differs(self, row: Row) -> bool:
         """Whether the error exceeds the tolerance; NaN does."""

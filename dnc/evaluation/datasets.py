@@ -465,7 +465,7 @@ def _classes_by(listed: Sequence[Entry], classes: int, labels: Sequence[str], na
     if len(numbered) == len(listed):
         return numbered
     if labels:
-        return [_class_by_label(entry, labels) for entry in listed]
+        return _classes_by_label(listed, labels)
     prefixes = [match for entry in listed if (match := re.match(r"(\d+)_n\d{8}\b", entry.path.name))]
     if len(prefixes) == len(listed):
         return [int(match[1]) for match in prefixes]
@@ -482,12 +482,24 @@ def _classes_by(listed: Sequence[Entry], classes: int, labels: Sequence[str], na
     raise DatasetError("nothing says the class of this image", listed[0].where or str(listed[0].path), hint)
 
 
-def _class_by_label(entry: Entry, labels: Sequence[str]) -> int:
-    path = str(entry.path)
-    for index, label in enumerate(labels):
-        if label in path:
-            return index
-    raise DatasetError("none of the labels occurs in this path", entry.where or path)
+def _classes_by_label(listed: Sequence[Entry], labels: Sequence[str]) -> list[int]:
+    """As Darknet, which finds phone in notphone.png too; where several labels occur in a path, a warning says so."""
+    found, ambiguous = [], []
+    for entry in listed:
+        path = str(entry.path)
+        occurring = [index for index, label in enumerate(labels) if label in path]
+        if not occurring:
+            raise DatasetError("none of the labels occurs in this path", entry.where or path)
+        if len(occurring) > 1:
+            ambiguous.append((entry, occurring))
+        found.append(occurring[0])
+    if ambiguous:
+        entry, occurring = ambiguous[0]
+        names = ", ".join(labels[index] for index in occurring)
+        what = f"in {len(ambiguous)} of {len(listed)} paths several labels occur; in the first {names}"
+        hint = f"it counts as {labels[occurring[0]]}, the first of the labels, as in Darknet; or list `path index`"
+        warn(DatasetError(what, entry.where or str(entry.path), hint))
+    return found
 
 
 _NOTHING = Truth(np.zeros(0, np.intp), np.zeros((0, 4), np.float32), np.zeros(0, np.bool_), np.zeros(0))

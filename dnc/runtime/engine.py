@@ -40,7 +40,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, overload
 import numpy as np
 import numpy.typing as npt
 
-from dnc.errors import DncError, TargetError
+from dnc.errors import BundleError, DncError, TargetError
+from dnc.files import as_text, check_foreign
 from dnc.runtime.decoding import BoxHead, Classification, ClassifierHead, Detection
 from dnc.runtime.images import Pixels
 from dnc.runtime.inputs import Feeds, Image, Inputs, Prepared
@@ -79,6 +80,7 @@ def load(folder: str | PathLike[str], *, threads: int | None = None, trust: bool
         TargetError: its target is unknown here, needs a library that is not installed, or has no such option.
     """
     path = Path(folder)
+    check_foreign(path, BundleError)
     package = path if path.exists() and not path.is_dir() else None
     if package is not None:
         from dnc.runtime.package import open_package
@@ -197,7 +199,7 @@ class Engine:
 
                     open_package(self._package)
                 with self._files.opening():
-                    session = self._runner.open(self.folder, self._threads)
+                    session = self._runner.open(as_text(self.folder), self._threads)
                 session.opening = self._files.opening
                 self._opened = session
             return self._opened

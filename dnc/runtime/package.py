@@ -39,7 +39,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from dnc.errors import BundleError
-from dnc.files import cache_dir, sweep, whole_file, whole_folder
+from dnc.files import cache_dir, check_foreign, sweep, whole_file, whole_folder
 from dnc.runtime.manifest import MANIFEST, MANIFEST_LIMIT, Files, Manifest, parse_manifest, read_engine, write_folder
 
 __all__ = ["SUFFIX", "open_package", "package", "unpack"]
@@ -81,6 +81,7 @@ def package(folder: str | os.PathLike[str], out: str | os.PathLike[str] | None =
         DncError: the file cannot be written.
     """
     folder = Path(folder)
+    check_foreign(folder, BundleError)
     _, files = read_engine(folder)
     place = Path(out) if out is not None else Path(folder.resolve().name.removesuffix(".engine") + SUFFIX)
     with whole_file(place) as file, zipfile.ZipFile(file, "w") as archive, files.opening():
@@ -115,7 +116,7 @@ def open_package(file: str | os.PathLike[str]) -> tuple[Path, Manifest, Files]:
     Raises BundleError if the package is damaged or was made by a newer dnc, or the cache cannot be written."""
     file = Path(file)
     with _opened(file) as (archive, fields):
-        place = cache_dir() / "packages" / fields["sha256"]
+        place = cache_dir(to_write=True) / "packages" / fields["sha256"]
         sweep(place.parent)
         engine = _unpacked(place)
         if engine is not None:

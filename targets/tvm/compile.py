@@ -10,6 +10,7 @@ makes machine code with `dnc.targets.tvm.functions` in place of libm; a C++ comp
 from __future__ import annotations
 
 import importlib
+import os
 import shutil
 import subprocess
 from collections import Counter
@@ -20,6 +21,7 @@ from types import ModuleType
 from typing import Any
 
 from dnc.errors import TargetError, close_match
+from dnc.files import cache_dir, home
 from dnc.runtime.runners.tvm.processor import architecture, extensions
 from dnc.targets.tvm.functions import lowered
 from dnc.typing import Progress, silent
@@ -74,6 +76,9 @@ class Built:
 
 def import_tvm() -> tuple[ModuleType, ModuleType]:
     """tvm and tvm_ffi; raises TargetError where they are installed but do not load, or do not fit together."""
+    if home() is None:
+        # While it is imported it looks for a place that it never writes to.
+        os.environ.setdefault("XDG_CACHE_HOME", str(cache_dir()))
     try:
         return importlib.import_module("tvm"), importlib.import_module("tvm_ffi")
     except (ImportError, AttributeError, OSError, RuntimeError) as error:

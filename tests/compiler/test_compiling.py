@@ -18,7 +18,7 @@ from dnc.compiler.compiling import find_target
 from dnc.compiler.source import find_labels, find_weights
 from dnc.darknet.network import Network
 from dnc.darknet.reference import initial_states, run, run_all
-from dnc.errors import DncError, TargetError, WeightsError
+from dnc.errors import CfgError, DncError, DncWarning, TargetError, WeightsError
 from dnc.runtime.decoding import ClassifierHead
 from dnc.runtime.preprocessing import Preprocessing
 from dnc.zoo.recorded import write_recorded
@@ -295,25 +295,36 @@ def heads(cfg: Path) -> list[ClassifierHead]:
 
 
 def test_labels_by_name(write: Write, tmp_path: Path) -> None:
-    """The file given; else that of the cfg's name; else the only fitting one beside it; else none."""
+    """The file given; else that of the cfg's name; else the only fitting one beside it; else none, with a warning."""
     cfg = write("tiny")
     assert find_labels(cfg, None, heads(cfg)) == ()
     (tmp_path / "three.names").write_text("a\nb\nc\n")
-    assert find_labels(cfg, None, heads(cfg)) == ()
+    with pytest.warns(
+        DncWarning, match="none of the .names beside the cfg is taken for its 2 classes: three.names has 3"
+    ):
+        assert find_labels(cfg, None, heads(cfg)) == ()
     (tmp_path / "two.names").write_text("\n a \nb\r\n\n")
     assert find_labels(cfg, None, heads(cfg)) == ("a", "b")
     (tmp_path / "other.names").write_text("x\ny\n")
-    assert find_labels(cfg, None, heads(cfg)) == ()
+    with pytest.warns(DncWarning, match=r"other.names has 2, three.names has 3, two.names has 2\n(.|\n)*--labels"):
+        assert find_labels(cfg, None, heads(cfg)) == ()
     (tmp_path / "tiny.names").write_text("cat\ndog\n")
     assert find_labels(cfg, None, heads(cfg)) == ("cat", "dog")
     assert find_labels(cfg, tmp_path / "other.names", heads(cfg)) == ("x", "y")
     with pytest.raises(DncError, match="3 labels for 2 classes"):
         find_labels(cfg, tmp_path / "three.names", heads(cfg))
     assert find_labels(cfg, tmp_path / "three.names", []) == ()
-    # A file of the cfg's name that does not fit is another network's.
-    (tmp_path / "tiny.names").write_text("cat\n")
-    (tmp_path / "other.names").unlink()
-    assert find_labels(cfg, None, heads(cfg)) == ("a", "b")
+
+
+@pytest.mark.parametrize(("text", "message"), [("cat\n", "1 labels for 2 classes"), ("", "there is no name")])
+def test_labels_of_the_cfgs_name_must_fit(text: str, message: str, write: Write, tmp_path: Path) -> None:
+    cfg = write("tiny")
+    (tmp_path / "tiny.names").write_text(text)
+    (tmp_path / "two.names").write_text("a\nb\n")
+    with pytest.raises(DncError, match=rf"{message}(.|\n)*tiny.names"):
+        find_labels(cfg, None, heads(cfg))
+    with pytest.warns(DncWarning, match=message):
+        assert find_labels(cfg, None, heads(cfg), lenient=True) == ()
 
 
 def test_labels_of_the_zoo(write: Write) -> None:
@@ -330,7 +341,18 @@ def test_network_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     """A name of cfg/ stands for the file, unless there is one of this name here."""
     monkeypatch.chdir(tmp_path)
     assert len(Network.load("yolov3-tiny").layers) == 24
-    assert len(Network.load("yolov3-tiny.cfg").layers) == 24
+    # What is a path stands for no other file.
+    for path in (
+        "yolov3-tiny.cfg",
+        "./yolov3-tiny",
+        "./yolov3-tiny.cfg",
+        "cfg/yolov3-tiny.cfg",
+        tmp_path / "yolov3-tiny",
+    ):
+        with pytest.raises(CfgError, match="did you mean the bundled network yolov3-tiny"):
+            Network.load(path)
+    with pytest.raises(CfgError, match="did you mean 'yolov3-tiny'"):
+        Network.load("yolov3-tinny")
     (tmp_path / "yolov3-tiny.cfg").write_text(TINY)
     assert len(Network.load("yolov3-tiny.cfg").layers) == 3
 
@@ -381,15 +403,31 @@ def test_recorded_nonsense(write: Write, tmp_path: Path) -> None:
     record = write_recorded(cfg.with_suffix(".weights"), {"mean": [0.1, 0.2]})
     with pytest.raises(DncError, match="mean and std take 1 number or one for each of 3 channels") as caught:
         preprocessing(cfg, tmp_path / "e")
-    assert caught.value.hint.endswith("recorded beside the weights: mean")
+    assert caught.value.hint.endswith(f"{record} has mean")
     record.write_text("{")
     with pytest.raises(DncError, match="cannot read the recorded preprocessing"):
         preprocessing(cfg, tmp_path / "e")
     vector = write("vector")
     write_recorded(vector.with_suffix(".weights"), RECORDED)
-    assert dnc.compile(vector, out=tmp_path / "v", target="onnx").manifest.preprocessing is None
+    with pytest.raises(DncError, match=r"recorded for a network that takes no images\n  at .*vector.preprocess.json"):
+        dnc.compile(vector, out=tmp_path / "v", target="onnx")
     with pytest.raises(DncError, match="does not take images"):
         dnc.compile(vector, out=tmp_path / "v", target="onnx", mean=(0.5,))
+
+
+def test_a_record_of_another_network(write: Write, tmp_path: Path) -> None:
+    """What a detector has no use for is a classifier's; one by another name is said."""
+    cfg = write("tiny")
+    record = write_recorded(cfg.with_suffix(".weights"), RECORDED)
+    with pytest.raises(
+        DncError, match=r"crop is recorded for a classifier's center-crop, and this network's mode is res"
+    ):
+        preprocessing(cfg, tmp_path / "e")
+    assert preprocessing(cfg, tmp_path / "e", preprocess="letterbox").mode == "letterbox"
+    cfg.with_suffix(".weights").rename(tmp_path / "tiny_final.weights")
+    with pytest.warns(DncWarning, match=r"not taken\n(.|\n)*the name of the weights: tiny_final.preprocess.json"):
+        assert preprocessing(cfg, tmp_path / "e").mean == (0.0,)
+    record.unlink()
 
 
 def test_recorded_preprocessing_runs(write: Write, tmp_path: Path) -> None:

@@ -33,9 +33,9 @@ Command = Callable[..., Result]
 Write = Callable[..., Path]
 
 
-def refuse(result: Result, *parts: str, folder: Path, left: set[str]) -> None:
+def refuse(result: Result, *parts: str, folder: Path, left: set[str], code: int = 1) -> None:
     """One error that holds `parts`, in its fixed form; `folder` holds nothing but `left`."""
-    assert result.code == 1, result
+    assert result.code == code, result
     assert result.out == ""
     assert result.err.count("dnc: error: ") == 1
     assert "Traceback" not in result.err
@@ -414,7 +414,7 @@ def test_interrupt(step: str, command: Command, tiny: Path, monkeypatch: pytest.
 
     monkeypatch.setattr(step, interrupted)
     result = command("compile", tiny, "-o", out)
-    refuse(result, "interrupted", folder=tiny.parent, left={"tiny.cfg", "tiny.weights", "e"})
+    refuse(result, "interrupted", folder=tiny.parent, left={"tiny.cfg", "tiny.weights", "e"}, code=130)
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
 
 
@@ -471,7 +471,7 @@ def test_signals(number: int, tiny: Path) -> None:
     process.send_signal(number)
     stdout, stderr = process.communicate(timeout=PATIENCE)
     result = Result(process.returncode, stdout, stderr)
-    refuse(result, "interrupted", folder=tiny.parent, left={"tiny.cfg", "tiny.weights"})
+    refuse(result, "interrupted", folder=tiny.parent, left={"tiny.cfg", "tiny.weights"}, code=130)
 
 
 def test_file_size_limit(tiny: Path) -> None:

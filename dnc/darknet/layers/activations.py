@@ -30,8 +30,9 @@ class Activation(NamedTuple):
 
 
 def parse_activation(section: Section, default: str) -> str:
-    """The name of a known activation; under lenient an unknown one is relu, as in Darknet."""
-    return section.choice("activation", default, ACTIVATIONS, fallback="relu")
+    """The name of a known activation; under lenient an unknown one is relu, as in Darknet, unless it is a known one by
+    the name that others have for it."""
+    return section.choice("activation", default, ACTIVATIONS, fallback="relu", same=_SAME, meant=_MEANT)
 
 
 def emit_activation(b: Builder, x: Value, name: str) -> Value:
@@ -163,3 +164,12 @@ ACTIVATIONS: dict[str, Activation] = {
         lambda x: _normalize(np.exp(x - x.max(axis=1, keepdims=True))),
     ),
 }
+
+_SAME = {"silu": "swish", "sigmoid": "logistic", "hardtanh": "hardtan", "identity": "linear"}
+"""Other frameworks' names of the same functions."""
+_NONE = "Darknet has none like it; it has " + ", ".join(ACTIVATIONS)
+_MEANT = {
+    "leakyrelu": "leaky has the slope 0.1, relie 0.01",
+    **dict.fromkeys(("hardswish", "hswish", "hardsigmoid", "hsigmoid", "prelu", "rrelu", "celu", "quickgelu"), _NONE),
+}
+"""What looks like one of Darknet's and is another."""

@@ -31,8 +31,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from dnc.errors import TargetError
-from dnc.files import cache_dir, prune
+from dnc.errors import DncError, TargetError
+from dnc.files import as_text, cache_dir, prune
 from dnc.runtime.manifest import MANIFEST
 from dnc.runtime.options import Option, one_of
 from dnc.runtime.runners import Runner, Session, runners
@@ -273,10 +273,10 @@ def _cache(folder: Path) -> Path | None:
     try:
         files = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
         digests = "".join(files[name]["sha256"] for name in (MODEL, WEIGHTS))
-        place = cache_dir() / "openvino" / hashlib.sha256(digests.encode()).hexdigest()[:16]
+        place = cache_dir(to_write=True) / "openvino" / hashlib.sha256(digests.encode()).hexdigest()[:16]
         place.mkdir(parents=True, exist_ok=True)
         os.utime(place)
         prune(place.parent, _CACHE_LIMIT, [place])
-    except (OSError, ValueError, LookupError, TypeError):
+    except (DncError, OSError, ValueError, LookupError, TypeError):
         return None
-    return place if os.access(place, os.W_OK) else None
+    return as_text(place) if os.access(place, os.W_OK) else None

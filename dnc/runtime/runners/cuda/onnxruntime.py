@@ -43,7 +43,7 @@ from typing import Any
 
 import numpy as np
 
-from dnc.errors import TargetError, warn
+from dnc.errors import DncError, TargetError, warn
 from dnc.files import cache_dir, prune
 from dnc.runtime.manifest import MANIFEST
 from dnc.runtime.options import CALIBRATED
@@ -247,8 +247,8 @@ def _cache(folder: Path, conditions: str) -> tuple[Path, Path] | None:
     Args:
         conditions: what else its engines depend on. The GPU and TensorRT's version are in their names.
     """
-    root = cache_dir() / "tensorrt"
     try:
+        root = cache_dir(to_write=True) / "tensorrt"
         digest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["sha256"]
         place = root / hashlib.sha256(f"{digest} {conditions}".encode()).hexdigest()[:16]
         times = root / "times"
@@ -256,7 +256,7 @@ def _cache(folder: Path, conditions: str) -> tuple[Path, Path] | None:
             file.mkdir(parents=True, exist_ok=True)
         os.utime(place)
         prune(root, _CACHE_LIMIT, {place, times})
-    except (OSError, ValueError, LookupError, TypeError):
+    except (DncError, OSError, ValueError, LookupError, TypeError):
         return None
     return (place, times) if os.access(place, os.W_OK) else None
 
