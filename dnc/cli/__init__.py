@@ -18,6 +18,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from enum import IntEnum
+from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
@@ -183,6 +184,8 @@ def _failure(error: BaseException) -> int:
         return error.exit_code
     if isinstance(error, MemoryError):
         return _say("error: there is not enough memory", Exit.ERROR)
+    if isinstance(error, FileNotFoundError) and _stands_nowhere():
+        return _say("error: the current folder is gone\n  hint: change to one that is there", Exit.ERROR)
     missing = error.name if isinstance(error, ModuleNotFoundError) else None
     if missing in _COMPILER:
         what = f'{missing} is not installed; the commands need: pip install "darknet-compiler[compiler]"'
@@ -192,6 +195,15 @@ def _failure(error: BaseException) -> int:
     with suppress(OSError):
         traceback.print_exception(error)
     return _say("this is a bug of dnc; please report it with the lines above", Exit.BUG)
+
+
+def _stands_nowhere() -> bool:
+    """Whether the current folder was removed: no relative path means anything then."""
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        return True
+    return False
 
 
 def _say(text: str, code: int) -> int:
