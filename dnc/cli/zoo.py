@@ -11,7 +11,7 @@ from dnc.tables import Table
 
 @click.group(epilog="Example: dnc zoo fetch yolov3-tiny")
 def command() -> None:
-    """List and fetch published weights, and list the networks that dnc has by name."""
+    """List and fetch published weights; list networks by name."""
 
 
 @command.command("list", epilog="Example: dnc zoo list --json")
