@@ -253,7 +253,7 @@ void bilinear(const Preprocessing& p, const Image& image, const std::vector<Plan
     for (std::size_t pixel = 0; pixel < values.size(); ++pixel) {
         values[pixel] = rounds ? static_cast<float>(pixel) : static_cast<float>(pixel) / divisor;
     }
-    const auto value = [&values, rounds, divisor](const std::uint8_t* place) {
+    const auto value = [&](const std::uint8_t* place) {
         const Sample sample = load<Sample>(place);
         if constexpr (std::is_same<Sample, std::uint8_t>::value) {
             return values[sample];
