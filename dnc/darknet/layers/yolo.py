@@ -49,14 +49,14 @@ def parse_anchors(section: Section, total: int, mask: Sequence[int]) -> tuple[tu
             warn(CfgError(message, section.at("anchors"), "a comma is missing; " + hint))
         else:
             section.guess(message, "anchors", "two numbers, width and height, for each anchor; " + hint)
-    numbers += (0.5,) * (2 * (last + 1) - len(numbers))
-    return tuple((numbers[2 * index], numbers[2 * index + 1]) for index in mask)
+    width, height = (dict(enumerate(numbers[axis::2])) for axis in (0, 1))
+    return tuple((width.get(index, 0.5), height.get(index, 0.5)) for index in mask)
 
 
-def parse_mask(section: Section, total: int) -> tuple[int, ...]:
+def parse_mask(section: Section, total: int) -> Sequence[int]:
     """The anchors of this head: all of them where no mask is given."""
     mask = section.integers("mask")
-    return tuple(range(total)) if mask is None else mask
+    return range(total) if mask is None else mask
 
 
 def check_channels(section: Section, context: Context, count: int, entries: int, classes: int) -> tuple[int, int, int]:
