@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import pickle
 from pathlib import Path
 
@@ -75,3 +76,25 @@ def test_close_match() -> None:
     assert close_match("maxpol", known, cutoff=0.99) == ""
     assert close_match("", []) == ""
     assert close_match("avgpol", iter(known)) == "did you mean 'avgpool'?"
+
+
+@pytest.mark.parametrize(
+    ("word", "known", "hint"),
+    [
+        ("onnyx", ["onnx", "tvm"], "did you mean 'onnx'?"),
+        ("SILU", ["selu", "swish"], "did you mean 'swish'?"),
+        ("tpu", ["cpu"], "none"),
+        # Another number is another version, not a typing error.
+        ("yolov8", ["yolov3", "yolov4"], ""),
+        ("yolov3tiny", ["yolov3-tiny", "yolov4-tiny"], "did you mean 'yolov3-tiny'?"),
+    ],
+)
+def test_hints_do_not_mislead(word: str, known: list[str], hint: str) -> None:
+    assert close_match(word, known, meant={"silu": "swish", "tpu": "none"}) == hint
+
+
+def test_no_addresses() -> None:
+    """Neither in the words of a library nor in place of a file."""
+    error = DncError("cannot identify image file <_io.BytesIO object at 0x7fd8>", io.BytesIO())
+    assert str(error) == "cannot identify image file BytesIO\n  at an object of BytesIO"
+    assert str(DncError("no image", b"\0" * 9)) == "no image\n  at 9 bytes of data"

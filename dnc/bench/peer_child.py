@@ -40,6 +40,8 @@ class Job:
 def opencv(job: Job) -> Iterator[Any]:
     """OpenCV's own reader of Darknet's files, which OpenCV 5 no longer has."""
     cv2 = importlib.import_module("cv2")
+    if not hasattr(cv2.dnn, "readNetFromDarknet"):
+        raise ImportError(f"OpenCV {cv2.__version__} has no reader of Darknet's files")
     yield cv2.__version__
     cv2.setNumThreads(job.threads)
     net = cv2.dnn.readNetFromDarknet(str(job.cfg), str(job.weights))

@@ -40,6 +40,14 @@ _MEANT = {
     "cv2": "opencv",
     "darknet": "`dnc compare --golden` compares with Darknet",
 }
+_INSTALL = {
+    "opencv": 'pip install "opencv-python-headless<5"',
+    "ncnn": "pip install ncnn pnnx",
+    "darknet2any": "pip install darknet2any onnxruntime",
+    "ort": "pip install onnxruntime",
+    "openvino": "pip install openvino",
+}
+"""What brings a peer."""
 _CHILD = Path(__file__).with_name("peer_child.py")
 
 
@@ -141,6 +149,6 @@ class Peer:
         lines = log.read().decode("utf-8", "replace").strip().splitlines()
         last = lines[-1] if lines else f"it ended with code {code}"
         if code == _MISSING:
-            hint = f"--peer {self.name}=/path/to/python names an interpreter that has it"
+            hint = f"{_INSTALL[self.name]}; --peer {self.name}=/path/to/python names another interpreter that has it"
             return TargetError(f"{self.name} is not installed: {last}", hint=hint)
         return TargetError(f"{self.name} does not run this network: {last}")

@@ -43,7 +43,9 @@ def test_a_peer_that_is_not_installed(plain: Plain, tmp_path: Path) -> None:
         Peer("ncnn", plain, 1, tmp_path).open(),
     ):
         pass
-    assert caught.value.hint == "--peer ncnn=/path/to/python names an interpreter that has it"
+    assert (
+        caught.value.hint == "pip install ncnn pnnx; --peer ncnn=/path/to/python names another interpreter that has it"
+    )
 
 
 def test_a_peer_that_cannot_read_the_network(plain: Plain, tmp_path: Path) -> None:
