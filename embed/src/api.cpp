@@ -102,6 +102,10 @@ void fill(Struct* out, Struct own, const char* what) {
 // One of an array of structs that a program gave, whose structs may be smaller or larger than ours.
 template <class Struct>
 const Struct* item(const Struct* first, std::size_t index) {
+    if (first->size % alignof(Struct) != 0) {
+        throw Error(DNC_ERROR_ARGUMENT, "structs of " + std::to_string(first->size) + " bytes cannot be an array", "",
+                    "start with its _INIT");
+    }
     return reinterpret_cast<const Struct*>(reinterpret_cast<const char*>(first) + index * first->size);
 }
 

@@ -381,6 +381,10 @@ def test_arrays_that_lie(build: Build, lib: c.CDLL) -> None:
         assert run(array(**wrong)) == ARGUMENT, wrong
     assert run(array(), array()) == ARGUMENT
     assert b"given twice" in lib.dnc_last_error()
+    assert run(array(size=c.sizeof(native._Array) + 4), array()) == ARGUMENT
+    assert b"cannot be an array" in lib.dnc_last_error()
+    assert run(array(type=77)) == ARGUMENT
+    assert b"array 'input' has the unknown type 77" in lib.dnc_last_error()
     assert lib.dnc_run(own.handle, None, 1, c.byref(handle)) == ARGUMENT
     own.close()
 
