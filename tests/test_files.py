@@ -5,13 +5,18 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+import dnc
 from dnc import files
+from dnc.darknet.network import Network
+from dnc.darknet.weights import read_weights
 from dnc.errors import DncError
-from dnc.files import open_regular, prune, read_bounded, scratch_folder, sweep, whole_file, whole_folder
+from dnc.files import check_foreign, open_regular, prune, read_bounded, scratch_folder, sweep, whole_file, whole_folder
+from dnc.runtime.package import package
 
 
 def names(folder: Path) -> list[str]:
@@ -182,3 +187,15 @@ def test_a_long_name(tmp_path: Path) -> None:
         with whole_file(place) as file:
             file.write(b"new")
     assert names(tmp_path) == [place.name]
+
+
+@pytest.mark.parametrize("name", ["a.onnx", "a.pt", "a.tflite", "a.engine", "a.PLAN"])
+def test_files_of_other_tools(name: str, tmp_path: Path) -> None:
+    """What dnc reads is said, whichever file is given in place of a cfg, weights or an engine."""
+    path = tmp_path / name
+    check_foreign(path, DncError)
+    path.write_bytes(b"x")
+    for read in (dnc.load, Network.load, package, partial(read_weights, layers=())):
+        with pytest.raises(DncError, match=r"which dnc does not read\n(.|\n)*Darknet's .cfg and .weights") as caught:
+            read(path)
+        assert ("dnc import" in caught.value.hint) == (path.suffix in (".onnx", ".pt"))

@@ -43,9 +43,18 @@ def test_a_peer_that_is_not_installed(plain: Plain, tmp_path: Path) -> None:
         Peer("ncnn", plain, 1, tmp_path).open(),
     ):
         pass
-    assert (
-        caught.value.hint == "pip install ncnn pnnx; --peer ncnn=/path/to/python names another interpreter that has it"
-    )
+    another = "--peer ncnn=/path/to/python names another interpreter that has it"
+    assert caught.value.hint == f"pip install ncnn pnnx; {another}"
+
+
+def test_an_opencv_without_the_reader(plain: Plain, tmp_path: Path) -> None:
+    cv2 = pytest.importorskip("cv2")
+    if hasattr(cv2.dnn, "readNetFromDarknet"):
+        pytest.skip("this OpenCV reads Darknet's files")
+    peer = Peer("opencv", plain, 1, tmp_path)
+    with pytest.raises(TargetError, match="has no reader of Darknet's files") as caught, peer.open():
+        pass
+    assert 'pip install "opencv-python-headless<5"' in caught.value.hint
 
 
 def test_a_peer_that_cannot_read_the_network(plain: Plain, tmp_path: Path) -> None:

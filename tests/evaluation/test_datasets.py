@@ -317,3 +317,10 @@ def test_annotations_whose_names_are_no_text(tmp_path: Path) -> None:
     image = {"id": 1, "file_name": ["a", 1], "width": 4, "height": 3}
     path.write_text(json.dumps({"images": [image], "categories": [], "annotations": []}), encoding="utf-8")
     assert list(read_annotations(path).truths) == ["['a', 1]"]
+
+
+def test_labels_that_occur_in_each_other() -> None:
+    """The first counts, as in Darknet, and it is said how often that was a choice."""
+    listed = [Entry(Path("x/notphone_1.jpg")), Entry(Path("x/phone_2.jpg"))]
+    with pytest.warns(DncWarning, match=r"in 1 of 2 paths several labels occur; in the first phone, notphone"):
+        assert class_truth(listed, 2, labels=["phone", "notphone"]) == [0, 0]
