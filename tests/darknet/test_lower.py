@@ -22,6 +22,7 @@ from dnc.graph.running import Running, run
 from dnc.runtime.preprocessing import Preprocessing
 from dnc.targets.onnx import Onnx
 from tests import ROOT
+from tests.thinning import thinned
 
 BOUND = 2e-5
 """Two ways to sum some hundred terms in float32, over 40 layers; see `near`."""
@@ -215,7 +216,7 @@ def near(got: Array, expected: Array, *read: Array) -> bool:
     return got.shape == expected.shape and float(np.abs(got - expected).max()) <= BOUND * largest
 
 
-@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("seed", thinned(range(40)))
 def test_random_network(seed: int) -> None:
     draft = Draft(seed).finish()
     network = Network.parse(draft.text).with_random_weights(seed)
@@ -363,7 +364,7 @@ def test_a_shape_that_onnx_sees_otherwise_is_a_bug(monkeypatch: pytest.MonkeyPat
     assert caught.value.hint == "this is a bug of dnc; please report it"
 
 
-@pytest.mark.parametrize("cfg", sorted((ROOT / "cfg").glob("*.cfg")), ids=lambda p: p.stem)
+@pytest.mark.parametrize("cfg", thinned(sorted((ROOT / "cfg").glob("*.cfg"))), ids=lambda p: p.stem)
 def test_cfgs_that_come_with_dnc(cfg: Path) -> None:
     """Their shapes, and the first layers of each, with random weights."""
     network = Network.load(cfg, cutoff=4).with_random_weights()

@@ -22,6 +22,7 @@ from dnc.errors import DncError, DncWarning, ImageError
 from dnc.evaluation.comparison import Comparison, Recording, ReferenceSide, Row, Sample, Side, compare
 from tests import goldens
 from tests.networks import TINY
+from tests.thinning import thinned
 
 Write = Callable[..., Path]
 
@@ -392,7 +393,7 @@ def test_what_cannot_be_compared(folder: Path) -> None:
         compare(ReferenceSide(network), ReferenceSide(network), [sample])
 
 
-@pytest.mark.parametrize("target", ["reference", "onnx"])
+@pytest.mark.parametrize("target", thinned(["reference", "onnx"]))
 def test_everything_that_darknet_computed(target: str) -> None:
     """Each of the small networks holds to the tolerance of `dnc compare`, by a factor of five."""
     for name in goldens.MICRO:

@@ -17,6 +17,7 @@ from dnc.graph.serialization import check
 from dnc.passes import Pass, passes
 from tests.models import model, ops, outputs, same
 from tests.networks import NETWORKS
+from tests.thinning import thinned
 
 REDUCED = ("to-bfloat16", "to-float16")
 """Passes that round numbers to 8 or 11 bits: their errors are of that size, not of float32's. A tenth is still far
@@ -39,7 +40,7 @@ def _names(built: ir.Model) -> tuple[list[str | None], list[str | None]]:
     return [value.name for value in built.graph.inputs], [value.name for value in built.graph.outputs]
 
 
-@pytest.mark.parametrize("batch", ["N", 2])
+@pytest.mark.parametrize("batch", thinned(["N", 2]))
 @pytest.mark.parametrize("network", NETWORKS)
 @pytest.mark.parametrize("name", _applicable())
 def test_alone(name: str, network: str, batch: int | str) -> None:

@@ -23,6 +23,7 @@ from dnc.graph.running import Running
 from dnc.graph.suppression import emit_nms
 from dnc.runtime.decoding import Candidates, Detection, non_maximum_suppression
 from dnc.runtime.engine import Engine
+from tests.thinning import thinned
 
 Floats = npt.NDArray[np.float32]
 Pixels = npt.NDArray[np.uint8]
@@ -124,7 +125,7 @@ def hold(engines: dict[str, Engine], images: Sequence[Pixels], confidence: float
     return sum(map(len, host))
 
 
-@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("head", thinned(HEADS, 2))
 def test_every_head(head: str, engines: Callable[..., dict[str, Engine]]) -> None:
     """Suppression at three thresholds; 0 leaves nothing that touches, 1 leaves all."""
     own = engines(HEADS[head])

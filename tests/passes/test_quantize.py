@@ -29,6 +29,7 @@ from dnc.passes.quantize import Quantize
 from dnc.targets import targets
 from tests.models import model, ops, outputs
 from tests.networks import NETWORKS
+from tests.thinning import thinned
 
 R = np.random.default_rng(0)
 INPUTS = QuantSpec(frozenset({"Conv", "Gemm", "Concat"}) | DATA_MOVEMENT, unified_concat=True, first_weight_limit=63)
@@ -303,10 +304,13 @@ def _channels(array: np.ndarray) -> Channels | None:
     return None if ends is None else Channels(*(tuple(end.tolist()) for end in ends))
 
 
-@pytest.mark.parametrize("target", ["onnx", "openvino", "tvm", "cuda"])
+_FORMS = [*((name, "plain") for name in NETWORKS), *(("yolo", each) for each in ("keep", "pixels", "graph"))]
+
+
+@pytest.mark.parametrize("target", thinned(["onnx", "openvino", "tvm", "cuda"], 2))
 @pytest.mark.parametrize(
     ("name", "options"),
-    [*((name, "plain") for name in NETWORKS), *(("yolo", each) for each in ("keep", "pixels", "graph"))],
+    _FORMS,
 )
 def test_networks(name: str, options: str, target: str) -> None:
     """Valid and near, with names kept, in whatever form the graph is."""

@@ -23,6 +23,7 @@ from dnc.passes.to_float16 import ToFloat16
 from tests import goldens
 from tests.models import model, ops, outputs, same
 from tests.networks import NETWORKS
+from tests.thinning import thinned
 
 HALF, FULL = ir.DataType.FLOAT16, ir.DataType.FLOAT
 R = np.random.default_rng(0)
@@ -316,7 +317,7 @@ def test_random_networks(layers: list[str], activation: str, keep: list[str]) ->
 
 
 @pytest.mark.parametrize("name", goldens.WHOLE)
-@pytest.mark.parametrize("half", ["to-float16", "to-bfloat16"])
+@pytest.mark.parametrize("half", thinned(["to-float16", "to-bfloat16"]))
 def test_whole_networks(name: str, half: str, tmp_path: Path) -> None:
     """Within what is declared, by as much as that is meant to leave room; three quarters of the graph at least.
     tests/shared does this with trained weights."""

@@ -17,6 +17,7 @@ from dnc.passes import passes
 from dnc.targets import targets
 from tests import goldens
 from tests.random_networks import random_networks
+from tests.thinning import thinned
 
 RANDOM = settings(suppress_health_check=list(HealthCheck))
 
@@ -30,10 +31,21 @@ def test_all_in_any_order(text: str, seed: int, order: list[str]) -> None:
     Pipeline([passes[name]() for name in order]).run(built, verify=Verifier(feeds_for(built, images=2, seed=seed)))
 
 
-@settings(RANDOM, max_examples=40)
+@settings(RANDOM, max_examples=12)
 @given(text=random_networks(), seed=st.integers(0, 9))
 def test_targets(text: str, seed: int) -> None:
     """Every target's own list, and nothing to do for a second run of it."""
+    _as_targets_do(text, seed)
+
+
+@pytest.mark.slow
+@settings(RANDOM, max_examples=100)
+@given(text=random_networks(), seed=st.integers(0, 9))
+def test_targets_on_more(text: str, seed: int) -> None:
+    _as_targets_do(text, seed)
+
+
+def _as_targets_do(text: str, seed: int) -> None:
     for name, target in targets.items():
         if target().missing():
             continue
@@ -45,7 +57,7 @@ def test_targets(text: str, seed: int) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::dnc.errors.DncWarning")
-@pytest.mark.parametrize("name", goldens.MICRO)
+@pytest.mark.parametrize("name", thinned(goldens.MICRO))
 def test_each_alone_on_darknet_s_networks(name: str, tmp_path: Path) -> None:
     """tests/test_golden.py compares the unchanged graph and that of the target's list with Darknet itself."""
     golden = goldens.micro(name)

@@ -25,6 +25,7 @@ from tests import goldens
 from tests.goldens import differences, every_layer
 from tests.models import model
 from tests.networks import NETWORKS, RECURRENT
+from tests.thinning import thinned
 
 openvino = pytest.importorskip("openvino", exc_type=ImportError)
 
@@ -61,7 +62,7 @@ def x() -> np.ndarray:
 
 
 @pytest.mark.filterwarnings("ignore::dnc.errors.DncWarning")
-@pytest.mark.parametrize("name", goldens.MICRO)
+@pytest.mark.parametrize("name", thinned(goldens.MICRO))
 def test_golden(name: str, tmp_path: Path) -> None:
     """Every layer of Darknet's own results."""
     golden = goldens.micro(name)

@@ -16,6 +16,7 @@ from dnc.darknet.network import Network
 from dnc.darknet.reference import run
 from dnc.targets import targets
 from tests import ROOT
+from tests.thinning import thinned
 
 CFGS = {path.stem: path for path in sorted((ROOT / "cfg").glob("*.cfg"))}
 SHOWCASES = [name for name in CFGS if name.startswith("showcase-")]
@@ -54,7 +55,7 @@ def test_parses_without_a_warning(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", [name if name in SMALL else pytest.param(name, marks=pytest.mark.slow) for name in CFGS]
+    "name", [*thinned(SMALL), *(pytest.param(name, marks=pytest.mark.slow) for name in CFGS if name not in SMALL)]
 )
 def test_every_layer_is_the_reference(name: str, write: Write, tmp_path: Path) -> None:
     """Each layer on what the engine itself gave it."""
@@ -69,7 +70,7 @@ def test_every_layer_is_the_reference(name: str, write: Write, tmp_path: Path) -
         assert difference(values[layer_value(layer.index)], expected) < LAYER, layer.where.short
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", thinned(reversed(SMALL)))
 def test_engine_is_the_reference(name: str, write: Write, tmp_path: Path) -> None:
     """The engine as users have it, with all that its passes do."""
     cfg = write(name, reduced(name))
