@@ -51,8 +51,12 @@ class Fuzzer(ABC):
         """What it needs and this machine lacks; else nothing."""
         return ""
 
-    def prepare(self) -> None:  # noqa: B027
-        """Builds what it needs, before any limit holds."""
+    program: Path = Path()
+    """In the process that runs cases, what `build` gave."""
+
+    def build(self) -> Path:
+        """The program that runs cases, built before any limit holds; most need none."""
+        return Path()
 
     @abstractmethod
     def seeds(self) -> list[Case]:
@@ -479,15 +483,17 @@ class Runtime(Engine):
     def missing(self) -> str:
         return "" if shutil.which("g++") and find_spec("openvino") else "needs g++ and openvino"
 
-    def prepare(self) -> None:
-        _build()
+    def build(self) -> Path:
+        from tests.embed.native import build_program
+
+        return build_program(Path(__file__).with_name("runtime.cpp"), *_SANITIZERS)
 
     def seeds(self) -> list[Case]:
         return [files for files in _engines() if "model.xml" in files]
 
     def run(self, folder: Path, allow: Allow) -> None:
         with allow():
-            status, _, message = _answer(folder).partition(" ")
+            status, _, message = _answer(self.program, folder).partition(" ")
             assert status != "6", message
             if status != "0":
                 raise DncError(message)
@@ -496,18 +502,12 @@ class Runtime(Engine):
 _SANITIZERS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer")
 
 
-def _build() -> Path:
-    from tests.embed.native import build_program
-
-    return build_program(Path(__file__).with_name("runtime.cpp"), *_SANITIZERS)
-
-
 @lru_cache
-def _program() -> subprocess.Popen[str]:
+def _started(program: Path) -> subprocess.Popen[str]:
     """runtime.cpp, running; it may take as much memory as any case, and leaves leaks to valgrind."""
     options = "detect_leaks=0:detect_stack_use_after_return=1:max_allocation_size_mb=2048:hard_rss_limit_mb=4096"
     return subprocess.Popen(
-        ["sh", "-c", 'ulimit -Sv unlimited; exec "$0"', str(_build())],
+        ["sh", "-c", 'ulimit -Sv unlimited; exec "$0"', str(program)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -516,8 +516,8 @@ def _program() -> subprocess.Popen[str]:
     )
 
 
-def _answer(folder: Path) -> str:
-    process = _program()
+def _answer(program: Path, folder: Path) -> str:
+    process = _started(program)
     assert process.stdin is not None
     assert process.stdout is not None
     process.stdin.write(f"{folder}\n")

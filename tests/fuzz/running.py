@@ -129,8 +129,9 @@ def _last_place() -> str:
     return f"{Path(mine[-1].filename).name}:{mine[-1].name}"
 
 
-def _work(name: str, connection: Connection, scratch: Path) -> None:
+def _work(name: str, connection: Connection, scratch: Path, program: Path) -> None:
     """The process: answers cases with endings until the connection is closed."""
+    FUZZERS[name].program = program
     log = os.open(scratch / "log", os.O_RDWR | os.O_CREAT | os.O_APPEND)
     for number in (1, 2):
         os.dup2(log, number)
@@ -163,14 +164,16 @@ class Worker:
 
     def __init__(self, name: str, seeds: list[Case]) -> None:
         self._name, self._seeds = name, seeds
-        FUZZERS[name].prepare()
+        self._program = FUZZERS[name].build()
         self._scratch = Path(tempfile.mkdtemp(prefix="dnc-fuzz-"))
         self._start()
 
     def _start(self) -> None:
         context: Any = multiprocessing.get_context(METHOD)
         self._connection, theirs = context.Pipe()
-        self._process = context.Process(target=_work, args=(self._name, theirs, self._scratch), daemon=True)
+        self._process = context.Process(
+            target=_work, args=(self._name, theirs, self._scratch, self._program), daemon=True
+        )
         self._process.start()
         theirs.close()
         for seed in [*self._seeds, {}]:
