@@ -20,6 +20,8 @@ WITH_CLOCKS = {
     "tests/fuzz/running.py": "which ends what hangs",
     "tests/fuzz/soak.py": "which runs for as long as it is told to",
     "tests/runtime/test_package.py": "how old a folder is",
+    "tests/targets/myriad/test_installing.py": "how old a folder is",
+    "tests/zoo/test_zoo.py": "a server that is slow",
 }
 
 

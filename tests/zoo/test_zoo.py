@@ -28,6 +28,7 @@ from dnc.files import cache_dir
 from dnc.zoo import importer
 from dnc.zoo.recorded import read_recorded
 from tests import ROOT
+from tests.patience import PATIENCE
 
 WEIGHTS = bytes(range(256)) * 3000
 SHA256 = hashlib.sha256(WEIGHTS).hexdigest()
@@ -165,7 +166,7 @@ def test_recorded_crops_leave_the_border_of_the_paper() -> None:
     lites = [entry for entry in zoo.entries() if entry.preprocessing]
     assert [entry.name for entry in lites] == ["efficientnet-lite0", "efficientnet-lite1", "efficientnet-lite2"]
     for entry in lites:
-        width = Network.load(entry.cfg).input_shape[2]
+        width = Network.load(Path(entry.cfg).stem).input_shape[2]
         fields = {"mean": [127 / 255], "std": [128 / 255], "interpolation": "bicubic", "color": "rgb"}
         assert entry.preprocessing == {**fields, "crop": width / (width + 32)}
 
@@ -470,7 +471,7 @@ ANSWERS: dict[str, tuple[Callable[[socket.socket], None], str]] = {
 @pytest.mark.parametrize("kind", ANSWERS)
 def test_hostile_servers(kind: str, cache: Path, offer: Offer, monkeypatch: pytest.MonkeyPatch) -> None:
     answer, message = ANSWERS[kind]
-    monkeypatch.setattr(zoo, "_PATIENCE_S", 0.5 if "slow" in message else 60.0)
+    monkeypatch.setattr(zoo, "_PATIENCE_S", 0.5 if "slow" in message else PATIENCE)
     monkeypatch.setattr(zoo, "_SLOWEST", 1e9)
     server = Hostile(answer)
     try:
