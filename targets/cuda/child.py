@@ -122,7 +122,9 @@ class _Compiler:
 
     def _write(self, executable: Any, library: str) -> None:
         self._tell("linking")
-        executable.export_library(library, fcompile=link_with(self._linker, self._machine))
+        # TVM would make a folder of its own, which nobody removes when the process is killed.
+        with scratch_folder("link") as work:
+            executable.export_library(library, fcompile=link_with(self._linker, self._machine), workspace_dir=str(work))
         for name, taken in self._resources.items():
             if taken.registers > _MOST_REGISTERS or taken.shared > Device.shared:
                 what = f"kernel {name} takes {taken.registers} registers and {taken.shared} bytes of shared memory"

@@ -21,7 +21,7 @@ from types import ModuleType
 from typing import Any
 
 from dnc.errors import TargetError, close_match
-from dnc.files import cache_dir, home
+from dnc.files import cache_dir, home, scratch_folder
 from dnc.runtime.runners.tvm.processor import architecture, extensions
 from dnc.targets.tvm.functions import lowered
 from dnc.typing import Progress, silent
@@ -189,7 +189,9 @@ def build(
                 executable = tvm.compile(module, machine.target)
         del module
         progress("linking")
-        executable.export_library(str(path), fcompile=link_with(linker, machine))
+        # TVM would make a folder of its own, which nobody removes when the process is killed.
+        with scratch_folder("link") as work:
+            executable.export_library(str(path), fcompile=link_with(linker, machine), workspace_dir=str(work))
         return Built(Counter(rules.get(name.name_hint, "") for name in functions), kernels)
     except subprocess.CalledProcessError as error:
         raise TargetError(f"{linker} cannot link: {error.stderr.strip()}", path) from error

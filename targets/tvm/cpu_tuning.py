@@ -21,6 +21,7 @@ import numpy as np
 import onnx_ir as ir
 
 from dnc.errors import TargetError
+from dnc.files import scratch_folder
 from dnc.runtime.timing import Run
 from dnc.targets.tvm import schedules
 from dnc.targets.tvm.compile import Built, Machine, fused, link_with
@@ -156,7 +157,9 @@ class CpuTuner(Tuner[Built]):
         with _refusals():
             with machine.target, tvm.transform.PassContext(opt_level=3), lowered():
                 executable = tvm.compile(tvm.IRModule(named), machine.target)
-            executable.export_library(str(path), fcompile=link_with(self._linker, machine))
+            # TVM would make a folder of its own, which nobody removes when the process is killed.
+            with scratch_folder("link") as work:
+                executable.export_library(str(path), fcompile=link_with(self._linker, machine), workspace_dir=str(work))
         return self._device.load(path, f"{machine.architecture} {machine.mcpu}")
 
     def _arguments(self, function: Any) -> list[Any]:
