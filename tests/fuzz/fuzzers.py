@@ -295,7 +295,7 @@ class Image(Fuzzer):
         file = io.BytesIO()
         deep.save(file, "PNG")
         hdr = b"#?RADIANCE\nFORMAT=32-bit_rle_rgbe\n\n-Y 2 +X 3\n" + bytes(range(24))
-        arrays = [np.zeros((5, 4, 3), np.uint8), np.ones((4, 6), np.uint16), np.ones((3, 2, 7), np.float32)]
+        arrays: list[Any] = [np.zeros((5, 4, 3), np.uint8), np.ones((4, 6), np.uint16), np.ones((3, 2, 7), np.float32)]
         for array in arrays:
             packed = io.BytesIO()
             np.save(packed, array)
