@@ -140,6 +140,9 @@ class Manifest:
         sides = (*self.input_shape, *(side for shape in self.states.values() for side in shape))
         if len(self.input_shape) not in (1, 3) or min(sides) < 1 or (isinstance(self.batch, int) and self.batch < 1):
             raise ValueError(f"no input has {self.input_shape} and a batch of {self.batch!r}")
+        prepared = self.preprocessing
+        if prepared is not None and (prepared.channels, prepared.height, prepared.width) != tuple(self.input_shape):
+            raise ValueError("the preprocessing does not fit the input")
         if self.input_dtype not in ("float32", "uint8") or self.decode not in ("host", "graph", "graph+nms"):
             raise ValueError(f"input_dtype {self.input_dtype} or decode {self.decode} is unknown")
         if len(self.outputs) != len(self.output_shapes) or not self.outputs:
