@@ -51,7 +51,7 @@ from dnc.darknet.cfg import find_cfg
 from dnc.darknet.lower import lower
 from dnc.darknet.network import Network
 from dnc.errors import DncError, TargetError
-from dnc.files import cache_dir
+from dnc.files.places import cache_dir
 from dnc.graph.pipeline import Pipeline
 from dnc.graph.rewriting import attribute
 from dnc.graph.verification import error_between

@@ -35,8 +35,10 @@ from typing import Any, NoReturn
 import numpy as np
 
 import dnc
-from dnc import files, zoo
+from dnc import zoo
 from dnc.errors import DncError
+from dnc.files import writing
+from dnc.files.places import cache_dir
 from dnc.runtime.manifest import read_manifest, write_folder
 from dnc.runtime.package import package, unpack
 from dnc.runtime.runners.myriad import toolchain
@@ -82,7 +84,7 @@ class Scenario:
     def version(self, engine: Path) -> str:
         """Which of the two engines it is: runs it."""
         if not engine.exists():
-            files.put_back(engine)
+            writing.put_back(engine)
         if not engine.exists():
             return ""
         with dnc.load(engine, threads=1) as opened:
@@ -198,7 +200,7 @@ class Open(Scenario):
 
     def prepare(self) -> None:
         self.run()
-        (unpacked,) = (files.cache_dir() / "packages").iterdir()
+        (unpacked,) = (cache_dir() / "packages").iterdir()
         with (unpacked / "model.onnx").open("r+b") as file:
             file.write(b"\xff\xff")
 
@@ -235,7 +237,7 @@ class Install(Scenario):
 
     def state(self) -> str:
         place = toolchain.folder(self.name)
-        files.put_back(place)
+        writing.put_back(place)
         text = (place / "plugins.xml").read_text()
         return {"damaged": "old", "<ie/>": "new"}[text]
 
@@ -300,7 +302,7 @@ class Table(Scenario):
         (self.root / "table").write_bytes(b"old")
 
     def run(self) -> None:
-        with files.whole_file(self.root / "table") as file:
+        with writing.whole_file(self.root / "table") as file:
             file.write(b"new")
 
     def state(self) -> str:
@@ -316,7 +318,7 @@ class Scratch(Scenario):
     was = ""
 
     def run(self) -> None:
-        with files.scratch_folder("some") as folder:
+        with writing.scratch_folder("some") as folder:
             try:
                 (folder / "inner").mkdir()
                 (folder / "inner" / "file").write_bytes(b"x")
@@ -415,7 +417,7 @@ def faulty(scenario: Scenario, number: int, kind: str) -> str:
             resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
         return "done"
     fault = _Fault(number, kind)
-    exchange, fsync = files._exchange, os.fsync
+    exchange, fsync = writing._exchange, os.fsync
 
     def exchange_(one: Path, other: Path) -> None:
         fault("exchange", ())
@@ -425,7 +427,7 @@ def faulty(scenario: Scenario, number: int, kind: str) -> str:
         fault("fsync", ())
         fsync(fd)
 
-    files._exchange, os.fsync = exchange_, fsync_
+    writing._exchange, os.fsync = exchange_, fsync_
     sys.addaudithook(fault)
     try:
         scenario.run()
@@ -450,7 +452,7 @@ def examine(kind: type[Scenario], fault: str, folder: Path) -> int:
     fault, _, aside = fault.partition("-")
     if aside:
         # What all other systems have.
-        files._exchange = _no_exchange
+        writing._exchange = _no_exchange
     number = 0
     while True:
         number += 1

@@ -11,11 +11,13 @@ from pathlib import Path
 import pytest
 
 import dnc
-from dnc import files
 from dnc.darknet.network import Network
 from dnc.darknet.weights import read_weights
 from dnc.errors import DncError
-from dnc.files import check_foreign, open_regular, prune, read_bounded, scratch_folder, sweep, whole_file, whole_folder
+from dnc.files import writing
+from dnc.files.places import prune
+from dnc.files.reading import check_foreign, open_regular, read_bounded
+from dnc.files.writing import scratch_folder, sweep, whole_file, whole_folder
 from dnc.runtime.package import package
 
 
@@ -116,13 +118,13 @@ def test_leftovers_of_the_dead_go(tmp_path: Path) -> None:
     strangers = {".a.part", ".a.0123abcd.part", "a.0123abcd.dnc-part.txt"}
     for name in strangers:
         (tmp_path / name).mkdir()
-    own, lock = files._make(tmp_path, ".c")
+    own, lock = writing._make(tmp_path, ".c")
     with whole_file(tmp_path / "d") as file:
         file.write(b"new")
     assert set(names(tmp_path)) == {*strangers, own.name, "d"}
     assert lock is not None
     os.close(lock)
-    files._swept.clear()
+    writing._swept.clear()
     sweep(tmp_path)
     assert set(names(tmp_path)) == {*strangers, "d"}
 
@@ -139,7 +141,7 @@ def test_a_link_is_no_leftover(tmp_path: Path) -> None:
 
 def test_whoever_was_taken_for_dead_begins_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another process looks between the making of a folder and its lock."""
-    really, tries = files._take, []
+    really, tries = writing._take, []
 
     def late(own: Path) -> int:
         tries.append(own)
@@ -150,7 +152,7 @@ def test_whoever_was_taken_for_dead_begins_anew(tmp_path: Path, monkeypatch: pyt
             shutil.rmtree(own)
         return really(own)
 
-    monkeypatch.setattr(files, "_take", late)
+    monkeypatch.setattr(writing, "_take", late)
     with whole_file(tmp_path / "a") as file:
         file.write(b"new")
     assert len(set(tries)) == 3
@@ -164,7 +166,7 @@ def test_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refused(file: int, how: int) -> None:
         raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr("dnc.files.fcntl.flock", refused)
+    monkeypatch.setattr("dnc.files.writing.fcntl.flock", refused)
     with whole_folder(tmp_path / "b") as folder:
         (folder / "c").touch()
     assert names(tmp_path) == [".a.0123abcd.dnc-part", "b"]

@@ -25,7 +25,7 @@ from dnc.errors import DncError, DncWarning, Where
 from dnc.evaluation import datasets
 from dnc.evaluation.comparison import _read_npz
 from dnc.evaluation.datasets import read_annotations, read_data, read_dataset, read_labels, read_names
-from dnc.files import parse_json, read_json
+from dnc.files.reading import parse_json, read_json
 from dnc.quantization.calibration import Calibration
 from dnc.quantization.tables import read_table
 from dnc.runtime.manifest import read_manifest

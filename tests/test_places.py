@@ -13,7 +13,7 @@ import pytest
 
 import dnc
 from dnc.errors import DncError
-from dnc.files import as_text, cache_dir, can_be_written
+from dnc.files.places import as_text, cache_dir, can_be_written
 
 Write = Callable[..., Path]
 
@@ -59,7 +59,7 @@ def test_a_home_that_cannot_be_written_to(temporary: Path, tmp_path: Path, monke
     """What was put there is found; what is made again without a word goes elsewhere."""
     monkeypatch.setenv("HOME", str(tmp_path))
     assert cache_dir() == cache_dir(to_write=True) == tmp_path / ".cache" / "dnc"
-    monkeypatch.setattr("dnc.files.can_be_written", lambda folder: False)
+    monkeypatch.setattr("dnc.files.places.can_be_written", lambda folder: False)
     assert cache_dir() == tmp_path / ".cache" / "dnc"
     assert cache_dir(to_write=True).parent == temporary
 

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from cfg.generators import generated
-from dnc.files import whole_file
+from dnc.files.writing import whole_file
 
 __all__ = ["main"]
 

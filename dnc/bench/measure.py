@@ -37,7 +37,8 @@ from dnc.bench.timing import CONFIDENCE, Opener, Openings, compete
 from dnc.bench.yardstick import NAME as YARDSTICK
 from dnc.bench.yardstick import yardstick
 from dnc.errors import DncError, TargetError
-from dnc.files import read_json, scratch_folder
+from dnc.files.reading import read_json
+from dnc.files.writing import scratch_folder
 from dnc.runtime.timing import Interval, Ratio
 from dnc.typing import Progress, silent
 

@@ -21,7 +21,7 @@ import numpy as np
 from dnc.bench.machine import last_cache
 from dnc.darknet.lower import lower
 from dnc.darknet.network import Network
-from dnc.files import scratch_folder
+from dnc.files.writing import scratch_folder
 from dnc.graph.quantization import Range, attach_ranges
 from dnc.targets import Target
 from dnc.typing import Progress, silent

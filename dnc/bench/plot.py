@@ -19,7 +19,8 @@ import numpy as np
 from dnc.bench.layers import Layers
 from dnc.bench.measure import Recording
 from dnc.errors import DncError
-from dnc.files import cache_dir, whole_file
+from dnc.files.places import cache_dir
+from dnc.files.writing import whole_file
 
 __all__ = ["FORMATS", "import_matplotlib", "plot"]
 

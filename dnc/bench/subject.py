@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from dnc.errors import DncError
-from dnc.files import as_text
+from dnc.files.places import as_text
 from dnc.graph.verification import photograph
 from dnc.runtime.engine import load, runner_of
 from dnc.runtime.inputs import Feeds, Inputs, noise

@@ -28,7 +28,8 @@ from dnc.darknet.network import Network
 from dnc.darknet.reference import run
 from dnc.darknet.weights import write_weights
 from dnc.errors import DncError, DncWarning
-from dnc.files import cache_dir, can_be_written, scratch_folder
+from dnc.files.places import cache_dir, can_be_written
+from dnc.files.writing import scratch_folder
 from dnc.runtime.gpus import gpus
 from dnc.runtime.runners.myriad import toolchain
 from dnc.targets import targets

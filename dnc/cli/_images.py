@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from dnc.cli import progress
 from dnc.errors import DncError, ImageError, warn
 from dnc.evaluation.datasets import ARRAYS, SUFFIXES, is_folder, is_there
-from dnc.files import whole_file
+from dnc.files.writing import whole_file
 from dnc.runtime.decoding import BoxHead
 from dnc.runtime.engine import Engine, load
 from dnc.runtime.images import read_image

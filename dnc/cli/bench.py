@@ -131,7 +131,7 @@ def command(
     from dataclasses import replace
 
     from dnc.bench.prepare import BenchOptions, is_engine
-    from dnc.files import scratch_folder
+    from dnc.files.writing import scratch_folder
     from dnc.runtime.timing import processors
 
     given = {name: value for name, value in options.items() if value is not None}

@@ -11,7 +11,7 @@ from dnc.cli import print_json, progress, say_files
 from dnc.cli._lists import exif_option
 from dnc.cli._options import preprocessing_options
 from dnc.errors import CalibrationError
-from dnc.files import check_foreign
+from dnc.files.reading import check_foreign
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -174,7 +174,7 @@ def _kind(file: str) -> str:
     """Kind of a file, by its suffix or else by its contents."""
     from dnc.darknet.cfg import find_cfg
     from dnc.evaluation.datasets import SUFFIXES, is_folder, is_there
-    from dnc.files import open_regular
+    from dnc.files.reading import open_regular
 
     check_foreign(file, CalibrationError)
     suffix = Path(file).suffix.lower()

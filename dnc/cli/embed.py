@@ -14,7 +14,8 @@ import click
 from dnc import __version__
 from dnc.cli import print_json
 from dnc.errors import DncError, TargetError
-from dnc.files import packaged, whole_folder
+from dnc.files.places import packaged
+from dnc.files.writing import whole_folder
 from dnc.tables import Table
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from dnc.cli import print_json, say_files
-from dnc.files import whole_file
+from dnc.files.writing import whole_file
 
 
 @click.group(epilog="Example: dnc weights inspect yolov4.cfg yolov4.weights")

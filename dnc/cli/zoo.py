@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from dnc.cli import print_json, progress_bar
-from dnc.files import cache_dir
+from dnc.files.places import cache_dir
 from dnc.tables import Table
 
 

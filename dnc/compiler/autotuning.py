@@ -35,7 +35,8 @@ import onnx_ir as ir
 from dnc.darknet.lower import lower
 from dnc.darknet.network import Network
 from dnc.errors import DncError
-from dnc.files import read_json, scratch_folder, whole_file
+from dnc.files.reading import read_json
+from dnc.files.writing import scratch_folder, whole_file
 from dnc.graph.builder import where_of
 from dnc.graph.composites import is_composite
 from dnc.graph.rewriting import attribute

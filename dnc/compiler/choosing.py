@@ -17,7 +17,7 @@ from typing import Any
 import numpy.typing as npt
 
 from dnc.errors import TargetError
-from dnc.files import as_text
+from dnc.files.places import as_text
 from dnc.runtime.manifest import Manifest
 from dnc.runtime.runners import Session
 from dnc.runtime.timing import interleave, processors

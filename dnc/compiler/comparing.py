@@ -20,7 +20,8 @@ from dnc.darknet.weights import write_weights
 from dnc.errors import DncError, ImageError, TargetError, close_match, warn
 from dnc.evaluation.comparison import TOLERANCE, Comparison, EngineSide, Recording, ReferenceSide, Sample, Side, compare
 from dnc.evaluation.datasets import is_folder
-from dnc.files import open_regular, scratch_folder
+from dnc.files.reading import open_regular
+from dnc.files.writing import scratch_folder
 from dnc.runtime.engine import Engine, load
 from dnc.runtime.images import read_image
 from dnc.runtime.preprocessing import Preprocessing

@@ -13,7 +13,7 @@ from dnc.compiler.options import CompileOptions
 from dnc.compiler.preparing import dataset_for, lowered, prepare, verifier_for
 from dnc.compiler.source import Source
 from dnc.errors import DncError, TargetError
-from dnc.files import cache_dir
+from dnc.files.places import cache_dir
 from dnc.graph.verification import feeds_for
 from dnc.quantization.sensitivity import drop
 from dnc.runtime.engine import Engine, load

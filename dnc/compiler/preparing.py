@@ -18,7 +18,7 @@ from dnc.darknet.lower import lower
 from dnc.darknet.weights import release_pages
 from dnc.errors import CalibrationError, PassError
 from dnc.evaluation.datasets import Dataset, read_dataset
-from dnc.files import cache_dir
+from dnc.files.places import cache_dir
 from dnc.graph.composites import inline_composites
 from dnc.graph.pipeline import Decision, Pipeline, Step
 from dnc.graph.quantization import attach_ranges

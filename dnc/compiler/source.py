@@ -18,7 +18,7 @@ from dnc.darknet.layers.base import layer_value
 from dnc.darknet.network import Network
 from dnc.errors import CalibrationError, CfgError, DncError, WeightsError, tolerate, warn
 from dnc.evaluation.datasets import read_names
-from dnc.files import check_foreign
+from dnc.files.reading import check_foreign
 from dnc.quantization.calibration import Calibration
 from dnc.runtime.decoding import ClassifierHead, Head
 from dnc.runtime.options import CALIBRATED

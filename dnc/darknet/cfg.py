@@ -18,7 +18,8 @@ from types import MappingProxyType
 from typing import NoReturn
 
 from dnc.errors import CfgError, Where, close_match, plain, printable, tolerate, warn
-from dnc.files import check_foreign, open_regular, packaged
+from dnc.files.places import packaged
+from dnc.files.reading import check_foreign, open_regular
 
 __all__ = ["Option", "Section", "parse_cfg", "read_cfg"]
 

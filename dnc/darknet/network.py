@@ -18,7 +18,7 @@ from dnc.darknet.layers import Context, Layer, Shape, layers
 from dnc.darknet.layers.base import MAX_ELEMENTS, Arrays
 from dnc.darknet.weights import count, random_arrays, read_weights
 from dnc.errors import CfgError, WeightsError, Where, close_match
-from dnc.files import open_regular
+from dnc.files.reading import open_regular
 
 __all__ = ["MAX_PARAMETERS", "Network"]
 

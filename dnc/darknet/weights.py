@@ -30,7 +30,8 @@ import numpy.typing as npt
 from dnc.darknet.layers.base import Array, Arrays, Layer
 from dnc.darknet.layers.convolutional import BATCH_NORM_EPSILON, Convolutional
 from dnc.errors import WeightsError, tolerate, warn
-from dnc.files import check_foreign, open_regular, whole_file
+from dnc.files.reading import check_foreign, open_regular
+from dnc.files.writing import whole_file
 
 __all__ = ["Header", "count", "random_arrays", "read_weights", "write_partial", "write_weights"]
 

@@ -38,7 +38,7 @@ from dnc.darknet.layers.convolutional import Convolutional
 from dnc.darknet.network import Network
 from dnc.darknet.reference import run_all
 from dnc.errors import DncError
-from dnc.files import open_regular
+from dnc.files.reading import open_regular
 from dnc.typing import Array
 
 if TYPE_CHECKING:

@@ -31,7 +31,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dnc.errors import DatasetError, ImageError, Where, tolerate, warn
-from dnc.files import read_bounded, read_json
+from dnc.files.reading import read_bounded, read_json
 
 __all__ = [
     "ARRAYS",

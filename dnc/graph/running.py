@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection, Mapping
 import numpy as np
 import onnx_ir as ir
 
-from dnc.files import scratch_folder
+from dnc.files.writing import scratch_folder
 from dnc.graph.rounding import spell_out
 from dnc.graph.serialization import serialize_to, small_model, with_outputs
 from dnc.runtime.runners.onnx import MODEL, import_onnxruntime

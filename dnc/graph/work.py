@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dnc.errors import TargetError
-from dnc.files import read_json
+from dnc.files.reading import read_json
 from dnc.graph.composites import inline_composites
 from dnc.graph.serialization import small_model
 from dnc.runtime.manifest import Manifest

@@ -22,7 +22,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
 from dnc.errors import CalibrationError, tolerate
-from dnc.files import read_json, whole_file
+from dnc.files.reading import read_json
+from dnc.files.writing import whole_file
 from dnc.graph.quantization import Channels, Range
 from dnc.typing import is_number
 

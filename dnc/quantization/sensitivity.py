@@ -26,7 +26,7 @@ import onnx_ir as ir
 from dnc.errors import DatasetError
 from dnc.evaluation.datasets import Dataset
 from dnc.evaluation.metrics import evaluate
-from dnc.files import scratch_folder
+from dnc.files.writing import scratch_folder
 from dnc.graph.pipeline import Pipeline, Step
 from dnc.graph.running import Running
 from dnc.passes.shared.reduced_precision import PRODUCTS, layer_of

@@ -37,7 +37,8 @@ from dnc.darknet.layers.base import layer_value
 from dnc.darknet.layers.convolutional import Convolutional
 from dnc.darknet.network import Network
 from dnc.errors import CalibrationError, CfgError, Where, tolerate
-from dnc.files import read_bounded, whole_file
+from dnc.files.reading import read_bounded
+from dnc.files.writing import whole_file
 from dnc.graph.quantization import LEVELS, Range, as_threshold
 from dnc.quantization.calibration import Calibration
 

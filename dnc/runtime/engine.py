@@ -41,7 +41,8 @@ import numpy as np
 import numpy.typing as npt
 
 from dnc.errors import BundleError, DncError, TargetError
-from dnc.files import as_text, check_foreign
+from dnc.files.places import as_text
+from dnc.files.reading import check_foreign
 from dnc.runtime.decoding import BoxHead, Classification, ClassifierHead, Detection
 from dnc.runtime.images import Pixels
 from dnc.runtime.inputs import Feeds, Image, Inputs, Prepared

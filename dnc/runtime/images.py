@@ -27,7 +27,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dnc.errors import ImageError, warn
-from dnc.files import read_bounded
+from dnc.files.reading import read_bounded
 from dnc.runtime.headers import ARRAY, PIC, byte_limit, check_size, is_beyond_stb, is_whole, png_size, stb_bytes
 
 __all__ = ["PIXELS", "Pixels", "from_picture", "matched", "read_content", "read_image", "upper_bytes"]

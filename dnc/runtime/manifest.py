@@ -35,7 +35,8 @@ from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from dnc.errors import BundleError
-from dnc.files import open_regular, parse_json, put_back, whole_folder
+from dnc.files.reading import open_regular, parse_json
+from dnc.files.writing import put_back, whole_folder
 from dnc.runtime.decoding import Head, head_from_json
 from dnc.runtime.preprocessing import Preprocessing
 

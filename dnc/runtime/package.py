@@ -39,7 +39,9 @@ from pathlib import Path
 from typing import IO, Any
 
 from dnc.errors import BundleError
-from dnc.files import cache_dir, check_foreign, sweep, whole_file, whole_folder
+from dnc.files.places import cache_dir
+from dnc.files.reading import check_foreign
+from dnc.files.writing import sweep, whole_file, whole_folder
 from dnc.runtime.manifest import MANIFEST, MANIFEST_LIMIT, Files, Manifest, parse_manifest, read_engine, write_folder
 
 __all__ = ["SUFFIX", "open_package", "package", "unpack"]

@@ -57,7 +57,9 @@ from typing import IO, Any, TypeVar
 
 from dnc.darknet.cfg import bundled_cfg, bundled_cfgs
 from dnc.errors import DncError, ZooError, close_match, printable, warn
-from dnc.files import cache_dir, open_regular, read_bounded, scratch_folder, sweep, whole_file
+from dnc.files.places import cache_dir
+from dnc.files.reading import open_regular, read_bounded
+from dnc.files.writing import scratch_folder, sweep, whole_file
 from dnc.zoo.recorded import read_recorded, write_recorded
 
 __all__ = [

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from dnc.errors import DncError, close_match
-from dnc.files import read_json, whole_file
+from dnc.files.reading import read_json
+from dnc.files.writing import whole_file
 from dnc.runtime.preprocessing import COLORS, INTERPOLATIONS, MIN_CROP, MODES
 from dnc.typing import is_number
 

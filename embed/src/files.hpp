@@ -1,5 +1,5 @@
 // The files of an engine: read out of one folder, whatever takes its place meanwhile, and known to be those that were
-// checked when a library opens them by their names. As dnc/runtime/manifest.py and dnc/files.py do it.
+// checked when a library opens them by their names. As dnc/runtime/manifest.py and dnc/files/reading.py do it.
 #pragma once
 
 #include <array>

@@ -35,7 +35,7 @@ from itertools import islice
 from typing import Any
 
 from dnc.errors import TargetError
-from dnc.files import scratch_folder
+from dnc.files.writing import scratch_folder
 from dnc.runtime.runners.cuda.device import Device
 from dnc.targets.cuda.serving import serve
 from dnc.targets.cuda.toolkit import Resources, find_toolkit

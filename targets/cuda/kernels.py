@@ -23,7 +23,7 @@ from typing import Any, ClassVar
 import onnx_ir as ir
 
 from dnc.errors import TargetError
-from dnc.files import scratch_folder
+from dnc.files.writing import scratch_folder
 from dnc.graph.pipeline import Step
 from dnc.graph.verification import feeds_for
 from dnc.graph.work import described_work

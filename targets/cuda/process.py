@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import dnc
 from dnc.errors import TargetError
-from dnc.files import scratch_folder
+from dnc.files.writing import scratch_folder
 from dnc.graph.serialization import serialize_to
 from dnc.runtime.runners.cuda.kernels import CUDA_RUNTIME
 from dnc.runtime.runners.tvm.session import runtime_library

@@ -17,7 +17,7 @@ import numpy as np
 
 from dnc import zoo
 from dnc.errors import TargetError
-from dnc.files import scratch_folder, sweep, whole_folder
+from dnc.files.writing import scratch_folder, sweep, whole_folder
 from dnc.runtime.runners.myriad.process import Job, compile_blob
 from dnc.runtime.runners.myriad.toolchain import Toolchain, check_files, damage, find, folder
 from dnc.typing import Progress, silent

@@ -21,7 +21,8 @@ from types import ModuleType
 from typing import Any
 
 from dnc.errors import TargetError, close_match
-from dnc.files import cache_dir, home, scratch_folder
+from dnc.files.places import cache_dir, home
+from dnc.files.writing import scratch_folder
 from dnc.runtime.runners.tvm.processor import architecture, extensions
 from dnc.targets.tvm.functions import lowered
 from dnc.typing import Progress, silent

@@ -21,7 +21,7 @@ import numpy as np
 import onnx_ir as ir
 
 from dnc.errors import TargetError
-from dnc.files import scratch_folder
+from dnc.files.writing import scratch_folder
 from dnc.runtime.timing import Run
 from dnc.targets.tvm import schedules
 from dnc.targets.tvm.compile import Built, Machine, fused, link_with

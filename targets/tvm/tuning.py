@@ -45,7 +45,7 @@ import onnx_ir as ir
 
 import dnc
 from dnc.errors import TargetError
-from dnc.files import parse_json, read_bounded
+from dnc.files.reading import parse_json, read_bounded
 from dnc.graph.builder import where_of
 from dnc.runtime.timing import Ratio, Run, interleave
 from dnc.targets.tvm.remote import Lost

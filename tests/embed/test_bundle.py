@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 import dnc
 from dnc.errors import BundleError
-from dnc.files import read_json
+from dnc.files.reading import read_json
 from dnc.runtime import manifest as bundles
 from dnc.runtime.manifest import read_manifest
 from dnc.runtime.preprocessing import Preprocessing

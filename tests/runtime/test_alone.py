@@ -18,13 +18,13 @@ from tests.patience import PATIENCE
 
 Write = Callable[..., Path]
 
-GROUND = ("__init__.py", "errors.py", "files.py", "registry.py", "typing.py")
+GROUND = ("__init__.py", "errors.py", "files", "registry.py", "typing.py")
 CODE = """
 import sys
-known = {"dnc", "dnc.errors", "dnc.files", "dnc.registry", "dnc.typing"}
+ground = ("dnc.errors", "dnc.files", "dnc.registry", "dnc.typing", "dnc.runtime")
 class Blocked:
     def find_spec(self, name, *_):
-        other = name.startswith("dnc") and name not in known and not name.startswith("dnc.runtime")
+        other = name.startswith("dnc.") and not name.startswith(ground)
         if other or name.partition(".")[0] in ("onnx", "onnx_ir", "PIL", "click", "rich"):
             raise ModuleNotFoundError(name)
 sys.meta_path.insert(0, Blocked())
@@ -52,9 +52,9 @@ print(json.dumps(found))
 def alone(tmp_path: Path) -> Path:
     """A folder to import dnc from, with nothing of the compiler in it."""
     place = tmp_path / "alone"
-    shutil.copytree(ROOT / "dnc" / "runtime", place / "dnc" / "runtime")
-    for name in GROUND:
-        shutil.copy(ROOT / "dnc" / name, place / "dnc" / name)
+    for name in ("runtime", *GROUND):
+        source, copy = ROOT / "dnc" / name, place / "dnc" / name
+        (shutil.copytree if source.is_dir() else shutil.copy)(source, copy)
     return place
 
 

@@ -21,8 +21,8 @@ import numpy as np
 import pytest
 
 import dnc
-from dnc import files
 from dnc.errors import BundleError, DncError
+from dnc.files import writing
 from dnc.runtime import manifest as bundles
 from dnc.runtime.manifest import Manifest, read_manifest, write_folder
 from dnc.runtime.runners import Session
@@ -323,7 +323,7 @@ def test_failed_replacement_brings_the_old_one_back(cfg: Path, engine: Path, mon
     def broken(one: Path, other: Path) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("dnc.files._exchange", broken)
+    monkeypatch.setattr("dnc.files.writing._exchange", broken)
     with pytest.raises(BundleError, match="No space left"):
         dnc.compile(cfg, out=engine, skip=["fold-batchnorm"])
     assert {path.name: path.read_bytes() for path in engine.iterdir()} == before
@@ -353,11 +353,11 @@ def test_two_at_once(cfg: Path, engine: Path) -> None:
 WRITING = """
 import shutil, sys
 from pathlib import Path
-from dnc import files
+from dnc.files import writing
 from dnc.runtime.manifest import write_folder, read_manifest
 if sys.argv[4] == "aside":
     def broken(one, other): raise OSError(38, "no renameat2")
-    files._exchange = broken
+    writing._exchange = broken
 sources = [Path(name) for name in sys.argv[1:3]]
 print("begins", flush=True)
 for number in range(int(sys.argv[5])):
@@ -412,7 +412,7 @@ def test_killed_between_two_renames(number: int, engine: Path, cfg: Path, monkey
 
 def test_what_lives_is_waited_for(engine: Path) -> None:
     """A reader does not put back what another process is about to replace."""
-    own, lock = files._make(engine.parent, ".e")
+    own, lock = writing._make(engine.parent, ".e")
     (own / "old").mkdir()
     engine.rename(own / "old" / "e")
     with pytest.raises(BundleError, match="replaced again and again"):

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from dnc.files import cache_dir
+from dnc.files.places import cache_dir
 from tests import ROOT
 
 SHARED = ROOT.parent / "shared"

@@ -24,7 +24,7 @@ import pytest
 from dnc import zoo
 from dnc.darknet.network import Network
 from dnc.errors import DncWarning, WeightsError, ZooError
-from dnc.files import cache_dir
+from dnc.files.places import cache_dir
 from dnc.zoo import importer
 from dnc.zoo.recorded import read_recorded
 from tests import ROOT

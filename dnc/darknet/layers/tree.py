@@ -14,7 +14,7 @@ import numpy as np
 
 from dnc.darknet.cfg import Section
 from dnc.darknet.layers.base import Array, Builder, Value
-from dnc.files import read_bounded
+from dnc.files.reading import read_bounded
 
 __all__ = ["emit_tree_softmax", "group_sizes", "parse_map", "parse_tree", "softmax", "tree_softmax"]
 

@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from dnc.errors import DncError, TargetError
-from dnc.files import scratch_folder
+from dnc.files.writing import scratch_folder
 from dnc.runtime.options import Option, one_of
 from dnc.runtime.runners import Runner, Session, runners
 from dnc.runtime.timing import typical, warm_up

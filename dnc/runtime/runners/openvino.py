@@ -32,7 +32,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from dnc.errors import DncError, TargetError
-from dnc.files import as_text, cache_dir, prune
+from dnc.files.places import as_text, cache_dir, prune
 from dnc.runtime.manifest import MANIFEST
 from dnc.runtime.options import Option, one_of
 from dnc.runtime.runners import Runner, Session, runners

@@ -38,7 +38,7 @@ from dnc.darknet.layers.convolutional import BATCH_NORM_EPSILON, Convolutional
 from dnc.darknet.network import Network
 from dnc.darknet.weights import count, write_weights
 from dnc.errors import WeightsError, tolerate
-from dnc.files import whole_file
+from dnc.files.writing import whole_file
 from dnc.tables import Table
 from dnc.typing import Progress, silent
 from dnc.zoo.importer.checkpoint import open_checkpoint

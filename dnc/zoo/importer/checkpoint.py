@@ -27,7 +27,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dnc.errors import WeightsError
-from dnc.files import open_regular
+from dnc.files.reading import open_regular
 from dnc.typing import Array
 from dnc.zoo.importer.onnx_model import read_onnx
 from dnc.zoo.importer.pytorch import read_legacy, read_zip

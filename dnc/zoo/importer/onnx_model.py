@@ -27,7 +27,7 @@ import onnx.helper
 import onnx.numpy_helper
 
 from dnc.errors import WeightsError
-from dnc.files import open_regular, read_bounded
+from dnc.files.reading import open_regular, read_bounded
 from dnc.typing import Array
 from dnc.zoo.importer.tensors import SIZES, Checkpoint, Pads, Tensor, Unit, checked_name
 

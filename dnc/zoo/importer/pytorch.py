@@ -25,7 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dnc.errors import WeightsError
-from dnc.files import open_regular
+from dnc.files.reading import open_regular
 from dnc.typing import Array
 from dnc.zoo.importer.pickles import Budget, Function, State, unpickle
 from dnc.zoo.importer.tensors import FLOATS, SIZES, Tensor, checked_name

@@ -38,7 +38,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dnc.errors import TargetError
-from dnc.files import read_json
+from dnc.files.reading import read_json
 from dnc.runtime.inputs import noise
 from dnc.runtime.runners.base import Session, checked
 from dnc.runtime.runners.cuda.device import runs_on

@@ -44,7 +44,7 @@ from typing import Any
 import numpy as np
 
 from dnc.errors import DncError, TargetError, warn
-from dnc.files import cache_dir, prune
+from dnc.files.places import cache_dir, prune
 from dnc.runtime.manifest import MANIFEST
 from dnc.runtime.options import CALIBRATED
 from dnc.runtime.runners.base import Session, checked

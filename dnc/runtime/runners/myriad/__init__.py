@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from dnc.errors import TargetError, warn
-from dnc.files import read_json
+from dnc.files.reading import read_json
 from dnc.runtime.runners import Runner, Session, runners
 from dnc.runtime.runners.myriad import toolchain
 from dnc.runtime.runners.myriad.pixels import IMAGE, Pixels

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dnc.errors import TargetError
-from dnc.files import scratch_folder
+from dnc.files.writing import scratch_folder
 from dnc.typing import Array
 
 __all__ = ["CompilerError", "Job", "Limits", "check_blob", "compile_blob", "infer"]

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from dnc.errors import TargetError, close_match
-from dnc.files import cache_dir
+from dnc.files.places import cache_dir
 
 __all__ = ["TOOLCHAINS", "File", "Toolchain", "check_files", "damage", "find", "folder", "missing"]
 

@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 
 from dnc.errors import TargetError
-from dnc.files import read_json
+from dnc.files.reading import read_json
 from dnc.runtime.runners.base import Session, checked
 from dnc.runtime.runners.tvm.instrument import measured
 from dnc.runtime.runners.tvm.processor import architecture, missing_extensions
