@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 
+from dnc.darknet.layers.base import States
 from dnc.darknet.network import Network
 from dnc.darknet.reference import initial_states, run
 from dnc.runtime.decoding import Detection
 from dnc.runtime.engine import Engine
 
-__all__ = ["CLOSE", "Frames", "interpreted", "near", "noise", "numbers"]
+__all__ = ["CLOSE", "Frames", "forget_history", "interpreted", "near", "noise", "numbers"]
 
 Frames = list[np.ndarray]
 
@@ -26,17 +27,30 @@ def noise(count: int) -> Frames:
     return [generator.integers(0, 256, (20 + n % 3, 30 + n % 2, 3), np.uint8) for n in range(count)]
 
 
-def interpreted(engine: Engine, frames: Sequence[np.ndarray], **options: Any) -> list[Any]:
-    """What the reference interpreter gives, of the cfg and the weights that lie beside an engine, which decodes."""
+def interpreted(engine: Engine, frames: Sequence[np.ndarray], *, history: bool = False, **options: Any) -> list[Any]:
+    """What the reference interpreter gives, of the cfg and the weights that lie beside an engine, which decodes.
+
+    Args:
+        history: whether [history] gets the frames before, as in Darknet's training alone.
+    """
     cfg = engine.folder.with_name(f"{engine.manifest.name}.cfg")
     network = Network.load(cfg, cfg.with_suffix(".weights"))
     states = initial_states(network)
     assert engine.manifest.preprocessing is not None
     preprocessed = [engine.manifest.preprocessing(frame)[None] for frame in frames]
-    return [
-        engine.postprocess(run(network, x, states), (frame.shape[1], frame.shape[0]), **options)
-        for x, frame in zip(preprocessed, frames, strict=True)
-    ]
+    results = []
+    for x, frame in zip(preprocessed, frames, strict=True):
+        results.append(engine.postprocess(run(network, x, states), (frame.shape[1], frame.shape[0]), **options))
+        if not history:
+            forget_history(network, states)
+    return results
+
+
+def forget_history(network: Network, states: dict[int, States]) -> None:
+    """Sets the frames of [history] to zero, as they are for each image at Darknet's inference."""
+    for index, zero in initial_states(network).items():
+        if network.layers[index].name == "history":
+            states[index] = zero
 
 
 def numbers(results: Sequence[Sequence[Any]]) -> list[list[tuple[float, ...]]]:

@@ -30,6 +30,7 @@ from dnc.graph.running import Running
 from dnc.quantization.calibration import Calibration
 from dnc.quantization.histograms import METHODS, PERCENTILE, Histogram
 from dnc.runtime.images import read_content, read_image
+from dnc.runtime.memory import carried_states
 from dnc.runtime.preprocessing import Preprocessing
 from dnc.runtime.runners.onnx import OnnxRunner
 from dnc.typing import Array, Progress, silent
@@ -202,11 +203,12 @@ def _every_layer(network: Network) -> Callable[[Array], dict[str, Array]]:
         for index, entries in initial_states(network, 1).items()
         for name, array in entries.items()
     }
+    carried = carried_states(states)
     names = [layer_value(layer.index) for layer in network.layers]
 
     def run(array: Array) -> dict[str, Array]:
         outputs = running({"input": array, **states})
-        states.update({name: outputs[name.replace("state", "next", 1)] for name in states})
+        states.update({name: outputs[name.replace("state", "next", 1)] for name in carried})
         return {"input": array, **{name: outputs[name] for name in names}}
 
     return run

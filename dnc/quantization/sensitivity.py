@@ -175,7 +175,7 @@ def noises(
 def _feeds(model: ir.Model, manifest: Manifest, images: Sequence[Path]) -> list[Feeds]:
     """What the model is fed for these images: each with what it remembers of those before, where it has a memory."""
     inputs = Inputs(manifest)
-    running = Running(model, optimize=True) if manifest.states else None
+    running = Running(model, optimize=True) if manifest.carried else None
     feeds: list[Feeds] = []
     states: States = {}
     for image in images:

@@ -10,7 +10,7 @@ Threads: one engine may be used from any number of them at once. Processes: a ch
 anew, because the threads of the engine's library stay behind in the parent; what the parent had opened is left as it
 is, since releasing it would wait for those threads. A pickled engine is its folder or package.
 
-Memory: a network with recurrent layers (`manifest.states`) takes its images for the frames of one sequence, as Darknet
+Memory: a network with recurrent layers (`manifest.carried`) takes its images for the frames of one sequence, as Darknet
 does in one process.
 
     calls      `engine(…)`, `detect` and `classify` go on where the call before ended; a list is as many frames, in its
@@ -348,7 +348,7 @@ class Engine:
             self._check_open()
             if self._pool is None:
                 # One alone keeps the order of frames.
-                workers = 1 if self.manifest.states else _workers()
+                workers = 1 if self.manifest.carried else _workers()
                 self._pool = ThreadPoolExecutor(workers, thread_name_prefix="dnc-async")
             return self._pool
 
@@ -390,7 +390,7 @@ class Engine:
         size = self.manifest.batch
         if batch is not None and (batch < 1 or (isinstance(size, int) and batch != size)):
             raise DncError(f"batch={batch}: the engine takes {size}", self.folder, "leave it out")
-        if self.manifest.states and isinstance(size, str) and batch not in (None, 1):
+        if self.manifest.carried and isinstance(size, str) and batch not in (None, 1):
             what = f"batch={batch}: each frame needs what the network remembers of the one before"
             raise DncError(what, self.folder, "leave it out; for several cameras, open a stream for each")
         if workers is not None and workers < 1:
@@ -398,7 +398,7 @@ class Engine:
         self.inputs.check(color)
         self.postprocess.check()
         settings = _Settings(confidence, iou, top, color, exif, max_candidates)
-        batch = 1 if self.manifest.states else batch or (size if isinstance(size, int) else 1)
+        batch = 1 if self.manifest.carried else batch or (size if isinstance(size, int) else 1)
         return self._stream(frames, settings, batch, workers or _workers(), with_frames)
 
     def _stream(
@@ -463,7 +463,7 @@ class Engine:
 
     def _remembered(self, memory: Memory, turn: int | None = None) -> AbstractContextManager[States]:
         """The states to run with; nobody waits for anybody where the network has none."""
-        return memory.turn(turn) if self.manifest.states else nullcontext({})
+        return memory.turn(turn) if self.manifest.carried else nullcontext({})
 
     def forward(
         self, array: npt.ArrayLike, states: MutableMapping[str, npt.NDArray[np.float32]] | None = None
@@ -487,7 +487,7 @@ class Engine:
         own = states if states is not None else {}
         outputs = self._infer(self.inputs.feeds(x, states=own))
         count = len(self.manifest.outputs)
-        own.update(self.inputs.following(outputs))
+        own.update(zip(self.manifest.states, outputs[count:], strict=True))
         # Detections of a whole batch are one list, which has no batch axis.
         batched = [single and name != "detections" for name in self.manifest.outputs]
         return [output[0] if drop else output for drop, output in zip(batched, outputs[:count], strict=True)]

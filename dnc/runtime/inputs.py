@@ -126,7 +126,7 @@ class Inputs:
 
         Those of a network with memory run one by one: each needs what the one before left.
         """
-        size = 1 if self._manifest.states else self._manifest.batch
+        size = 1 if self._manifest.carried else self._manifest.batch
         if isinstance(size, str):
             # Pixels of different sizes cannot be one array, which an engine with --input u8 takes.
             same = len({image.shape for image in images}) == 1
@@ -201,8 +201,9 @@ class Inputs:
         return feeds
 
     def following(self, outputs: Sequence[Array]) -> dict[str, Array]:
-        """The states that a run left behind, by name: what the run on the next frame takes."""
-        return dict(zip(self._manifest.states, outputs[len(self._manifest.outputs) :], strict=True))
+        """The states that a run left behind, by name: what Darknet's run on the next frame takes of them."""
+        left = zip(self._manifest.states, outputs[len(self._manifest.outputs) :], strict=True)
+        return {name: state for name, state in left if name in self._manifest.carried}
 
 
 def prepare(pixels: Pixels, preprocessing: Preprocessing, dtype: npt.DTypeLike) -> Array:

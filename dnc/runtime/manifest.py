@@ -38,6 +38,7 @@ from dnc.errors import BundleError
 from dnc.files.reading import open_regular, parse_json
 from dnc.files.writing import put_back, whole_folder
 from dnc.runtime.decoding import Head, head_from_json
+from dnc.runtime.memory import carried_states
 from dnc.runtime.preprocessing import Preprocessing
 
 __all__ = ["Files", "Manifest", "parse_manifest", "read_engine", "read_manifest", "write_folder"]
@@ -103,6 +104,11 @@ class Manifest:
             "preprocessing": self.preprocessing.to_json() if self.preprocessing else None,
             "heads": [head.to_json() for head in self.heads],
         }
+
+    @property
+    def carried(self) -> tuple[str, ...]:
+        """Names of the states that go on from one image to the next."""
+        return carried_states(self.states)
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any], labels: tuple[str, ...], where: Path) -> Manifest:

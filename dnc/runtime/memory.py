@@ -7,15 +7,21 @@ Darknet's layers do in one process, so frames of a sequence run one after the ot
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 from dnc.typing import Array
 
-__all__ = ["Memory", "States"]
+__all__ = ["Memory", "States", "carried_states"]
 
 States = dict[str, Array]
 """By name; what is not there is zero."""
+
+
+def carried_states(names: Iterable[str]) -> tuple[str, ...]:
+    """Those of a network's states that go on from one image to the next: all but the frames of [history], which Darknet
+    shifts in training alone, so that at inference each image is the first one for it."""
+    return tuple(name for name in names if not name.endswith(".frames"))
 
 
 class Memory:

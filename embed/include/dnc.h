@@ -29,7 +29,7 @@
  *     lifetimes   Text and arrays that a call gives belong to the handle they were asked of. Results and outputs may
  *                 outlive their engine. Freeing NULL does nothing.
  *     memory      A network with recurrent layers takes images for the frames of one sequence, as one process of Darknet's
- *                 does. A handle remembers those of its dnc_detect and dnc_classify, several images of one call in
+ *                 does ([history] too: at inference each image is its first). A handle remembers those of its dnc_detect and dnc_classify, several images of one call in
  *                 their order; dnc_reset forgets them. Such calls of several threads have the memory one after the
  *                 other, in the order in which they come to it, and one that fails leaves it as it was. For each
  *                 camera, dnc_open_stream makes a handle with a memory of its own. dnc_run remembers nothing: states

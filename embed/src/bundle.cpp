@@ -351,6 +351,11 @@ Bundle parse(const Json& json) {
     }
     for (const Json::Member& state : members(fields.need("states"), "states")) {
         bundle.states.emplace_back(state.name, shape(state.value, "state " + state.name));
+        // Darknet shifts the frames of [history] in training alone: at inference each image is the first one for it.
+        const std::string frames = ".frames";
+        const std::size_t length = state.name.size();
+        const bool shifted = length >= frames.size() && state.name.compare(length - frames.size(), length, frames) == 0;
+        if (!shifted) bundle.carried.push_back(state.name);
     }
     for (const Json& pass : items(fields.need("passes"), "passes")) members(pass, "a pass");
     const auto texts = [](const Json* object, const std::string& what) {

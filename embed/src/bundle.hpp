@@ -35,6 +35,7 @@ struct Bundle {
     std::vector<Head> heads;
     bool window = false;  // with graph_nms: whether the graph wants to know where the image lies in the input
     std::vector<std::pair<std::string, Shape>> states;
+    std::vector<std::string> carried;  // those that go on from one image to the next
     std::vector<std::string> labels;             // a name for each class: its number where the engine has none
     std::map<std::string, std::string> options;  // what the target was told
     std::shared_ptr<Files> files;                // those that engine.json lists

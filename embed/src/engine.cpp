@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
+#include <iterator>
 #include <limits>
 #include <new>
 #include <utility>
@@ -194,7 +195,7 @@ std::unique_ptr<Outputs> Engine::run(std::vector<Tensor> given) const {
 
 // Pixels of different sizes cannot be one array, and frames of a network with memory need what the one before left.
 std::size_t Engine::batch_end(const std::vector<Image>& images, std::size_t start) const {
-    if (!bundle_.states.empty()) return start + 1;
+    if (!bundle_.carried.empty()) return start + 1;
     const std::size_t most = bundle_.batch == 0 ? images.size() : std::min(images.size(), start + bundle_.batch);
     if (!bundle_.takes_pixels) return most;
     std::size_t end = start + 1;
@@ -204,9 +205,9 @@ std::size_t Engine::batch_end(const std::vector<Image>& images, std::size_t star
 
 void Engine::run_images(const std::vector<Image>& images, float confidence, float iou, Memory& memory,
                         const Reader& read) const {
-    const std::size_t states = bundle_.states.size();
+    const std::vector<std::string>& carried = bundle_.carried;
     std::unique_lock<std::mutex> alone(memory.mutex_, std::defer_lock);
-    if (states != 0) alone.lock();
+    if (!carried.empty()) alone.lock();
     std::unique_ptr<Outputs> last;
     for (std::size_t start = 0; start < images.size();) {
         const std::size_t end = batch_end(images, start), size = bundle_.batch == 0 ? end - start : bundle_.batch;
@@ -249,14 +250,16 @@ void Engine::run_images(const std::vector<Image>& images, float confidence, floa
             }
             inputs.push_back({"window", DNC_FLOAT32, {size, 4}, window.data()});
         }
-        if (const Outputs* before = last ? last.get() : memory.last_.get(); states != 0 && before != nullptr) {
+        if (const Outputs* before = last ? last.get() : memory.last_.get(); !carried.empty() && before != nullptr) {
             // They are read where they lie.
-            inputs.insert(inputs.end(), before->tensors().end() - static_cast<std::ptrdiff_t>(states),
-                          before->tensors().end());
+            std::copy_if(before->tensors().begin(), before->tensors().end(), std::back_inserter(inputs),
+                         [&](const Tensor& tensor) {
+                             return std::find(carried.begin(), carried.end(), tensor.name) != carried.end();
+                         });
         }
         std::unique_ptr<Outputs> outputs = run(std::move(inputs));
         for (std::size_t index = start; index < end; ++index) read(index, index - start, *outputs);
-        if (states != 0) last = std::move(outputs);
+        if (!carried.empty()) last = std::move(outputs);
         start = end;
     }
     if (last) memory.last_ = std::move(last);

@@ -143,7 +143,7 @@ def sequence(own: native.Engine, engine: dnc.Engine, frames: Frames) -> list[lis
 def test_postprocess(write: Write, plain: dnc.Engine, lib: c.CDLL) -> None:
     """What dnc_run gives, as the engine's own calls make it; whose memory is not among it."""
     own = native.Engine(lib, plain.folder)
-    near(sequence(own, plain, FRAMES), interpreted(plain, FRAMES, confidence=CONFIDENCE))
+    near(sequence(own, plain, FRAMES), interpreted(plain, FRAMES, history=True, confidence=CONFIDENCE))
     near(own.detect(FRAMES[:1], CONFIDENCE), interpreted(plain, FRAMES[:1], confidence=CONFIDENCE))
     own.close()
     engine = compiled(write, "classifier")

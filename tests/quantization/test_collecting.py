@@ -19,6 +19,7 @@ from dnc.quantization.calibration import Calibration
 from dnc.quantization.collecting import calibrate
 from dnc.runtime.images import read_image
 from tests.networks import NETWORKS
+from tests.remembering import forget_history
 
 Write = Callable[..., Path]
 
@@ -61,6 +62,7 @@ def test_what_was_seen_is_what_the_reference_computes(name: str, write: Write, p
     for x in inputs:
         for index, output in run_all(network, x, states):
             extremes.setdefault(layer_value(index), []).append((output.min(), output.max()))
+        forget_history(network, states)
     assert set(found.ranges) == set(extremes)
     for key, pairs in extremes.items():
         low, high = (float(number) for number in (min(p[0] for p in pairs), max(p[1] for p in pairs)))

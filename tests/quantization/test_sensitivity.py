@@ -191,6 +191,8 @@ def test_noise_is_measured_on_what_is_remembered(write: Callable[..., Path], tmp
             expected = states.get(name, np.zeros_like(feeds[name]))
             np.testing.assert_allclose(feeds[name], expected, atol=1e-5)
         engine.forward(engine.inputs.prepare(frame).array[None], states)
+        states = {name: states[name] for name in engine.manifest.carried}
+    assert len(states) == 3
     assert all(array.any() for array in states.values())
 
 

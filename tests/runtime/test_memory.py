@@ -107,7 +107,7 @@ def test_forward_and_postprocess(engine: dnc.Engine, frames: Frames) -> None:
         outputs = engine.forward(image.array, states)
         found.append(engine.postprocess(outputs, image.size, confidence=CONFIDENCE))
         engine.forward(image.array)
-    near(found, expected)
+    near(found, interpreted(engine, frames, history=True, confidence=CONFIDENCE))
     near(engine(frames, confidence=CONFIDENCE), expected)
     states = {}
     by_hand = []

@@ -3,7 +3,8 @@
     y(t) = [x(t), x(t - 1), ..., x(t - history_size + 1)]
 
 Frames before the first are zero. This is what Darknet trains with (time_steps > 1). At inference, with one time step
-per call, it forgets to shift: every call gives [x, 0, ..., 0], which is only right for the first.
+per call, it does not shift: every call gives [x, 0, ..., 0]. So do engines on images (`Manifest.carried`); who runs the
+network step by step, with own states, gets the frames.
 """
 
 from __future__ import annotations
