@@ -14,12 +14,11 @@ from pathlib import Path
 import numpy as np
 
 from dnc.errors import DncError
-from dnc.files.places import as_text
 from dnc.graph.verification import photograph
-from dnc.runtime.engine import load, runner_of
+from dnc.runtime.engine import load
 from dnc.runtime.inputs import Feeds, Inputs, noise
 from dnc.runtime.manifest import Manifest
-from dnc.runtime.runners import Runner, Session
+from dnc.runtime.runners import Session
 from dnc.runtime.timing import Run
 from dnc.targets import Target, maker_of
 
@@ -45,7 +44,7 @@ class Subject:
     """An engine folder to time.
 
     Raises:
-        DncError: the folder is no engine, or cannot take batches of this size.
+        DncError: the folder is no engine, holds code that nobody trusts, or cannot take batches of this size.
     """
 
     name: str
@@ -58,7 +57,9 @@ class Subject:
     """Seconds of each call, of several callers."""
 
     def __post_init__(self) -> None:
-        engine = load(self.folder, threads=self.threads)
+        self._engine = engine = load(self.folder, threads=self.threads)
+        # From here on it is a folder, also for children and for devices, and of folders nobody asks.
+        engine.check_trust()
         self.folder, self.manifest = engine.folder, engine.manifest
         fixed = self.manifest.batch
         if isinstance(fixed, int) and fixed != self.batch:
@@ -71,14 +72,9 @@ class Subject:
         """What compiled it, with the same options."""
         return maker_of(self.manifest.target, self.manifest.options)
 
-    @property
-    def runner(self) -> Runner:
-        """What opens it."""
-        return runner_of(self.manifest)(self.manifest.options)
-
     def session(self) -> Session:
-        """A new session that takes turns with others: its threads do not run on when it has run."""
-        return self.runner.taking_turns().open(as_text(self.folder), self.threads)
+        """A new session that takes turns with others."""
+        return self._engine.turn()
 
     @contextmanager
     def open(self) -> Iterator[Run]:

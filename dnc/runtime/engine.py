@@ -190,20 +190,34 @@ class Engine:
         with self._lock:
             self._check_open()
             if self._opened is None:
-                if self._package is not None and self._runner.runs_code and not self._trust:
-                    what = "the package holds machine code, which would run with all your rights"
-                    hint = "where you know who made it: dnc.load(…, trust=True), or `dnc package --unpack`"
-                    raise DncError(what, self._package, hint)
-                if self._package is not None and not self.folder.exists():
-                    # Opened so late that it was pruned.
-                    from dnc.runtime.package import open_package
-
-                    open_package(self._package)
-                with self._files.opening():
-                    session = self._runner.open(as_text(self.folder), self._threads)
-                session.opening = self._files.opening
-                self._opened = session
+                self._opened = self._open(self._runner)
             return self._opened
+
+    def turn(self) -> Session:
+        """A session of its own, for an engine that is timed in turn with others: its threads do not run on when it has
+        run. Raises as `session`."""
+        with self._lock:
+            self._check_open()
+            return self._open(self._runner.taking_turns())
+
+    def _open(self, runner: Runner) -> Session:
+        self.check_trust()
+        if self._package is not None and not self.folder.exists():
+            # Opened so late that it was pruned.
+            from dnc.runtime.package import open_package
+
+            open_package(self._package)
+        with self._files.opening():
+            session = runner.open(as_text(self.folder), self._threads)
+        session.opening = self._files.opening
+        return session
+
+    def check_trust(self) -> None:
+        """Raises DncError if running it would run a package's machine code that nobody trusts: see `load`."""
+        if self._package is not None and self._runner.runs_code and not self._trust:
+            what = "the package holds machine code, which would run with all your rights"
+            hint = "where you know who made it: dnc.load(…, trust=True), or `dnc package --unpack`"
+            raise DncError(what, self._package, hint)
 
     def _check_open(self) -> None:
         if self._closed:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 import dnc
 from dnc.bench.subject import Callers, Subject, engine_name, feeds, unique
 from dnc.errors import DncError
+from dnc.runtime.runners import Session
 from dnc.runtime.runners.onnx import OnnxRunner
 from tests.conftest import _write
 from tests.networks import NETWORKS, RECURRENT
@@ -47,11 +49,21 @@ def test_a_batch_that_does_not_fit(tmp_path: Path) -> None:
     assert caught.value.hint == "--batch 2, or compile it with --batch 1"
 
 
+def test_an_engine_that_is_replaced_before_it_is_timed(engines: Path, tmp_path: Path) -> None:
+    shutil.copytree(engines / "tiny.engine", tmp_path / "e")
+    subject = Subject("e", tmp_path / "e", 1)
+    (tmp_path / "e" / "model.onnx").write_bytes(b"another")
+    with pytest.raises(DncError, match="was replaced or changed"):
+        subject.session()
+
+
 def test_threads_do_not_run_on_into_anothers_turn(engines: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
+    open_ = OnnxRunner.open
 
-    def opened(self: OnnxRunner, folder: Path, threads: int | None = None) -> None:
+    def opened(self: OnnxRunner, folder: Path, threads: int | None = None) -> Session:
         asked.append(self.options["spin"])
+        return open_(self, folder, threads)
 
     monkeypatch.setattr(OnnxRunner, "open", opened)
     subject = Subject("a", engines / "tiny.engine", 1)

@@ -20,6 +20,7 @@ import pytest
 from PIL import Image
 
 import dnc
+from dnc.bench.subject import Subject
 from dnc.compiler.source import preprocessing_for
 from dnc.darknet.network import Network
 from dnc.darknet.reference import run_all
@@ -447,6 +448,8 @@ def test_a_package_is_code(
     """Which does not run because somebody opens a file; a folder is as trusted as a program."""
     monkeypatch.setenv("DNC_CACHE", str(tmp_path / "cache"))
     file = packages.package(made, tmp_path / "p.dnc")
+    with pytest.raises(DncError, match="holds machine code"):
+        Subject("e", file, 1)
     with pytest.raises(DncError, match=r"holds machine code(.|\n)*trust=True"):
         dnc.load(file).forward(x)
     assert command("explain", file).code == 0
