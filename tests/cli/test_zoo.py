@@ -34,7 +34,7 @@ def source(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyP
     entry = zoo.Entry("net", "net.cfg", "net.weights", 7, digest, "coco", "MIT", "a note", sources)
     monkeypatch.setattr(zoo, "entries", lambda: [entry])
     # The zoo's own opens no files.
-    monkeypatch.setattr(zoo, "_opener", urllib.request.build_opener)
+    monkeypatch.setattr("dnc.zoo.sources._opener", urllib.request.build_opener)
     return entry
 
 

@@ -25,7 +25,7 @@ from dnc import zoo
 from dnc.darknet.network import Network
 from dnc.errors import DncWarning, WeightsError, ZooError
 from dnc.files.places import cache_dir
-from dnc.zoo import importer
+from dnc.zoo import importer, sources
 from dnc.zoo.recorded import read_recorded
 from tests import ROOT
 from tests.patience import PATIENCE
@@ -471,8 +471,8 @@ ANSWERS: dict[str, tuple[Callable[[socket.socket], None], str]] = {
 @pytest.mark.parametrize("kind", ANSWERS)
 def test_hostile_servers(kind: str, cache: Path, offer: Offer, monkeypatch: pytest.MonkeyPatch) -> None:
     answer, message = ANSWERS[kind]
-    monkeypatch.setattr(zoo, "_PATIENCE_S", 0.5 if "slow" in message else PATIENCE)
-    monkeypatch.setattr(zoo, "_SLOWEST", 1e9)
+    monkeypatch.setattr(sources, "_PATIENCE_S", 0.5 if "slow" in message else PATIENCE)
+    monkeypatch.setattr(sources, "_SLOWEST", 1e9)
     server = Hostile(answer)
     try:
         offer(zoo.UrlSource(f"http://127.0.0.1:{server.port}/w"))
@@ -488,7 +488,7 @@ def test_hostile_servers(kind: str, cache: Path, offer: Offer, monkeypatch: pyte
 
 def test_https_stays_https() -> None:
     """Nor does a server of http take anybody to files."""
-    handler = zoo._Redirects()
+    handler = sources._Redirects()
     for start, target, follows in (
         ("https://a/x", "https://b/x", True),
         ("https://a/x", "http://a/x", False),
@@ -504,7 +504,7 @@ def test_https_stays_https() -> None:
         else:
             with pytest.raises(zoo.Unusable, match="which is not https"):
                 handler.redirect_request(request, io.BytesIO(), 302, "", {}, target)
-    kinds = {type(handler).__name__ for handler in vars(zoo._opener())["handlers"]}
+    kinds = {type(handler).__name__ for handler in vars(sources._opener())["handlers"]}
     assert not kinds & {"FileHandler", "FTPHandler", "DataHandler"}
 
 
@@ -686,7 +686,7 @@ def test_damaged_archive(damage: Callable[[bytes], bytes], tmp_path: Path) -> No
     archive = tmp_path / "carrier-1.0.tar.gz"
     archive.write_bytes(damage(archive.read_bytes()))
     with pytest.raises(zoo.Unusable, match=r"carrier-1.0.tar.gz is damaged"):
-        list(zoo._member_chunks(archive, "*/net.weights"))
+        list(sources._member_chunks(archive, "*/net.weights"))
 
 
 # Weights by the cfg's name
