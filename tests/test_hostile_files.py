@@ -114,7 +114,8 @@ FINE = [
 
 
 @pytest.mark.parametrize(("reader", "kind"), [pair for pair in product(READERS, KINDS) if pair not in FINE])
-def test_readers(reader: str, kind: str, strange: Callable[[str], Path]) -> None:
+def test_readers(reader: str, kind: str, strange: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dnc.files.reading._PIPE_SECONDS", 0)
     path = strange(kind)
     with pytest.raises(DncError) as caught:
         READERS[reader](path)

@@ -9,6 +9,7 @@ a `CfgError` names the line; under `lenient` it is a warning, and the guess is D
 from __future__ import annotations
 
 import codecs
+import errno
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -19,7 +20,7 @@ from typing import NoReturn
 
 from dnc.errors import CfgError, Where, close_match, plain, printable, tolerate, warn
 from dnc.files.places import packaged
-from dnc.files.reading import check_foreign, open_regular
+from dnc.files.reading import check_foreign, read_piped
 
 __all__ = ["Option", "Section", "parse_cfg", "read_cfg"]
 
@@ -305,14 +306,16 @@ def read_cfg(path: str | Path, lenient: bool = False) -> tuple[list[Section], by
     """Reads and splits a .cfg file, and returns its bytes as well; see `parse_cfg`."""
     check_foreign(path, CfgError)
     try:
-        with open_regular(path) as file:
-            data = file.read(_LARGEST + 1)
+        data = read_piped(path, _LARGEST)
+    except ValueError as error:
+        # A name with a zero byte.
+        raise CfgError(f"cannot read the cfg: {error}", str(path), "check the path") from error
     except OSError as error:
+        if error.errno == errno.EFBIG:
+            hint = "was the .weights file given in its place?"
+            raise CfgError(f"not a .cfg file: {error.strerror}", str(path), hint) from error
         hint = missing_hint(path) if isinstance(error, FileNotFoundError) else "check the path"
         raise CfgError(f"cannot read the cfg: {error.strerror or error}", str(path), hint) from error
-    if len(data) > _LARGEST:
-        hint = "was the .weights file given in its place?"
-        raise CfgError(f"not a .cfg file: it is larger than {_LARGEST >> 20} MiB", str(path), hint)
     if data[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
         raise CfgError("the file is UTF-16, which Darknet does not read", str(path), "save it as UTF-8")
     return parse_cfg(data.decode("utf-8", errors="replace"), str(path), lenient), data

@@ -1,4 +1,5 @@
-"""Reading files that may come from anywhere: those of a disk alone, and no more of them than a limit."""
+"""Reading files that may come from anywhere: those of a disk alone (a cfg may come through a pipe as well), and no more
+of them than a limit."""
 
 from __future__ import annotations
 
@@ -6,6 +7,7 @@ import errno
 import io
 import json
 import os
+import select
 import stat
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +15,7 @@ from typing import Any
 
 from dnc.errors import DncError
 
-__all__ = ["check_foreign", "open_regular", "parse_json", "read_bounded", "read_json"]
+__all__ = ["check_foreign", "open_regular", "parse_json", "read_bounded", "read_json", "read_piped"]
 
 _IMPORTED = {".onnx": "ONNX", **dict.fromkeys((".pt", ".pth", ".safetensors"), "PyTorch")}
 _FOREIGN = {
@@ -77,9 +79,43 @@ def read_bounded(path: str | os.PathLike[str], limit: int) -> bytes:
         long = os.fstat(file.fileno()).st_size > limit
         content = b"" if long else file.read(limit + 1)
     if long or len(content) > limit:
-        shown = f"{limit >> 20:,} MiB" if limit >= 1 << 20 else f"{limit >> 10:,} KiB"
-        raise OSError(errno.EFBIG, f"it has more than {shown}", os.fspath(path))
+        raise _too_long(path, limit)
     return content
+
+
+def _too_long(path: str | os.PathLike[str], limit: int) -> OSError:
+    shown = f"{limit >> 20:,} MiB" if limit >= 1 << 20 else f"{limit >> 10:,} KiB"
+    return OSError(errno.EFBIG, f"it has more than {shown}", os.fspath(path))
+
+
+_PIPE_SECONDS = 10.0
+"""For so long nothing may come through a pipe."""
+
+
+def read_piped(path: str | os.PathLike[str], limit: int) -> bytes:
+    """As `read_bounded`, and what comes through a pipe, as in `dnc compile <(sed … net.cfg)`.
+
+    Raises:
+        OSError: as `read_bounded`, or nobody writes into the pipe.
+    """
+    if not Path(path).is_fifo():
+        return read_bounded(path, limit)
+    # Neither opening nor reading waits: who would write may never come.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        waiting = select.poll()
+        waiting.register(descriptor, select.POLLIN)
+        content = bytearray()
+        while len(content) <= limit:
+            if not waiting.poll(1000 * _PIPE_SECONDS):
+                raise OSError(errno.ETIMEDOUT, "nothing comes through the pipe", os.fspath(path))
+            part = os.read(descriptor, 1 << 16)
+            if not part:
+                return bytes(content)
+            content += part
+        raise _too_long(path, limit)
+    finally:
+        os.close(descriptor)
 
 
 JSON_DEPTH, JSON_VALUES, JSON_DIGITS = 64, 1 << 20, 512

@@ -142,7 +142,7 @@ FILES = {
     "comments": (b"# a\n; b\n\n", "the file has no sections"),
     "prose": (b"Hello, world\n", "net.cfg:1\n      1 | Hello, world\n"),
     "escapes": (b"[net]\n\xc2\x9b31m\n", "a line that is neither"),
-    "huge": (b"#" * ((1 << 24) + 1), "larger than 16 MiB"),
+    "huge": (b"#" * ((1 << 24) + 1), "not a .cfg file: it has more than 16 MiB"),
     "no net": (TINY.replace("[net]\n", "").encode(), "'width' stands before any section"),
     "net not first": (TINY.replace("[net]", "[maxpool]").encode(), "the first section must be [net]"),
     "only net": (TINY[: TINY.index("[conv")].encode(), "the network has no layers"),
@@ -471,7 +471,7 @@ def test_signals(number: int, tiny: Path) -> None:
     process.send_signal(number)
     stdout, stderr = process.communicate(timeout=PATIENCE)
     result = Result(process.returncode, stdout, stderr)
-    refuse(result, "interrupted", folder=tiny.parent, left={"tiny.cfg", "tiny.weights"}, code=130)
+    refuse(result, "interrupted", folder=tiny.parent, left={"tiny.cfg", "tiny.weights"}, code=128 + number)
 
 
 def test_file_size_limit(tiny: Path) -> None:
