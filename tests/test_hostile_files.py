@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import struct
+import zipfile
 from collections.abc import Callable
 from itertools import product
 from pathlib import Path
@@ -211,8 +212,6 @@ def test_a_bomb_of_numpy(tmp_path: Path) -> None:
     (tmp_path / "x.npy").write_bytes(content)
     with pytest.raises(DncError):
         _read_input(tmp_path / "x.npy", (3, 16, 16))
-    import zipfile
-
     with zipfile.ZipFile(tmp_path / "x.npz", "w") as archive:
         archive.writestr("a.npy", content)
     with pytest.raises(DncError):
@@ -224,7 +223,7 @@ def test_a_bomb_of_numpy(tmp_path: Path) -> None:
 TABLES = {
     "a word": ("input_calibration = x, 2, 16\n", {"layer000": 63.5}, "'x' is no number"),
     "an endless number": ("input_calibration = 1, inf, 16\n", {"input": 127.0}, "a multiplier of inf is none"),
-    "one too few": ("input_calibration = 1, 16\n", {}, None),
+    "one too few": ("input_calibration = 1\n", {}, "1 multipliers for 2"),
     "two too many": ("input_calibration = 1, 2, 3, 16\n", {"input": 127.0, "layer000": 63.5}, "4 multipliers for 2"),
     "a line of a cache": (
         "TRT-8601-EntropyCalibration2\nrubbish\ninput: 3c010204\n",
@@ -238,9 +237,6 @@ TABLES = {
 def test_lenient_reaches_tables(kind: str, tmp_path: Path) -> None:
     text, thresholds, message = TABLES[kind]
     (tmp_path / "table").write_text(text, encoding="utf-8")
-    if message is None:
-        read_table(tmp_path / "table", NETWORK)
-        return
     with pytest.raises(DncError, match=message):
         read_table(tmp_path / "table", NETWORK)
     with pytest.warns(DncWarning, match=message):

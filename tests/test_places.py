@@ -14,6 +14,7 @@ import pytest
 import dnc
 from dnc.errors import DncError
 from dnc.files.places import as_text, cache_dir, can_be_written
+from tests.patience import PATIENCE
 
 Write = Callable[..., Path]
 
@@ -112,6 +113,6 @@ def test_a_folder_that_is_gone(write: Write, tmp_path: Path) -> None:
     ):
         gone.mkdir()
         command = [sys.executable, "-c", code, *map(str, arguments)]
-        result = subprocess.run(command, cwd=gone, capture_output=True, text=True, check=False)
+        result = subprocess.run(command, cwd=gone, capture_output=True, text=True, timeout=PATIENCE)
         assert result.returncode == answer, result.stderr
         assert "Traceback" not in result.stderr

@@ -64,7 +64,7 @@ class BenchOptions:
     device: Device | None = None
     """Where engines run, if not here."""
     files: list[dict[str, str]] = field(default_factory=list)
-    """The `cfg` and `weights` that were compiled, as they are found."""
+    """Filled by `make_subjects`: the `cfg` and `weights` of what it compiled."""
 
     def __post_init__(self) -> None:
         """Raises DncError where there is no such peer."""

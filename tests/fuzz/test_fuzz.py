@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from random import Random
@@ -20,7 +21,6 @@ from tests.networks import NETWORKS
 
 CASES = {"cfg": 100, "weights": 60, "engine": 60, "package": 60}
 """Others have 150."""
-COMPILED = [pytest.mark.slow]
 
 
 @pytest.mark.parametrize(
@@ -127,8 +127,6 @@ def test_engines_are_sealed() -> None:
 
 def test_changes_suit_the_file() -> None:
     """Most of what is changed can still be read as what it is."""
-    import json
-
     random, right = Random(0), 0
     for _ in range(50):
         try:

@@ -14,7 +14,6 @@ Tensors become units by their names: MODULE.weight and MODULE.bias are a convolu
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -27,11 +26,11 @@ import numpy as np
 import numpy.typing as npt
 
 from dnc.errors import WeightsError
-from dnc.files.reading import open_regular
+from dnc.files.reading import open_regular, parse_json
 from dnc.typing import Array
 from dnc.zoo.importer.onnx_model import read_onnx
 from dnc.zoo.importer.pytorch import read_legacy, read_zip
-from dnc.zoo.importer.tensors import FLOATS, SIZES, Checkpoint, Tensor, Unit, checked_name
+from dnc.zoo.importer.tensors import FLOATS, MOST_AXES, SIZES, Checkpoint, Tensor, Unit, checked_name
 
 __all__ = ["numeric_part", "open_checkpoint", "units_of"]
 
@@ -39,7 +38,6 @@ _LONGEST_HEADER = 1 << 24
 """Bytes of JSON, of which a tensor takes some 100; safetensors' own limit is six times as much."""
 _MOST_UNITS = 5000
 """Layers with weights; that of a batch normalisation is looked for among those of its module."""
-_MOST_AXES = 64
 _WRAPPERS = ("module.", "model.", "_orig_mod.")
 """What DataParallel, Lightning and torch.compile put before every name."""
 _FORMATS = "a PyTorch checkpoint, safetensors or ONNX"
@@ -198,9 +196,9 @@ def _read_safetensors(path: Path) -> list[Tensor]:
         text = file.read(length)
         data = np.memmap(file, np.uint8, "r", 8 + length) if size > 8 + length else np.zeros(0, np.uint8)
     try:
-        header = json.loads(text.decode("utf-8"), object_pairs_hook=_unique)
-    except (ValueError, RecursionError) as error:
-        raise WeightsError(f"the header is no JSON: {error or type(error).__name__}", path, "fetch it again") from error
+        header = parse_json(text)
+    except ValueError as error:
+        raise WeightsError(f"the header is no JSON: {error}", path, "fetch it again") from error
     header.pop("__metadata__", None)
     entries = [_entry(checked_name(name, path), item, size - 8 - length, path) for name, item in header.items()]
     entries.sort(key=lambda entry: (entry[1], entry[0].shape))
@@ -217,13 +215,6 @@ def _read_safetensors(path: Path) -> list[Tensor]:
     return tensors
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    members = dict(pairs)
-    if len(members) != len(pairs):
-        raise ValueError("a name stands there twice")
-    return members
-
-
 def _entry(name: str, item: Any, available: int, path: Path) -> tuple[Tensor, int, int]:
     """A tensor without its values, and where they begin and end."""
     hint = "the file is damaged; fetch it again"
@@ -233,7 +224,7 @@ def _entry(name: str, item: Any, available: int, path: Path) -> tuple[Tensor, in
         raise WeightsError(f"the header says nothing useful about '{name}'", path, hint) from None
     if not isinstance(dtype, str) or dtype not in SIZES:
         raise WeightsError(f"'{name}' has the unknown type {dtype!r:.40}", path, f"known: {', '.join(SIZES)}")
-    if len(shape) > _MOST_AXES or not all(type(n) is int and 0 <= n < 1 << 63 for n in (*shape, begin, end)):
+    if len(shape) > MOST_AXES or not all(type(n) is int and 0 <= n < 1 << 63 for n in (*shape, begin, end)):
         raise WeightsError(f"shape and offsets of '{name}' must be whole numbers", path, hint)
     if end > available:
         raise WeightsError(f"'{name}' ends at byte {end:,} of {available:,}", path, "it is cut off; fetch it again")

@@ -29,7 +29,7 @@ import onnx.numpy_helper
 from dnc.errors import WeightsError
 from dnc.files.reading import open_regular, read_bounded
 from dnc.typing import Array
-from dnc.zoo.importer.tensors import SIZES, Checkpoint, Pads, Tensor, Unit, checked_name
+from dnc.zoo.importer.tensors import MOST_AXES, SIZES, Checkpoint, Pads, Tensor, Unit, checked_name
 
 __all__ = ["read_onnx"]
 
@@ -40,7 +40,6 @@ _NAMES: dict[int, str] = {
     onnx.TensorProto.BFLOAT16: "BF16",
 }
 _HINT = "the file is cut off or damaged; export it again"
-_MOST_AXES = 64
 _LARGEST = 1 << 30
 """Bytes of a model; protobuf's own limit is 2 GiB, and values may lie beside it."""
 
@@ -328,7 +327,7 @@ class _Reader:
             kind = next((name for name, number in onnx.TensorProto.DataType.items() if number == proto.data_type), "?")
             raise WeightsError(f"'{proto.name}' of the source is {kind}, not floats", self._path, "quantized weights?")
         shape = tuple(proto.dims)
-        if len(shape) > _MOST_AXES or not all(map(_is_size, shape)):
+        if len(shape) > MOST_AXES or not all(map(_is_size, shape)):
             raise WeightsError(f"'{proto.name}' of the source has shape {shape!s:.60}", self._path, _HINT)
         stored, wanted = self._stored(proto), math.prod(shape) * SIZES[_NAMES[proto.data_type]]
         if stored != wanted:

@@ -28,7 +28,7 @@ from dnc.errors import WeightsError
 from dnc.files.reading import open_regular
 from dnc.typing import Array
 from dnc.zoo.importer.pickles import Budget, Function, State, unpickle
-from dnc.zoo.importer.tensors import FLOATS, SIZES, Tensor, checked_name
+from dnc.zoo.importer.tensors import FLOATS, MOST_AXES, SIZES, Tensor, checked_name
 
 __all__ = ["read_legacy", "read_zip"]
 
@@ -38,7 +38,6 @@ _LONGEST_PICKLE = 1 << 26
 """Bytes. A state_dict takes about 150 for each tensor."""
 _MOST_INSTRUCTIONS = 500_000
 """Of all pickles of a file; a state_dict takes some 40 for each tensor. They take a second."""
-_MOST_AXES = 64
 _MOST_REPEATED = 1 << 24
 """Elements that a view may have which repeats those of a shorter storage, as `expand` does."""
 _LARGEST_DIRECTORY = 1 << 22
@@ -315,7 +314,7 @@ def _tensor(
 ) -> Tensor:
     storage, offset, shape, stride = stored
     dims = [*shape, *stride] if isinstance(shape, tuple) and isinstance(stride, tuple) else [None]
-    whole = len(dims) <= 2 * _MOST_AXES and all(type(number) is int and number >= 0 for number in (*dims, offset))
+    whole = len(dims) <= 2 * MOST_AXES and all(type(number) is int and number >= 0 for number in (*dims, offset))
     if not isinstance(storage, _Storage) or not whole or len(shape) != len(stride):
         raise WeightsError(f"the checkpoint describes '{name}' in a way that torch never does", path, _DAMAGED)
     itemsize = SIZES[storage.dtype]

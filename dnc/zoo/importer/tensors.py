@@ -14,7 +14,7 @@ from dnc.darknet.layers.base import Shape
 from dnc.errors import WeightsError, tolerate
 from dnc.typing import Array
 
-__all__ = ["FLOATS", "SIZES", "Checkpoint", "Floats", "Pads", "Tensor", "Unit", "checked_name"]
+__all__ = ["FLOATS", "MOST_AXES", "SIZES", "Checkpoint", "Floats", "Pads", "Tensor", "Unit", "checked_name"]
 
 Floats = npt.NDArray[np.floating[Any]]
 Pads = tuple[int, int, int, int] | Literal["SAME_UPPER", "SAME_LOWER", "COMPUTED"]
@@ -28,7 +28,8 @@ SIZES = {
     **{"I32": 4, "U32": 4, "F32": 4, "I64": 8, "U64": 8, "F64": 8, "C64": 8},
 }
 """Bytes of an element of every type that may stand in a file."""
-
+MOST_AXES = 64
+"""Of a tensor: what numpy takes."""
 
 _LONGEST_NAME = 1000
 """Characters. Names are taken apart, compared and shown."""
