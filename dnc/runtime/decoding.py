@@ -422,7 +422,9 @@ def best_candidates(candidates: Candidates, limit: int) -> Candidates:
 def darknet_order(scores: Floats) -> Indices:
     """The order in which do_nms_sort leaves boxes that had these scores (K, classes) before the suppression: sorted by
     the score of the first class, then stably by that of the second, and so on."""
-    return np.lexsort(-scores.T)
+    # A class that no box has sorts nothing.
+    used = scores[:, scores.any(axis=0)]
+    return np.lexsort(-used.T) if used.size else np.arange(len(scores))
 
 
 def non_maximum_suppression(

@@ -192,6 +192,9 @@ class Postprocess:
     ) -> list[Detection]:
         """Detections by descending confidence, of which each is one of `boxes`; `scores` are those before the
         suppression, which make Darknet's order."""
+        if not len(box):
+            # As in most frames of a camera.
+            return []
         kept, box_of_kept = np.unique(box, return_inverse=True)
         place_of_kept = np.argsort(darknet_order(scores[kept]))
         place = np.argsort(np.lexsort((class_id, place_of_kept[box_of_kept])))
