@@ -9,8 +9,6 @@ Exit codes are those of `Exit`. Results go to stdout, everything else to stderr.
 from __future__ import annotations
 
 import importlib
-import io
-import os
 import pkgutil
 import signal
 import sys
@@ -25,6 +23,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 import click
 
 from dnc import __version__
+from dnc.cli._streams import open_streams, results
 from dnc.errors import DncError, DncWarning, close_match
 
 if TYPE_CHECKING:
@@ -90,49 +89,8 @@ class _Commands(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         # Here as well, because click ends with 1 where a pipe is closed.
-        with _results():
+        with results():
             return super().invoke(ctx)
-
-
-_STDOUT = "stdout"
-
-
-class _Stdout(io.TextIOWrapper):
-    """Standard output whose errors say that they are its own: others are no files' errors either."""
-
-    def write(self, text: str) -> int:
-        with _naming():
-            return super().write(text)
-
-    def flush(self) -> None:
-        with _naming():
-            super().flush()
-
-
-@contextmanager
-def _naming() -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        error.filename = _STDOUT
-        raise
-
-
-@contextmanager
-def _results() -> Iterator[None]:
-    """A block that prints results; raises DncError where there is no place for them."""
-    try:
-        yield
-        sys.stdout.flush()
-    except OSError as error:
-        if error.filename != _STDOUT:
-            raise
-        # What Python flushes on its way out goes nowhere.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        # The reader of a pipe (head, less) has seen enough.
-        if not isinstance(error, BrokenPipeError):
-            hint = "is the disk full, or stdout closed?"
-            raise DncError(f"cannot write the results: {error.strerror}", hint=hint) from error
 
 
 _CODES = """Exit codes: 0 done, 1 an error that can be mended, 2 wrong usage, 3 the answer is no (`dnc compare`: layers
@@ -152,7 +110,7 @@ def cli() -> None:
 
 def main() -> None:
     """Entry point: every error in one form, and an exit code that says whose fault it was."""
-    _open_streams()
+    open_streams()
     warnings.showwarning = _show_warning
     warnings.simplefilter("always", DncWarning)
     # Whoever ends a container or a job gets what Ctrl-C gets: nothing unfinished is left.
@@ -162,7 +120,7 @@ def main() -> None:
         signal.signal(signal.SIGINT, _end)
     code: int = Exit.DONE
     try:
-        with _results():
+        with results():
             code = cli.main(standalone_mode=False, prog_name="dnc") or Exit.DONE
         if _ended:
             raise KeyboardInterrupt
@@ -222,27 +180,6 @@ def _go_on(text: str) -> None:
     """Progress that nobody sees; ends a command that was to end before."""
     if _ended:
         raise KeyboardInterrupt
-
-
-def _open_streams() -> None:
-    """Standard streams that tell their errors, take any label, and are there."""
-    for number, mode in ((0, os.O_RDONLY), (1, os.O_RDONLY), (2, os.O_WRONLY)):
-        # The next file that is opened would take the number of one that the caller has closed, and with it whatever a
-        # library prints. Writing to this 1 fails: results that are lost are an error.
-        try:
-            os.fstat(number)
-        except OSError:
-            os.open(os.devnull, mode)
-    # A label that the terminal's encoding lacks must not end the program.
-    errors = "backslashreplace"
-    # Whoever runs commands in a process of his own, as tests do, has streams of his own.
-    if sys.stdout is None or type(sys.stdout) is io.TextIOWrapper:
-        encoding = sys.stdout.encoding if sys.stdout is not None else None
-        sys.stdout = _Stdout(open(1, "wb", closefd=False), encoding, errors)  # noqa: SIM115
-    if sys.stderr is None:
-        sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
-    if isinstance(sys.stderr, io.TextIOWrapper):
-        sys.stderr.reconfigure(errors=errors)
 
 
 def _show_warning(
