@@ -451,13 +451,12 @@ class Engine:
     def _batch(self, frames: Sequence[Image], settings: _Settings, memory: Memory, turn: int) -> _Batch:
         images = []
         error: Exception | None = None
-        self._tell("preprocess")
-        for frame in frames:
-            try:
+        try:
+            self._tell("preprocess")
+            for frame in frames:
                 images.append(self.inputs.prepare(self._pixels(frame, settings)))
-            except Exception as reason:
-                error = reason
-                break
+        except Exception as reason:
+            error = reason
         groups = self.inputs.groups(images)
         # Even without an image: the next frames wait for it.
         with self._remembered(memory, turn) as states:

@@ -174,6 +174,26 @@ def test_a_frame_that_fails_ends_its_stream(engine: dnc.Engine, frames: Frames) 
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("dnc-stream")]
 
 
+def test_an_observer_that_fails_ends_its_stream(engine: dnc.Engine, frames: Frames) -> None:
+    """The frames after it, which wait for its turn, are let go."""
+    stages = itertools.count()
+
+    def fail(_: str) -> None:
+        if next(stages) == 3:
+            raise ValueError("no more")
+
+    engine.observer = fail
+    ended = threading.Event()
+
+    def run() -> None:
+        with pytest.raises(ValueError, match="no more"):
+            list(engine.stream(frames, workers=3))
+        ended.set()
+
+    threading.Thread(target=run, daemon=True).start()
+    assert ended.wait(PATIENCE)
+
+
 def test_batches_of_a_stream(engine: dnc.Engine, frames: Frames, write: Write) -> None:
     with pytest.raises(DncError, match="batch=2: each frame needs what the network remembers of the one before"):
         engine.stream(frames, batch=2)
