@@ -107,9 +107,7 @@ WRITINGS: dict[str, tuple[Writing, ...]] = {
     ),
     "gelu": (
         Writing("factored", ("Mul", _HALF, ("Add", ("Tanh", _FACTORED), 1.0))),
-        Writing(
-            "cube", ("Mul", _HALF, ("Add", ("Tanh", ("Add", ("Mul", X, 0.797885), ("Mul", _CUBE, 0.035677))), 1.0))
-        ),
+        Writing("cube", ("Mul", _HALF, ("Add", ("Tanh", _CUBIC), 1.0))),
     ),
     "leaky": (
         Writing("LeakyRelu", ("LeakyRelu", X, {"alpha": "a"})),

@@ -72,9 +72,6 @@ def change_bytes(data: bytes, random: Random) -> bytes:
     return bytes(out)
 
 
-_ON_LINES = ("key", "delete", "double", "swap", "bytes", "splice", "section", "many")
-
-
 def change_lines(data: bytes, random: Random, other: bytes = b"") -> bytes:
     """Lines, `key=value`, [sections], numbers; now and then one of `other`."""
     text = data.decode("utf-8", "surrogateescape")
