@@ -25,7 +25,6 @@ import resource
 import shutil
 import signal
 import sys
-import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -33,12 +32,17 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
+from PIL import Image
 
 import dnc
 from dnc import zoo
+from dnc.compiler.source import preprocessing_for
+from dnc.darknet.network import Network
+from dnc.darknet.weights import write_weights
 from dnc.errors import DncError
 from dnc.files import writing
 from dnc.files.places import cache_dir
+from dnc.quantization.collecting import calibrate
 from dnc.runtime.manifest import read_manifest, write_folder
 from dnc.runtime.package import package, unpack
 from dnc.runtime.runners.myriad import toolchain
@@ -315,6 +319,19 @@ class Table(Scenario):
         return {"table"}
 
 
+class Calibrate(Table):
+    """A table of ranges, for which a network runs out of a temporary file."""
+
+    def run(self) -> None:
+        weights = self.material / "new.weights"
+        network = Network.load(self.material / "new.cfg", weights)
+        images = [self.material / "image.png"]
+        calibrate(network, preprocessing_for(network, weights), images).write(self.root / "table")
+
+    def state(self) -> str:
+        return "old" if (self.root / "table").read_bytes() == b"old" else "new"
+
+
 class Scratch(Scenario):
     """A folder for temporary files."""
 
@@ -339,7 +356,7 @@ SCENARIOS: dict[str, type[Scenario]] = {
     kind.__name__.lower(): kind
     for kind in (
         *(Engine, FirstEngine, Compile, CompileCpu, CompileOpenvino, CompileTvm, Package, Unpack, Open),
-        *(Install, Remove, Fetch, Table, Scratch),
+        *(Install, Remove, Fetch, Table, Calibrate, Scratch),
     )
 }
 
@@ -463,9 +480,9 @@ def examine(kind: type[Scenario], fault: str, folder: Path) -> int:
             return number - 1
         root = folder / f"{kind.__name__}-{fault}{number}"
         root.mkdir()
-        os.environ.update(DNC_CACHE=str((root if kind.cached else folder) / "cache"), HOME=str(folder))
-        # What $TMPDIR says is tried first, with a file that is not ours.
-        tempfile.tempdir = str(root)
+        os.environ.update(
+            DNC_CACHE=str((root if kind.cached else folder) / "cache"), HOME=str(folder), TMPDIR=str(root)
+        )
         scenario = kind(root, folder / "material")
 
         def said(task: Callable[[], object], where: str = f"{kind.__name__} {fault} {number}") -> str:
@@ -495,9 +512,6 @@ def examine(kind: type[Scenario], fault: str, folder: Path) -> int:
 
 def make_material(folder: Path) -> str:
     """Two engines, their packages, and what they give."""
-    from dnc.darknet.network import Network
-    from dnc.darknet.weights import write_weights
-
     outputs: dict[str, Any] = {}
     for seed, name in enumerate(("old", "new")):
         cfg = folder / f"{name}.cfg"
@@ -510,6 +524,7 @@ def make_material(folder: Path) -> str:
             outputs[name] = engine.forward(np.full((3, 16, 16), 0.5))[0]
         package(folder / f"{name}.engine", folder / f"{name}.dnc")
     np.savez(folder / "outputs.npz", **outputs)
+    Image.new("RGB", (16, 16), "red").save(folder / "image.png")
     return ""
 
 

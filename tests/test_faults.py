@@ -19,6 +19,7 @@ if sys.platform != "linux":
 QUICK = [("engine", "kill"), ("engine", "kill-aside"), ("table", "ENOSPC"), ("scratch", "kill")]
 FAULTS = ("kill", "kill-aside", "ENOSPC", "EIO", "EACCES", "full")
 COMPILERS = {
+    "calibrate": ("kill", "ENOSPC", "full"),
     "compile": ("kill", "ENOSPC", "full"),
     "compileopenvino": ("kill", "ENOSPC", "full"),
     "compilecpu": ("kill",),

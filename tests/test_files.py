@@ -15,7 +15,7 @@ from dnc.darknet.network import Network
 from dnc.darknet.weights import read_weights
 from dnc.errors import DncError
 from dnc.files import writing
-from dnc.files.places import prune
+from dnc.files.places import prune, temporary_dir
 from dnc.files.reading import check_foreign, open_regular, read_bounded
 from dnc.files.writing import scratch_folder, sweep, whole_file, whole_folder
 from dnc.runtime.package import package
@@ -181,6 +181,30 @@ def test_a_folder_for_temporary_files(tmp_path: Path, monkeypatch: pytest.Monkey
     with pytest.raises(DncError, match="TMPDIR names another one"), scratch_folder("some"):
         pass
     assert names(tmp_path) == []
+
+
+def test_a_temporary_file_that_has_no_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One error, whatever writes it: opening tells the file, writing does not. What else fails is not hidden."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    full = OSError(errno.ENOSPC, "No space left on device")
+    with pytest.raises(DncError, match=r"file: No space left(.|\n)*TMPDIR"), scratch_folder("some"):
+        raise full
+    with pytest.raises(DncError, match="cannot write a temporary file: No such file"), scratch_folder("some") as folder:
+        (folder / "none" / "file").write_bytes(b"x")
+    for other in (OSError(errno.ENOSPC, "No space left on device", "stdout"), OSError(errno.EPIPE, "Broken pipe")):
+        with pytest.raises(OSError, match=other.strerror), scratch_folder("some"):
+            raise other
+    assert names(tmp_path) == []
+
+
+def test_the_folder_for_temporary_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `tempfile` chooses it, but nothing is written to try it, which a kill would leave there."""
+    (tmp_path / "a").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", None)
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "none"))
+    monkeypatch.setenv("TEMP", str(tmp_path / "a"))
+    monkeypatch.setattr("tempfile.gettempdir", lambda: pytest.fail("it writes"))
+    assert temporary_dir() == tmp_path / "a"
 
 
 def test_a_long_name(tmp_path: Path) -> None:

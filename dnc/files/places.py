@@ -13,7 +13,7 @@ from pathlib import Path
 
 from dnc.errors import DncError
 
-__all__ = ["as_text", "cache_dir", "can_be_written", "home", "packaged", "prune"]
+__all__ = ["as_text", "cache_dir", "can_be_written", "home", "packaged", "prune", "temporary_dir"]
 
 
 def packaged(name: str) -> Path:
@@ -59,11 +59,21 @@ def can_be_written(folder: Path) -> bool:
     return os.access(there, os.W_OK | os.X_OK)
 
 
+def temporary_dir() -> Path:
+    """The folder for temporary files, as `tempfile` chooses it; that tries folders by writing a file, which it leaves
+    there if it is killed. Raises FileNotFoundError if there is none."""
+    chosen = [os.environ.get(name) for name in ("TMPDIR", "TEMP", "TMP")]
+    for folder in (*chosen, "/tmp") if tempfile.tempdir is None and os.name == "posix" else ():
+        if folder and os.access(folder, os.W_OK | os.X_OK) and Path(folder).is_dir():
+            return Path(folder).absolute()
+    return Path(tempfile.gettempdir())
+
+
 def _temporary_cache() -> Path:
     hint = "set DNC_CACHE to a folder that can be written to"
     user = os.getuid() if hasattr(os, "getuid") else 0
     try:
-        place = Path(tempfile.gettempdir()) / f"dnc-{user}"
+        place = temporary_dir() / f"dnc-{user}"
         place.mkdir(mode=0o700, exist_ok=True)
         found = place.lstat()
     except OSError as error:

@@ -25,7 +25,6 @@ import re
 import secrets
 import shutil
 import stat
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -33,6 +32,7 @@ from pathlib import Path
 from typing import IO
 
 from dnc.errors import DncError
+from dnc.files.places import temporary_dir
 
 try:
     import fcntl
@@ -46,6 +46,7 @@ _LEFT = re.compile(r".+\.[0-9a-f]{8}\.dnc-part", re.DOTALL)
 _LOCK, _NEW, _OLD = "lock", "new", "old"
 _TRIES = 100
 _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL, errno.EBADF)
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG)
 _NO_EXCHANGE = (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.EPERM)
 """With EPERM, containers refuse calls of the system that they do not know."""
 _IN_THE_WAY = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR)
@@ -114,17 +115,24 @@ def scratch_folder(name: str, parent: Path | None = None) -> Iterator[Path]:
         parent: where to make it; in the folder for temporary files if not given.
 
     Raises:
-        DncError: it cannot be made.
+        DncError: it cannot be made, or what the block writes has no room in it.
     """
+    hint = "is the disk full, or the folder read-only? TMPDIR names another one for temporary files"
     with ExitStack() as stack:
         try:
-            where = parent or Path(tempfile.gettempdir())
+            where = parent or temporary_dir()
             own = stack.enter_context(_owned(where, f".{name}" if parent else f"dnc-{name}"))
             (own / _NEW).mkdir()
         except OSError as error:
-            hint = "is the disk full, or the folder read-only? TMPDIR names another one for temporary files"
             raise DncError(f"cannot make a folder: {error.strerror or error}", parent, hint) from error
-        yield own / _NEW
+        try:
+            yield own / _NEW
+        except OSError as error:
+            # Opening tells the file, writing does not; whatever else can go wrong is told apart where it does.
+            named = isinstance(error.filename, str) and Path(error.filename).is_relative_to(own)
+            if not (named or (error.filename is None and error.errno in _NO_ROOM)):
+                raise
+            raise DncError(f"cannot write a temporary file: {error.strerror or error}", where, hint) from error
 
 
 def sweep(folder: Path) -> None:
