@@ -19,6 +19,7 @@ import logging
 import os
 import socket
 import struct
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -193,12 +194,18 @@ def _rpc() -> ModuleType:
     return rpc
 
 
-def here(threads: int | None = None) -> Device:
-    """Returns this machine as a device, with as many threads for a run as engines have that are opened here."""
+def here(scratch: Path, threads: int | None = None) -> Device:
+    """Returns this machine as a device, with as many threads for a run as engines have that are opened here; what TVM
+    writes is in `scratch`."""
     rpc = _rpc()
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
-    return Device(rpc.LocalSession(), "", threads or processors())
+    # It makes a folder of its own, which nobody removes when the process is killed.
+    before, tempfile.tempdir = tempfile.tempdir, str(scratch)
+    try:
+        return Device(rpc.LocalSession(), "", threads or processors())
+    finally:
+        tempfile.tempdir = before
 
 
 def connect(address: Address, progress: Progress = silent) -> Device:

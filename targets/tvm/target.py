@@ -148,8 +148,8 @@ class Tvm(TvmTarget):
             raise TargetError(f"nothing can be tuned for {machine.architecture} on {architecture()}", hint=hint)
         feeds = feeds_for(model, None if manifest is None else manifest.preprocessing, images=1)
         with (
-            connect(Address.parse(tuning.remote), progress) if tuning.remote else here() as device,
             scratch_folder("tune") as scratch,
+            connect(Address.parse(tuning.remote), progress) if tuning.remote else here(scratch) as device,
         ):
             emitter, place, precision = self._emit(model, machine), scratch, self.options["precision"]
             tuner = CpuTuner(emitter, machine, linker, model, feeds, precision, device, place, tuning.cache, progress)

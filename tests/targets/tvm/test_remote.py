@@ -87,11 +87,13 @@ def test_another_service() -> None:
             connect(Address("127.0.0.1", listener.getsockname()[1]))
 
 
-def test_this_machine(engine: dnc.Engine) -> None:
-    """The same numbers as the session's, and seconds."""
+def test_this_machine(engine: dnc.Engine, tmp_path: Path) -> None:
+    """The same numbers as the session's, and seconds; what TVM writes is where it is told to."""
     x, expected = numbers(engine)
-    device = here(1)
-    assert device.threads == 1
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    device = here(scratch, 1)
+    assert len(list(scratch.iterdir())) == device.threads == 1
     run, outputs = device.network(device.load(engine.folder / MODEL, "this"), [x])
     np.testing.assert_array_equal(outputs[0], expected)
     assert 0 < run() < 1
