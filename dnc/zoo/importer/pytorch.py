@@ -213,6 +213,9 @@ def read_zip(path: Path) -> Iterator[tuple[list[Tensor], list[str]]]:
 
 def _read(zipped: zipfile.ZipFile, info: zipfile.ZipInfo, start: int, length: int, path: Path) -> bytes:
     """Bytes of a member; never more than are asked for, whatever it unpacks to."""
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        # For LZMA, the file says how much memory it takes: up to 4 GiB.
+        raise WeightsError(f"'{info.filename}' in the zip is packed by another method than deflate", path, _SAVE)
     try:
         with zipped.open(info) as member:
             member.seek(start)

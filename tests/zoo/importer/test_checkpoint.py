@@ -143,6 +143,16 @@ def test_a_bomb_is_not_unpacked(tmp_path: Path) -> None:
     assert peak < 8 << 20
 
 
+def test_members_are_stored_or_deflated(tmp_path: Path) -> None:
+    """A member packed by LZMA says itself how much memory unpacking it takes."""
+    path = zipped(tmp_path / "x", {"a.weight": np.zeros((2, 2), np.float32)}, compression=zipfile.ZIP_LZMA)
+    content = path.read_bytes()
+    # The size of the dictionary, in the properties of the first member.
+    place = content.index(b"\x5d\0\0", 30) + 1
+    path.write_bytes(content[:place] + b"\xff\xff\xff\xff" + content[place + 4 :])
+    assert "packed by another method than deflate" in refused(path).message
+
+
 def _global(module: str, name: str) -> bytes:
     return f"c{module}\n{name}\n".encode()
 
