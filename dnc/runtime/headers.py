@@ -120,11 +120,13 @@ def _check_inflated(content: bytes, most: int) -> None:
 
 
 def _png_data(content: bytes) -> Iterator[memoryview]:
-    """What the IDAT chunks hold."""
+    """What the IDAT chunks hold. Raises ImageError where one is longer than the file: stb_image takes memory for it."""
     view, place = memoryview(content), len(_PNG)
     while place + 12 <= len(content):
         length, kind = struct.unpack_from(">I4s", content, place)
         if kind == b"IDAT":
+            if place + 8 + length > len(content):
+                raise ImageError("cannot read the image: it ends before its pixels do")
             yield view[place + 8 : place + 8 + length]
         place += 12 + length
 

@@ -37,8 +37,27 @@ Pixels = npt.NDArray[np.uint8 | np.uint16 | np.float32]
 PIXELS = {"uint8": 255, "uint16": 65535, "float32": 1}
 """What white is in pixels of each type. Darknet's own `image` holds floats from 0 to 1."""
 _MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
-_UNSAFE = {"EPS", "WMF"}
-"""Formats for which Pillow runs other programs."""
+_PILLOW = (
+    "AVIF",
+    "BMP",
+    "DIB",
+    "GIF",
+    "HEIF",
+    "JPEG",
+    "JPEG2000",
+    "JXL",
+    "MPO",
+    "PNG",
+    "PPM",
+    "PSD",
+    "TGA",
+    "TIFF",
+    "WEBP",
+)
+"""Formats that Pillow may decode. Of the others it gives some to other programs (EPS, WMF), and decodes some in Python,
+to what no header said (ICO may hold a PNG of any size) or in time that grows with the square of the file."""
+_COMMENTS = 1000
+"""Of a PNM in text: for each of them, Pillow copies a MiB."""
 _PILLOW_BYTES = 24
 """That Pillow takes for a pixel at most: measured of WebP, TIFF, JPEG 2000, AVIF."""
 _ORIENTATION = 0x0112
@@ -141,11 +160,13 @@ def _decode_with_pillow(content: bytes, channels: int, where: str | None) -> tup
         raise ImageError(what, where, "pip install pillow for WebP, TIFF and others") from error
     Image.init()
     try:
-        with Image.open(io.BytesIO(content), formats=[name for name in Image.OPEN if name not in _UNSAFE]) as image:
+        with Image.open(io.BytesIO(content), formats=[name for name in _PILLOW if name in Image.OPEN]) as image:
             check_size(*image.size, _PILLOW_BYTES * image.width * image.height, where)
             if image.format == "PNG" and b"IEND" not in content:
                 # stb_image refuses it.
                 raise ImageError("cannot read the image: it ends before its pixels do", where, _DAMAGED)
+            if content.startswith((b"P1", b"P2", b"P3")) and content.count(b"#") > _COMMENTS:
+                raise ImageError(f"a PNM of more than {_COMMENTS} comments", where)
             if channels == 1:
                 image.draft("L", None)
             pixels = from_picture(image, channels, exif=False)

@@ -267,6 +267,29 @@ def test_a_jpeg_of_a_thousand_scans() -> None:
         read_image(content[:place] + content[place:-2] * 1001 + content[-2:])
 
 
+def test_a_png_that_promises_more_data_than_it_has() -> None:
+    """stb_image would take memory for all of them, before it reads any."""
+    content = png(4, 4, rows=bytes(52))
+    place = content.index(b"IDAT") - 4
+    with pytest.raises(ImageError, match="it ends before its pixels do"):
+        read_image(content[:place] + struct.pack(">I", 1 << 30) + content[place + 4 :])
+
+
+def test_a_pnm_of_a_thousand_comments() -> None:
+    """Pillow takes time that grows with the square of their number."""
+    content = b"P3 1 1 255\n" + b"#\n" * 1001 + b"1 2 3"
+    with pytest.raises(ImageError, match="more than 1000 comments"):
+        read_image(content)
+    assert read_image(content.replace(b"#\n", b"", 1)).tolist() == [[[1, 2, 3]]]
+
+
+@pytest.mark.parametrize("kind", ["ICO", "ICNS", "PCX", "DDS", "SGI"])
+def test_formats_that_pillow_decodes_in_python(kind: str) -> None:
+    """What they take is not bounded by what their headers say: an icon may hold a PNG of any size."""
+    with pytest.raises(ImageError, match="its format is not known"):
+        read_image(encoded(Image.fromarray(pixels(3, 16, 16, 3)), kind))
+
+
 def test_files_and_sides_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ImageError, match="pipe or a device"):
         read_image("/dev/zero")
