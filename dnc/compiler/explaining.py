@@ -78,4 +78,18 @@ def explain_engine(folder: str | PathLike[str]) -> Explanation:
     if not manifest.remarks:
         hint = "compile it again, or explain its cfg"
         raise BundleError("an older dnc made the engine, and kept no remarks", engine.folder, hint)
+    if not all(map(_are_remarks, manifest.remarks)):
+        raise BundleError("the engine's remarks are not what dnc writes", engine.folder, "build the engine again")
     return Explanation(manifest.remarks, training=manifest.report.get(TRAINING, ""))
+
+
+def _are_remarks(item: Mapping[str, Any]) -> bool:
+    """Whether these are the remarks of a pass; somebody may have changed engine.json and its digest."""
+    keys = ("where", "text")
+    return (
+        isinstance(item.get("name"), str)
+        and "error" not in item
+        and all(isinstance(item.get(verdict), list) for verdict in ("applied", "missed"))
+        and all(isinstance(each, dict) for each in (*item["applied"], *item["missed"]))
+        and all(isinstance(each.get(key), str) for each in (*item["applied"], *item["missed"]) for key in keys)
+    )

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 import dnc
 from tests.conftest import Result
@@ -95,6 +96,21 @@ def test_an_engine_without_remarks(command: Command, write: Write, tmp_path: Pat
     assert dnc.load(out).forward(np.zeros((3, 16, 16)))
     result = command("explain", out)
     assert (result.code, "an older dnc made the engine, and kept no remarks" in result.err) == (1, True)
+
+
+@pytest.mark.parametrize(
+    "item", [{}, {"applied": 1}, {"missed": [1]}, {"missed": [{"where": 1, "text": ""}]}, {"error": 1}]
+)
+def test_remarks_that_are_none(item: dict[str, object], command: Command, write: Write, tmp_path: Path) -> None:
+    out = tmp_path / "e"
+    dnc.compile(write("tiny"), out=out, target="onnx", verify=False)
+    fields = json.loads((out / "engine.json").read_text())
+    fields["remarks"] = [{"name": "x", "tolerance": 0.0, "applied": [], "missed": [], **item} if item else {}]
+    del fields["sha256"]
+    fields["sha256"] = hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
+    (out / "engine.json").write_text(json.dumps(fields))
+    result = command("explain", out)
+    assert (result.code, "the engine's remarks are not what dnc writes" in result.err) == (1, True)
 
 
 def test_eight_bits(command: Command, folder: Path) -> None:
