@@ -129,7 +129,7 @@ class Recording:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Recording:
-        """Inverse of `to_json`; raises KeyError, TypeError or ValueError for what is no recording."""
+        """Inverse of `to_json`; raises KeyError, TypeError, ValueError or OverflowError for what is none."""
         settings = {name: value for name, value in content["settings"].items() if name != "confidence"}
         rounds = content["rounds"]
         opening = np.array(rounds["opening"], np.intp)
@@ -176,7 +176,7 @@ def read_recording(path: Path) -> Recording:
         raise DncError(f"the recording has schema {schema}, this dnc reads up to {SCHEMA}", path, "update dnc")
     try:
         return Recording.from_json(content)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise DncError(f"this is no recording: {error!r}", path, hint) from error
 
 

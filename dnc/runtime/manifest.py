@@ -51,6 +51,8 @@ MANIFEST_LIMIT = 16 << 20
 LABELS_LIMIT = 16 << 20
 FILES_LIMIT = 1000
 """Files of an engine: each is opened, checked and, from a package, unpacked. Engines have 20 at most."""
+_MOST_ELEMENTS = 1 << 30
+"""Of an input, as in bundle.cpp."""
 _DAMAGED = "the engine is damaged: build it again"
 _TRIES = 100
 _OPTIONAL = ("labels", "tuning", "options", "report", "remarks", "runner")
@@ -144,9 +146,11 @@ class Manifest:
         for item, kind in get_type_hints(type(self)).items():
             if not _fits(getattr(self, item), kind):
                 raise ValueError(f"{item} is not {kind}")
-        sides = (*self.input_shape, *(side for shape in self.states.values() for side in shape))
-        if len(self.input_shape) not in (1, 3) or min(sides) < 1 or (isinstance(self.batch, int) and self.batch < 1):
-            raise ValueError(f"no input has {self.input_shape} and a batch of {self.batch!r}")
+        for shape in (self.input_shape, *self.states.values()):
+            if len(shape) not in (1, 3) or min(shape) < 1 or math.prod(shape) > _MOST_ELEMENTS:
+                raise ValueError(f"no input has the shape {shape}")
+        if isinstance(self.batch, int) and self.batch < 1:
+            raise ValueError(f"no input has a batch of {self.batch}")
         prepared = self.preprocessing
         if prepared is not None and (prepared.channels, prepared.height, prepared.width) != tuple(self.input_shape):
             raise ValueError("the preprocessing does not fit the input")

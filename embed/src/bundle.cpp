@@ -295,7 +295,10 @@ void check(const Bundle& bundle) {
     if (bundle.outputs.empty() || bundle.outputs.size() != bundle.output_shapes.size()) {
         refuse("outputs and their shapes do not fit");
     }
-    for (const auto& [name, sides] : bundle.states) elements(sides, "state " + name);
+    for (const auto& [name, sides] : bundle.states) {
+        elements(sides, "state " + name);
+        if (sides.size() != 1 && sides.size() != 3) refuse("no state has such a shape");
+    }
     const std::optional<Preprocessing>& p = bundle.preprocessing;
     if (p && Shape{p->channels, p->height, p->width} != bundle.input_shape) {
         refuse("the preprocessing does not fit the input");

@@ -542,6 +542,8 @@ def test_models_that_are_none(build: Build, lib: c.CDLL, tmp_path: Path) -> None
     refused(lambda: native.Engine(lib, other), TARGET, "the model's outputs are not those in engine.json")
     other = change(engine, tmp_path / "states", {}, states={"h": [3]})
     refused(lambda: native.Engine(lib, other), TARGET, "the model's inputs are not those in engine.json")
+    other = change(engine, tmp_path / "axes", {}, states={"h": [1] * 70})
+    refused(lambda: native.Engine(lib, other), ENGINE, "no state has such a shape")
     other = change(engine, tmp_path / "file", {})
     fields = json.loads((other / "engine.json").read_text())
     del fields["files"]["model.bin"]

@@ -203,6 +203,14 @@ NO_MANIFEST = {
 }
 
 
+@pytest.mark.parametrize("shape", [[1] * 70, [], [1, 2], [1 << 16, 1 << 14, 2], [0]], ids=str)
+@pytest.mark.parametrize("key", ["input_shape", "states"])
+def test_inputs_that_no_network_has(key: str, shape: list[int], engine: Path) -> None:
+    fields = json.loads((engine / "engine.json").read_text())
+    sign(engine, {**fields, key: {"h": shape} if key == "states" else shape})
+    refused(engine, "no input has the shape", "build the engine again")
+
+
 @pytest.mark.parametrize("name", NO_MANIFEST)
 def test_no_manifest(name: str, engine: Path) -> None:
     (engine / "engine.json").write_bytes(NO_MANIFEST[name])
