@@ -46,6 +46,8 @@ DEFAULT_CANDIDATES = 100_000
 """As many scores of an image are suppressed unless more are asked for; a trained network comes near it only at
 thresholds close to 0."""
 
+_ANOTHER = "the model is another network's: build the engine again"
+
 Result = list[Detection] | list[Classification]
 
 Floats = npt.NDArray[np.float32]
@@ -108,7 +110,10 @@ class Postprocess:
             if max_candidates is not None:
                 what = "the engine suppresses boxes itself; of how many was fixed when it was compiled"
                 raise DncError(what, self._where, "leave max_candidates out, or compile with --decode host")
-            rows = outputs[0][outputs[0][:, 0] == position]
+            rows = self._decoded(outputs[0], 7)
+            rows = rows[rows[:, 0] == position]
+            if not np.isin(rows[:, 1], np.arange(head.classes)).all():
+                raise BundleError("the model names classes that no head has", self._where, _ANOTHER)
             boxes, box = np.unique(rows[:, 3:], axis=0, return_inverse=True)
             box, class_id = box.reshape(-1), rows[:, 1].astype(np.intp)
             # The scores of what the graph has suppressed are not known: Darknet's order, but for a few.
@@ -148,7 +153,10 @@ class Postprocess:
                     "the detection layers of a network share their classes",
                 )
         if self._manifest.decode == "graph":
-            boxes, scores = (self._output(outputs, name, position) for name in self._manifest.outputs[:2])
+            both = (self._output(outputs, name, position) for name in self._manifest.outputs[:2])
+            boxes, scores = map(self._decoded, both, (4, last.classes))
+            if len(boxes) != len(scores):
+                raise BundleError(f"the model gives {len(boxes)} boxes and {len(scores)} scores", self._where, _ANOTHER)
             scores = np.where(scores > np.float32(threshold), scores, np.float32(0))
             kept = np.flatnonzero(scores.any(axis=1))
             points = np.zeros(len(kept), np.uint8)
@@ -179,7 +187,18 @@ class Postprocess:
     def _output(self, outputs: Outputs, name: str, position: int) -> Floats:
         place = self._places[name]
         output = outputs[place]
-        return output if output.ndim == len(self._manifest.output_shapes[place]) else output[position]
+        if output.ndim == len(self._manifest.output_shapes[place]):
+            return output
+        if not output.ndim or position >= len(output):
+            raise BundleError(f"the model gives '{name}' of shape {output.shape}", self._where, _ANOTHER)
+        one: Floats = output[position]
+        return one
+
+    def _decoded(self, output: Array, columns: int) -> Floats:
+        """What the graph decoded: (N, columns); the model may be another than engine.json says."""
+        if output.ndim != 2 or output.shape[1] != columns:
+            raise BundleError(f"the model gives {output.shape} where it decodes (N, {columns})", self._where, _ANOTHER)
+        return output
 
     def _listed(
         self,

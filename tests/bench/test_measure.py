@@ -69,6 +69,7 @@ def test_a_peer_that_does_not_run_is_a_note(engines: Path, tmp_path: Path) -> No
         (b'{"schema": 99}', "has schema 99, this dnc reads up to 1"),
         (b'{"schema": 1}', "KeyError"),
         (b'{"schema": 1, "settings": 3, "rounds": []}', "no recording"),
+        (b'{"schema": 1, "settings": {}, "rounds": {"opening": [1%s]}}' % (b"0" * 30), "OverflowError"),
     ],
 )
 def test_what_is_no_recording(tmp_path: Path, content: bytes, said: str) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import dnc
-from dnc.errors import DncError
+from dnc.errors import BundleError, DncError
 from dnc.runtime import Inputs, Postprocess
 from dnc.runtime.decoding import Classification, ClassifierHead, Detection, YoloHead
 from dnc.runtime.preprocessing import Preprocessing
@@ -86,6 +86,26 @@ def test_graph_suppresses() -> None:
     with pytest.raises(DncError, match="suppressed itself") as caught:
         postprocess.candidates([rows], threshold=0.1)
     assert caught.value.where == Path("net.engine")
+
+
+@pytest.mark.parametrize(
+    "rows", [np.zeros((1, 2)), np.zeros(7), np.zeros((1, 1, 7)), [[0, 2, *[0.5] * 5]], [[0, np.nan] * 3 + [0]]]
+)
+def test_a_model_that_suppresses_otherwise(rows: Any) -> None:
+    """Of another network, with a right digest."""
+    shapes: dict[str, Any] = {"outputs": ("detections",), "output_shapes": ((7,),)}
+    postprocess = Postprocess(manifest(heads=(HEAD,), decode="graph+nms", **shapes), Path("net.engine"))
+    with pytest.raises(BundleError, match="the model "):
+        postprocess([np.array(rows, np.float32)])
+
+
+@pytest.mark.parametrize(
+    ("boxes", "scores"),
+    [(BOXES[:1], SCORES), (BOXES[:, :2], SCORES), (BOXES, BOXES), (BOXES[0], SCORES), (BOXES, SCORES[0, 0])],
+)
+def test_a_model_that_decodes_otherwise(boxes: Any, scores: Any) -> None:
+    with pytest.raises(BundleError, match="the model "):
+        decoded()([boxes, scores], (64, 32), confidence=0.2)
 
 
 def test_classes() -> None:
