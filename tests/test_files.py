@@ -197,6 +197,19 @@ def test_a_temporary_file_that_has_no_room(tmp_path: Path, monkeypatch: pytest.M
     assert names(tmp_path) == []
 
 
+@pytest.mark.skipif(os.name == "nt", reason="bytes of POSIX")
+def test_a_folder_for_temporary_files_that_is_no_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Libraries write there."""
+    place = tmp_path / os.fsdecode(b"caf\xe9")
+    place.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(place))
+    monkeypatch.setenv("DNC_CACHE", str(tmp_path / "cache"))
+    with scratch_folder("some") as folder:
+        str(folder).encode()
+        assert folder.parent.resolve().parent == place
+    assert names(place) == []
+
+
 def test_the_folder_for_temporary_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As `tempfile` chooses it, but nothing is written to try it, which a kill would leave there."""
     (tmp_path / "a").mkdir()

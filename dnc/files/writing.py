@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import IO
 
 from dnc.errors import DncError
-from dnc.files.places import temporary_dir
+from dnc.files.places import as_text, temporary_dir
 
 try:
     import fcntl
@@ -112,7 +112,7 @@ def scratch_folder(name: str, parent: Path | None = None) -> Iterator[Path]:
 
     Args:
         name: what it is for; a part of its path.
-        parent: where to make it; in the folder for temporary files if not given.
+        parent: where to make it; in the folder for temporary files, by a path that is text, if not given.
 
     Raises:
         DncError: it cannot be made, or what the block writes has no room in it.
@@ -120,7 +120,7 @@ def scratch_folder(name: str, parent: Path | None = None) -> Iterator[Path]:
     hint = "is the disk full, or the folder read-only? TMPDIR names another one for temporary files"
     with ExitStack() as stack:
         try:
-            where = parent or temporary_dir()
+            where = parent or as_text(temporary_dir())
             own = stack.enter_context(_owned(where, f".{name}" if parent else f"dnc-{name}"))
             (own / _NEW).mkdir()
         except OSError as error:

@@ -223,7 +223,9 @@ def link_with(linker: str, machine: Machine) -> Any:
     def link(output: str, objects: Any, options: Any = None) -> None:
         files = [objects] if isinstance(objects, str) else list(objects)
         command = [linker, "-shared", "-fPIC", "-o", output, *files, "-lm", *(options or [])]
-        subprocess.run(command, check=True, capture_output=True, text=True)
+        # Its own temporary files beside the objects: nobody else removes them when it is killed.
+        environment = {**os.environ, "TMPDIR": str(Path(files[0]).absolute().parent)}
+        subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
 
     def triple() -> str:
         return machine.triple
