@@ -50,6 +50,10 @@ _MEANT = {
     **dict.fromkeys(("kernelsize", "kernel", "ksize"), "size"),
     **dict.fromkeys(("outchannels", "outputchannels"), "filters"),
     **dict.fromkeys(("batchnorm", "bn"), "batch_normalize"),
+    **dict.fromkeys(("act", "nonlinearity"), "activation"),
+    **dict.fromkeys(("numclasses", "nc"), "classes"),
+    "scalefactor": "stride",
+    "nms": "nms_kind",
 }
 """What other frameworks call an option."""
 _NOTHING: Mapping[str, str] = MappingProxyType({})

@@ -165,11 +165,21 @@ ACTIVATIONS: dict[str, Activation] = {
     ),
 }
 
-_SAME = {"silu": "swish", "sigmoid": "logistic", "hardtanh": "hardtan", "identity": "linear"}
+_SAME = {
+    "silu": "swish",
+    "sigmoid": "logistic",
+    "hardtanh": "hardtan",
+    "gelutanh": "gelu",
+    **dict.fromkeys(("identity", "none", "id"), "linear"),
+}
 """Other frameworks' names of the same functions."""
 _NONE = "Darknet has none like it; it has " + ", ".join(ACTIVATIONS)
 _MEANT = {
-    "leakyrelu": "leaky has the slope 0.1, relie 0.01",
-    **dict.fromkeys(("hardswish", "hswish", "hardsigmoid", "hsigmoid", "prelu", "rrelu", "celu", "quickgelu"), _NONE),
+    **dict.fromkeys(("leakyrelu", "lrelu"), "leaky has the slope 0.1, relie 0.01"),
+    **dict.fromkeys(
+        ("hardswish", "hswish", "hardsigmoid", "hsigmoid", "logsigmoid", "prelu", "rrelu", "frelu", "crelu", "srelu")
+        + ("relu1", "relu2", "celu", "quickgelu", "glu", "geglu", "reglu", "swiglu", "tanhshrink"),
+        _NONE,
+    ),
 }
 """What looks like one of Darknet's and is another."""
