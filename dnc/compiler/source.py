@@ -149,7 +149,7 @@ def find_labels(
         return ()
     classes = heads[-1].classes
     own = cfg.with_suffix(".names")
-    if labels is not None or own.is_file():
+    if labels is not None or os.path.lexists(own):
         place = own if labels is None else labels
         names = read_names(place, lenient)
         if len(names) != classes:

@@ -316,6 +316,13 @@ def test_labels_by_name(write: Write, tmp_path: Path) -> None:
     assert find_labels(cfg, tmp_path / "three.names", []) == ()
 
 
+def test_a_link_to_nowhere_is_no_missing_names(write: Callable[..., Path]) -> None:
+    cfg = write("net", TINY)
+    cfg.with_suffix(".names").symlink_to("nowhere")
+    with pytest.raises(DncError, match="cannot read the file"):
+        dnc.compile(cfg, target="onnx", out=cfg.with_name("e"), verify=False)
+
+
 @pytest.mark.parametrize(("text", "message"), [("cat\n", "1 labels for 2 classes"), ("", "there is no name")])
 def test_labels_of_the_cfgs_name_must_fit(text: str, message: str, write: Write, tmp_path: Path) -> None:
     cfg = write("tiny")

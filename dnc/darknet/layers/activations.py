@@ -176,10 +176,8 @@ _SAME = {
 _NONE = "Darknet has none like it; it has " + ", ".join(ACTIVATIONS)
 _MEANT = {
     **dict.fromkeys(("leakyrelu", "lrelu"), "leaky has the slope 0.1, relie 0.01"),
-    **dict.fromkeys(
-        ("hardswish", "hswish", "hardsigmoid", "hsigmoid", "logsigmoid", "prelu", "rrelu", "frelu", "crelu", "srelu")
-        + ("relu1", "relu2", "celu", "quickgelu", "glu", "geglu", "reglu", "swiglu", "tanhshrink"),
-        _NONE,
-    ),
+    **dict.fromkeys(("hardswish", "hswish", "hardsigmoid", "hsigmoid", "logsigmoid", "tanhshrink", "quickgelu"), _NONE),
+    **dict.fromkeys(("prelu", "rrelu", "frelu", "crelu", "srelu", "relu1", "relu2", "celu"), _NONE),
+    **dict.fromkeys(("glu", "geglu", "reglu", "swiglu"), _NONE),
 }
 """What looks like one of Darknet's and is another."""
