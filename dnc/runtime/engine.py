@@ -8,7 +8,8 @@
 
 Threads: one engine may be used from any number of them at once. Processes: a child that was forked opens the engine
 anew, because the threads of the engine's library stay behind in the parent; what the parent had opened is left as it
-is, since releasing it would wait for those threads. A pickled engine is its folder or package.
+is, since releasing it would wait for those threads. A fork waits for runs that are under way. A pickled engine is its
+folder or package.
 
 Memory: a network with recurrent layers (`manifest.carried`) takes its images for the frames of one sequence, as Darknet
 does in one process.
@@ -44,6 +45,7 @@ from dnc.errors import BundleError, DncError, TargetError
 from dnc.files.places import as_text
 from dnc.files.reading import check_foreign
 from dnc.runtime.decoding import BoxHead, Classification, ClassifierHead, Detection
+from dnc.runtime.forking import at_work
 from dnc.runtime.images import Pixels
 from dnc.runtime.inputs import Feeds, Image, Inputs, Prepared
 from dnc.runtime.manifest import Files, Manifest, read_engine
@@ -207,7 +209,7 @@ class Engine:
             from dnc.runtime.package import open_package
 
             open_package(self._package)
-        with self._files.opening():
+        with at_work, self._files.opening():
             session = runner.open(as_text(self.folder), self._threads)
         session.opening = self._files.opening
         return session
@@ -531,7 +533,8 @@ class Engine:
     def _infer(self, feeds: Feeds) -> list[Array]:
         session = self.session
         self._tell("infer")
-        return session.run(feeds)
+        with at_work:
+            return session.run(feeds)
 
     def _tell(self, stage: str) -> None:
         if self.observer is not None:

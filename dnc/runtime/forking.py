@@ -1,0 +1,62 @@
+"""A fork waits until no thread is within an engine's library.
+
+A forked child has but one thread, and of all others the locks and half-done work that they had at that moment. The
+pools of threads of OpenVINO and of ONNX Runtime cope with that while they rest; a child that is forked while they work
+may wait for a thread that it does not have, as soon as it opens an engine of its own.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+
+__all__ = ["at_work"]
+
+
+class _AtWork:
+    """A `with` block of it is work that a fork waits for, as the block waits for a fork. One may be within another."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._working = self._forking = 0
+        self._own = threading.local()
+
+    def __enter__(self) -> None:
+        depth = getattr(self._own, "depth", 0)
+        with self._changed:
+            # Who is at work already would wait for a fork that waits for it.
+            self._changed.wait_for(lambda: depth > 0 or self._forking == 0)
+            self._working += 1
+        self._own.depth = depth + 1
+
+    def __exit__(self, *_: object) -> None:
+        self._own.depth -= 1
+        with self._changed:
+            self._working -= 1
+            self._changed.notify_all()
+
+    def before_fork(self) -> None:
+        own = getattr(self._own, "depth", 0)
+        with self._changed:
+            self._forking += 1
+            # A thread that forks in the middle of its own work has nobody to wait for but the others.
+            self._changed.wait_for(lambda: self._working <= own)
+
+    def after_fork_in_parent(self) -> None:
+        with self._changed:
+            self._forking -= 1
+            self._changed.notify_all()
+
+    def after_fork_in_child(self) -> None:
+        self._changed = threading.Condition()
+        self._working, self._forking = getattr(self._own, "depth", 0), 0
+
+
+at_work = _AtWork()
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=at_work.before_fork,
+        after_in_parent=at_work.after_fork_in_parent,
+        after_in_child=at_work.after_fork_in_child,
+    )
