@@ -14,7 +14,7 @@ import signal
 import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from enum import IntEnum
 from pathlib import Path
 from types import FrameType
@@ -137,8 +137,7 @@ def _failure(error: BaseException) -> int:
     if isinstance(error, DncError):
         return _say(f"error: {error}", Exit.ERROR)
     if isinstance(error, click.ClickException):
-        with suppress(OSError):
-            error.show()
+        error.show()
         return error.exit_code
     if isinstance(error, MemoryError):
         return _say("error: there is not enough memory", Exit.ERROR)
@@ -150,8 +149,7 @@ def _failure(error: BaseException) -> int:
         return _say(f"error: {what}", Exit.ERROR)
     import traceback
 
-    with suppress(OSError):
-        traceback.print_exception(error)
+    traceback.print_exception(error)
     return _say("this is a bug of dnc; please report it with the lines above", Exit.BUG)
 
 
@@ -166,8 +164,7 @@ def _stands_nowhere() -> bool:
 
 def _say(text: str, code: int) -> int:
     """Prints a line. Where stderr is full or closed, the code alone has to say it."""
-    with suppress(OSError):
-        click.echo(f"dnc: {text}", err=True)
+    click.echo(f"dnc: {text}", err=True)
     return code
 
 
@@ -192,8 +189,7 @@ def _show_warning(
 ) -> None:
     if issubclass(category, DncWarning):
         # To where sys.stderr points now: `progress` puts it above its line.
-        with suppress(OSError):
-            print(f"dnc: warning: {message}", file=sys.stderr, flush=True)
+        print(f"dnc: warning: {message}", file=sys.stderr, flush=True)
 
 
 def say_files(cfg: object, weights: object) -> None:

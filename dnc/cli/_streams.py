@@ -1,4 +1,5 @@
-"""Standard streams: results that cannot be written are an error of their own, and no stream is missing."""
+"""Standard streams: results that cannot be written are an error of their own, all else may be lost, and no stream is
+missing."""
 
 from __future__ import annotations
 
@@ -6,7 +7,7 @@ import io
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from dnc.errors import DncError
 
@@ -24,6 +25,19 @@ class _Stdout(io.TextIOWrapper):
 
     def flush(self) -> None:
         with _naming():
+            super().flush()
+
+
+class _Stderr(io.TextIOWrapper):
+    """Standard error that drops what there is no place for: nobody could be told, and the exit code stays right."""
+
+    def write(self, text: str) -> int:
+        with suppress(OSError):
+            return super().write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError):
             super().flush()
 
 
@@ -68,7 +82,6 @@ def open_streams() -> None:
     if sys.stdout is None or type(sys.stdout) is io.TextIOWrapper:
         encoding = sys.stdout.encoding if sys.stdout is not None else None
         sys.stdout = _Stdout(open(1, "wb", closefd=False), encoding, errors)  # noqa: SIM115
-    if sys.stderr is None:
-        sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
-    if isinstance(sys.stderr, io.TextIOWrapper):
-        sys.stderr.reconfigure(errors=errors)
+    if sys.stderr is None or type(sys.stderr) is io.TextIOWrapper:
+        encoding = sys.stderr.encoding if sys.stderr is not None else None
+        sys.stderr = _Stderr(open(2, "wb", closefd=False), encoding, errors, line_buffering=True)  # noqa: SIM115

@@ -208,8 +208,8 @@ def test_errors_that_are_lost_keep_their_code(tmp_path: Path) -> None:
     cfg = tmp_path / "a.cfg"
     cfg.write_text("[net]\nwidth=4\nheight=4\nchannels=3\nqwerty=1\n[avgpool]\n", encoding="utf-8")
     for place in ("2>/dev/full", "2>&-", "2>&- <&-"):
-        for what, code in ((tmp_path / "none.cfg", 1), (cfg, 0)):
-            command = ["sh", "-c", f'exec "$0" -m dnc info "$1" {place}', sys.executable, str(what)]
+        for what, code in ((f"info {tmp_path}/none.cfg", 1), (f"info {cfg}", 0), ("zoo list", 0), ("infoo", 2)):
+            command = ["sh", "-c", f'exec "$0" -m dnc {what} {place}', sys.executable]
             result = subprocess.run(command, capture_output=True, text=True, check=False)
             assert result.returncode == code, place
             assert bool(result.stdout) == (code == 0)
