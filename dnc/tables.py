@@ -7,6 +7,8 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from dnc.errors import printable
+
 __all__ = ["Column", "Table"]
 
 _NARROW = 24
@@ -37,10 +39,10 @@ class Table:
         return cls([Column(title, title in right, title in folds) for title in titles])
 
     def add(self, *cells: str, style: str = "") -> None:
-        """Appends a row."""
+        """Appends a row; what a terminal would obey is not shown, as cells may come from anywhere."""
         if len(cells) != len(self.columns):
             raise ValueError(f"{len(cells)} cells for {len(self.columns)} columns")
-        self.rows.append(cells)
+        self.rows.append(tuple(map(printable, cells)))
         self.styles.append(style)
 
     def text(self) -> str:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dnc.cli import print_json
+from dnc.errors import printable
 from dnc.tables import Column, Table
 
 if TYPE_CHECKING:
@@ -176,7 +177,7 @@ def engine_text(manifest: Manifest, folder: Path) -> str:
     lines = []
     for title, values in facts:
         for number, value in enumerate(values):
-            lines.append(f"{'' if number else title:<{width}}  {value}")
+            lines.append(f"{'' if number else title:<{width}}  {printable(value)}")
     return "\n".join(lines)
 
 

@@ -8,6 +8,7 @@ import click
 
 from dnc.cli import print_json
 from dnc.cli._lists import WHOLE, exif_option
+from dnc.errors import printable
 
 
 @click.command(epilog="Example: dnc classify darknet19.engine dog.jpg --top 3")
@@ -44,6 +45,6 @@ def command(
         height, width = seen.pixels.shape[:2]
         click.echo(f"{seen.path}: {width} x {height}, {seen.seconds * 1000:.1f} ms")
         for item in seen.result:
-            click.echo(f"  {item.confidence:>6.1%}  {item.label}")
+            click.echo(f"  {item.confidence:>6.1%}  {printable(item.label)}")
     if as_json:
         print_json(frames)

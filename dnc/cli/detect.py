@@ -8,6 +8,7 @@ import click
 
 from dnc.cli import print_json
 from dnc.cli._lists import SHARE, WHOLE, exif_option
+from dnc.errors import printable
 
 
 @click.command(epilog="Example: dnc detect yolov4-tiny.engine dog.jpg -o dog.detected.jpg")
@@ -86,10 +87,12 @@ def command(
             frames.append({"frame_id": len(frames) + 1, "filename": str(seen.path), "objects": objects})
             continue
         click.echo(f"{seen.path}: {width} x {height}, {seen.seconds * 1000:.1f} ms")
-        longest = max((len(box.label) for box in seen.result), default=0)
-        for box in seen.result:
+        # A label comes out of the engine, which may come from anywhere.
+        labels = [printable(box.label) for box in seen.result]
+        longest = max(map(len, labels), default=0)
+        for box, label in zip(seen.result, labels, strict=True):
             left, top, right, bottom = box.pixels()
             place = f"{left:>5} {top:>5} {right:>5} {bottom:>5}"
-            click.echo(f"  {box.label:<{longest}} {box.confidence:>6.1%} {place}")
+            click.echo(f"  {label:<{longest}} {box.confidence:>6.1%} {place}")
     if as_json:
         print_json(frames)

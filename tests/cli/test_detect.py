@@ -236,3 +236,20 @@ def test_networks_without_boxes(command: Command, engines: Path, photographs: Pa
     refused(command("detect", engines / "features.engine", image), "no detection layer", "Engine.forward()")
     refused(command("detect", engines / "tiny.cfg", image), "not an engine")
     refused(command("detect", engines / "none.engine", image), "does not exist")
+
+
+def test_a_label_that_a_terminal_would_obey(command: Command, write: Callable[..., Path]) -> None:
+    """Labels come with the engine, from anywhere; --json has them as they are."""
+    cfg = write("yolo")
+    names = cfg.with_suffix(".names")
+    names.write_text("".join(f"\x1b]0;owned{number}\x07\n" for number in range(2)), encoding="utf-8")
+    engine, image = cfg.with_name("e"), cfg.with_name("a.png")
+    Image.new("RGB", (40, 30), (200, 30, 90)).save(image)
+    assert command("compile", cfg, "-o", engine, "-t", "onnx", "--no-verify").code == 0
+    for arguments in (("detect", engine, image, "--confidence", "0.01"), ("info", engine)):
+        result = command(*arguments)
+        assert result.code == 0
+        assert "owned" in result.out
+        assert "\x1b" not in result.out
+    found = json.loads(command("detect", engine, image, "--confidence", "0.01", "--json").out)
+    assert found[0]["objects"][0]["name"].startswith("\x1b]0;owned")
