@@ -115,7 +115,7 @@ def scratch_folder(name: str, parent: Path | None = None) -> Iterator[Path]:
         parent: where to make it; in the folder for temporary files, by a path that is text, if not given.
 
     Raises:
-        DncError: it cannot be made, or what the block writes has no room in it.
+        DncError: it cannot be made; or, without `parent`, what the block writes has no room in it.
     """
     hint = "is the disk full, or the folder read-only? TMPDIR names another one for temporary files"
     with ExitStack() as stack:
@@ -130,7 +130,7 @@ def scratch_folder(name: str, parent: Path | None = None) -> Iterator[Path]:
         except OSError as error:
             # Opening tells the file, writing does not; whatever else can go wrong is told apart where it does.
             named = isinstance(error.filename, str) and Path(error.filename).is_relative_to(own)
-            if not (named or (error.filename is None and error.errno in _NO_ROOM)):
+            if parent or not (named or (error.filename is None and error.errno in _NO_ROOM)):
                 raise
             raise DncError(f"cannot write a temporary file: {error.strerror or error}", where, hint) from error
 

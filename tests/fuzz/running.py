@@ -137,7 +137,8 @@ def _work(name: str, connection: Connection, scratch: Path, program: Path) -> No
         os.dup2(log, number)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     faulthandler.enable()
-    faulthandler.register(signal.SIGPROF, chain=True)
+    # This thread's alone: in a process that was forked, what it knows of the others may lead anywhere.
+    faulthandler.register(signal.SIGPROF, all_threads=False, chain=True)
     limited = False
     while True:
         try:

@@ -138,6 +138,7 @@ def test_frames_are_remembered(compiler: Path, write: Write, tmp_path: Path) -> 
         image = engine.inputs.prepare(frame)
         outputs = engine.forward(image.array, states)
         expected.append(engine.postprocess(outputs, image.size, confidence=0.22))
+        states = {name: states[name] for name in engine.manifest.carried}
     assert engine.detect(noise(3), confidence=0.22) == expected
     engine.reset()
     assert engine.detect(noise(3)[1], confidence=0.22) != expected[1]
