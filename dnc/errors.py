@@ -152,11 +152,17 @@ def plain(word: str) -> str:
 @lru_cache(maxsize=1024)
 def _close_match(word: str, known: frozenset[str], cutoff: float) -> str:
     # The same mistake may stand in every section.
-    number = re.sub(r"\D", "", word)
-    # What differs in its number is another version or size: yolov8 is no yolov3.
-    near = [name for name in known if not number or re.sub(r"\D", "", name) in ("", number)]
+    near = [name for name in known if not _is_another_version(word, name)]
     matches = difflib.get_close_matches(word.lower(), near, n=1, cutoff=cutoff)
     return f"did you mean '{matches[0]}'?" if matches else ""
+
+
+def _is_another_version(word: str, name: str) -> bool:
+    """Whether a known word differs in its number, and not by a slip of the fingers: yolov8 is no yolov3, but znver44 may
+    be znver4, and aarch46 is aarch64."""
+    one, other = (re.sub(r"\D", "", text) for text in (word, name))
+    slip = sorted(one) == sorted(other) or one.startswith(other) or other.startswith(one)
+    return not slip
 
 
 def warn(error: DncError) -> None:
