@@ -158,8 +158,8 @@ def _close_match(word: str, known: frozenset[str], cutoff: float) -> str:
 
 
 def _is_another_version(word: str, name: str) -> bool:
-    """Whether a known word differs in its number, and not by a slip of the fingers: yolov8 is no yolov3, but znver44 may
-    be znver4, and aarch46 is aarch64."""
+    """Whether a known word differs in its number, and not by a slip: yolov8 is no yolov3, but znver44 may be znver4,
+    and aarch46 is aarch64."""
     one, other = (re.sub(r"\D", "", text) for text in (word, name))
     slip = sorted(one) == sorted(other) or one.startswith(other) or other.startswith(one)
     return not slip

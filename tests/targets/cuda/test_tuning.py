@@ -14,7 +14,7 @@ import dnc
 from dnc.errors import DncError, TargetError
 from dnc.targets.cuda.process import Child, Ended, cuda_runtime
 from tests.targets.cuda.emulation import make_driver, make_nvcc
-from tests.targets.tvm.tuned import planted
+from tests.targets.tvm.tuned import plant
 
 pytest.importorskip("tvm.relax", exc_type=ImportError)
 from dnc.targets.cuda.tuning import Measurer
@@ -99,8 +99,7 @@ def test_never_slower(
     kept: bool,
 ) -> None:
     """Forms that win are used if the network is faster with them, and give the same numbers: both were run."""
-    monkeypatch.setattr(tuning, "interleave", planted(kernel, network))
-    monkeypatch.setattr(tuning, "_HOPELESS", 1e9)
+    plant(monkeypatch, kernel, network)
     found = _compiled(write("net", _NET), gpu, tmp_path / "e", tune=3).manifest.tuning["kernels"]
     assert found["kept"] is kept
     best = {item["best"] for item in found["kernels"]}

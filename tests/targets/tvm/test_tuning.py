@@ -21,7 +21,7 @@ from dnc.runtime.runners.tvm.session import MODEL
 from dnc.targets.tvm.compile import machine_for
 from tests.patience import until
 from tests.targets.tvm.rpc_servers import running
-from tests.targets.tvm.tuned import planted
+from tests.targets.tvm.tuned import plant
 
 pytest.importorskip("tvm.relax", exc_type=ImportError)
 for package in ("psutil", "cloudpickle"):
@@ -239,8 +239,7 @@ def test_never_slower(
     kept: bool,
 ) -> None:
     """Kernels that win are used if the network is faster with them, and then give the same numbers."""
-    monkeypatch.setattr(tuning, "interleave", planted(kernel, network))
-    monkeypatch.setattr(tuning, "_HOPELESS", 1e9)
+    plant(monkeypatch, kernel, network)
     cfg = write("first", FIRST)
     plain = compiled(cfg, tmp_path / "plain")
     engine = compiled(cfg, tmp_path / "e", tune=2)
@@ -263,7 +262,7 @@ def test_never_slower(
 @needs_linker
 def test_other_numbers_are_refused(write: Write, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A tuned network that computes something else is not used, however fast it is."""
-    monkeypatch.setattr(tuning, "interleave", planted(0.5, 0.5))
+    plant(monkeypatch, 0.5, 0.5)
     network = cpu_tuning.Device.network
     count = iter(range(2))
 
