@@ -328,7 +328,7 @@ def fuzz(harness: Harness, folder: Folder, seeds: range) -> tuple[int, int]:
             preprocessing=prepared,
             decode=decode,
             extra_inputs=("confidence", "iou") if decode == "graph+nms" else (),
-            states={"state": (3, 4)},
+            states={"state": (3, 4, 5)},
         )
         fields = json.loads((place / "engine.json").read_text())
         for _ in range(20):
