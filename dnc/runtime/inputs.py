@@ -202,8 +202,8 @@ class Inputs:
 
     def following(self, outputs: Sequence[Array]) -> dict[str, Array]:
         """The states that a run left behind, by name: what Darknet's run on the next frame takes of them."""
-        left = zip(self._manifest.states, outputs[len(self._manifest.outputs) :], strict=True)
-        return {name: state for name, state in left if name in self._manifest.carried}
+        left = dict(zip(self._manifest.states, outputs[len(self._manifest.outputs) :], strict=True))
+        return {name: left[name] for name in self._manifest.carried}
 
 
 def prepare(pixels: Pixels, preprocessing: Preprocessing, dtype: npt.DTypeLike) -> Array:
