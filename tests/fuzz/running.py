@@ -24,6 +24,7 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
 from random import Random
+from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -129,6 +130,13 @@ def _last_place() -> str:
     return f"{Path(mine[-1].filename).name}:{mine[-1].name}"
 
 
+def _tell_and_end(number: int, frame: FrameType | None) -> None:
+    """A hang in Python: leaves its traceback and ends by the same signal."""
+    os.write(2, "".join(traceback.format_stack(frame)).encode())
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
+
+
 def _work(name: str, connection: Connection, scratch: Path, program: Path) -> None:
     """The process: answers cases with endings until the connection is closed."""
     FUZZERS[name].program = program
@@ -137,8 +145,10 @@ def _work(name: str, connection: Connection, scratch: Path, program: Path) -> No
         os.dup2(log, number)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     faulthandler.enable()
-    # This thread's alone: in a process that was forked, what it knows of the others may lead anywhere.
-    faulthandler.register(signal.SIGPROF, all_threads=False, chain=True)
+    # Python's own frames are read between two of its instructions only; in the middle of one they may lead anywhere.
+    signal.signal(signal.SIGPROF, _tell_and_end)
+    # A library that does not come back stands still in them; other threads are left out, a fork has lost them.
+    faulthandler.register(signal.SIGXCPU, all_threads=False, chain=True)
     limited = False
     while True:
         try:
@@ -155,6 +165,9 @@ def _work(name: str, connection: Connection, scratch: Path, program: Path) -> No
             connection.send(Ending("fine", ""))
             continue
         signal.setitimer(signal.ITIMER_PROF, SECONDS)
+        spent = resource.getrusage(resource.RUSAGE_SELF)
+        end = int(spent.ru_utime + spent.ru_stime) + SECONDS + 3
+        resource.setrlimit(resource.RLIMIT_CPU, (end, resource.RLIM_INFINITY))
         ending = _run(name, case, scratch)
         signal.setitimer(signal.ITIMER_PROF, 0)
         connection.send(ending)
@@ -199,11 +212,15 @@ class Worker:
         except (EOFError, OSError):
             hang = ""
         self._process.join(5)
+        if hang and self._process.is_alive():
+            # Not in Python, where the first signal would have been taken.
+            os.kill(self._process.pid or 0, signal.SIGXCPU)
+            self._process.join(5)
         code = self._process.exitcode
         text = (self._scratch / "log").read_bytes().decode("utf-8", "replace")[-20_000:]
         frames = re.findall(r'File "[^"]*/(?:dnc|targets|passes)/[^"]*?([^/"]+)", line \d+ in (\w+)', text)
         place = ":".join(frames[0]) if frames else ""
-        if hang or code == -signal.SIGPROF:
+        if hang or code in (-signal.SIGPROF, -signal.SIGXCPU):
             return Ending("hang", place, f"{hang or f'{SECONDS} s of the processor'}\n{text}")
         name = signal.Signals(-code).name if code is not None and code < 0 else f"exit {code}"
         sanitizer = re.search(r"ERROR: (\w+Sanitizer: [\w-]+)|runtime error: .*", text)

@@ -94,6 +94,7 @@ def bad(monkeypatch: pytest.MonkeyPatch) -> Iterator[Worker]:
         ("bytes(3 << 30)", "memory", ""),
         ("try: bytes(3 << 30)\nexcept MemoryError as error: raise DncError('no memory') from error", "memory", ""),
         ("while True: pass", "hang", ""),
+        ("sum(range(1 << 50))", "hang", ""),
         ("import signal; signal.pause()", "hang", ""),
         ("import os; os.kill(os.getpid(), 11)", "crash", "SIGSEGV"),
         ("import os; os._exit(3)", "crash", "exit 3"),
