@@ -19,6 +19,7 @@ from dnc.graph.quantization import QuantSpec
 from dnc.passes import passes
 from dnc.passes.equalize import Equalize
 from dnc.passes.quantize import Quantize
+from dnc.runtime.arithmetic import Arithmetic
 from dnc.runtime.manifest import Manifest
 from dnc.runtime.options import CALIBRATED, Option, check_names, parse_options
 from dnc.runtime.runners import Runner
@@ -107,6 +108,15 @@ class Target(Destination):
     def needs_calibration(self) -> bool:
         """Whether its precision is one for which ranges have to be measured."""
         return self.options.get("precision") in CALIBRATED
+
+    @property
+    def arithmetic(self) -> Arithmetic | None:
+        """The 8-bit arithmetic of the CPU that its engines are made for; None where no CPU computes them.
+
+        Raises:
+            TargetError: DNC_ISA says what no CPU has.
+        """
+        return None
 
     def quantization(self) -> QuantSpec | None:
         """Where the engine wants 8-bit numbers; None if it computes with none."""

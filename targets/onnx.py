@@ -12,6 +12,8 @@ from dnc.graph.pipeline import Step
 from dnc.graph.quantization import DATA_MOVEMENT, QuantSpec
 from dnc.graph.serialization import serialize_to
 from dnc.passes import passes
+from dnc.runtime.arithmetic import OPTION as ISA
+from dnc.runtime.arithmetic import Arithmetic, of_isa
 from dnc.runtime.manifest import Manifest
 from dnc.runtime.options import Option, one_of
 from dnc.runtime.runners import Runner
@@ -70,12 +72,18 @@ class Onnx(Target):
             "fp16: half precision; bf16: weights in bfloat16; int8, mixed: 8 bits, all over or where they cost little",
             one_of("fp32", "fp16", "bf16", "int8", "mixed"),
         ),
+        ISA,
         *OnnxRunner.known_options,
     )
 
     def optimizations(self) -> Sequence[Step]:
         """What ONNX Runtime's CPU provider profits from: see benchmarks/passes.md. It fuses most activations itself."""
         return optimizations("onnxruntime", "integer")
+
+    @property
+    def arithmetic(self) -> Arithmetic | None:
+        """ONNX Runtime chooses its kernels by the CPU that it finds."""
+        return of_isa(self.options["isa"])
 
     def quantization(self) -> QuantSpec | None:
         """Its kernels for 8 bits compute one operator each and round what it gives; Relu and Clip are that rounding."""

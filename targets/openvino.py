@@ -25,6 +25,8 @@ from dnc.graph.builder import where_of
 from dnc.graph.pipeline import Step
 from dnc.graph.quantization import DATA_MOVEMENT, QuantSpec
 from dnc.graph.serialization import serialize
+from dnc.runtime.arithmetic import OPTION as ISA
+from dnc.runtime.arithmetic import Arithmetic, of_isa
 from dnc.runtime.manifest import Manifest
 from dnc.runtime.options import Option
 from dnc.runtime.runners import Runner
@@ -45,11 +47,16 @@ class Openvino(Target):
     extra: ClassVar[str] = "openvino"
     faster: ClassVar[Sequence[str]] = ("bf16", "mixed")
     runs: ClassVar[type[Runner]] = OpenvinoRunner
-    known_options: ClassVar[Sequence[Option]] = OpenvinoRunner.known_options
+    known_options: ClassVar[Sequence[Option]] = (*OpenvinoRunner.known_options, ISA)
 
     def optimizations(self) -> Sequence[Step]:
         """What OpenVINO profits from: see benchmarks/passes.md. It fuses activations that stand as one operator."""
         return optimizations("openvino", "bits")
+
+    @property
+    def arithmetic(self) -> Arithmetic | None:
+        """OpenVINO chooses its kernels by the CPU that it finds; its GPUs and NPUs add up 8-bit numbers exactly."""
+        return of_isa(self.options["isa"]) if "CPU" in self.options["device"] else None
 
     def quantization(self) -> QuantSpec | None:
         """It joins convolutions with what follows them, so their inputs alone say that they are to have 8 bits."""

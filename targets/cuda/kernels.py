@@ -30,10 +30,10 @@ from dnc.graph.work import described_work
 from dnc.runtime.gpus import gpus
 from dnc.runtime.manifest import Manifest
 from dnc.runtime.options import Option
+from dnc.runtime.processor import architecture
 from dnc.runtime.runners import Runner
 from dnc.runtime.runners.cuda import KernelsRunner
 from dnc.runtime.runners.cuda.device import Device, architectures, runs_on
-from dnc.runtime.runners.tvm.processor import architecture
 from dnc.runtime.runners.tvm.session import MODEL, MODEL_JSON, runtime_library
 from dnc.targets.base import Tuning
 from dnc.targets.cuda.options import OPTIONS

@@ -18,6 +18,7 @@ import onnx_ir as ir
 from dnc.errors import TargetError
 from dnc.graph.pipeline import Step
 from dnc.graph.quantization import QuantSpec
+from dnc.runtime.arithmetic import Arithmetic
 from dnc.runtime.gpus import gpus
 from dnc.runtime.manifest import Manifest
 from dnc.runtime.options import Option
@@ -61,6 +62,11 @@ class CudaOnnxRuntime(Onnx):
     def optimizations(self) -> Sequence[Step]:
         """Activations as ONNX has them: the form that is fastest on a CPU would be seven kernels instead of three."""
         return optimizations("onnx", "bits")
+
+    @property
+    def arithmetic(self) -> Arithmetic | None:
+        """GPUs add up 8-bit numbers in 32 bits."""
+        return None
 
     def quantization(self) -> QuantSpec | None:
         """TensorRT wants the inputs of products, signed, with 0 as 0; what they are computed from it finds itself."""

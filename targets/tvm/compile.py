@@ -23,7 +23,7 @@ from typing import Any
 from dnc.errors import TargetError, close_match
 from dnc.files.places import cache_dir, home
 from dnc.files.writing import scratch_folder
-from dnc.runtime.runners.tvm.processor import architecture, extensions
+from dnc.runtime.processor import architecture, extensions
 from dnc.targets.tvm.functions import lowered
 from dnc.typing import Progress, silent
 
@@ -56,7 +56,7 @@ class Machine:
 
     @property
     def extensions(self) -> list[str]:
-        """Extensions that the code may use and the processor must have: see `dnc.runtime.runners.tvm.processor`."""
+        """Extensions that the code may use and the processor must have: see `dnc.runtime.processor`."""
         return extensions(self.features, self.architecture)
 
     @property

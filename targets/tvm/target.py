@@ -27,11 +27,12 @@ from dnc.graph.pipeline import Step
 from dnc.graph.quantization import DATA_MOVEMENT, QuantSpec
 from dnc.graph.verification import feeds_for
 from dnc.graph.work import described_work
+from dnc.runtime.arithmetic import Arithmetic, of_features
 from dnc.runtime.manifest import Manifest
 from dnc.runtime.options import Option, one_of
+from dnc.runtime.processor import architecture, linux_names
 from dnc.runtime.runners import Runner
 from dnc.runtime.runners.tvm import TvmRunner
-from dnc.runtime.runners.tvm.processor import architecture, linux_names
 from dnc.runtime.runners.tvm.session import MODEL, MODEL_JSON, RUNTIME, runtime_library
 from dnc.targets import targets
 from dnc.targets.base import Tuning
@@ -99,6 +100,12 @@ class Tvm(TvmTarget):
     def optimizations(self) -> Sequence[Step]:
         """Passes as for other readers of ONNX; mish and elu by exp, which is fast here."""
         return optimizations("onnxruntime", "bits")
+
+    @property
+    def arithmetic(self) -> Arithmetic:
+        """What LLVM says of the processor; its machine code runs on no other kind."""
+        machine = self._machine()
+        return of_features(machine.features, machine.architecture)
 
     def quantization(self) -> QuantSpec | None:
         """Convolutions of all channels and what lies between them; what computes single channels is limited by memory,

@@ -28,8 +28,8 @@ from dnc.errors import DncError, TargetError
 from dnc.graph.verification import photograph
 from dnc.quantization.collecting import calibrate
 from dnc.runtime import package as packages
+from dnc.runtime import processor
 from dnc.runtime.images import read_image
-from dnc.runtime.runners.tvm import processor
 from dnc.runtime.runners.tvm.session import MODEL, MODEL_JSON, RUNTIME, TvmSession, spelled
 from dnc.targets.tvm.target import Tvm
 from tests import ROOT, goldens

@@ -40,10 +40,10 @@ import numpy.typing as npt
 from dnc.errors import TargetError
 from dnc.files.reading import read_json
 from dnc.runtime.inputs import noise
+from dnc.runtime.processor import architecture
 from dnc.runtime.runners.base import Session, checked
 from dnc.runtime.runners.cuda.device import runs_on
 from dnc.runtime.runners.tvm.instrument import measured
-from dnc.runtime.runners.tvm.processor import architecture
 from dnc.runtime.runners.tvm.session import MODEL, MODEL_JSON, find_library, load_runtime, own_name, reason
 from dnc.runtime.timing import interleave
 from dnc.typing import Array

@@ -30,9 +30,9 @@ import numpy as np
 
 from dnc.errors import TargetError
 from dnc.files.reading import read_json
+from dnc.runtime.processor import architecture, missing_extensions
 from dnc.runtime.runners.base import Session, checked
 from dnc.runtime.runners.tvm.instrument import measured
-from dnc.runtime.runners.tvm.processor import architecture, missing_extensions
 from dnc.runtime.timing import processors
 from dnc.typing import Array
 

@@ -10,7 +10,7 @@ import pytest
 import tvm
 from tvm import relax
 
-from dnc.runtime.runners.tvm.processor import missing_extensions
+from dnc.runtime.processor import missing_extensions
 from dnc.targets.tvm import schedules
 from dnc.targets.tvm.compile import Machine, machine_for
 from dnc.targets.tvm.functions import lowered

@@ -1,16 +1,18 @@
-"""Which instructions an engine's machine code may use, and whether this processor has them.
+"""Which instructions this processor has: extensions of the instruction set, by LLVM's names.
 
 LLVM and Linux name the extensions of processors differently; this is the table of those that code for networks uses. An
-engine keeps LLVM's names in model.json. Where there is no /proc/cpuinfo, nothing is said about this processor.
+engine of TVM keeps LLVM's names in model.json. macOS and Windows tell of some; what a system does not tell is unknown.
 """
 
 from __future__ import annotations
 
+import ctypes
 import platform
+import sys
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
-__all__ = ["architecture", "extensions", "linux_names", "missing_extensions"]
+__all__ = ["architecture", "extensions", "has", "linux_names", "missing_extensions"]
 
 _CPUINFO = Path("/proc/cpuinfo")
 # fmt: off
@@ -54,9 +56,20 @@ def linux_names(names: Iterable[str], machine: str) -> list[str]:
 
 def missing_extensions(needed: Iterable[str], machine: str) -> list[str]:
     """Extensions that this processor lacks; none where that cannot be known."""
+    return [name for name in needed if has(name, machine) is False]
+
+
+def has(name: str, machine: str) -> bool | None:
+    """Whether this processor, of the architecture `machine`, has an extension; None where that cannot be known."""
+    known = _FLAGS.get(machine, {}).get(name)
+    if known is None:
+        return None
+    if sys.platform == "darwin":
+        return _by_macos(name)
+    if sys.platform == "win32":
+        return _by_windows(name)
     flags = _flags()
-    known = _FLAGS.get(machine, {})
-    return [name for name in needed if name in known and flags and known[name] not in flags]
+    return known in flags if flags else None
 
 
 def _flags() -> set[str]:
@@ -70,3 +83,33 @@ def _flags() -> set[str]:
         if name.strip() in ("flags", "Features"):
             return set(value.split())
     return set()
+
+
+_MACOS = {
+    **{"dotprod": "hw.optional.arm.FEAT_DotProd", "i8mm": "hw.optional.arm.FEAT_I8MM"},
+    **{"avx2": "hw.optional.avx2_0", "avx512f": "hw.optional.avx512f", "avx512vnni": "hw.optional.avx512vnni"},
+}
+"""What sysctl says of extensions, 0 or 1."""
+_WINDOWS = {"avx2": 40, "avx512f": 41, "dotprod": 43, "i8mm": 66}
+"""The numbers of IsProcessorFeaturePresent: PF_AVX2_INSTRUCTIONS_AVAILABLE and so on, in winnt.h."""
+_IMPLIED = {"avx512vnni": "avx512f", "amx-int8": "avx512f", "avxvnni": "avx2"}
+"""What has the first has the second, so that what lacks the second is known to lack the first."""
+
+
+def _by_macos(name: str) -> bool | None:
+    if name not in _MACOS:
+        # No Mac has AMX as Intel means it, and none with an Intel processor has AVX-VNNI.
+        return False if name in _IMPLIED else None
+    number, size = ctypes.c_int64(0), ctypes.c_size_t(8)
+    asked = ctypes.CDLL(None).sysctlbyname(
+        _MACOS[name].encode(), ctypes.byref(number), ctypes.byref(size), None, ctypes.c_size_t(0)
+    )
+    # What it has not heard of, the processor does not have.
+    return asked == 0 and number.value != 0
+
+
+def _by_windows(name: str) -> bool | None:
+    if name in _WINDOWS:
+        return bool(ctypes.WinDLL("kernel32").IsProcessorFeaturePresent(_WINDOWS[name]))  # type: ignore[attr-defined,unused-ignore]
+    implied = _IMPLIED.get(name)
+    return False if implied is not None and not _by_windows(implied) else None

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from dnc.runtime.runners.tvm import processor
-from dnc.runtime.runners.tvm.processor import architecture, extensions, missing_extensions
+from dnc.runtime import processor
+from dnc.runtime.processor import architecture, extensions, missing_extensions
 
 
 def test_architecture() -> None:
