@@ -9,24 +9,32 @@ layer with xnor=1 is one on single bits, of which Darknet counts 32 as one; they
 
 from __future__ import annotations
 
+import math
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dnc.cli import print_json
-from dnc.errors import printable
+from dnc.errors import BundleError, CalibrationError, printable
 from dnc.tables import Column, Table
+from dnc.typing import is_number
 
 if TYPE_CHECKING:
     from dnc.darknet.layers.base import Layer, Shape
     from dnc.darknet.network import Network
     from dnc.evaluation.comparison import Comparison
+    from dnc.graph.quantization import Range
+    from dnc.quantization.calibration import Calibration
     from dnc.runtime.manifest import Manifest
     from dnc.runtime.options import Option
+    from dnc.runtime.preprocessing import Preprocessing
 
 __all__ = [
+    "calibration_json",
+    "calibration_table",
+    "calibration_text",
     "comparison_json",
     "comparison_table",
     "dims",
@@ -164,7 +172,7 @@ def engine_text(manifest: Manifest, folder: Path) -> str:
             ],
         ),
         ("input", [taken, *manifest.extra_inputs]),
-        ("preprocessing", [_preprocessing(manifest)]),
+        ("preprocessing", [_preprocessing(manifest.preprocessing)]),
         ("outputs", outputs),
         ("states", [f"{name} {_array(state)}" for name, state in manifest.states.items()]),
         ("decoding", [manifest.decode] if heads else []),
@@ -173,6 +181,11 @@ def engine_text(manifest: Manifest, folder: Path) -> str:
         ("passes", [", ".join(applied) or "none applied"]),
         ("made with", [", ".join(f"{name} {version}" for name, version in manifest.tools.items())]),
     ]
+    return _facts(facts)
+
+
+def _facts(facts: Sequence[tuple[str, Sequence[str]]]) -> str:
+    """A line for each value, the title before the first of its own."""
     width = max(len(title) for title, _ in facts)
     lines = []
     for title, values in facts:
@@ -181,8 +194,7 @@ def engine_text(manifest: Manifest, folder: Path) -> str:
     return "\n".join(lines)
 
 
-def _preprocessing(manifest: Manifest) -> str:
-    preprocessing = manifest.preprocessing
+def _preprocessing(preprocessing: Preprocessing | None) -> str:
     if preprocessing is None:
         return "none: the network takes no images"
     mode = preprocessing.mode if preprocessing.crop == 1 else f"{preprocessing.mode} of {preprocessing.crop:g}"
@@ -198,6 +210,96 @@ def _preprocessing(manifest: Manifest) -> str:
 
 def _array(shape: Shape) -> str:
     return f"({', '.join(map(str, shape))}{',' if len(shape) == 1 else ''})" if shape else ""
+
+
+def calibration_json(calibration: Calibration, file: str, network: Network | None) -> dict[str, Any]:
+    """The file's contents, and whether they belong to the network: None where that is not known."""
+    return {"file": file, "belongs": _belongs(calibration, network), **calibration.to_json()}
+
+
+def _belongs(calibration: Calibration, network: Network | None) -> bool | None:
+    # A table of another program names no network: it has the digest that it was read for.
+    return calibration.digest == network.digest if network is not None and calibration.preprocessing else None
+
+
+def calibration_text(calibration: Calibration, file: str, network: Network | None) -> str:
+    """Describes a calibration, but for its ranges; raises CalibrationError for a preprocessing that is none."""
+    from dnc.runtime.preprocessing import Preprocessing
+
+    images, skipped = calibration.images, calibration.images.get("skipped")
+    source = f" of {images['source']}" if images.get("source") else ""
+    drawn = f", drawn with seed {images['seed']}" if images.get("seed") is not None else ""
+    left = f"; {len(skipped)} could not be read" if isinstance(skipped, list) and skipped else ""
+    belongs = _belongs(calibration, network)
+    verdict = [] if network is None or belongs is None else [f"{'that' if belongs else 'not that'} of {network.file}"]
+    try:
+        measured = Preprocessing.from_json(calibration.preprocessing) if calibration.preprocessing else None
+    except BundleError as error:
+        raise CalibrationError(error.message, file, "measure it again with `dnc calibrate`") from error
+    return _facts(
+        [
+            ("calibration", [f"{file}, {len(calibration.ranges)} ranges"]),
+            ("method", [f"{calibration.method}, {'symmetric' if calibration.symmetric else 'asymmetric'}"]),
+            ("images", [f"{images.get('count')}{source}{drawn}{left}"] if images else []),
+            ("preprocessing", [] if measured is None else [_preprocessing(measured)]),
+            ("network", ["the table names none"] if measured is None else [f"sha256 {calibration.digest}", *verdict]),
+        ]
+    )
+
+
+def calibration_table(calibration: Calibration, network: Network | None) -> Table:
+    """A row for each range: its ends, what was seen, the share of the values beyond the ends, and on a terminal how the
+    values lie, with brackets where the range ends."""
+    from dnc.darknet.layers.base import layer_value
+
+    kinds = {} if network is None else {layer_value(layer.index): layer.name for layer in network.layers}
+    sketched = sys.stdout.isatty() and _encodes(_LEVELS)
+    numbers = ["low", "high", "lowest seen", "highest seen", "cut"]
+    table = Table.of("value", *["type"] * bool(kinds), *numbers, *["values"] * sketched, right=numbers)
+    for name, known in calibration.ranges.items():
+        found = calibration.histograms.get(name)
+        histogram = found if isinstance(found, dict) else {}
+        # A table of another program does not say what was seen.
+        seen = (known.minimum, known.maximum) if calibration.preprocessing else ("", "")
+        # Without the sign of 0.
+        ends = [end if isinstance(end, str) else f"{end + 0.0:.5g}" for end in (known.low, known.high, *seen)]
+        sketch = [_sketch(histogram, known)] * sketched
+        table.add(name, *[kinds.get(name, "")] * bool(kinds), *ends, _cut(histogram), *sketch)
+    return table
+
+
+_LEVELS = " ▁▂▃▄▅▆▇█"
+
+
+def _encodes(text: str) -> bool:
+    try:
+        text.encode(sys.stdout.encoding or "ascii")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _cut(histogram: Mapping[str, Any]) -> str:
+    """The share of values beyond the range; nothing where an older calibration does not say it."""
+    cut, values = histogram.get("cut"), histogram.get("values")
+    if not is_number(cut) or not is_number(values) or not 0 <= cut <= values or not values:
+        return ""
+    return f"{cut / values * 100:.4f} %" if cut else "0"
+
+
+def _sketch(histogram: Mapping[str, Any], known: Range) -> str:
+    """The histogram in a line: the logarithm of each part's count. Nothing where an older calibration has none."""
+    below, above = histogram.get("below", 0), histogram.get("above", histogram.get("bins"))
+    width, counts = histogram.get("width"), str(histogram.get("sketch", "")).split()
+    numbers = all(map(is_number, (below, above, width))) and all(re.fullmatch("[0-9]{1,18}", text) for text in counts)
+    if not numbers or not any(map(int, counts)) or not (below + above) * width > 0:
+        return ""
+    most = math.log1p(max(map(int, counts)))
+    drawn = [_LEVELS[math.ceil(math.log1p(int(count)) / most * (len(_LEVELS) - 1))] for count in counts]
+    part = (below + above) * width / len(counts)
+    places = (min(max((end + below * width) / part, 0), len(drawn)) for end in (known.low, known.high))
+    first, last = map(round, places)
+    return "".join([*drawn[:first], "[", *drawn[first:last], "]", *drawn[last:]])
 
 
 def comparison_table(comparison: Comparison) -> Table:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -47,9 +48,8 @@ _COUNT = 100
 @click.option("--percentile", type=float, default=99.99, show_default=True, help="What --method percentile keeps.")
 @click.option(
     "--symmetric/--asymmetric",
-    default=None,
-    help="One threshold for both sides of 0, or one for each; else asymmetric, which loses less, but symmetric for "
-    "--export, whose tables know no other.",
+    default=False,
+    help="One threshold for both sides of 0, or one for each, which loses less; else one for each.",
 )
 @click.option("--out", "-o", type=click.Path(), help="The file; else CFG's name with .calibration.json, here.")
 @exif_option
@@ -64,7 +64,8 @@ _COUNT = 100
     multiple=True,
     metavar="FORMAT FILE",
     help="Write a table as well: darknet (a FILE.cfg gets a copy of the cfg with the line input_calibration, any other "
-    "file the line) or tensorrt (a cache, which TensorRT up to 10 reads).",
+    "file the line) or tensorrt (a cache, which TensorRT up to 10 reads). It has symmetric ranges, of the same images. "
+    "Repeatable.",
 )
 @click.option(
     "--tensorrt", "version", default="8.6.1", show_default=True, metavar="X.Y.Z", help="Which TensorRT is to read it."
@@ -82,7 +83,7 @@ def command(
     key: str | None,
     method: str,
     percentile: float,
-    symmetric: bool | None,
+    symmetric: bool,
     out: str | None,
     exif: bool | None,
     skip_bad: bool,
@@ -103,16 +104,19 @@ def command(
     from dnc.compiler.source import find_weights, preprocessing_for
     from dnc.darknet.cfg import find_cfg
     from dnc.darknet.network import Network
-    from dnc.quantization.collecting import calibrate
+    from dnc.quantization.collecting import check_method, measure
     from dnc.quantization.tables import read_table
 
     start = time.perf_counter()
+    check_method(method, percentile)
     named = _sort(files)
     if "cfg" not in named:
         hint = "for instance dnc calibrate obj.data yolo.cfg yolo.weights"
         raise CalibrationError("the .cfg is missing", ", ".join(files), hint)
     cfg = find_cfg(named["cfg"])
     place = find_weights(cfg, weights or named.get("weights"))
+    file = Path(out) if out is not None else Path(f"{cfg.stem}.calibration.json")
+    _check_apart([file, *(Path(target) for _, target in exports)])
     sources = list(images)
     if len(sources) == 1 and sources[0].isdecimal() and not Path(sources[0]).exists():
         # So many images, as in -input_calibration.
@@ -122,26 +126,26 @@ def command(
         report("reading the network")
         network = Network.load(cfg, place, lenient=lenient)
         if table is not None:
-            calibration = read_table(table, network, lenient=lenient)
+            calibration = tables = read_table(table, network, lenient=lenient)
         else:
-            paths = _images(given or _data_beside(cfg, network), key, count, seed, skip_bad)
-            calibration = calibrate(
+            given = given or _data_beside(cfg, network)
+            measured = measure(
                 network,
                 preprocessing_for(network, place, **preprocessing),
-                paths,
-                method=method,
-                symmetric=bool(exports) if symmetric is None else symmetric,
-                percentile=percentile,
+                _images(given, key, count, seed, skip_bad),
+                signed=not symmetric,
                 skip_bad=skip_bad,
                 exif=exif,
                 source=", ".join(map(str, given)),
                 seed=seed,
                 progress=report,
             )
-        file = Path(out) if out is not None else Path(f"{cfg.stem}.calibration.json")
+            calibration = measured.calibration(method, symmetric=symmetric, percentile=percentile)
+            # Tables know no others; the calibration, which loses less, stays as it is.
+            tables = measured.calibration(method, symmetric=True, percentile=percentile) if exports else calibration
         calibration.write(file)
     for form, target in exports:
-        _export(form, target, calibration, network, version)
+        _export(form, target, tables, network, version)
     say_files(cfg, place)
     if as_json:
         print_json({"file": str(file), "cfg": str(cfg), "weights": str(place), **calibration.to_json()})
@@ -152,8 +156,14 @@ def command(
         f"{file}: {cfg.stem}, {len(calibration.ranges)} {kind} ranges by {calibration.method} {origin}, "
         f"in {time.perf_counter() - start:.1f} s"
     )
+    if calibration.symmetric:
+        note = ""
+    elif tables.symmetric:
+        note = ", with symmetric ranges of the same histograms"
+    else:
+        note = ", with the farther end of each range on both sides"
     for form, target in exports:
-        click.echo(f"  {form}: {target}")
+        click.echo(f"  {form}: {target}{note}")
 
 
 def _sort(files: Sequence[str]) -> dict[str, str]:
@@ -223,6 +233,13 @@ def _images(sources: Sequence[str], key: str | None, count: int | None, seed: in
         key = "train" if all("train" in options for options in lists) else "valid"
     limit = min(_COUNT, len(images(sources, key=key, skip_bad=skip_bad))) if count is None else count
     return images(sources, key=key, limit=limit, seed=seed, skip_bad=skip_bad)
+
+
+def _check_apart(files: Sequence[Path]) -> None:
+    """Raises CalibrationError where one file would replace another that is written as well."""
+    for number, file in enumerate(files):
+        if os.path.realpath(file) in map(os.path.realpath, files[:number]):
+            raise CalibrationError("two tables would be written to one file", file, "give each a name of its own")
 
 
 def _export(form: str, target: str, calibration: Calibration, network: Network, version: str) -> None:

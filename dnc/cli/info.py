@@ -5,24 +5,42 @@ from __future__ import annotations
 import click
 
 from dnc.cli import print_json, say_files
-from dnc.cli._report import engine_json, engine_text, network_json, network_table, totals
+from dnc.cli._report import (
+    calibration_json,
+    calibration_table,
+    calibration_text,
+    engine_json,
+    engine_text,
+    network_json,
+    network_table,
+    totals,
+)
 
 
 @click.command(epilog="Example: dnc info yolov4.cfg --weights yolov4.weights")
-@click.argument("what", metavar="CFG|ENGINE", type=click.Path())
+@click.argument("what", metavar="CFG|ENGINE|CALIBRATION", type=click.Path())
 @click.option("--weights", "-w", type=click.Path(), help="Check that this .weights file fits the cfg.")
+@click.option("--cfg", type=click.Path(), metavar="CFG", help="Of a calibration, the network that it may belong to.")
 @click.option("--cutoff", type=int, metavar="N", help="Take the first N layers, as darknet partial.")
 @click.option("--lenient", is_flag=True, help="Warn about what Darknet takes in silence, instead of failing.")
 @click.option("--json", "as_json", is_flag=True, help="Print one object.")
-def command(what: str, weights: str | None, cutoff: int | None, lenient: bool, as_json: bool) -> None:
-    """Show the layers of a network, or what an engine says.
+def command(what: str, weights: str | None, cfg: str | None, cutoff: int | None, lenient: bool, as_json: bool) -> None:
+    """Show the layers of a network, what an engine says, or the ranges of a calibration.
 
-    The layers are the table that Darknet prints.
+    The layers are the table that Darknet prints. A calibration is dnc's own, Darknet's line input_calibration in a file
+    of its own, or TensorRT's cache: with --cfg, it says whether it belongs to that network, and of which layer each
+    range is.
     """
     from pathlib import Path
 
     from dnc.evaluation.datasets import is_folder
+    from dnc.quantization.tables import is_table
 
+    if is_table(what):
+        _show_calibration(what, cfg, weights, cutoff, lenient, as_json)
+        return
+    if cfg is not None:
+        raise click.UsageError("--cfg is for calibrations; name the cfg alone")
     if is_folder(what):
         from dnc.runtime.manifest import read_manifest
 
@@ -44,3 +62,29 @@ def command(what: str, weights: str | None, cutoff: int | None, lenient: bool, a
         return
     network_table(network).show()
     click.echo(totals(network, weights))
+
+
+def _show_calibration(
+    what: str, cfg: str | None, weights: str | None, cutoff: int | None, lenient: bool, as_json: bool
+) -> None:
+    from dnc.compiler.source import find_weights
+    from dnc.darknet.cfg import find_cfg
+    from dnc.darknet.network import Network
+    from dnc.quantization.tables import read_table
+
+    if cfg is None and (weights is not None or cutoff is not None):
+        raise click.UsageError("a calibration takes --weights and --cutoff with --cfg alone")
+    network = None
+    if cfg is not None:
+        path = find_cfg(cfg)
+        network = Network.load(path, find_weights(path, weights), lenient=lenient, cutoff=cutoff)
+        say_files(network.file, network.weights)
+    calibration = read_table(what, None, lenient=lenient)
+    if network is not None and not calibration.digest:
+        # The names of a table are those of a network.
+        calibration = read_table(what, network, lenient=lenient)
+    if as_json:
+        print_json(calibration_json(calibration, what, network))
+        return
+    click.echo(calibration_text(calibration, what, network))
+    calibration_table(calibration, network).show()

@@ -12,9 +12,9 @@ the same bytes. A network with memory sees the images as one sequence from zero,
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -35,7 +35,7 @@ from dnc.runtime.preprocessing import Preprocessing
 from dnc.runtime.runners.onnx import OnnxRunner
 from dnc.typing import Array, Progress, silent
 
-__all__ = ["calibrate"]
+__all__ = ["Measured", "calibrate", "check_method", "measure"]
 
 _Result = TypeVar("_Result")
 
@@ -48,21 +48,90 @@ def calibrate(
     method: str = "kl",
     symmetric: bool = False,
     percentile: float = PERCENTILE,
+    **options: Any,
+) -> Calibration:
+    """Runs a network on images and chooses the range of every layer and of the input.
+
+    Args:
+        network, preprocessing, images, options: as for `measure`.
+        method, symmetric, percentile: as for `Measured.calibration`.
+
+    Raises:
+        DncError: as `measure` and `check_method`.
+    """
+    check_method(method, percentile)
+    return measure(network, preprocessing, images, signed=not symmetric, **options).calibration(
+        method, symmetric=symmetric, percentile=percentile
+    )
+
+
+def check_method(method: str, percentile: float = PERCENTILE) -> None:
+    """Raises CalibrationError for a method or a percentile that is not known."""
+    if method not in METHODS or not 0 < percentile <= 100:
+        known = f"methods: {', '.join(METHODS)}; percentiles: over 0, up to 100"
+        raise CalibrationError(f"method {method} with percentile {percentile} is not known", hint=known)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was seen of every layer's values, from which any method chooses its ranges."""
+
+    digest: str
+    preprocessing: Preprocessing
+    images: Mapping[str, Any]
+    """`Calibration.images`."""
+    observers: Mapping[str, _Observer]
+    """By the names of `Calibration.ranges`."""
+
+    def calibration(
+        self, method: str = "kl", *, symmetric: bool = False, percentile: float = PERCENTILE
+    ) -> Calibration:
+        """The ranges.
+
+        Args:
+            method: a name of `dnc.quantization.histograms.METHODS`.
+            symmetric: one threshold for both sides of 0, else one for each, for which `signed` was measured.
+            percentile: what the method percentile keeps, in percent.
+
+        Raises:
+            CalibrationError: as `check_method`.
+        """
+        check_method(method, percentile)
+        ranges, histograms = {}, {}
+        for name, observer in self.observers.items():
+            chosen = observer.histogram.range(method, symmetric=symmetric, percentile=percentile)
+            ranges[name] = replace(chosen, channels=observer.channels)
+            histograms[name] = {**observer.histogram.summary(), "cut": observer.histogram.cut(chosen)}
+        return Calibration(
+            digest=self.digest,
+            method=f"percentile {percentile:g}" if method == "percentile" else method,
+            symmetric=symmetric,
+            preprocessing=self.preprocessing.to_json(),
+            images=self.images,
+            ranges=ranges,
+            histograms=histograms,
+        )
+
+
+def measure(
+    network: Network,
+    preprocessing: Preprocessing | None,
+    images: Sequence[Path],
+    *,
+    signed: bool = True,
     skip_bad: bool = False,
     exif: bool | None = None,
     source: str = "",
     seed: int | None = None,
     progress: Progress = silent,
-) -> Calibration:
-    """Runs a network on images and chooses the range of every layer and of the input.
+) -> Measured:
+    """Runs a network on images and counts the values of every layer and of the input.
 
     Args:
         network: the network, with weights.
         preprocessing: how its engine preprocesses: `dnc.compiler.compiling.preprocessing_for`.
         images: the images, each of which is used.
-        method: a name of `dnc.quantization.histograms.METHODS`.
-        symmetric: one threshold for both sides of 0, else one for each.
-        percentile: what the method percentile keeps, in percent.
+        signed: the two sides of 0 are counted apart, from which symmetric ranges can be read as well.
         skip_bad: an image that cannot be read is a warning.
         exif: whether images are turned as their EXIF says; see `Engine.__call__`.
         source: where the images come from, for the calibration's record.
@@ -70,34 +139,19 @@ def calibrate(
         progress: is told what happens now.
 
     Raises:
-        CalibrationError: there are no images or the network takes none, it computes infinite numbers, or the method is
-            unknown.
+        CalibrationError: there are no images or the network takes none, or it computes infinite numbers.
         ImageError: an image cannot be read, or none can.
         TargetError: ONNX Runtime is not installed.
         WeightsError: the network has no weights.
     """
-    if method not in METHODS or not 0 < percentile <= 100:
-        known = f"methods: {', '.join(METHODS)}; percentiles: over 0, up to 100"
-        raise CalibrationError(f"method {method} with percentile {percentile} is not known", hint=known)
     if preprocessing is None:
         raise CalibrationError("this network takes no images, so it cannot be calibrated on any", network.file)
     if not images:
         raise CalibrationError("there are no images to calibrate on", hint="100 typical ones are enough")
-    observers, seen = _observe(network, preprocessing, images, not symmetric, skip_bad, exif, progress)
+    observers, seen = _observe(network, preprocessing, images, signed, skip_bad, exif, progress)
     progress("choosing the ranges")
-    ranges = {}
-    for name, observer in observers.items():
-        chosen = observer.histogram.range(method, symmetric=symmetric, percentile=percentile)
-        ranges[name] = replace(chosen, channels=observer.channels)
-    return Calibration(
-        digest=network.digest,
-        method=f"percentile {percentile:g}" if method == "percentile" else method,
-        symmetric=symmetric,
-        preprocessing=preprocessing.to_json(),
-        images={"source": source, "count": len(seen["files"]), "seed": seed, **seen},
-        ranges=ranges,
-        histograms={name: observer.histogram.summary() for name, observer in observers.items()},
-    )
+    record = {"source": source, "count": len(seen["files"]), "seed": seed, **seen}
+    return Measured(network.digest, preprocessing, record, observers)
 
 
 class _Observer:

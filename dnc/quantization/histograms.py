@@ -8,7 +8,8 @@ is thus the same whatever the order of the images is, in one pass, and in memory
 
 Zeros are counted by themselves: any scale holds them, and those that a ReLU makes would drown what has to be weighed.
 
-Methods, of the histogram of |x| (`symmetric`) or of either side:
+Methods, of the histogram of |x| (`symmetric`) or of either side. That of |x| is had from one of both sides, whose bins
+are added; a negative number that lies on the edge of two counts in the other one then than if |x| had been counted.
 
     kl          "8-bit Inference with TensorRT" (Szymon Migacz, GTC 2017, S7310), see `kl_bins`
     percentile  the smallest range that holds a share of all values, zeros too; half of the rest on each side
@@ -41,6 +42,7 @@ _TIE = 1e-10
 _TRIED = 256
 _BLOCK = 1 << 15
 """Values that are binned at a time: they and their indices stay in the cache."""
+_SKETCH = 32
 _SMALLEST = -100
 """The exponent of the narrowest range, so that 1 / width is a float32."""
 
@@ -83,6 +85,12 @@ class Histogram:
     def below(self) -> Counts:
         """The used bins below 0, from 0 on; none where the histogram is not signed."""
         return _used(self._counts[:-BINS][::-1])
+
+    @property
+    def magnitudes(self) -> Counts:
+        """The used bins of |x|, from 0 on."""
+        below = self._counts[:-BINS][::-1]
+        return _used(self._counts[-BINS:] + below if below.size else self._counts[-BINS:])
 
     def add(self, array: npt.NDArray[np.float32]) -> None:
         """Counts the values of a float32 array of any shape; raises CalibrationError if one of them is no number."""
@@ -157,18 +165,27 @@ class Histogram:
 
     def _threshold(self, method: str, percentile: float) -> float:
         if method == "kl":
-            return (kl_bins(self.above) + 0.5) * self.width
+            return (kl_bins(self.magnitudes) + 0.5) * self.width
         if method == "percentile":
-            bins = percentile_bins(self.above, percentile / 100, self.zeros)
+            bins = percentile_bins(self.magnitudes, percentile / 100, self.zeros)
             return bins * self.width or max(-self.minimum, self.maximum)
         if method == "mse":
-            return mse_edges(None, self.above)[1] * self.width
+            return mse_edges(None, self.magnitudes)[1] * self.width
         return max(-self.minimum, self.maximum)
 
     def summary(self) -> dict[str, Any]:
-        """The number of used bins on each side and their width, and of the counted values and the zeros among them."""
+        """The number of used bins on each side and their width, and of the counted values and the zeros among them;
+        `sketch`: the values but for those zeros, in 32 parts of all used bins from the lowest one on."""
         sides = {"bins": len(self.above)} if not self.signed else {"below": len(self.below), "above": len(self.above)}
-        return {**sides, "width": self.width, "values": self.values, "zeros": self.zeros}
+        every = np.concatenate([self.below[::-1], self.above])
+        parts = np.array_split(every, min(_SKETCH, len(every)) or 1)
+        sketch = " ".join(str(int(part.sum())) for part in parts)
+        return {**sides, "width": self.width, "values": self.values, "zeros": self.zeros, "sketch": sketch}
+
+    def cut(self, known: Range) -> int:
+        """How many values lie beyond a range; those in the bins where it ends are taken for held."""
+        sides = [(self.above, known.high)] + [(self.below, -known.low)] * self.signed
+        return sum(int(side[math.floor(end / self.width) + 1 :].sum()) for side, end in sides)
 
 
 def _used(counts: Counts) -> Counts:

@@ -37,17 +37,19 @@ from dnc.darknet.layers.base import layer_value
 from dnc.darknet.layers.convolutional import Convolutional
 from dnc.darknet.network import Network
 from dnc.errors import CalibrationError, CfgError, Where, tolerate
-from dnc.files.reading import read_bounded
+from dnc.files.reading import open_regular, read_bounded
 from dnc.files.writing import whole_file
 from dnc.graph.quantization import LEVELS, Range, as_threshold
 from dnc.quantization.calibration import Calibration
 
-__all__ = ["TENSORRT", "darknet_line", "read_table", "tensorrt_cache", "write_darknet", "write_tensorrt"]
+__all__ = ["TENSORRT", "darknet_line", "is_table", "read_table", "tensorrt_cache", "write_darknet", "write_tensorrt"]
 
 TENSORRT = "8.6.1"
 _KEY = "input_calibration"
 _BEHIND = "16"
 _HEADER = re.compile(r"TRT-\d+-\w+")
+_HEAD = 64
+"""Bytes that tell a table."""
 _LARGEST = 1 << 24
 """The largest file, in bytes: a table has some 30 a layer."""
 
@@ -114,13 +116,27 @@ def write_tensorrt(calibration: Calibration, path: str | os.PathLike[str], versi
         file.write(text.encode())
 
 
-def read_table(path: str | os.PathLike[str], network: Network, *, lenient: bool = False) -> Calibration:
+def is_table(path: str | os.PathLike[str]) -> bool:
+    """Whether a file begins as what `read_table` reads; a .cfg, with a line of ranges or without, does not."""
+    # A pipe can be read but once.
+    if not os.path.isfile(path):  # noqa: PTH113 (Path's raises where a name is too long)
+        return False
+    try:
+        with open_regular(path) as file:
+            start = file.read(_HEAD).decode("utf-8", errors="replace")
+    except OSError:
+        return False
+    return start.lstrip().startswith(("{", _KEY)) or _HEADER.match(start) is not None
+
+
+def read_table(path: str | os.PathLike[str], network: Network | None, *, lenient: bool = False) -> Calibration:
     """Reads a calibration of dnc, a cfg or input_calibration.txt of Darknet, or a cache of TensorRT, told apart by
     their contents.
 
     Args:
         path: the file.
-        network: what the ranges are for.
+        network: what the ranges are for. Without it a calibration is not held against any, a cache keeps its names, and
+            the inputs of [convolutional] layers are called "convolution N"; a table's `digest` is empty then.
         lenient: warn about a calibration of another network, another number of multipliers, and lines or numbers that
             make no sense; what is left without a range stays in float.
 
@@ -133,6 +149,8 @@ def read_table(path: str | os.PathLike[str], network: Network, *, lenient: bool 
         raise CalibrationError(f"cannot read the table: {error.strerror or error}", path) from error
     if text.lstrip().startswith("{"):
         calibration = Calibration.read(path)
+        if network is None:
+            return calibration
         calibration.check(network, lenient)
         return replace(calibration, digest=network.digest)
     if _HEADER.match(text):
@@ -147,7 +165,7 @@ def read_table(path: str | os.PathLike[str], network: Network, *, lenient: bool 
     raise CalibrationError("this is no table of ranges", path, hint)
 
 
-def _from_section(path: Path, network: Network, lenient: bool) -> Calibration:
+def _from_section(path: Path, network: Network | None, lenient: bool) -> Calibration:
     net = read_cfg(path, lenient=True)[0][0]
     numbers = net.numbers(_KEY)
     if numbers is None:
@@ -189,9 +207,13 @@ def _number(text: str, where: Where, lenient: bool) -> float | None:
 
 
 def _by_input(
-    multipliers: list[float | None], network: Network, path: str | os.PathLike[str], lenient: bool
+    multipliers: list[float | None], network: Network | None, path: str | os.PathLike[str], lenient: bool
 ) -> dict[str, float]:
     """Thresholds by the name of the value."""
+    if network is None:
+        last = len(multipliers) - (multipliers[-1] == float(_BEHIND))
+        numbered = enumerate(multipliers[:last])
+        return {f"convolution {place}": LEVELS / number for place, number in numbered if number is not None}
     inputs = [name for _, name in _inputs(network)]
     if len(multipliers) not in (len(inputs), len(inputs) + 1):
         message = f"{len(multipliers)} multipliers for {len(inputs)} [convolutional] layers"
@@ -203,8 +225,8 @@ def _by_input(
     return {name: LEVELS / number for name, number in zip(inputs, multipliers, strict=False) if number is not None}
 
 
-def _read_tensorrt(path: Path, text: str, network: Network, lenient: bool) -> dict[str, float]:
-    names = {"input", *(layer_value(layer.index) for layer in network.layers)}
+def _read_tensorrt(path: Path, text: str, network: Network | None, lenient: bool) -> dict[str, float]:
+    names = None if network is None else {"input", *(layer_value(layer.index) for layer in network.layers)}
     thresholds = {}
     for number, line in enumerate(text.splitlines()[1:], 2):
         if not line.strip():
@@ -220,17 +242,18 @@ def _read_tensorrt(path: Path, text: str, network: Network, lenient: bool) -> di
             tolerate(CalibrationError("this line is no `name: scale` in hexadecimal digits", where), lenient)
             continue
         # 0 is of a tensor that has no range.
-        if name in names and scale:
+        if (names is None or name in names) and scale:
             thresholds[name] = LEVELS * scale
     if not thresholds:
         hint = "names are those of `dnc compile --target onnx --keep-layers`: input, layer000, …"
-        raise CalibrationError("none of the cache's names is a value of this network", path, hint)
+        what = "none of the cache's names is a value of this network" if names else "there is no scale in this cache"
+        raise CalibrationError(what, path, hint)
     return thresholds
 
 
-def _table(method: str, network: Network, thresholds: Mapping[str, float]) -> Calibration:
+def _table(method: str, network: Network | None, thresholds: Mapping[str, float]) -> Calibration:
     ranges = {}
     for name, threshold in thresholds.items():
         exact = as_threshold(threshold)
         ranges[name] = Range.symmetric(exact, -exact, exact)
-    return Calibration(network.digest, method, True, {}, {}, ranges)
+    return Calibration("" if network is None else network.digest, method, True, {}, {}, ranges)

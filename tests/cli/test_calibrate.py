@@ -74,20 +74,46 @@ def test_json_and_options(command: Command, folder: Path) -> None:
     assert -0.5 <= values["ranges"]["input"]["low"] < 0
 
 
+NOTE = ", with symmetric ranges of the same histograms"
+TABLES = ("--export", "darknet", "t.txt", "--export", "darknet", "t.cfg", "--export", "tensorrt", "cache")
+
+
 def test_tables(command: Command, folder: Path) -> None:
-    """What is exported and imported again has the same thresholds, as far as the table has them."""
-    tables = ("--export", "darknet", "t.txt", "--export", "darknet", "t.cfg", "--export", "tensorrt", "cache")
-    result = command("calibrate", "tiny.cfg", *tables, "--tensorrt", "10.3.0")
+    """Symmetric ranges of the same images, beside the calibration, which stays as it was asked for. What is exported
+    and imported again has the same thresholds, as far as the table has them."""
+    assert command("calibrate", "tiny.cfg", "-o", "alone.json").code == 0
+    assert command("calibrate", "tiny.cfg", "--symmetric", "-o", "symmetric.json").code == 0
+    result = command("calibrate", "tiny.cfg", *TABLES, "--tensorrt", "10.3.0")
     assert (result.code, result.err) == (0, "")
-    assert result.out.splitlines()[1:] == ["  darknet: t.txt", "  darknet: t.cfg", "  tensorrt: cache"]
-    own = Calibration.read(folder / "tiny.calibration.json")
+    lines = [f"  darknet: t.txt{NOTE}", f"  darknet: t.cfg{NOTE}", f"  tensorrt: cache{NOTE}"]
+    assert result.out.splitlines()[1:] == lines
+    assert (folder / "tiny.calibration.json").read_bytes() == (folder / "alone.json").read_bytes()
+    assert not Calibration.read(folder / "tiny.calibration.json").symmetric
+    own = Calibration.read(folder / "symmetric.json")
     assert (folder / "cache").read_text(encoding="utf-8").startswith("TRT-100300-EntropyCalibration2\ninput: ")
-    for table, names in (("t.txt", 2), ("t.cfg", 2), ("cache", 4), ("tiny.calibration.json", 4)):
+    for table, names in (("t.txt", 2), ("t.cfg", 2), ("cache", 4), ("symmetric.json", 4)):
         result = command("calibrate", "tiny.cfg", "--import", table, "-o", "again.json")
         assert (result.code, result.err) == (0, "")
         found = Calibration.read(folder / "again.json")
         assert len(found.ranges) == names
         assert all(entry.threshold == own.ranges[name].threshold for name, entry in found.ranges.items())
+
+
+def test_tables_of_a_calibration_that_is_there(command: Command, folder: Path) -> None:
+    """A symmetric one loses nothing; of the ranges of an asymmetric one the farther ends are taken, which is said."""
+    for form, note in (("--symmetric", ""), ("--asymmetric", ", with the farther end of each range on both sides")):
+        assert command("calibrate", "tiny.cfg", form, "-o", "x.json").code == 0
+        result = command("calibrate", "tiny.cfg", "--import", "x.json", "--export", "tensorrt", "cache", "-o", "y.json")
+        assert result.out.splitlines()[1:] == [f"  tensorrt: cache{note}"]
+        assert (folder / "y.json").read_bytes() == (folder / "x.json").read_bytes()
+
+
+@pytest.mark.parametrize("out", ["t.txt", "same/../t.txt"])
+def test_two_tables_in_one_file(command: Command, folder: Path, out: str) -> None:
+    (folder / "same").mkdir()
+    result = command("calibrate", "tiny.cfg", "-o", out, "--export", "darknet", "t.txt")
+    assert (result.code, "two tables would be written to one file" in result.err) == (1, True)
+    assert not (folder / "t.txt").exists()
 
 
 def test_import_says_where_ranges_come_from(command: Command, folder: Path) -> None:

@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from dnc.cli import _report
+from dnc.graph.quantization import Range
+from dnc.quantization.calibration import Calibration
 from tests.conftest import Result
 
 Command = Callable[..., Result]
@@ -114,6 +117,115 @@ def test_engine_on_vectors(command: Command, engines: Path) -> None:
     assert "float32 (N, 7)" in out
     assert "none: the network takes no images" in out
     assert "classifier: 3 classes" in out
+
+
+@pytest.fixture
+def table(command: Command, folder: Path) -> Path:
+    """calibration.json of tiny, on the photographs, with t.txt and cache."""
+    exports = ("--export", "darknet", "t.txt", "--export", "tensorrt", "cache")
+    result = command("calibrate", "tiny.cfg", "-n", 2, "--method", "minmax", *exports, "-o", "calibration.json")
+    assert result.code == 0
+    return folder
+
+
+def test_calibration(command: Command, table: Path) -> None:
+    result = command("info", "calibration.json")
+    assert (result.code, result.err) == (0, "")
+    lines = result.out.splitlines()
+    assert lines[:4] == [
+        "calibration    calibration.json, 4 ranges",
+        "method         minmax, asymmetric",
+        "images         2 of obj.data",
+        "preprocessing  resize to 16 x 16, rgb, pixel / 255",
+    ]
+    assert lines[4].startswith("network        sha256 ")
+    assert lines[5].split() == ["value", "low", "high", "lowest", "seen", "highest", "seen", "cut"]
+    assert [line.split()[0] for line in lines[6:]] == ["input", "layer000", "layer001", "layer002"]
+    # minmax cuts nothing.
+    assert all(line.split()[-1] == "0" for line in lines[6:])
+    info = json.loads(command("info", "calibration.json", "--json").out)
+    assert (info.pop("file"), info.pop("belongs")) == ("calibration.json", None)
+    assert info == json.loads((table / "calibration.json").read_text(encoding="utf-8"))
+
+
+def test_calibration_and_its_network(command: Command, table: Path) -> None:
+    lines = command("info", "calibration.json", "--cfg", "tiny.cfg").out.splitlines()
+    assert lines[5] == "               that of tiny.cfg"
+    assert lines[8].split()[:2] == ["layer000", "convolutional"]
+    other = (table / "tiny.cfg").read_text(encoding="utf-8") + "\n# another\n"
+    (table / "other.cfg").write_text(other, encoding="utf-8")
+    result = command("info", "calibration.json", "--cfg", "other.cfg", "-w", "tiny.weights")
+    assert (result.code, "not that of other.cfg" in result.out) == (0, True)
+    arguments = ("info", "calibration.json", "--cfg", "other.cfg", "-w", "tiny.weights", "--json")
+    assert json.loads(command(*arguments).out)["belongs"] is False
+
+
+@pytest.mark.parametrize(
+    ("file", "own", "names"),
+    [
+        ("t.txt", ["convolution 0", "convolution 1"], ["input", "layer000"]),
+        ("cache", ["input", "layer000", "layer001", "layer002"], ["input", "layer000", "layer001", "layer002"]),
+    ],
+)
+def test_tables_of_others(command: Command, table: Path, file: str, own: list[str], names: list[str]) -> None:
+    """By their own names, or those of a network."""
+    calibration = json.loads((table / "calibration.json").read_text(encoding="utf-8"))
+    for more, expected in (((), own), (("--cfg", "tiny.cfg"), names)):
+        result = command("info", file, *more)
+        assert (result.code, result.err) == (0, "")
+        assert "the table names none" in result.out
+        info = json.loads(command("info", file, *more, "--json").out)
+        assert (list(info["ranges"]), info["belongs"]) == (expected, None)
+        ends = calibration["ranges"]["input"]
+        first = info["ranges"][expected[0]]
+        assert first["threshold"] == pytest.approx(max(-ends["low"], ends["high"]), rel=1e-6)
+
+
+def test_sketch() -> None:
+    """Brackets where a range ends; what it cuts is beyond them. An older calibration has neither."""
+    histogram = {"below": 512, "above": 1536, "width": 0.5, "values": 100, "cut": 7, "sketch": "1 0 3 40 0 0 0 8"}
+    # 8 parts of 128: from -256 to 768.
+    assert _report._sketch(histogram, Range(-128.0, 512.0)) == "▂[ ▃█  ] ▅"
+    assert _report._cut(histogram) == "7.0000 %"
+    assert _report._sketch({"bins": 12}, Range(0, 1)) == _report._cut({"bins": 12}) == ""
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"histograms": {"input": 3}},
+        {"histograms": {"input": {"sketch": "1 x", "bins": 3, "width": 1}}},
+        {"histograms": {"input": {"sketch": "9" * 5000, "bins": 3, "width": 1, "cut": -1, "values": 0}}},
+        {"histograms": {"input": {"sketch": "1 2", "bins": 3, "width": 0}}},
+        {"histograms": {"input": {"sketch": [1], "bins": "3", "below": None, "width": 1e308}}},
+        {"images": {"skipped": 3, "source": [1]}, "histograms": {}},
+    ],
+)
+def test_nonsense_of_calibrations(command: Command, table: Path, change: dict[str, object]) -> None:
+    path = table / "calibration.json"
+    path.write_text(json.dumps({**json.loads(path.read_text(encoding="utf-8")), **change}), encoding="utf-8")
+    calibration = Calibration.read(path)
+    assert command("info", path).code == 0
+    for name, known in calibration.ranges.items():
+        histogram = calibration.histograms.get(name, {})
+        if isinstance(histogram, dict):
+            assert _report._sketch(histogram, known) == ""
+
+
+def test_preprocessing_that_is_none(command: Command, table: Path) -> None:
+    path = table / "calibration.json"
+    values = {**json.loads(path.read_text(encoding="utf-8")), "preprocessing": {"mode": "x"}}
+    path.write_text(json.dumps(values), encoding="utf-8")
+    result = command("info", path)
+    assert (result.code, "unusable preprocessing" in result.err) == (1, True)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("calibration.json", "-w", "tiny.weights"), ("tiny.cfg", "--cfg", "tiny.cfg"), ("cache", "--cutoff", "1")],
+)
+def test_options_of_calibrations(command: Command, table: Path, arguments: tuple[str, ...]) -> None:
+    assert command("info", *arguments).code == 2
 
 
 def test_what_is_neither(command: Command, engines: Path, tmp_path: Path) -> None:

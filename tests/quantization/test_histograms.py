@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dnc.errors import CalibrationError
+from dnc.graph.quantization import Range
 from dnc.quantization.histograms import BINS, Histogram, kl_bins, mse_edges, percentile_bins
 
 Counts = npt.NDArray[np.int64]
@@ -267,3 +268,36 @@ def test_percentile_counts_both_sides() -> None:
     assert both.high == pytest.approx(495, abs=0.5)
     assert both.low == pytest.approx(-495, abs=0.5)
     assert _histogram(values).range("percentile", percentile=99).threshold == pytest.approx(495, abs=0.5)
+
+
+@settings(max_examples=20)
+@given(st.integers(0, 2**32))
+def test_magnitudes_of_both_sides(seed: int) -> None:
+    """Of numbers on no edge, which have no last bit, bins of |x| are those that were counted as such."""
+    pieces = [(piece.view(np.int32) | 1).view(np.float32) for piece in _pieces(seed)]
+    signed, plain = Histogram(True), Histogram(False)
+    for piece in pieces:
+        signed.add(piece)
+        plain.add(piece)
+    assert signed.magnitudes.tolist() == plain.above.tolist() == plain.magnitudes.tolist()
+    for method in ("kl", "percentile", "mse", "minmax"):
+        assert signed.range(method, symmetric=True) == plain.range(method, symmetric=True)
+
+
+@pytest.mark.parametrize("signed", [True, False])
+def test_cut_and_sketch(signed: bool) -> None:
+    x = np.linspace(-1, 3, 4001, dtype=np.float32)
+    found = _histogram(x, signed)
+    summary = found.summary()
+    counts = list(map(int, summary["sketch"].split()))
+    assert len(counts) == 32
+    assert sum(counts) == summary["values"] - summary["zeros"] == 4000
+    # To a bin of 4 / 2048, in which 2 values are.
+    expected = np.count_nonzero((x < -0.5) | (x > 2)) if signed else np.count_nonzero(np.abs(x) > 2)
+    assert abs(found.cut(Range(-0.5, 2.0)) - expected) <= 2
+    assert found.cut(Range(-1.0, 3.0)) == 0
+
+
+def test_sketch_of_little() -> None:
+    assert Histogram().summary()["sketch"] == "0"
+    assert _histogram([1.0, 2.0], False).summary()["sketch"].count("1") == 2
