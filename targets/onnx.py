@@ -82,7 +82,7 @@ class Onnx(Target):
 
     @property
     def arithmetic(self) -> Arithmetic | None:
-        """ONNX Runtime chooses its kernels by the CPU that it finds."""
+        """As named; the file runs on any CPU."""
         return of_isa(self.options["isa"])
 
     def quantization(self) -> QuantSpec | None:

@@ -55,8 +55,8 @@ class Openvino(Target):
 
     @property
     def arithmetic(self) -> Arithmetic | None:
-        """OpenVINO chooses its kernels by the CPU that it finds; its GPUs and NPUs add up 8-bit numbers exactly."""
-        return of_isa(self.options["isa"]) if "CPU" in self.options["device"] else None
+        """As named, where a CPU computes its engines."""
+        return None if self.runner().arithmetic is None else of_isa(self.options["isa"])
 
     def quantization(self) -> QuantSpec | None:
         """It joins convolutions with what follows them, so their inputs alone say that they are to have 8 bits."""

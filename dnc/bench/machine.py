@@ -15,6 +15,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from dnc.runtime.arithmetic import KINDS, UNKNOWN, of_isa, this_isa
 from dnc.runtime.timing import device_name, processors
 
 __all__ = ["describe", "last_cache", "machine"]
@@ -35,6 +36,8 @@ def machine() -> dict[str, Any]:
         "cpu": device_name(),
         "architecture": platform.machine(),
         "flags": _flags(),
+        "isa": this_isa(),
+        "arithmetic": of_isa().name,
         "cores": _cores(),
         "processors": os.cpu_count(),
         "usable": processors(),
@@ -59,6 +62,8 @@ def describe(facts: Mapping[str, Any]) -> list[str]:
         f"{facts.get('memory', 0) / 2**30:.1f} GiB, {facts['os']}",
         ", ".join(facts.get("flags", [])),
     ]
+    if "isa" in facts:
+        lines.append(f"{facts['isa']}, {KINDS.get(facts['arithmetic'], UNKNOWN)}")
     state = [f"governor {facts['governor']}"] if "governor" in facts else []
     state += [f"turbo {facts['turbo']}"] if "turbo" in facts else []
     if "load" in facts:

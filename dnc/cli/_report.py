@@ -38,6 +38,7 @@ __all__ = [
     "comparison_json",
     "comparison_table",
     "dims",
+    "eight_bits",
     "engine_json",
     "engine_text",
     "network_json",
@@ -179,6 +180,7 @@ def engine_text(manifest: Manifest, folder: Path) -> str:
         ("heads", heads),
         ("labels", [f"{len(manifest.labels)}: {first}"] if manifest.labels else ["none"]),
         ("passes", [", ".join(applied) or "none applied"]),
+        *((topic, [text]) for topic, text in eight_bits(manifest)),
         ("made with", [", ".join(f"{name} {version}" for name, version in manifest.tools.items())]),
     ]
     return _facts(facts)
@@ -192,6 +194,15 @@ def _facts(facts: Sequence[tuple[str, Sequence[str]]]) -> str:
         for number, value in enumerate(values):
             lines.append(f"{'' if number else title:<{width}}  {printable(value)}")
     return "\n".join(lines)
+
+
+def eight_bits(manifest: Manifest) -> list[tuple[str, str]]:
+    """What there is to say of an engine's 8-bit numbers, by topic."""
+    from dnc.runtime.arithmetic import KINDS, UNKNOWN
+
+    if not manifest.arithmetic:
+        return []
+    return [("made for", f"CPUs with {KINDS.get(manifest.arithmetic, UNKNOWN)}")]
 
 
 def _preprocessing(preprocessing: Preprocessing | None) -> str:

@@ -6,6 +6,7 @@ import click
 
 from dnc.cli import print_json, progress, say_files
 from dnc.cli._options import compile_options, compile_options_of
+from dnc.cli._report import eight_bits
 
 
 @click.command(epilog="Example: dnc compile yolov4-tiny.cfg --weights yolov4-tiny.weights --target onnx -o yolo.engine")
@@ -41,7 +42,7 @@ def command(cfg: str, weights: str | None, out: str | None, as_json: bool, **fie
         f"in {time.perf_counter() - start:.1f} s"
     )
     click.echo(f"  passes: {applied or 'none applied'}")
-    for topic, text in manifest.report.items():
+    for topic, text in (*manifest.report.items(), *eight_bits(manifest)):
         click.echo(f"  {topic}: {text}")
     tuning = manifest.tuning
     if "layers" in tuning:

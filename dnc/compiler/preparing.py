@@ -215,4 +215,5 @@ def _manifest(source: Source, model: ir.Model, target: Target, options: CompileO
         tools={"dnc": __version__, **target.versions()},
         report={TRAINING: network.training} if network.training else {},
         options=target.given,
+        arithmetic=target.arithmetic.name if target.needs_calibration and target.arithmetic is not None else "",
     )

@@ -9,7 +9,8 @@
 
 A pair of u8 x s8 products reaches 2 x 255 x 127 = 64770. On CPUs with pairs, what is beyond 32767 is lost (`vpmaddubsw`
 saturates), in whichever library that chooses its kernels by the CPU; and nothing says so. Quantization therefore goes
-by the arithmetic that an engine is made for (`Target.arithmetic`), and the engine keeps it (`Manifest.arithmetic`).
+by the arithmetic that an engine is made for (`Target.arithmetic`), the engine keeps it (`Manifest.arithmetic`), and
+what opens it compares it with what there is (`Runner.arithmetic`, `loss`; `embed/src/arithmetic.cpp` in C++).
 
 This machine's instruction set is what the processor says (`dnc.runtime.processor`), or DNC_ISA in the environment, one
 of `ISAS`: for what runs as on another CPU, as `benchmarks.held` makes it.
@@ -25,7 +26,7 @@ from dnc.errors import TargetError, close_match
 from dnc.runtime.options import Option, one_of
 from dnc.runtime.processor import architecture, has
 
-__all__ = ["HOST", "ISAS", "KINDS", "OPTION", "UNKNOWN", "Arithmetic", "of_features", "of_isa", "this_isa"]
+__all__ = ["HOST", "ISAS", "KINDS", "OPTION", "UNKNOWN", "Arithmetic", "loss", "of_features", "of_isa", "this_isa"]
 
 HOST = "host"
 """This machine's instruction set, as an option's value."""
@@ -42,27 +43,28 @@ class Arithmetic:
     summary: str
     """What it does, and what that means for engines with precision int8."""
 
+    def __str__(self) -> str:
+        return f"8-bit arithmetic {self.name}: {self.summary}"
 
-_EXACT = "8-bit sums are exact, and precision int8 is as fast as it can be"
+
+_EXACT = "sums are exact, and precision int8 is as fast as it can be"
 KINDS: Mapping[str, Arithmetic] = {
     kind.name: kind
     for kind in (
         Arithmetic("vnni", False, _EXACT),
         Arithmetic("dotprod", False, _EXACT),
         Arithmetic("i8mm", False, _EXACT),
-        Arithmetic("neon", False, "8-bit sums are exact, and precision int8 gains little: there is no dotprod"),
+        Arithmetic("neon", False, "sums are exact, and precision int8 gains little, as there is no dotprod"),
         Arithmetic(
             "pairs",
             True,
-            "8-bit products are added in pairs that saturate at 16 bits (there is no VNNI): precision int8 is made so "
-            "that they do not, which costs some of its speed",
+            "products are added in pairs that saturate at 16 bits, as there is no VNNI: precision int8 is made so that "
+            "they do not, which costs some of its speed",
         ),
     )
 }
 """By name."""
-UNKNOWN = Arithmetic(
-    "unknown", True, "its 8-bit arithmetic is not known: precision int8 is made so that it is right on any CPU"
-)
+UNKNOWN = Arithmetic("unknown", True, "the system does not say: precision int8 is made so that it is right on any CPU")
 """Taken for one that saturates, which is right on all."""
 
 _X86 = {
@@ -121,3 +123,20 @@ def of_features(features: Collection[str], machine: str) -> Arithmetic:
     """The arithmetic of a processor of the architecture `machine` with these extensions, by LLVM's names."""
     known = _BY_ARCHITECTURE.get(machine, {})
     return next((ISAS[isa] for isa, (name, _) in known.items() if not name or name in features), UNKNOWN)
+
+
+def loss(made_for: str, here: Arithmetic) -> str:
+    """What is lost where an engine with 8-bit numbers runs on another arithmetic than it was made for, in a sentence;
+    empty if nothing is.
+
+    Args:
+        made_for: the kind that engine.json names; empty where an older dnc made it, which knew of none.
+        here: that of this machine.
+    """
+    made = {**KINDS, UNKNOWN.name: UNKNOWN}.get(made_for)
+    if here is UNKNOWN or not here.saturates or (made is not None and made.saturates):
+        return ""
+    return (
+        "the engine was made for CPUs that add up 8-bit products exactly, and this one cuts sums off at 16 bits "
+        "(there is no VNNI): what it finds may be wrong"
+    )

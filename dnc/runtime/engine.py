@@ -41,16 +41,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, overload
 import numpy as np
 import numpy.typing as npt
 
-from dnc.errors import BundleError, DncError, TargetError
+from dnc.errors import BundleError, DncError, TargetError, warn
 from dnc.files.places import as_text
 from dnc.files.reading import check_foreign
+from dnc.runtime.arithmetic import loss, this_isa
 from dnc.runtime.decoding import BoxHead, Classification, ClassifierHead, Detection
 from dnc.runtime.forking import at_work
 from dnc.runtime.images import Pixels
 from dnc.runtime.inputs import Feeds, Image, Inputs, Prepared
 from dnc.runtime.manifest import Files, Manifest, read_engine
 from dnc.runtime.memory import Memory, States
-from dnc.runtime.options import check_names
+from dnc.runtime.options import CALIBRATED, check_names
 from dnc.runtime.postprocessing import Postprocess, Result
 from dnc.runtime.runners import Runner, Session, find
 from dnc.runtime.timing import processors
@@ -147,6 +148,7 @@ class Engine:
         self._trust = trust
         self._opened: Session | None = None
         self._closed = False
+        self._told = False
         self._lock = threading.Lock()
         self._memory = Memory()
         self._pool: ThreadPoolExecutor | None = None
@@ -209,10 +211,22 @@ class Engine:
             from dnc.runtime.package import open_package
 
             open_package(self._package)
+        self._tell_of_arithmetic(runner)
         with at_work, self._files.opening():
             session = runner.open(as_text(self.folder), self._threads)
         session.opening = self._files.opening
         return session
+
+    def _tell_of_arithmetic(self, runner: Runner) -> None:
+        """Warns, once, where its 8-bit numbers are added up in another way than it was made for, and that costs
+        something."""
+        precision = self.manifest.options.get("precision")
+        if self._told or not (self.manifest.arithmetic or precision in CALIBRATED) or runner.arithmetic is None:
+            return
+        self._told = True
+        what = loss(self.manifest.arithmetic, runner.arithmetic)
+        if what:
+            warn(TargetError(what, self.folder, f"compile it again here, or elsewhere with --option isa={this_isa()}"))
 
     def check_trust(self) -> None:
         """Raises DncError if running it would run a package's machine code that nobody trusts: see `load`."""

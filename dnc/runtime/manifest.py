@@ -14,6 +14,8 @@ machine in it, and no times but those that something was chosen by.
     remarks     what each pass did at which section, and what it missed and why
     tuning      with --autotune and target cpu: what was measured, and what was chosen
     options     what the target was told (--option)
+    arithmetic  the kind of 8-bit arithmetic that its 8-bit numbers are for (dnc.runtime.arithmetic)
+    deviation   how far what it computes with 8 bits is from float32 (dnc.compiler.deviation)
     report      what the target has to say about the engine, by topic
 """
 
@@ -55,7 +57,7 @@ _MOST_ELEMENTS = 1 << 30
 """Of an input, as in bundle.cpp."""
 _DAMAGED = "the engine is damaged: build it again"
 _TRIES = 100
-_OPTIONAL = ("labels", "tuning", "options", "report", "remarks", "runner")
+_OPTIONAL = ("labels", "tuning", "options", "report", "remarks", "runner", "arithmetic", "deviation")
 """What engine.json need not say: the labels are a file of their own, engines of before lack the rest."""
 
 
@@ -96,6 +98,12 @@ class Manifest:
     remarks: tuple[Mapping[str, Any], ...] = ()
     """What each pass did, in order: its `name` and `tolerance`, and `applied` and `missed` remarks, each with a `where`
     and a `text`."""
+    arithmetic: str = ""
+    """The kind of 8-bit arithmetic of the CPU that its 8-bit numbers are made for, by its name in
+    `dnc.runtime.arithmetic`; empty where there are none, where no CPU computes them, and in engines of an older dnc."""
+    deviation: Mapping[str, Any] = field(default_factory=dict)
+    """How far its heads are from float32, as it ran on the machine that compiled it; empty without 8-bit numbers. See
+    `dnc.compiler.deviation`."""
 
     def to_json(self) -> dict[str, Any]:
         """All but the labels, which are a file of their own."""

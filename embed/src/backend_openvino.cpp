@@ -3,12 +3,14 @@
 
 #include <algorithm>
 #include <cctype>
+#include <cstdio>
 #include <mutex>
 #include <openvino/runtime/core.hpp>
 #include <openvino/runtime/properties.hpp>
 #include <sstream>
 #include <utility>
 
+#include "arithmetic.hpp"
 #include "backend.hpp"
 #include "error.hpp"
 
@@ -155,6 +157,7 @@ public:
         const std::string weights = bundle.path("model.bin");
         try {
             check_device(bundle.folder);
+            tell_of_arithmetic(bundle);
             // An NPU has no float32, and chooses by itself.
             if (asked_.rfind("NPU", 0) != 0) config_["INFERENCE_PRECISION_HINT"] = arithmetic(precision);
             const bool counts = asked_.rfind("CPU", 0) == 0 || asked_.rfind("AUTO", 0) == 0;
@@ -195,6 +198,13 @@ public:
     }
 
 private:
+    // OpenVINO chooses its kernels by the CPU that it finds; its GPUs and NPUs add up 8-bit numbers exactly.
+    void tell_of_arithmetic(const Bundle& bundle) const {
+        if (asked_.rfind("GPU", 0) == 0 || asked_.rfind("NPU", 0) == 0) return;
+        const std::string lost = loss(bundle);
+        if (!lost.empty()) std::fprintf(stderr, "dnc: warning: %s\n", lost.c_str());
+    }
+
     void check_device(const std::string& folder) const {
         const std::vector<std::string> available = core_.get_available_devices();
         std::string listing;

@@ -374,6 +374,8 @@ Bundle parse(const Json& json) {
     const Json* runner = fields.maybe("runner");
     bundle.runner = runner == nullptr ? "" : text(*runner, "runner");
     if (bundle.runner.empty()) bundle.runner = bundle.target;
+    if (const Json* arithmetic = fields.maybe("arithmetic")) bundle.arithmetic = text(*arithmetic, "arithmetic");
+    if (const Json* deviation = fields.maybe("deviation")) members(*deviation, "deviation");
     if (const Json* remarks = fields.maybe("remarks")) {
         for (const Json& pass : items(*remarks, "remarks")) members(pass, "a pass's remarks");
     }

@@ -38,6 +38,7 @@ struct Bundle {
     std::vector<std::string> carried;  // those that go on from one image to the next
     std::vector<std::string> labels;             // a name for each class: its number where the engine has none
     std::map<std::string, std::string> options;  // what the target was told
+    std::string arithmetic;                      // of the CPUs that its 8-bit numbers are for: see arithmetic.hpp
     std::shared_ptr<Files> files;                // those that engine.json lists
 
     // Those of the heads that give boxes.

@@ -47,3 +47,11 @@ def test_settings_of_the_processor(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (module._governor(), module._turbo()) == ("performance", "off")
     files = {"/sys/devices/system/cpu/cpufreq/boost": "1"}
     assert module._turbo() == "on"
+
+
+def test_the_arithmetic_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it is taken for: figures of 8-bit engines hold for it."""
+    monkeypatch.setenv("DNC_ISA", "avx2")
+    about = machine()
+    assert (about["isa"], about["arithmetic"]) == ("avx2", "pairs")
+    assert any(line.startswith("avx2, 8-bit arithmetic pairs: ") for line in describe(about))

@@ -2,6 +2,7 @@
 // tabs; what they give on stdout, ended by a line "end". An error is a line "error STATUS TEXT".
 //
 //     bundle FOLDER                                        name, target and how many heads it has
+//     loss FOLDER                                          what is lost on this CPU
 //     detect FOLDER NUMBERS CONFIDENCE IOU WIDTH HEIGHT    boxes of an image of that size: class, confidence, box
 //     classify FOLDER NUMBERS TOP                          class, confidence
 //     preprocess FOLDER PIXELS WIDTH HEIGHT STRIDE FORMAT CHANNELS OUT
@@ -21,6 +22,7 @@
 #include <string>
 #include <vector>
 
+#include "arithmetic.hpp"
 #include "bundle.hpp"
 #include "decode.hpp"
 #include "error.hpp"
@@ -85,6 +87,8 @@ void run(const std::vector<std::string>& words) {
     }
     if (command == "bundle") {
         std::cout << bundle.name << ' ' << bundle.target << ' ' << bundle.heads.size() << '\n';
+    } else if (command == "loss") {
+        std::cout << loss(bundle) << '\n';
     } else if (command == "detect") {
         const std::vector<float> numbers = numbers_of(words.at(2));
         const std::vector<const Head*> heads = bundle.box_heads();

@@ -59,7 +59,7 @@ TYPES = ("uint8", "uint16", "float32")
 """Six formats of each, in this order."""
 _SECONDS_KEPT = 24 * 3600
 """Other checkouts may have theirs there."""
-_PARTS = ("bundle", "decode", "files", "json", "preprocess", "sha256")
+_PARTS = ("arithmetic", "bundle", "decode", "files", "json", "preprocess", "sha256")
 
 
 def _built(name: str, words: Sequence[str], make: Callable[[Path], None]) -> Path:

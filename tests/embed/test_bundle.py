@@ -16,13 +16,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import dnc
-from dnc.errors import BundleError
+from dnc.errors import BundleError, TargetError
 from dnc.files.reading import read_json
 from dnc.runtime import manifest as bundles
+from dnc.runtime.arithmetic import ISAS, KINDS, loss, of_isa
 from dnc.runtime.manifest import read_manifest
 from dnc.runtime.preprocessing import Preprocessing
 from tests.embed.conftest import Folder
-from tests.embed.native import Harness, NativeError
+from tests.embed.native import Harness, NativeError, build_harness
 from tests.embed.test_decode import HEADS
 from tests.networks import NETWORKS
 from tests.runtime.test_manifest import written_in_a_loop
@@ -386,3 +387,25 @@ def test_what_stepped_aside_is_put_back(harness: Harness, folder: Folder) -> Non
     place.rename(aside)
     assert harness("bundle", place)
     assert not aside.exists()
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_arithmetic(isa: str, folder: Folder, compiler: None) -> None:
+    """What is lost on a CPU is what Python says; of an engine of an older dnc, by its precision alone."""
+    own = Harness(build_harness(), {"DNC_ISA": isa})
+    hint = f"compile it again here, or elsewhere with --option isa={isa}"
+    for arithmetic in ("", *KINDS, "unknown", "newer"):
+        place = folder(arithmetic=arithmetic, options={"precision": "int8"})
+        lost = loss(arithmetic, ISAS[isa])
+        assert "\n".join(own("loss", place)) == (str(TargetError(lost, place, hint)) if lost else "")
+    assert own("loss", folder()) == [""]
+    own.close()
+
+
+def test_arithmetic_of_this_cpu(folder: Folder, harness: Harness) -> None:
+    """By the instruction cpuid, and by what the system says."""
+    assert bool(harness("loss", folder(arithmetic="vnni"))[0]) == bool(loss("vnni", of_isa()))
+    own = Harness(build_harness(), {"DNC_ISA": "mmx"})
+    with pytest.raises(NativeError, match="DNC_ISA=mmx is no instruction set"):
+        own("loss", folder(arithmetic="vnni"))
+    own.close()

@@ -608,3 +608,20 @@ def test_what_was_not_checked_is_not_run(build: Build, lib: c.CDLL, tmp_path: Pa
     refused(lambda: own.run({"input": x}), ENGINE, "was replaced or changed since it was opened", "open it again")
     own.run({"input": x[:1]}).close()
     own.close()
+
+
+def test_an_engine_for_another_cpu_warns(
+    lib: c.CDLL, build: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Once, on stderr, in the words of Python."""
+    place = tmp_path / "e"
+    shutil.copytree(build(net(HEADS["yolo"])).folder, place)
+    fields = json.loads((place / "engine.json").read_text())
+    sign(place, {**fields, "arithmetic": "vnni"})
+    for isa, count in {"avx512vnni": 0, "avx2": 1}.items():
+        monkeypatch.setenv("DNC_ISA", isa)
+        own = native.Engine(lib, place)
+        own.detect([noise(1)])
+        own.close()
+        said = capfd.readouterr().err
+        assert said.count("dnc: warning: the engine was made for CPUs") == count

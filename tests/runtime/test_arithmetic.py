@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import json
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from dnc.errors import TargetError
+import dnc
+from dnc.darknet.network import Network
+from dnc.errors import DncWarning, TargetError
+from dnc.graph.quantization import Range
+from dnc.quantization.calibration import Calibration
 from dnc.runtime import arithmetic, processor
+from dnc.runtime import manifest as bundles
 from dnc.runtime.arithmetic import ISAS, KINDS, UNKNOWN, of_features, of_isa, this_isa
+from dnc.runtime.manifest import read_manifest
 from dnc.targets import find
 
 _AVX2 = "flags : fpu ssse3 avx avx2 fma"
@@ -50,7 +60,7 @@ def test_unknown_is_taken_for_one_that_saturates(cpuinfo: Path, monkeypatch: pyt
     monkeypatch.setattr("platform.machine", lambda: "x86_64")
     assert of_isa() is UNKNOWN
     assert UNKNOWN.saturates
-    assert "not known" in UNKNOWN.summary
+    assert "8-bit arithmetic unknown: the system does not say" in str(UNKNOWN)
 
 
 @pytest.mark.parametrize(("system", "machine", "present", "isa"), [
@@ -151,3 +161,80 @@ def test_names_are_llvms() -> None:
     """One table of extensions: what an instruction set needs is in it."""
     for machine, known in arithmetic._BY_ARCHITECTURE.items():
         assert {name for name, _ in known.values() if name} <= processor._FLAGS[machine].keys()
+
+
+@pytest.fixture
+def eight(write: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+    """Compiles a tiny network to 8 bits on a CPU with VNNI, whatever this one is."""
+    cfg = write("tiny")
+    ranges = {name: Range(-2, 2, -2, 2) for name in ("input", "layer000", "layer001", "layer002")}
+    table = tmp_path / "tiny.calibration.json"
+    digest = Network.load(cfg, cfg.with_suffix(".weights")).digest
+    Calibration(digest, "minmax", False, {}, {}, ranges).write(table)
+
+    def make(target: str = "onnx", **options: str) -> Path:
+        monkeypatch.setenv("DNC_ISA", "avx512vnni")
+        out = tmp_path / "e"
+        told = {"precision": "int8", **options}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DncWarning)
+            return dnc.compile(cfg, target=target, out=out, calibration=table, verify=False, options=told).folder
+
+    return make
+
+
+def opened(folder: Path) -> list[str]:
+    """What opening an engine warns of; it is run twice."""
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        with dnc.load(folder) as engine:
+            for _ in range(2):
+                engine.forward(np.zeros((3, 16, 16), np.float32))
+            engine.turn()
+    return [str(each.message) for each in told if issubclass(each.category, DncWarning)]
+
+
+@pytest.mark.parametrize("target", ["onnx", "openvino"])
+def test_an_engine_for_another_cpu_warns(
+    target: str, eight: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once, where something is lost."""
+    folder = eight(target)
+    assert read_manifest(folder).arithmetic == "vnni"
+    for isa in ("avx512vnni", "amx", "dotprod"):
+        monkeypatch.setenv("DNC_ISA", isa)
+        assert opened(folder) == []
+    monkeypatch.setenv("DNC_ISA", "avx2")
+    (said,) = opened(folder)
+    assert "this one cuts sums off at 16 bits" in said
+    assert str(folder) in said
+    assert said.endswith("hint: compile it again here, or elsewhere with --option isa=avx2")
+
+
+def test_an_engine_for_this_cpu_is_silent(eight: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """By its isa."""
+    folder = eight(isa="avx2")
+    assert read_manifest(folder).arithmetic == "pairs"
+    monkeypatch.setenv("DNC_ISA", "avx512")
+    assert opened(folder) == []
+
+
+def test_an_engine_in_float32_is_silent(write: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DNC_ISA", "avx2")
+    cfg = write("tiny")
+    folder = dnc.compile(cfg, target="onnx", out=cfg.with_name("e"), verify=False).folder
+    assert read_manifest(folder).arithmetic == ""
+    assert opened(folder) == []
+
+
+def test_an_engine_of_an_older_dnc_warns(eight: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """It knew of one arithmetic alone; it opens as before."""
+    folder = eight()
+    fields = json.loads((folder / "engine.json").read_text())
+    for key in ("arithmetic", "deviation"):
+        del fields[key]
+    fields["sha256"] = bundles._digest_of(fields)
+    (folder / "engine.json").write_text(json.dumps(fields))
+    assert opened(folder) == []
+    monkeypatch.setenv("DNC_ISA", "avx2")
+    assert len(opened(folder)) == 1

@@ -78,6 +78,8 @@ def test_contents(engine: Path) -> None:
             "report",
             "runner",
             "remarks",
+            "arithmetic",
+            "deviation",
             "preprocessing",
             "heads",
             "files",
@@ -282,7 +284,7 @@ def test_wrong_types(name: str, write: Write, tmp_path: Path, monkeypatch: pytes
         changed = {**fields}
         del changed[key]
         # Engines of before there were any lack these.
-        if key not in ("sha256", "tuning", "options", "report", "remarks", "runner"):
+        if key not in ("sha256", "tuning", "options", "report", "remarks", "runner", "arithmetic", "deviation"):
             sign(folder, changed)
             refused(folder, "hint: ")
     sign(folder, {**fields, "more": 1})

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from dnc.errors import TargetError
+from dnc.runtime.arithmetic import Arithmetic
 from dnc.runtime.options import Option, parse_options
 from dnc.typing import Array
 
@@ -104,6 +105,16 @@ class Runner(ABC):
     def select(cls, given: Mapping[str, str]) -> type[Runner]:
         """The class that runs engines with these options: this one, but for targets with several libraries."""
         return cls
+
+    @property
+    def arithmetic(self) -> Arithmetic | None:
+        """The 8-bit arithmetic that its engines compute with on this machine; None where it is the engine's own code
+        that says how, or no CPU computes them.
+
+        Raises:
+            TargetError: DNC_ISA says what no CPU has.
+        """
+        return None
 
     @abstractmethod
     def missing(self) -> str:

@@ -18,6 +18,7 @@ import numpy as np
 
 from dnc.errors import DncError, TargetError
 from dnc.files.writing import scratch_folder
+from dnc.runtime.arithmetic import Arithmetic, of_isa
 from dnc.runtime.options import Option, one_of
 from dnc.runtime.runners import Runner, Session, runners
 from dnc.runtime.timing import typical, warm_up
@@ -190,6 +191,11 @@ class OnnxRunner(Runner):
             at_load=True,
         ),
     )
+
+    @property
+    def arithmetic(self) -> Arithmetic | None:
+        """ONNX Runtime chooses its kernels by the CPU that it finds."""
+        return of_isa()
 
     def missing(self) -> str:
         return "" if importlib.util.find_spec("onnxruntime") else "onnxruntime"

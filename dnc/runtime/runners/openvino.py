@@ -33,6 +33,7 @@ import numpy as np
 
 from dnc.errors import DncError, TargetError
 from dnc.files.places import as_text, cache_dir, prune
+from dnc.runtime.arithmetic import Arithmetic, of_isa
 from dnc.runtime.manifest import MANIFEST
 from dnc.runtime.options import Option, one_of
 from dnc.runtime.runners import Runner, Session, runners
@@ -238,6 +239,11 @@ class OpenvinoRunner(Runner):
         Option("hint", "latency", "latency, or throughput", one_of("latency", "throughput"), at_load=True),
         Option("cache", "on", "off: the model is compiled at every start", one_of("on", "off"), at_load=True),
     )
+
+    @property
+    def arithmetic(self) -> Arithmetic | None:
+        """OpenVINO chooses its kernels by the CPU that it finds; its GPUs and NPUs add up 8-bit numbers exactly."""
+        return None if self.options["device"].startswith(("GPU", "NPU")) else of_isa()
 
     def missing(self) -> str:
         return "" if importlib.util.find_spec("openvino") else "openvino"
