@@ -45,6 +45,8 @@ class Running:
         model: the model, which stays as it is.
         optimize: see the module.
         watch: values to give besides the outputs, as long as they are in the graph.
+        integers: whether what is rounded to 8 bits and back is computed with the processor's 8-bit instructions, where
+            they can, and not as the graph says.
         spin: whether threads wait busily between nodes, which takes the time of other threads.
         release: is called now and then while weights are computed, and gives back the memory that they were read into.
 
@@ -58,12 +60,15 @@ class Running:
         *,
         optimize: bool = False,
         watch: Collection[str] = (),
+        integers: bool = True,
         spin: bool = True,
         release: Callable[[], None] = lambda: None,
     ) -> None:
         onnxruntime = import_onnxruntime()
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
+        if not integers:
+            options.add_session_config_entry("session.disable_quant_qdq", "1")
         if not spin:
             options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         self._weights: dict[str, Array] = {}

@@ -1,8 +1,8 @@
 """The accuracy that less precision costs, and which layers stay in float32 so that mixed precision costs no more of it
 than is allowed.
 
-1. Each layer alone is quantized, and the noise that this brings into the inputs of the heads is measured against their
-   signal on a few images. Noises of layers add up, so that those with most of it are worth most in float32.
+1. The noise of each layer alone is measured on a few images (`dnc.quantization.noise`). Those with most of it are worth
+   most in float32.
 2. The engine is built with the k noisiest layers in float32, and what it finds is measured on images: k is 0 if that is
    enough, else the least, by bisection, with which the drop stays below `max_drop`. A gain counts as a drop: it is the
    same noise, which on other images is a loss.
@@ -14,8 +14,7 @@ float32 engine finds counts as the truth.
 from __future__ import annotations
 
 import dataclasses
-import math
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,9 +26,9 @@ from dnc.errors import DatasetError
 from dnc.evaluation.datasets import Dataset
 from dnc.evaluation.metrics import evaluate
 from dnc.files.writing import scratch_folder
-from dnc.graph.pipeline import Pipeline, Step
+from dnc.graph.pipeline import Pipeline
 from dnc.graph.running import Running
-from dnc.passes.shared.reduced_precision import PRODUCTS, layer_of
+from dnc.quantization.noise import Quantization, noises
 from dnc.runtime.decoding import BoxHead
 from dnc.runtime.engine import Engine, load
 from dnc.runtime.inputs import Feeds, Inputs
@@ -37,12 +36,9 @@ from dnc.runtime.manifest import Manifest, write_folder
 from dnc.runtime.memory import States
 from dnc.targets import Target
 from dnc.targets.base import Candidate
-from dnc.typing import Array, Progress, silent
+from dnc.typing import Progress, silent
 
-__all__ = ["Mixed", "choose_float_layers", "drop", "noises"]
-
-Quantization = Callable[[Collection[str]], Sequence[Step]]
-"""The passes that quantize all but some layers."""
+__all__ = ["Mixed", "choose_float_layers", "drop"]
 
 _IMAGES = 4
 """The number of images on which layers are compared with each other; their order was the same with 16."""
@@ -138,40 +134,6 @@ def drop(exact: Candidate, other: Candidate, dataset: Dataset, *, progress: Prog
     return abs(values[0] - values[1]) * 100
 
 
-def noises(
-    model: ir.Model, quantization: Quantization, feeds: Sequence[Feeds], *, progress: Progress = silent
-) -> dict[int, float]:
-    """The noise of each layer: that of the outputs relative to their signal, the mean over outputs, if only it is
-    quantized.
-
-    Args:
-        model: the model in float32; it stays as it is.
-        quantization: makes the passes.
-        feeds: inputs of several runs.
-    """
-    every = model.clone()
-    applied = Pipeline(quantization([])).run(every)
-    noted = {remark.where for item in applied if item.name == "quantize" for remark in item.remarks.applied}
-    numbers = {
-        number
-        for node in model.graph
-        if node.op_type in {*PRODUCTS, "Add"} and node.metadata_props.get("dnc.where") in noted
-        if (number := layer_of(node)) is not None
-    }
-    last = max((number for node in model.graph if (number := layer_of(node)) is not None), default=0)
-    clean = _outputs(model, feeds)
-    found = {}
-    for place, layer in enumerate(sorted(numbers), 1):
-        progress(f"sensitivity of layer {layer}, {place} of {len(numbers)}")
-        others = [f"{first}-{end}" for first, end in ((0, layer - 1), (layer + 1, last)) if first <= end]
-        single = model.clone()
-        for step in quantization(others):
-            # They were checked above, on all layers at once.
-            step.rewriting.rewrite(single)
-        found[layer] = _noise(_outputs(single, feeds), clean)
-    return found
-
-
 def _feeds(model: ir.Model, manifest: Manifest, images: Sequence[Path]) -> list[Feeds]:
     """What the model is fed for these images: each with what it remembers of those before, where it has a memory."""
     inputs = Inputs(manifest)
@@ -183,23 +145,6 @@ def _feeds(model: ir.Model, manifest: Manifest, images: Sequence[Path]) -> list[
         if running is not None:
             states = inputs.following(list(running(feeds[-1]).values()))
     return feeds
-
-
-def _noise(noisy: Sequence[Mapping[str, Array]], clean: Sequence[Mapping[str, Array]]) -> float:
-    shares = []
-    for name in clean[0]:
-        signal = sum(float(np.square(outputs[name], dtype=np.float64).sum()) for outputs in clean)
-        error = sum(
-            float(np.square(one[name].astype(np.float64) - other[name]).sum())
-            for one, other in zip(noisy, clean, strict=True)
-        )
-        shares.append(error / signal if signal else math.inf if error else 0.0)
-    return float(np.mean(shares))
-
-
-def _outputs(model: ir.Model, feeds: Sequence[Feeds]) -> list[dict[str, Array]]:
-    """The outputs of several runs, whatever the target is: ONNX Runtime reads every model, and starts at once."""
-    return list(map(Running(model, optimize=True), feeds))
 
 
 class _Measure:

@@ -22,7 +22,8 @@ from dnc.graph.verification import photograph
 from dnc.passes.quantize import Quantize
 from dnc.quantization.calibration import Calibration
 from dnc.quantization.collecting import calibrate
-from dnc.quantization.sensitivity import _feeds, choose_float_layers, drop, noises
+from dnc.quantization.noise import noises
+from dnc.quantization.sensitivity import _feeds, choose_float_layers, drop
 from dnc.runtime.engine import Engine
 from dnc.runtime.inputs import Inputs
 from dnc.runtime.manifest import Manifest
@@ -174,7 +175,7 @@ def test_as_few_as_the_drop_allows(
     assert abs(found.full - found.reached) * 100 <= max_drop
     if count is not None:
         assert len(found.kept) == count
-    assert any(text.startswith("sensitivity of layer 0, 1 of 4") for text in told)
+    assert any(text.startswith("quantizing layer 0 alone, 1 of 4") for text in told)
 
 
 def test_noise_is_measured_on_what_is_remembered(write: Callable[..., Path], tmp_path: Path) -> None:
