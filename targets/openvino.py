@@ -30,7 +30,7 @@ from dnc.runtime.arithmetic import Arithmetic, of_isa
 from dnc.runtime.manifest import Manifest
 from dnc.runtime.options import Option
 from dnc.runtime.runners import Runner
-from dnc.runtime.runners.openvino import MODEL, OpenvinoRunner, import_openvino, reason
+from dnc.runtime.runners.openvino import MODEL, OpenvinoRunner, import_openvino, openvino_core, reason
 from dnc.targets import Target, targets
 from dnc.targets.onnx import optimizations
 from dnc.typing import Progress, silent
@@ -104,7 +104,7 @@ def _read(model: ir.Model) -> Any:
     buffer = io.BytesIO()
     buffer.writelines(serialize(model))
     try:
-        return import_openvino().Core().read_model(buffer.getvalue())
+        return openvino_core().read_model(buffer.getvalue())
     except RuntimeError as error:
         said = reason(error)
         words = set(re.findall(r"[\w./:#]+", said))

@@ -24,7 +24,7 @@ from dnc.files.reading import read_json
 from dnc.graph.composites import inline_composites
 from dnc.graph.serialization import small_model
 from dnc.runtime.manifest import Manifest
-from dnc.runtime.runners.openvino import import_openvino
+from dnc.runtime.runners.openvino import import_openvino, openvino_core
 
 if TYPE_CHECKING:
     import onnx
@@ -240,7 +240,7 @@ def _read_onnx(
 
 def _read_openvino(path: Path, manifest: Manifest, batch: int) -> tuple[list[Node], dict[str, float], list[str]]:
     openvino = import_openvino()
-    model = openvino.Core().read_model(path)
+    model = openvino_core().read_model(path)
     shapes = {}
     for port in model.inputs:
         free = [side.get_length() if side.is_static else batch for side in port.partial_shape]

@@ -87,6 +87,14 @@ private:
     const OpenOptions& given_;
 };
 
+// The core of this process, which lives as long as it does: one with the CPU's plugin gives the thread another stack for
+// signals, and takes it back as if the last core were always the first to go. Else the next signal of a thread would be
+// handled in memory that is free.
+ov::Core& shared_core() {
+    static auto* const core = new ov::Core;
+    return *core;
+}
+
 // One compiled model, and those of its infer requests that nobody uses.
 class Requests {
 public:
@@ -296,7 +304,7 @@ private:
     }
 
     std::shared_ptr<Files> files_;
-    ov::Core core_;
+    ov::Core& core_ = shared_core();
     std::string path_;
     std::string asked_;
     std::string device_;

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import pickle
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -319,3 +321,24 @@ def test_libraries_that_do_not_load(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.import_module", broken)
     with pytest.raises(TargetError, match=r"openvino cannot be loaded: libtbb"):
         module.import_openvino()
+
+
+_SIGNALLED = """
+import os, signal, sys
+import dnc
+engines = [dnc.load(folder) for folder in sys.argv[1:]]
+for engine in engines:
+    engine.session
+for engine in engines:
+    engine.close()
+signal.signal(signal.SIGUSR1, lambda *_: print("handled"))
+os.kill(os.getpid(), signal.SIGUSR1)
+"""
+
+
+def test_signals_after_engines_went(engine: dnc.Engine) -> None:
+    """In the order in which they came: the stack for signals must not be one that went with them."""
+    done = subprocess.run(
+        [sys.executable, "-c", _SIGNALLED, engine.folder, engine.folder], check=False, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout) == (0, "handled\n"), done.stderr

@@ -15,6 +15,7 @@ compiled is kept in the cache folder, by the engine's sha256; without the weight
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib
 import importlib.util
@@ -41,7 +42,7 @@ from dnc.runtime.runners.base import checked
 from dnc.runtime.timing import typical, warm_up
 from dnc.typing import Array
 
-__all__ = ["MODEL", "WEIGHTS", "OpenvinoRunner", "OpenvinoSession", "import_openvino", "reason"]
+__all__ = ["MODEL", "WEIGHTS", "OpenvinoRunner", "OpenvinoSession", "import_openvino", "openvino_core", "reason"]
 
 MODEL, WEIGHTS = "model.xml", "model.bin"
 _PLACES = ("Exception from", "Check '", "To facilitate the conversion")
@@ -60,6 +61,21 @@ def import_openvino() -> ModuleType:
             return importlib.import_module("openvino")
     except ImportError as error:
         raise TargetError(f"openvino cannot be loaded: {error}", hint="install it again") from error
+
+
+def openvino_core() -> Any:
+    """The openvino.Core of this process, which lives as long as it does.
+
+    A Core with the CPU's plugin gives the thread another stack for signals, and takes it back as if the last one were
+    always the first to go. Where two went in the order in which they came, the thread's next signal, an interrupt for
+    one, would be handled in memory that is free. A forked child has its own: it lacks the threads of its parent's.
+    """
+    return _core(os.getpid())
+
+
+@functools.cache
+def _core(process: int) -> Any:
+    return import_openvino().Core()
 
 
 @contextmanager
@@ -114,7 +130,7 @@ class OpenvinoSession(Session):
         self._config = dict(config)
         self._lock = threading.Lock()
         try:
-            self._core = openvino.Core()
+            self._core = openvino_core()
             self._check(device)
             model = self._core.read_model(path)
             # A port has several names where an output is an input unchanged; the node has ours.
@@ -266,7 +282,7 @@ class OpenvinoRunner(Runner):
             # What is left beside 8 bits gains as much from bfloat16, and its rounding is lost in theirs.
             return "bf16" if precision in ("bf16", "int8") else "f32"
         # Asked for float16 that a CPU has not, OpenVINO takes bfloat16, which has 3 bits less.
-        able = import_openvino().Core().get_property(device.partition(":")[0], "OPTIMIZATION_CAPABILITIES")
+        able = openvino_core().get_property(device.partition(":")[0], "OPTIMIZATION_CAPABILITIES")
         return "f16" if "FP16" in able else "f32"
 
 
