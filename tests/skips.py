@@ -23,6 +23,7 @@ HARDWARE = {
     r"this onnxruntime has a CUDA provider": "a machine without an NVIDIA GPU",
     r"root may read everything": "a user who may not read everything",
     r"tmpfs cannot be mounted": "a container that may mount",
+    r"could not import 'model_explorer": "Model Explorer and its reader of ONNX, of 700 MB with what they bring",
     r"could not import 'torch'": "PyTorch, of 3 GB with what it brings",
     r"\.\./shared|: `dnc zoo fetch |the cache and ": "inputs outside this repository: the suite `shared`",
 }

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     import onnx
     import onnx_ir as ir
 
-__all__ = ["Node", "Work", "described_work", "place_of", "read_work", "work_of"]
+__all__ = ["Node", "Work", "described_work", "place_of", "read_places", "read_work", "work_of"]
 
 _MOVES = frozenset(
     [
@@ -42,6 +42,7 @@ _MOVES = frozenset(
     ]
 )
 _REDUCTIONS = frozenset(["ReduceSum", "ReduceMean", "ReduceMax", "GlobalAveragePool", "TopK"])
+_NO_WORK = frozenset(["Constant", "Parameter", "Result"])
 _EIGHT_BITS = frozenset(["DequantizeLinear", "FakeQuantize"])
 """What these give is read as 8 bits by an engine that computes with them."""
 _NAMED = re.compile(r"(?<![0-9A-Za-z])([0-9]{3,})_([A-Za-z][\w-]*?)(?=[/.]|$)")
@@ -87,18 +88,28 @@ def place_of(name: str) -> str:
 def read_work(folder: Path, manifest: Manifest, batch: int = 1) -> list[Work]:
     """What the model in an engine folder computes, in order. Raises TargetError if the folder has no model that is
     known."""
-    if (folder / "model.xml").exists():
-        return work_of(*_read_openvino(folder / "model.xml", manifest, batch))
-    if (folder / "model.onnx").exists():
-        import onnx
-
-        return work_of(*_read_onnx(onnx.load(str(folder / "model.onnx")), manifest, batch))
+    model = _read_model(folder, manifest, batch)
+    if model is not None:
+        return work_of(*model)
     try:
         described = read_json(folder / "model.json")["work"]
         return [Work(entry["place"], entry["where"], entry["operations"], entry["bytes"]) for entry in described]
     except (OSError, ValueError, LookupError, TypeError) as error:
         what = f"the layers of an engine of target {manifest.target} are not known"
         raise TargetError(what, folder, "build the engine again") from error
+
+
+def read_places(folder: Path, manifest: Manifest) -> dict[str, str]:
+    """The section of each node of the model in an engine folder, by the node's name, in order: `#36`, see `place_of`.
+
+    Raises TargetError if the folder has no model that names its nodes.
+    """
+    model = _read_model(folder, manifest, 1)
+    if model is None:
+        raise TargetError(f"an engine of target {manifest.target} has no graph that others read", folder)
+    nodes = model[0]
+    places = zip(nodes, _places(nodes), strict=True)
+    return {node.name: place for node, place in places if node.name and node.kind not in _NO_WORK}
 
 
 def described_work(model: ir.Model, manifest: Manifest) -> list[dict[str, Any]]:
@@ -131,7 +142,7 @@ def work_of(nodes: Sequence[Node], sizes: Mapping[str, float], constants: Iterab
     for node, place in zip(nodes, places, strict=True):
         work = found.setdefault(place, Work(place, ""))
         work.where = work.where or node.where
-        if node.kind in ("Parameter", "Constant", "Result"):
+        if node.kind in _NO_WORK:
             continue
         work.kinds.append(node.kind)
         work.operations += node.operations
@@ -185,6 +196,17 @@ def _operations(kind: str, output: float, read: float, per_output: float) -> flo
     if kind in _MOVES:
         return 0.0
     return read if kind in _REDUCTIONS else output
+
+
+def _read_model(folder: Path, manifest: Manifest, batch: int) -> tuple[list[Node], dict[str, float], list[str]] | None:
+    """Nodes, bytes of each value, constants; None where there is neither a model.xml nor a model.onnx."""
+    if (folder / "model.xml").exists():
+        return _read_openvino(folder / "model.xml", manifest, batch)
+    if (folder / "model.onnx").exists():
+        import onnx
+
+        return _read_onnx(onnx.load(str(folder / "model.onnx")), manifest, batch)
+    return None
 
 
 def _read_onnx(

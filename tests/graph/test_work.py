@@ -9,7 +9,7 @@ import pytest
 
 import dnc
 from dnc.errors import TargetError
-from dnc.graph.work import Node, Work, place_of, read_work, work_of
+from dnc.graph.work import Node, Work, place_of, read_places, read_work, work_of
 from tests.conftest import _write
 from tests.networks import NETWORKS, TINY
 
@@ -56,6 +56,18 @@ def test_an_engine(target: str, tmp_path: Path) -> None:
     assert exact <= first.bytes <= exact + 200
     assert "#2" in work
     assert ("tiny.cfg:6 [convolutional] #0" if target == "onnx" else "[convolutional] #0") == first.where
+    places = read_places(engine.folder, engine.manifest)
+    # Their names are those that any other reader of the model finds.
+    assert places["000_convolutional/Conv"] == "#0"
+    assert places["001_convolutional/Conv"] == "#1"
+    assert "input" not in places
+    assert not {"", None} & set(places.values())
+
+
+def test_an_engine_without_a_graph(tmp_path: Path) -> None:
+    engine = dnc.compile(_write(tmp_path, "tiny", TINY), target="onnx", out=tmp_path / "e", verify=False)
+    with pytest.raises(TargetError, match="target onnx has no graph"):
+        read_places(tmp_path, engine.manifest)
 
 
 def test_a_network_with_everything(tmp_path: Path) -> None:
