@@ -155,7 +155,8 @@ def _loss(
     exact = next((other for other in ready if type(other.target) is type(target)), None)
     if exact is None:
         return "nothing to compare it with"
-    loss = drop(exact, candidate, dataset_for(source.calibration, options), progress=progress)
+    dataset = dataset_for(source.calibration, options)
+    loss = drop(exact, candidate, dataset, cache=cache_dir(to_write=True), progress=progress)
     return f"costs {loss:.2f} points" if loss > options.max_drop else ""
 
 

@@ -97,10 +97,11 @@ def prepare(
     """
     manifest = _manifest(source, model, target, options, batch)
     measured: dict[str, Any] = {}
+    cache = cache_dir(to_write=True)
     calibration = source.calibration if target.needs_calibration else None
 
     def tune(ready: ir.Model) -> Sequence[Step]:
-        tuned = autotune(ready, target, batch=batch or 1, cache=cache_dir(to_write=True), progress=progress)
+        tuned = autotune(ready, target, batch=batch or 1, cache=cache, progress=progress)
         measured["tuning"] = tuned.to_json()
         steps = [Step(item, "faster so on this machine") for item in tuned.passes()]
         return [*steps, Step(passes["eliminate-dead-code"]())] if steps else []
@@ -111,7 +112,9 @@ def prepare(
 
         most = _MAX_DROP if options.max_drop is None else options.max_drop
         dataset = dataset_for(calibration, options)
-        mixed = choose_float_layers(ready, target, manifest, quantize, dataset, max_drop=most, progress=progress)
+        mixed = choose_float_layers(
+            ready, target, manifest, quantize, dataset, max_drop=most, cache=cache, progress=progress
+        )
         measured["report"] = {**manifest.report, "mixed": str(mixed)}
         return quantize([str(layer) for layer in mixed.kept])
 

@@ -24,6 +24,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -32,7 +33,8 @@ import onnx_ir as ir
 from dnc.graph.pipeline import Pipeline, Step
 from dnc.graph.running import Running
 from dnc.passes.shared.reduced_precision import PRODUCTS, around_products, layer_of
-from dnc.typing import Array, Progress, silent
+from dnc.quantization.remembered import Remembered, digest_of, digest_of_model
+from dnc.typing import Array, Progress, is_number, silent
 
 __all__ = ["Quantization", "decibels", "noises"]
 
@@ -52,6 +54,7 @@ def noises(
     quantization: Quantization,
     feeds: Iterable[Mapping[str, Array]],
     *,
+    cache: Path | None = None,
     progress: Progress = silent,
 ) -> dict[int, float]:
     """The noise of each layer that would be quantized, by its number, if only it is: the power of what changes in the
@@ -61,6 +64,7 @@ def noises(
         model: after the target's passes, in float32, with ranges on its values; it stays as it is.
         quantization: makes the passes.
         feeds: inputs of several runs, by name. Of a batch only the first image counts.
+        cache: the folder in which measurements are kept (`dnc.files.places.cache_dir`); none are if not given.
         progress: is told what happens now.
 
     Raises:
@@ -72,9 +76,15 @@ def noises(
     for step in steps[:first]:
         # What comes before is the same whatever stays in float32.
         step.rewriting.rewrite(base)
-    layers = _quantized_layers(base, steps[first:])
-    last = max((number for node in base.graph if (number := layer_of(node)) is not None), default=0)
+    layers, every = _quantized_layers(base, steps[first:])
     given = list(feeds)
+    remembered = Remembered(cache)
+    arrays = (part for feed in given for name in feed for part in (name, np.ascontiguousarray(feed[name]).data))
+    key = digest_of(["noise", digest_of_model(model), digest_of_model(every), *arrays])
+    known = _known(remembered.get(key), layers)
+    if known is not None:
+        return known
+    last = max((number for node in base.graph if (number := layer_of(node)) is not None), default=0)
     sums: dict[str, _Power] = {}
     for start in range(0, len(layers), _ROWS):
         joined = _Joined(base)
@@ -93,7 +103,18 @@ def noises(
             outputs = running(joined.one_image(feed))
             for name, rows in joined.rows.items():
                 sums.setdefault(name, _Power()).add(outputs[name], rows, counts=start == 0)
-    return {layer: float(np.mean([power.share(layer) for power in sums.values()])) for layer in layers}
+    found = {layer: float(np.mean([power.share(layer) for power in sums.values()])) for layer in layers}
+    remembered.put(key, {str(layer): noise for layer, noise in found.items() if math.isfinite(noise)})
+    return found
+
+
+def _known(content: object, layers: Sequence[int]) -> dict[int, float] | None:
+    """What was measured of these layers, or None. An infinite noise is none of JSON's numbers."""
+    if not isinstance(content, dict) or not content.keys() <= set(map(str, layers)):
+        return None
+    if not all(is_number(noise) and noise >= 0 for noise in content.values()):
+        return None
+    return {layer: float(content.get(str(layer), math.inf)) for layer in layers}
 
 
 def decibels(noise: float) -> float:
@@ -101,8 +122,8 @@ def decibels(noise: float) -> float:
     return -10 * math.log10(noise) if noise else math.inf
 
 
-def _quantized_layers(base: ir.Model, steps: Sequence[Step]) -> list[int]:
-    """The layers in which these passes quantize what brings noise in, in order."""
+def _quantized_layers(base: ir.Model, steps: Sequence[Step]) -> tuple[list[int], ir.Model]:
+    """The layers in which these passes quantize what brings noise in, in order; and the network with all of them."""
     every = base.clone()
     applied = Pipeline(steps).run(every)
     noted = {remark.where for item in applied if item.name == "quantize" for remark in item.remarks.applied}
@@ -111,7 +132,7 @@ def _quantized_layers(base: ir.Model, steps: Sequence[Step]) -> list[int]:
         for node in base.graph
         if node.op_type in _ADDING and node.metadata_props.get("dnc.where") in noted
     }
-    return sorted(number for number in numbers if number is not None)
+    return sorted(number for number in numbers if number is not None), every
 
 
 @dataclass

@@ -1,21 +1,27 @@
 """The accuracy that less precision costs, and which layers stay in float32 so that mixed precision costs no more of it
 than is allowed.
 
-1. The noise of each layer alone is measured on a few images (`dnc.quantization.noise`). Those with most of it are worth
-   most in float32.
-2. The engine is built with the k noisiest layers in float32, and what it finds is measured on images: k is 0 if that is
-   enough, else the least, by bisection, with which the drop stays below `max_drop`. A gain counts as a drop: it is the
-   same noise, which on other images is a loss.
+1. The noise of each layer alone is measured on a few images (`dnc.quantization.noise`). Noises add up, so that those
+   with most of it are worth most in float32.
+2. The engine with all layers in 8 bits is built, and what it finds is measured on images. If it loses too much, layers
+   stay in float32, the noisiest first, until less noise is left: differences between two engines are as random as the
+   noise is, so that they go with its square root. That is confirmed by an engine, or less is left; one that confirms it
+   may be followed by others with fewer layers in float32. After `_ENGINES` of them the best one is taken, all of the
+   network in float32 where none confirmed. A gain counts as a drop: it is the same noise, which on other images is a
+   loss.
 
 What is measured is what `dnc eval` measures, mAP@0.50 or top-1, on the images' labels. Where they have none, what the
-float32 engine finds counts as the truth.
+float32 engine finds counts as the truth. What was measured once is kept (`dnc.quantization.remembered`), so that
+another `max_drop` is asked in no time.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import itertools
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,25 +29,37 @@ import numpy as np
 import onnx_ir as ir
 
 from dnc.errors import DatasetError
-from dnc.evaluation.datasets import Dataset
+from dnc.evaluation.datasets import Dataset, read_truth
 from dnc.evaluation.metrics import evaluate
 from dnc.files.writing import scratch_folder
 from dnc.graph.pipeline import Pipeline
 from dnc.graph.running import Running
+from dnc.passes.shared.reduced_precision import layer_of
 from dnc.quantization.noise import Quantization, noises
+from dnc.quantization.remembered import Remembered, digest_of, digest_of_model
+from dnc.runtime.arithmetic import this_isa
 from dnc.runtime.decoding import BoxHead
 from dnc.runtime.engine import Engine, load
 from dnc.runtime.inputs import Feeds, Inputs
 from dnc.runtime.manifest import Manifest, write_folder
 from dnc.runtime.memory import States
+from dnc.runtime.timing import device_name
 from dnc.targets import Target
 from dnc.targets.base import Candidate
-from dnc.typing import Progress, silent
+from dnc.typing import Progress, is_number, silent
 
 __all__ = ["Mixed", "choose_float_layers", "drop"]
 
 _IMAGES = 4
 """The number of images on which layers are compared with each other; their order was the same with 16."""
+_ROWS = 400
+"""Of deep networks fewer images: layers times images, half of which is what it costs in runs of the network."""
+_ENGINES = 4
+"""Engines with 8 bits that are measured, at most."""
+_STEPS = (1 / 16, 1 / 4)
+"""What may be left of the noise that is too much, at the least and at the most."""
+_CLASSES = 1 << 30
+"""Of any network, where labels are only compared."""
 _OBJECT = 0.25
 """The confidence from which on a box of the float32 engine counts as an object that is there."""
 
@@ -51,7 +69,7 @@ class Mixed:
     """The layers that mixed precision leaves in float32, and what the engine then reaches."""
 
     kept: tuple[int, ...]
-    """Layers that stay in float32."""
+    """Layers that stay in float32; where nothing is quantized, all of the network's."""
     layers: int
     """The number of layers that could be quantized."""
     full: float
@@ -62,8 +80,9 @@ class Mixed:
 
     def __str__(self) -> str:
         against = "on the images' labels" if self.labelled else "against what float32 finds"
+        kept = min(len(self.kept), self.layers)
         return (
-            f"{len(self.kept)} of {self.layers} layers in float32; {self.reached * 100:.2f} % {against}, "
+            f"{kept} of {self.layers} layers in float32; {self.reached * 100:.2f} % {against}, "
             f"float32 {self.full * 100:.2f} %"
         )
 
@@ -76,6 +95,7 @@ def choose_float_layers(
     dataset: Dataset,
     *,
     max_drop: float = 0.5,
+    cache: Path | None = None,
     progress: Progress = silent,
 ) -> Mixed:
     """The layers that `quantization` has to leave out.
@@ -87,13 +107,13 @@ def choose_float_layers(
         quantization: makes the passes.
         dataset: the images to measure on, best with labels, and best not those of the final evaluation.
         max_drop: percentage points.
+        cache: the folder in which measurements are kept (`dnc.files.places.cache_dir`); none are if not given.
     """
     if manifest.preprocessing is None:
         raise DatasetError("the network takes no images, so nothing can be measured on any", hint="--precision int8")
-    images = [entry.path for entry in dataset.entries[:_IMAGES]]
-    noise = noises(model, quantization, _feeds(model, manifest, images), progress=progress)
+    noise = noises(model, quantization, _feeds(model, manifest, dataset), cache=cache, progress=progress)
     order = sorted(noise, key=lambda layer: -noise[layer])
-    with _measure(dataset) as measure:
+    with _measure(dataset, cache) as measure:
         progress("measuring float32")
         full = measure(model, target, manifest)
 
@@ -103,30 +123,50 @@ def choose_float_layers(
             Pipeline(quantization([str(layer) for layer in order[:count]])).run(quantized)
             return measure(quantized, target, manifest)
 
-        def enough(value: float) -> bool:
-            return abs(full - value) * 100 <= max_drop
+        count, best = _fewest(reached, [noise[layer] for layer in order], full, max_drop)
+    if count < len(order):
+        return Mixed(tuple(sorted(order[:count])), len(order), full, best, measure.labelled)
+    # What moves and joins numbers, too: 8 bits there are for those around it.
+    every = {number for node in model.graph if (number := layer_of(node)) is not None}
+    return Mixed(tuple(sorted(every)), len(order), full, full, measure.labelled)
 
-        best, low, high = reached(0), 0, len(order)
-        if enough(best):
-            high = 0
+
+def _fewest(reached: Callable[[int], float], noise: Sequence[float], full: float, max_drop: float) -> tuple[int, float]:
+    """How many layers stay in float32, and what is reached then.
+
+    Args:
+        reached: builds and measures an engine with so many of the noisiest in float32.
+        noise: of each layer, the noisiest first.
+        full: what is reached in float32.
+        max_drop: percentage points.
+    """
+    left = [*itertools.accumulate(reversed(noise), initial=0.0)][::-1]
+    low, high, best = -1, len(noise), full
+    count = 0
+    for _ in range(_ENGINES):
+        if high - low < 2:
+            break
+        value = reached(count)
+        loss = abs(full - value) * 100
+        if loss <= max_drop:
+            high, best = count, value
         else:
-            best = full
-        while high - low > 1:
-            middle = (low + high) // 2
-            value = reached(middle)
-            if enough(value):
-                best, high = value, middle
-            else:
-                low = middle
-    return Mixed(tuple(sorted(order[:high])), len(order), full, best, measure.labelled)
+            low = count
+            share = min(max((max_drop / loss) ** 2, _STEPS[0]), _STEPS[1])
+        wanted = left[low] * share if high == len(noise) else math.sqrt(left[low] * left[high])
+        count = next(place for place, noise_left in enumerate(left) if noise_left <= wanted)
+        count = min(max(count, low + 1), high - 1)
+    return high, best
 
 
-def drop(exact: Candidate, other: Candidate, dataset: Dataset, *, progress: Progress = silent) -> float:
+def drop(
+    exact: Candidate, other: Candidate, dataset: Dataset, *, cache: Path | None = None, progress: Progress = silent
+) -> float:
     """By how many percentage points mAP@0.50 or top-1 of one engine differs from that of another, which is in float32.
 
     Raises DatasetError if the network takes no images.
     """
-    with _measure(dataset) as measure:
+    with _measure(dataset, cache) as measure:
         values = []
         for variant in (exact, other):
             progress(f"measuring {variant.target.title}")
@@ -134,14 +174,15 @@ def drop(exact: Candidate, other: Candidate, dataset: Dataset, *, progress: Prog
     return abs(values[0] - values[1]) * 100
 
 
-def _feeds(model: ir.Model, manifest: Manifest, images: Sequence[Path]) -> list[Feeds]:
-    """What the model is fed for these images: each with what it remembers of those before, where it has a memory."""
+def _feeds(model: ir.Model, manifest: Manifest, dataset: Dataset) -> list[Feeds]:
+    """What the model is fed for some images: each with what it remembers of those before, where it has a memory."""
+    depth = len({layer_of(node) for node in model.graph})
     inputs = Inputs(manifest)
     running = Running(model, optimize=True) if manifest.carried else None
     feeds: list[Feeds] = []
     states: States = {}
-    for image in images:
-        feeds.append(inputs.batch([inputs.prepare(inputs.pixels(image))], states=states))
+    for entry in dataset.entries[: max(1, min(_IMAGES, _ROWS // max(depth, 1)))]:
+        feeds.append(inputs.batch([inputs.prepare(inputs.pixels(entry.path))], states=states))
         if running is not None:
             states = inputs.following(list(running(feeds[-1]).values()))
     return feeds
@@ -151,12 +192,15 @@ class _Measure:
     """Builds engines and measures their accuracy. The first one is in float32: what it finds counts as the truth where
     images have no labels."""
 
-    def __init__(self, dataset: Dataset, folder: Path) -> None:
+    def __init__(self, dataset: Dataset, folder: Path, cache: Path | None) -> None:
         self._dataset = dataset
         self._folder = folder
+        self._remembered = Remembered(cache)
+        self._images = "" if cache is None else _digest_of_images(dataset)
+        self._exact: Candidate | None = None
+        self._digest = ""
         self._labels: Path | None = None
         self._classes: list[int] = []
-        self._first = True
         self.labelled = True
 
     def __call__(self, model: ir.Model, target: Target, manifest: Manifest) -> float:
@@ -164,15 +208,33 @@ class _Measure:
         if manifest.preprocessing is None or not manifest.heads:
             what = "the network finds nothing in images, so nothing can be measured on any"
             raise DatasetError(what, hint="--precision says what to take without measuring")
-        engine = self._engine(model, target, manifest)
-        first, self._first = self._first, False
-        if first:
+        candidate = Candidate(target, model, manifest)
+        digest = _digest_of(candidate) if self._images else ""
+        if self._exact is None:
+            self._exact, self._digest = candidate, digest
+        key = digest_of([digest, self._digest, self._images])
+        known = self._remembered.get(key)
+        if isinstance(known, dict) and is_number(value := known.get("accuracy")) and 0 <= value <= 1:
+            self.labelled = known.get("labelled") is not False
+            return float(value)
+        value = self._accuracy(candidate)
+        self._remembered.put(key, {"accuracy": value, "labelled": self.labelled})
+        return value
+
+    def _accuracy(self, candidate: Candidate) -> float:
+        assert self._exact is not None
+        if candidate is self._exact:
+            engine = self._engine(candidate)
             try:
                 return self._evaluate(engine)
             except DatasetError:
                 self.labelled = False
                 self._learn(engine)
-        return self._evaluate(engine)
+            return self._evaluate(engine)
+        if not self.labelled and self._labels is None and not self._classes:
+            # What the float32 engine reaches was known.
+            self._learn(self._engine(self._exact))
+        return self._evaluate(self._engine(candidate))
 
     def _evaluate(self, engine: Engine) -> float:
         if self._classes:
@@ -200,15 +262,45 @@ class _Measure:
         """The class of each image."""
         return [best.class_id for (best,) in engine.stream([entry.path for entry in self._dataset.entries], top=1)]
 
-    def _engine(self, model: ir.Model, target: Target, manifest: Manifest) -> Engine:
+    def _engine(self, candidate: Candidate) -> Engine:
         folder = self._folder / "engine"
         with write_folder(folder) as writer:
-            report = target.build(model, writer.folder, manifest)
-            writer.finish(dataclasses.replace(manifest, report=report))
+            report = candidate.target.build(candidate.model, writer.folder, candidate.manifest)
+            writer.finish(dataclasses.replace(candidate.manifest, report=report))
         return load(folder)
 
 
+def _digest_of(candidate: Candidate) -> str:
+    """Of all that decides what an engine finds here."""
+    target, manifest = candidate.target, candidate.manifest
+    takes = (
+        manifest.preprocessing,
+        manifest.heads,
+        manifest.decode,
+        manifest.batch,
+        manifest.input_dtype,
+        manifest.labels,
+    )
+    runs = (target.name, target.options, target.engine(), device_name(), this_isa(), target.versions())
+    return digest_of([digest_of_model(candidate.model), repr(takes), repr(runs)])
+
+
+def _digest_of_images(dataset: Dataset) -> str:
+    """Of images and of what is known of them. What cannot be read is told by who needs it."""
+    parts: list[str | bytes] = [repr(dataset.data), *map(repr, dataset.entries)]
+    files = [entry.path for entry in dataset.entries]
+    with suppress(DatasetError):
+        files += [found for found in [dataset.data and dataset.data.find("labels")] if found]
+    for path in files:
+        with suppress(OSError):
+            parts.append(path.read_bytes())
+    with suppress(DatasetError):
+        for truth in read_truth(dataset.entries, _CLASSES, allow_unlabelled=True):
+            parts += [np.ascontiguousarray(array).tobytes() for array in vars(truth).values()]
+    return digest_of(parts)
+
+
 @contextmanager
-def _measure(dataset: Dataset) -> Iterator[_Measure]:
+def _measure(dataset: Dataset, cache: Path | None = None) -> Iterator[_Measure]:
     with scratch_folder("drop") as folder:
-        yield _Measure(dataset, folder)
+        yield _Measure(dataset, folder, cache)

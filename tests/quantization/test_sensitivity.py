@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+import math
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -23,7 +25,7 @@ from dnc.passes.quantize import Quantize
 from dnc.quantization.calibration import Calibration
 from dnc.quantization.collecting import calibrate
 from dnc.quantization.noise import noises
-from dnc.quantization.sensitivity import _feeds, choose_float_layers, drop
+from dnc.quantization.sensitivity import Mixed, _feeds, _fewest, choose_float_layers, drop
 from dnc.runtime.engine import Engine
 from dnc.runtime.inputs import Inputs
 from dnc.runtime.manifest import Manifest
@@ -175,7 +177,114 @@ def test_as_few_as_the_drop_allows(
     assert abs(found.full - found.reached) * 100 <= max_drop
     if count is not None:
         assert len(found.kept) == count
+    assert f"{min(len(found.kept), 4)} of 4 layers in float32" in str(found)
     assert any(text.startswith("quantizing layer 0 alone, 1 of 4") for text in told)
+
+
+@pytest.mark.parametrize(
+    ("losses", "max_drop", "asked", "expected"),
+    [
+        ([0.4] * 11, 0.5, [0], 0),
+        # A quarter of the noise of 31 may be left, 7; it suffices, and so does half of it.
+        ([1, 1, 0.4, 0.4, 0.4, 0.4], 0.5, [0, 2, 1], 2),
+        # So much is lost that a sixteenth is left, 1; that suffices, and 3 does not.
+        ([9, 9, 9, 9, 0.1, 0.1], 0.5, [0, 4, 3], 4),
+        ([9, 9, 9, 9, 9, 0.1], 0.5, [0, 4], 5),
+        # It is never enough.
+        ([9] * 6, 0.5, [0, 4], 5),
+        ([0.1, 0, 0, 0, 0, 0], 0.0, [0, 4, 3, 2], 2),
+    ],
+)
+def test_few_engines_find_how_many(losses: list[float], max_drop: float, asked: list[int], expected: int) -> None:
+    """Layers with noises of 16, 8, 4, 2 and 1, or as many as there are losses: those with so many in float32."""
+    noise = [2.0**power for power in reversed(range(len(losses) - 1))]
+    found = []
+
+    def reached(count: int) -> float:
+        found.append(count)
+        return 0.5 - losses[count] / 100
+
+    count, best = _fewest(reached, noise, 0.5, max_drop)
+    assert found == asked
+    assert count == expected
+    assert best == (0.5 if expected == len(noise) else 0.5 - losses[expected] / 100)
+
+
+def test_layers_of_infinite_noise_come_first() -> None:
+    """Nothing can be said of what is left as long as one of them is quantized."""
+    count, best = _fewest(lambda count: 0.5 * (count >= 2), [math.inf, math.inf, 1, 1], 0.5, 1)
+    assert (count, best) == (2, 0.5)
+
+
+class Counting(Onnx):
+    """Counts the engines that it builds."""
+
+    built = 0
+
+    def build(self, *args: Any, **values: Any) -> Mapping[str, str]:
+        type(self).built += 1
+        return super().build(*args, **values)
+
+
+def test_what_was_measured_is_kept(measured: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    """Another drop is asked without an engine; other ranges are measured, and so is what a damaged file had."""
+    manifest, model, _ = prepared(measured, tmp_path)
+    dataset, cache = read_dataset(str(measured[2])), tmp_path / "cache"
+
+    def asked(max_drop: float) -> tuple[Mixed, int, list[str]]:
+        Counting.built, told = 0, list[str]()
+        found = choose_float_layers(
+            model, Counting(), manifest, quantization, dataset, max_drop=max_drop, cache=cache, progress=told.append
+        )
+        return found, Counting.built, [text for text in told if text.startswith(("quantizing", "noise"))]
+
+    first, built, told = asked(0.0)
+    assert built > 1
+    assert told
+    assert asked(0.0) == (first, 0, [])
+    loose, *rest = asked(100.0)
+    assert not loose.kept
+    assert not loose.labelled
+    assert rest == [0, []]
+    for file in cache.rglob("found.json"):
+        file.write_text(file.read_text()[:-1] + "x")
+    assert asked(0.0) == (first, built, told)
+    for file in cache.rglob("found.json"):
+        file.write_text('{"1": -1, "accuracy": 7}')
+    assert asked(0.0) == (first, built, told)
+    attach_ranges(model, {"layer001": Range(-100, 100)})
+    again = asked(100.0)
+    # What float32 reaches is what it was; its boxes are the truth, and so it is built.
+    assert again[1] == 2
+    assert again[2] == told
+
+
+def test_what_was_measured_on_other_images(measured: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    """An image of the same name, or other labels, are another data set."""
+    manifest, model, _ = prepared(measured, tmp_path)
+    target, dataset, cache = Counting(), read_dataset(str(measured[2])), tmp_path / "cache"
+    candidate = Candidate(target, model, manifest)
+    (image, *_), texts = sorted(measured[2].iterdir()), []
+    for change in (
+        lambda: None,
+        lambda: [path.with_suffix(".txt").write_text("0 0.5 0.5 0.2 0.2\n") for path in sorted(measured[2].iterdir())],
+        lambda: image.with_suffix(".txt").write_text("1 0.5 0.5 0.2 0.2\n"),
+        lambda: Image.fromarray(np.zeros((40, 48, 3), np.uint8)).save(image),
+    ):
+        change()
+        Counting.built = 0
+        for _ in range(2):
+            texts.append(drop(candidate, candidate, dataset, cache=cache))
+        assert Counting.built == 1
+    assert texts == [0.0] * 8
+
+
+def test_a_cache_is_no_must(measured: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    """One that cannot be written changes nothing."""
+    manifest, model, _ = prepared(measured, tmp_path)
+    (tmp_path / "cache").write_text("no folder")
+    candidate = Candidate(Onnx(), model, manifest)
+    assert drop(candidate, candidate, read_dataset(str(measured[2])), cache=tmp_path / "cache") == 0
 
 
 def test_noise_is_measured_on_what_is_remembered(write: Callable[..., Path], tmp_path: Path) -> None:
@@ -187,7 +296,7 @@ def test_noise_is_measured_on_what_is_remembered(write: Callable[..., Path], tmp
         Image.fromarray(frame).save(path)
     model = lower(Network.load(cfg, cfg.with_suffix(".weights")), batch=1)
     states: dict[str, np.ndarray[tuple[int, ...], np.dtype[np.float32]]] = {}
-    for feeds, frame in zip(_feeds(model, engine.manifest, paths), frames, strict=True):
+    for feeds, frame in zip(_feeds(model, engine.manifest, read_dataset(list(map(str, paths)))), frames, strict=True):
         for name in engine.manifest.states:
             expected = states.get(name, np.zeros_like(feeds[name]))
             np.testing.assert_allclose(feeds[name], expected, atol=1e-5)
