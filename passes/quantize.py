@@ -20,6 +20,9 @@ on the values (`dnc.graph.quantization`).
    them. If the spec says so, outputs are too, for all that reads them.
 4. Weights become int8 numbers with one scale for each output channel, biases int32 numbers where the spec says so.
    Both are computed when they are written.
+5. Where the engine's kernels add up pairs of products in 16 bits, weights are looked at first. If any pair of a layer
+   could be cut off, each output gets the finest scale with which none of its pairs can, and its weights are rounded so
+   that their sum stays (`dnc.graph.pairs`). Outputs whose pairs fit keep their scale, and layers as well their weights.
 """
 
 from __future__ import annotations
@@ -31,8 +34,10 @@ import numpy as np
 import onnx_ir as ir
 
 from dnc.graph.builder import lazy
+from dnc.graph.pairs import LIMIT, Pairing, adds_pairs, fit, largest_sums, pairs_fit
 from dnc.graph.quantization import (
     DATA_MOVEMENT,
+    LEVELS,
     QuantParams,
     QuantSpec,
     Range,
@@ -81,7 +86,6 @@ class Quantize(ReducedPrecision):
         rounding = _Rounding(model.graph, self.spec)
         nodes = list(model.graph)
         after, before, _ = around_products(nodes)
-        first = next((node for node in nodes if node.op_type in _PRODUCTS), None)
         reasons: dict[ir.Node, str] = {}
         for node in nodes:
             product = node.op_type in _PRODUCTS
@@ -98,8 +102,8 @@ class Quantize(ReducedPrecision):
         for node, reason in reasons.items():
             if reason:
                 remarks.miss(node, reason)
-            elif rounding.quantize(node, self.spec.first_weight_limit if node is first else self.spec.weight_limit):
-                remarks.apply(node, "8 bits")
+            elif rounding.quantize(node):
+                remarks.apply(node, rounding.text(node))
         return remarks
 
 
@@ -194,6 +198,7 @@ class _Rounding:
         self._order = {node: number for number, node in enumerate(graph)}
         self._rounded: dict[tuple[ir.Value, QuantParams], ir.Value] = {}
         self._weights: dict[tuple[Any, ...], tuple[ir.Value, ir.Value | None]] = {}
+        self._texts: dict[ir.Node, str] = {}
 
     def refusal(self, node: ir.Node) -> str:
         """Why a node cannot be quantized; empty if it can."""
@@ -244,7 +249,11 @@ class _Rounding:
             value = user.outputs[0]
         return value
 
-    def quantize(self, node: ir.Node, limit: int) -> bool:
+    def text(self, node: ir.Node) -> str:
+        """What was done to a node."""
+        return self._texts.get(node, "8 bits")
+
+    def quantize(self, node: ir.Node) -> bool:
         """Cases 3 and 4 for one node, those before it being done; returns whether anything is new."""
         unified = self._spec.unified_concat and node.op_type == "Concat"
         own = unified or (self._spec.dense_only and _moves(node))
@@ -254,7 +263,7 @@ class _Rounding:
             new |= rounded is not value
             node.replace_input_with(position, rounded)
         if node.op_type in _PRODUCTS:
-            self._quantize_weights(node, limit)
+            self._quantize_weights(node)
             new = True
         if self._spec.outputs:
             for value in map(self._clamped, node.outputs):
@@ -306,23 +315,45 @@ class _Rounding:
             set_quant_params(rounded, params)
         return result
 
-    def _quantize_weights(self, node: ir.Node, limit: int) -> None:
-        """Case 4."""
+    def _quantize_weights(self, node: ir.Node) -> None:
+        """Cases 4 and 5."""
         value, bias = node.inputs[1], node.inputs[2] if len(node.inputs) > 2 and self._spec.int32_biases else None
         data = node.inputs[0]
         assert value is not None
         assert data is not None
         scale = self._params(data).scale[0] if bias is not None else None
-        key = (value, limit, bias, scale)
+        pairs = self._pairs(node, value)
+        key = (value, bias, scale, pairs)
         if key not in self._weights:
-            self._weights[key] = self._integers(node, value, limit, bias, scale)
+            self._weights[key] = self._integers(node, value, bias, scale, pairs)
         weights, biases = self._weights[key]
         node.replace_input_with(1, weights)
         if biases is not None:
             node.replace_input_with(2, biases)
 
+    def _pairs(self, node: ir.Node, value: ir.Value) -> tuple[Pairing, ...]:
+        """The orders of pairs for which the weights of a product have to be made to fit: case 5."""
+        tensor = constant_array(value)
+        assert tensor is not None
+        if not self._spec.pairs or not adds_pairs(tensor.shape.numpy(), attribute(node, "group", 1)):
+            return ()
+        weights = tensor.numpy()
+        plain = QuantParams.of_weights(weights)
+        if pairs_fit(plain.quantize(weights), self._spec.pairs):
+            self._texts[node] = "8 bits: its pairs fit"
+            return ()
+        scales = np.maximum(plain.scale, largest_sums(weights, self._spec.pairs) / LIMIT)
+        bits = 1 + np.log2(LEVELS * np.mean(plain.scale / scales))
+        self._texts[node] = f"8 bits: weights of {bits:.1f}, so that its pairs fit"
+        return self._spec.pairs
+
     def _integers(
-        self, node: ir.Node, value: ir.Value, limit: int, bias: ir.Value | None, scale: float | None
+        self,
+        node: ir.Node,
+        value: ir.Value,
+        bias: ir.Value | None,
+        scale: float | None,
+        pairs: tuple[Pairing, ...],
     ) -> tuple[ir.Value, ir.Value | None]:
         """Weights as int8 and, if the spec wants them, biases as int32 numbers."""
         tensor, shift = constant_array(value), constant_array(bias)
@@ -332,14 +363,18 @@ class _Rounding:
         def params() -> QuantParams:
             assert tensor is not None
             least = 0.0 if shift is None or scale is None else least_weight_scales(shift.numpy(), scale)
-            return QuantParams.of_weights(tensor.numpy(), limit, least)
+            weights = tensor.numpy()
+            if pairs:
+                least = np.maximum(least, largest_sums(weights, pairs) / LIMIT)
+            return QuantParams.of_weights(weights, least)
 
         def scales() -> Array:
             return np.array(params().scale, np.float32)
 
         def integers() -> Array:
             assert tensor is not None
-            return params().quantize(tensor.numpy())
+            weights = tensor.numpy()
+            return fit(params().steps(weights), pairs) if pairs else params().quantize(weights)
 
         def dequantized(like: ir.Value, numbers: ir.TensorProtocol, steps: ir.TensorProtocol) -> ir.Value:
             inputs = [add_initializer(self._graph, tensor) for tensor in (numbers, steps)]

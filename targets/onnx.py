@@ -8,6 +8,7 @@ from typing import ClassVar
 
 import onnx_ir as ir
 
+from dnc.graph.pairs import Pairing
 from dnc.graph.pipeline import Step
 from dnc.graph.quantization import DATA_MOVEMENT, QuantSpec
 from dnc.graph.serialization import serialize_to
@@ -88,7 +89,10 @@ class Onnx(Target):
     def quantization(self) -> QuantSpec | None:
         """Its kernels for 8 bits compute one operator each and round what it gives; Relu and Clip are that rounding."""
         operators = frozenset({"Conv", "Gemm", "Add", "Mul", "LeakyRelu", "Sigmoid", "Concat"})
-        return QuantSpec(operators | DATA_MOVEMENT, outputs=True, int32_biases=True)
+        arithmetic = self.arithmetic
+        # MLAS multiplies matrices, whose rows are by row, column and channel.
+        pairs = (Pairing.ROWS,) if arithmetic is not None and arithmetic.saturates else ()
+        return QuantSpec(operators | DATA_MOVEMENT, outputs=True, int32_biases=True, pairs=pairs)
 
     def storage(self) -> Sequence[Step]:
         name = {"fp16": "to-float16", "bf16": "to-bfloat16"}.get(self.options["precision"])

@@ -22,6 +22,7 @@ import onnx_ir as ir
 
 from dnc.errors import TargetError
 from dnc.graph.builder import where_of
+from dnc.graph.pairs import Pairing
 from dnc.graph.pipeline import Step
 from dnc.graph.quantization import DATA_MOVEMENT, QuantSpec
 from dnc.graph.serialization import serialize
@@ -61,7 +62,11 @@ class Openvino(Target):
     def quantization(self) -> QuantSpec | None:
         """It joins convolutions with what follows them, so their inputs alone say that they are to have 8 bits."""
         operators = frozenset({"Conv", "Gemm", "Concat"}) | DATA_MOVEMENT
-        return QuantSpec(operators, unified_concat=True, first_weight_limit=63)
+        arithmetic = self.arithmetic
+        # oneDNN's kernels take channels, those that it has for groups of an odd number of channels the others as well.
+        orders = (Pairing.CHANNELS, Pairing.ROWS, Pairing.COLUMNS)
+        pairs = orders if arithmetic is not None and arithmetic.saturates else ()
+        return QuantSpec(operators, unified_concat=True, pairs=pairs)
 
     def build(
         self, model: ir.Model, folder: Path, manifest: Manifest | None = None, progress: Progress = silent

@@ -24,6 +24,8 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 import numpy.typing as npt
 
+from dnc.graph.pairs import Pairing
+
 if TYPE_CHECKING:
     import onnx_ir as ir
 
@@ -120,11 +122,9 @@ class QuantSpec:
     dense_only: bool = False
     """Products of several groups stay float32. So does what moves numbers where any that reads them is float32; else
     it moves them with the parameters of the concatenation that alone reads them."""
-    weight_limit: int = LEVELS
-    """The largest weight."""
-    first_weight_limit: int = LEVELS
-    """That of the network's first convolution. 63 keeps the sum of two products within 16 bits, in which CPUs without
-    VNNI add them up."""
+    pairs: tuple[Pairing, ...] = ()
+    """The orders in which its kernels may take products two by two and add them in 16 bits, the usual one first:
+    weights are such that these sums fit (`dnc.graph.pairs`). Empty where all sums are exact."""
 
     def activations(self, known: Range) -> QuantParams:
         """The parameters of a tensor with this range."""
@@ -155,16 +155,15 @@ class QuantParams:
         return cls((_float32(max(-known.low, known.high, 0.0) / LEVELS),))
 
     @classmethod
-    def of_weights(cls, weights: npt.NDArray[Any], limit: int = LEVELS, least: npt.NDArray[Any] | float = 0.0) -> Self:
-        """int8, for each output channel, axis 0: its largest weight is `limit`.
+    def of_weights(cls, weights: npt.NDArray[Any], least: npt.NDArray[Any] | float = 0.0) -> Self:
+        """int8, for each output channel, axis 0: its largest weight is `LEVELS`.
 
         Args:
             weights: float, (outputs, ...).
-            limit: the largest integer.
             least: what the scales must not be below, (outputs,).
         """
         largest = np.abs(weights.reshape(len(weights), -1)).max(axis=1, initial=0).astype(np.float64)
-        scales = np.maximum(np.maximum(largest / limit, least), _TINY).astype(np.float32)
+        scales = np.maximum(np.maximum(largest / LEVELS, least), _TINY).astype(np.float32)
         return cls(tuple(scales.tolist()), axis=0)
 
     @classmethod
@@ -176,8 +175,14 @@ class QuantParams:
     def quantize(self, reals: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """The integers nearest to real numbers: rounded to even and clipped."""
         limits = np.iinfo(self.dtype)
-        integers = np.round(reals / self._scales(reals.ndim)) + self.zero_point
-        return np.clip(integers, limits.min, limits.max).astype(self.dtype)
+        integers = np.round(self.steps(reals)) + self.zero_point
+        clipped: npt.NDArray[Any] = np.clip(integers, limits.min, limits.max).astype(self.dtype)
+        return clipped
+
+    def steps(self, reals: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Real numbers in units of the scale, not rounded, less the zero point."""
+        steps: npt.NDArray[Any] = reals / self._scales(reals.ndim)
+        return steps
 
     def dequantize(self, integers: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         """The real numbers that integers stand for."""

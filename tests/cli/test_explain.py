@@ -118,10 +118,13 @@ def test_eight_bits(command: Command, folder: Path) -> None:
     calibrated = command("calibrate", "obj.data", "tiny.cfg", "tiny.weights", "-input_calibration", 2)
     assert calibrated.code == 0, calibrated.err
     options = ("--target", "onnx", "--precision", "int8", "--calibration", "tiny.calibration.json", "--json")
-    result = command("explain", "tiny.cfg", *options)
+    result = command("explain", "tiny.cfg", *options, "--option", "isa=avx512vnni")
     passes = {item["name"]: item for item in json.loads(result.out)}
     assert {"equalize", "quantize"} <= set(passes)
     assert passes["quantize"]["applied"][0]["text"] == "8 bits"
+    result = command("explain", "tiny.cfg", *options, "--option", "isa=avx2")
+    passes = {item["name"]: item for item in json.loads(result.out)}
+    assert "so that its pairs fit" in passes["quantize"]["applied"][0]["text"]
     result = command("explain", "tiny.cfg", *options, "--passes", "fold-batchnorm,quantize:keep=Add")
     names = [item["name"] for item in json.loads(result.out)]
     assert names == ["fold-batchnorm", "equalize", "quantize", "eliminate-dead-code"]

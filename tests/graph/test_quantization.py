@@ -73,17 +73,16 @@ def test_ranges_belong_to_values() -> None:
     assert [range_of(value) for value in values] == [ranges["x"], ranges["a"], None]
 
 
-@pytest.mark.parametrize("limit", [127, 63])
-def test_weights(limit: int) -> None:
+def test_weights() -> None:
     weights = np.random.default_rng(0).normal(0, 1, (5, 3, 3, 3)).astype(np.float32) * np.float32(10) ** np.arange(
         -2, 3, dtype=np.float32
     ).reshape(-1, 1, 1, 1)
     weights[4] = 0
-    params = QuantParams.of_weights(weights, limit)
+    params = QuantParams.of_weights(weights)
     integers = params.quantize(weights)
     assert integers.dtype == np.int8
-    # The largest of each channel is the limit, but for the channel of zeros.
-    assert np.abs(integers.reshape(5, -1)).max(axis=1).tolist() == [limit] * 4 + [0]
+    # The largest of each channel is 127, but for the channel of zeros.
+    assert np.abs(integers.reshape(5, -1)).max(axis=1).tolist() == [127] * 4 + [0]
     column = np.array(params.scale).reshape(-1, 1, 1, 1)
     assert (column > 0).all()
     # Half a step, and the rounding of the scale to float32.
@@ -93,5 +92,5 @@ def test_weights(limit: int) -> None:
 def test_biases_fit_into_32_bits() -> None:
     """A channel whose weights are nearly nothing gets a scale with which its bias is a number at all."""
     weights, biases = np.full((2, 1, 1, 1), 1e-20), np.array([3.0, -5.0])
-    params = QuantParams.of_weights(weights, 127, least_weight_scales(biases, 0.1))
+    params = QuantParams.of_weights(weights, least_weight_scales(biases, 0.1))
     assert (np.abs(biases / (0.1 * np.array(params.scale))) <= 2**30 * 1.001).all()

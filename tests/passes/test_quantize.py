@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import onnx_ir as ir
 import pytest
@@ -11,6 +13,7 @@ from hypothesis import strategies as st
 from dnc.darknet.lower import lower
 from dnc.darknet.network import Network
 from dnc.errors import DncError
+from dnc.graph.pairs import Pairing
 from dnc.graph.quantization import (
     DATA_MOVEMENT,
     Channels,
@@ -26,13 +29,15 @@ from dnc.graph.serialization import check
 from dnc.passes import passes
 from dnc.passes.equalize import Equalize
 from dnc.passes.quantize import Quantize
+from dnc.quantization.pairs import saturation
 from dnc.targets import targets
+from dnc.typing import Array
 from tests.models import model, ops, outputs
 from tests.networks import NETWORKS
 from tests.thinning import thinned
 
 R = np.random.default_rng(0)
-INPUTS = QuantSpec(frozenset({"Conv", "Gemm", "Concat"}) | DATA_MOVEMENT, unified_concat=True, first_weight_limit=63)
+INPUTS = QuantSpec(frozenset({"Conv", "Gemm", "Concat"}) | DATA_MOVEMENT, unified_concat=True)
 OUTPUTS = QuantSpec(
     frozenset({"Conv", "Gemm", "Add", "LeakyRelu", "Concat", "Mul"}) | DATA_MOVEMENT, outputs=True, int32_biases=True
 )
@@ -129,7 +134,7 @@ def test_inputs_are_rounded_and_weights_integers() -> None:
     weights = ["DequantizeLinear", "Conv"]
     assert ops(built) == [*pair, *weights, "LeakyRelu", *pair, *weights, "Conv"]
     first, second = (np.abs(each.const_value.numpy()).max() for each in _integers(built))  # type: ignore[union-attr]
-    assert (first, second) == (63, 127)
+    assert (first, second) == (127, 127)
 
 
 def _integers(built: ir.Model) -> list[ir.Value]:
@@ -243,6 +248,67 @@ def test_what_moves_numbers_into_a_concatenation_has_its_parameters() -> None:
     ranges = calibrated(built) | {"layer001": Range(-9, 9)}
     quantize(built, ranges, DENSE)
     assert params(built) == [QuantParams.asymmetric(ranges["input"]), QuantParams.asymmetric(Range(-9, 9))]
+
+
+ROWS = dataclasses.replace(OUTPUTS, pairs=(Pairing.ROWS,))
+
+
+def integers(built: ir.Model) -> dict[str, Array]:
+    """The weights in 8 bits, by their names."""
+    return {value.name or "": value.const_value.numpy() for value in _integers(built) if value.const_value is not None}
+
+
+@pytest.mark.parametrize("spec", [INPUTS, OUTPUTS], ids=["inputs", "outputs"])
+@pytest.mark.parametrize("pairing", Pairing)
+def test_pairs_fit(spec: QuantSpec, pairing: Pairing) -> None:
+    """Large weights side by side: with the finest scales they are cut off where inputs are large, and then they are
+    not."""
+    body = "layer000 = Conv(input, w, b)  layer001 = Conv <pads=[1,1,1,1]> (layer000, e, b)  y = Conv(layer001, v)"
+    weights = np.random.default_rng(0).normal(0, 1, (4, 4, 3, 3))
+    weights[:3] = np.abs(weights[:3])
+    weights[0] *= 100
+    weights[2, :, 1, 1] *= 100
+    weights[3] = 0
+    weights[3, 0, 0, 0] = 1
+
+    def quantized(pairs: tuple[Pairing, ...]) -> tuple[Remarks, Array]:
+        built = model(
+            f"agraph (float[1,3,6,6] input) => (float[1,4,N,M] y) {{ {body} }}",
+            **{name: WEIGHTS[name] for name in "wbv"},
+            e=weights,
+        )
+        remarks = quantize(
+            built, {**calibrated(built), "layer000": Range(0, 4)}, dataclasses.replace(spec, pairs=pairs)
+        )
+        return remarks, integers(built)["e.int8"]
+
+    full = np.full((1, 4, 6, 6), 255, np.uint8)
+    _, before = quantized(())
+    assert saturation(full, before, pairing, pads=[1] * 4).share > 0.05
+    remarks, after = quantized((pairing,))
+    assert saturation(full, after, pairing, pads=[1] * 4).share == 0
+    assert remarks.applied[-1].text.startswith("8 bits: weights of 7.")
+    # What fitted keeps its scale.
+    np.testing.assert_array_equal(after[3], before[3])
+
+
+def test_pairs_that_fit_change_nothing() -> None:
+    """To the bit; nor does what kernels multiply one by one."""
+    depthwise = "layer001 = Conv <group=4, pads=[1,1,1,1]> (layer000, d, b)"
+    body = f"layer000 = Conv(input, x, b)  {depthwise}  y = Conv(layer001, v)"
+    weights = np.random.default_rng(0).normal(0, 1, (4, 3, 1, 1))
+    weights[:, 1] = 0
+    texts, remarks = [], Remarks()
+    for spec in (OUTPUTS, ROWS):
+        built = model(
+            f"agraph (float[1,3,6,6] input) => (float[1,4,N,M] y) {{ {body} }}",
+            **{name: WEIGHTS[name] for name in "dbv"},
+            x=weights,
+        )
+        remarks = quantize(built, calibrated(built), spec)
+        texts.append([array.tobytes() for array in integers(built).values()])
+    assert texts[0] == texts[1]
+    assert [remark.text for remark in remarks.applied] == ["8 bits: its pairs fit", "8 bits"]
 
 
 ONE = "float[1,3,1,1] input"
