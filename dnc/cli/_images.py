@@ -15,7 +15,7 @@ from dnc.files.writing import whole_file
 from dnc.runtime.decoding import BoxHead
 from dnc.runtime.engine import Engine, load
 from dnc.runtime.images import read_image
-from dnc.runtime.preprocessing import Preprocessing
+from dnc.runtime.preprocessing import as_picture
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -90,13 +90,9 @@ def in_color(seen: Seen, exif: bool | None) -> Pixels:
     """The picture that an image is drawn on, (H, W, 3) or (H, W) of uint8: of a file also where the network takes it in
     gray, of an array its first three channels, or its first."""
     pixels = seen.pixels
-    if seen.path.suffix.lower() not in ARRAYS:
-        return pixels if pixels.shape[2:] == (3,) else read_image(seen.path, exif=exif)
-    channels = 1 if pixels.ndim == 2 or pixels.shape[2] < 3 else 3
-    shown = pixels if pixels.ndim == 2 else pixels[:, :, :channels]
-    color = "gray" if channels == 1 else "rgb"
-    picture = Preprocessing(shown.shape[1], shown.shape[0], channels, color=color).to_bytes(shown)
-    return picture if channels == 3 else picture[:, :, 0]
+    if seen.path.suffix.lower() in ARRAYS:
+        return as_picture(pixels)
+    return pixels if pixels.shape[2:] == (3,) else read_image(seen.path, exif=exif)
 
 
 def picture_paths(out: Path, images: Sequence[Path]) -> dict[Path, Path]:

@@ -38,8 +38,13 @@ const h = (tag, attributes = {}, ...children) => fill(document.createElement(tag
 const s = (tag, attributes = {}, ...children) => fill(document.createElementNS(SVG, tag), attributes, children);
 
 const mark = (kind) => s("svg", { viewBox: "0 0 10 10", "aria-hidden": "true" }, s("path", { d: shapeOf(kind) }));
-const badge = (kind) =>
-  h("span", { class: `badge ${classOf(kind)}`, title: DATA.kinds_in_words[kind] }, mark(kind), kind);
+const badge = (kind, quiet = false) =>
+  h(
+    "span",
+    { class: `badge ${classOf(kind)}${quiet ? " quiet" : ""}`, title: DATA.kinds_in_words[kind] },
+    mark(kind),
+    kind,
+  );
 
 // Numbers
 
@@ -74,6 +79,10 @@ const INPUT = -1;
 const anchorOf = (number) => `layer-${number === INPUT ? "input" : number}`;
 const nameOf = ({ number, section }) => (number === INPUT ? "network's input" : `${number} ${section}`);
 const indices = new Map(LAYERS.map(({ number }, index) => [anchorOf(number), index]));
+/** What keeps apart what matters from what does not: dB at the heads. */
+const LOUD =
+  Math.max(...DATA.culprits.map((number) => LAYERS[indices.get(anchorOf(number))]?.at_heads ?? -Infinity)) - 15;
+const isQuiet = ({ at_heads }) => !(known(at_heads) && at_heads >= LOUD);
 const layerLink = (number, text) => h("a", { href: `#${anchorOf(number)}` }, text);
 
 let chosen = 0;
@@ -178,7 +187,7 @@ function drawHead() {
             .filter(Boolean)
             .join(", "),
         ),
-        layer.advice && h("p", {}, layer.advice),
+        layer.advice && h("p", {}, capital(layer.advice)),
       ),
     ),
   );
@@ -195,6 +204,7 @@ function drawParts() {
     const begun = links.filter((link) => byId(link.hash.slice(1)).getBoundingClientRect().top < innerHeight * 0.4);
     const current = end ? links.at(-1) : (begun.at(-1) ?? links[0]);
     for (const link of links) link.toggleAttribute("aria-current", link === current);
+    byId("parts").scrollLeft = current.offsetLeft - 24;
   };
   addEventListener("scroll", follow, { passive: true });
   follow();
@@ -250,7 +260,7 @@ function drawDepth() {
   for (const tick of ticks(least, most, 5)) {
     svg.append(
       s("line", { class: "grid", x1: left, x2: width - right, y1: y(tick), y2: y(tick) }),
-      s("text", { x: left - 7, y: y(tick) + 4, "text-anchor": "end" }, signed(String(tick))),
+      s("text", { x: left - 7, y: y(tick) + 4, "text-anchor": "end" }, `${signed(String(tick))}${tick ? "" : " dB"}`),
     );
   }
   const every = ticks(0, LAYERS.length, (width - left - right) / 42)[1] ?? 1;
@@ -268,12 +278,14 @@ function drawDepth() {
   }
   const longest = Math.max(...LAYERS.map(({ seconds }) => seconds ?? 0));
   const size = Math.max(6, Math.min(10, step * 0.9));
-  LAYERS.forEach(({ own, kind, seconds }, index) => {
+  LAYERS.forEach((layer, index) => {
+    const { own, kind, seconds } = layer;
+    const quiet = isQuiet(layer) ? " quiet" : "";
     if (known(own)) {
       const place = `translate(${x(index) - size / 2} ${y(own) - size / 2}) scale(${size / 10})`;
       svg.append(
-        s("line", { class: `stem ${classOf(kind)}`, x1: x(index), x2: x(index), y1: y(own), y2: floor }),
-        s("path", { class: `mark ${classOf(kind)}`, d: shapeOf(kind), transform: place }),
+        s("line", { class: `stem ${classOf(kind)}${quiet}`, x1: x(index), x2: x(index), y1: y(own), y2: floor }),
+        s("path", { class: `mark ${classOf(kind)}${quiet}`, d: shapeOf(kind), transform: place }),
       );
     }
     if (timed && known(seconds)) {
@@ -322,7 +334,8 @@ function drawDepthLegend() {
     h("li", {}, stroke, "accumulated"),
     h("li", {}, "by itself, by the kind of loss:"),
     ...kinds.map((kind) => h("li", {}, badge(kind))),
-    LAYERS.some(({ kind, own }) => !kind && known(own)) ? h("li", { class: "k-none" }, mark(""), "little") : "",
+    LAYERS.some(({ kind, own }) => !kind && known(own)) ? h("li", { class: "k-none" }, mark(""), "none of them") : "",
+    LAYERS.some((layer) => known(layer.own) && isQuiet(layer)) ? h("li", {}, "faint: little of it reaches the heads") : "",
   );
 }
 
@@ -424,7 +437,7 @@ function showDetail(layer) {
       h("p", { class: "badges" }, badge(layer.kind)),
       h("p", { class: "advice soft" }, `${capital(DATA.kinds_in_words[layer.kind] ?? "")}.`),
     );
-  if (layer.advice) parts.push(h("p", { class: "advice" }, layer.advice));
+  if (layer.advice) parts.push(h("p", { class: "advice" }, capital(layer.advice)));
   if (layer.reason) parts.push(h("p", { class: "advice" }, `Not in 8 bits: ${layer.reason}`));
   if (!layer.measured)
     parts.push(
@@ -526,7 +539,12 @@ const COLUMNS = [
     from: "roomy",
     shown: LAYERS.some(({ seconds }) => known(seconds)),
   },
-  { title: "Loss", value: ({ kind }) => kind, cell: ({ kind }) => (kind ? badge(kind) : "–"), words: true },
+  {
+    title: "Loss",
+    value: ({ kind }) => kind,
+    cell: (row) => (row.kind ? badge(row.kind, isQuiet(row)) : "–"),
+    words: true,
+  },
 ].filter(({ shown = true }) => shown);
 const sorting = { column: 0, descending: false };
 const wanted = new Set();
@@ -713,10 +731,12 @@ async function copied(words) {
 
 // Pictures
 
+/** What an engine is called where there is little room: its folder without the path. */
+const shortOf = ({ title }) => title.split(/[\\/]/).at(-1);
 const CHOICES = [
   ["both", "both"],
-  ["against", DATA.against.title],
-  ["engine", DATA.engine.title],
+  ["against", shortOf(DATA.against)],
+  ["engine", shortOf(DATA.engine)],
 ];
 
 const PLACES = { gone: "gone", come: "new", both: "found by both" };
@@ -741,59 +761,67 @@ function drawPictures() {
   gallery.append(...DATA.changes.map((change, index) => picture(change, DATA.pictures[index])));
 }
 
+/** The part of a box that is inside of the image, in its pixels. */
+function inside(box, [width, height]) {
+  const clamped = (value) => Math.min(Math.max(value, 0), 1);
+  const [left, right] = [clamped(box.left), clamped(box.left + box.width)];
+  const [top, bottom] = [clamped(box.top), clamped(box.top + box.height)];
+  return { x: left * width, y: top * height, width: (right - left) * width, height: (bottom - top) * height };
+}
+
 function picture(change, source) {
-  const [width, height] = change.size;
-  const boxes = ["against", "engine"].flatMap((side) => change[side].map((box) => ({ ...box, side })));
-  const svg = s("svg", { viewBox: `0 0 ${width} ${height}`, "aria-hidden": "true" });
-  const frame = h("div", { class: "picture" });
-  if (source) frame.append(h("img", { src: source, alt: "", decoding: "async" }));
-  frame.append(svg);
-  const items = [];
-  const light = (at, on) => {
-    frame.classList.toggle("dimmed", on);
-    for (const node of items[at]) node.classList.toggle("lit", on);
-  };
+  const name = change.path.split(/[\\/]/).at(-1);
+  const svg = s("svg", { viewBox: `0 0 ${change.size.join(" ")}`, "aria-hidden": "true" });
+  const frame = h("div", { class: "picture" }, source && h("img", { src: source, alt: name, decoding: "async" }), svg);
+  const drawn = [];
   const changed = [];
-  boxes.forEach((box, at) => {
-    const place = { x: box.left * width, y: box.top * height, width: box.width * width, height: box.height * height };
-    const over = { onpointerenter: () => light(at, true), onpointerleave: () => light(at, false) };
-    const label = `${box.label} ${fixed(box.confidence * 100, 0)} %`;
-    const drawn = [];
-    if (box.width > 0 && box.height > 0) {
-      const whose = box.side === "engine" ? DATA.engine.title : DATA.against.title;
-      const words = (event) => tip(event, [label, whose, PLACES[box.place]]);
-      const rect = s("rect", { class: `box ${box.side} ${box.place}`, ...place, ...over, onpointermove: words });
-      rect.addEventListener("pointerleave", (event) => tip(event));
-      svg.append(rect);
-      drawn.push(rect);
+  for (const side of ["against", "engine"]) {
+    for (const box of change[side]) {
+      const sure = `${fixed(box.confidence * 100, 0)} %`;
+      const said = [`${box.label} ${sure}`, shortOf(DATA[side]), PLACES[box.place]];
+      const nodes = [];
+      const light = (on) => () => {
+        frame.classList.toggle("dimmed", on);
+        for (const node of nodes) node.classList.toggle("lit", on);
+      };
+      const pointed = { onpointerenter: light(true), onpointerleave: light(false) };
+      // A classifier's have no sides.
+      if (box.width > 0 && box.height > 0) {
+        const place = inside(box, change.size);
+        const rect = s("rect", { class: `box ${side} ${box.place}`, ...place, ...pointed });
+        rect.addEventListener("pointermove", (event) => tip(event, said));
+        rect.addEventListener("pointerleave", (event) => tip(event));
+        nodes.push(rect);
+        drawn.push({ rect, area: place.width * place.height });
+      }
+      if (box.place === "both") continue;
+      const focused = { onfocus: light(true), onblur: light(false) };
+      const parts = [h("span", { class: "what" }, PLACES[box.place]), h("span", { class: "label" }, box.label), sure];
+      nodes.push(h("button", { type: "button", ...pointed, ...focused }, parts));
+      changed.push(h("li", { class: box.place }, nodes.at(-1)));
     }
-    items.push(drawn);
-    if (box.place === "both") return;
-    const button = h(
-      "button",
-      { type: "button", ...over, onfocus: () => light(at, true), onblur: () => light(at, false) },
-      h("span", { class: "what" }, PLACES[box.place]),
-      h("span", { class: "label" }, box.label),
-      `${fixed(box.confidence * 100, 0)} %`,
-    );
-    drawn.push(button);
-    changed.push(h("li", { class: box.place }, button));
-  });
+  }
+  // The smaller ones above, where the pointer finds them.
+  svg.append(...drawn.sort((one, other) => other.area - one.area).map(({ rect }) => rect));
   const same = change.against.filter(({ place }) => place === "both").length;
   const summary = [same && `${same} found by both`, known(change.noise) && `${decibels(change.noise)} at the heads`];
-  return h(
-    "figure",
-    { class: "card" },
+  const figure = h("figure", { class: "card" });
+  const enlarge = ({ currentTarget }) => {
+    currentTarget.textContent = figure.classList.toggle("large") ? "smaller" : "larger";
+  };
+  figure.append(
     frame,
+    h("button", { type: "button", class: "enlarge", onclick: enlarge }, "larger"),
     h(
       "figcaption",
       {},
-      h("p", { class: "name" }, change.path.split(/[\\/]/).at(-1)),
+      h("p", { class: "name" }, name),
       h("p", { class: "soft" }, summary.filter(Boolean).join(" · ")),
       source ? "" : h("p", { class: "soft" }, "The image is not on this page."),
       h("ul", { class: "changes" }, changed),
     ),
   );
+  return figure;
 }
 
 // What the passes did

@@ -28,6 +28,7 @@ from dnc.diagnosis.words import summary
 from dnc.errors import ImageError, warn
 from dnc.files.writing import whole_file
 from dnc.runtime.images import read_image
+from dnc.runtime.preprocessing import as_picture
 
 __all__ = ["write_page"]
 
@@ -110,7 +111,7 @@ def _pictures(changes: Sequence[ImageChange], exif: bool | None) -> list[str | N
 def _picture(path: str, exif: bool | None) -> str:
     from PIL import Image
 
-    picture = Image.fromarray(np.ascontiguousarray(read_image(path, exif=exif)))
+    picture = Image.fromarray(np.ascontiguousarray(as_picture(read_image(path, exif=exif))))
     picture.thumbnail((_SIDE, _SIDE))
     content = io.BytesIO()
     picture.save(content, "JPEG", quality=_QUALITY, optimize=True)

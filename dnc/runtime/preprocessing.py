@@ -42,7 +42,16 @@ import numpy.typing as npt
 from dnc.errors import BundleError, ImageError, warn
 from dnc.runtime.images import PIXELS, Pixels, matched, upper_bytes
 
-__all__ = ["COLORS", "CUBIC_ONE", "INTERPOLATIONS", "MIN_CROP", "MODES", "BoxTransform", "Preprocessing"]
+__all__ = [
+    "COLORS",
+    "CUBIC_ONE",
+    "INTERPOLATIONS",
+    "MIN_CROP",
+    "MODES",
+    "BoxTransform",
+    "Preprocessing",
+    "as_picture",
+]
 
 MODES = ("resize", "resize-half-pixel", "letterbox", "center-crop")
 COLORS = ("rgb", "bgr", "gray")
@@ -416,3 +425,12 @@ def _check_floats(image: Pixels) -> None:
     if high > _BRIGHT:
         what = f"the image is of float32 with numbers up to {high:g}, where 1 is white, as in Darknet"
         warn(ImageError(what, hint="divide by 255, or give uint8"))
+
+
+def as_picture(pixels: Pixels) -> npt.NDArray[np.uint8]:
+    """What can be shown of pixels with any number of channels: the first three, (H, W, 3), or the first, (H, W)."""
+    channels = 1 if pixels.ndim == 2 or pixels.shape[2] < 3 else 3
+    shown = pixels if pixels.ndim == 2 else pixels[:, :, :channels]
+    color = "gray" if channels == 1 else "rgb"
+    picture = Preprocessing(shown.shape[1], shown.shape[0], channels, color=color).to_bytes(shown)
+    return picture if channels == 3 else picture[:, :, 0]
