@@ -57,6 +57,7 @@ const decibels = (value) => (known(value) ? `${fixed(value, 1)} dB` : "none");
 const points = (value) => (value > 0 ? "+" : "") + fixed(value, 2);
 const numbered = (count, noun, plural = `${noun}s`) => `${count.toLocaleString("en")} ${count === 1 ? noun : plural}`;
 const capital = (text) => text.charAt(0).toUpperCase() + text.slice(1);
+const sentence = (text) => capital(text) + (/[.!?]$/.test(text) ? "" : ".");
 const between = (low, high) => `${precise(low)} to ${precise(high)}`;
 
 function share(part) {
@@ -187,7 +188,7 @@ function drawHead() {
             .filter(Boolean)
             .join(", "),
         ),
-        layer.advice && h("p", {}, capital(layer.advice)),
+        layer.advice && h("p", {}, sentence(layer.advice)),
       ),
     ),
   );
@@ -435,10 +436,10 @@ function showDetail(layer) {
   if (layer.kind)
     parts.push(
       h("p", { class: "badges" }, badge(layer.kind)),
-      h("p", { class: "advice soft" }, `${capital(DATA.kinds_in_words[layer.kind] ?? "")}.`),
+      h("p", { class: "advice soft" }, sentence(DATA.kinds_in_words[layer.kind] ?? layer.kind)),
     );
-  if (layer.advice) parts.push(h("p", { class: "advice" }, capital(layer.advice)));
-  if (layer.reason) parts.push(h("p", { class: "advice" }, `Not in 8 bits: ${layer.reason}`));
+  if (layer.advice) parts.push(h("p", { class: "advice" }, sentence(layer.advice)));
+  if (layer.reason) parts.push(h("p", { class: "advice" }, sentence(`not in 8 bits: ${layer.reason}`)));
   if (!layer.measured)
     parts.push(
       h(
@@ -878,7 +879,7 @@ drawDepthLegend();
 drawKeep();
 drawPictures();
 drawRemarks();
-byId("footer").append(...DATA.notes.map((note) => h("p", {}, note)), h("p", {}, DATA.made));
+byId("footer").append(...DATA.notes.map((note) => h("p", {}, sentence(note))), h("p", {}, DATA.made));
 drawParts();
 if (LAYERS.length) {
   prepareTable();

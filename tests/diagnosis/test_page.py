@@ -16,7 +16,7 @@ from PIL import Image
 
 import dnc.diagnosis.page
 from dnc.diagnosis.page import write_page
-from dnc.diagnosis.report import Diagnosis, Histogram
+from dnc.diagnosis.report import Box, Diagnosis, Histogram
 from dnc.errors import DncError, DncWarning
 from tests.diagnosis.made_up import made_up
 
@@ -194,6 +194,14 @@ def test_boxes_of_one_engine_or_of_both(opened: Callable[..., Browser], photogra
     assert text(browser, ".changes li:last-child") == "new\n<b>bear & co</b>\n31 %"
     browser.execute_script("document.querySelector('.changes button').focus()")
     assert "lit" in str(boxes["against"][1].get_attribute("class"))
+
+
+def test_a_classifier_has_classes_and_no_boxes(opened: Callable[..., Browser], photograph: Path) -> None:
+    (change,) = made_up(images=[photograph]).changes
+    tabby, lynx = Box("tabby", 0, 0.5, 0, 0, 0, 0, "gone"), Box("lynx", 1, 0.5, 0, 0, 0, 0, "come")
+    browser = opened(replace(made_up(), changes=(replace(change, against=(tabby,), engine=(lynx,)),)))
+    assert text(browser, ".changes").split() == ["gone", "tabby", "50", "%", "new", "lynx", "50", "%"]
+    assert browser.find_elements("css selector", ".box") == []
 
 
 def test_a_picture_is_enlarged(opened: Callable[..., Browser], photograph: Path) -> None:
