@@ -36,13 +36,17 @@ from dnc.passes.shared.reduced_precision import PRODUCTS, around_products, layer
 from dnc.quantization.remembered import Remembered, digest_of, digest_of_model
 from dnc.typing import Array, Progress, is_number, silent
 
-__all__ = ["Quantization", "decibels", "noises"]
+__all__ = ["Quantization", "decibels", "enough_images", "noises"]
 
 Quantization = Callable[[Collection[str]], Sequence[Step]]
 """The passes that quantize all but some layers, as `Target.quantize`."""
 
 _ROWS = 32
 """Layers of one graph, at most: each holds one more image's values."""
+_IMAGES = 4
+"""Their order was the same with 16."""
+_RUNS = 400
+"""Layers times images, at most: half of it is what they cost in runs of the network, twice the 100 of a calibration."""
 _ADDING = frozenset({*PRODUCTS, "Add", "Mul"})
 """What brings noise in. What moves and joins numbers passes on what others round."""
 _SHAPES = frozenset({"Shape", "Size"})
@@ -115,6 +119,12 @@ def _known(content: object, layers: Sequence[int]) -> dict[int, float] | None:
     if not all(is_number(noise) and noise >= 0 for noise in content.values()):
         return None
     return {layer: float(content.get(str(layer), math.inf)) for layer in layers}
+
+
+def enough_images(model: ir.Model) -> int:
+    """On how many images layers are compared with each other: fewer of a deep network."""
+    layers = {layer_of(node) for node in model.graph if node.op_type in _ADDING}
+    return max(1, min(_IMAGES, _RUNS // max(len(layers), 1)))
 
 
 def decibels(noise: float) -> float:

@@ -1,14 +1,13 @@
 """The accuracy that less precision costs, and which layers stay in float32 so that mixed precision costs no more of it
 than is allowed.
 
-1. The noise of each layer alone is measured on a few images (`dnc.quantization.noise`). Noises add up, so that those
-   with most of it are worth most in float32.
-2. The engine with all layers in 8 bits is built, and what it finds is measured on images. If it loses too much, layers
-   stay in float32, the noisiest first, until less noise is left: differences between two engines are as random as the
-   noise is, so that they go with its square root. That is confirmed by an engine, or less is left; one that confirms it
-   may be followed by others with fewer layers in float32. After `_ENGINES` of them the best one is taken, all of the
-   network in float32 where none confirmed. A gain counts as a drop: it is the same noise, which on other images is a
-   loss.
+1. The noise of each layer alone is measured on a few images (`dnc.quantization.noise`). Noises add up, so that the
+   layers with most of it for what they cost are worth most in float32.
+2. The engine with all layers in 8 bits is built, and what it finds is measured on images. If it loses too much, the
+   first of them stay in float32, until less noise is left: differences between two engines are as random as the noise
+   is, so that they go with its square root. An engine confirms that, or even less is left; where one does, others with
+   fewer layers in float32 are tried. After `_ENGINES` of them the best one is taken, all of the network in float32 if
+   there is none. A gain counts as a drop: it is the same noise, which on other images is a loss.
 
 What is measured is what `dnc eval` measures, mAP@0.50 or top-1, on the images' labels. Where they have none, what the
 float32 engine finds counts as the truth. What was measured once is kept (`dnc.quantization.remembered`), so that
@@ -34,8 +33,9 @@ from dnc.evaluation.metrics import evaluate
 from dnc.files.writing import scratch_folder
 from dnc.graph.pipeline import Pipeline
 from dnc.graph.running import Running
+from dnc.graph.work import described_work
 from dnc.passes.shared.reduced_precision import layer_of
-from dnc.quantization.noise import Quantization, noises
+from dnc.quantization.noise import Quantization, enough_images, noises
 from dnc.quantization.remembered import Remembered, digest_of, digest_of_model
 from dnc.runtime.arithmetic import this_isa
 from dnc.runtime.decoding import BoxHead
@@ -50,10 +50,6 @@ from dnc.typing import Progress, is_number, silent
 
 __all__ = ["Mixed", "choose_float_layers", "drop"]
 
-_IMAGES = 4
-"""The number of images on which layers are compared with each other; their order was the same with 16."""
-_ROWS = 400
-"""Of deep networks fewer images: layers times images, half of which is what it costs in runs of the network."""
 _ENGINES = 4
 """Engines with 8 bits that are measured, at most."""
 _STEPS = (1 / 16, 1 / 4)
@@ -112,16 +108,15 @@ def choose_float_layers(
     if manifest.preprocessing is None:
         raise DatasetError("the network takes no images, so nothing can be measured on any", hint="--precision int8")
     noise = noises(model, quantization, _feeds(model, manifest, dataset), cache=cache, progress=progress)
-    order = sorted(noise, key=lambda layer: -noise[layer])
-    with _measure(dataset, cache) as measure:
-        progress("measuring float32")
-        full = measure(model, target, manifest)
+    cost = _costs(model, manifest)
+    order = sorted(noise, key=lambda layer: -noise[layer] / cost.get(layer, 1.0))
+    with _measure(dataset, cache, progress) as measure:
+        full = measure(Candidate(target, model, manifest), "float32")
 
         def reached(count: int) -> float:
-            progress(f"measuring with {count} of {len(order)} layers in float32")
             quantized = model.clone()
             Pipeline(quantization([str(layer) for layer in order[:count]])).run(quantized)
-            return measure(quantized, target, manifest)
+            return measure(Candidate(target, quantized, manifest), f"{count} of {len(order)} layers in float32")
 
         count, best = _fewest(reached, [noise[layer] for layer in order], full, max_drop)
     if count < len(order):
@@ -131,12 +126,21 @@ def choose_float_layers(
     return Mixed(tuple(sorted(every)), len(order), full, full, measure.labelled)
 
 
+def _costs(model: ir.Model, manifest: Manifest) -> dict[int, float]:
+    """What it costs to compute a layer in float32, by its number: its operations, as multiples of the mean layer's, and
+    one more for turning numbers into 8 bits and back on either side."""
+    work = {item["place"][1:]: item["operations"] for item in described_work(model, manifest)}
+    found = {int(place): operations for place, operations in work.items() if place.isdecimal()}
+    mean = sum(found.values()) / max(len(found), 1)
+    return {layer: 1 + operations / mean for layer, operations in found.items()} if mean else {}
+
+
 def _fewest(reached: Callable[[int], float], noise: Sequence[float], full: float, max_drop: float) -> tuple[int, float]:
     """How many layers stay in float32, and what is reached then.
 
     Args:
-        reached: builds and measures an engine with so many of the noisiest in float32.
-        noise: of each layer, the noisiest first.
+        reached: builds and measures an engine with so many in float32.
+        noise: of each layer, in the order in which they get there.
         full: what is reached in float32.
         max_drop: percentage points.
     """
@@ -154,7 +158,8 @@ def _fewest(reached: Callable[[int], float], noise: Sequence[float], full: float
             low = count
             share = min(max((max_drop / loss) ** 2, _STEPS[0]), _STEPS[1])
         wanted = left[low] * share if high == len(noise) else math.sqrt(left[low] * left[high])
-        count = next(place for place, noise_left in enumerate(left) if noise_left <= wanted)
+        # Of an infinite noise nothing is left to be compared.
+        count = next((place for place, noise_left in enumerate(left) if noise_left <= wanted), high)
         count = min(max(count, low + 1), high - 1)
     return high, best
 
@@ -166,22 +171,18 @@ def drop(
 
     Raises DatasetError if the network takes no images.
     """
-    with _measure(dataset, cache) as measure:
-        values = []
-        for variant in (exact, other):
-            progress(f"measuring {variant.target.title}")
-            values.append(measure(variant.model, variant.target, variant.manifest))
+    with _measure(dataset, cache, progress) as measure:
+        values = [measure(variant, variant.target.title) for variant in (exact, other)]
     return abs(values[0] - values[1]) * 100
 
 
 def _feeds(model: ir.Model, manifest: Manifest, dataset: Dataset) -> list[Feeds]:
     """What the model is fed for some images: each with what it remembers of those before, where it has a memory."""
-    depth = len({layer_of(node) for node in model.graph})
     inputs = Inputs(manifest)
     running = Running(model, optimize=True) if manifest.carried else None
     feeds: list[Feeds] = []
     states: States = {}
-    for entry in dataset.entries[: max(1, min(_IMAGES, _ROWS // max(depth, 1)))]:
+    for entry in dataset.entries[: enough_images(model)]:
         feeds.append(inputs.batch([inputs.prepare(inputs.pixels(entry.path))], states=states))
         if running is not None:
             states = inputs.following(list(running(feeds[-1]).values()))
@@ -192,9 +193,10 @@ class _Measure:
     """Builds engines and measures their accuracy. The first one is in float32: what it finds counts as the truth where
     images have no labels."""
 
-    def __init__(self, dataset: Dataset, folder: Path, cache: Path | None) -> None:
+    def __init__(self, dataset: Dataset, folder: Path, cache: Path | None, progress: Progress) -> None:
         self._dataset = dataset
         self._folder = folder
+        self._progress = progress
         self._remembered = Remembered(cache)
         self._images = "" if cache is None else _digest_of_images(dataset)
         self._exact: Candidate | None = None
@@ -203,12 +205,13 @@ class _Measure:
         self._classes: list[int] = []
         self.labelled = True
 
-    def __call__(self, model: ir.Model, target: Target, manifest: Manifest) -> float:
-        """The accuracy of this engine, from 0 to 1."""
+    def __call__(self, candidate: Candidate, what: str) -> float:
+        """The accuracy of this engine, from 0 to 1; `what` it is is told."""
+        self._progress(f"measuring {what}")
+        manifest = candidate.manifest
         if manifest.preprocessing is None or not manifest.heads:
-            what = "the network finds nothing in images, so nothing can be measured on any"
-            raise DatasetError(what, hint="--precision says what to take without measuring")
-        candidate = Candidate(target, model, manifest)
+            reason = "the network finds nothing in images, so nothing can be measured on any"
+            raise DatasetError(reason, hint="--precision says what to take without measuring")
         digest = _digest_of(candidate) if self._images else ""
         if self._exact is None:
             self._exact, self._digest = candidate, digest
@@ -217,29 +220,36 @@ class _Measure:
         if isinstance(known, dict) and is_number(value := known.get("accuracy")) and 0 <= value <= 1:
             self.labelled = known.get("labelled") is not False
             return float(value)
-        value = self._accuracy(candidate)
+        value = self._accuracy(candidate, what)
         self._remembered.put(key, {"accuracy": value, "labelled": self.labelled})
         return value
 
-    def _accuracy(self, candidate: Candidate) -> float:
+    def _accuracy(self, candidate: Candidate, what: str) -> float:
         assert self._exact is not None
         if candidate is self._exact:
             engine = self._engine(candidate)
             try:
-                return self._evaluate(engine)
+                return self._evaluate(engine, what)
             except DatasetError:
                 self.labelled = False
                 self._learn(engine)
-            return self._evaluate(engine)
+            return self._evaluate(engine, what)
         if not self.labelled and self._labels is None and not self._classes:
             # What the float32 engine reaches was known.
             self._learn(self._engine(self._exact))
-        return self._evaluate(self._engine(candidate))
+        return self._evaluate(self._engine(candidate), what)
 
-    def _evaluate(self, engine: Engine) -> float:
+    def _evaluate(self, engine: Engine, what: str) -> float:
         if self._classes:
             return float(np.mean(np.equal(self._best(engine), self._classes)))
-        report = evaluate(engine, self._dataset, like_darknet=True, labels=self._labels, allow_unlabelled=True)
+        report = evaluate(
+            engine,
+            self._dataset,
+            like_darknet=True,
+            labels=self._labels,
+            allow_unlabelled=True,
+            progress=lambda done, count: self._progress(f"measuring {what}, image {done} of {count}"),
+        )
         return float(report.figures[0].value)
 
     def _learn(self, engine: Engine) -> None:
@@ -301,6 +311,6 @@ def _digest_of_images(dataset: Dataset) -> str:
 
 
 @contextmanager
-def _measure(dataset: Dataset, cache: Path | None = None) -> Iterator[_Measure]:
+def _measure(dataset: Dataset, cache: Path | None, progress: Progress) -> Iterator[_Measure]:
     with scratch_folder("drop") as folder:
-        yield _Measure(dataset, folder, cache)
+        yield _Measure(dataset, folder, cache, progress)

@@ -25,7 +25,7 @@ from dnc.passes.quantize import Quantize
 from dnc.quantization.calibration import Calibration
 from dnc.quantization.collecting import calibrate
 from dnc.quantization.noise import noises
-from dnc.quantization.sensitivity import Mixed, _feeds, _fewest, choose_float_layers, drop
+from dnc.quantization.sensitivity import Mixed, _costs, _feeds, _fewest, choose_float_layers, drop
 from dnc.runtime.engine import Engine
 from dnc.runtime.inputs import Inputs
 from dnc.runtime.manifest import Manifest
@@ -71,6 +71,12 @@ anchors=10,14, 23,27
 classes=2
 num=2
 """
+
+
+@pytest.fixture(autouse=True)
+def _cache_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What an earlier run has measured says nothing of this one."""
+    monkeypatch.setenv("DNC_CACHE", str(tmp_path / "dnc"))
 
 
 @pytest.fixture
@@ -212,8 +218,21 @@ def test_few_engines_find_how_many(losses: list[float], max_drop: float, asked: 
 
 def test_layers_of_infinite_noise_come_first() -> None:
     """Nothing can be said of what is left as long as one of them is quantized."""
-    count, best = _fewest(lambda count: 0.5 * (count >= 2), [math.inf, math.inf, 1, 1], 0.5, 1)
-    assert (count, best) == (2, 0.5)
+    noise = [math.inf, math.inf, 1, 1]
+    assert _fewest(lambda count: 0.5 * (count >= 2), noise, 0.5, 1) == (2, 0.5)
+    assert _fewest(lambda _: 0.5, noise, 0.5, 1) == (0, 0.5)
+    assert _fewest(lambda count: 0.5 * (count > 2), [*noise, 0], 0.5, 1)[0] == 4
+
+
+def test_a_layer_of_little_work_goes_to_float32_first(write: Callable[..., Path], tmp_path: Path) -> None:
+    """The mean layer costs twice what one without work costs."""
+    cfg = write("net", NET)
+    model = lower(Network.load(cfg, cfg.with_suffix(".weights")))
+    found = _costs(model, dnc.compile(cfg, target="onnx", out=tmp_path / "x.engine", verify=False).manifest)
+    assert sorted(found) == list(range(6))
+    assert np.mean(list(found.values())) == pytest.approx(2)
+    # 3 x 3 x 3 for each of its numbers, and 3 x 3.
+    assert found[0] > 2 * (found[1] - 1) + 1
 
 
 class Counting(Onnx):
