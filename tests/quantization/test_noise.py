@@ -19,7 +19,7 @@ from dnc.graph.pipeline import Pipeline
 from dnc.graph.quantization import Range, attach_ranges
 from dnc.graph.running import Running
 from dnc.passes.shared.reduced_precision import PRODUCTS, around_products, layer_of
-from dnc.quantization.noise import Quantization, decibels, noises
+from dnc.quantization.noise import Quantization, decibels, enough_images, noises
 from dnc.targets import find
 from dnc.targets.base import Target
 from dnc.targets.onnx import Onnx
@@ -180,3 +180,9 @@ def test_constants_beside_images(batch: int | str, write: Callable[..., Path]) -
 def test_decibels() -> None:
     assert decibels(0.01) == pytest.approx(20)
     assert decibels(0) == math.inf
+
+
+@pytest.mark.parametrize(("layers", "images"), [(1, 4), (100, 4), (150, 2), (500, 1)])
+def test_a_deep_network_takes_fewer_images(layers: int, images: int) -> None:
+    cfg = "[net]\nwidth=8\nheight=8\nchannels=1\n" + "[convolutional]\nfilters=1\nsize=1\nactivation=linear\n" * layers
+    assert enough_images(lower(Network.parse(cfg).with_random_weights(0))) == images
