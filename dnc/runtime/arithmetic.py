@@ -6,6 +6,7 @@
     dotprod    four at a time, in 32 bits: exactly                   dotprod
     i8mm       eight at a time, in 32 bits: exactly                  i8mm
     neon       one by one, in 16 and then in 32 bits: exactly        neon
+    words      two at a time, held in 16 bits, in 32 bits: exactly   what target tvm compiles where there are pairs
 
 A pair of u8 x s8 products reaches 2 x 255 x 127 = 64770. On CPUs with pairs, what is beyond 32767 is lost (`vpmaddubsw`
 saturates), in whichever library that chooses its kernels by the CPU; and nothing says so. Quantization therefore goes
@@ -55,6 +56,7 @@ KINDS: Mapping[str, Arithmetic] = {
         Arithmetic("dotprod", False, _EXACT),
         Arithmetic("i8mm", False, _EXACT),
         Arithmetic("neon", False, "sums are exact, and precision int8 gains little, as there is no dotprod"),
+        Arithmetic("words", False, "sums are exact, of numbers held in 16 bits, as there is no VNNI"),
         Arithmetic(
             "pairs",
             True,

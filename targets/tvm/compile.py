@@ -60,6 +60,13 @@ class Machine:
         return extensions(self.features, self.architecture)
 
     @property
+    def eights(self) -> str:
+        """The type in which 8-bit numbers are held, so that several are multiplied at once; "" if none are."""
+        from dnc.targets.tvm.schedules.machine import Machine as Vectors
+
+        return Vectors.of(self.target).eights
+
+    @property
     def is_host(self) -> bool:
         """Whether it is this machine's architecture."""
         return self.architecture == architecture()

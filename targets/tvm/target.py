@@ -27,7 +27,7 @@ from dnc.graph.pipeline import Step
 from dnc.graph.quantization import DATA_MOVEMENT, QuantSpec
 from dnc.graph.verification import feeds_for
 from dnc.graph.work import described_work
-from dnc.runtime.arithmetic import Arithmetic, of_features
+from dnc.runtime.arithmetic import KINDS, Arithmetic, of_features
 from dnc.runtime.manifest import Manifest
 from dnc.runtime.options import Option, one_of
 from dnc.runtime.processor import architecture, linux_names
@@ -47,7 +47,7 @@ from dnc.typing import Progress, silent
 __all__ = ["PRECISIONS", "Tvm"]
 
 PRECISIONS = ("fp32", "fp16", "bf16", "int8", "mixed")
-_EIGHT = {"x86_64": ("avx512vnni", "avxvnni"), "aarch64": ("dotprod",)}
+_EIGHT = {"x86_64": ("avx2", "avx512bw"), "aarch64": ("dotprod",)}
 _NEEDS: Mapping[str, Mapping[str, Sequence[str]]] = {
     "fp16": {"x86_64": ("avx512fp16",), "aarch64": ("fullfp16",)},
     "bf16": {"x86_64": ("avx512bf16",)},
@@ -86,7 +86,7 @@ class Tvm(TvmTarget):
             "precision",
             "fp32",
             "fp16, bf16: half precision, for processors that compute with it; int8, mixed: 8 bits for convolutions of "
-            "all channels, all over or where they cost little, for processors with VNNI or dotprod",
+            "all channels, all over or where they cost little, for x86 (with VNNI they gain most) and for dotprod",
             one_of(*PRECISIONS),
         ),
     )
@@ -103,8 +103,10 @@ class Tvm(TvmTarget):
 
     @property
     def arithmetic(self) -> Arithmetic:
-        """What LLVM says of the processor; its machine code runs on no other kind."""
+        """What the machine code multiplies with, which runs on no other kind of processor."""
         machine = self._machine()
+        if machine.eights == "int16":
+            return KINDS["words"]
         return of_features(machine.features, machine.architecture)
 
     def quantization(self) -> QuantSpec | None:
@@ -119,17 +121,18 @@ class Tvm(TvmTarget):
         precision = self.options["precision"]
         if precision in _NEEDS:
             machine = self._machine()
-            able = _NEEDS[precision].get(machine.architecture, ())
-            if machine.features.isdisjoint(able):
-                what = " or ".join(able) or machine.architecture
+            names = _NEEDS[precision].get(machine.architecture, ())
+            able = machine.eights if _NEEDS[precision] is _EIGHT else machine.features.intersection(names)
+            if not able:
+                what = " or ".join(names) or machine.architecture
                 found.append(f"precision {precision}: {machine.mcpu} does not compute with it ({what})")
         return found
 
     def _emit(self, model: ir.Model, machine: Machine) -> Callable[[], Any]:
         """Writes the model in Relax when it is called."""
-        # What aarch64 multiplies is signed.
-        signed, bfloat16 = machine.architecture == "aarch64", self.options["precision"] == "bf16"
-        return partial(emit, model, signed=signed, bfloat16=bfloat16)
+        # No number is of 8 bits where the processor does not multiply them.
+        eights = machine.eights or "uint8"
+        return partial(emit, model, eights=eights, bfloat16=self.options["precision"] == "bf16")
 
     def _machine(self) -> Machine:
         return machine_for(self.options["triple"], self.options["mcpu"])

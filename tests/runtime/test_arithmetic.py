@@ -150,7 +150,7 @@ def test_of_the_choice_among_targets() -> None:
 def test_of_tvm(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("tvm")
     monkeypatch.setenv("DNC_ISA", "avx2")
-    for mcpu, kind in {"x86-64-v3": "pairs", "x86-64-v4": "pairs", "cascadelake": "vnni", "alderlake": "vnni"}.items():
+    for mcpu, kind in {"x86-64-v3": "words", "x86-64-v4": "words", "cascadelake": "vnni", "alderlake": "vnni"}.items():
         (found,) = find("tvm")({"mcpu": mcpu, "triple": "x86_64-linux-gnu"}).candidates()
         assert found.arithmetic is KINDS[kind]
     (found,) = find("tvm")({"triple": "aarch64", "mcpu": "cortex-a76"}).candidates()

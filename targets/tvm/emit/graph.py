@@ -43,11 +43,11 @@ MAIN = "main"
 class _Emitter:
     """Translates one graph. `_values` has what was translated so far, by name."""
 
-    def __init__(self, signed: bool, halves: Collection[ir.Node]) -> None:
+    def __init__(self, eights: str, halves: Collection[ir.Node]) -> None:
         self._b = RelaxBuilder()
         self._values: dict[str, Value | Dequantized] = {}
         self._reals: dict[str, Value] = {}
-        self._shift = 128 if signed else 0
+        self._eights = eights
         self._halves = halves
         self._rounded: dict[str, Tensor] = {}
 
@@ -89,7 +89,7 @@ class _Emitter:
             self._values[value.name or ""] = result
 
     def _results(self, node: ir.Node, held: Sequence[Held]) -> Sequence[Value | Dequantized]:
-        found = integers_of(self._b, node, held, self._shift)
+        found = integers_of(self._b, node, held, self._eights)
         if found is not None:
             return found
         inputs = [None if value is None else self._value(value) for value in node.inputs]
@@ -154,14 +154,14 @@ def _evaluate(node: ir.Node, inputs: Sequence[Any]) -> list[Array]:
     return [np.asarray(value) for value in runner.run(None, feeds)]
 
 
-def emit(model: ir.Model, *, signed: bool = False, bfloat16: bool = False) -> Any:
+def emit(model: ir.Model, *, eights: str = "uint8", bfloat16: bool = False) -> Any:
     """The tvm.IRModule of a model in which `unsupported` finds nothing. The model stays as it is.
 
     Args:
-        signed: 8-bit numbers are held as signed ones: see `dnc.targets.tvm.emit.integers`.
+        eights: the type that 8-bit numbers are held in: see `dnc.targets.tvm.emit.integers`.
         bfloat16: convolutions multiply in it where that pays: see `dnc.targets.tvm.emit.halves`.
     """
-    return _Emitter(signed, halves.convolutions(model.graph) if bfloat16 else ()).module(model.graph)
+    return _Emitter(eights, halves.convolutions(model.graph) if bfloat16 else ()).module(model.graph)
 
 
 def shared_outputs(model: ir.Model) -> list[str]:

@@ -14,7 +14,8 @@ whose window leaves the data, and one for all others: a table, in which `min(y, 
 Rounding to even is an addition: 1.5 2^23 is so large that the sum has no bits behind the point, and the lowest bits of
 the sum are the number.
 
-Where the processor multiplies signed numbers alone, all are held as they are less 128, and so are their zeros.
+Numbers are held in the type that the processor multiplies (`dnc.targets.tvm.schedules.machine`): uint8; int16, which
+are the same numbers; or int8, where all are held as they are less 128, and so are their zeros.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ QUANTIZING = ("QuantizeLinear", "DequantizeLinear")
 _ROUND = 12582912.0
 """1.5 * 2^23."""
 _GROUP = 4
-"""Inputs that processors multiply at once."""
+"""Inputs of which processors multiply all at once, or two."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class Dequantized:
     """Real numbers that are not computed yet."""
 
     numbers: Value
-    """Of 8 bits, as they are held; int32 for biases."""
+    """Of 8 bits, in the type that they are held in; int32 for biases."""
     params: QuantParams
     """Of the numbers as they are held."""
 
@@ -54,20 +55,20 @@ class Dequantized:
 Held = Value | Dequantized | None
 
 
-def integers_of(b: RelaxBuilder, node: ir.Node, held: Sequence[Held], shift: int) -> list[Value | Dequantized] | None:
+def integers_of(b: RelaxBuilder, node: ir.Node, held: Sequence[Held], dtype: str) -> list[Value | Dequantized] | None:
     """The node computed with integers.
 
     Args:
         held: its inputs.
-        shift: 128 where 8-bit numbers are held as signed ones, else 0.
+        dtype: the type that 8-bit numbers are held in.
 
     Returns:
         Its outputs; None if reals are computed of reals.
     """
     if node.op_type == "QuantizeLinear":
-        return [_quantize(b, node, held, shift)]
+        return [_quantize(b, node, held, dtype)]
     if node.op_type == "DequantizeLinear":
-        return [_dequantize(node, held, shift)]
+        return [_dequantize(node, held, dtype)]
     if node.op_type in _PRODUCTS:
         data, weights = held[:2]
         if not isinstance(data, Dequantized) or not isinstance(weights, Dequantized):
@@ -81,11 +82,16 @@ def integers_of(b: RelaxBuilder, node: ir.Node, held: Sequence[Held], shift: int
     return _moved(b, node, held)
 
 
-def _dequantize(node: ir.Node, held: Sequence[Held], shift: int) -> Dequantized:
+def _dequantize(node: ir.Node, held: Sequence[Held], dtype: str) -> Dequantized:
     numbers = held[0]
     assert isinstance(numbers, Tensor | np.ndarray)
     # Constants are held as they are.
-    return Dequantized(numbers, _params(node, held, shift if isinstance(numbers, Tensor) else 0))
+    return Dequantized(numbers, _params(node, held, _shift(dtype) if isinstance(numbers, Tensor) else 0))
+
+
+def _shift(dtype: str) -> int:
+    """How much less numbers are where they are held in this type."""
+    return 128 if dtype == "int8" else 0
 
 
 def _params(node: ir.Node, held: Sequence[Held], shift: int) -> QuantParams:
@@ -97,7 +103,8 @@ def _params(node: ir.Node, held: Sequence[Held], shift: int) -> QuantParams:
     return replace(params, zero_point=params.zero_point - shift)
 
 
-def _quantize(b: RelaxBuilder, node: ir.Node, held: Sequence[Held], shift: int) -> Value:
+def _quantize(b: RelaxBuilder, node: ir.Node, held: Sequence[Held], dtype: str) -> Value:
+    shift = _shift(dtype)
     value, params = held[0], _params(node, held, shift)
     if isinstance(value, Dequantized) and value.params == params:
         return value.numbers
@@ -113,7 +120,7 @@ def _quantize(b: RelaxBuilder, node: ir.Node, held: Sequence[Held], shift: int) 
         shifted = shifted + tir.const(base, "float32")
         within = tir.min(tir.max(shifted, tir.const(low, "float32")), tir.const(low + 255, "float32"))
         bits = tir.reinterpret("int32", within)
-        return (bits + tir.const(extra, "int32") if extra else bits).astype("int8" if shift else "uint8")
+        return (bits + tir.const(extra, "int32") if extra else bits).astype(dtype)
 
     def rounded(data: Any) -> Any:
         return b.te.compute(data.shape, lambda *i: at(data(*i)), name="round")

@@ -1,22 +1,28 @@
 """Sums of products as the processor adds them up: `sum[o] += data[i] * weight[i, o]` for a vector of channels o.
 
     Dot             one product at a time, in the type of the sums: float32, or whatever is cast to it
-    Dot.of          four products of 8-bit numbers at a time, or two of bfloat16, where the processor has instructions:
+    Dot.of          several at a time, where the processor has instructions:
 
-        vpdpbusd    AVX512-VNNI, AVX-VNNI: unsigned data, signed weights, on 128, 256 or 512 bits
-        sdot        aarch64's dotprod: both signed
-        vdpbf16ps   AVX512-BF16; bfloat16 is held as uint16
+        vpdpbusd    AVX512-VNNI, AVX-VNNI: four of 8-bit numbers, unsigned data and signed weights
+        vpmaddwd    other x86: two of 8-bit numbers, held in 16 bits; vpaddd adds them to the sums
+        sdot        aarch64's dotprod: four of 8-bit numbers, both signed
+        vdpbf16ps   AVX512-BF16: two of bfloat16, held as uint16
 
-Such an instruction takes neighbouring inputs as one number of 32 bits, which is the same for all lanes, and the weights
-of each channel as another. Sums of integers are int32 and exact: no product and no sum of four is rounded or cut.
+Those of x86 are there for vectors of 128, 256 and 512 bits. Such an instruction takes neighbouring inputs as one number
+of 32 bits, which is the same for all lanes, and the weights of each channel as another. Sums of integers are int32 and
+exact: no product and no sum of several is rounded or cut.
+
+All x86 has vpmaddubsw as well, for four products of 8-bit numbers, but it cuts sums of two off at 16 bits. What keeps
+them within these, to multiply the amounts of signed numbers by weights that take their signs (vpsignb), takes as many
+instructions as vpmaddwd and more registers: benchmarks/tvm.md.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from tvm import ir, tirx
@@ -27,9 +33,13 @@ from dnc.typing import Array
 
 __all__ = ["Dot"]
 
-_KINDS = {("int32", "int8"): 4, ("float32", "uint16"): 2}
-"""How many are multiplied at once, by the types of sums and weights."""
-_PAIRS = "llvm.x86.avx512bf16.dpbf16ps"
+_KINDS = {
+    ("int32", "int8", "uint8"): 4,
+    ("int32", "int8", "int8"): 4,
+    ("int32", "int8", "int16"): 2,
+    ("float32", "uint16", "uint16"): 2,
+}
+"""How many are multiplied at once, by the types of sums, weights and data."""
 _TWO = """
 declare <{lanes} x float> @{name}(<{lanes} x float>, <{both} x bfloat>, <{both} x bfloat>)
 
@@ -54,6 +64,8 @@ class Dot:
     """Of the weights, as they are packed."""
     group: int = 1
     """How many neighbouring inputs are multiplied at once."""
+    spare: ClassVar[int] = 0
+    """Registers that it needs for itself."""
 
     @classmethod
     def of(cls, data: Any, weight: Any, dtype: str, inputs: int, lanes: int, machine: Machine) -> Dot:
@@ -65,12 +77,12 @@ class Dot:
             inputs: how many numbers of the data lie one after the other, channels of a group.
             lanes: of the vectors of sums.
         """
-        kind = str(weight.dtype)
-        group = _KINDS.get((dtype, kind), 1)
-        name = machine.dots.get((str(data.dtype), lanes), "") if group > 1 and inputs % group == 0 else ""
+        kind, held = str(weight.dtype), str(data.dtype)
+        group = _KINDS.get((dtype, kind, held), 1)
+        name = machine.dots.get((held, lanes), "") if group > 1 and inputs % group == 0 else ""
         if not name:
             return cls(dtype, kind)
-        return (_Pairs if name.startswith(_PAIRS) else _Fours)(dtype, "int32", group, name)
+        return _WAYS.get(held, _Fours)(dtype, "int32", group, name)
 
     def around(self, body: Stmt, lanes: int) -> Stmt:
         """The loops in which it is used."""
@@ -110,7 +122,8 @@ class _Several(Dot):
     def joined(self, rows: Array) -> Array:
         """As int32, the first in the lowest bits."""
         count, outputs = rows.shape
-        several = rows.reshape(count // self.group, self.group, outputs).transpose(0, 2, 1)
+        wide = rows.astype(f"<i{4 // self.group}", copy=False)
+        several = wide.reshape(count // self.group, self.group, outputs).transpose(0, 2, 1)
         return np.ascontiguousarray(several).view("<i4").reshape(-1, outputs)
 
     def number(self, data: Any, at: Sequence[Expr]) -> Expr:
@@ -137,6 +150,18 @@ class _Fours(_Several):
 
 
 @dataclass(frozen=True)
+class _Twos(_Several):
+    """Products of 8-bit numbers that are held in 16 bits."""
+
+    spare: ClassVar[int] = 1
+    """For the products, before they are added."""
+
+    def _call(self, lanes: int, held: Expr, numbers: Expr, weights: Expr) -> Expr:
+        given = [tirx.reinterpret(f"int16x{2 * lanes}", value) for value in (numbers, weights)]
+        return held + tirx.call_llvm_pure_intrin(f"int32x{lanes}", self.instruction, *given)
+
+
+@dataclass(frozen=True)
 class _Pairs(_Several):
     """Products of bfloat16."""
 
@@ -147,3 +172,7 @@ class _Pairs(_Several):
 
     def _call(self, lanes: int, held: Expr, numbers: Expr, weights: Expr) -> Expr:
         return tirx.call_pure_extern(f"float32x{lanes}", f"dnc_pairs_{lanes}", held, numbers, weights)
+
+
+_WAYS: Mapping[str, type[_Several]] = {"int16": _Twos, "uint16": _Pairs}
+"""By the type of the data; _Fours are all others."""

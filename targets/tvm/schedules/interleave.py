@@ -1,7 +1,7 @@
 """Planes of 8-bit numbers, side by side: (N, C, H, W) -> (N, H, 4 W), C up to 4.
 
-The first convolution reads the C numbers of a pixel and as many zeros as make them four: one number of 32 bits. So it
-is made, for many pixels at once.
+The first convolution reads the C numbers of a pixel and as many zeros as make them four: one number of 32 bits, or of
+64 where they are held in 16. So it is made, for many pixels at once.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from tvm import ir, s_tir, tirx
 
 from dnc.targets.tvm.schedules.loops import Expr, Stmt, index, loop, parallel
@@ -30,9 +31,11 @@ def interleave(shape: Sequence[int], dtype: str) -> Any:
     data = tirx.decl_buffer([index(side) for side in shape], dtype, name="data")
     result = tirx.decl_buffer([index(side) for side in (count, height, _FOUR * width)], dtype, name="result")
     pixels = Channels(width, min(_LANES, 1 << (width.bit_length() - 1)))
+    bits = 8 * np.dtype(dtype).itemsize
+    kind = f"int{_FOUR * bits}"
 
     def number(value: int) -> Expr:
-        return tirx.Broadcast(tirx.const(value, "int32"), pixels.lanes)
+        return tirx.Broadcast(tirx.const(value, kind), pixels.lanes)
 
     def row(place: Expr) -> Stmt:
         image, y = place // height, place % height
@@ -42,7 +45,8 @@ def interleave(shape: Sequence[int], dtype: str) -> Any:
             word = None
             for plane in range(planes):
                 loaded = tirx.BufferLoad(data, [image, index(plane), y, tirx.Ramp(x, index(1), pixels.lanes)])
-                shifted = (tirx.Cast(f"int32x{pixels.lanes}", loaded) & number(255)) << number(8 * plane)
+                unsigned = tirx.Cast(f"{kind}x{pixels.lanes}", loaded) & number((1 << bits) - 1)
+                shifted = unsigned << number(bits * plane)
                 word = shifted if word is None else word | shifted
             size = _FOUR * pixels.lanes
             four = tirx.reinterpret(f"{dtype}x{size}", word)

@@ -2,7 +2,7 @@
 
     lanes       float32 numbers in a vector register: 16 with AVX-512, 8 with AVX, 4 with SSE and NEON
     registers   vector registers: 32 with AVX-512 and on aarch64, 16 on other x86
-    dots        instructions that add up four products of 8-bit numbers at once: see dot.py
+    dots        instructions that add up several products of small numbers at once: see dot.py
     cache       bytes of a core's second-level cache that a kernel may count on
 
 LLVM knows the first three of every `mcpu`. Nobody knows the last: it is chosen so small that most processors have it.
@@ -17,6 +17,8 @@ from typing import Any
 __all__ = ["Machine", "dots"]
 
 _CACHE = 384 * 1024
+_EIGHTS = ("uint8", "int8", "int16")
+"""Types that 8-bit numbers can be held in, the best first."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,11 @@ class Machine:
     """Which tile convolutions take: 0 the best by the count of tiles.py, 1 the next one, ...: see tuning.py."""
     dots: Mapping[tuple[str, int], str] = field(default_factory=dict)
     """LLVM's intrinsics, by the type of the data and the lanes of the sums."""
+
+    @property
+    def eights(self) -> str:
+        """The type in which 8-bit numbers are held to be multiplied; "" where that would gain nothing."""
+        return next((dtype for dtype in _EIGHTS if (dtype, self.lanes) in self.dots), "")
 
     @classmethod
     def of(cls, target: Any) -> Machine:
@@ -45,8 +52,12 @@ class Machine:
         return cls(4, 32 if "neon" in features else 16, dots=known)
 
 
+_TWOS = {4: ("sse2", "sse2.pmadd.wd"), 8: ("avx2", "avx2.pmadd.wd"), 16: ("avx512bw", "avx512.pmaddw.d.512")}
+"""By lanes, the extension and LLVM's name."""
+
+
 def dots(features: Collection[str]) -> dict[tuple[str, int], str]:
-    """The instructions for four products at once of a processor with these features, by LLVM's names."""
+    """The instructions for several products at once of a processor with these features, by LLVM's names."""
     instructions = {}
     long, short = "avx512vnni" in features, "avx512vl" in features and "avx512vnni" in features
     for lanes, able in ((16, long), (8, short or "avxvnni" in features), (4, short or "avxvnni" in features)):
@@ -54,6 +65,9 @@ def dots(features: Collection[str]) -> dict[tuple[str, int], str]:
             instructions["uint8", lanes] = f"llvm.x86.avx512.vpdpbusd.{32 * lanes}"
         if "avx512bf16" in features and (lanes == 16 or "avx512vl" in features):
             instructions["uint16", lanes] = f"llvm.x86.avx512bf16.dpbf16ps.{32 * lanes}"
+    for lanes, (extension, name) in _TWOS.items():
+        if extension in features:
+            instructions["int16", lanes] = f"llvm.x86.{name}"
     if "dotprod" in features:
         instructions["int8", 4] = "llvm.aarch64.neon.sdot"
     return instructions

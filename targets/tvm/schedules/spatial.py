@@ -67,7 +67,7 @@ class Convolution:
         inputs = window.source[3] // window.groups
         self.dot = Dot.of(window.data, window.weight, str(self.dtype), inputs, self.channels.lanes, machine)
         self.inputs = inputs // self.dot.group
-        self.tiling = choose(window.output[2], self.channels.vectors, machine)
+        self.tiling = choose(window.output[2], self.channels.vectors, machine, self.dot.spare)
         self.depth = window.size[0] * window.size[1] * self.inputs
         length = window.groups * self.depth * self.channels.lanes * self.channels.vectors
         self.weight = tirx.decl_buffer([index(length)], self.dot.stored, name="weight")

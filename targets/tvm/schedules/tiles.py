@@ -92,11 +92,12 @@ class Tiling:
     bands: tuple[Band, ...]
 
 
-def choose(columns: int, vectors: int, machine: Machine) -> Tiling:
-    """The best tile for rows of so many columns and so many vectors of channels, or that of the machine's rank."""
+def choose(columns: int, vectors: int, machine: Machine, spare: int = 0) -> Tiling:
+    """The best tile for rows of so many columns and so many vectors of channels, or that of the machine's rank, which
+    leaves so many registers spare."""
     tilings: list[tuple[float, Tiling]] = []
     for blocks in range(1, min(_MOST_BLOCKS, vectors) + 1):
-        widest = min((machine.registers - 1 - blocks) // blocks, _LONGEST // (4 * machine.lanes))
+        widest = min((machine.registers - 1 - spare - blocks) // blocks, _LONGEST // (4 * machine.lanes))
         for width in range(1, min(widest, columns) + 1):
             bands = _bands(vectors, blocks)
             tiles = -(-columns // width)

@@ -23,7 +23,7 @@ from dnc.targets.tvm.schedules.stages import Segment, Stage, dims, loads, replac
 
 __all__ = ["Span", "Window", "affine", "match", "spans", "uncast"]
 
-_EIGHT = ("int8", "uint8")
+_EIGHT = ("int8", "uint8", "int16")
 
 
 @dataclass(frozen=True)

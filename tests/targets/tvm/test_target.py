@@ -29,6 +29,7 @@ from dnc.graph.verification import photograph
 from dnc.quantization.collecting import calibrate
 from dnc.runtime import package as packages
 from dnc.runtime import processor
+from dnc.runtime.arithmetic import KINDS
 from dnc.runtime.images import read_image
 from dnc.runtime.runners.tvm.session import MODEL, MODEL_JSON, RUNTIME, TvmSession, spelled
 from dnc.targets.tvm.target import Tvm
@@ -306,17 +307,20 @@ def test_wrong_options(option: str, message: str, write: Write, tmp_path: Path) 
     assert not (tmp_path / "e").exists()
 
 
-def test_eight_bits(eight: dict[str, Any], tmp_path: Path) -> None:
-    """What ONNX Runtime computes of the same graph, one rounding after the other; and where it can run."""
+@pytest.mark.parametrize("mcpu", ["host", "x86-64-v2", "x86-64-v3"])
+def test_eight_bits(mcpu: str, eight: dict[str, Any], tmp_path: Path) -> None:
+    """What ONNX Runtime computes of the same graph, one rounding after the other; with VNNI and without."""
     try:
-        engine = compiled(out=tmp_path / "e", dump_dir=tmp_path / "dump", **eight)
+        engine = compiled(out=tmp_path / "e", dump_dir=tmp_path / "dump", options={"mcpu": mcpu}, **eight)
+        x = np.random.default_rng(0).random((1, 3, 32, 32), np.float32)
+        engine.forward(x)
     except TargetError as error:
         pytest.skip(error.message)
     # Five convolutions, a pool, a slice, an enlargement and a concatenation.
     assert {"name": "quantize", "applied": 9} in engine.manifest.passes
-    extensions = json.loads((engine.folder / MODEL_JSON).read_text())["extensions"]
-    assert {"avx512vnni", "avxvnni", "dotprod"} & set(extensions)
-    x = np.random.default_rng(0).random((1, 3, 32, 32), np.float32)
+    assert not KINDS[engine.manifest.arithmetic].saturates
+    if mcpu != "host":
+        assert engine.manifest.arithmetic == "words"
     for found, wanted in zip(engine.forward(x), graph_outputs(tmp_path / "dump", x), strict=True):
         difference = np.abs(found - wanted) / np.abs(wanted).max()
         # A sum that lies between two numbers may be rounded to either; the step between them is at most 1/255.
@@ -324,10 +328,27 @@ def test_eight_bits(eight: dict[str, Any], tmp_path: Path) -> None:
         assert difference.max() < 1 / 255
 
 
+def test_eight_bits_are_the_same_without_vnni(eight: dict[str, Any], tmp_path: Path) -> None:
+    """To the bit, since integers are exact, and reals are computed in the same order."""
+    x = np.random.default_rng(0).random((1, 3, 32, 32), np.float32)
+    found = []
+    for mcpu in ("host", "x86-64-v3"):
+        try:
+            found.append(compiled(out=tmp_path / mcpu, options={"mcpu": mcpu}, **eight).forward(x))
+        except TargetError as error:
+            pytest.skip(error.message)
+    for one, other in zip(*found, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
 def test_eight_bits_need_a_processor(eight: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """To compile for, and to run on."""
-    with pytest.raises(TargetError, match=r"int8: x86-64-v3 does not compute with it \(avx512vnni or avxvnni\)"):
-        compiled(out=tmp_path / "e", options={"triple": "x86_64-linux-gnu", "mcpu": "x86-64-v3"}, **eight)
+    for triple, mcpu, needed in (
+        ("x86_64-linux-gnu", "sandybridge", "avx2 or avx512bw"),
+        ("aarch64", "cortex-a72", "dotprod"),
+    ):
+        with pytest.raises(TargetError, match=rf"int8: {mcpu} does not compute with it \({needed}\)"):
+            compiled(out=tmp_path / "e", options={"triple": triple, "mcpu": mcpu}, **eight)
     if processor.architecture() != "x86_64":
         pytest.skip("the linker is for another machine")
     engine = compiled(out=tmp_path / "e", options={"mcpu": "alderlake"}, **eight)

@@ -21,19 +21,21 @@ from dnc.targets.tvm.emit import emit
 from dnc.targets.tvm.functions import lowered
 from tests.targets.tvm.schedules.harness import machine
 
+EIGHTS = ("uint8", "int8", "int16")
+"""Types that numbers are held in."""
 EXACT = 1e-5
 """Of the largest number: integers below 2^24 are float32 numbers, larger ones are rounded to 2^-24 of themselves; then
 there is one multiplication and one addition, of numbers that partly cancel where the zero is large."""
 
 
 def compute(
-    model: ir.Model, *inputs: Array, signed: bool = False, bfloat16: bool = False, mcpu: str = "host"
+    model: ir.Model, *inputs: Array, eights: str = "uint8", bfloat16: bool = False, mcpu: str = "host"
 ) -> tuple[list[Array], str]:
     """The outputs, and the rules that wrote the kernels."""
     assert not unsupported(model)
     where = machine(mcpu)
     with where.target, tvm.transform.PassContext(opt_level=3):
-        module = schedules.apply(fused(emit(model, signed=signed, bfloat16=bfloat16)), where.target)
+        module = schedules.apply(fused(emit(model, eights=eights, bfloat16=bfloat16)), where.target)
         with lowered():
             executable = tvm.compile(module, where.target)
     virtual = relax.VirtualMachine(executable, tvm.cpu())
@@ -79,10 +81,10 @@ FORMS: dict[str, tuple[tuple[int, ...], tuple[int, ...], tuple[int, int], tuple[
 }
 
 
-@pytest.mark.parametrize("signed", [False, True])
+@pytest.mark.parametrize("eights", EIGHTS)
 @pytest.mark.parametrize("zero", [0, 77])
 @pytest.mark.parametrize("form", list(FORMS))
-def test_convolution(form: str, zero: int, signed: bool) -> None:
+def test_convolution(form: str, zero: int, eights: str) -> None:
     """Borders are the real 0, whatever number stands for it."""
     shape, pads, strides, dilations = FORMS[form]
     generator = np.random.default_rng(zero)
@@ -99,7 +101,7 @@ def test_convolution(form: str, zero: int, signed: bool) -> None:
         t=scales,
         b=bias,
     )
-    (found,), rules = compute(built, x, signed=signed)
+    (found,), rules = compute(built, x, eights=eights)
     wanted = convolved(x.astype(np.float64), w.astype(np.float64), pads, strides, dilations)
     wanted = wanted * scales[:, None, None].astype(np.float64) + bias[:, None, None]
     assert "none" not in rules
@@ -125,9 +127,9 @@ def test_product(zero: int) -> None:
 
 
 @pytest.mark.parametrize("mcpu", ["host", "x86-64"])
-@pytest.mark.parametrize("signed", [False, True])
+@pytest.mark.parametrize("eights", EIGHTS)
 @pytest.mark.parametrize("zero", [0, 128, 77, 255])
-def test_rounding(zero: int, signed: bool, mcpu: str) -> None:
+def test_rounding(zero: int, eights: str, mcpu: str) -> None:
     """To even, as ONNX has it, on either side of an odd zero; beyond the ends, the ends."""
     built = models.model(
         "g (float[1, 300, 1, 4] x) => (float[1, 300, 1, 4] y) "
@@ -136,7 +138,7 @@ def test_rounding(zero: int, signed: bool, mcpu: str) -> None:
     )
     x = (np.arange(-600, 600).reshape(1, 300, 1, 4) / 4).astype(np.float32)
     x.reshape(-1)[:5] = [np.inf, -np.inf, 3e38, -3e38, -0.0]
-    (found,), _ = compute(built, x, signed=signed, mcpu=mcpu)
+    (found,), _ = compute(built, x, eights=eights, mcpu=mcpu)
     np.testing.assert_array_equal(found, (rounded(x, 0.5, zero).astype(np.float32) - zero) * np.float32(0.5))
 
 
@@ -149,8 +151,8 @@ MOVED = (
 CONSTANTS = {"r": np.array([1, 1, 2, 2], np.float32), "one": np.array([1]), "three": np.array([3])}
 
 
-@pytest.mark.parametrize("signed", [False, True])
-def test_what_moves_numbers(signed: bool) -> None:
+@pytest.mark.parametrize("eights", EIGHTS)
+def test_what_moves_numbers(eights: str) -> None:
     """They stay 8-bit numbers from one rounding to the next, and none of it is rounded again."""
     built = models.model(
         f"g (float[1, 4, 6, 5] x) => (float[1, 6, 12, 10] y) {{ a = Relu(x) q = QuantizeLinear(a, s, z) "
@@ -159,10 +161,10 @@ def test_what_moves_numbers(signed: bool) -> None:
         **CONSTANTS,
     )
     x = np.random.default_rng(0).uniform(-9, 70, (1, 4, 6, 5)).astype(np.float32)
-    (found,), _ = compute(built, x, signed=signed)
+    (found,), _ = compute(built, x, eights=eights)
     np.testing.assert_array_equal(found, models.run(built, {"x": x})["y"])
-    kernels = [str(function) for function in fused(emit(built, signed=signed)).functions.values()]
-    assert sum('Cast("uint8"' in each or 'Cast("int8"' in each for each in kernels) == 1
+    kernels = [str(function) for function in fused(emit(built, eights=eights)).functions.values()]
+    assert sum(f'Cast("{eights}"' in each for each in kernels) == 1
 
 
 def test_several_roundings_are_one_kernel() -> None:

@@ -59,6 +59,23 @@ class Integers(Conv):
         )
 
 
+class Words(Integers):
+    """As x86 without VNNI has them: in 16 bits."""
+
+    def input(self) -> Array:
+        return super().input().astype(np.int16)
+
+
+class Extremes(Words):
+    """Pairs whose sums are beyond 16 bits, on either side, and cancel or do not."""
+
+    def weights(self) -> Array:
+        return np.where(super().weights() < 0, -128, 127).astype(np.int8)
+
+    def input(self) -> Array:
+        return np.where(super().input() < 8, 0, 255).astype(np.int16)
+
+
 class Signed(Integers):
     """As aarch64 has them."""
 
@@ -84,6 +101,17 @@ def test_other_processors(mcpu: str, name: str) -> None:
     conv = Integers(*FOURS[name])
     found, _ = run(conv.expression, conv.input(), mcpu=mcpu)
     np.testing.assert_array_equal(found, conv.reference())
+
+
+@pytest.mark.parametrize("kind", [Words, Extremes])
+@pytest.mark.parametrize("mcpu", ["x86-64-v2", "x86-64-v3", "x86-64-v4"])
+def test_numbers_in_16_bits(mcpu: str, kind: type[Integers]) -> None:
+    """Vectors of each length, without VNNI: exact, whatever the pairs add up to."""
+    for name in ("pointwise", "uneven", "groups", "few channels", "batch", "the largest sums"):
+        conv = kind(*FOURS[name])
+        found, rules = run(conv.expression, conv.input(), mcpu=mcpu)
+        assert rules in ("pointwise", "spatial")
+        np.testing.assert_array_equal(found, conv.reference(), name)
 
 
 def test_signed_data() -> None:
@@ -118,6 +146,13 @@ def test_products_of_matrices() -> None:
     ("", "znver4", "uint8", 2, 8, 1),
     ("", "znver4", "uint8", 16, 7, 1),
     ("", "znver4", "int8", 16, 8, 1),
+    ("", "x86-64-v4", "int16", 16, 2, 2),
+    ("", "x86-64-v4", "int16", 4, 2, 2),
+    ("", "x86-64-v3", "int16", 8, 6, 2),
+    ("", "x86-64-v3", "int16", 8, 7, 1),
+    ("", "x86-64-v3", "int16", 2, 6, 1),
+    ("", "x86-64-v2", "int16", 4, 2, 2),
+    ("", "sandybridge", "int16", 8, 2, 1),
     ("", "znver4", "uint16", 16, 2, 2),
     ("", "znver4", "uint16", 4, 2, 2),
     ("", "znver4", "uint16", 16, 3, 1),
@@ -125,6 +160,7 @@ def test_products_of_matrices() -> None:
     ("aarch64", "cortex-a76", "int8", 4, 8, 4),
     ("aarch64", "cortex-a76", "uint8", 4, 8, 1),
     ("aarch64", "cortex-a72", "int8", 4, 8, 1),
+    ("aarch64", "cortex-a72", "int16", 4, 8, 1),
 ])  # fmt: skip
 def test_which_instruction(triple: str, mcpu: str, data: str, lanes: int, inputs: int, group: int) -> None:
     """Several at once where the processor can, and the numbers lie so."""
@@ -134,3 +170,18 @@ def test_which_instruction(triple: str, mcpu: str, data: str, lanes: int, inputs
     kinds = ("uint16", "float32") if data == "uint16" else ("int8", "int32")
     numbers, weights = tirx.decl_buffer([8], data), tirx.decl_buffer([8], kinds[0])
     assert Dot.of(numbers, weights, kinds[1], inputs, lanes, machine).group == group
+
+
+@pytest.mark.parametrize(("mcpu", "held"), [
+    ("znver4", "uint8"), ("cascadelake", "uint8"), ("alderlake", "uint8"),
+    ("haswell", "int16"), ("znver3", "int16"), ("skylake-avx512", "int16"), ("goldmont", "int16"),
+    # 8 floats at once, but 4 integers; 16 floats, but 8 pairs.
+    ("sandybridge", ""), ("knl", ""),
+])  # fmt: skip
+def test_what_numbers_are_held_in(mcpu: str, held: str) -> None:
+    assert machine_for("x86_64", mcpu).eights == held
+
+
+@pytest.mark.parametrize(("mcpu", "held"), [("cortex-a76", "int8"), ("cortex-a72", "")])
+def test_what_numbers_are_held_in_on_aarch64(mcpu: str, held: str) -> None:
+    assert machine_for("aarch64", mcpu).eights == held

@@ -18,10 +18,11 @@ MACHINES = {"AVX-512": Machine(16, 32), "AVX": Machine(8, 16), "NEON": Machine(4
 @pytest.mark.parametrize("machine", MACHINES.values(), ids=MACHINES.keys())
 @pytest.mark.parametrize("columns", [1, 7, 13, 100, 2704])
 @pytest.mark.parametrize("vectors", [1, 2, 3, 5, 16, 64])
-def test_a_tile_fits_into_the_registers(machine: Machine, columns: int, vectors: int) -> None:
-    tiling = choose(columns, vectors, machine)
+@pytest.mark.parametrize("spare", [0, 1])
+def test_a_tile_fits_into_the_registers(machine: Machine, columns: int, vectors: int, spare: int) -> None:
+    tiling = choose(columns, vectors, machine, spare)
     most = max(band.blocks for band in tiling.bands)
-    assert most * tiling.width + most + 1 <= machine.registers
+    assert most * tiling.width + most + 1 + spare <= machine.registers
     assert tiling.width <= columns
     covered = [v for band in tiling.bands for v in range(band.first, band.first + band.count * band.blocks)]
     assert covered == list(range(vectors))
