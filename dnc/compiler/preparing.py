@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +78,7 @@ def prepare(
     verifier: Verifier | None,
     dump: Path | None,
     progress: Progress,
+    watch: Callable[[Step, ir.Model], None] = lambda *_: None,
 ) -> Candidate:
     """Runs a target's pipeline on a copy of a lowered model.
 
@@ -89,6 +90,7 @@ def prepare(
         batch: the size of batches; None for any.
         verifier: proves each pass.
         dump: a folder for the graph after each pass.
+        watch: as for `Pipeline.run`.
 
     Raises:
         PassError: a pass failed, or changed the outputs.
@@ -131,7 +133,7 @@ def prepare(
     if calibration is not None:
         _check_symmetric(calibration, target)
         attach_ranges(copy, calibration.ranges)
-    applied = pipeline.run(copy, skip=options.skip, dump=dump, verify=verifier, progress=progress)
+    applied = pipeline.run(copy, skip=options.skip, dump=dump, verify=verifier, progress=progress, watch=watch)
     summary = tuple({"name": item.name, "applied": item.count} for item in applied)
     # What was measured differs from machine to machine; the same network and options give the same engine.
     remarks = tuple({key: value for key, value in item.to_json().items() if key != "error"} for item in applied)

@@ -100,6 +100,7 @@ class Pipeline:
         dump: Path | None = None,
         verify: Verifier | None = None,
         progress: Callable[[str], None] = lambda _: None,
+        watch: Callable[[Step, ir.Model], None] = lambda *_: None,
     ) -> list[Applied]:
         """Applies the passes to the model in place, and checks it after each that changed something.
 
@@ -108,6 +109,7 @@ class Pipeline:
             dump: a folder for `00-lowered.onnx`, `.txt` and the same after each pass.
             verify: compares the outputs after each pass that changed something with those before it.
             progress: is told the name of each pass before it runs.
+            watch: is shown each step and the model as it is before it; it leaves the model as it is.
 
         Raises:
             PassError: a pass failed, left an invalid graph, changed the outputs by more than it declares, or was asked
@@ -127,6 +129,7 @@ class Pipeline:
                 waiting.extendleft(reversed(step.decide(model)))
             elif step.name not in skip:
                 progress(step.name)
+                watch(step, model)
                 applied.append(_apply(model, step, verify))
                 if dump is not None:
                     _dump(model, dump, len(applied), step.name)

@@ -48,7 +48,7 @@ from dnc.targets import Target
 from dnc.targets.base import Candidate
 from dnc.typing import Progress, is_number, silent
 
-__all__ = ["Mixed", "choose_float_layers", "drop"]
+__all__ = ["Measure", "Mixed", "choose_float_layers", "drop", "measuring"]
 
 _ENGINES = 4
 """Engines with 8 bits that are measured, at most."""
@@ -110,7 +110,7 @@ def choose_float_layers(
     noise = noises(model, quantization, _feeds(model, manifest, dataset), cache=cache, progress=progress)
     cost = _costs(model, manifest)
     order = sorted(noise, key=lambda layer: -noise[layer] / cost.get(layer, 1.0))
-    with _measure(dataset, cache, progress) as measure:
+    with measuring(dataset, cache, progress) as measure:
         full = measure(Candidate(target, model, manifest), "float32")
 
         def reached(count: int) -> float:
@@ -171,7 +171,7 @@ def drop(
 
     Raises DatasetError if the network takes no images.
     """
-    with _measure(dataset, cache, progress) as measure:
+    with measuring(dataset, cache, progress) as measure:
         values = [measure(variant, variant.target.title) for variant in (exact, other)]
     return abs(values[0] - values[1]) * 100
 
@@ -189,7 +189,7 @@ def _feeds(model: ir.Model, manifest: Manifest, dataset: Dataset) -> list[Feeds]
     return feeds
 
 
-class _Measure:
+class Measure:
     """Builds engines and measures their accuracy. The first one is in float32: what it finds counts as the truth where
     images have no labels."""
 
@@ -204,6 +204,7 @@ class _Measure:
         self._labels: Path | None = None
         self._classes: list[int] = []
         self.labelled = True
+        """Whether it is measured against labels, and not against what the first engine finds."""
 
     def __call__(self, candidate: Candidate, what: str) -> float:
         """The accuracy of this engine, from 0 to 1; `what` it is is told."""
@@ -311,6 +312,7 @@ def _digest_of_images(dataset: Dataset) -> str:
 
 
 @contextmanager
-def _measure(dataset: Dataset, cache: Path | None, progress: Progress) -> Iterator[_Measure]:
+def measuring(dataset: Dataset, cache: Path | None, progress: Progress) -> Iterator[Measure]:
+    """What measures engines on these images; what it measured is kept in `cache`, if there is one."""
     with scratch_folder("drop") as folder:
-        yield _Measure(dataset, folder, cache, progress)
+        yield Measure(dataset, folder, cache, progress)
