@@ -332,7 +332,7 @@ class _Rounding:
             node.replace_input_with(2, biases)
 
     def _pairs(self, node: ir.Node, value: ir.Value) -> tuple[Pairing, ...]:
-        """The orders of pairs for which the weights of a product have to be made to fit: case 5."""
+        """The pairs for which the weights of a product have to be made to fit: case 5."""
         tensor = constant_array(value)
         assert tensor is not None
         if not self._spec.pairs or not adds_pairs(tensor.shape.numpy(), attribute(node, "group", 1)):

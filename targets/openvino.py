@@ -63,8 +63,8 @@ class Openvino(Target):
         """It joins convolutions with what follows them, so their inputs alone say that they are to have 8 bits."""
         operators = frozenset({"Conv", "Gemm", "Concat"}) | DATA_MOVEMENT
         arithmetic = self.arithmetic
-        # oneDNN's kernels take channels, those that it has for groups of an odd number of channels the others as well.
-        orders = (Pairing.CHANNELS, Pairing.ROWS, Pairing.COLUMNS)
+        # oneDNN takes channels together; with several groups it has kernels that take rows, or it is not known what.
+        orders = (Pairing.CHANNELS, Pairing.ROWS, Pairing.PLACES)
         pairs = orders if arithmetic is not None and arithmetic.saturates else ()
         return QuantSpec(operators, unified_concat=True, pairs=pairs)
 

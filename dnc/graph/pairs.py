@@ -12,7 +12,7 @@ each group one input and one output, so kernels multiply one by one.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from enum import Enum
 from math import prod
 
@@ -29,15 +29,15 @@ _LEVELS = 127
 
 
 class Pairing(Enum):
-    """An order in which kernels take the inputs of an output, two by two from the first on; the last of an odd number
-    remains alone. Channels are those of one group; where their number is even, all orders make the same pairs."""
+    """How kernels take the inputs of an output two by two. Channels are those of one group; where their number is even,
+    ROWS and CHANNELS are the same pairs."""
 
     ROWS = "rows"
-    """By row of the kernel, column and channel."""
-    COLUMNS = "columns"
-    """By column, row and channel."""
+    """In the order of row, column and channel, from the first on; the last of an odd number remains alone."""
     CHANNELS = "channels"
-    """Channels alone, at each place of the kernel."""
+    """Channels in their order, at each place of the kernel; the last of an odd number remains alone."""
+    PLACES = "places"
+    """In groups of a single channel, any two places of the kernel: which, depends on more than is known here."""
 
 
 def adds_pairs(shape: Sequence[int], groups: int) -> bool:
@@ -50,15 +50,16 @@ def places(shape: Sequence[int], pairing: Pairing) -> npt.NDArray[np.intp]:
 
     Args:
         shape: of all weights, (outputs, channels, ...).
-        pairing: the order of the kernel.
+        pairing: the kernel's.
     """
     _, channels, *kernel = shape
-    order = np.arange(channels * prod(kernel)).reshape(channels, -1, *kernel[1:])
+    if pairing is Pairing.PLACES:
+        return np.stack(np.triu_indices(prod(kernel) if channels == 1 else 0, 1), axis=1)
+    order = np.arange(channels * prod(kernel)).reshape(channels, -1)
     if pairing is Pairing.CHANNELS and channels % 2:
         order = np.concatenate([order, np.full_like(order[:1], -1)])
-    axes = list(range(1, order.ndim))
-    order = order.transpose(*(reversed(axes) if pairing is Pairing.COLUMNS else axes), 0).reshape(-1)
-    found = order[: order.size // 2 * 2].reshape(-1, 2)
+    by_channel = order.T.reshape(-1)
+    found = by_channel[: by_channel.size // 2 * 2].reshape(-1, 2)
     return found[(found >= 0).all(axis=1)]
 
 
@@ -67,7 +68,7 @@ def largest_sums(weights: Array, pairings: Sequence[Pairing]) -> Array:
 
     Args:
         weights: integers or real numbers, (outputs, channels, ...).
-        pairings: all orders that the kernel may have.
+        pairings: all that the kernel may have.
     """
     rows = weights.reshape(len(weights), -1)
     sums = [_sums(rows, places(weights.shape, pairing)).max(axis=1, initial=0) for pairing in pairings]
@@ -91,11 +92,11 @@ def fit(steps: Array, pairings: Sequence[Pairing]) -> npt.NDArray[np.int8]:
     Args:
         steps: weights in units of their scale, (outputs, channels, ...), of which no two of a pair sum up to more than
             `LIMIT`, but for rounding.
-        pairings: all orders that the kernel may have.
+        pairings: all that the kernel may have.
     """
     exact = steps.reshape(len(steps), -1)
     rounded = np.clip(np.round(exact), -_LEVELS, _LEVELS)
-    taken = [places(steps.shape, pairing) for pairing in pairings]
+    taken = [part for pairing in pairings for part in _disjoint(places(steps.shape, pairing))]
     for pairs in taken:
         first, second = pairs.T
         over = _sums(rounded, pairs) > LIMIT
@@ -118,6 +119,11 @@ def fit(steps: Array, pairings: Sequence[Pairing]) -> npt.NDArray[np.int8]:
     np.put_along_axis(moved, order, chosen, axis=1)
     rounded -= away * (moved & movable)
     return rounded.reshape(steps.shape).astype(np.int8)
+
+
+def _disjoint(pairs: npt.NDArray[np.intp]) -> Iterable[npt.NDArray[np.intp]]:
+    """The same in parts, in each of which a weight occurs once."""
+    return [pairs] if len(np.unique(pairs)) == pairs.size else pairs[:, None]
 
 
 def _sums(rows: Array, pairs: npt.NDArray[np.intp]) -> Array:

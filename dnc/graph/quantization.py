@@ -123,8 +123,8 @@ class QuantSpec:
     """Products of several groups stay float32. So does what moves numbers where any that reads them is float32; else
     it moves them with the parameters of the concatenation that alone reads them."""
     pairs: tuple[Pairing, ...] = ()
-    """The orders in which its kernels may take products two by two and add them in 16 bits, the usual one first:
-    weights are such that these sums fit (`dnc.graph.pairs`). Empty where all sums are exact."""
+    """How its kernels may take products two by two to add them in 16 bits, the usual way first: weights are such that
+    these sums fit (`dnc.graph.pairs`). Empty where all sums are exact."""
 
     def activations(self, known: Range) -> QuantParams:
         """The parameters of a tensor with this range."""

@@ -259,7 +259,7 @@ def integers(built: ir.Model) -> dict[str, Array]:
 
 
 @pytest.mark.parametrize("spec", [INPUTS, OUTPUTS], ids=["inputs", "outputs"])
-@pytest.mark.parametrize("pairing", Pairing)
+@pytest.mark.parametrize("pairing", [Pairing.ROWS, Pairing.CHANNELS])
 def test_pairs_fit(spec: QuantSpec, pairing: Pairing) -> None:
     """Large weights side by side: with the finest scales they are cut off where inputs are large, and then they are
     not."""

@@ -29,7 +29,7 @@ def plainly(
     return found
 
 
-@pytest.mark.parametrize("pairing", Pairing)
+@pytest.mark.parametrize("pairing", [Pairing.ROWS, Pairing.CHANNELS])
 @pytest.mark.parametrize(
     ("shape", "strides", "pad", "dilation", "groups"),
     [((4, 3, 3, 3), 1, 1, 1, 1), ((4, 2, 3, 3), 2, 0, 1, 2), ((3, 5, 1, 1), 1, 0, 1, 1), ((4, 3, 3, 3), 1, 2, 2, 2)],
