@@ -182,6 +182,8 @@ class _Diagnosing:
         self._layers: dict[int, _Layer] = {}
         self._scales: dict[str, Array] = {}
         self._scores: dict[int, float] = {}
+        self._saturating = (0.0, 0.0)
+        """Powers of the noise of layers whose pairs saturate: as it is computed in integers, and as the engine has it."""
 
     def diagnosis(self) -> Diagnosis:
         """Does all of it."""
@@ -226,7 +228,7 @@ class _Diagnosing:
     def _looker(self, subject: Subject, name: str) -> Looker:
         folder = self._scratch / name
         folder.mkdir()
-        return Looker(subject.candidate, subject.exact, folder)
+        return Looker(subject.candidate, subject.exact, folder, subject.pairing)
 
     def _look(self, looker: Looker, second: Looker | None, images: Sequence[Path]) -> None:
         """Cases 1 and 2."""
@@ -258,6 +260,13 @@ class _Diagnosing:
             self._notes.append(
                 f"with the values of its layers as outputs the engine computes heads that differ by {apart:.0f} dB "
                 "from its own: its library joins fewer layers then"
+            )
+
+        computed, real = self._saturating
+        if real * 2 < computed:
+            self._notes.append(
+                "this machine adds pairs up exactly: sums that saturate are in the noise of layers by themselves and at "
+                "the heads, not in what accumulates, what is found and the accuracy"
             )
 
     def _added(self, parts: Parts) -> int:
@@ -320,6 +329,9 @@ class _Diagnosing:
         expected: Mapping[str, Array],
         own: Mapping[str, Array],
     ) -> None:
+        for layer, found in looked.saturations.items():
+            self._layers[layer].pairs += sum(item.pairs for item in found)
+            self._layers[layer].saturated += sum(item.saturated for item in found)
         for layer, names in parts.by_layer.items():
             for name in names:
                 sums = self._layers[layer].results.setdefault(name, Sums())
@@ -330,6 +342,11 @@ class _Diagnosing:
                 if name in own and not _rounds(self._subject, parts, layer, name):
                     powers = {ROUNDED: by_channel(own[name])}
                 sums.add_kinds(powers)
+                noise = own.get(name)
+                if noise is not None and powers.get(PAIRS, np.zeros(1)).sum() * 2 > by_channel(noise).sum():
+                    computed, real = self._saturating
+                    has = by_channel(looked.real[name]).sum() if name in looked.real else 0.0
+                    self._saturating = computed + float(by_channel(noise).sum()), real + float(has)
 
     def _described(self, parts: Parts) -> list[LayerDiagnosis]:
         """The rows of the report."""

@@ -21,9 +21,13 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
-from dnc.diagnosis.parts import ALL, Parts, taken_apart
+from dnc.diagnosis.parts import ALL, Parts, taken_apart, weights_of
 from dnc.diagnosis.weighing import Powers
+from dnc.graph.pairs import Pairing
+from dnc.graph.quantization import quant_params_of
+from dnc.graph.rewriting import attribute, constant_array
 from dnc.graph.running import Running
+from dnc.quantization.pairs import Saturation, saturation
 from dnc.runtime.inputs import Inputs, Prepared
 from dnc.runtime.memory import States
 from dnc.runtime.runners import Session
@@ -50,6 +54,8 @@ class Looked:
     """The power of each variant's noise in each channel."""
     real: dict[str, Array] = field(default_factory=dict)
     """Noise of the engine from its own inputs: all of it, without those that are nowhere in the engine."""
+    saturations: dict[int, list[Saturation]] = field(default_factory=dict)
+    """Of each layer with 8-bit weights, where sums of pairs may saturate."""
 
 
 class Looker:
@@ -59,18 +65,24 @@ class Looker:
         candidate: the network made ready for its target, for one image at a time.
         exact: the same before the passes that round.
         folder: an empty folder for the engine.
+        pairing: which products are added up in 16 bits; None where sums are exact.
 
     Raises:
         TargetError: the engine's library refuses it with the results of its layers as outputs.
     """
 
-    def __init__(self, candidate: Candidate, exact: ir.Model, folder: Path) -> None:
+    def __init__(self, candidate: Candidate, exact: ir.Model, folder: Path, pairing: Pairing | None = None) -> None:
         self.parts = parts = Parts(exact, candidate.model)
+        self._products = (
+            [] if pairing is None else [_Product(parts, layer, node, pairing) for layer, node in parts.products()]
+        )
+        saturating = {product.name for product in self._products}
         groups = list(self._groups())
         rounded = any(parts.pair(name) is not None for name in parts.results) or any(parts.products())
-        self._apart = [_Apart(taken_apart(parts, group)) for group in groups] if rounded else []
+        self._apart = [_Apart(taken_apart(parts, group, saturating=saturating)) for group in groups] if rounded else []
         self._plain = [_Apart(taken_apart(parts, group, exact=True)) for group in groups]
         needed = {name for apart in (*self._apart, *self._plain) for name in apart.inputs}
+        needed |= {product.data for product in self._products}
         self._exact = Running(exact, optimize=True, watch={*parts.results, *needed}, spin=False)
         self._inputs = Inputs(candidate.manifest)
         self._states: tuple[States, States] = ({}, {})
@@ -103,8 +115,13 @@ class Looker:
         successors = [exact[name] for name in self._outputs[: self._plainly]]
         self._states = (self._inputs.following(successors), self._inputs.following(computed[: self._plainly]))
         looked = Looked(exact, engine)
+        added = {}
+        for product in self._products:
+            found = product(exact)
+            added[f"pairs/{product.name}"] = product.error(found)
+            looked.saturations.setdefault(product.layer, []).append(found)
         for apart in self._apart:
-            for name, array in apart(exact).items():
+            for name, array in apart({**exact, **added}).items():
                 result, _, variant = name.rpartition("/")
                 if variant == ALL:
                     looked.own[result] = array
@@ -118,6 +135,48 @@ class Looker:
 
 def _sides(value: ir.Value) -> list[int]:
     return [side for side in value.shape or () if isinstance(side, int)]
+
+
+class _Product:
+    """A convolution or matrix product with 8-bit weights, whose sums of two products saturate."""
+
+    def __init__(self, parts: Parts, layer: int, node: ir.Node, pairing: Pairing) -> None:
+        self.layer, self.name = layer, node.name or ""
+        self._pairing = pairing
+        read, made = node.inputs[0], weights_of(node.inputs[1])
+        assert read is not None
+        assert made is not None
+        params = quant_params_of(read)
+        assert params is not None
+        self._params = params
+        source = parts.before_rounding(read)
+        self.data = source.name or ""
+        integers, scales = (constant_array(value) for value in made.inputs[:2])
+        assert integers is not None
+        assert scales is not None
+        self._weights = integers.numpy()
+        self._scales = scales.numpy().reshape(-1).astype(np.float64) * params.scale[0]
+        keys = {"strides": "strides", "pads": "pads", "dilations": "dilations"} if node.op_type == "Conv" else {}
+        self._attributes = {name: attribute(node, key, []) for name, key in keys.items()}
+        self._groups = int(attribute(node, "group", 1))
+
+    def __call__(self, exact: Mapping[str, Array]) -> Saturation:
+        """What saturates for exact inputs."""
+        return saturation(
+            self._params.quantize(exact[self.data]),
+            self._weights,
+            self._pairing,
+            zero_point=self._params.zero_point,
+            groups=self._groups,
+            **self._attributes,
+        )
+
+    def error(self, found: Saturation) -> Array:
+        """What that adds to its results; a single 0 for nothing."""
+        if not found.saturated:
+            return np.zeros(1, np.float32)
+        scales = np.broadcast_to(self._scales, (found.error.shape[1],))
+        return (found.error * scales.reshape(1, -1, *[1] * (found.error.ndim - 2))).astype(np.float32)
 
 
 class _Apart:

@@ -137,6 +137,14 @@ class Parts:
         pair = self.pair(name)
         return self.other(self.results[name]) if pair is None else pair.dequantize.outputs[0]
 
+    def before_rounding(self, value: ir.Value) -> ir.Value:
+        """The value of `exact` that a value of `ready` is before it is rounded."""
+        node = value.producer()
+        pair = pair_of(node) if node is not None and node.op_type == "DequantizeLinear" else None
+        source = value if pair is None else pair.quantize.inputs[0]
+        assert source is not None
+        return self.other(source) or source
+
     def products(self) -> Iterator[tuple[int, ir.Node]]:
         """Convolutions and matrix products of `ready` whose weights are 8-bit numbers, and their layers."""
         for node in self.ready.graph:
@@ -155,6 +163,14 @@ def pairs_of(value: ir.Value) -> Iterator[Pair]:
         back = next((user.node for user in node.outputs[0].uses() if user.node.op_type == "DequantizeLinear"), None)
         if back is not None and scale is not None:
             yield Pair(node, back, QuantParams.read(scale.numpy(), None if zero is None else zero.numpy()))
+
+
+def pair_of(back: ir.Node) -> Pair | None:
+    """The pair that a DequantizeLinear ends; None where it has constants."""
+    integers = back.inputs[0]
+    quantize = integers.producer() if integers is not None else None
+    value = quantize.inputs[0] if quantize is not None else None
+    return next((pair for pair in pairs_of(value) if pair.quantize is quantize), None) if value is not None else None
 
 
 def _moves_rounded(value: ir.Value, pair: Pair) -> bool:
@@ -273,7 +289,7 @@ class _Apart:
         if tensor is not None:
             return self._initializer(tensor)
         if node is not None and node.op_type == "DequantizeLinear":
-            pair = self._pair_of(node)
+            pair = pair_of(node)
             if pair is not None:
                 source = pair.quantize.inputs[0]
                 assert source is not None
@@ -300,15 +316,6 @@ class _Apart:
         if node.name in self._saturating and variant in (_PAIRS, ALL):
             result = self._op("Add", result, self._input(f"pairs/{node.name}", ir.DataType.FLOAT))
         return result
-
-    @staticmethod
-    def _pair_of(back: ir.Node) -> Pair | None:
-        integers = back.inputs[0]
-        quantize = integers.producer() if integers is not None else None
-        value = quantize.inputs[0] if quantize is not None else None
-        return (
-            next((pair for pair in pairs_of(value) if pair.quantize is quantize), None) if value is not None else None
-        )
 
     def _fixed(self, value: ir.Value) -> ir.Value:
         """A constant, or weights that are stored as integers."""

@@ -28,9 +28,11 @@ from dnc.darknet.network import Network
 from dnc.diagnosis.parts import ENTRY
 from dnc.diagnosis.report import PassRemarks, Remark, Side
 from dnc.errors import DncError, TargetError
+from dnc.graph.pairs import Pairing
 from dnc.graph.pipeline import Step
 from dnc.passes.shared.reduced_precision import ReducedPrecision
-from dnc.runtime.arithmetic import ISAS, Arithmetic
+from dnc.runtime.arithmetic import HOST, ISAS, Arithmetic
+from dnc.runtime.arithmetic import OPTION as ISA
 from dnc.runtime.engine import Engine, load
 from dnc.runtime.manifest import Manifest, write_folder
 from dnc.runtime.options import CALIBRATED
@@ -62,8 +64,25 @@ class Subject:
 
     @property
     def arithmetic(self) -> Arithmetic | None:
-        """What its 8-bit numbers are added up with; None where it has none."""
-        return self.candidate.target.arithmetic if self.precision in CALIBRATED else None
+        """What its 8-bit numbers are added up with: on this machine, and if that is exact, on the one that it is made
+        for. None where it has none."""
+        target = self.candidate.target
+        here, made = target.runner().arithmetic, target.arithmetic
+        if self.precision not in CALIBRATED:
+            return None
+        return here if here is not None and here.saturates else made
+
+    @property
+    def pairing(self) -> Pairing | None:
+        """Which products its library adds up in 16 bits there; None where all sums are exact."""
+        target, arithmetic = self.candidate.target, self.arithmetic
+        if arithmetic is None or not arithmetic.saturates:
+            return None
+        if target.arithmetic is not arithmetic:
+            # It is made for another CPU than this one.
+            target = maker_of(target.name, {**target.given, ISA.name: HOST})
+        spec = target.quantization()
+        return spec.pairs[0] if spec is not None and spec.pairs else None
 
     @cached_property
     def eight_bits(self) -> frozenset[int]:
@@ -220,7 +239,7 @@ def _options(manifest: Manifest) -> dict[str, str]:
     """What the target was told; the arithmetic that the engine was made for is named where it was this machine's."""
     known = [option.name for option in maker_of(manifest.target, manifest.options).known_options]
     isa = next((name for name, kind in ISAS.items() if kind.name == manifest.arithmetic), None)
-    named = {"isa": isa} if isa is not None and "isa" in known else {}
+    named = {ISA.name: isa} if isa is not None and ISA.name in known else {}
     return {**named, **manifest.options}
 
 

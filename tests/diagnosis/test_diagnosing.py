@@ -16,7 +16,7 @@ from dnc.compiler.options import CompileOptions
 from dnc.darknet.network import Network
 from dnc.darknet.weights import write_weights
 from dnc.diagnosis.diagnosing import Wanted, diagnose
-from dnc.diagnosis.report import CUT, ROUNDED, STEP, WEIGHTS, Diagnosis
+from dnc.diagnosis.report import CUT, PAIRS, ROUNDED, STEP, WEIGHTS, Diagnosis
 from dnc.errors import DncError
 from dnc.targets import find
 from tests.diagnosis.conftest import NET, Arrays, Ward
@@ -230,3 +230,30 @@ def test_a_network_with_memory(write: Callable[..., Path], ward: Ward) -> None:
     found = diagnose(cfg, options=options, wanted=Wanted(3, 3, 3, 0))
     assert all(layer.accumulated is None or layer.accumulated < -50 for layer in found.layers)
     assert all(head.error < 0.01 for head in found.heads)
+
+
+def saturating(arrays: list[Arrays]) -> None:
+    """Weights of one sign and size, of which a pair adds up to more than 16 bits hold, as its inputs are large."""
+    arrays[2]["biases"][:] += 3
+    weights = arrays[4]["weights"]
+    weights[:] = 0.1 + 0.001 * np.arange(weights.size).reshape(weights.shape) / weights.size
+
+
+@pytest.mark.parametrize("target", ["onnx", "openvino"])
+def test_pairs_that_saturate(ward: Ward, target: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In an engine that is made for a CPU with VNNI, on one without, whatever this one has."""
+    need(target)
+    ward.change_weights(saturating)
+    monkeypatch.setenv("DNC_ISA", "avx2")
+    found = ward.diagnose(target=target, options={"isa": "avx512vnni"})
+    assert first(found) == (4, PAIRS)
+    assert found.layer(4).saturated_pairs > 0.1
+    assert found.engine.arithmetic.startswith("pairs: ")
+    assert (found.layer(4).accumulated or 0) > -20 or "adds pairs up exactly" in found.notes[0]
+    # Made for this CPU, its weights are such that nothing saturates; they are coarser for it.
+    guarded = ward.diagnose(target=target)
+    assert all(layer.saturated_pairs == 0 and PAIRS not in layer.kinds for layer in guarded.layers)
+    assert (guarded.layer(4).at_heads or 0) < (found.layer(4).at_heads or 0) - 10
+    monkeypatch.setenv("DNC_ISA", "avx512vnni")
+    exact = ward.diagnose(target=target)
+    assert all(PAIRS not in layer.kinds for layer in exact.layers)
