@@ -183,7 +183,7 @@ class _Diagnosing:
         self._scales: dict[str, Array] = {}
         self._scores: dict[int, float] = {}
         self._saturating = (0.0, 0.0)
-        """Powers of the noise of layers whose pairs saturate: as it is computed in integers, and as the engine has it."""
+        """Powers of the noise of layers whose pairs saturate: computed in integers, and as the engine has it."""
 
     def diagnosis(self) -> Diagnosis:
         """Does all of it."""
@@ -265,8 +265,8 @@ class _Diagnosing:
         computed, real = self._saturating
         if real * 2 < computed:
             self._notes.append(
-                "this machine adds pairs up exactly: sums that saturate are in the noise of layers by themselves and at "
-                "the heads, not in what accumulates, what is found and the accuracy"
+                "this machine adds pairs up exactly: sums that saturate are in the noise of layers by themselves and "
+                "at the heads, not in what accumulates, in what is found and in the accuracy"
             )
 
     def _added(self, parts: Parts) -> int:
