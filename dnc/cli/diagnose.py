@@ -55,6 +55,18 @@ _CULPRITS = 10
 )
 @click.option("--times", type=click.Path(), metavar="X.json", help="What dnc bench --layers --json measured.")
 @click.option("--html", type=click.Path(path_type=Path), metavar="FILE", help="Write one page with all of it.")
+@click.option(
+    "--model-explorer",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Of an engine, write node data for Model Explorer: the noise of the nodes of model.onnx.",
+)
+@click.option(
+    "--netron",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Of an engine, write an attachment for Netron: open it while the engine's model is shown.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one object.")
 @compile_options
 @click.pass_context
@@ -72,6 +84,8 @@ def command(
     confidence: float,
     times: str | None,
     html: Path | None,
+    model_explorer: Path | None,
+    netron: Path | None,
     as_json: bool,
     **fields: object,
 ) -> None:
@@ -87,8 +101,11 @@ def command(
     signal: -20 dB is 10 % of its size.
     """
     from dnc.diagnosis.diagnosing import Wanted, diagnose, is_engine
+    from dnc.diagnosis.overlays import for_model_explorer, for_netron, write_overlay
     from dnc.diagnosis.page import write_page
     from dnc.diagnosis.times import read_times
+    from dnc.graph.work import read_places
+    from dnc.runtime.engine import load
 
     if is_engine(what):
         given = [
@@ -100,21 +117,28 @@ def command(
         ]
         if given:
             raise click.UsageError(f"{given[0]} is for a cfg: an engine is compiled already")
-    elif cfg is not None:
-        raise click.UsageError("--cfg is for an engine")
+    else:
+        for option, value in {"--cfg": cfg, "--model-explorer": model_explorer, "--netron": netron}.items():
+            if value is not None:
+                raise click.UsageError(f"{option} is for an engine")
+    # Before all that takes long.
+    engine = load(what) if model_explorer or netron else None
+    places = {} if engine is None else read_places(engine.folder, engine.manifest)
     seconds = None if times is None else read_times(times, what)
     options = compile_options_of(**fields)  # type: ignore[arg-type]
     wanted = Wanted(images, compared, shown, measured, confidence)
     with progress(not as_json) as tell:
         found = diagnose(what, weights, options, cfg=cfg, against=against, times=seconds, wanted=wanted, progress=tell)
-    if html is not None:
-        write_page(found, html)
     if as_json:
         print_json(found.to_json())
     else:
         _show(found)
     if html is not None:
+        write_page(found, html)
         click.echo(f"the page is {html}", err=True)
+    for path, overlay in ((model_explorer, for_model_explorer), (netron, for_netron)):
+        if path is not None:
+            write_overlay(overlay(found, places), path)
 
 
 def _show(found: Diagnosis) -> None:

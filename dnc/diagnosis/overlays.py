@@ -23,32 +23,30 @@ from typing import Any
 
 from dnc.diagnosis.report import Diagnosis, LayerDiagnosis
 from dnc.files.writing import whole_file
-from dnc.graph.work import read_places
-from dnc.runtime.engine import Engine
 
-__all__ = ["model_explorer", "netron", "write_overlay"]
+__all__ = ["for_model_explorer", "for_netron", "write_overlay"]
 
 _OWN, _ACCUMULATED, _AT_HEADS = "noise by itself, dB", "accumulated noise, dB", "noise at the heads, dB"
 _COLORS = {-50: "#eef3f8", -40: "#d3e3f5", -30: "#fde7b8", -20: "#f9bd7a", -10: "#ec7f5a", 1000: "#c8382b"}
 """Of noise up to so many dB; above 0 dB there is little."""
 
 
-def model_explorer(diagnosis: Diagnosis, places: Mapping[str, str]) -> dict[str, Any]:
+def for_model_explorer(diagnosis: Diagnosis, places: Mapping[str, str]) -> dict[str, Any]:
     """Node data for Model Explorer: the noise of each layer by itself.
 
     Args:
-        places: the section of each node of the engine's model (`read_places`).
+        places: the section of each node of the engine's model (`dnc.graph.work.read_places`).
     """
     results = {node: {"value": layer.own} for node, layer in _of_nodes(diagnosis, places) if layer.own is not None}
     thresholds = [{"value": value, "bgColor": color} for value, color in _COLORS.items()]
     return {"name": _OWN, "results": results, "thresholds": thresholds}
 
 
-def netron(diagnosis: Diagnosis, places: Mapping[str, str]) -> dict[str, Any]:
+def for_netron(diagnosis: Diagnosis, places: Mapping[str, str]) -> dict[str, Any]:
     """An attachment for Netron: noise, the kind of loss, and what to do.
 
     Args:
-        places: the section of each node of the engine's model (`read_places`).
+        places: the section of each node of the engine's model (`dnc.graph.work.read_places`).
     """
     metrics, metadata = [], []
     for node, layer in _of_nodes(diagnosis, places):
@@ -60,17 +58,10 @@ def netron(diagnosis: Diagnosis, places: Mapping[str, str]) -> dict[str, Any]:
     return {"signature": "netron:attachment", "metadata": metadata, "metrics": metrics}
 
 
-def write_overlay(diagnosis: Diagnosis, engine: Engine, path: str | os.PathLike[str], *, for_netron: bool) -> None:
-    """Writes node data for Model Explorer, or an attachment for Netron, of the model in an engine.
-
-    Raises:
-        TargetError: the engine has no model that they read.
-        DncError: the file cannot be written.
-    """
-    make = netron if for_netron else model_explorer
-    values = make(diagnosis, read_places(engine.folder, engine.manifest))
+def write_overlay(overlay: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
+    """Writes either as a file; raises DncError if it cannot be written."""
     with whole_file(path) as file:
-        file.write(json.dumps(values, indent=1).encode() + b"\n")
+        file.write(json.dumps(overlay, indent=1).encode() + b"\n")
 
 
 def _of_nodes(diagnosis: Diagnosis, places: Mapping[str, str]) -> Iterator[tuple[str, LayerDiagnosis]]:

@@ -58,6 +58,11 @@ const points = (value) => (value > 0 ? "+" : "") + fixed(value, 2);
 const numbered = (count, noun, plural = `${noun}s`) => `${count.toLocaleString("en")} ${count === 1 ? noun : plural}`;
 const capital = (text) => text.charAt(0).toUpperCase() + text.slice(1);
 const sentence = (text) => capital(text) + (/[.!?]$/.test(text) ? "" : ".");
+/** A sentence in which options stand as code, on one line. */
+const prose = (text) =>
+  sentence(text)
+    .split(/(--[a-z][\w-]*)/)
+    .map((part, at) => (at % 2 ? h("code", {}, part) : part));
 const between = (low, high) => `${precise(low)} to ${precise(high)}`;
 
 function share(part) {
@@ -160,7 +165,7 @@ function drawHead() {
     tile(DATA.heads.length > 1 ? "noise at the worst head" : "noise at the head", decibels(Math.max(...noises)));
   if (DATA.boxes) tile(`of ${numbered(DATA.boxes, "result")}`, `${DATA.gone} / ${DATA.come}`, "gone / new");
   byId("tiles").append(...tiles);
-  byId("sentences").append(...DATA.summary.map((sentence) => h("p", {}, sentence)));
+  byId("sentences").append(...DATA.summary.map((text) => h("p", {}, prose(text))));
 
   byId("heads").append(
     ...DATA.heads.map(({ name, where, error, noise, largest_error }) =>
@@ -188,7 +193,7 @@ function drawHead() {
             .filter(Boolean)
             .join(", "),
         ),
-        layer.advice && h("p", {}, sentence(layer.advice)),
+        layer.advice && h("p", {}, prose(layer.advice)),
       ),
     ),
   );
@@ -336,7 +341,9 @@ function drawDepthLegend() {
     h("li", {}, "by itself, by the kind of loss:"),
     ...kinds.map((kind) => h("li", {}, badge(kind))),
     LAYERS.some(({ kind, own }) => !kind && known(own)) ? h("li", { class: "k-none" }, mark(""), "none of them") : "",
-    LAYERS.some((layer) => known(layer.own) && isQuiet(layer)) ? h("li", {}, "faint: little of it reaches the heads") : "",
+    LAYERS.some((layer) => known(layer.own) && isQuiet(layer))
+      ? h("li", {}, "faint: little of it reaches the heads")
+      : "",
   );
 }
 
@@ -438,7 +445,7 @@ function showDetail(layer) {
       h("p", { class: "badges" }, badge(layer.kind)),
       h("p", { class: "advice soft" }, sentence(DATA.kinds_in_words[layer.kind] ?? layer.kind)),
     );
-  if (layer.advice) parts.push(h("p", { class: "advice" }, sentence(layer.advice)));
+  if (layer.advice) parts.push(h("p", { class: "advice" }, prose(layer.advice)));
   if (layer.reason) parts.push(h("p", { class: "advice" }, sentence(`not in 8 bits: ${layer.reason}`)));
   if (!layer.measured)
     parts.push(
@@ -687,7 +694,7 @@ function drawKeep() {
         h(
           "span",
           { class: "gain" },
-          h("span", { class: "track" }, meter(Math.max(0, kept.points), 0, most)),
+          h("span", { class: "track" }, kept.points > 0 && meter(kept.points, 0, most)),
           points(kept.points),
         ),
       ),
@@ -706,8 +713,9 @@ function drawKeep() {
   const copy = async () => {
     said.textContent = (await copied(option)) ? " copied" : " select it and copy it by hand";
   };
+  byId("keep-body").append(h("table", {}, h("thead", {}, h("tr", {}, head)), h("tbody", {}, rows)));
+  if (best.points <= 0) return;
   byId("keep-body").append(
-    h("table", {}, h("thead", {}, h("tr", {}, head)), h("tbody", {}, rows)),
     h(
       "div",
       { class: "card copy" },

@@ -56,6 +56,8 @@ class Subject:
     exact: ir.Model
     """What the passes that round were given."""
     engine: Engine
+    title: str
+    """The engine's folder; of a cfg, whose engine is gone afterwards, the cfg."""
 
     @property
     def precision(self) -> str:
@@ -100,8 +102,7 @@ class Subject:
         """What the report says of it."""
         manifest, arithmetic = self.engine.manifest, self.arithmetic
         said = "" if arithmetic is None else f"{arithmetic.name}: {arithmetic.summary}"
-        title = str(self.engine.folder)
-        return Side(title, manifest.target, self.precision, said, dict(manifest.options), dict(manifest.report))
+        return Side(self.title, manifest.target, self.precision, said, dict(manifest.options), dict(manifest.report))
 
     def passes(self) -> tuple[PassRemarks, ...]:
         """What each pass did."""
@@ -144,7 +145,7 @@ def from_cfg(
         # Chosen once; further layers are added to those.
         target, options = _as_int8(target), dataclasses.replace(options, keep=kept)
     progress("writing the engine")
-    return Subject(source, options, candidate, exact, written(candidate, folder))
+    return Subject(source, options, candidate, exact, written(candidate, folder), os.fspath(cfg))
 
 
 def from_engine(
@@ -196,7 +197,7 @@ def from_engine(
     ran = [str(item["name"]) for item in manifest.passes]
     options = dataclasses.replace(options, skip=sorted(names.difference(ran)) if ran else ())
     candidate, exact = _ready(source, target, options, progress)
-    return Subject(source, options, candidate, exact, engine)
+    return Subject(source, options, candidate, exact, engine, os.fspath(engine.folder))
 
 
 def float32(subject: Subject) -> Candidate:

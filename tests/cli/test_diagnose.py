@@ -21,6 +21,7 @@ def test_tables_page_and_json(ward: Ward, command: Callable[..., Result], tmp_pa
     result = command("diagnose", ward.cfg, *eight, *FEW, "--html", page)
     assert result.code == 0, result.err
     lines = result.out.splitlines()
+    assert lines[0].startswith(f"{ward.cfg} (onnx int8) against ")
     worst = lines[lines.index("the worst layers:") + 2]
     assert worst.startswith("net.cfg:29 [convolutional] #4")
     assert "range cut" in worst
@@ -49,6 +50,13 @@ def test_an_engine_and_times_of_its_layers(
     assert result.code == 0, result.err
     first = next(line for line in result.out.splitlines() if line.startswith("net.cfg:5 "))
     assert first.endswith("250.000")
+    overlays = ["--model-explorer", tmp_path / "explorer.json", "--netron", tmp_path / "netron.json"]
+    result = command("diagnose", *told, *overlays)
+    assert result.code == 0, result.err
+    node = "000_convolutional/Conv"
+    assert node in json.loads((tmp_path / "explorer.json").read_text("utf-8"))["results"]
+    assert node in {item["target"] for item in json.loads((tmp_path / "netron.json").read_text("utf-8"))["metrics"]}
+    assert "--netron is for an engine" in command("diagnose", ward.cfg, *overlays[2:]).err
     wrong = command("diagnose", *told, "--target", "onnx")
     assert wrong.code == 2
     assert "--target is for a cfg" in wrong.err

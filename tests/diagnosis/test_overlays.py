@@ -10,7 +10,8 @@ import onnx
 import pytest
 
 import dnc
-from dnc.diagnosis.overlays import model_explorer, netron, write_overlay
+from dnc.diagnosis.overlays import for_model_explorer, for_netron, write_overlay
+from dnc.graph.work import read_places
 from dnc.runtime.engine import Engine
 from tests.conftest import _write
 from tests.diagnosis.made_up import made_up
@@ -31,14 +32,14 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Engine:
 
 
 def test_model_explorer() -> None:
-    found = model_explorer(made_up(), PLACES)
+    found = for_model_explorer(made_up(), PLACES)
     assert found["results"] == {name: {"value": -31.0} for name in list(PLACES)[:2]}, "a head has no noise of its own"
     limits = [item["value"] for item in found["thresholds"]]
     assert limits == sorted(limits), "the first that is not exceeded counts"
 
 
 def test_netron() -> None:
-    found = netron(made_up(), PLACES)
+    found = for_netron(made_up(), PLACES)
     assert found["signature"] == "netron:attachment"
     noises = [(item["target"], item["name"], item["value"]) for item in found["metrics"]]
     assert noises == [
@@ -56,27 +57,33 @@ def test_netron() -> None:
 def test_what_was_not_measured_is_left_out() -> None:
     whole = made_up()
     unknown = replace(whole, layers=tuple(replace(layer, measured=False) for layer in whole.layers))
-    assert model_explorer(unknown, PLACES)["results"] == {}
-    assert netron(unknown, PLACES)["metrics"] == []
+    assert for_model_explorer(unknown, PLACES)["results"] == {}
+    assert for_netron(unknown, PLACES)["metrics"] == []
 
 
-@pytest.mark.parametrize("for_netron", [True, False])
-def test_nodes_are_those_of_the_model(engine: Engine, for_netron: bool, tmp_path: Path) -> None:
-    write_overlay(made_up(), engine, tmp_path / "overlay.json", for_netron=for_netron)
-    found = json.loads((tmp_path / "overlay.json").read_text("utf-8"))
-    named = {item["target"] for item in found["metrics"]} if for_netron else set(found["results"])
+def test_nodes_are_those_of_the_model(engine: Engine) -> None:
+    places = read_places(engine.folder, engine.manifest)
     have = {node.name for node in onnx.load(str(engine.folder / "model.onnx")).graph.node}
-    assert {"000_convolutional/Conv", "001_convolutional/Conv"} <= named <= have
+    for named in (
+        set(for_model_explorer(made_up(), places)["results"]),
+        {item["target"] for item in for_netron(made_up(), places)["metrics"]},
+    ):
+        assert {"000_convolutional/Conv", "001_convolutional/Conv"} <= named <= have
 
 
-def test_model_explorers_own_classes(engine: Engine, tmp_path: Path) -> None:
+def test_a_file(tmp_path: Path) -> None:
+    found = for_netron(made_up(), PLACES)
+    write_overlay(found, tmp_path / "overlay.json")
+    assert json.loads((tmp_path / "overlay.json").read_text("utf-8")) == found
+
+
+def test_model_explorers_own_classes(engine: Engine) -> None:
     """It has fields of those names, and its reader of ONNX gives nodes those ids."""
     pytest.importorskip("model_explorer")
     from model_explorer.node_data_builder import GraphNodeData, NodeDataResult, ThresholdItem
 
     adapter = pytest.importorskip("model_explorer_onnx.main")
-    write_overlay(made_up(), engine, tmp_path / "data.json", for_netron=False)
-    found = json.loads((tmp_path / "data.json").read_text("utf-8"))
+    found = for_model_explorer(made_up(), read_places(engine.folder, engine.manifest))
     results = {node: NodeDataResult(**result) for node, result in found["results"].items()}
     thresholds = [ThresholdItem(**item) for item in found["thresholds"]]
     theirs = json.loads(GraphNodeData(results, found["name"], thresholds).to_json_string())

@@ -16,7 +16,7 @@ from PIL import Image
 
 import dnc.diagnosis.page
 from dnc.diagnosis.page import write_page
-from dnc.diagnosis.report import Box, Diagnosis, Histogram
+from dnc.diagnosis.report import Box, Diagnosis, Histogram, Kept
 from dnc.errors import DncError, DncWarning
 from tests.diagnosis.made_up import made_up
 
@@ -227,6 +227,15 @@ def test_the_option_is_copied(opened: Callable[..., Browser]) -> None:
     click(browser, "#copy")
     browser.execute_async_script("setTimeout(arguments[0])")
     assert text(browser, "#keep-body [role=status]") == "copied"
+
+
+def test_nothing_is_won(opened: Callable[..., Browser]) -> None:
+    browser = opened(replace(made_up(images=[]), keep=(Kept((4,), -0.5, True), Kept((4, 5), 0.0, True))))
+    assert [row.text for row in browser.find_elements("css selector", "#keep-body tbody tr")] == [
+        "4\n\N{MINUS SIGN}0.50\nmeasured",
+        "4, 5\n0.00\nmeasured",
+    ]
+    assert browser.find_elements("css selector", "#keep-body .meter, #copy") == []
 
 
 def test_names_are_no_markup(opened: Callable[..., Browser], photograph: Path, tmp_path: Path) -> None:
