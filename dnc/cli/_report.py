@@ -200,9 +200,12 @@ def eight_bits(manifest: Manifest) -> list[tuple[str, str]]:
     """What there is to say of an engine's 8-bit numbers, by topic."""
     from dnc.runtime.arithmetic import KINDS, UNKNOWN
 
-    if not manifest.arithmetic:
-        return []
-    return [("made for", f"CPUs with {KINDS.get(manifest.arithmetic, UNKNOWN)}")]
+    said = []
+    if manifest.arithmetic:
+        said.append(("made for", f"CPUs with {KINDS.get(manifest.arithmetic, UNKNOWN)}"))
+    if manifest.deviation:
+        said.append(("8 bits", str(manifest.deviation.get("text"))))
+    return said
 
 
 def _preprocessing(preprocessing: Preprocessing | None) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dnc.compiler.choosing import choose
+from dnc.compiler.deviating import tell, with_deviation
 from dnc.compiler.options import CompileOptions
 from dnc.compiler.preparing import dataset_for, lowered, prepare, verifier_for
 from dnc.compiler.source import Source
@@ -72,7 +73,11 @@ def compile_engine(
     candidates, refused = _prepare(source, offers, options, progress)
     progress("writing the engine")
     with write_folder(folder) as writer:
-        writer.finish(_write(candidates, refused, writer.folder, options, progress))
+        manifest = _write(candidates, refused, writer.folder, options, progress)
+        if options.verify:
+            manifest = with_deviation(manifest, writer.folder, source, options, progress)
+        writer.finish(manifest)
+    tell(manifest, folder)
     return load(folder)
 
 

@@ -84,7 +84,8 @@ class CompileOptions:
     skip: Sequence[str] = _setting((), "Leave a pass out; may be repeated.", "several", metavar="PASS")
     verify: bool = _setting(
         True,
-        "Compare the outputs after each pass with those before it, and stop where they differ.",
+        "Compare the outputs after each pass with those before it, and stop where they differ; and what an engine with "
+        "8-bit numbers finds with what float32 does.",
         "flag",
         flags=("--verify/--no-verify",),
     )
@@ -108,7 +109,7 @@ class CompileOptions:
         low=0,
     )
     data: Sequence[str] = _setting(
-        (), "What it is measured on; else what was calibrated on.", "several", metavar="SOURCE"
+        (), "What a drop, and 8 bits, are measured on; else what was calibrated on.", "several", metavar="SOURCE"
     )
     autotune: bool = _setting(False, "Measure how each grouped convolution runs fastest on this machine.", "flag")
     tune: int | None = _setting(

@@ -2,7 +2,7 @@
 
 engine.json says all that is needed to run the engine, and holds the sha256 of each file and of itself, so that a
 damaged engine is refused rather than run. The same network and options give the same bytes: there are no paths of a
-machine in it, and no times but those that something was chosen by.
+machine in it, no times but those that something was chosen by, and of what was measured besides only the deviation.
 
     schema      2 (1 had no runner and no remarks); a higher number was written by a newer dnc
     target      what it was compiled for; runner: what opens it
@@ -15,7 +15,7 @@ machine in it, and no times but those that something was chosen by.
     tuning      with --autotune and target cpu: what was measured, and what was chosen
     options     what the target was told (--option)
     arithmetic  the kind of 8-bit arithmetic that its 8-bit numbers are for (dnc.runtime.arithmetic)
-    deviation   how far what it computes with 8 bits is from float32 (dnc.compiler.deviation)
+    deviation   how far an engine with 8-bit numbers was from float32 where it was compiled (dnc.evaluation.deviation)
     report      what the target has to say about the engine, by topic
 """
 
@@ -102,8 +102,9 @@ class Manifest:
     """The kind of 8-bit arithmetic of the CPU that its 8-bit numbers are made for, by its name in
     `dnc.runtime.arithmetic`; empty where there are none, where no CPU computes them, and in engines of an older dnc."""
     deviation: Mapping[str, Any] = field(default_factory=dict)
-    """How far its heads are from float32, as it ran on the machine that compiled it; empty without 8-bit numbers. See
-    `dnc.compiler.deviation`."""
+    """How far an engine with 8-bit numbers is from float32, as it ran on the machine that compiled it; empty without
+    8-bit numbers, and with --no-verify. `text` says it in words, `measured` whether it could be; the rest is
+    `dnc.evaluation.deviation.Deviation`, with the instruction set `isa` and the share `changed`."""
 
     def to_json(self) -> dict[str, Any]:
         """All but the labels, which are a file of their own."""
