@@ -58,11 +58,8 @@ const points = (value) => (value > 0 ? "+" : "") + fixed(value, 2);
 const numbered = (count, noun, plural = `${noun}s`) => `${count.toLocaleString("en")} ${count === 1 ? noun : plural}`;
 const capital = (text) => text.charAt(0).toUpperCase() + text.slice(1);
 const sentence = (text) => capital(text) + (/[.!?]$/.test(text) ? "" : ".");
-/** A sentence in which options stand as code, on one line. */
-const prose = (text) =>
-  sentence(text)
-    .split(/(--[a-z][\w-]*)/)
-    .map((part, at) => (at % 2 ? h("code", {}, part) : part));
+/** Text in which options stand as code. */
+const prose = (text) => text.split(/(--[a-z][\w-]*)/).map((part, at) => (at % 2 ? h("code", {}, part) : part));
 const between = (low, high) => `${precise(low)} to ${precise(high)}`;
 
 function share(part) {
@@ -193,7 +190,7 @@ function drawHead() {
             .filter(Boolean)
             .join(", "),
         ),
-        layer.advice && h("p", {}, prose(layer.advice)),
+        layer.advice && h("p", {}, prose(sentence(layer.advice))),
       ),
     ),
   );
@@ -445,7 +442,7 @@ function showDetail(layer) {
       h("p", { class: "badges" }, badge(layer.kind)),
       h("p", { class: "advice soft" }, sentence(DATA.kinds_in_words[layer.kind] ?? layer.kind)),
     );
-  if (layer.advice) parts.push(h("p", { class: "advice" }, prose(layer.advice)));
+  if (layer.advice) parts.push(h("p", { class: "advice" }, prose(sentence(layer.advice))));
   if (layer.reason) parts.push(h("p", { class: "advice" }, sentence(`not in 8 bits: ${layer.reason}`)));
   if (!layer.measured)
     parts.push(

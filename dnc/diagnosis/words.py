@@ -21,7 +21,7 @@ def summary(diagnosis: Diagnosis) -> list[str]:
         f"{diagnosis.images} of {'them' if diagnosis.compared else 'these'}."
     ]
     if engine.arithmetic:
-        said.append(f"8-bit arithmetic: {engine.arithmetic}.")
+        said.append(f"8-bit arithmetic {engine.arithmetic}.")
     if diagnosis.metric is not None:
         said.append(_metric(diagnosis.metric, against.title))
     if diagnosis.boxes:

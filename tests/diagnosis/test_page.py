@@ -82,6 +82,13 @@ def text(browser: Browser, selector: str) -> str:
     return str(browser.find_element("css selector", selector).text)
 
 
+def fits(browser: Browser, width: int) -> bool:
+    """Whether all of the page is within a window that is so wide: one for phones grows with what is not, another one
+    gets a bar to scroll by."""
+    script = "const root = document.documentElement; return [innerWidth, root.scrollWidth - root.clientWidth]"
+    return bool(browser.execute_script(script) == [width, 0])
+
+
 def click(browser: Browser, selector: str) -> None:
     """As a user does: it fails where something covers the element."""
     element = browser.find_element("css selector", selector)
@@ -107,11 +114,7 @@ def test_it_opens_from_a_file(opened: Callable[..., Browser], photograph: Path, 
     browser = opened(made_up(images=[photograph, photograph]), width)
     for folded in browser.find_elements("css selector", "details:not([open]) > summary"):
         folded.click()
-    # A window for phones grows with what does not fit into it, another one gets a bar to scroll by.
-    assert browser.execute_script("return innerWidth") == width
-    assert (
-        browser.execute_script("const root = document.documentElement; return root.scrollWidth - root.clientWidth") == 0
-    )
+    assert fits(browser, width)
     assert len(numbers(browser)) == 13
     sizes = browser.execute_script(
         "return Promise.all([...document.images].map(async i => (await i.decode(), i.naturalWidth)))"
@@ -260,6 +263,25 @@ def test_names_are_no_markup(opened: Callable[..., Browser], photograph: Path, t
     for selector in ("h1", "#sentences", "#table", "#culprits", "#gallery", "#detail pre", "footer"):
         shown = browser.execute_script("return document.querySelector(arguments[0]).textContent", selector)
         assert "onerror=" in shown, selector
+
+
+def test_long_names_fit_on_a_phone(opened: Callable[..., Browser]) -> None:
+    """Paths and labels, in which nothing says where a line may end."""
+    own = {"kind", "kinds", "place", "precision", "section", "text"}
+
+    def longer(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: item if key in own else longer(item) for key, item in value.items()}
+        if isinstance(value, list | tuple):
+            return [longer(item) for item in value]
+        return f"/{'w' * 120}/{value}" if isinstance(value, str) else value
+
+    diagnosis = Diagnosis.from_json(longer(made_up(images=["gone.jpg"]).to_json()))
+    with pytest.warns(DncWarning, match="no such image"):
+        browser = opened(diagnosis, PHONE)
+    for folded in browser.find_elements("css selector", "details:not([open]) > summary"):
+        browser.execute_script("arguments[0].click()", folded)
+    assert fits(browser, PHONE)
 
 
 def test_nothing_measured_and_nothing_found(opened: Callable[..., Browser]) -> None:

@@ -11,7 +11,7 @@ def test_a_summary() -> None:
     assert summary(made_up()) == [
         "made-up.int8.engine (onnx, int8) is compared with fp32 (onnx, fp32): what they find on 128 images, their "
         "layers on 16 of them.",
-        "8-bit arithmetic: AVX2 without VNNI: pairs of products are added up in 16 bits, and saturate.",
+        "8-bit arithmetic AVX2 without VNNI: pairs of products are added up in 16 bits, and saturate.",
         "mAP@0.50 is 30.42%, that of fp32 33.03%: 2.61 points less, on labels of 128 images.",
         "Of 431 results that fp32 has with a confidence of 25% or more, 37 are gone; 21 have come.",
         "Most is lost at 6 convolutional (step too large), 5 convolutional (range cut) and 4 convolutional "
