@@ -15,8 +15,9 @@ time but the processor's time that counts, on one thread: what else the machine 
 measured in a process of its own: its processor time, its time by the clock, and the most memory it ever had. Prints
 Markdown.
 
-With --precisions, dnc's engines of target tvm in bfloat16 and 8 bits are measured instead, against that in float32 and
-against dnc's other engines for CPUs. The ranges of 8 bits are those of a photograph: the time does not depend on them.
+With --precisions, dnc's engines of target tvm in bfloat16 and 8 bits are measured instead, where --mcpu computes with
+these, against that in float32 and against dnc's other engines for CPUs, which `benchmarks.held` holds to older
+instruction sets. The ranges of 8 bits are those of a photograph: the time does not depend on them.
 """
 
 from __future__ import annotations
@@ -79,6 +80,13 @@ def plain_tvm(path: Path, x: Any, mcpu: str) -> Callable[[], object]:
     return lambda: main(given)
 
 
+def bfloat16(mcpu: str) -> bool:
+    """Whether the processor multiplies in bfloat16; other programs compute in float32 where it does not."""
+    from dnc.targets.tvm.compile import machine_for
+
+    return "avx512bf16" in machine_for("", mcpu).features
+
+
 def measure_precisions(cfg: Path, arguments: argparse.Namespace, folder: Path) -> Timings:
     """Timings of dnc's engines."""
     from dnc.compiler.source import preprocessing_for
@@ -94,6 +102,8 @@ def measure_precisions(cfg: Path, arguments: argparse.Namespace, folder: Path) -
     runs: dict[str, Callable[[], object]] = {}
     for name in PRECISIONS:
         target, precision = name.split()
+        if precision == "bf16" and not bfloat16(arguments.mcpu):
+            continue
         dnc.compile(
             cfg,
             weights,
@@ -122,11 +132,14 @@ def precisions(arguments: argparse.Namespace) -> None:
             timings = measure_precisions(cfg, arguments, Path(scratch))
         cells = [f"{timings.median(first) * 1e3:.2f}"]
         for name in others:
+            if name not in timings.seconds:
+                cells.append("")
+                continue
             ratio = timings.ratio(name, first)
             ratios[name].append(ratio.value)
             cells.append(f"{timings.median(name) * 1e3:.2f} ({ratio.value:.3f})")
         print(f"| {cfg.stem} | {' | '.join(cells)} |", flush=True)
-    means = [f"({np.exp(np.mean(np.log(values))):.3f})" for values in ratios.values()]
+    means = [f"({np.exp(np.mean(np.log(values))):.3f})" if values else "" for values in ratios.values()]
     print(f"| geometric mean | | {' | '.join(means)} |")
 
 
