@@ -62,6 +62,8 @@ _WORK = 1e12
 """Floating-point operations of case 2; of large networks there are fewer images."""
 _LEAST = -60.0
 """dB: what brings less is no culprit."""
+_SINGLE = 10
+"""So many single layers are proposed, at least."""
 _MOST_KEPT = 8
 """Layers of the set that is proposed together."""
 _ENOUGH = 0.8
@@ -434,9 +436,10 @@ class _Diagnosing:
             full = measure(float32(subject), "float32")
             reached = measure(subject.candidate, "the engine")
             kept = []
-            for place, (chosen, share) in enumerate(self._proposals(parts, layers)):
+            proposals = list(self._proposals(parts, layers))
+            for place, (chosen, share) in enumerate(proposals):
                 points, measured = max(full - reached, 0.0) * 100 * share, False
-                if place < wanted.measured or len(chosen) > 1:
+                if place < wanted.measured or place == len(proposals) - 1:
                     what = f"it with {', '.join(map(str, chosen))} in float32"
                     points, measured = (measure(subject.with_kept(chosen, progress), what) - reached) * 100, True
                 kept.append(Kept(tuple(chosen), points, measured))
@@ -451,12 +454,12 @@ class _Diagnosing:
         if not self._subject.candidate.target.needs_calibration:
             return
         noise = _Removable(self._subject, parts, layers)
-        single = sorted(noise.units, key=lambda unit: -noise.removed({unit}))
-        for unit in single[: max(10, self._wanted.measured)]:
-            if noise.removed({unit}) > 0:
-                yield [unit], noise.removed({unit})
         chosen = noise.best()
-        if len(chosen) > 1:
+        single = sorted(noise.units, key=lambda unit: -noise.removed({unit}))
+        for unit in single[: max(_SINGLE, self._wanted.measured)]:
+            if noise.removed({unit}) > 0 and {unit} != chosen:
+                yield [unit], noise.removed({unit})
+        if chosen:
             yield sorted(chosen), noise.removed(chosen)
 
 
