@@ -85,6 +85,7 @@ def command(
     """
     from dnc.evaluation.datasets import read_dataset
     from dnc.evaluation.metrics import DarknetReport, evaluate
+    from dnc.runtime.arithmetic import of_isa, this_isa
     from dnc.runtime.engine import load
 
     if (data is None) == (not images):
@@ -95,12 +96,15 @@ def command(
     source = images if data is None else data
     dataset = read_dataset(source, key="train" if train else "valid", limit=limit, seed=seed, skip_bad=skip_bad)
     click.echo(str(dataset), err=True)
+    if any(engine.manifest.arithmetic for engine in loaded):
+        click.echo(f"measured on {this_isa()}, {of_isa()}", err=True)
     reports = []
     for engine in loaded:
         with progress_bar(str(engine.folder), len(dataset.entries)) as bar:
             reports.append(evaluate(engine, dataset, skip_bad=skip_bad, progress=bar, **options))
     if as_json:
-        print_json([{**report.to_json(), "difference": _differences(report, reports[0])} for report in reports])
+        own = {"isa": this_isa(), "arithmetic": of_isa().name}
+        print_json([{**report.to_json(), **own, "difference": _differences(report, reports[0])} for report in reports])
     elif len(reports) == 1 and isinstance(reports[0], DarknetReport):
         click.echo(reports[0].text())
     else:

@@ -61,7 +61,7 @@ KINDS: Mapping[str, Arithmetic] = {
             "pairs",
             True,
             "products are added in pairs that saturate at 16 bits, as there is no VNNI: precision int8 is made so that "
-            "they do not, which costs some of its speed",
+            "none of them does",
         ),
     )
 }
@@ -135,10 +135,17 @@ def loss(made_for: str, here: Arithmetic) -> str:
         made_for: the kind that engine.json names; empty where an older dnc made it, which knew of none.
         here: that of this machine.
     """
-    made = {**KINDS, UNKNOWN.name: UNKNOWN}.get(made_for)
-    if here is UNKNOWN or not here.saturates or (made is not None and made.saturates):
+    if here is UNKNOWN or made_for == UNKNOWN.name:
         return ""
-    return (
-        "the engine was made for CPUs that add up 8-bit products exactly, and this one cuts sums off at 16 bits "
-        "(there is no VNNI): what it finds may be wrong"
-    )
+    saturated = made_for in KINDS and KINDS[made_for].saturates
+    if here.saturates and not saturated:
+        return (
+            "the engine was made for CPUs that add up 8-bit products exactly, and this one cuts sums off at 16 bits "
+            "(there is no VNNI): what it finds may be wrong"
+        )
+    if saturated and not here.saturates:
+        return (
+            "the engine was made for CPUs that cut sums of 8-bit products off at 16 bits, and this one adds them up "
+            "exactly: it is right, but its weights are coarser than they have to be"
+        )
+    return ""

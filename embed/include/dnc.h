@@ -36,8 +36,8 @@
  *                 are among its inputs and outputs.
  *     growth      Structs start with their size, which their _INIT sets: a newer library fills no more than the
  *                 program knows. Functions are added, and none is changed, while DNC_ABI stays the same.
- *     warnings    dnc_open writes a line to stderr where an engine runs, but may find less than it should: one with 8-bit
- *                 numbers on a CPU of another kind than it was compiled for.
+ *     warnings    dnc_open writes one to stderr where an engine with 8-bit numbers runs on a CPU of another kind than it
+ *                 was compiled for, which costs accuracy.
  *     text        UTF-8.
  *
  * C89; and C++, for which dnc.hpp is more convenient.

@@ -88,10 +88,14 @@ std::string loss(const Bundle& bundle) {
         throw Error(DNC_ERROR_TARGET, "DNC_ISA=" + isa + " is no instruction set that dnc knows of", "",
                     "as avx2, avx512vnni or dotprod");
     }
-    if (!saturates || bundle.arithmetic == "pairs" || bundle.arithmetic == "unknown") return "";
-    return "the engine was made for CPUs that add up 8-bit products exactly, and this one cuts sums off at 16 bits "
-           "(there is no VNNI): what it finds may be wrong\n  at " +
-           bundle.folder + "\n  hint: compile it again here, or elsewhere with --option isa=" + isa;
+    const bool pairs = bundle.arithmetic == "pairs";
+    if (saturates == pairs || bundle.arithmetic == "unknown") return "";
+    const std::string what =
+        pairs ? "the engine was made for CPUs that cut sums of 8-bit products off at 16 bits, and this one adds them up "
+                "exactly: it is right, but its weights are coarser than they have to be"
+              : "the engine was made for CPUs that add up 8-bit products exactly, and this one cuts sums off at 16 bits "
+                "(there is no VNNI): what it finds may be wrong";
+    return what + "\n  at " + bundle.folder + "\n  hint: compile it again here, or elsewhere with --option isa=" + isa;
 }
 
 }  // namespace dnc_runtime

@@ -58,6 +58,19 @@ def test_json(command: Command, engines: Path, data: Path) -> None:
     assert first["difference"]["AP50"] == 0
 
 
+def test_the_arithmetic_is_told(command: Command, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of engines with 8-bit numbers, whose figures hold for it."""
+    monkeypatch.setenv("DNC_ISA", "avx2")
+    command("calibrate", "obj.data", "tiny.cfg", "tiny.weights", "-input_calibration", 2)
+    options = ("--target", "onnx", "--precision", "int8", "--calibration", "tiny.calibration.json", "--no-verify")
+    assert command("compile", "tiny.cfg", *options, "-o", "e").code == 0
+    (folder / "d.txt").write_text("0 .5 .5 .5 .5\n", encoding="utf-8")
+    result = command("eval", "e", "--data", "obj.data", "--like-darknet", "--json")
+    assert "measured on avx2, 8-bit arithmetic pairs: " in result.err
+    (report,) = json.loads(result.out)
+    assert (report["isa"], report["arithmetic"]) == ("avx2", "pairs")
+
+
 def test_classifier(command: Command, engines: Path, photographs: Path, tmp_path: Path) -> None:
     source = tmp_path / "list.txt"
     source.write_text("".join(f"{photographs / name} 1\n" for name in ("a.png", "b.jpg")), encoding="utf-8")

@@ -211,12 +211,15 @@ def test_an_engine_for_another_cpu_warns(
     assert said.endswith("hint: compile it again here, or elsewhere with --option isa=avx2")
 
 
-def test_an_engine_for_this_cpu_is_silent(eight: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    """By its isa."""
+def test_an_engine_for_lesser_cpus_warns(eight: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """By its isa; on those it is silent."""
     folder = eight(isa="avx2")
     assert read_manifest(folder).arithmetic == "pairs"
     monkeypatch.setenv("DNC_ISA", "avx512")
     assert opened(folder) == []
+    monkeypatch.setenv("DNC_ISA", "amx")
+    (said,) = opened(folder)
+    assert "it is right, but its weights are coarser" in said
 
 
 def test_an_engine_in_float32_is_silent(write: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
