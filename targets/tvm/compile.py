@@ -62,9 +62,9 @@ class Machine:
     @property
     def eights(self) -> str:
         """The type in which 8-bit numbers are held, so that several are multiplied at once; "" if none are."""
-        from dnc.targets.tvm.schedules.machine import Machine as Vectors
+        from dnc.targets.tvm import schedules
 
-        return Vectors.of(self.target).eights
+        return schedules.Machine.of(self.target).eights
 
     @property
     def is_host(self) -> bool:

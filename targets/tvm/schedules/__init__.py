@@ -20,6 +20,7 @@ write for the graph is left as it is.
 
 from __future__ import annotations
 
+from dnc.targets.tvm.schedules.machine import Machine
 from dnc.targets.tvm.schedules.rewriting import apply, report
 
-__all__ = ["apply", "report"]
+__all__ = ["Machine", "apply", "report"]
