@@ -375,7 +375,7 @@ class _Diagnosing:
             where = "input" if layer is None else layer.where.short
             if number in eight:
                 kind = "int8"
-            elif precision in ("fp16", "bf16") and (where in rounded or not rounded):
+            elif layer is not None and precision in ("fp16", "bf16") and (where in rounded or not rounded):
                 kind = precision
             else:
                 kind = "fp32"

@@ -65,7 +65,7 @@ class Side:
     """One of the two that are compared."""
 
     title: str
-    """What it is called in a sentence: an engine's folder, or "fp32" for the network in float32."""
+    """What it is called in a sentence: an engine's folder, a cfg's name, or "float32" for the network in float32."""
     target: str
     precision: str
     """fp32, fp16, bf16, int8, mixed."""
