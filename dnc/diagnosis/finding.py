@@ -10,7 +10,8 @@ import numpy as np
 
 from dnc.diagnosis.report import Box, Head, ImageChange, Place
 from dnc.diagnosis.weighing import decibels
-from dnc.runtime.decoding import BoxHead, Classification, Detection, overlap
+from dnc.evaluation.deviation import match
+from dnc.runtime.decoding import BoxHead, Classification, Detection
 from dnc.runtime.engine import Engine
 from dnc.runtime.images import read_image
 from dnc.runtime.memory import States
@@ -19,8 +20,6 @@ from dnc.typing import Array, Progress
 
 __all__ = ["Found", "find"]
 
-_OVERLAP = 0.5
-"""Boxes of one class that overlap by so much are the same."""
 _IOU = 0.45
 _TOP = 5
 
@@ -111,27 +110,12 @@ def _heads(engine: Engine, outputs: dict[str, _Output]) -> Iterator[Head]:
 
 
 def _matched(mine: Result, theirs: Result) -> tuple[tuple[Box, ...], tuple[Box, ...]]:
-    """The boxes of both, each matched by the surest of the other that overlaps it."""
-    boxes = [[box for box in found if isinstance(box, Detection)] for found in (mine, theirs)]
-    sides = [
-        np.array([(box.center_x, box.center_y, box.width, box.height) for box in found], np.float32).reshape(-1, 4)
-        for found in boxes
-    ]
-    overlaps = overlap(sides[0], sides[1])
-    partner = [-1] * len(boxes[0])
-    taken: set[int] = set()
-    for index, box in enumerate(boxes[0]):
-        free = [
-            other
-            for other, candidate in enumerate(boxes[1])
-            if other not in taken and candidate.class_id == box.class_id and overlaps[index, other] >= _OVERLAP
-        ]
-        if free:
-            partner[index] = max(free, key=lambda other: float(overlaps[index, other]))
-            taken.add(partner[index])
+    """The boxes of both, and which of them the other has as well."""
+    found, expected = ([box for box in result if isinstance(box, Detection)] for result in (mine, theirs))
+    places = match(expected, found)
     return (
-        tuple(_box(box, "come" if partner[index] < 0 else "both") for index, box in enumerate(boxes[0])),
-        tuple(_box(box, "both" if index in taken else "gone") for index, box in enumerate(boxes[1])),
+        tuple(_box(box, "both" if place in places else "come") for place, box in enumerate(found)),
+        tuple(_box(box, "gone" if place is None else "both") for place, box in zip(places, expected, strict=True)),
     )
 
 

@@ -32,7 +32,7 @@ from dnc.runtime.postprocessing import Postprocess, Result
 from dnc.runtime.runners import Session
 from dnc.typing import Array, Progress, silent
 
-__all__ = ["Deviation", "HeadError", "measure_deviation"]
+__all__ = ["Deviation", "HeadError", "match", "measure_deviation"]
 
 _CONFIDENCE = 0.25
 """From which on float32 is sure of something."""
@@ -158,14 +158,23 @@ def _alike(expected: Result, found: Result) -> tuple[int, int, int]:
             return 0, 0, 0
         return (1, 0, 0) if expected[0].class_id == found[0].class_id else (0, 1, 1)
     boxes = [[item for item in result if isinstance(item, Detection)] for result in (expected, found)]
-    free = set(range(len(boxes[1])))
-    for box in boxes[0]:
-        near = {other: _overlap(box, boxes[1][other]) for other in free if boxes[1][other].class_id == box.class_id}
+    kept = sum(place is not None for place in match(*boxes))
+    return kept, len(boxes[0]) - kept, len(boxes[1]) - kept
+
+
+def match(expected: Sequence[Detection], found: Sequence[Detection]) -> list[int | None]:
+    """For each expected box the place of the one that was found: of its class, with the largest overlap, of .5 at
+    least, each once; None where there is none."""
+    free = set(range(len(found)))
+    places: list[int | None] = []
+    for box in expected:
+        near = {other: _overlap(box, found[other]) for other in free if found[other].class_id == box.class_id}
         best = max(near, key=near.__getitem__, default=None)
-        if best is not None and near[best] >= _OVERLAP:
-            free.remove(best)
-    kept = len(boxes[1]) - len(free)
-    return kept, len(boxes[0]) - kept, len(free)
+        if best is not None and near[best] < _OVERLAP:
+            best = None
+        free.discard(-1 if best is None else best)
+        places.append(best)
+    return places
 
 
 def _overlap(one: Detection, other: Detection) -> float:

@@ -257,3 +257,32 @@ def test_pairs_that_saturate(ward: Ward, target: str, monkeypatch: pytest.Monkey
     monkeypatch.setenv("DNC_ISA", "avx512vnni")
     exact = ward.diagnose(target=target)
     assert all(PAIRS not in layer.kinds for layer in exact.layers)
+
+
+def test_boxes_that_come_and_go(ward: Ward) -> None:
+    """Each box of both sides is told once, and those that both have overlap one of the other's."""
+    ward.change_range("layer004", 0.1)
+    found = ward.diagnose(wanted=Wanted(1, 3, 3, 0, 0.01))
+    assert found.boxes == sum(len(change.against) for change in found.changes)
+    assert found.gone == sum(change.gone for change in found.changes) > 0
+    for change in found.changes:
+        both = [sum(box.place == "both" for box in boxes) for boxes in (change.engine, change.against)]
+        assert both[0] == both[1]
+        assert {box.place for box in change.engine} <= {"both", "come"}
+        assert {box.place for box in change.against} <= {"both", "gone"}
+    changed = [change.gone + change.come for change in found.changes]
+    assert changed == sorted(changed, reverse=True)
+
+
+def test_a_classifier(write: Callable[..., Path], ward: Ward) -> None:
+    options = CompileOptions(target="onnx", precision="fp16", data=[str(ward.images)])
+    found = diagnose(write("classifier"), options=options, wanted=Wanted(1, 3, 3, 1))
+    assert (found.boxes, found.gone, found.come) == (3, 0, 0)
+    assert found.metric is not None
+    assert found.metric.name == "top-1"
+    assert found.metric.engine == found.metric.against == 1
+
+
+def test_without_images(ward: Ward) -> None:
+    with pytest.raises(DncError, match="none are named"):
+        ward.diagnose(precision="fp32", calibration=None)
