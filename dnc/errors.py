@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import difflib
 import re
+import threading
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -165,9 +167,37 @@ def _is_another_version(word: str, name: str) -> bool:
     return not slip
 
 
-def warn(error: DncError) -> None:
-    """Issues the error as a `DncWarning`, for what is tolerated."""
-    warnings.warn(DncWarning(str(error)), stacklevel=3)
+_said: set[str] = set()
+_listening = threading.local()
+
+Heard = list[tuple[DncError, str]]
+"""Warnings and what each is said once for: the arguments of `warn`."""
+
+
+def warn(error: DncError, once: str = "") -> None:
+    """Issues the error as a `DncWarning`, for what is tolerated.
+
+    Args:
+        once: what the warning is about, if one in a process is enough.
+    """
+    heard: Heard | None = getattr(_listening, "heard", None)
+    if heard is not None:
+        heard.append((error, once))
+    elif once not in _said:
+        _said.update({once} - {""})
+        warnings.warn(DncWarning(str(error)), stacklevel=3)
+
+
+@contextmanager
+def listening() -> Iterator[Heard]:
+    """Keeps the warnings that this thread issues in the block, all of them, for whoever issues them in their turn:
+    images are read ahead, or on another machine."""
+    before, heard = getattr(_listening, "heard", None), Heard()
+    _listening.heard = heard
+    try:
+        yield heard
+    finally:
+        _listening.heard = before
 
 
 def tolerate(problem: DncError, lenient: bool) -> None:

@@ -31,6 +31,8 @@ HEAVY = {
     "PIL": "an extra of the runtime; 50 ms",
     "click": "the runtime does without",
     "cv2": "an extra",
+    "dask": "an extra; seconds",
+    "distributed": "an extra; seconds",
     "libstb": "an application that passes arrays does without",
     "matplotlib": "an extra",
     "numpy": "`dnc --help` does without",

@@ -3,14 +3,31 @@ option that they share."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import click
 
-__all__ = ["POSITIVE", "SHARE", "WHOLE", "exif_option", "names", "numbers"]
+__all__ = ["POSITIVE", "SHARE", "WHOLE", "exif_option", "names", "numbers", "workers_options"]
 
 POSITIVE, WHOLE, SHARE = click.FloatRange(min=0, min_open=True), click.IntRange(min=1), click.FloatRange(0, 1)
 exif_option = click.option(
     "--exif/--no-exif", default=None, help="Turn images as their EXIF says, which Darknet does not."
 )
+
+
+def workers_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Gives a command `--scheduler` and `--workers`: the arguments of `dnc.evaluation.cluster.cluster`."""
+    scheduler = click.option(
+        "--scheduler",
+        metavar="tcp://HOST:PORT",
+        help="Let the workers of a Dask cluster look at the images; results are the same, to the bit.",
+    )
+    return scheduler(
+        click.option("--workers", type=WHOLE, metavar="N", help="Let N processes of this machine look at the images.")(
+            command
+        )
+    )
 
 
 def numbers(context: click.Context, parameter: click.Parameter, value: str | None) -> tuple[float, ...] | None:

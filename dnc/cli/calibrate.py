@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from dnc.cli import print_json, progress, say_files
-from dnc.cli._lists import exif_option
+from dnc.cli._lists import exif_option, workers_options
 from dnc.cli._options import preprocessing_options
 from dnc.errors import CalibrationError
 from dnc.files.reading import check_foreign
@@ -71,6 +71,7 @@ _COUNT = 100
     "--tensorrt", "version", default="8.6.1", show_default=True, metavar="X.Y.Z", help="Which TensorRT is to read it."
 )
 @click.option("--lenient", is_flag=True, help="Warn about what Darknet takes in silence, instead of failing.")
+@workers_options
 @click.option("--json", "as_json", is_flag=True, help="Print the calibration.")
 @preprocessing_options
 def command(
@@ -91,6 +92,8 @@ def command(
     exports: tuple[tuple[str, str], ...],
     version: str,
     lenient: bool,
+    scheduler: str | None,
+    workers: int | None,
     as_json: bool,
     **preprocessing: object,
 ) -> None:
@@ -104,6 +107,7 @@ def command(
     from dnc.compiler.source import find_weights, preprocessing_for
     from dnc.darknet.cfg import find_cfg
     from dnc.darknet.network import Network
+    from dnc.evaluation.cluster import cluster
     from dnc.quantization.collecting import check_method, measure
     from dnc.quantization.tables import read_table
 
@@ -129,17 +133,21 @@ def command(
             calibration = tables = read_table(table, network, lenient=lenient)
         else:
             given = given or _data_beside(cfg, network)
-            measured = measure(
-                network,
-                preprocessing_for(network, place, **preprocessing),
-                _images(given, key, count, seed, skip_bad),
-                signed=not symmetric,
-                skip_bad=skip_bad,
-                exif=exif,
-                source=", ".join(map(str, given)),
-                seed=seed,
-                progress=report,
-            )
+            paths = _images(given, key, count, seed, skip_bad)
+            read = preprocessing_for(network, place, **preprocessing)
+            with cluster(scheduler, workers, progress=report) as others:
+                measured = measure(
+                    network,
+                    read,
+                    paths,
+                    signed=not symmetric,
+                    skip_bad=skip_bad,
+                    exif=exif,
+                    source=", ".join(map(str, given)),
+                    seed=seed,
+                    progress=report,
+                    workers=others,
+                )
             calibration = measured.calibration(method, symmetric=symmetric, percentile=percentile)
             # Tables know no others; the calibration, which loses less, stays as it is.
             tables = measured.calibration(method, symmetric=True, percentile=percentile) if exports else calibration

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dnc.cli import print_json, progress_bar
-from dnc.cli._lists import SHARE, WHOLE, exif_option
+from dnc.cli._lists import SHARE, WHOLE, exif_option, workers_options
 from dnc.tables import Column, Table
 
 if TYPE_CHECKING:
@@ -65,6 +65,7 @@ if TYPE_CHECKING:
 @click.option("--threads", type=WHOLE, metavar="N", help="Threads for one image; else the engine's choice.")
 @exif_option
 @click.option("--skip-bad", is_flag=True, help="Warn about an image that cannot be read, and go on.")
+@workers_options
 @click.option("--json", "as_json", is_flag=True, help="Print a list with one object for each engine.")
 def command(
     engines: tuple[str, ...],
@@ -75,6 +76,8 @@ def command(
     seed: int | None,
     threads: int | None,
     skip_bad: bool,
+    scheduler: str | None,
+    workers: int | None,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -83,6 +86,7 @@ def command(
     Detectors: COCO's AP, AP50 and AP75, or with --like-darknet mAP@0.50, TP, FP, FN and average IoU. Classifiers: top-1
     and top-5. Of several engines, the difference to the first is printed.
     """
+    from dnc.evaluation.cluster import cluster
     from dnc.evaluation.datasets import read_dataset
     from dnc.evaluation.metrics import DarknetReport, evaluate
     from dnc.runtime.arithmetic import of_isa, this_isa
@@ -99,9 +103,10 @@ def command(
     if any(engine.manifest.arithmetic for engine in loaded):
         click.echo(f"measured on {this_isa()}, {of_isa()}", err=True)
     reports = []
-    for engine in loaded:
-        with progress_bar(str(engine.folder), len(dataset.entries)) as bar:
-            reports.append(evaluate(engine, dataset, skip_bad=skip_bad, progress=bar, **options))
+    with cluster(scheduler, workers) as others:
+        for engine in loaded:
+            with progress_bar(str(engine.folder), len(dataset.entries)) as bar:
+                reports.append(evaluate(engine, dataset, skip_bad=skip_bad, progress=bar, workers=others, **options))
     if as_json:
         own = {"isa": this_isa(), "arithmetic": of_isa().name}
         print_json([{**report.to_json(), **own, "difference": _differences(report, reports[0])} for report in reports])

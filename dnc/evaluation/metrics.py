@@ -24,22 +24,22 @@ from __future__ import annotations
 
 import io
 from abc import ABC, abstractmethod
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass
 from os import PathLike
+from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from dnc.errors import DatasetError, DncError, ImageError, warn
-from dnc.evaluation.datasets import Dataset, Entry, Truth, class_truth, read_names, read_truth
-from dnc.runtime.decoding import BoxHead, Detection, darknet_order, overlap
-from dnc.runtime.engine import Engine
-from dnc.runtime.images import Pixels, read_image
+from dnc.evaluation.datasets import Dataset, Truth, class_truth, read_names, read_truth
+from dnc.evaluation.workers import Picture, Task, Work, Workers, each
+from dnc.runtime.decoding import BoxHead, Classification, Detection, darknet_order, overlap
+from dnc.runtime.engine import Engine, load
+from dnc.runtime.images import Pixels
 from dnc.runtime.inputs import Prepared
 from dnc.runtime.memory import States
 from dnc.typing import Array
@@ -224,6 +224,7 @@ def evaluate(
     skip_bad: bool = False,
     exif: bool | None = None,
     progress: Progress | None = None,
+    workers: Workers | None = None,
 ) -> Report:
     """Runs the engine on every image and compares what it finds with what is there.
 
@@ -241,6 +242,7 @@ def evaluate(
         skip_bad: an image that cannot be read is a warning, and does not count.
         exif: whether images are turned as their EXIF says; see `Engine.__call__`.
         progress: called with the number of images that are done and that there are.
+        workers: who runs the engine; this process if not given. The report is the same, to the bit.
 
     Returns:
         A `DarknetReport`, a `CocoReport` or a `TopReport`.
@@ -259,19 +261,32 @@ def evaluate(
     names = _names(engine, dataset, classes)
     meter: _Meter
     if not isinstance(heads[-1], BoxHead):
-        meter = _TopMeter(_class_ids(dataset, classes, names, labels), min(top, classes))
+        top = min(top, classes)
+        meter = _TopMeter(_class_ids(dataset, classes, names, labels), top)
     else:
         truths = read_truth(
             dataset.entries, classes, labels=labels, annotations=annotations, allow_unlabelled=allow_unlabelled
         )
         meter = _DarknetMeter(truths, names, points, iou, confidence) if like_darknet else _CocoMeter(truths, classes)
+    threshold = meter.threshold
+    paths = [entry.path for entry in dataset.entries]
+    if workers is None:
+        found = each(_Finding(engine, threshold, top, exif, {}), map(Picture, paths))
+    else:
+        in_order = bool(engine.manifest.carried)
+        work = _Finder(engine.folder, engine.files(), in_order, engine.given, threshold, top, exif)
+        found = workers.each(work, paths, lambda _: None)
     done = 0
-    states: States = {}
-    channels = engine.manifest.preprocessing.channels
-    for number, pixels in enumerate(_read(dataset.entries, channels, skip_bad, exif)):
-        if pixels is not None:
+    for number, (entry, (_, result)) in enumerate(zip(dataset.entries, found, strict=True)):
+        try:
+            meter.add(number, *result())
             done += 1
-            meter.add(engine, number, pixels, states)
+        except ImageError as error:
+            listed = f"{entry.where} names it; " if entry.where else ""
+            if not skip_bad:
+                error.hint = f"{listed}--skip-bad goes on without it"
+                raise
+            warn(error)
         if progress is not None:
             progress(number + 1, len(dataset.entries))
     if not done:
@@ -311,12 +326,66 @@ class _Found(NamedTuple):
     """(D, 4): center x, center y, width, height, as fractions of the image."""
 
 
+Size = tuple[int, int]
+"""(height, width) of an image."""
+
+
+@dataclass(frozen=True)
+class _Finder(Work):
+    """Opens an engine: see `_Finding`."""
+
+    folder: Path
+    files: tuple[str, ...]
+    in_order: bool
+    given: Mapping[str, Any]
+    """What the engine was loaded with."""
+    threshold: float | None
+    top: int
+    exif: bool | None
+
+    def open(self, folder: Path, threads: int | None) -> Callable[[States], Task]:
+        engine = load(folder, **{**self.given, "threads": self.given["threads"] or threads})
+        # It is opened before the first image, and not by several threads at once.
+        _ = engine.session
+        return lambda states: _Finding(engine, self.threshold, self.top, self.exif, dict(states))
+
+
+class _Finding(Task):
+    """What an engine finds in images.
+
+    Args:
+        threshold: of a detector; None for a classifier.
+        top: the number of classes of a classifier.
+    """
+
+    def __init__(self, engine: Engine, threshold: float | None, top: int, exif: bool | None, states: States) -> None:
+        assert engine.manifest.preprocessing is not None
+        self._engine, self._threshold, self._top, self._exif = engine, threshold, top, exif
+        self._channels = engine.manifest.preprocessing.channels
+        self.states = states
+
+    def read(self, picture: Picture) -> Pixels:
+        return picture.pixels(self._channels, self._exif)
+
+    def see(self, read: Pixels) -> tuple[Size, _Found | list[int]]:
+        """What is found, or the best classes; and the image's size."""
+        height, width = read.shape[:2]
+        if self._threshold is not None:
+            return (height, width), _found(self._engine, read, self._threshold, self.states)
+        outputs = _run(self._engine, self._engine.inputs.prepare(read), self.states)
+        best = self._engine.postprocess(outputs, top=self._top)
+        return (height, width), [entry.class_id for entry in best if isinstance(entry, Classification)]
+
+
 class _Meter(ABC):
     """Takes what is found in one image after the other."""
 
+    threshold: ClassVar[float | None]
+    """What a box must have to count; None for classes."""
+
     @abstractmethod
-    def add(self, engine: Engine, number: int, pixels: Pixels, states: States) -> None:
-        """Runs the engine on an image of the dataset; `states` are what it remembers, and become their successors."""
+    def add(self, number: int, size: Size, found: Any) -> None:
+        """Takes what is found in an image of the dataset: see `_Finding.see`."""
 
     @abstractmethod
     def report(self, engine: str, images: int, skipped: int) -> Report:
@@ -324,6 +393,8 @@ class _Meter(ABC):
 
 
 class _DarknetMeter(_Meter):
+    threshold = _DARKNET_THRESHOLD
+
     def __init__(
         self, truths: Sequence[Truth], names: Sequence[str], points: int, iou: float, confidence: float
     ) -> None:
@@ -335,8 +406,8 @@ class _DarknetMeter(_Meter):
         # Of each image: scores, classes, and the number of the object matched or -1.
         self._ranked: list[tuple[Floats, npt.NDArray[np.int32], npt.NDArray[np.int64]]] = []
 
-    def add(self, engine: Engine, number: int, pixels: Pixels, states: States) -> None:
-        found, truth = _found(engine, pixels, _DARKNET_THRESHOLD, states), self._truths[number]
+    def add(self, number: int, size: Size, found: _Found) -> None:
+        truth = self._truths[number]
         overlaps = overlap(found.boxes, truth.boxes)
         overlaps[(overlaps <= np.float32(self._iou)) | (found.class_ids[:, None] != truth.class_ids)] = 0
         difficult = (overlaps[:, truth.ignored] > 0).any(axis=1)
@@ -394,6 +465,8 @@ class _DarknetMeter(_Meter):
 
 
 class _CocoMeter(_Meter):
+    threshold = _COCO_THRESHOLD
+
     def __init__(self, truths: Sequence[Truth], classes: int) -> None:
         try:
             import pycocotools.cocoeval  # noqa: F401
@@ -406,9 +479,9 @@ class _CocoMeter(_Meter):
         # (D, 7) of each image: its number, left, top, width, height, score, class.
         self._found: list[npt.NDArray[np.float64]] = []
 
-    def add(self, engine: Engine, number: int, pixels: Pixels, states: States) -> None:
-        found, truth = _found(engine, pixels, _COCO_THRESHOLD, states), self._truths[number]
-        height, width = pixels.shape[:2]
+    def add(self, number: int, size: Size, found: _Found) -> None:
+        truth = self._truths[number]
+        height, width = size
         self._images.append(number)
         columns = (truth.class_ids, _corners(truth.boxes, width, height), truth.ignored, truth.areas)
         for class_id, box, crowd, area in zip(*(column.tolist() for column in columns), strict=True):
@@ -426,9 +499,9 @@ class _CocoMeter(_Meter):
         ranked = np.argsort(-found.scores, kind="stable")
         kept = ranked[_rank_in_class(found.class_ids[ranked]) < _COCO_DETECTIONS]
         # COCO's boxes end with the image: print_cocos.
-        low, size = np.split(_corners(found.boxes[kept], width, height), 2, axis=1)
+        low, extent = np.split(_corners(found.boxes[kept], width, height), 2, axis=1)
         limit = np.array([width, height])
-        low, high = np.maximum(low, 0), np.minimum(low + size, limit)
+        low, high = np.maximum(low, 0), np.minimum(low + extent, limit)
         numbers = np.full((len(kept), 1), number)
         rest = np.stack([found.scores[kept], found.class_ids[kept]], axis=1)
         self._found.append(np.hstack([numbers, low, high - low, rest]))
@@ -462,15 +535,15 @@ class _CocoMeter(_Meter):
 
 
 class _TopMeter(_Meter):
+    threshold = None
+
     def __init__(self, class_ids: Sequence[int], k: int) -> None:
         self._class_ids, self._k = class_ids, k
         self._best = self._among = 0
 
-    def add(self, engine: Engine, number: int, pixels: Pixels, states: States) -> None:
-        outputs = _run(engine, engine.inputs.prepare(pixels), states)
-        given = [entry.class_id for entry in engine.postprocess(outputs, top=self._k)]
-        self._best += given[0] == self._class_ids[number]
-        self._among += self._class_ids[number] in given
+    def add(self, number: int, size: Size, found: list[int]) -> None:
+        self._best += found[0] == self._class_ids[number]
+        self._among += self._class_ids[number] in found
 
     def report(self, engine: str, images: int, skipped: int) -> TopReport:
         return TopReport(engine, images, skipped, self._k, self._best / images, self._among / images)
@@ -530,29 +603,6 @@ def _names(engine: Engine, dataset: Dataset, classes: int) -> Sequence[str]:
 def _class_ids(dataset: Dataset, classes: int, names: Sequence[str], labels: str | PathLike[str] | None) -> list[int]:
     path = labels if labels is not None or dataset.data is None else dataset.data.find("labels")
     return class_truth(dataset.entries, classes, labels=read_names(path) if path is not None else (), names=names)
-
-
-def _read(entries: Sequence[Entry], channels: int, skip_bad: bool, exif: bool | None) -> Iterator[Pixels | None]:
-    """The images one by one, read while the one before is run; None for a bad one that is skipped."""
-    with ThreadPoolExecutor(1) as pool:
-        ahead: deque[Future[Pixels]] = deque()
-        rest = iter(entries)
-        try:
-            for entry in entries:
-                while len(ahead) < 2 and (following := next(rest, None)) is not None:
-                    ahead.append(pool.submit(read_image, following.path, channels, exif=exif))
-                try:
-                    yield ahead.popleft().result()
-                except ImageError as error:
-                    if not skip_bad:
-                        listed = f"{entry.where} names it; " if entry.where else ""
-                        error.hint = f"{listed}--skip-bad goes on without it"
-                        raise
-                    warn(error)
-                    yield None
-        finally:
-            for future in ahead:
-                future.cancel()
 
 
 def _corners(boxes: Floats, width: int, height: int) -> npt.NDArray[np.float64]:

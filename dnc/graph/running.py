@@ -11,6 +11,7 @@ from __future__ import annotations
 import importlib.util
 import mmap
 from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
@@ -42,12 +43,13 @@ class Running:
     """A model that is open; a call gives its outputs by name, for inputs by name.
 
     Args:
-        model: the model, which stays as it is.
+        model: the model, which stays as it is; or a file of one, which is run with `optimize`.
         optimize: see the module.
         watch: values to give besides the outputs, as long as they are in the graph.
         integers: whether what is rounded to 8 bits and back is computed with the processor's 8-bit instructions, where
             they can, and not as the graph says.
         spin: whether threads wait busily between nodes, which takes the time of other threads.
+        threads: how many threads one run uses; ONNX Runtime's own choice if not given.
         release: is called now and then while weights are computed, and gives back the memory that they were read into.
 
     Raises:
@@ -56,12 +58,13 @@ class Running:
 
     def __init__(
         self,
-        model: ir.Model,
+        model: ir.Model | Path,
         *,
         optimize: bool = False,
         watch: Collection[str] = (),
         integers: bool = True,
         spin: bool = True,
+        threads: int | None = None,
         release: Callable[[], None] = lambda: None,
     ) -> None:
         onnxruntime = import_onnxruntime()
@@ -71,8 +74,12 @@ class Running:
             options.add_session_config_entry("session.disable_quant_qdq", "1")
         if not spin:
             options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        if threads is not None:
+            options.intra_op_num_threads = threads
         self._weights: dict[str, Array] = {}
-        if optimize:
+        if isinstance(model, Path):
+            self._session = onnxruntime.InferenceSession(str(model), options, providers=_PROVIDERS)
+        elif optimize:
             with scratch_folder("run") as folder:
                 serialize_to(with_outputs(model, watch), folder / MODEL)
                 path = str(folder / MODEL)

@@ -12,11 +12,11 @@ the same bytes. A network with memory sees the images as one sequence from zero,
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
@@ -25,19 +25,19 @@ from dnc.darknet.lower import lower
 from dnc.darknet.network import Network
 from dnc.darknet.reference import initial_states
 from dnc.errors import CalibrationError, ImageError, TargetError, warn
+from dnc.evaluation.workers import Picture, Task, Work, Workers, each
+from dnc.files.writing import scratch_folder
 from dnc.graph.quantization import Channels
 from dnc.graph.running import Running
+from dnc.graph.serialization import serialize_to
 from dnc.quantization.calibration import Calibration
 from dnc.quantization.histograms import METHODS, PERCENTILE, Histogram
-from dnc.runtime.images import read_content, read_image
-from dnc.runtime.memory import carried_states
+from dnc.runtime.memory import States, carried_states
 from dnc.runtime.preprocessing import Preprocessing
-from dnc.runtime.runners.onnx import OnnxRunner
+from dnc.runtime.runners.onnx import MODEL, OnnxRunner
 from dnc.typing import Array, Progress, silent
 
 __all__ = ["Measured", "calibrate", "check_method", "measure"]
-
-_Result = TypeVar("_Result")
 
 
 def calibrate(
@@ -124,6 +124,7 @@ def measure(
     source: str = "",
     seed: int | None = None,
     progress: Progress = silent,
+    workers: Workers | None = None,
 ) -> Measured:
     """Runs a network on images and counts the values of every layer and of the input.
 
@@ -137,6 +138,7 @@ def measure(
         source: where the images come from, for the calibration's record.
         seed: what drew them, for the record.
         progress: is told what happens now.
+        workers: who runs the network; this process if not given. What is measured is the same, to the bit.
 
     Raises:
         CalibrationError: there are no images or the network takes none, or it computes infinite numbers.
@@ -148,7 +150,7 @@ def measure(
         raise CalibrationError("this network takes no images, so it cannot be calibrated on any", network.file)
     if not images:
         raise CalibrationError("there are no images to calibrate on", hint="100 typical ones are enough")
-    observers, seen = _observe(network, preprocessing, images, signed, skip_bad, exif, progress)
+    observers, seen = _observe(network, preprocessing, images, signed, skip_bad, exif, progress, workers)
     progress("choosing the ranges")
     record = {"source": source, "count": len(seen["files"]), "seed": seed, **seen}
     return Measured(network.digest, preprocessing, record, observers)
@@ -171,10 +173,20 @@ class _Observer:
         """Counts one image's values; raises CalibrationError if one of them is no number."""
         if self._by_channel and array.ndim == 4:
             rows = array.swapaxes(0, 1).reshape(array.shape[1], -1)
-            low, high = rows.min(axis=1), rows.max(axis=1)
-            before = self._ends
-            self._ends = (low, high) if before is None else (np.minimum(before[0], low), np.maximum(before[1], high))
+            self._reach((rows.min(axis=1), rows.max(axis=1)))
         self.histogram.add(array)
+
+    def merge(self, other: _Observer) -> None:
+        """Takes what another one has seen of other images."""
+        self._reach(other._ends)
+        self.histogram.merge(other.histogram)
+
+    def _reach(self, ends: tuple[Array, Array] | None) -> None:
+        before = self._ends
+        if before is None or ends is None:
+            self._ends = before or ends
+        else:
+            self._ends = (np.minimum(before[0], ends[0]), np.maximum(before[1], ends[1]))
 
     @property
     def channels(self) -> Channels | None:
@@ -190,39 +202,48 @@ def _observe(
     skip_bad: bool,
     exif: bool | None,
     progress: Progress,
+    workers: Workers | None,
 ) -> tuple[dict[str, _Observer], dict[str, Any]]:
     """What was seen of each value by name; the digest and the names of the images that were read or skipped."""
     progress("preparing the network")
-    run = _every_layer(network)
-
-    def work(path: Path) -> tuple[bytes, dict[str, Array]]:
-        content = read_content(path)
-        array = preprocessing(read_image(content, preprocessing.channels, exif=exif))[None]
-        return content, run(array)
-
     digest = hashlib.sha256()
-    observers: dict[str, _Observer] = {}
     files: list[str] = []
     skipped: list[str] = []
-    for number, (path, result) in enumerate(_ahead(work, images), 1):
-        progress(f"{number}/{len(images)}  {path}")
-        try:
-            content, outputs = result()
-        except ImageError as error:
-            if not skip_bad:
-                hint = f"{error.hint}; --skip-bad leaves it out".removeprefix("; ")
-                raise ImageError(error.message, path, hint) from error
-            warn(ImageError(error.message, path, "it is left out"))
-            skipped.append(path.name)
-            continue
-        digest.update(f"{path.name}\0{len(content)}\0".encode(errors="surrogateescape") + content)
-        files.append(path.name)
-        for name in list(outputs):
-            observer = observers.setdefault(name, _Observer(signed, by_channel=name != "input"))
+    observers: dict[str, _Observer] = {}
+
+    def gather(found: dict[str, _Observer]) -> None:
+        for name, observer in found.items():
+            known = observers.setdefault(name, observer)
+            if known is not observer:
+                known.merge(observer)
+
+    with ExitStack() as stack:
+        folder = stack.enter_context(scratch_folder("calibrate"))
+        work = _work(network, preprocessing, folder, signed, exif)
+        if workers is None:
+            task = work.open(folder, None)({})
+            # Nobody else will open it.
+            stack.close()
+            found = each(task, map(Picture, images))
+        else:
+            found = workers.each(work, images, gather)
+        for number, (picture, result) in enumerate(found, 1):
+            path = picture.path
+            progress(f"{number}/{len(images)}  {path}")
             try:
-                observer.add(outputs.pop(name))
-            except CalibrationError as error:
-                raise CalibrationError(f"{name} on this image: {error.message}", path, _NUMBERS) from error
+                result()
+            except ImageError as error:
+                if not skip_bad:
+                    hint = f"{error.hint}; --skip-bad leaves it out".removeprefix("; ")
+                    raise ImageError(error.message, path, hint) from error
+                warn(ImageError(error.message, path, "it is left out"))
+                skipped.append(path.name)
+                continue
+            content = picture.content
+            digest.update(f"{path.name}\0{len(content)}\0".encode(errors="surrogateescape") + content)
+            files.append(path.name)
+        if workers is None:
+            gather(task.rest())
     if not files:
         raise ImageError(f"none of the {len(images)} images can be read")
     return observers, {"sha256": digest.hexdigest(), "files": files, "skipped": skipped}
@@ -231,38 +252,70 @@ def _observe(
 _NUMBERS = "do the weights belong to this cfg? `dnc weights inspect` looks into them"
 
 
-def _ahead(function: Callable[[Path], _Result], paths: Sequence[Path]) -> Iterator[tuple[Path, Callable[[], _Result]]]:
-    """Each path, and a function that gives its result or raises its error; the next one is computed meanwhile."""
-    with ThreadPoolExecutor(1) as pool:
-        following = pool.submit(function, paths[0])
-        for path, after in zip(paths, [*paths[1:], None], strict=True):
-            current = following
-            if after is not None:
-                following = pool.submit(function, after)
-            yield path, current.result
-            # Or it would be held until the next one is asked for.
-            del current
-
-
-def _every_layer(network: Network) -> Callable[[Array], dict[str, Array]]:
-    """A function that gives the values of the input and of every layer's output by name."""
+def _work(network: Network, preprocessing: Preprocessing, folder: Path, signed: bool, exif: bool | None) -> _EveryLayer:
+    """Writes the network into a folder, with every layer as an output."""
     runner = OnnxRunner()
     if runner.missing():
         raise TargetError(f"calibrating needs {runner.missing()}, which is not installed", hint=runner.remedy())
-    model = lower(network, batch=1, layers=range(len(network.layers)))
-    # Threads that wait busily would take the time of those that count.
-    running = Running(model, optimize=True, spin=False)
+    serialize_to(lower(network, batch=1, layers=range(len(network.layers))), folder / MODEL)
     states = {
-        f"state{index:03d}.{name}": array
+        f"state{index:03d}.{name}": array.shape
         for index, entries in initial_states(network, 1).items()
         for name, array in entries.items()
     }
-    carried = carried_states(states)
-    names = [layer_value(layer.index) for layer in network.layers]
+    names = tuple(layer_value(layer.index) for layer in network.layers)
+    return _EveryLayer(folder, (MODEL,), bool(carried_states(states)), preprocessing, states, names, signed, exif)
 
-    def run(array: Array) -> dict[str, Array]:
-        outputs = running({"input": array, **states})
-        states.update({name: outputs[name.replace("state", "next", 1)] for name in carried})
-        return {"input": array, **{name: outputs[name] for name in names}}
 
-    return run
+@dataclass(frozen=True)
+class _EveryLayer(Work):
+    """Opens the network: see `_Counting`."""
+
+    folder: Path
+    files: tuple[str, ...]
+    in_order: bool
+    preprocessing: Preprocessing
+    shapes: Mapping[str, tuple[int, ...]]
+    """Of the states."""
+    names: tuple[str, ...]
+    """Of the layers' outputs."""
+    signed: bool
+    exif: bool | None
+
+    def open(self, folder: Path, threads: int | None) -> Callable[[States], Task]:
+        # Threads that wait busily would take the time of those that count.
+        running = Running(folder / MODEL, spin=False, threads=threads)
+        return lambda states: _Counting(self, running, states)
+
+
+class _Counting(Task):
+    """Counts the values of the input and of every layer's output."""
+
+    def __init__(self, work: _EveryLayer, running: Running, states: States) -> None:
+        self._work, self._running = work, running
+        self._initial = {name: np.zeros(shape, np.float32) for name, shape in work.shapes.items()}
+        self._carried = carried_states(self._initial)
+        self._observers: dict[str, _Observer] = {}
+        self.states = dict(states)
+
+    def read(self, picture: Picture) -> tuple[Path, dict[str, Array]]:
+        """The values of an image, by name."""
+        preprocessing = self._work.preprocessing
+        # Its digest is wanted, and it is read once.
+        _ = picture.content
+        array = preprocessing(picture.pixels(preprocessing.channels, self._work.exif))[None]
+        outputs = self._running({"input": array, **self._initial, **self.states})
+        self.states.update({name: outputs[name.replace("state", "next", 1)] for name in self._carried})
+        return picture.path, {"input": array, **{name: outputs[name] for name in self._work.names}}
+
+    def see(self, read: tuple[Path, dict[str, Array]]) -> None:
+        path, outputs = read
+        for name in list(outputs):
+            observer = self._observers.setdefault(name, _Observer(self._work.signed, by_channel=name != "input"))
+            try:
+                observer.add(outputs.pop(name))
+            except CalibrationError as error:
+                raise CalibrationError(f"{name} on this image: {error.message}", path, _NUMBERS) from error
+
+    def rest(self) -> dict[str, _Observer]:
+        return self._observers

@@ -120,14 +120,32 @@ class Histogram:
         self.zeros += zeros
         self._counts[-BINS] -= zeros
 
+    def merge(self, other: Histogram) -> None:
+        """Counts what another one has counted, which is `signed` as well, or is not: exactly what counting all of it
+        here would have given, because both are brought to the wider bins first."""
+        self.minimum, self.maximum = min(self.minimum, other.minimum), max(self.maximum, other.maximum)
+        self.zeros += other.zeros
+        self._widen_to(other._exponent)
+        self._counts += _widened(other._counts, self._exponent - other._exponent, self.signed)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the empty bins at both ends, and in as few bytes as hold the largest count: workers send it."""
+        used = np.flatnonzero(self._counts)
+        first, end = (int(used[0]), int(used[-1]) + 1) if used.size else (0, 0)
+        part = self._counts[first:end]
+        dtype = np.min_scalar_type(int(part.max(initial=0)))
+        return {**vars(self), "_counts": (first, part.astype(dtype))}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        first, part = state["_counts"]
+        self.__dict__ = {**state, "_counts": np.zeros(BINS * (1 + state["signed"]), np.int64)}
+        self._counts[first : first + len(part)] = part
+
     def _widen(self, largest: float) -> None:
-        exponent = math.frexp(largest)[1]
-        # So many doublings bring everything into the bins beside 0.
-        doublings = min(exponent - self._exponent, BINS.bit_length()) if self._counts.any() else 0
-        for _ in range(doublings):
-            pairs = self._counts.reshape(-1, 2).sum(axis=1)
-            self._counts = np.pad(pairs, (pairs.size // 2 if self.signed else 0, 0))
-            self._counts = np.pad(self._counts, (0, BINS * (1 + self.signed) - self._counts.size))
+        self._widen_to(math.frexp(largest)[1])
+
+    def _widen_to(self, exponent: int) -> None:
+        self._counts = _widened(self._counts, exponent - self._exponent, self.signed)
         self._exponent = max(self._exponent, exponent)
 
     def range(self, method: str = "kl", *, symmetric: bool = True, percentile: float = PERCENTILE) -> Range:
@@ -186,6 +204,16 @@ class Histogram:
         """How many values lie beyond a range; those in the bins where it ends are taken for held."""
         sides = [(self.above, known.high)] + [(self.below, -known.low)] * self.signed
         return sum(int(side[math.floor(end / self.width) + 1 :].sum()) for side, end in sides)
+
+
+def _widened(counts: Counts, doublings: int, signed: bool) -> Counts:
+    """The counts of bins whose width is doubled so many times; as they are if that is below 1."""
+    # So many doublings bring everything into the bins beside 0.
+    for _ in range(min(doublings, BINS.bit_length()) if counts.any() else 0):
+        pairs = counts.reshape(-1, 2).sum(axis=1)
+        counts = np.pad(pairs, (pairs.size // 2 if signed else 0, 0))
+        counts = np.pad(counts, (0, BINS * (1 + signed) - counts.size))
+    return counts
 
 
 def _used(counts: Counts) -> Counts:

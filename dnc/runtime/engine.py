@@ -49,7 +49,7 @@ from dnc.runtime.decoding import BoxHead, Classification, ClassifierHead, Detect
 from dnc.runtime.forking import at_work
 from dnc.runtime.images import Pixels
 from dnc.runtime.inputs import Feeds, Image, Inputs, Prepared
-from dnc.runtime.manifest import Files, Manifest, read_engine
+from dnc.runtime.manifest import MANIFEST, Files, Manifest, read_engine
 from dnc.runtime.memory import Memory, States
 from dnc.runtime.options import CALIBRATED, check_names
 from dnc.runtime.postprocessing import Postprocess, Result
@@ -162,8 +162,20 @@ class Engine:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickled, as multiprocessing does it, an engine is its folder or package: it is opened again over there."""
-        again = partial(load, threads=self._threads, trust=self._trust, **self._options)
+        again = partial(load, **self.given, trust=self._trust)
         return again, ((self._package or self.folder).absolute(),)
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """What else `load` was given: `threads` and options."""
+        return {"threads": self._threads, **self._options}
+
+    def files(self) -> tuple[str, ...]:
+        """The names of the files in its folder that it consists of, for whoever takes them elsewhere. Raises as
+        `session`, but for what its library says."""
+        self.check_trust()
+        with self._files.opening():
+            return (MANIFEST, *self._files.listed)
 
     def __enter__(self) -> Engine:
         return self

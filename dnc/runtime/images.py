@@ -19,7 +19,6 @@ from __future__ import annotations
 import importlib.util
 import io
 import os
-import threading
 from tokenize import TokenError
 from typing import Any
 
@@ -30,7 +29,7 @@ from dnc.errors import ImageError, warn
 from dnc.files.reading import read_bounded
 from dnc.runtime.headers import ARRAY, PIC, byte_limit, check_size, is_beyond_stb, is_whole, png_size, stb_bytes
 
-__all__ = ["PIXELS", "Pixels", "from_picture", "matched", "read_content", "read_image", "upper_bytes"]
+__all__ = ["PIXELS", "TURNED", "Pixels", "from_picture", "matched", "read_content", "read_image", "upper_bytes"]
 
 Pixels = npt.NDArray[np.uint8 | np.uint16 | np.float32]
 """(H, W, C) or (H, W)."""
@@ -61,7 +60,8 @@ _COMMENTS = 1000
 _PILLOW_BYTES = 24
 """That Pillow takes for a pixel at most: measured of WebP, TIFF, JPEG 2000, AVIF."""
 _ORIENTATION = 0x0112
-_turned_once = threading.Event()
+TURNED = "images that lie on their side"
+"""What one warning in a process is about."""
 
 
 def read_content(path: str | os.PathLike[str]) -> bytes:
@@ -74,7 +74,13 @@ def read_content(path: str | os.PathLike[str]) -> bytes:
         raise ImageError(f"cannot read the image: {error.strerror or error}", os.fspath(path)) from error
 
 
-def read_image(source: str | os.PathLike[str] | bytes, channels: int = 3, *, exif: bool | None = None) -> Pixels:
+def read_image(
+    source: str | os.PathLike[str] | bytes,
+    channels: int = 3,
+    *,
+    exif: bool | None = None,
+    where: str | os.PathLike[str] | None = None,
+) -> Pixels:
     """The pixels of an image file, or of its bytes: see the module's docstring.
 
     Args:
@@ -82,6 +88,7 @@ def read_image(source: str | os.PathLike[str] | bytes, channels: int = 3, *, exi
         channels: of the network.
         exif: whether the image is turned as its EXIF orientation says. Not if it is None, which is said once where it
             matters.
+        where: what the bytes are of, for messages.
 
     Returns:
         uint8: (H, W) for 1 channel, else (H, W, channels); of an .npy file what it holds.
@@ -91,7 +98,7 @@ def read_image(source: str | os.PathLike[str] | bytes, channels: int = 3, *, exi
             none of 1 to 4, or there is not enough memory.
         DncError: DNC_IMAGE_PIXELS is no number.
     """
-    where = None if isinstance(source, bytes) else os.fspath(source)
+    where = os.fspath(source) if not isinstance(source, bytes) else where if where is None else os.fspath(where)
     try:
         content = source if isinstance(source, bytes) else read_content(source)
         if content.startswith(ARRAY):
@@ -242,10 +249,9 @@ def _turned(pixels: Pixels, orientation: int, exif: bool | None, where: str | No
     if orientation not in range(2, 9) or exif is False:
         return pixels
     if exif is None:
-        if not _turned_once.is_set():
-            _turned_once.set()
-            what = f"the image lies on its side by its EXIF (orientation {orientation}), and is taken so, as in Darknet"
-            warn(ImageError(what, where, "--exif or exif=True turns such images; --no-exif or exif=False says no more"))
+        what = f"the image lies on its side by its EXIF (orientation {orientation}), and is taken so, as in Darknet"
+        hint = "--exif or exif=True turns such images; --no-exif or exif=False says no more"
+        warn(ImageError(what, where, hint), once=TURNED)
         return pixels
     if orientation >= 5:
         pixels = pixels.swapaxes(0, 1)

@@ -19,6 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
+from dnc import errors
 from dnc.errors import DncError, ImageError
 from dnc.runtime import images
 from dnc.runtime.images import from_picture, read_image
@@ -454,7 +455,7 @@ def test_pil_images_of_sixteen_bits(mode: str) -> None:
 
 @pytest.fixture
 def unsaid(monkeypatch: pytest.MonkeyPatch) -> None:
-    images._turned_once.clear()
+    errors._said.discard(images.TURNED)
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
