@@ -20,6 +20,7 @@ Pickles go both ways, so that whoever may speak to the scheduler may do all that
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import logging
 import os
@@ -150,6 +151,9 @@ def _connected(address: Any, name: str) -> Iterator[Cluster]:
     from distributed import Client
 
     try:
+        if isinstance(address, str):
+            # A client would wait for ever for something that listens and says nothing.
+            asyncio.run(asyncio.wait_for(_identity(address), _CONNECT))
         client = Client(address, timeout=_CONNECT, set_as_default=False)
     except Exception as error:
         # Whatever answers there may be no scheduler, or one of another version.
@@ -162,6 +166,16 @@ def _connected(address: Any, name: str) -> Iterator[Cluster]:
         yield Cluster(client, name)
     finally:
         client.close(timeout=_CONNECT)
+
+
+async def _identity(address: str) -> None:
+    """Raises what comes of it where no scheduler answers there."""
+    from distributed import Security
+    from distributed.core import rpc
+
+    async with rpc(address, timeout=_CONNECT, connection_args=Security().get_connection_args("client")) as scheduler:
+        if (await scheduler.identity())["type"] != "Scheduler":
+            raise ValueError("what answers is something else")
 
 
 class Cluster(Workers):
@@ -265,7 +279,7 @@ class Cluster(Workers):
             if outcome is None:
                 # One before it is an error that ends everything.
                 return
-            yield picture, outcome
+            yield picture, outcome.give
 
     def _send(self, work: Work, digest: str, pictures: Sequence[Picture], states: States) -> _Sent:
         read: list[tuple[Picture, ImageError | None]] = []
@@ -312,7 +326,8 @@ class Cluster(Workers):
                     if str(warning) not in self._said:
                         self._said.add(str(warning))
                         warn(warning, once)
-                return found.part
+                looked: Part = found.part
+                return looked
             if found.work:
                 self._give(work, digest, [found.address])
             self._submit(work, digest, sent, states, found.address, whole=True)

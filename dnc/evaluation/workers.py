@@ -124,7 +124,7 @@ class Outcome(NamedTuple):
     error: DncError | None
     heard: Heard
 
-    def __call__(self) -> Any:
+    def give(self) -> Any:
         """Issues the warnings, and gives or raises the rest."""
         for warning, once in self.heard:
             warn(warning, once)
@@ -142,7 +142,7 @@ def _outcome(function: Callable[..., Any], *arguments: Any) -> Outcome:
 
 
 def _seen(task: Task, picture: Picture, read: Future[Outcome]) -> tuple[Picture, Callable[[], Any]]:
-    return picture, lambda: task.see(read.result()())
+    return picture, lambda: task.see(read.result().give())
 
 
 class Part(NamedTuple):

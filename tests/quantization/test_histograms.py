@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import pickle
 from typing import Any
 
 import numpy as np
@@ -301,3 +302,20 @@ def test_cut_and_sketch(signed: bool) -> None:
 def test_sketch_of_little() -> None:
     assert Histogram().summary()["sketch"] == "0"
     assert _histogram([1.0, 2.0], False).summary()["sketch"].count("1") == 2
+
+
+@given(st.integers(0, 2**32), st.booleans(), st.integers(0, 5))
+def test_merging_is_counting(seed: int, signed: bool, cut: int) -> None:
+    """Of any two parts, in either order, after a journey as bytes."""
+    pieces = _pieces(seed)
+    whole, first, second = (Histogram(signed) for _ in range(3))
+    for place, piece in enumerate(pieces):
+        whole.add(piece)
+        (first if place < cut else second).add(piece)
+    for one, other in ((first, second), (second, first)):
+        sent, kept = (pickle.loads(pickle.dumps(histogram)) for histogram in (one, other))
+        assert vars(sent)["_counts"].tolist() == vars(one)["_counts"].tolist()
+        kept.merge(sent)
+        assert kept.summary() == whole.summary()
+        assert (kept.minimum, kept.maximum) == (whole.minimum, whole.maximum)
+        assert vars(kept)["_counts"].tolist() == vars(whole)["_counts"].tolist()
