@@ -25,6 +25,7 @@ import hashlib
 import logging
 import os
 import pickle
+import platform
 import re
 import secrets
 import shutil
@@ -306,6 +307,7 @@ class Cluster(Workers):
         # The work as bytes: Dask need not look into it.
         arguments = (pickle.dumps(work), digest, images, states, self._facts)
         more = {} if place is None else {"workers": [place], "allow_other_workers": True}
+        sent.place = place
         with self._speaking():
             sent.future = self._client.submit(_look, *arguments, pure=False, **more)
 
@@ -313,7 +315,10 @@ class Cluster(Workers):
         for _ in range(_TRIES):
             if sent.future is None:
                 return Part([], None, states)
-            found = self._waited(sent.future)
+            found = self._waited(sent)
+            if found is None:
+                self._submit(work, digest, sent, states, None, whole=True)
+                continue
             if isinstance(found, DncError):
                 # The copies over there are not what the user knows.
                 if digest in str(found.where):
@@ -333,18 +338,24 @@ class Cluster(Workers):
             self._submit(work, digest, sent, states, found.address, whole=True)
         raise TargetError("workers come and go before they can do anything", self._name)
 
-    def _waited(self, future: Future) -> Any:
-        """The result of a part; raises TargetError if there is nobody any more who could give it."""
+    def _waited(self, sent: _Sent) -> Any:
+        """The result of a part; None if it waits for a worker that is gone. Raises TargetError if there is nobody any
+        more who could give it."""
         alone: float | None = None
+        assert sent.future is not None
         with self._speaking():
             while True:
                 try:
-                    return future.result(timeout=1)
+                    return sent.future.result(timeout=1)
                 except TimeoutError:
-                    if future.status == "error" or self._client.status != "running":
+                    if sent.future.status == "error" or self._client.status != "running":
                         raise
-                if self._client.nthreads():
+                if there := self._client.nthreads():
                     alone = None
+                    if sent.place is not None and sent.place not in there and not sent.future.done():
+                        # Dask forgets a part whose worker went as the last one, though others may have it.
+                        self._client.cancel([sent.future])
+                        return None
                     continue
                 alone = alone or time.monotonic()
                 if time.monotonic() - alone > _WORKERS:
@@ -369,6 +380,8 @@ class _Sent:
     digests: list[str]
     """Of those that can."""
     future: Future | None = None
+    place: str | None = None
+    """The worker that has the images, if only their digests are sent."""
 
     @property
     def bytes(self) -> int:
@@ -428,7 +441,6 @@ def _digest(work: Work) -> str:
 @cache
 def _facts() -> Mapping[str, str]:
     """What numbers depend on, and whether pickles are understood: versions, and the kind of CPU."""
-    import platform
     from importlib import metadata
 
     facts = {"Python": ".".join(platform.python_version_tuple()[:2]), "dnc": __version__, "isa": this_isa()}

@@ -6,7 +6,8 @@ preprocessed as the engine will.
 
 While one image's values are counted, the next one runs: two images are in memory with the outputs of their layers,
 besides one `Histogram` per layer. Workers do so with parts of the images, whose histograms are added up. Counts are
-whole numbers whose sums do not depend on the order: the same images give the same bytes. A network with memory sees the images as one sequence from zero, in the order in which they are given.
+whole numbers whose sums do not depend on the order: the same images give the same bytes. A network with memory sees the
+images as one sequence from zero, in the order in which they are given.
 """
 
 from __future__ import annotations

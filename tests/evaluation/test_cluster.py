@@ -194,11 +194,13 @@ def test_images_travel_once(
 
     monkeypatch.setattr(Cluster, "_submit", spied)
     given: list[list[str]] = []
-    monkeypatch.setattr(
-        Cluster,
-        "_give",
-        lambda self, work, digest, to, give=Cluster._give: (given.append(to), give(self, work, digest, to)),
-    )
+    give = Cluster._give
+
+    def told(self: Cluster, work: Any, digest: str, addresses: list[str]) -> None:
+        given.append(addresses)
+        give(self, work, digest, addresses)
+
+    monkeypatch.setattr(Cluster, "_give", told)
     # No other test has it.
     cfg = write("yolo", NETWORKS["yolo"] + "# travels\n")
     first = _reports(cfg, pictures, tmp_path, workers)
@@ -349,10 +351,10 @@ def test_commands(command: Command, write: Write, pictures: list[Path], address:
     assert (tmp_path / "one.json").read_bytes() == (tmp_path / "two.json").read_bytes()
     assert tables[0] == tables[1]
     _reports(cfg, pictures, tmp_path, None)
-    files = ("eval", tmp_path / f"{cfg.stem}.engine", "--images", folder, "--like-darknet")
-    alone = command(*files)
-    assert command(*files, "--scheduler", address) == alone
-    result = command(*files, "--scheduler", address, "--workers", 2)
+    measured = ("eval", tmp_path / f"{cfg.stem}.engine", "--images", folder, "--like-darknet")
+    alone = command(*measured)
+    assert command(*measured, "--scheduler", address) == alone
+    result = command(*measured, "--scheduler", address, "--workers", 2)
     assert (result.code, "a scheduler has workers of its own" in result.err) == (1, True)
 
 
