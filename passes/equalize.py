@@ -25,7 +25,7 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 
-from dnc.graph.quantization import Range, range_of, set_range
+from dnc.graph.quantization import Channels, Range, range_of, set_range
 from dnc.graph.rewriting import Remarks, attribute, constant_array, rename, sole_user
 from dnc.passes import Pass, passes
 from dnc.passes.shared.affine import Affine, move_after, move_before, refusal_after, refusal_before
@@ -70,7 +70,7 @@ class Equalize(Pass):
     def _equalize(self, node: ir.Node, value: ir.Value, reader: ir.Node, slope: float, graph: ir.Graph) -> str:
         """Equalizes one tensor; returns why not."""
         own = range_of(value)
-        if own is None or own.channels is None:
+        if own is None or own.channels is None or not own.channels.minimum:
             return "its channels were not calibrated"
         channels = own.channels
         low, high = np.clip(channels.minimum, own.low, 0), np.clip(channels.maximum, 0, own.high)
@@ -89,7 +89,10 @@ class Equalize(Pass):
         move_before(reader, Affine(factors, np.zeros(1)), graph)
         rename(value, f"equalized/{value.name}")
         # Nine digits: where a zero point lies between two integers, as in case 3, rounding errors must not decide.
-        set_range(value, Range(_nine_digits((low / factors).min()), _nine_digits((high / factors).max())))
+        ends = _nine_digits((low / factors).min()), _nine_digits((high / factors).max())
+        means = tuple((np.array(channels.mean) / factors[: len(channels.mean)]).tolist())
+        # Without their ends: they are as large as they are to be.
+        set_range(value, Range(*ends, channels=Channels((), (), means)))
         return ""
 
 

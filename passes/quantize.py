@@ -28,6 +28,7 @@ on the values (`dnc.graph.quantization`).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -46,6 +47,7 @@ from dnc.graph.quantization import (
     range_of,
     set_quant_params,
     set_range,
+    set_reals,
 )
 from dnc.graph.rewriting import Remarks, add_initializer, add_node, attribute, constant_array, replace_uses, sole_user
 from dnc.passes import passes
@@ -136,8 +138,8 @@ def _complete_ranges(graph: ir.Graph) -> None:
         inputs = [range_of(value) for value in node.inputs if value is not None]
         for value in node.outputs:
             known = range_of(value)
-            if _moves(node):
-                known = inputs[0] or known
+            if _moves(node) and inputs[0] is not None:
+                known = replace(inputs[0], channels=None if known is None else known.channels)
             elif known is None and node.op_type == "Concat":
                 known = _union(inputs)
             elif known is None:
@@ -388,6 +390,7 @@ class _Rounding:
             lazy(integers, tensor, f"{value.name}.int8", dtype=ir.DataType.INT8),
             lazy(scales, tensor, f"{value.name}.scale", shape=outputs),
         )
+        set_reals(weights, tensor)
         if bias is None or shift is None or scale is None:
             return weights, None
 

@@ -142,6 +142,7 @@ class Target(Destination):
         return [
             Step(Equalize(outputs=spec.outputs), "one scale then serves all channels of a tensor"),
             Step(Quantize(spec, keep=keep), "last, so that it sees the operators that run"),
+            Step(passes["correct-bias"](), "weights were rounded"),
             Step(passes["eliminate-dead-code"](), "weights that were rounded are read no more"),
         ]
 

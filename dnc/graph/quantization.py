@@ -41,8 +41,10 @@ __all__ = [
     "least_weight_scales",
     "quant_params_of",
     "range_of",
+    "reals_of",
     "set_quant_params",
     "set_range",
+    "set_reals",
 ]
 
 DATA_MOVEMENT = frozenset({"MaxPool", "Resize", "Reshape", "Transpose", "Slice", "Split", "Gather", "Identity"})
@@ -53,7 +55,7 @@ LEVELS = 127
 _TINY = float(np.finfo(np.float32).tiny)
 _LARGEST_BIAS = 2.0**30
 """The largest bias, in units of its scale: int32 then has room for the sum of products."""
-_RANGE, _PARAMS = "dnc.range", "dnc.quant_params"
+_RANGE, _PARAMS, _REALS = "dnc.range", "dnc.quant_params", "dnc.reals"
 
 
 def as_threshold(value: float) -> float:
@@ -68,10 +70,11 @@ def _float32(scale: float) -> float:
 
 @dataclass(frozen=True)
 class Channels:
-    """What was seen in each channel of a tensor."""
+    """What was seen in each channel of a tensor; empty where that was not measured, or holds no more."""
 
     minimum: tuple[float, ...]
     maximum: tuple[float, ...]
+    mean: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -101,7 +104,8 @@ class Range:
     @property
     def seen(self) -> Range:
         """The part in which numbers were seen: what is symmetric about 0 reaches beyond it."""
-        return Range(max(self.low, min(self.minimum, 0)), min(self.high, max(self.maximum, 0)))
+        low, high = max(self.low, min(self.minimum, 0)), min(self.high, max(self.maximum, 0))
+        return Range(low, high, channels=self.channels)
 
 
 @dataclass(frozen=True)
@@ -227,3 +231,14 @@ def quant_params_of(value: ir.Value) -> QuantParams | None:
 def set_quant_params(value: ir.Value, params: QuantParams) -> None:
     """Says which integers a value is, or comes from."""
     value.meta[_PARAMS] = params
+
+
+def reals_of(value: ir.Value) -> ir.TensorProtocol | None:
+    """The real weights that rounded ones stand for; None where they were not rounded."""
+    found: ir.TensorProtocol | None = value.meta.get(_REALS)
+    return found
+
+
+def set_reals(value: ir.Value, tensor: ir.TensorProtocol) -> None:
+    """Says which real weights these stand for."""
+    value.meta[_REALS] = tensor

@@ -1,9 +1,9 @@
 """Calibration: the range of every tensor of a network, measured on images, as a JSON file.
 
-    {"format": 1, "digest": "…", "method": "kl", "symmetric": true, "preprocessing": {…}, "images": {…},
+    {"format": 1, "digest": "…", "method": "norm", "symmetric": true, "preprocessing": {…}, "images": {…},
      "ranges": {"input": {"low": 0.0, "high": 1.0, "minimum": 0.0, "maximum": 1.0, "threshold": 1.0}, "layer000": {…}},
      "histograms": {"input": {"bins": 2048, "width": 0.00048828125, "values": 30720000, …}, "layer000": {…}},
-     "channels": {"layer000": {"minimum": "-0.25 -1.5 …", "maximum": "3.5 0.75 …"}}}
+     "channels": {"layer000": {"minimum": "-0.25 -1.5 …", "maximum": "3.5 0.75 …", "mean": "1.25 -0.5 …"}}}
 
 It says what was measured and nothing of what is done with it: which layers are quantized, and to what, is decided by
 the pass that reads it. It holds for one network, cfg and weights, by their digest, and for one preprocessing.
@@ -141,11 +141,13 @@ def _range(name: str, item: object, channels: Channels | None) -> Range:
 
 
 def _channels(name: str, item: object) -> Channels:
-    message = f"the channels of '{name}' are not as many lowest as highest numbers"
+    message = f"the channels of '{name}' are not as many lowest as highest numbers and means"
     try:
         found = Channels(**{key: tuple(map(float, text.split())) for key, text in dict(item).items()})  # type: ignore[call-overload]
     except (AttributeError, TypeError, ValueError) as error:
         raise CalibrationError(message, hint=_HINT) from error
-    if len(found.minimum) != len(found.maximum) or not all(map(math.isfinite, found.minimum + found.maximum)):
+    # Calibrations of before there were means have none.
+    sizes = {len(found.minimum), len(found.maximum), len(found.mean or found.minimum)}
+    if len(sizes) > 1 or not all(map(math.isfinite, found.minimum + found.maximum + found.mean)):
         raise CalibrationError(message, hint=_HINT)
     return found

@@ -13,6 +13,7 @@ images as one sequence from zero, in the order in which they are given.
 from __future__ import annotations
 
 import hashlib
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -39,6 +40,9 @@ from dnc.runtime.runners.onnx import MODEL, OnnxRunner
 from dnc.typing import Array, Progress, silent
 
 __all__ = ["Measured", "calibrate", "check_method", "measure"]
+
+_PARTS = 60
+"""Means are added up in parts of 2 ** -60."""
 
 
 def calibrate(
@@ -158,41 +162,49 @@ def measure(
 
 
 class _Observer:
-    """Counts the values of one tensor, and keeps the lowest and highest of each of its channels.
+    """Counts the values of one tensor, and keeps the lowest and highest of each of its channels, and their mean.
+
+    Images' means are added up as whole numbers of small parts, so that the sum does not depend on the order.
 
     Args:
         signed: bins on both sides of 0.
-        by_channel: whether channels are looked at, if there are any.
     """
 
-    def __init__(self, signed: bool, by_channel: bool) -> None:
+    def __init__(self, signed: bool) -> None:
         self.histogram = Histogram(signed)
-        self._by_channel = by_channel
         self._ends: tuple[Array, Array] | None = None
+        self._sums: list[int] = []
+        self._images = 0
 
     def add(self, array: Array) -> None:
         """Counts one image's values; raises CalibrationError if one of them is no number."""
-        if self._by_channel and array.ndim == 4:
-            rows = array.swapaxes(0, 1).reshape(array.shape[1], -1)
-            self._reach((rows.min(axis=1), rows.max(axis=1)))
         self.histogram.add(array)
+        if array.ndim == 4:
+            rows = array.swapaxes(0, 1).reshape(array.shape[1], -1)
+            parts = map(int, np.ldexp(rows.mean(axis=1, dtype=np.float64), _PARTS).tolist())
+            self._reach((rows.min(axis=1), rows.max(axis=1)), list(parts), 1)
 
     def merge(self, other: _Observer) -> None:
         """Takes what another one has seen of other images."""
-        self._reach(other._ends)
         self.histogram.merge(other.histogram)
+        if other._ends is not None:
+            self._reach(other._ends, other._sums, other._images)
 
-    def _reach(self, ends: tuple[Array, Array] | None) -> None:
-        before = self._ends
-        if before is None or ends is None:
-            self._ends = before or ends
+    def _reach(self, ends: tuple[Array, Array], sums: list[int], images: int) -> None:
+        before, self._images = self._ends, self._images + images
+        if before is None:
+            self._ends, self._sums = ends, sums
         else:
             self._ends = (np.minimum(before[0], ends[0]), np.maximum(before[1], ends[1]))
+            self._sums = list(map(operator.add, self._sums, sums))
 
     @property
     def channels(self) -> Channels | None:
         """What was seen in each channel."""
-        return None if self._ends is None else Channels(*(tuple(ends.tolist()) for ends in self._ends))
+        if self._ends is None:
+            return None
+        means = (total / (self._images << _PARTS) for total in self._sums)
+        return Channels(*(tuple(ends.tolist()) for ends in self._ends), tuple(means))
 
 
 def _observe(
@@ -312,7 +324,7 @@ class _Counting(Task):
     def see(self, read: tuple[Path, dict[str, Array]]) -> None:
         path, outputs = read
         for name in list(outputs):
-            observer = self._observers.setdefault(name, _Observer(self._work.signed, by_channel=name != "input"))
+            observer = self._observers.setdefault(name, _Observer(self._work.signed))
             try:
                 observer.add(outputs.pop(name))
             except CalibrationError as error:

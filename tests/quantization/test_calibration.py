@@ -15,7 +15,7 @@ from dnc.errors import CalibrationError
 from dnc.graph.quantization import Channels, Range
 from dnc.quantization.calibration import Calibration
 
-CHANNELS = Channels((-0.2, 0.0), (4.5, 0.1))
+CHANNELS = Channels((-0.2, 0.0), (4.5, 0.1), (1.25, 0.05))
 CALIBRATION = Calibration(
     digest="0" * 64,
     method="kl",
@@ -32,6 +32,13 @@ def test_a_file_comes_back(tmp_path: Path) -> None:
     CALIBRATION.write(path)
     assert Calibration.read(path) == CALIBRATION
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
+
+
+def test_a_file_of_before_there_were_means() -> None:
+    values = CALIBRATION.to_json()
+    del values["channels"]["layer000"]["mean"]
+    channels = Calibration.from_json(values).ranges["layer000"].channels
+    assert channels == Channels(CHANNELS.minimum, CHANNELS.maximum)
 
 
 def test_the_range_of_a_tensor_without_negative_numbers_starts_at_0() -> None:
@@ -54,6 +61,8 @@ def test_the_range_of_a_tensor_without_negative_numbers_starts_at_0() -> None:
         (lambda values: values["ranges"]["input"].update(low=0.5), "the range of 'input' is empty, or without 0"),
         (lambda values: values["ranges"]["input"].update(threshold=0), "the range of 'input' has another threshold"),
         (lambda values: values["channels"]["layer000"].update(minimum="1 2 3"), "the channels of 'layer000' are not"),
+        (lambda values: values["channels"]["layer000"].update(mean="1"), "the channels of 'layer000' are not as many"),
+        (lambda values: values["channels"]["layer000"].update(mean="1 nan"), "the channels of 'layer000' are not as"),
         (lambda values: values["channels"].update(layer000=[1]), "the channels of 'layer000' are not as many"),
     ],
 )

@@ -58,11 +58,21 @@ def test_what_was_seen_is_what_the_reference_computes(name: str, write: Write, p
     assert found.preprocessing == preprocessing.to_json()
     inputs = [preprocessing(read_image(path, preprocessing.channels))[None] for path in pictures]
     extremes = {"input": [(x.min(), x.max()) for x in inputs]}
+    means = {"input": [x.mean(axis=(0, 2, 3)) for x in inputs]}
     states = initial_states(network)
     for x in inputs:
         for index, output in run_all(network, x, states):
             extremes.setdefault(layer_value(index), []).append((output.min(), output.max()))
+            if output.ndim == 4:
+                means.setdefault(layer_value(index), []).append(output.mean(axis=(0, 2, 3)))
         forget_history(network, states)
+    for key, images in means.items():
+        channels = found.ranges[key].channels
+        assert channels is not None
+        # float32 in another order, through a few layers.
+        assert channels.mean == pytest.approx(
+            np.mean(images, axis=0), abs=1e-4 * max(float(np.abs(images).max()), 1e-6)
+        )
     assert set(found.ranges) == set(extremes)
     for key, pairs in extremes.items():
         low, high = (float(number) for number in (min(p[0] for p in pairs), max(p[1] for p in pairs)))
