@@ -44,7 +44,14 @@ _COUNT = 100
     type=click.Choice(["train", "valid"]),
     help="Which list of the .data file; else train where it has one. Do not calibrate on what you measure with.",
 )
-@click.option("--method", type=click.Choice(["kl", "percentile", "mse", "minmax"]), default="kl", show_default=True)
+@click.option(
+    "--method",
+    type=click.Choice(["norm", "kl", "percentile", "mse", "minmax"]),
+    default="norm",
+    show_default=True,
+    help="How ranges are chosen: norm, by the least error, in which large ones count more; kl, as TensorRT does; "
+    "percentile, a share of the values; mse, the least squared error; minmax, all that was seen.",
+)
 @click.option("--percentile", type=float, default=99.99, show_default=True, help="What --method percentile keeps.")
 @click.option(
     "--symmetric/--asymmetric",

@@ -23,7 +23,7 @@ def _files(folder: Path) -> list[str]:
 def test_darknets_words(command: Command, folder: Path) -> None:
     result = command("calibrate", "obj.data", "tiny.cfg", "tiny.weights", "-input_calibration", 2)
     assert (result.code, result.err) == (0, "")
-    assert result.out.startswith("tiny.calibration.json: tiny, 4 asymmetric ranges by kl on 2 images, in ")
+    assert result.out.startswith("tiny.calibration.json: tiny, 4 asymmetric ranges by norm on 2 images, in ")
     found = Calibration.read(folder / "tiny.calibration.json")
     found.check(Network.load("tiny.cfg", "tiny.weights"))
     assert list(found.ranges) == ["input", "layer000", "layer001", "layer002"]

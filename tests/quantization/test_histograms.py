@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import pickle
 from typing import Any
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 
 from dnc.errors import CalibrationError
 from dnc.graph.quantization import Range
-from dnc.quantization.histograms import BINS, Histogram, kl_bins, mse_edges, percentile_bins
+from dnc.quantization.histograms import BINS, METHODS, Histogram, kl_bins, mse_edges, norm_edges, percentile_bins
 
 Counts = npt.NDArray[np.int64]
 
@@ -215,6 +216,42 @@ def test_mse_of_two_sides_is_no_worse_than_what_was_seen() -> None:
         assert best <= _squared_error(middles, counts, -low, high * edge, 255)
 
 
+def _norm(below: npt.NDArray[Any], above: npt.NDArray[Any], low: float, high: float, steps: int) -> float:
+    """The sum of |error| ** 2.4, number by number, where numbers in range are as far from a step as any."""
+    inside = ((low + high) / steps / 2) ** 2.4 / 3.4
+    parts = [
+        count * (max(number + 0.5 - end, 0) ** 2.4 if number >= end else inside)
+        for side, end in ((below, low), (above, high))
+        for number, count in enumerate(side.tolist())
+    ]
+    return math.fsum(parts)
+
+
+@pytest.mark.parametrize("below", [0, 60, 256])
+def test_norm_is_the_least_of_all_pairs(below: int) -> None:
+    """A long tail is cut where that costs less than a finer step wins."""
+    generator = np.random.default_rng(below)
+    sides = [generator.integers(0, 9999, size) // (1 + np.arange(size) ** 2) for size in (below, 256)]
+    for side in sides:
+        side[-1:] = 1
+    low, high = norm_edges(*sides)
+    ends = itertools.product(range(min(below, 1), below + 1, 9), range(1, 257, 9))
+    assert _norm(*sides, low, high, 255) <= min(_norm(*sides, *pair, 255) for pair in ends) * (1 + 1e-9)
+    assert (low == 0) is (below == 0)
+    assert 0 < high < 256
+    both = norm_edges(None, sides[1])
+    assert both[0] == both[1]
+    least = min(_norm(sides[0][:0], sides[1], 0, end, 127) for end in range(1, 257))
+    assert _norm(sides[0][:0], sides[1], 0, both[1], 127) == pytest.approx(least, rel=1e-9)
+
+
+def test_norm_keeps_more_of_large_numbers_than_mse() -> None:
+    """The few on which detections depend."""
+    values = np.random.default_rng(0).laplace(0, 1, 200_000)
+    norm, mse = (_histogram(values, signed=True).range(method, symmetric=False) for method in ("norm", "mse"))
+    assert norm.low < mse.low < 0 < mse.high < norm.high < norm.maximum
+
+
 def _histogram(values: npt.ArrayLike, signed: bool = False) -> Histogram:
     histogram = Histogram(signed)
     histogram.add(np.asarray(values, np.float32))
@@ -233,7 +270,7 @@ def test_minmax() -> None:
     assert both.threshold == pytest.approx(4, rel=2**-24)
 
 
-@pytest.mark.parametrize("method", ["kl", "percentile", "mse", "minmax"])
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("symmetric", [True, False])
 def test_one_side(method: str, symmetric: bool) -> None:
     x = np.random.default_rng(0).normal(0, 1, 20000)
@@ -244,7 +281,7 @@ def test_one_side(method: str, symmetric: bool) -> None:
     assert negative.high == (negative.threshold if symmetric else 0)
 
 
-@pytest.mark.parametrize("method", ["kl", "percentile", "mse", "minmax"])
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("symmetric", [True, False])
 def test_zeros_alone_have_a_range(method: str, symmetric: bool) -> None:
     found = _histogram([0, 0], not symmetric).range(method, symmetric=symmetric)
@@ -252,7 +289,7 @@ def test_zeros_alone_have_a_range(method: str, symmetric: bool) -> None:
     assert found.threshold == pytest.approx(1, rel=2**-24)
 
 
-@pytest.mark.parametrize("method", ["kl", "percentile", "mse"])
+@pytest.mark.parametrize("method", ["norm", "kl", "percentile", "mse"])
 def test_zeros_of_a_relu_do_not_drown_the_rest(method: str) -> None:
     """What is clipped does not depend on how many zeros there are, but for the share that percentile counts."""
     x = np.abs(np.random.default_rng(0).normal(0, 1, 20000))
