@@ -138,7 +138,20 @@ def main() -> None:
             subprocess.run(command, cwd=folder, check=True, stdout=subprocess.DEVNULL)
         files = [arguments.cfg, arguments.weights, arguments.images, count]
         model = str(folder / "model" / "model.onnx")
-        commands = {"dnc calibrate": [*dnc, "calibrate", *files[:3], "-n", count, "-o", str(folder / "dnc.json")]}
+        commands = {
+            "dnc calibrate": [
+                *dnc,
+                "calibrate",
+                *files[:3],
+                "-n",
+                count,
+                "--method",
+                "kl",
+                "--symmetric",
+                "-o",
+                str(folder / "dnc.json"),
+            ]
+        }
         for label, bins in (("onnxruntime entropy", "128"), ("onnxruntime entropy, 2048 bins", "2048")):
             results = [str(folder / "augmented.onnx"), bins, str(folder / f"{bins}.json")]
             commands[label] = [sys.executable, "-c", ONNXRUNTIME, *files, model, *results]
