@@ -127,4 +127,4 @@ def test_eight_bits(command: Command, folder: Path) -> None:
     assert "so that its pairs fit" in passes["quantize"]["applied"][0]["text"]
     result = command("explain", "tiny.cfg", *options, "--passes", "fold-batchnorm,quantize:keep=Add")
     names = [item["name"] for item in json.loads(result.out)]
-    assert names == ["fold-batchnorm", "equalize", "quantize", "eliminate-dead-code"]
+    assert names == ["fold-batchnorm", "equalize", "quantize", "correct-bias", "eliminate-dead-code"]
