@@ -34,7 +34,15 @@ def first(found: Diagnosis) -> tuple[int, str]:
     return number, found.layer(number).kind
 
 
-@pytest.mark.parametrize(("target", "layer"), [("onnx", 2), ("onnx", 3), ("openvino", 3), ("openvino", 4)])
+@pytest.mark.parametrize(
+    ("target", "layer"),
+    [
+        ("onnx", 2),
+        pytest.param("onnx", 3, marks=pytest.mark.slow),
+        ("openvino", 3),
+        pytest.param("openvino", 4, marks=pytest.mark.slow),
+    ],
+)
 def test_a_range_that_is_cut(ward: Ward, target: str, layer: int) -> None:
     need(target)
     ward.change_range(f"layer{layer:03d}", 0.1)
@@ -74,13 +82,13 @@ def outliers(layer: int) -> Callable[[list[Arrays]], None]:
     ("target", "change", "layer", "kind"),
     [
         ("onnx", output_channel, 2, STEP),
-        ("onnx", output_channel, 4, STEP),
-        ("openvino", output_channel, 1, STEP),
-        ("openvino", output_channel, 4, STEP),
+        pytest.param("onnx", output_channel, 4, STEP, marks=pytest.mark.slow),
+        pytest.param("openvino", output_channel, 1, STEP, marks=pytest.mark.slow),
+        pytest.param("openvino", output_channel, 4, STEP, marks=pytest.mark.slow),
         ("onnx", input_channel, 2, WEIGHTS),
-        ("onnx", input_channel, 5, WEIGHTS),
-        ("openvino", input_channel, 4, WEIGHTS),
-        ("onnx", outliers, 2, WEIGHTS),
+        pytest.param("onnx", input_channel, 5, WEIGHTS, marks=pytest.mark.slow),
+        pytest.param("openvino", input_channel, 4, WEIGHTS, marks=pytest.mark.slow),
+        pytest.param("onnx", outliers, 2, WEIGHTS, marks=pytest.mark.slow),
         ("openvino", outliers, 5, WEIGHTS),
     ],
 )
