@@ -203,8 +203,8 @@ class _Observer:
         """What was seen in each channel."""
         if self._ends is None:
             return None
-        means = (total / (self._images << _PARTS) for total in self._sums)
-        return Channels(*(tuple(ends.tolist()) for ends in self._ends), tuple(means))
+        low, high = (tuple(ends.tolist()) for ends in self._ends)
+        return Channels(low, high, tuple(total / (self._images << _PARTS) for total in self._sums))
 
 
 def _observe(

@@ -234,9 +234,11 @@ def test_norm_is_the_least_of_all_pairs(below: int) -> None:
     sides = [generator.integers(0, 9999, size) // (1 + np.arange(size) ** 2) for size in (below, 256)]
     for side in sides:
         side[-1:] = 1
-    low, high = norm_edges(*sides)
+    low, high = norm_edges(sides[0], sides[1])
     ends = itertools.product(range(min(below, 1), below + 1, 9), range(1, 257, 9))
-    assert _norm(*sides, low, high, 255) <= min(_norm(*sides, *pair, 255) for pair in ends) * (1 + 1e-9)
+    negative, positive = sides
+    least = min(_norm(negative, positive, *pair, 255) for pair in ends)
+    assert _norm(negative, positive, low, high, 255) <= least * (1 + 1e-9)
     assert (low == 0) is (below == 0)
     assert 0 < high < 256
     both = norm_edges(None, sides[1])
