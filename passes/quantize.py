@@ -22,7 +22,8 @@ on the values (`dnc.graph.quantization`).
    Both are computed when they are written.
 5. Where the engine's kernels add up pairs of products in 16 bits, weights are looked at first. If any pair of a layer
    could be cut off, each output gets the finest scale with which none of its pairs can, and weights of kernels with
-   several places are rounded so that their sum stays (`dnc.graph.pairs`). Outputs whose pairs fit keep their scale, and layers as well their weights.
+   several places are rounded so that their sum stays (`dnc.graph.pairs`). Outputs whose pairs fit keep their scale, and
+   layers as well their weights.
 """
 
 from __future__ import annotations
