@@ -105,7 +105,13 @@ def cluster(
     except ImportError as error:
         hint = 'pip install "darknet-compiler[cluster]"'
         raise TargetError("workers need distributed, which is not installed", hint=hint) from error
-    with _quiet(), dask.config.set({"distributed.admin.large-graph-warning-threshold": "1 TB"}):
+    settings = {
+        "distributed.admin.large-graph-warning-threshold": "1 TB",
+        # Without its MALLOC_TRIM_THRESHOLD_: each array's memory would go back to the system, which takes longer than
+        # to count what is in it.
+        "distributed.nanny.pre-spawn-environ": {"OMP_NUM_THREADS": 1},
+    }
+    with _quiet(), dask.config.set(settings):
         if workers is None:
             assert scheduler is not None
             progress(f"connecting to {scheduler}")

@@ -385,6 +385,7 @@ def test_a_worker_is_killed(write: Write, pictures: list[Path], tmp_path: Path) 
     pids: set[int] = set()
     with cluster(workers=2) as workers:
         assert isinstance(workers, Cluster)
+        assert set(workers._asked(os.getenv, "MALLOC_TRIM_THRESHOLD_").values()) == {None}
 
         def kill() -> None:
             found = workers._asked(os.getpid)
