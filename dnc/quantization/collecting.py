@@ -50,7 +50,7 @@ def calibrate(
     preprocessing: Preprocessing | None,
     images: Sequence[Path],
     *,
-    method: str = "kl",
+    method: str = METHODS[0],
     symmetric: bool = False,
     percentile: float = PERCENTILE,
     **options: Any,
@@ -89,7 +89,7 @@ class Measured:
     """By the names of `Calibration.ranges`."""
 
     def calibration(
-        self, method: str = "kl", *, symmetric: bool = False, percentile: float = PERCENTILE
+        self, method: str = METHODS[0], *, symmetric: bool = False, percentile: float = PERCENTILE
     ) -> Calibration:
         """The ranges.
 
