@@ -36,7 +36,7 @@ from dnc.passes.shared.reduced_precision import PRODUCTS, around_products, layer
 from dnc.quantization.remembered import Remembered, digest_of, digest_of_model
 from dnc.typing import Array, Progress, is_number, silent
 
-__all__ = ["Quantization", "decibels", "enough_images", "noises"]
+__all__ = ["Quantization", "enough_images", "noises"]
 
 Quantization = Callable[[Collection[str]], Sequence[Step]]
 """The passes that quantize all but some layers, as `Target.quantize`."""
@@ -62,7 +62,7 @@ def noises(
     progress: Progress = silent,
 ) -> dict[int, float]:
     """The noise of each layer that would be quantized, by its number, if only it is: the power of what changes in the
-    heads as a share of their signal's; see `decibels`.
+    heads as a share of their signal's, 0.01 for -20 dB.
 
     Args:
         model: after the target's passes, in float32, with ranges on its values; it stays as it is.
@@ -125,11 +125,6 @@ def enough_images(model: ir.Model) -> int:
     """On how many images layers are compared with each other: fewer of a deep network."""
     layers = {layer_of(node) for node in model.graph if node.op_type in _ADDING}
     return max(1, min(_IMAGES, _RUNS // max(len(layers), 1)))
-
-
-def decibels(noise: float) -> float:
-    """By how many dB a noise, relative to the signal, lies under it; infinite for none."""
-    return -10 * math.log10(noise) if noise else math.inf
 
 
 def _quantized_layers(base: ir.Model, steps: Sequence[Step]) -> tuple[list[int], ir.Model]:

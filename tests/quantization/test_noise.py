@@ -19,7 +19,7 @@ from dnc.graph.pipeline import Pipeline
 from dnc.graph.quantization import Range, attach_ranges
 from dnc.graph.running import Running
 from dnc.passes.shared.reduced_precision import PRODUCTS, around_products, layer_of
-from dnc.quantization.noise import Quantization, decibels, enough_images, noises
+from dnc.quantization.noise import Quantization, enough_images, noises
 from dnc.targets import find
 from dnc.targets.base import Target
 from dnc.targets.onnx import Onnx
@@ -175,11 +175,6 @@ def test_constants_beside_images(batch: int | str, write: Callable[..., Path]) -
     """A constant that is joined to images has one row; so has one that is as many as images are."""
     target = Onnx()
     assert any(check(ready(write("net", JOINED), target, batch=batch), target).values())
-
-
-def test_decibels() -> None:
-    assert decibels(0.01) == pytest.approx(20)
-    assert decibels(0) == math.inf
 
 
 @pytest.mark.parametrize(("layers", "images"), [(1, 4), (100, 4), (150, 2), (500, 1)])
