@@ -6,7 +6,7 @@ layer by itself.
     own        the noise of each layer by itself
 
 A layer's own noise is that of its rounding, which its graph says (`parts.taken_apart`), if it is in 8 bits; the sums of
-two products that saturate in the engine's arithmetic are computed in integers (`dnc.quantization.pairs`). Of other
+two products that saturate in the engine's arithmetic are computed in integers (`dnc.quantization.saturation`). Of other
 layers it is what the engine makes of its own inputs, less what float32 makes of them: what bfloat16 or another
 library's float16 round is in no graph.
 """
@@ -27,7 +27,7 @@ from dnc.graph.pairs import Pairing
 from dnc.graph.quantization import quant_params_of
 from dnc.graph.rewriting import attribute, constant_array
 from dnc.graph.running import Running
-from dnc.quantization.pairs import Saturation, saturation
+from dnc.quantization.saturation import Saturation, saturation
 from dnc.runtime.inputs import Inputs, Prepared
 from dnc.runtime.memory import States
 from dnc.runtime.runners import Session

@@ -29,7 +29,7 @@ from dnc.graph.serialization import check
 from dnc.passes import passes
 from dnc.passes.equalize import Equalize
 from dnc.passes.quantize import Quantize
-from dnc.quantization.pairs import saturation
+from dnc.quantization.saturation import saturation
 from dnc.targets import targets
 from dnc.typing import Array
 from tests.models import model, ops, outputs

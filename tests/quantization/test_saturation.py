@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dnc.graph.pairs import Pairing, places
-from dnc.quantization.pairs import saturation
+from dnc.quantization.saturation import saturation
 from dnc.typing import Array
 
 
