@@ -218,6 +218,8 @@ class Cluster(Workers):
         with self._speaking():
             answers = self._client.run(function, *arguments, workers=workers, on_error="return")
         for address, answer in answers.items():
+            if isinstance(answer, DncError):
+                raise answer
             # A worker that has just died answers nothing; Dask says so in its own ways.
             if isinstance(answer, ImportError):
                 raise TargetError(f"worker {address} cannot load dnc: {answer}", self._name, _SAME) from answer
@@ -548,18 +550,21 @@ def _has(digest: str, dask_worker: Worker) -> bool:
     return (_place(dask_worker).folder / "works" / digest).is_dir()
 
 
-def _receive(digest: str, contents: Mapping[str, bytes], dask_worker: Worker) -> None:
-    """Keeps a work's files."""
+def _receive(digest: str, contents: Mapping[str, bytes], dask_worker: Worker) -> DncError | None:
+    """Keeps a work's files; returns why it cannot."""
     works = _place(dask_worker).folder / "works"
     part = works / f"{digest}.{secrets.token_hex(4)}"
-    part.mkdir(parents=True)
-    for name, content in contents.items():
-        (part / name).write_bytes(content)
     try:
+        part.mkdir(parents=True)
+        for name, content in contents.items():
+            (part / name).write_bytes(content)
         part.rename(works / digest)
-    except OSError:
-        # Somebody else has brought it meanwhile.
+    except OSError as error:
         shutil.rmtree(part, ignore_errors=True)
+        # Somebody else may have brought it meanwhile.
+        if not (works / digest).is_dir():
+            return TargetError(f"worker {dask_worker.address}: {error}")
+    return None
 
 
 def _look(

@@ -12,6 +12,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -226,6 +227,16 @@ def test_workers_that_lack_something(
         place.images.clear()
     monkeypatch.setattr(module, "_has", lambda digest, dask_worker: True)
     assert _calibrated(cfg, pictures, workers=workers) == alone
+
+
+def test_a_worker_that_cannot_write(
+    write: Write, pictures: list[Path], workers: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cfg = write("yolo", NETWORKS["yolo"] + "# stays\n")
+    # No file has so long a name.
+    monkeypatch.setattr(module, "secrets", SimpleNamespace(token_hex=lambda size: "a" * 300))
+    with pytest.raises(TargetError, match=r"worker tcp://.*File name too long"):
+        _calibrated(cfg, pictures, workers=workers)
 
 
 def test_images_that_are_kept_are_bounded(
