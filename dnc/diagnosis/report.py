@@ -209,7 +209,7 @@ class Metric:
     against: float
     images: int
     labelled: bool
-    """Whether it is measured on labels; else on what `against` finds, which is then right by definition."""
+    """Whether it is measured on labels; else on what float32 finds, which is then right by definition."""
 
 
 Place = Literal["both", "gone", "come"]

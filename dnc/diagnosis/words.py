@@ -50,7 +50,7 @@ def summary(diagnosis: Diagnosis) -> list[str]:
 def _metric(metric: Metric, against: str) -> str:
     lost = (metric.against - metric.engine) * 100
     change = f"{abs(lost):.2f} points {'less' if lost > 0 else 'more'}" if f"{abs(lost):.2f}" != "0.00" else "the same"
-    where = "on labels" if metric.labelled else f"on what {against} finds"
+    where = "on labels" if metric.labelled else "on what float32 finds"
     return (
         f"{metric.name} is {metric.engine:.2%}, that of {against} {metric.against:.2%}: {change}, {where} of "
         f"{_count(metric.images, 'image')}."

@@ -29,7 +29,7 @@ def test_a_gain_and_nothing_to_gain() -> None:
         boxes=0,
     )
     assert summary(gain)[2:] == [
-        "top-1 is 85.20%, that of fp32 85.00%: 0.20 points more, on what fp32 finds of 1 image.",
+        "top-1 is 85.20%, that of fp32 85.00%: 0.20 points more, on what float32 finds of 1 image.",
         "Most is lost at the network's input (range cut).",
     ]
     same = replace(gain, metric=Metric("top-1", 0.85, 0.85, 9, labelled=True), culprits=())
