@@ -29,15 +29,22 @@ _CULPRITS = 10
 @click.option("--cfg", type=click.Path(), help="Of an engine, what it was made of; else it is looked for by its name.")
 @click.option("--against", metavar="ENGINE", type=click.Path(), help="Compare with this engine; else with float32.")
 @click.option(
-    "--images", type=WHOLE, metavar="N", default=8, show_default=True, help="Look at the layers on so many images."
+    "--layer-images",
+    "images",
+    type=WHOLE,
+    metavar="N",
+    default=8,
+    show_default=True,
+    help="Look at the layers on so many of the images.",
 )
 @click.option(
-    "--compared",
+    "--limit",
+    "compared",
     type=WHOLE,
     metavar="N",
     default=100,
     show_default=True,
-    help="Compare what is found on so many, and evaluate it.",
+    help="Take N of the images, from all over them: on these what is found is compared, and evaluated.",
 )
 @click.option(
     "--shown", type=WHOLE, metavar="N", default=12, show_default=True, help="Report so many images that change most."

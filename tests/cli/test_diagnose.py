@@ -11,7 +11,7 @@ from dnc.diagnosis.report import Diagnosis
 from tests.conftest import Result
 from tests.diagnosis.conftest import Ward, ward  # noqa: F401
 
-FEW = ["--images", "2", "--compared", "2", "--measured", "1"]
+FEW = ["--layer-images", "2", "--limit", "2", "--measured", "1"]
 
 
 def test_tables_page_and_json(ward: Ward, command: Callable[..., Result], tmp_path: Path) -> None:  # noqa: F811
