@@ -39,14 +39,11 @@ _PICTURES = 6 << 20
 """Bytes of all pictures together at most, as they are in the page: what is left out of 10 MB is for 100 layers."""
 
 
-def write_page(diagnosis: Diagnosis, path: str | os.PathLike[str], *, exif: bool | None = None) -> None:
+def write_page(diagnosis: Diagnosis, path: str | os.PathLike[str]) -> None:
     """Writes the page.
 
     Pictures of `diagnosis.changes` are in it, made small, the first ones first, as long as there is room for them; one
     that cannot be read any more is a warning.
-
-    Args:
-        exif: whether the images were turned as their EXIF says.
 
     Raises:
         DncError: the file cannot be written.
@@ -55,7 +52,7 @@ def write_page(diagnosis: Diagnosis, path: str | os.PathLike[str], *, exif: bool
         **diagnosis.to_json(),
         "summary": summary(diagnosis),
         "kinds_in_words": dict(KINDS),
-        "pictures": _pictures(diagnosis.changes, exif),
+        "pictures": _pictures(diagnosis.changes),
         "made": f"Made by dnc {__version__}.",
     }
     text = _page(diagnosis.network, f"{diagnosis.engine.title} against {diagnosis.against.title}", values)
@@ -92,7 +89,7 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _pictures(changes: Sequence[ImageChange], exif: bool | None) -> list[str | None]:
+def _pictures(changes: Sequence[ImageChange]) -> list[str | None]:
     """A data: URL for each image; None where there is none."""
     room = _PICTURES
     urls: list[str | None] = []
@@ -100,7 +97,7 @@ def _pictures(changes: Sequence[ImageChange], exif: bool | None) -> list[str | N
         url = None
         if room > 0:
             try:
-                url = _picture(change.path, exif)
+                url = _picture(change.path)
             except ImageError as error:
                 warn(error)
             room -= len(url or "")
@@ -108,10 +105,10 @@ def _pictures(changes: Sequence[ImageChange], exif: bool | None) -> list[str | N
     return urls
 
 
-def _picture(path: str, exif: bool | None) -> str:
+def _picture(path: str) -> str:
     from PIL import Image
 
-    picture = Image.fromarray(np.ascontiguousarray(as_picture(read_image(path, exif=exif))))
+    picture = Image.fromarray(np.ascontiguousarray(as_picture(read_image(path))))
     picture.thumbnail((_SIDE, _SIDE))
     content = io.BytesIO()
     picture.save(content, "JPEG", quality=_QUALITY, optimize=True)
