@@ -93,11 +93,10 @@ def _images(source: Source, options: CompileOptions) -> list[Path]:
 def _calibrated_on(calibration: Calibration) -> list[Path]:
     """The images that were calibrated on; raises DncError where they are no longer there."""
     hint = "name images with --data"
-    named = [item for item in str(calibration.images.get("source", "")).split(", ") if item]
-    if not named:
+    if not calibration.sources:
         raise DncError(f"the calibration names no images; {hint}")
     try:
-        entries = read_dataset(named, key="train").entries
+        entries = read_dataset(calibration.sources, key="train").entries
     except DncError as error:
         raise DncError(f"the images that were calibrated on are not there ({error.message}); {hint}") from error
     files = set(calibration.images.get("files", ()))

@@ -178,7 +178,7 @@ def dataset_for(calibration: Calibration | None, options: CompileOptions) -> Dat
     """What a drop of accuracy is measured on: the images that the options name, else those of the calibration."""
     source = list(options.data)
     if not source and calibration is not None:
-        source = [item for item in str(calibration.images.get("source", "")).split(", ") if item]
+        source = calibration.sources
     if not source:
         raise CalibrationError("accuracy is measured on images; none are named", hint="name them with --data")
     dataset = read_dataset(source, key="train")

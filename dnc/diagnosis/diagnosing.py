@@ -47,6 +47,7 @@ from dnc.files.reading import read_bounded
 from dnc.files.writing import scratch_folder
 from dnc.graph.rewriting import constant_array
 from dnc.graph.running import Running
+from dnc.quantization.calibration import Calibration
 from dnc.quantization.sensitivity import measuring
 from dnc.runtime.decoding import BoxHead
 from dnc.runtime.engine import load
@@ -54,7 +55,7 @@ from dnc.runtime.inputs import Inputs, Prepared
 from dnc.targets.onnx import Onnx
 from dnc.typing import Array, Progress, silent
 
-__all__ = ["Wanted", "diagnose"]
+__all__ = ["Wanted", "diagnose", "images_of", "is_engine"]
 
 _ADDED = (1, 4)
 """How many images noise is added on, at least and at most."""
@@ -62,6 +63,10 @@ _WORK = 1e12
 """Floating-point operations of case 2; of large networks there are fewer images."""
 _LEAST = -60.0
 """dB: what brings less is no culprit."""
+_WORTH = -30.0
+"""dB: from there on something is advised."""
+_WIDE = 8.0
+"""A largest channel that is more than so many times the middle one is worth a word."""
 _SINGLE = 10
 """So many single layers are proposed, at least."""
 _MOST_KEPT = 8
@@ -127,7 +132,7 @@ def diagnose(
             other = from_engine(
                 load(against), subject.source.cfg, subject.source.network.weights, options.calibration, progress
             )
-        dataset = _dataset(options, subject, wanted.compared)
+        dataset = images_of(options, subject.source.calibration, wanted.compared)
         return _Diagnosing(subject, other, dataset, wanted, times or {}, scratch, progress).diagnosis()
 
 
@@ -136,15 +141,12 @@ def is_engine(path: str | PathLike[str]) -> bool:
     return is_folder(Path(path)) or Path(path).suffix == ".dnc"
 
 
-def _dataset(options: CompileOptions, subject: Subject, most: int) -> Dataset:
+def images_of(options: CompileOptions, calibration: Calibration | None, most: int) -> Dataset:
     """The images: those named, else those of the calibration; of many, some from all over the list."""
-    source = list(options.data)
-    calibration = subject.source.calibration
-    if not source and calibration is not None:
-        source = [item for item in str(calibration.images.get("source", "")).split(", ") if item]
+    source = options.data or ([] if calibration is None else calibration.sources)
     if not source:
         raise DncError("accuracy is lost on images; none are named", hint="name them with --data")
-    dataset = read_dataset(source)
+    dataset = read_dataset(source, key="valid" if options.data else "train")
     return dataclasses.replace(dataset, entries=_some(dataset.entries, most))
 
 
@@ -612,12 +614,6 @@ def _texts(network: Network) -> list[str]:
             end += 1
         texts.append("\n".join(line.rstrip() for line in lines[start:end]).rstrip())
     return texts
-
-
-_WORTH = -30.0
-"""dB: from there on something is advised."""
-_WIDE = 8.0
-"""A largest channel that is more than so many times the middle one is worth a word."""
 
 
 def _advice(layer: LayerDiagnosis) -> str:

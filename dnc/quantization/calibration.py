@@ -60,6 +60,11 @@ class Calibration:
     histograms: Mapping[str, Any] = field(default_factory=dict)
     """The summary of each tensor's histogram (`Histogram.summary`), by the same names."""
 
+    @property
+    def sources(self) -> list[str]:
+        """Where the images were read from: what `read_dataset` takes; none where that is not known."""
+        return [item for item in str(self.images.get("source", "")).split(", ") if item]
+
     def to_json(self) -> dict[str, Any]:
         """JSON values; the inverse of `from_json`."""
         ranges = {name: {key: getattr(known, key) for key in _RANGE} for name, known in self.ranges.items()}

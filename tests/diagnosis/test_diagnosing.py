@@ -15,9 +15,10 @@ import dnc
 from dnc.compiler.options import CompileOptions
 from dnc.darknet.network import Network
 from dnc.darknet.weights import write_weights
-from dnc.diagnosis.diagnosing import Wanted, diagnose
+from dnc.diagnosis.diagnosing import Wanted, diagnose, images_of
 from dnc.diagnosis.report import CUT, PAIRS, ROUNDED, STEP, WEIGHTS, Diagnosis
 from dnc.errors import DncError
+from dnc.quantization.calibration import Calibration
 from dnc.targets import find
 from tests.diagnosis.conftest import NET, Arrays, Ward
 from tests.networks import REMEMBERING
@@ -294,3 +295,17 @@ def test_a_classifier(write: Callable[..., Path], ward: Ward) -> None:
 def test_without_images(ward: Ward) -> None:
     with pytest.raises(DncError, match="none are named"):
         ward.diagnose(precision="fp32", calibration=None)
+
+
+def test_images_are_those_of_the_calibration(tmp_path: Path) -> None:
+    """Of a .data file those of its list train, as they were calibrated on; those that are named, of its list valid."""
+    for name in ("train", "valid"):
+        (tmp_path / f"{name}.png").touch()
+        (tmp_path / f"{name}.txt").write_text(f"{tmp_path / name}.png\n", encoding="utf-8")
+    data = tmp_path / "x.data"
+    data.write_text(f"train={tmp_path}/train.txt\nvalid={tmp_path}/valid.txt\n", encoding="utf-8")
+    calibration = Calibration("", "norm", False, {}, {"source": str(data)}, {})
+    for options, name in ((CompileOptions(), "train"), (CompileOptions(data=[str(data)]), "valid")):
+        assert [entry.path.stem for entry in images_of(options, calibration, 9).entries] == [name]
+    with pytest.raises(DncError, match="none are named"):
+        images_of(CompileOptions(), None, 9)
