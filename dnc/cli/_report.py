@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 from dnc.cli import print_json
 from dnc.errors import BundleError, CalibrationError, printable
 from dnc.tables import Column, Table
-from dnc.typing import is_number
 
 if TYPE_CHECKING:
     from dnc.darknet.layers.base import Layer, Shape
@@ -295,6 +294,8 @@ def _encodes(text: str) -> bool:
 
 def _cut(histogram: Mapping[str, Any]) -> str:
     """The share of values beyond the range; nothing where an older calibration does not say it."""
+    from dnc.typing import is_number
+
     cut, values = histogram.get("cut"), histogram.get("values")
     if not is_number(cut) or not is_number(values) or not 0 <= cut <= values or not values:
         return ""
@@ -303,6 +304,8 @@ def _cut(histogram: Mapping[str, Any]) -> str:
 
 def _sketch(histogram: Mapping[str, Any], known: Range) -> str:
     """The histogram in a line: the logarithm of each part's count. Nothing where an older calibration has none."""
+    from dnc.typing import is_number
+
     below, above = histogram.get("below", 0), histogram.get("above", histogram.get("bins"))
     width, counts = histogram.get("width"), str(histogram.get("sketch", "")).split()
     numbers = all(map(is_number, (below, above, width))) and all(re.fullmatch("[0-9]{1,18}", text) for text in counts)
