@@ -6,11 +6,12 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from dnc.cli._lists import names, numbers
 from dnc.compiler.options import CompileOptions, Setting, split_passes
 
-__all__ = ["compile_options", "compile_options_of", "preprocessing_options"]
+__all__ = ["compile_options", "compile_options_of", "preprocessing_options", "refuse"]
 
 _PREPROCESSING = ("preprocess", "color", "mean", "std", "crop", "interpolation")
 _SHORT = (
@@ -78,6 +79,13 @@ def compile_options(command: Command) -> Command:
     for option in reversed(_SHORT):
         command = option(command)
     return _with_fields(command, CompileOptions.settings())
+
+
+def refuse(context: click.Context, names: Collection[str], why: str) -> None:
+    """Raises UsageError for the first of these parameters that the command line has: `why` follows its option."""
+    for option in context.command.params:
+        if option.name in names and context.get_parameter_source(option.name) is ParameterSource.COMMANDLINE:
+            raise click.UsageError(f"{max(option.opts, key=len)} {why}")
 
 
 def compile_options_of(

@@ -9,7 +9,7 @@ import click
 
 from dnc.cli import print_json, progress
 from dnc.cli._lists import SHARE, WHOLE
-from dnc.cli._options import compile_options, compile_options_of
+from dnc.cli._options import compile_options, compile_options_of, refuse
 from dnc.tables import Table
 
 if TYPE_CHECKING:
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 _OF_ENGINE = ("weights", "calibration", "data")
 """Options of the compiler that say something of an engine, too."""
+_OTHERWISE = ("batch", "input", "decode", "tune", "remote", "keep_layers", "dump_dir")
+"""Those that would have no effect."""
 _CULPRITS = 10
 
 
@@ -99,7 +101,7 @@ def command(
     """Show where an engine with 8 or 16 bits loses accuracy.
 
     \b
-    NET.cfg    compiled as by dnc compile, with the same options
+    NET.cfg    compiled as by dnc compile, with the same options, for one image at a time
     ENGINE     an engine; its cfg, weights and, with 8 bits, its --calibration are needed as well
 
     Of every layer: the noise that it adds by itself, and what comes of it at the heads; the kind of loss: its range
@@ -115,19 +117,10 @@ def command(
     from dnc.runtime.engine import load
 
     if is_engine(what):
-        given = [
-            max(option.opts, key=len)
-            for option in context.command.params
-            if option.name in fields
-            and option.name not in _OF_ENGINE
-            and context.get_parameter_source(option.name) is click.core.ParameterSource.COMMANDLINE
-        ]
-        if given:
-            raise click.UsageError(f"{given[0]} is for a cfg: an engine is compiled already")
+        refuse(context, fields.keys() - set(_OF_ENGINE), "is for a cfg: an engine is compiled already")
     else:
-        for option, value in {"--cfg": cfg, "--model-explorer": model_explorer, "--netron": netron}.items():
-            if value is not None:
-                raise click.UsageError(f"{option} is for an engine")
+        refuse(context, ("cfg", "model_explorer", "netron"), "is for an engine")
+        refuse(context, _OTHERWISE, "has no effect: a network is diagnosed image by image, with outputs of its own")
     # Before all that takes long.
     engine = load(what) if model_explorer or netron else None
     places = {} if engine is None else read_places(engine.folder, engine.manifest)

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from dnc.cli import print_json, progress, say_files
-from dnc.cli._options import compile_options, compile_options_of
+from dnc.cli._options import compile_options, compile_options_of, refuse
 from dnc.tables import Table
 
 
@@ -31,14 +31,7 @@ def command(
     from dnc.evaluation.datasets import is_folder
 
     if is_folder(what) or what.endswith(".dnc"):
-        given = [
-            max(option.opts, key=len)
-            for option in context.command.params
-            if option.name in ("weights", *fields)
-            and context.get_parameter_source(option.name) is click.core.ParameterSource.COMMANDLINE
-        ]
-        if given:
-            raise click.UsageError(f"{given[0]} is for a cfg: an engine is compiled already")
+        refuse(context, ("weights", *fields), "is for a cfg: an engine is compiled already")
         explanation = explain_engine(what)
     else:
         options = compile_options_of(**fields)  # type: ignore[arg-type]

@@ -62,6 +62,13 @@ def test_an_engine_and_times_of_its_layers(
     assert "--target is for a cfg" in wrong.err
 
 
+@pytest.mark.parametrize("told", [["--batch", "4"], ["--decode", "graph"], ["--input", "u8"], ["--keep-layers"]])
+def test_options_without_effect_are_refused(told: list[str], command: Callable[..., Result]) -> None:
+    result = command("diagnose", "net.cfg", *told)
+    assert result.code == 2
+    assert f"{told[0]} has no effect" in result.err
+
+
 @pytest.mark.parametrize(
     "text", ["{}", "[]", '{"layers": []}', '{"layers": [{"engine": "a", "rows": 3, "seconds": 1}]}']
 )
