@@ -25,7 +25,7 @@ from dnc.cli._report import (
 @click.option("--lenient", is_flag=True, help="Warn about what Darknet takes in silence, instead of failing.")
 @click.option("--json", "as_json", is_flag=True, help="Print one object.")
 def command(what: str, weights: str | None, cfg: str | None, cutoff: int | None, lenient: bool, as_json: bool) -> None:
-    """Show the layers of a network, what an engine says, or the ranges of a calibration.
+    """Show a network's layers, what an engine says, or a calibration.
 
     The layers are the table that Darknet prints. A calibration is dnc's own, Darknet's line input_calibration in a file
     of its own, or TensorRT's cache: with --cfg, it says whether it belongs to that network, and of which layer each
