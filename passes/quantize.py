@@ -10,7 +10,7 @@ on the values (`dnc.graph.quantization`).
    last. Float32 stay those last ones, which heads are made of, and all that comes after them; what was asked for; what
    computes a single pixel (squeeze and excitation: little work that decides on much); what has no range. If the spec is
    for dense products only, so do products of several groups, and what moves numbers where any that reads them is
-   float32.
+   float32; and if it says so, thin convolutions at the network's start, with their activations (`_thin`).
 2. Ranges are calibrated for the network's input and the output of each layer; all others follow from these. What only
    moves numbers (MaxPool, Resize to the nearest, Slice, ...) has the range of what it moves, or in a spec for dense
    products that of the Concat which alone reads it, and a Concat all of its parts'. Between a product and its
@@ -28,7 +28,7 @@ on the values (`dnc.graph.quantization`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -99,6 +99,8 @@ class Quantize(ReducedPrecision):
             reasons[node] = keep.reason(node) or rounding.refusal(node)
             if node not in before:
                 reasons[node] = "no product comes after it"
+        for node in _thin(nodes, after, self.spec.thin):
+            reasons[node] = reasons.get(node) or "it is one of the first, with few channels and a leaky"
         if self.spec.dense_only:
             _leave_moves(reasons)
             rounding.tie([node for node, reason in reasons.items() if not reason and node.op_type not in _PRODUCTS])
@@ -108,6 +110,35 @@ class Quantize(ReducedPrecision):
             elif rounding.quantize(node):
                 remarks.apply(node, rounding.text(node))
         return remarks
+
+
+def _thin(nodes: Sequence[ir.Node], after: Collection[ir.Node], channels: int) -> list[ir.Node]:
+    """The network's first convolutions of up to so many input channels, each with the leaky that alone reads it: the
+    first of all, where only such read it, and those behind it of one place (1 x 1) or one channel.
+
+    Args:
+        nodes: of the graph, in order.
+        after: those that come after a product.
+        channels: the most; 0 for none.
+    """
+    found: dict[ir.Node, ir.Node] = {}
+    for node in nodes:
+        if node.op_type != "Conv" or (activation := sole_user(node.outputs[0])) is None:
+            continue
+        weights, data = constant_array(node.inputs[1]), node.inputs[0]
+        if weights is None or data is None or activation.op_type != "LeakyRelu":
+            continue
+        (_, inputs, *kernel), groups = weights.shape.numpy(), attribute(node, "group", 1)
+        behind = data.producer() in found.values() and (groups > 1 or set(kernel) == {1})
+        if inputs * groups <= channels and (node not in after or behind):
+            found[node] = activation
+    alone = all(
+        user in found
+        for node, activation in found.items()
+        if node not in after
+        for user, _ in activation.outputs[0].uses()
+    )
+    return [node for pair in found.items() for node in pair] if alone else []
 
 
 def _leave_moves(reasons: dict[ir.Node, str]) -> None:

@@ -92,7 +92,7 @@ class Onnx(Target):
         arithmetic = self.arithmetic
         # MLAS multiplies matrices, whose rows are by row, column and channel.
         pairs = (Pairing.ROWS,) if arithmetic is not None and arithmetic.saturates else ()
-        return QuantSpec(operators | DATA_MOVEMENT, outputs=True, int32_biases=True, pairs=pairs)
+        return QuantSpec(operators | DATA_MOVEMENT, outputs=True, int32_biases=True, thin=16, pairs=pairs)
 
     def storage(self) -> Sequence[Step]:
         name = {"fp16": "to-float16", "bf16": "to-bfloat16"}.get(self.options["precision"])

@@ -126,6 +126,10 @@ class QuantSpec:
     dense_only: bool = False
     """Products of several groups stay float32. So does what moves numbers where any that reads them is float32; else
     it moves them with the parameters of the concatenation that alone reads them."""
+    thin: int = 0
+    """The network's first convolutions of up to so many channels, each with a leaky behind it, stay float32: for an
+    engine that rounds between the two as well, in steps as coarse as the leaky's slope is small, and that has too few
+    numbers to add up there to be faster for it."""
     pairs: tuple[Pairing, ...] = ()
     """How its kernels may take products two by two to add them in 16 bits, the usual way first: weights are such that
     these sums fit (`dnc.graph.pairs`). Empty where all sums are exact."""

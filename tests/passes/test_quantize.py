@@ -444,3 +444,23 @@ def test_random_geometry(groups: int, own: int, side: int, outputs_too: bool, se
         u=np.eye(groups * 2)[:, :, None, None],
     )
     assert noise(built, OUTPUTS if outputs_too else INPUTS) < 0.25
+
+
+@pytest.mark.parametrize(
+    ("body", "float32"),
+    [
+        ("{first} p = Conv(layer000, v) layer001 = LeakyRelu(p) last = Neg(layer001)", 2),
+        ("{first} p = Conv<group=4, pads=[1,1,1,1]>(layer000, d) layer001 = LeakyRelu(p) last = Neg(layer001)", 2),
+        ("{first} p = Conv(layer000, v) layer001 = LeakyRelu(p) r = Conv(layer001, v) last = Neg(r)", 2),
+        ("{first} p = Conv(layer000, v) layer001 = Relu(p) last = Neg(layer001)", 0),
+        ("{first} last = MaxPool<kernel_shape=[2,2]>(layer000)", 0),
+        ("{first} p = Conv(layer000, v) layer001 = LeakyRelu(p) last = Add(layer001, layer000)", 0),
+    ],
+)
+def test_thin_convolutions_at_the_start(body: str, float32: int) -> None:
+    """With their leaky: the first of all where only such read it."""
+    built = build(f"{body.format(first='c = Conv(input, w, b) layer000 = LeakyRelu(c)')} {HEAD}")
+    attach_ranges(built, calibrated(built))
+    spec = QuantSpec(frozenset({"Conv", "LeakyRelu", "Add", "MaxPool"}), outputs=True, thin=4)
+    remarks = Quantize(spec).rewrite(built)
+    assert sum("few channels" in remark.text for remark in remarks.missed) == 2 * float32
