@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -85,9 +86,13 @@ def find(engine: Engine, against: Engine, images: Sequence[Path], confidence: fl
         found.boxes += len(theirs) if boxes else 1
         found.gone += change.gone
         found.come += change.come
-    found.images.sort(key=lambda change: (-(change.gone + change.come), -(change.noise or -1e9)))
+    found.images.sort(key=lambda change: (-(change.gone + change.come), -_loud(change.noise)))
     found.heads = tuple(_heads(engine, outputs))
     return found
+
+
+def _loud(noise: float | None) -> float:
+    return -math.inf if noise is None else noise
 
 
 def _both(engine: Engine, against: Engine, raw: Sequence[Sequence[Array]]) -> Iterator[tuple[str, Array, Array]]:
