@@ -378,7 +378,7 @@ class _Rounding:
             return ()
         scales = np.maximum(plain.scale, largest_sums(weights, self._spec.pairs) / LIMIT)
         bits = 1 + np.log2(LEVELS * np.mean(plain.scale / scales))
-        self._texts[node] = f"8 bits: weights of {bits:.1f}, so that its pairs fit"
+        self._texts[node] = f"8 bits: weights of {bits:.1f} bits, so that its pairs fit"
         return self._spec.pairs
 
     def _integers(
