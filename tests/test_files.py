@@ -17,7 +17,7 @@ from dnc.errors import DncError
 from dnc.files import writing
 from dnc.files.places import prune, temporary_dir
 from dnc.files.reading import check_foreign, open_regular, read_bounded
-from dnc.files.writing import scratch_folder, sweep, whole_file, whole_folder
+from dnc.files.writing import check_place, scratch_folder, sweep, whole_file, whole_folder
 from dnc.runtime.package import package
 
 
@@ -67,6 +67,18 @@ def test_what_is_no_file_stays(tmp_path: Path) -> None:
     with pytest.raises(DncError, match="cannot write the file"), whole_file(tmp_path / "none" / "a"):
         pass
     assert names(tmp_path) == ["folder"]
+
+
+def test_a_place_is_checked_before_it_is_written_to(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "a").write_bytes(b"old")
+    check_place(tmp_path / "a")
+    check_place(tmp_path / "b")
+    for wrong in (tmp_path / "folder", tmp_path / "none" / "a", tmp_path / "a" / "b"):
+        with pytest.raises(DncError):
+            check_place(wrong)
+    assert names(tmp_path) == ["a", "folder"]
+    assert (tmp_path / "a").read_bytes() == b"old"
 
 
 def test_a_link_is_followed(tmp_path: Path) -> None:

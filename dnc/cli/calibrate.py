@@ -115,6 +115,7 @@ def command(
     from dnc.darknet.cfg import find_cfg
     from dnc.darknet.network import Network
     from dnc.evaluation.cluster import cluster
+    from dnc.files.writing import check_place
     from dnc.quantization.collecting import check_method, measure
     from dnc.quantization.tables import read_table
 
@@ -127,7 +128,10 @@ def command(
     cfg = find_cfg(named["cfg"])
     place = find_weights(cfg, weights or named.get("weights"))
     file = Path(out) if out is not None else Path(f"{cfg.stem}.calibration.json")
-    _check_apart([file, *(Path(target) for _, target in exports)])
+    written = [file, *(Path(target) for _, target in exports)]
+    _check_apart(written)
+    for each in written:
+        check_place(each)
     sources = list(images)
     if len(sources) == 1 and sources[0].isdecimal() and not Path(sources[0]).exists():
         # So many images, as in -input_calibration.

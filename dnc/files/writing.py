@@ -40,7 +40,7 @@ except ImportError:
     # Without locks nobody can know whether an owner lives, and nothing is removed for others.
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["put_back", "scratch_folder", "sweep", "whole_file", "whole_folder"]
+__all__ = ["check_place", "put_back", "scratch_folder", "sweep", "whole_file", "whole_folder"]
 
 _LEFT = re.compile(r".+\.[0-9a-f]{8}\.dnc-part", re.DOTALL)
 _LOCK, _NEW, _OLD = "lock", "new", "old"
@@ -80,6 +80,16 @@ def whole_file(path: str | os.PathLike[str], *, durable: bool = True) -> Iterato
     except OSError as error:
         hint = "is the disk full, or the folder missing or read-only?"
         raise DncError(f"cannot write the file: {error.strerror or error}", str(path), hint) from error
+
+
+class _Enough(Exception):
+    """Ends `check_place`."""
+
+
+def check_place(path: str | os.PathLike[str]) -> None:
+    """Raises DncError where `whole_file` could not write, before work that takes long; what stands there stays."""
+    with suppress(_Enough), whole_file(path, durable=False):
+        raise _Enough
 
 
 @contextmanager

@@ -116,6 +116,16 @@ def test_two_tables_in_one_file(command: Command, folder: Path, out: str) -> Non
     assert not (folder / "t.txt").exists()
 
 
+@pytest.mark.parametrize("wrong", [["-o", "none/t.json"], ["--export", "darknet", "none/t.txt"], ["-o", "."]])
+def test_places_are_looked_at_before_images(command: Command, folder: Path, wrong: list[str]) -> None:
+    """So nothing is measured in vain, and no calibration is written whose table cannot be."""
+    before = sorted(folder.iterdir())
+    result = command("calibrate", "tiny.cfg", "--images", "gone.txt", *wrong)
+    assert result.code == 1
+    assert f"  at {wrong[-1]}\n" in result.err
+    assert sorted(folder.iterdir()) == before
+
+
 def test_import_says_where_ranges_come_from(command: Command, folder: Path) -> None:
     (folder / "t.txt").write_text("input_calibration = 15.8, 40, 16", encoding="utf-8")
     result = command("calibrate", "tiny.cfg", "--import", "t.txt")

@@ -36,6 +36,16 @@ def test_tables_page_and_json(ward: Ward, command: Callable[..., Result], tmp_pa
     assert found.culprits[0] == 4
 
 
+@pytest.mark.parametrize("option", ["--html", "--model-explorer", "--netron"])
+def test_a_place_that_cannot_be_written(option: str, command: Callable[..., Result], tmp_path: Path) -> None:
+    """Said before anything is looked at: not even the engine is there. Overlays are of engines."""
+    what = "net.cfg" if option == "--html" else tmp_path
+    for place in (tmp_path, tmp_path / "none" / "x"):
+        result = command("diagnose", what, option, place)
+        assert (result.code, result.out) == (1, "")
+        assert f"  at {place}\n" in result.err
+
+
 def test_an_engine_and_times_of_its_layers(
     ward: Ward,  # noqa: F811
     command: Callable[..., Result],
