@@ -17,7 +17,7 @@ from dnc.errors import DncError
 from dnc.files import writing
 from dnc.files.places import prune, temporary_dir
 from dnc.files.reading import check_foreign, open_regular, read_bounded
-from dnc.files.writing import check_place, scratch_folder, sweep, whole_file, whole_folder
+from dnc.files.writing import check_places, scratch_folder, sweep, whole_file, whole_folder
 from dnc.runtime.package import package
 
 
@@ -72,12 +72,12 @@ def test_what_is_no_file_stays(tmp_path: Path) -> None:
 def test_a_place_is_checked_before_it_is_written_to(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "a").write_bytes(b"old")
-    check_place(tmp_path / "a")
-    check_place(tmp_path / "b")
-    for wrong in (tmp_path / "folder", tmp_path / "none" / "a", tmp_path / "a" / "b"):
+    (tmp_path / "link").symlink_to("a")
+    check_places([tmp_path / "a", tmp_path / "b"])
+    for wrong in (tmp_path / "folder", tmp_path / "none" / "a", tmp_path / "a" / "b", tmp_path / "link"):
         with pytest.raises(DncError):
-            check_place(wrong)
-    assert names(tmp_path) == ["a", "folder"]
+            check_places([tmp_path / "a", wrong])
+    assert names(tmp_path) == ["a", "folder", "link"]
     assert (tmp_path / "a").read_bytes() == b"old"
 
 

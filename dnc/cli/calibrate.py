@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -115,7 +114,7 @@ def command(
     from dnc.darknet.cfg import find_cfg
     from dnc.darknet.network import Network
     from dnc.evaluation.cluster import cluster
-    from dnc.files.writing import check_place
+    from dnc.files.writing import check_places
     from dnc.quantization.collecting import check_method, measure
     from dnc.quantization.tables import read_table
 
@@ -128,10 +127,7 @@ def command(
     cfg = find_cfg(named["cfg"])
     place = find_weights(cfg, weights or named.get("weights"))
     file = Path(out) if out is not None else Path(f"{cfg.stem}.calibration.json")
-    written = [file, *(Path(target) for _, target in exports)]
-    _check_apart(written)
-    for each in written:
-        check_place(each)
+    check_places([file, *(target for _, target in exports)])
     sources = list(images)
     if len(sources) == 1 and sources[0].isdecimal() and not Path(sources[0]).exists():
         # So many images, as in -input_calibration.
@@ -252,13 +248,6 @@ def _images(sources: Sequence[str], key: str | None, count: int | None, seed: in
         key = "train" if all("train" in options for options in lists) else "valid"
     limit = min(_COUNT, len(images(sources, key=key, skip_bad=skip_bad))) if count is None else count
     return images(sources, key=key, limit=limit, seed=seed, skip_bad=skip_bad)
-
-
-def _check_apart(files: Sequence[Path]) -> None:
-    """Raises CalibrationError where one file would replace another that is written as well."""
-    for number, file in enumerate(files):
-        if os.path.realpath(file) in map(os.path.realpath, files[:number]):
-            raise CalibrationError("two tables would be written to one file", file, "give each a name of its own")
 
 
 def _export(form: str, target: str, calibration: Calibration, network: Network, version: str) -> None:

@@ -113,7 +113,7 @@ def command(
     from dnc.diagnosis.overlays import for_model_explorer, for_netron, write_overlay
     from dnc.diagnosis.page import write_page
     from dnc.diagnosis.times import read_times
-    from dnc.files.writing import check_place
+    from dnc.files.writing import check_places
     from dnc.graph.work import read_places
     from dnc.runtime.engine import load
 
@@ -123,9 +123,7 @@ def command(
         refuse(context, ("cfg", "model_explorer", "netron"), "is for an engine")
         refuse(context, _OTHERWISE, "has no effect: a network is diagnosed image by image, with outputs of its own")
     # Before all that takes long.
-    for path in (html, model_explorer, netron):
-        if path is not None:
-            check_place(path)
+    check_places(path for path in (html, model_explorer, netron) if path is not None)
     engine = load(what) if model_explorer or netron else None
     places = {} if engine is None else read_places(engine.folder, engine.manifest)
     seconds = None if times is None else read_times(times, what)

@@ -26,7 +26,7 @@ import secrets
 import shutil
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO
@@ -40,7 +40,7 @@ except ImportError:
     # Without locks nobody can know whether an owner lives, and nothing is removed for others.
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["check_place", "put_back", "scratch_folder", "sweep", "whole_file", "whole_folder"]
+__all__ = ["check_places", "put_back", "scratch_folder", "sweep", "whole_file", "whole_folder"]
 
 _LEFT = re.compile(r".+\.[0-9a-f]{8}\.dnc-part", re.DOTALL)
 _LOCK, _NEW, _OLD = "lock", "new", "old"
@@ -83,13 +83,19 @@ def whole_file(path: str | os.PathLike[str], *, durable: bool = True) -> Iterato
 
 
 class _Enough(Exception):
-    """Ends `check_place`."""
+    """Ends `check_places`."""
 
 
-def check_place(path: str | os.PathLike[str]) -> None:
-    """Raises DncError where `whole_file` could not write, before work that takes long; what stands there stays."""
-    with suppress(_Enough), whole_file(path, durable=False):
-        raise _Enough
+def check_places(paths: Iterable[str | os.PathLike[str]]) -> None:
+    """Raises DncError where `whole_file` could not write one of several, or where one would replace another. For before
+    work that takes long: what stands there stays."""
+    seen: set[str] = set()
+    for path in paths:
+        if (place := os.path.realpath(path)) in seen:
+            raise DncError("two results would be written to one file", str(path), "give each a name of its own")
+        seen.add(place)
+        with suppress(_Enough), whole_file(path, durable=False):
+            raise _Enough
 
 
 @contextmanager

@@ -112,7 +112,7 @@ def test_tables_of_a_calibration_that_is_there(command: Command, folder: Path) -
 def test_two_tables_in_one_file(command: Command, folder: Path, out: str) -> None:
     (folder / "same").mkdir()
     result = command("calibrate", "tiny.cfg", "-o", out, "--export", "darknet", "t.txt")
-    assert (result.code, "two tables would be written to one file" in result.err) == (1, True)
+    assert (result.code, "two results would be written to one file" in result.err) == (1, True)
     assert not (folder / "t.txt").exists()
 
 

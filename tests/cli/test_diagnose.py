@@ -44,6 +44,9 @@ def test_a_place_that_cannot_be_written(option: str, command: Callable[..., Resu
         result = command("diagnose", what, option, place)
         assert (result.code, result.out) == (1, "")
         assert f"  at {place}\n" in result.err
+    same = tmp_path / "same"
+    result = command("diagnose", tmp_path, "--netron", same, "--model-explorer", same)
+    assert (result.code, "two results would be written to one file" in result.err) == (1, True)
 
 
 def test_an_engine_and_times_of_its_layers(
