@@ -122,8 +122,12 @@ class Target(Destination):
         """Where the engine wants 8-bit numbers; None if it computes with none."""
         return None
 
-    def storage(self) -> Sequence[Step]:
-        """Passes that store weights in a form that no other pass reads."""
+    def storage(self, keep: Collection[str] = ()) -> Sequence[Step]:
+        """Passes that store weights in a form that no other pass reads.
+
+        Args:
+            keep: what stays in float32.
+        """
         return []
 
     def quantize(self, keep: Collection[str] = ()) -> Sequence[Step]:
@@ -156,7 +160,7 @@ class Target(Destination):
         """All passes for an engine with these options, in order.
 
         Args:
-            keep: what stays in float32 where its precision is 8 bits.
+            keep: what stays in float32.
             tuning: what measuring decides before weights are rounded.
             quantization: what quantizes, in place of `quantize`.
 
@@ -166,7 +170,7 @@ class Target(Destination):
         if quantization is None:
             quantization = self.quantize(keep) if self.needs_calibration else []
         supported = Decision("supported", self._check_supported, "what the engine cannot run is said before measuring")
-        return Pipeline([*self.optimizations(), supported, *tuning, *quantization, *self.storage()])
+        return Pipeline([*self.optimizations(), supported, *tuning, *quantization, *self.storage(keep)])
 
     def _check_supported(self, model: ir.Model) -> Sequence[Step]:
         found = self.unsupported(model)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -49,10 +49,10 @@ def optimizations(activations: str, signs: str) -> list[Step]:
     ]
 
 
-def rounded(name: str) -> list[Step]:
-    """The pass that stores another precision, and what it leaves behind."""
+def rounded(name: str, keep: Collection[str]) -> list[Step]:
+    """The pass that stores another precision, all but what stays in float32, and what it leaves behind."""
     return [
-        Step(passes[name](), "last: no other pass reads weights of this precision"),
+        Step(passes[name](keep=keep), "last: no other pass reads weights of this precision"),
         Step(passes["eliminate-dead-code"](), "float32 weights are read no more"),
     ]
 
@@ -94,9 +94,9 @@ class Onnx(Target):
         pairs = (Pairing.ROWS,) if arithmetic is not None and arithmetic.saturates else ()
         return QuantSpec(operators | DATA_MOVEMENT, outputs=True, int32_biases=True, thin=16, pairs=pairs)
 
-    def storage(self) -> Sequence[Step]:
+    def storage(self, keep: Collection[str] = ()) -> Sequence[Step]:
         name = {"fp16": "to-float16", "bf16": "to-bfloat16"}.get(self.options["precision"])
-        return [] if name is None else rounded(name)
+        return [] if name is None else rounded(name, keep)
 
     def build(
         self, model: ir.Model, folder: Path, manifest: Manifest | None = None, progress: Progress = silent

@@ -98,6 +98,10 @@ def offers_for(options: CompileOptions) -> list[Target]:
         title = offers[0].title if len(offers) == 1 else destination.name
         hint = "it is for --precision mixed, and for --target cpu without --precision"
         raise DncError(f"target {title} does not choose by accuracy, so max-drop says nothing", hint=hint)
+    if options.keep and not any(offer.needs_calibration or offer.storage() for offer in offers):
+        hint = "it is for --precision int8 and mixed, and for what fp16 and bf16 of targets onnx, tvm and cuda store"
+        what = f"target {destination.name} rounds nothing that could stay in float32, so keep says nothing"
+        raise DncError(what, hint=hint)
     if options.tune is not None and not (len(offers) == 1 and isinstance(offers[0], TunableTarget)):
         hint = "--target tvm, or --target cuda --backend tvm"
         raise TargetError(f"target {destination.name} has no kernels to tune", hint=hint)

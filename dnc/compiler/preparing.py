@@ -15,6 +15,7 @@ from dnc.compiler.options import CompileOptions
 from dnc.compiler.source import Source
 from dnc.darknet.layers.base import layer_value
 from dnc.darknet.lower import lower
+from dnc.darknet.network import Network
 from dnc.darknet.weights import release_pages
 from dnc.errors import CalibrationError, PassError
 from dnc.evaluation.datasets import Dataset, read_dataset
@@ -25,6 +26,7 @@ from dnc.graph.quantization import attach_ranges
 from dnc.graph.running import available
 from dnc.graph.verification import Verifier, feeds_for
 from dnc.passes import find, passes
+from dnc.passes.shared.reduced_precision import Keep
 from dnc.quantization.calibration import Calibration
 from dnc.quantization.sensitivity import choose_float_layers
 from dnc.runtime.manifest import Manifest
@@ -97,6 +99,7 @@ def prepare(
         TargetError: the target cannot run the network (`UnsupportedError`), or not with 8-bit numbers.
         CalibrationError: the target needs another calibration, or nothing says which images to measure on.
     """
+    _check_keep(options.keep, source.network)
     manifest = _manifest(source, model, target, options, batch)
     measured: dict[str, Any] = {}
     cache = cache_dir(to_write=True)
@@ -139,6 +142,14 @@ def prepare(
     remarks = tuple({key: value for key, value in item.to_json().items() if key != "error"} for item in applied)
     manifest = dataclasses.replace(manifest, passes=summary, remarks=remarks, **measured)
     return Candidate(target, copy, manifest, tuple(applied))
+
+
+def _check_keep(keep: Collection[str], network: Network) -> None:
+    """Of the passes, some see the network's last layers no more."""
+    named, end = max((last for _, last in Keep(keep).ranges), default=-1), len(network.layers) - 1
+    if named > end:
+        what = f"keep names layer {named}, but the network's last is {end}"
+        raise PassError(what, network.file, "layers count from 0")
 
 
 def _check_symmetric(calibration: Calibration, target: Target) -> None:

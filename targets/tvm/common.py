@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import shutil
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -35,8 +35,8 @@ class TvmTarget(TunableTarget):
         packages = {"apache-tvm": self.library() is not None, FFI: bool(importlib.util.find_spec("tvm_ffi"))}
         return " ".join(name for name, found in packages.items() if not found)
 
-    def storage(self) -> Sequence[Step]:
-        return rounded("to-float16") if self.options["precision"] == "fp16" else []
+    def storage(self, keep: Collection[str] = ()) -> Sequence[Step]:
+        return rounded("to-float16", keep) if self.options["precision"] == "fp16" else []
 
     def versions(self) -> dict[str, str]:
         """TVM's compiler, and the interface that the engine is called by."""

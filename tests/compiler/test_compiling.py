@@ -456,3 +456,26 @@ def test_labels_of_both_orders_of_imagenet(write: Write) -> None:
     for name, index in (("darknet19", 865), ("darknet53", 865), ("efficientnet-lite0", 652)):
         path = write(name, cfg)
         assert find_labels(path, None, heads(path))[index] == "military uniform"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"keep": ["2"]}, "target onnx rounds nothing that could stay in float32"),
+        ({"keep": ["99"], "options": {"precision": "fp16"}}, "keep names layer 99, but the network's last is"),
+    ],
+)
+def test_keep_that_says_nothing(options: dict[str, Any], message: str, write: Write, tmp_path: Path) -> None:
+    with pytest.raises(DncError, match=message):
+        dnc.compile(write("tiny"), target="onnx", out=tmp_path / "e", **options)
+    assert not (tmp_path / "e").exists()
+
+
+def test_keep_in_half_precision(write: Write, tmp_path: Path) -> None:
+    """What is kept is stored as it was."""
+    cfg, kept = write("tiny"), []
+    for keep in ([], ["0"]):
+        engine = dnc.compile(cfg, out=tmp_path / "e", target="onnx", keep=keep, options={"precision": "fp16"})
+        weights = onnx.load(engine.folder / "model.onnx").graph.initializer
+        kept.append(sum(tensor.data_type == onnx.TensorProto.FLOAT and len(tensor.dims) == 4 for tensor in weights))
+    assert kept[1] == kept[0] + 1
