@@ -49,6 +49,7 @@ def test_a_place_that_cannot_be_written(option: str, command: Callable[..., Resu
     assert (result.code, "two results would be written to one file" in result.err) == (1, True)
 
 
+@pytest.mark.slow
 def test_an_engine_and_times_of_its_layers(
     ward: Ward,  # noqa: F811
     command: Callable[..., Result],

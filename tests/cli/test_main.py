@@ -186,7 +186,7 @@ def test_a_closed_pipe_is_no_error(tmp_path: Path) -> None:
 
 
 @POSIX
-@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("unbuffered", ["", pytest.param("1", marks=pytest.mark.slow)])
 def test_results_that_are_lost_are_an_error(unbuffered: str, tmp_path: Path) -> None:
     """On a full disk, or where stdout is closed."""
     environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}

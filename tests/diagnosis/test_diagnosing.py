@@ -40,7 +40,7 @@ def first(found: Diagnosis) -> tuple[int, str]:
     [
         ("onnx", 2),
         pytest.param("onnx", 3, marks=pytest.mark.slow),
-        ("openvino", 3),
+        pytest.param("openvino", 3, marks=pytest.mark.slow),
         pytest.param("openvino", 4, marks=pytest.mark.slow),
     ],
 )
@@ -86,11 +86,11 @@ def outliers(layer: int) -> Callable[[list[Arrays]], None]:
         pytest.param("onnx", output_channel, 4, STEP, marks=pytest.mark.slow),
         pytest.param("openvino", output_channel, 1, STEP, marks=pytest.mark.slow),
         pytest.param("openvino", output_channel, 4, STEP, marks=pytest.mark.slow),
-        ("onnx", input_channel, 2, WEIGHTS),
+        pytest.param("onnx", input_channel, 2, WEIGHTS, marks=pytest.mark.slow),
         pytest.param("onnx", input_channel, 5, WEIGHTS, marks=pytest.mark.slow),
         pytest.param("openvino", input_channel, 4, WEIGHTS, marks=pytest.mark.slow),
         pytest.param("onnx", outliers, 2, WEIGHTS, marks=pytest.mark.slow),
-        ("openvino", outliers, 5, WEIGHTS),
+        pytest.param("openvino", outliers, 5, WEIGHTS, marks=pytest.mark.slow),
     ],
 )
 def test_weights_of_which_some_are_a_hundred_times_the_others(
@@ -130,6 +130,7 @@ def test_bfloat16(ward: Ward) -> None:
     assert found.engine.arithmetic == ""
 
 
+@pytest.mark.slow
 def test_float16_in_a_graph(ward: Ward) -> None:
     found = ward.diagnose(precision="fp16", calibration=None, data=[str(ward.images)])
     lossy = {layer.number: layer for layer in found.layers if layer.own is not None}
@@ -141,6 +142,7 @@ def test_float16_in_a_graph(ward: Ward) -> None:
     assert found.culprits == ()
 
 
+@pytest.mark.slow
 def test_float32_loses_nothing(ward: Ward) -> None:
     found = ward.diagnose(precision="fp32", calibration=None, data=[str(ward.images)])
     assert found.culprits == ()
@@ -149,6 +151,7 @@ def test_float32_loses_nothing(ward: Ward) -> None:
     assert (found.gone, found.come) == (0, 0)
 
 
+@pytest.mark.slow
 def test_a_healthy_network(ward: Ward) -> None:
     """Noise accumulates; what comes of it at the heads is about the sum of that of the layers by themselves."""
     found = ward.diagnose(wanted=Wanted(3, 3, 2, 1, 0.01), data=[str(ward.images)])
@@ -184,6 +187,7 @@ def test_a_healthy_network(ward: Ward) -> None:
     assert found.notes == ()
 
 
+@pytest.mark.slow
 def test_an_engine(ward: Ward, tmp_path: Path) -> None:
     """It is looked into by compiling its network anew; the layers that it keeps in float32 are kept."""
     told: dict[str, Any] = {"target": "onnx", "precision": "int8", "calibration": ward.table, "keep": ["2", "Add"]}
@@ -232,6 +236,7 @@ def test_networks_without_images_and_without_heads(write: Callable[..., Path]) -
         diagnose(write("vector"), options=CompileOptions(target="onnx"))
 
 
+@pytest.mark.slow
 def test_a_network_with_memory(write: Callable[..., Path], ward: Ward) -> None:
     """Each side remembers what it has seen itself."""
     cfg = write("detector", REMEMBERING["detector"])

@@ -128,6 +128,7 @@ def test_it_opens_from_a_file(opened: Callable[..., Browser], photograph: Path, 
     ]
 
 
+@pytest.mark.slow
 def test_a_click_on_a_header_sorts(opened: Callable[..., Browser]) -> None:
     diagnosis = made_up(images=[])
     own = {layer.number: layer.own for layer in diagnosis.layers}
@@ -143,6 +144,7 @@ def test_a_click_on_a_header_sorts(opened: Callable[..., Browser]) -> None:
         assert last is None
 
 
+@pytest.mark.slow
 def test_layers_are_found_by_their_cfg_and_by_their_loss(opened: Callable[..., Browser]) -> None:
     browser = opened(made_up(images=[]))
     find = browser.find_element("id", "find")
@@ -158,6 +160,7 @@ def test_layers_are_found_by_their_cfg_and_by_their_loss(opened: Callable[..., B
     assert browser.find_element("css selector", "#kinds .k-pairs-saturated").get_attribute("aria-pressed") == "true"
 
 
+@pytest.mark.slow
 def test_a_chosen_layer_shows_its_histogram_and_its_cfg(opened: Callable[..., Browser]) -> None:
     browser = opened(made_up(images=[]))
     assert text(browser, "#detail-title") == "6 convolutional", "the first culprit"
@@ -183,6 +186,7 @@ def test_a_chosen_layer_shows_its_histogram_and_its_cfg(opened: Callable[..., Br
     assert text(browser, "#detail-title") == "6 convolutional"
 
 
+@pytest.mark.slow
 def test_boxes_of_one_engine_or_of_both(opened: Callable[..., Browser], photograph: Path) -> None:
     browser = opened(made_up(images=[photograph]))
     boxes = {side: browser.find_elements("css selector", f".picture .box.{side}") for side in ("against", "engine")}
@@ -199,6 +203,7 @@ def test_boxes_of_one_engine_or_of_both(opened: Callable[..., Browser], photogra
     assert "lit" in str(boxes["against"][1].get_attribute("class"))
 
 
+@pytest.mark.slow
 def test_a_classifier_has_classes_and_no_boxes(opened: Callable[..., Browser], photograph: Path) -> None:
     (change,) = made_up(images=[photograph]).changes
     tabby, lynx = Box("tabby", 0, 0.5, 0, 0, 0, 0, "gone"), Box("lynx", 1, 0.5, 0, 0, 0, 0, "come")
@@ -207,6 +212,7 @@ def test_a_classifier_has_classes_and_no_boxes(opened: Callable[..., Browser], p
     assert browser.find_elements("css selector", ".box") == []
 
 
+@pytest.mark.slow
 def test_a_picture_is_enlarged(opened: Callable[..., Browser], photograph: Path) -> None:
     browser = opened(made_up(images=[photograph, photograph]))
     width = "return document.querySelector('.picture').clientWidth"
@@ -216,6 +222,7 @@ def test_a_picture_is_enlarged(opened: Callable[..., Browser], photograph: Path)
     assert text(browser, ".enlarge") == "smaller"
 
 
+@pytest.mark.slow
 def test_arrays_are_shown_by_their_first_channels(opened: Callable[..., Browser], tmp_path: Path) -> None:
     arrays: dict[str, Any] = {"gray": np.zeros((6, 8), np.float32), "many": np.full((6, 8, 5), 65535, np.uint16)}
     for name, array in arrays.items():
@@ -224,6 +231,7 @@ def test_arrays_are_shown_by_their_first_channels(opened: Callable[..., Browser]
     assert browser.execute_script("return [...document.images].map(i => i.naturalWidth)") == [8, 8]
 
 
+@pytest.mark.slow
 def test_the_option_is_copied(opened: Callable[..., Browser]) -> None:
     browser = opened(made_up(images=[]))
     assert text(browser, "#option") == made_up().keep[-1].option
@@ -232,6 +240,7 @@ def test_the_option_is_copied(opened: Callable[..., Browser]) -> None:
     assert text(browser, "#keep-body [role=status]") == "copied"
 
 
+@pytest.mark.slow
 def test_nothing_is_won(opened: Callable[..., Browser]) -> None:
     browser = opened(replace(made_up(images=[]), keep=(Kept((4,), -0.5, True), Kept((4, 5), 0.0, True))))
     assert [row.text for row in browser.find_elements("css selector", "#keep-body tbody tr")] == [
@@ -241,6 +250,7 @@ def test_nothing_is_won(opened: Callable[..., Browser]) -> None:
     assert browser.find_elements("css selector", "#keep-body .meter, #copy") == []
 
 
+@pytest.mark.slow
 def test_names_are_no_markup(opened: Callable[..., Browser], photograph: Path, tmp_path: Path) -> None:
     image = tmp_path / HOSTILE.replace("/", "-")
     shutil.copy(photograph, image)
@@ -265,6 +275,7 @@ def test_names_are_no_markup(opened: Callable[..., Browser], photograph: Path, t
         assert "onerror=" in shown, selector
 
 
+@pytest.mark.slow
 def test_long_names_fit_on_a_phone(opened: Callable[..., Browser]) -> None:
     """Paths and labels, in which nothing says where a line may end."""
     own = {"kind", "kinds", "place", "precision", "section", "text"}
@@ -284,6 +295,7 @@ def test_long_names_fit_on_a_phone(opened: Callable[..., Browser]) -> None:
     assert fits(browser, PHONE)
 
 
+@pytest.mark.slow
 def test_nothing_measured_and_nothing_found(opened: Callable[..., Browser]) -> None:
     """Of a network without heads, data or noise."""
     whole = made_up(layers=2)
