@@ -323,8 +323,9 @@ def test_eight_bits(mcpu: str, eight: dict[str, Any], tmp_path: Path) -> None:
         assert engine.manifest.arithmetic == "words"
     for found, wanted in zip(engine.forward(x), graph_outputs(tmp_path / "dump", x), strict=True):
         difference = np.abs(found - wanted) / np.abs(wanted).max()
-        # A sum that lies between two numbers may be rounded to either; the step between them is at most 1/255.
-        assert (difference < 1e-5).mean() > 0.98
+        # A sum that lies between two numbers may be rounded to either; the step between them is at most 1/255. One
+        # such number before the last convolution changes all channels of its place: 8 of 256 places do here.
+        assert (difference < 1e-5).mean() > 0.95
         assert difference.max() < 1 / 255
 
 
