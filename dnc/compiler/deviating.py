@@ -14,7 +14,7 @@ from dnc.compiler.options import CompileOptions
 from dnc.compiler.preparing import lowered
 from dnc.compiler.source import Source
 from dnc.errors import DncError, TargetError, warn
-from dnc.evaluation.datasets import read_dataset
+from dnc.evaluation.datasets import evenly, read_dataset
 from dnc.evaluation.deviation import Deviation, measure_deviation
 from dnc.files.places import as_text
 from dnc.graph.running import available
@@ -86,8 +86,7 @@ def _images(source: Source, options: CompileOptions) -> list[Path]:
         assert source.calibration is not None
         paths = _calibrated_on(source.calibration)
     flops = sum(layer.flops() for layer in source.network.layers)
-    count = min(max(4, min(_IMAGES, int(_WORK / max(flops, 1)))), len(paths))
-    return [paths[place * len(paths) // count] for place in range(count)]
+    return list(evenly(paths, max(4, min(_IMAGES, int(_WORK / max(flops, 1))))))
 
 
 def _calibrated_on(calibration: Calibration) -> list[Path]:

@@ -15,7 +15,6 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -41,7 +40,7 @@ from dnc.diagnosis.report import (
 from dnc.diagnosis.subjects import Subject, float32, from_cfg, from_engine, written
 from dnc.diagnosis.weighing import NAMES, Powers, Sums, by_channel, decibels, score, weigh
 from dnc.errors import DncError
-from dnc.evaluation.datasets import Dataset, is_folder, read_dataset
+from dnc.evaluation.datasets import Dataset, evenly, is_folder, read_dataset
 from dnc.files.places import cache_dir
 from dnc.files.reading import read_bounded
 from dnc.files.writing import scratch_folder
@@ -147,13 +146,7 @@ def images_of(options: CompileOptions, calibration: Calibration | None, most: in
     if not source:
         raise DncError("accuracy is lost on images; none are named", hint="name them with --data")
     dataset = read_dataset(source, key="valid" if options.data else "train")
-    return dataclasses.replace(dataset, entries=_some(dataset.entries, most))
-
-
-def _some(entries: Sequence[Any], most: int) -> tuple[Any, ...]:
-    """Up to so many, evenly spaced."""
-    count = min(most, len(entries))
-    return tuple(entries[place * len(entries) // count] for place in range(count))
+    return dataclasses.replace(dataset, entries=evenly(dataset.entries, most))
 
 
 @dataclass
@@ -197,7 +190,7 @@ class _Diagnosing:
         second = None if self._other is None else self._looker(self._other, "other")
         parts = looker.parts
         self._layers = {number: _Layer() for number in parts.by_layer}
-        entries = _some(self._dataset.entries, wanted.images)
+        entries = evenly(self._dataset.entries, wanted.images)
         self._look(looker, second, [entry.path for entry in entries])
         layers = self._described(parts)
         ranked = sorted(self._scores, key=lambda number: -self._scores[number])

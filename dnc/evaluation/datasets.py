@@ -25,7 +25,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -42,6 +42,7 @@ __all__ = [
     "Entry",
     "Truth",
     "class_truth",
+    "evenly",
     "find_images",
     "images",
     "is_data_file",
@@ -55,6 +56,8 @@ __all__ = [
     "read_names",
     "read_truth",
 ]
+
+_Item = TypeVar("_Item")
 
 ARRAYS = frozenset([".npy"])
 """Pixels (H, W, C) of numpy.save: what counts as an image in a folder without pictures."""
@@ -605,6 +608,12 @@ def _first(text: str, bases: Sequence[Path]) -> Path | None:
     path = Path(text)
     places = (path,) if path.is_absolute() else (path, *(base / path for base in bases))
     return next((place for place in places if is_there(place)), None)
+
+
+def evenly(items: Sequence[_Item], most: int) -> tuple[_Item, ...]:
+    """Up to so many of the items, in their order, from all over them."""
+    count = min(most, len(items))
+    return tuple(items[place * len(items) // count] for place in range(count))
 
 
 def _lines(path: Path, limit: int = _LARGEST) -> Iterator[tuple[Where, str]]:
