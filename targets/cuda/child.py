@@ -13,6 +13,7 @@ The first request says what is compiled:
     linker          a C++ compiler for that machine
     compiler        see `dnc.targets.cuda.toolkit.find_toolkit`
     tf32            whether products of float32 may be rounded to TF32
+    new             whether kinds of kernels that no GPU has run yet may be taken
 
 and is answered with {}. Those that follow, but for the last, write a library each, to the file `library`:
 
@@ -62,7 +63,8 @@ class _Compiler:
         self._resources: dict[str, Resources] = {}
         progress("reading the graph")
         module = emit(ir.load(request["model"]))
-        self._network = Network(module, self._archs, self._machine.target, self._compile_kernels, tf32=request["tf32"])
+        switches = {"tf32": request["tf32"], "new": request["new"]}
+        self._network = Network(module, self._archs, self._machine.target, self._compile_kernels, **switches)
 
     def _compile_kernels(self, source: str) -> bytes:
         self._tell(f"compiling kernels for {', '.join(self._archs)}")

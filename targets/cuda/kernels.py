@@ -146,7 +146,8 @@ class CudaKernels(TvmTarget):
         tf32 = options["precision"] == "tf32"
         if tf32 and not Device.of(archs).copies:
             raise TargetError(f"{archs[0]} has no TF32", hint="precision tf32 is for sm_80 and later")
-        return Job(archs, options["triple"], linker=options["cc"], compiler=options["compiler"], tf32=tf32)
+        compilers = {"linker": options["cc"], "compiler": options["compiler"]}
+        return Job(archs, options["triple"], **compilers, tf32=tf32, new=options["kernels"] == "new")
 
     def _record(self, model: ir.Model, manifest: Manifest | None, reply: Mapping[str, Any]) -> Mapping[str, Any]:
         """model.json."""

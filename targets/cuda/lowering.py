@@ -42,6 +42,7 @@ class Network:
         host: the tvm.target.Target of the processor that launches kernels.
         compile_kernels: makes of CUDA C++ what the driver loads.
         tf32: whether products of float32 may be rounded to TF32.
+        new: whether kinds of kernels that no GPU has run yet may be taken.
     """
 
     def __init__(
@@ -52,8 +53,9 @@ class Network:
         compile_kernels: Callable[[str], bytes],
         *,
         tf32: bool = False,
+        new: bool = False,
     ) -> None:
-        self._device = replace(Device.of(archs), tf32=tf32)
+        self._device = replace(Device.of(archs), tf32=tf32, new=new)
         self._target = tvm.target.Target(
             {
                 "kind": "cuda",

@@ -19,6 +19,12 @@ KERNELS: Sequence[Option] = (
         "tvm: bundled: TVM's runtime is in the engine; system: an installed TVM's is used",
         one_of("bundled", "system"),
     ),
+    Option(
+        "kernels",
+        "measured",
+        "tvm: measured: the kinds of kernels that were right and fast on a GPU; new: those too that no GPU has run yet",
+        one_of("measured", "new"),
+    ),
 )
 """Of back end tvm alone."""
 OPTIONS: Sequence[Option] = (*RUNNING, *KERNELS)

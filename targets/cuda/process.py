@@ -54,6 +54,8 @@ class Job:
     """See `dnc.targets.cuda.toolkit.find_toolkit`."""
     tf32: bool = False
     """Whether products of float32 may be rounded to TF32."""
+    new: bool = False
+    """Whether kinds of kernels that no GPU has run yet may be taken."""
 
 
 def cuda_runtime() -> Path | None:

@@ -16,8 +16,9 @@ import numpy as np
 from tvm import tirx
 
 from dnc.runtime.runners.cuda.device import Device
+from dnc.targets.cuda.schedules.forms import Form, Tile, form_of
 from dnc.targets.cuda.schedules.helpers import barrier, multiply_tf32, pointer, store_fragment, warp_barrier
-from dnc.targets.cuda.schedules.tiled import Form, Product, Tile, form_of
+from dnc.targets.cuda.schedules.tiled import Product
 from dnc.targets.tvm.schedules.kernel import Kernel
 from dnc.targets.tvm.schedules.loops import Expr, Stmt, allocate, constant, loop, sequence, unrolled
 from dnc.targets.tvm.schedules.stages import Segment

@@ -25,8 +25,7 @@ The weights are stored step by step as they are brought, with zeros up to whole 
 subclass's matter: `_Scalar` does it in float32 with the ordinary units, a tile of 4 x 4 or more in the registers of
 each thread; in tensors.py it is the tensor cores.
 
-Of the tiles that are listed, and the ways to share them, that one is taken which keeps the GPU busy for the shortest
-time, by a formula (`form_of`). Threads, registers and shared memory of each are within the limits of all GPUs.
+Which tile is taken, and how many blocks share it, says forms.py.
 """
 
 from __future__ import annotations
@@ -41,8 +40,8 @@ import numpy as np
 from tvm import tirx
 
 from dnc.runtime.runners.cuda.device import Device
+from dnc.targets.cuda.schedules.forms import Form, Tile, form_of
 from dnc.targets.cuda.schedules.helpers import (
-    TILES,
     address,
     arrived_last,
     barrier,
@@ -62,83 +61,9 @@ from dnc.targets.tvm.schedules.stages import Segment, Unmatched, dims
 from dnc.targets.tvm.schedules.window import Window
 from dnc.typing import Array
 
-__all__ = ["Form", "Product", "Tile", "form_of", "scalar_product"]
+__all__ = ["Product", "scalar_product"]
 
 _STAGES = (4, 3, 2)
-_LATENCY = 800.0
-"""Cycles until memory answers."""
-_BANDWIDTH = 40.0
-"""Bytes that a multiprocessor gets in a cycle, from a cache that all share."""
-_STEP = 60.0
-"""Cycles of a step besides its work: the barrier, and what it takes to find the strips."""
-_RESIDENT = 512
-"""Threads that a multiprocessor has at once, of kernels with many registers."""
-_ARRIVAL = 2500.0
-"""Cycles until the last of the blocks that share a tile knows that it is, and has read what the others have."""
-_PARTS = (1, 2, 3, 4, 6, 8, 12, 16, 24)
-_SCRATCH = 32 << 20
-"""Bytes for the sums of blocks that share tiles, at most."""
-
-
-@dataclass(frozen=True)
-class Tile:
-    """Outputs that one block computes, and its threads."""
-
-    rows: int
-    columns: int
-    threads: int
-    depth: int
-    """How many k there are in a step."""
-    cost: float
-    """How long one number of the tile takes, compared to those of the other tiles of the list."""
-
-
-@dataclass(frozen=True)
-class Form:
-    """A tile, and how many blocks share it."""
-
-    tile: Tile
-    parts: int = 1
-
-
-def form_of(window: Window, tiles: Sequence[Tile], rate: float, device: Device) -> Form:
-    """The form of the device's rank: that with which all blocks are done first, or one of the next.
-
-    Args:
-        rate: multiplications that a multiprocessor does in a cycle with the best of them.
-    """
-    pixels, channels = math.prod(window.output[:3]), window.output[3] // window.groups
-    terms = math.prod(window.size) * window.source[3] // window.groups
-    size = 2 if str(window.data.dtype) == "float16" else 4
-
-    def time(form: Form) -> float:
-        tile = form.tile
-        area = tile.rows * tile.columns
-        blocks = _tiles(tile) * form.parts
-        steps = -(-terms // tile.depth // form.parts)
-        here, resident = -(-blocks // device.processors), max(1, _RESIDENT // tile.threads)
-        work = area * tile.depth * tile.cost / rate
-        bring = (tile.rows + tile.columns) * tile.depth * size / _BANDWIDTH
-        # A warp is on one of four schedulers.
-        alone = max(work * max(1.0, 128 / tile.threads), bring, _LATENCY / (3 if device.copies else 1)) + _STEP
-        finish = area * 4 / _BANDWIDTH * (1 if form.parts == 1 else form.parts + 1)
-        turns = -(-here // resident)
-        return (
-            steps * max(here * max(work, bring), turns * alone)
-            + turns * (_LATENCY + finish)
-            + (_ARRIVAL if form.parts > 1 else 0.0)
-        )
-
-    def _tiles(tile: Tile) -> int:
-        return -(-pixels // tile.rows) * -(-channels // tile.columns) * window.groups
-
-    def fits(form: Form) -> bool:
-        tile, parts = form.tile, form.parts
-        scratch = _tiles(tile) * parts * tile.rows * tile.columns * 4
-        return parts == 1 or (_tiles(tile) <= TILES and terms >= parts * 2 * tile.depth and scratch <= _SCRATCH)
-
-    forms = [form for tile in tiles for parts in _PARTS if fits(form := Form(tile, parts))]
-    return sorted(forms, key=time)[min(device.rank, len(forms) - 1)]
 
 
 @dataclass(frozen=True)

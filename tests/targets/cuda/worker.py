@@ -1,9 +1,9 @@
 """Computes models on the GPU of emulator/driver.cpp: `python -m tests.targets.cuda.worker FOLDER`.
 
 For each NAME.onnx of the folder, with its inputs in NAME.npz, writes its outputs in order to NAME.out.npz, and to
-NAME.json which rules wrote its functions. In NAME.arch may stand another GPU than sm_90, as
-sm_80, or sm_80 tf32; in NAME.rank the
-rank that all functions take, in NAME.form the number of the tile that products take, and how many blocks share it.
+NAME.json which rules wrote its functions. In NAME.arch may stand another GPU than sm_90, as sm_80, and behind it tf32, or
+new for kinds of kernels that no GPU has run; in NAME.rank the rank that all functions take, in NAME.form the number of
+the tile that products take, and how many blocks share it.
 
 Each tensor has memory of its own, of its exact size: an access outside of it is one outside of all memory. The driver
 must be in LD_LIBRARY_PATH before this process starts.
@@ -29,7 +29,7 @@ def main(folder: Path) -> None:
 
     from dnc.runtime.runners.cuda.device import Device
     from dnc.targets.cuda.lowering import Network
-    from dnc.targets.cuda.schedules import tensors, tiled
+    from dnc.targets.cuda.schedules import forms, tensors, tiled
     from dnc.targets.tvm.emit import emit
 
     def told(path: Path, suffix: str, otherwise: str) -> str:
@@ -44,13 +44,15 @@ def main(folder: Path) -> None:
         form = told(path, ".form", "")
         for module in (tiled, tensors) if form else ():
             number, parts = map(int, form.split())
-            fixed = lambda _, tiles, *__, number=number, parts=parts: tiled.Form(tiles[number], parts)  # noqa: E731
+            fixed = lambda _, tiles, *__, number=number, parts=parts: forms.Form(tiles[number], parts)  # noqa: E731
             module.form_of = fixed  # type: ignore[attr-defined]
         Device.of = lambda archs, rank=rank: dataclasses.replace(usual(archs), rank=rank)  # type: ignore
         model = ir.load(path)
         host = tvm.target.Target({"kind": "llvm"})
         compile_kernels = partial(make_kernels, library=library, driver=folder)
-        lowered = Network(emit(model), [arch], host, compile_kernels, tf32="tf32" in allowed).lowered()
+        switches = {name: name in allowed for name in ("tf32", "new")}
+        network = Network(emit(model), [arch], host, compile_kernels, **switches)
+        lowered = network.lowered()
         machine = relax.VirtualMachine(lowered.executable, tvm.cuda(), "naive")
         feeds = np.load(path.with_suffix(".npz"))
         given = [tvm.runtime.tensor(feeds[value.name], tvm.cuda()) for value in model.graph.inputs]

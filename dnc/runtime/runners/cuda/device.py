@@ -44,6 +44,8 @@ class Device:
     """Whether it copies from memory to shared memory while threads go on: sm_80 and later."""
     tf32: bool = False
     """Whether products of float32 may be computed from 11 bits of their factors, which sm_80 and later do fast."""
+    new: bool = False
+    """Whether kinds of kernels that no GPU has run yet may be taken without `rank`."""
     rank: int = 0
     """Which form a kernel takes: 0 the best by the formulas of the schedules, 1 the next one, ...; the last one where
     there are fewer."""
