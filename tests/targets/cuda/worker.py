@@ -1,7 +1,7 @@
 """Computes models on the GPU of emulator/driver.cpp: `python -m tests.targets.cuda.worker FOLDER`.
 
 For each NAME.onnx of the folder, with its inputs in NAME.npz, writes its outputs in order to NAME.out.npz, and to
-NAME.json which rules wrote its functions. In NAME.arch may stand another GPU than sm_90, as sm_80, and behind it tf32, or
+NAME.json which rules wrote its functions. In NAME.arch may stand another GPU than sm_90, as sm_80, behind it tf32, or
 new for kinds of kernels that no GPU has run; in NAME.rank the rank that all functions take, in NAME.form the number of
 the tile that products take, and how many blocks share it.
 
