@@ -7,14 +7,15 @@ Threads, registers and shared memory of each tile are within the limits of all G
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from dnc.runtime.runners.cuda.device import Device
 from dnc.targets.cuda.schedules.helpers import TILES
+from dnc.targets.tvm.schedules.kernel import Kernel
 from dnc.targets.tvm.schedules.window import Window
 
-__all__ = ["Form", "Tile", "form_of"]
+__all__ = ["Form", "Kind", "Tile", "form_of", "forms_of", "ranked"]
 
 _LATENCY = 800.0
 """Cycles until memory answers."""
@@ -52,8 +53,26 @@ class Form:
     parts: int = 1
 
 
+@dataclass(frozen=True)
+class Kind:
+    """A kind of kernel for one function."""
+
+    write: Callable[[Form], Kernel]
+    forms: Sequence[tuple[float, Form]]
+    """See `forms_of`."""
+    new: bool = False
+    """Whether no GPU has run it yet."""
+
+
 def form_of(window: Window, tiles: Sequence[Tile], rate: float, device: Device) -> Form:
-    """The form of the device's rank: that with which all blocks are done first, or one of the next.
+    """The form of the device's rank: that with which all blocks are done first, or one of the next."""
+    forms = [form for _, form in forms_of(window, tiles, rate, device)]
+    return forms[min(device.rank, len(forms) - 1)]
+
+
+def forms_of(window: Window, tiles: Sequence[Tile], rate: float, device: Device) -> list[tuple[float, Form]]:
+    """All forms, that with which all blocks are done first before the others, and by the formula how many cycles each
+    takes.
 
     Args:
         rate: multiplications that a multiprocessor does in a cycle with the best of them.
@@ -89,4 +108,17 @@ def form_of(window: Window, tiles: Sequence[Tile], rate: float, device: Device) 
         return parts == 1 or (_tiles(tile) <= TILES and terms >= parts * 2 * tile.depth and scratch <= _SCRATCH)
 
     forms = [form for tile in tiles for parts in _PARTS if fits(form := Form(tile, parts))]
-    return sorted(forms, key=time)[min(device.rank, len(forms) - 1)]
+    return sorted(((time(form), form) for form in forms), key=lambda timed: timed[0])
+
+
+def ranked(kinds: Sequence[Kind], device: Device) -> tuple[Kind, Form]:
+    """The kind and the form of the device's rank, among all of some kinds.
+
+    Those that a GPU has run come kind by kind. Those that none has run are in the order of the formula, before the
+    others if the device wants them, else behind them.
+    """
+    measured = [(kind, form) for kind in kinds if not kind.new for _, form in kind.forms]
+    unmeasured = [(cycles, kind, form) for kind in kinds if kind.new for cycles, form in kind.forms]
+    new = [(kind, form) for _, kind, form in sorted(unmeasured, key=lambda timed: timed[0])]
+    order = [*new, *measured] if device.new else [*measured, *new]
+    return order[min(device.rank, len(order) - 1)]

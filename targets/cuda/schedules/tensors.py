@@ -16,7 +16,7 @@ import numpy as np
 from tvm import tirx
 
 from dnc.runtime.runners.cuda.device import Device
-from dnc.targets.cuda.schedules.forms import Form, Tile, form_of
+from dnc.targets.cuda.schedules.forms import Form, Kind, Tile, forms_of, ranked
 from dnc.targets.cuda.schedules.helpers import barrier, multiply_tf32, pointer, store_fragment, warp_barrier
 from dnc.targets.cuda.schedules.tiled import Product
 from dnc.targets.tvm.schedules.kernel import Kernel
@@ -234,8 +234,14 @@ def tensor_product(segment: Segment, window: Window, device: Device) -> Kernel |
     if window.source[3] // window.groups * math.prod(window.size) < _SIDE // 2:
         return None
     dtypes = {str(window.data.dtype), str(segment.anchor.buffer.dtype)}
+    kinds = []
     if dtypes == {"float16"}:
-        return _Tensor(segment, window, form_of(window, _TILES, _RATE, device), device).kernel()
+        forms = forms_of(window, _TILES, _RATE, device)
+        kinds.append(Kind(lambda form: _Tensor(segment, window, form, device).kernel(), forms))
     if dtypes == {"float32"} and device.tf32 and device.copies:
-        return _Tf32(segment, window, form_of(window, _TF32_TILES, _TF32_RATE, device), device).kernel()
-    return None
+        forms = forms_of(window, _TF32_TILES, _TF32_RATE, device)
+        kinds.append(Kind(lambda form: _Tf32(segment, window, form, device).kernel(), forms))
+    if not kinds:
+        return None
+    kind, form = ranked(kinds, device)
+    return kind.write(form)

@@ -18,8 +18,7 @@ there are two stages, and what the next step needs is on its way to registers wh
 Of each pixel that a thread brings, it knows where its window begins, so that what is left for a step is to add where
 the step is in the window.
 
-Where the tiles are too few for the GPU, several blocks share one, each with a part of the steps. They put their sums
-into memory, and the last one to arrive adds them, in the order of the parts.
+What becomes of the sums, and how several blocks share a tile, is in summing.py.
 
 The weights are stored step by step as they are brought, with zeros up to whole steps and tiles. What multiplies is a
 subclass's matter: `_Scalar` does it in float32 with the ordinary units, a tile of 4 x 4 or more in the registers of
@@ -30,8 +29,7 @@ Which tile is taken, and how many blocks share it, says forms.py.
 
 from __future__ import annotations
 
-import math
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -43,21 +41,19 @@ from dnc.runtime.runners.cuda.device import Device
 from dnc.targets.cuda.schedules.forms import Form, Tile, form_of
 from dnc.targets.cuda.schedules.helpers import (
     address,
-    arrived_last,
     barrier,
     commit,
     copy,
-    gather,
     move,
     pointer,
-    scratch,
     wait,
 )
+from dnc.targets.cuda.schedules.summing import Tiles
 from dnc.targets.cuda.schedules.threads import kernel, lanes_of, narrow, narrow_loop, scoped, when, wide
 from dnc.targets.tvm.schedules.injective import unflattened
 from dnc.targets.tvm.schedules.kernel import Kernel, Packed
 from dnc.targets.tvm.schedules.loops import Expr, Stmt, allocate, constant, index, loop, sequence, unrolled, vector
-from dnc.targets.tvm.schedules.stages import Segment, Unmatched, dims
+from dnc.targets.tvm.schedules.stages import Segment
 from dnc.targets.tvm.schedules.window import Window
 from dnc.typing import Array
 
@@ -86,27 +82,13 @@ class _Strip:
         return self.lanes * (2 if str(self.shared.dtype) == "float16" else 4)
 
 
-class Product(ABC):
+class Product(Tiles):
     """Writer of one kernel."""
 
-    name: str
-
     def __init__(self, segment: Segment, window: Window, form: Form, device: Device, strip_dtype: str) -> None:
-        self.segment, self.window, self.tile, self.parts = segment, window, form.tile, form.parts
-        tile, self.depth = form.tile, form.tile.depth
-        self.dtype = str(window.data.dtype)
-        self.groups = window.groups
-        self.inputs, self.outputs = window.source[3] // self.groups, window.output[3] // self.groups
-        self.pixels = math.prod(window.output[:3])
-        self.terms = math.prod(window.size) * self.inputs
-        if math.prod(window.source) >= 1 << 31:
-            raise Unmatched("a map has too many elements")
-        self.steps = math.ceil(self.terms / (self.depth * self.parts))
-        """Of a block."""
-        self._tiles = -(-self.outputs // tile.columns)
+        super().__init__(segment, window, form)
+        tile = form.tile
         self.strip_dtype = strip_dtype
-        # TVM writes no vectors of more than four truths, which activations compare by.
-        self.finish_lanes = lanes_of(self.outputs, "float32")
         size = 2 if strip_dtype == "float16" else 4
         lanes, weight_lanes = lanes_of(self.inputs, self.dtype), 16 // size
         copied = device.copies and self.dtype == strip_dtype and lanes * size >= 4
@@ -141,13 +123,12 @@ class Product(ABC):
             lambda place: place // beside * self.weight_stride + place % beside * weight_lanes,
             device.copies,
         )
-        strips = (self.groups, self._tiles, self.parts * self.steps, self.depth * tile.columns)
+        strips = (self.groups, self.tiles, self.parts * self.steps, self.depth * tile.columns)
         self._packed = tirx.decl_buffer([index(side) for side in strips], strip_dtype, "weight")
         turns = -(-self._data.vectors // tile.threads)
         self._places = allocate([turns], "int32", "places")
         self._tops = allocate([turns], "int32", "tops")
         self._lefts = allocate([turns], "int32", "lefts")
-        self._area = tile.rows * tile.columns
 
     @property
     @abstractmethod
@@ -185,24 +166,20 @@ class Product(ABC):
     def finish(self, thread: Expr, group: Expr, first: tuple[Expr, Expr]) -> Stmt:
         """Hands the sums of a tile, which begins at a pixel and a channel, to `store`."""
 
-    @abstractmethod
-    def put(self, thread: Expr, where: Callable[[Expr], Expr]) -> Stmt:
-        """Writes the sums row by row; `where` is given the number of one in the tile."""
-
     def pack(self, weight: Array) -> Array:
         """(kh, kw, I, O) -> (group, tile, step, k and o in it), with zeros."""
         groups = weight.reshape(self.terms, self.groups, self.outputs).transpose(1, 0, 2)
         steps = self.parts * self.steps
         padding = [(0, 0), (0, steps * self.depth - self.terms)]
-        padding.append((0, self._tiles * self.tile.columns - self.outputs))
-        padded = np.pad(groups, padding).reshape(self.groups, steps, self.depth, self._tiles, self.tile.columns)
+        padding.append((0, self.tiles * self.tile.columns - self.outputs))
+        padded = np.pad(groups, padding).reshape(self.groups, steps, self.depth, self.tiles, self.tile.columns)
         return np.ascontiguousarray(
             padded.transpose(0, 3, 1, 2, 4).reshape([int(side) for side in self._packed.shape]), self.strip_dtype
         )
 
     def kernel(self) -> Kernel:
         """Writes all blocks."""
-        grid = (-(-self.pixels // self.tile.rows), self._tiles, self.groups * self.parts)
+        grid = (-(-self.pixels // self.tile.rows), self.tiles, self.groups * self.parts)
         body = kernel(grid if grid[2] > 1 else grid[:2], self.tile.threads, self._block)
         border = () if self.window.border is None else (self.window.border.buffer,)
         return Kernel(self.name, body, (Packed(self.window.weight, self._packed, self.pack),), border)
@@ -256,7 +233,7 @@ class Product(ABC):
             sequence(fetch(_int(0), True), keep(_int(0))) if moved else None,
             self.clear(thread),
             narrow_loop(self.steps, step, "step"),
-            self.finish(thread, group, first) if self.parts == 1 else self._share(thread, blocks, group, part, first),
+            self.finish(thread, group, first) if self.parts == 1 else self.share(thread, blocks, group, part, first),
         )
 
     def _turns(self, strip: _Strip, thread: Expr, body: Callable[[Expr, Expr], Stmt]) -> Stmt:
@@ -268,16 +245,6 @@ class Product(ABC):
             return when(None if strip.vectors % threads == 0 else place < strip.vectors, body(place, number))
 
         return unrolled(-(-strip.vectors // threads), turn)
-
-    @property
-    def _reaches_out(self) -> tuple[bool, bool]:
-        """Whether windows reach out of the tensor vertically, and horizontally."""
-        window = self.window
-        reaches = []
-        for side in (0, 1):
-            end = (window.output[1 + side] - 1) * window.stride[side] + (window.size[side] - 1) * window.dilation[side]
-            reaches.append(window.padding[side] > 0 or end - window.padding[side] >= window.source[1 + side])
-        return reaches[0], reaches[1]
 
     def _locate(self, thread: Expr, group: Expr, first: Expr) -> Stmt:
         """Finds where the windows of the pixels begin that the thread brings."""
@@ -296,7 +263,7 @@ class Product(ABC):
             if self._whole:
                 start = start + place % across * strip.lanes
             stores = [(self._places, start), (self._tops, top), (self._lefts, left)]
-            wanted = [True, *self._reaches_out]
+            wanted = [True, *self.reaches_out]
             return sequence(
                 *(
                     tirx.BufferStore(buffer, narrow(value), [number])
@@ -330,7 +297,7 @@ class Product(ABC):
             if self.terms % self.depth or self.parts * self.steps * self.depth > self.terms:
                 conditions.append(begin + own < self.terms)
             for out, held, by, side in zip(
-                self._reaches_out, (self._tops, self._lefts), (down, right), (height, width), strict=True
+                self.reaches_out, (self._tops, self._lefts), (down, right), (height, width), strict=True
             ):
                 if out:
                     # Below 0 is above everything, without a sign.
@@ -402,57 +369,6 @@ class Product(ABC):
             )
 
         return self._turns(strip, thread, keep)
-
-    def _share(self, thread: Expr, blocks: Sequence[Expr], group: Expr, part: Expr, first: tuple[Expr, Expr]) -> Stmt:
-        """Writes the sums of a part; if they are the last ones of their tile, hands those of all to `store`."""
-        tile, lanes = self.tile, self.finish_lanes
-        number = (group * self._tiles + blocks[1]) * (-(-self.pixels // tile.rows)) + blocks[0]
-        across = tile.columns // lanes
-        size = self._tiles * self.groups * -(-self.pixels // tile.rows) * self.parts * self._area
-
-        def where(offset: Expr) -> Expr:
-            return scratch(size, number * (self.parts * self._area) + offset)
-
-        def turn(turn: Expr) -> Stmt:
-            place = thread + turn * tile.threads
-            row, column = place // across, place % across * lanes
-            start = where(row * tile.columns + column)
-
-            return self.store_sums(group, first[0] + row, first[1] + column, start, self.parts)
-
-        turns = loop(self._area // lanes // tile.threads, turn, name="turn")
-        return sequence(
-            self.put(thread, lambda offset: where(part * self._area + offset)),
-            when(arrived_last(number, self.parts), turns),
-        )
-
-    def store_sums(self, group: Expr, pixel: Expr, channel: Expr, start: Expr, parts: int = 1) -> Stmt:
-        """`store` for a vector of sums in memory; of several parts, whose areas follow each other, for their sum."""
-        lanes = self.finish_lanes
-        summed = allocate([lanes], "float32", "summed")
-
-        def value(lane: Expr) -> Expr:
-            held = tirx.BufferLoad(summed, [lane])
-            return held if self.dtype == "float32" else tirx.Cast(self.dtype, held)
-
-        return scoped(
-            [summed], gather(summed, start, lanes, parts, self._area), self.store(group, pixel, channel, lanes, value)
-        )
-
-    def store(self, group: Expr, pixel: Expr, channel: Expr, lanes: int, value: Any) -> Stmt:
-        """Writes what follows the product, for `lanes` channels of a pixel, where these exist."""
-        outer = dims(self.segment.result)[:-1]
-        conditions = []
-        if self.pixels % self.tile.rows:
-            conditions.append(pixel < self.pixels)
-        if self.outputs % self.tile.columns:
-            conditions.append(channel < self.outputs)
-
-        def at(lane: Expr) -> list[Expr]:
-            return [*unflattened(pixel, outer), group * self.outputs + channel + lane]
-
-        statement = self.segment.finish(at, lanes, value)
-        return when(tirx.all(*conditions) if conditions else None, statement)
 
 
 def _int(value: int) -> Expr:

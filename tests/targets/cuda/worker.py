@@ -29,7 +29,7 @@ def main(folder: Path) -> None:
 
     from dnc.runtime.runners.cuda.device import Device
     from dnc.targets.cuda.lowering import Network
-    from dnc.targets.cuda.schedules import forms, tensors, tiled
+    from dnc.targets.cuda.schedules import forms, tensors
     from dnc.targets.tvm.emit import emit
 
     def told(path: Path, suffix: str, otherwise: str) -> str:
@@ -42,10 +42,10 @@ def main(folder: Path) -> None:
         library = path.with_suffix(".so")
         (arch, *allowed), rank = told(path, ".arch", "sm_90").split(), int(told(path, ".rank", "0"))
         form = told(path, ".form", "")
-        for module in (tiled, tensors) if form else ():
+        for module in (forms, tensors) if form else ():
             number, parts = map(int, form.split())
-            fixed = lambda _, tiles, *__, number=number, parts=parts: forms.Form(tiles[number], parts)  # noqa: E731
-            module.form_of = fixed  # type: ignore[attr-defined]
+            fixed = lambda _, tiles, *__, number=number, parts=parts: [(0.0, forms.Form(tiles[number], parts))]  # noqa: E731
+            module.forms_of = fixed  # type: ignore[attr-defined]
         Device.of = lambda archs, rank=rank: dataclasses.replace(usual(archs), rank=rank)  # type: ignore
         model = ir.load(path)
         host = tvm.target.Target({"kind": "llvm"})

@@ -12,20 +12,21 @@ from dataclasses import dataclass
 __all__ = ["ARCHITECTURES", "Device", "architectures", "runs_on"]
 
 ARCHITECTURES = {
-    "sm_75": ("Turing: T4, RTX 20, GTX 16", 40),
-    "sm_80": ("Ampere: A100", 108),
-    "sm_86": ("Ampere: A10, RTX 30", 72),
-    "sm_87": ("Ampere: Jetson Orin", 16),
-    "sm_88": ("Ampere: Jetson", 16),
-    "sm_89": ("Ada: L4, RTX 40", 60),
-    "sm_90": ("Hopper: H100, H200", 132),
-    "sm_100": ("Blackwell: B200", 148),
-    "sm_103": ("Blackwell: B300", 148),
-    "sm_110": ("Blackwell: Jetson Thor", 20),
-    "sm_120": ("Blackwell: RTX 50", 84),
-    "sm_121": ("Blackwell: DGX Spark", 48),
+    "sm_75": ("Turing: T4, RTX 20, GTX 16", 40, 64),
+    "sm_80": ("Ampere: A100", 108, 163),
+    "sm_86": ("Ampere: A10, RTX 30", 72, 99),
+    "sm_87": ("Ampere: Jetson Orin", 16, 163),
+    "sm_88": ("Ampere: Jetson", 16, 99),
+    "sm_89": ("Ada: L4, RTX 40", 60, 99),
+    "sm_90": ("Hopper: H100, H200", 132, 227),
+    "sm_100": ("Blackwell: B200", 148, 227),
+    "sm_103": ("Blackwell: B300", 148, 227),
+    "sm_110": ("Blackwell: Jetson Thor", 20, 227),
+    "sm_120": ("Blackwell: RTX 50", 84, 99),
+    "sm_121": ("Blackwell: DGX Spark", 48, 99),
 }
-"""What each is, and how many multiprocessors a usual GPU of it has: the schedules want as many blocks at least."""
+"""What each is; how many multiprocessors a usual GPU of it has: the schedules want as many blocks at least; and how
+many KB of shared memory a block gets there that asks for it when it is launched."""
 _COPIES_FROM = 80
 
 
@@ -37,6 +38,8 @@ class Device:
     """Multiprocessors."""
     shared: int = 48 * 1024
     """Bytes of shared memory of a block."""
+    large: int = 48 * 1024
+    """Bytes that a block gets which asks for them when it is launched: TIR's scope shared.dyn."""
     threads: int = 1024
     """Of a block, at most."""
     warp: int = 32
@@ -54,7 +57,8 @@ class Device:
     def of(cls, archs: Sequence[str]) -> Device:
         """Model of the GPU that code for several aims at: the largest among them, with what all have."""
         copies = all(_number(arch) >= _COPIES_FROM for arch in archs)
-        return cls(max(ARCHITECTURES[arch][1] for arch in archs), copies=copies)
+        large = min(ARCHITECTURES[arch][2] for arch in archs) * 1024
+        return cls(max(ARCHITECTURES[arch][1] for arch in archs), copies=copies, large=large)
 
 
 def architectures(text: str) -> tuple[str, ...]:
@@ -69,10 +73,17 @@ def _number(arch: str) -> int:
     return int(arch.removeprefix("sm_"))
 
 
-def runs_on(archs: Sequence[str], ptx: str, capability: str) -> bool:
-    """Whether machine code for some architectures, or PTX of one, if any, runs on a GPU of a capability like 8.7."""
+def runs_on(archs: Sequence[str], ptx: str, capability: str, large: int = 0) -> bool:
+    """Whether machine code for some architectures, or PTX of one, if any, runs on a GPU of a capability like 8.7.
+
+    Args:
+        large: bytes of shared memory that the blocks ask for. Of GPUs that are not known, it is not either.
+    """
     major, _, minor = capability.partition(".")
     have = int(major) * 10 + int(minor or 0)
+    known = ARCHITECTURES.get(f"sm_{have}")
+    if known is not None and large > known[2] * 1024:
+        return False
     if ptx and have >= _number(ptx):
         return True
     return any(have // 10 == number // 10 and have >= number for number in map(_number, archs))
