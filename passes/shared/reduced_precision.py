@@ -10,6 +10,8 @@ Products are Conv, ConvTranspose, Gemm, MatMul: nearly all of the work and of th
    change may turn such a result, as the signs of xnor=1, and then the output is another one.
 4. Sections with Exp, Pow or Softmax: e^11.1 and 256^2 are more than float16 holds. BatchNormalization, by itself: a
    small variance is nothing in float16; fold-batchnorm leaves few of them.
+5. What is computed with 8 bits (`dnc.passes.quantize`), and what is computed element by element of one such product
+   alone: engines do that with the sums while they are in registers.
 """
 
 from __future__ import annotations
@@ -31,8 +33,15 @@ __all__ = ["PRODUCTS", "Keep", "ReducedPrecision", "around_products", "float32_n
 PRODUCTS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 _SECTIONS = ("Exp", "Pow", "Softmax")
 _STATISTICS = "BatchNormalization"
-_MEASURES = frozenset({"Shape", "Size"})
-"""They read floats and give integers, but not from what the floats are."""
+_MEASURES = frozenset({"Shape", "Size", "QuantizeLinear"})
+"""They read floats and give integers: not from what the floats are, or only nearly the same ones, of which floats are
+made again."""
+_ELEMENTWISE = frozenset(
+    {
+        *("Abs", "Add", "Clip", "Div", "Elu", "Exp", "HardSigmoid", "HardSwish", "LeakyRelu", "Log", "Max", "Min"),
+        *("Mul", "Neg", "PRelu", "Relu", "Selu", "Sigmoid", "Softplus", "Sub", "Tanh"),
+    }
+)
 
 _KEEP = Option(
     "keep",
@@ -113,10 +122,11 @@ def float32_nodes(model: ir.Model, keep: Keep, *, wide: bool = False) -> dict[ir
         if not wide and node.op_type in _SECTIONS and node in after and node in before:
             sections.setdefault(node.metadata_props.get(WHERE, ""), node.op_type)
     sections.pop("", None)
+    eights = _eights(nodes)
     reasons = {}
     for node in nodes:
         product = node.op_type in PRODUCTS
-        if reason := keep.reason(node):
+        if reason := keep.reason(node) or eights.get(node, ""):
             reasons[node] = reason
         elif node in deciding:
             reasons[node] = "a comparison depends on it"
@@ -132,6 +142,25 @@ def float32_nodes(model: ir.Model, keep: Keep, *, wide: bool = False) -> dict[ir
             reasons[node] = f"{node.op_type} may leave the range of float16"
         elif (other := sections.get(node.metadata_props.get(WHERE, ""))) is not None:
             reasons[node] = f"its section has {other}, which may leave the range of float16"
+    return reasons
+
+
+def _eights(nodes: Iterable[ir.Node]) -> dict[ir.Node, str]:
+    """Case 5."""
+    reasons: dict[ir.Node, str] = {}
+    products: dict[ir.Node, ir.Node] = {}
+    for node in nodes:
+        makers = [value.producer() for value in node.inputs if value is not None]
+        if any(maker is not None and maker.op_type == "DequantizeLinear" for maker in makers):
+            reasons[node] = "it is computed with 8 bits"
+            if node.op_type in PRODUCTS:
+                products[node] = node
+        elif node.op_type in _ELEMENTWISE:
+            roots = {products.get(maker) for maker in makers if maker is not None and maker.op_type != "Constant"}
+            root = roots.pop() if len(roots) == 1 else None
+            if root is not None:
+                products[node] = root
+                reasons[node] = "it is computed with the sums of an 8-bit product"
     return reasons
 
 

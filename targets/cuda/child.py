@@ -62,7 +62,7 @@ class _Compiler:
         self._linker = request["linker"]
         self._resources: dict[str, Resources] = {}
         progress("reading the graph")
-        module = emit(ir.load(request["model"]))
+        module = emit(ir.load(request["model"]), gpu=True)
         switches = {"tf32": request["tf32"], "new": request["new"]}
         self._network = Network(module, self._archs, self._machine.target, self._compile_kernels, **switches)
 

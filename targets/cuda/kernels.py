@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -29,7 +29,7 @@ from dnc.graph.verification import feeds_for
 from dnc.graph.work import described_work
 from dnc.runtime.gpus import gpus
 from dnc.runtime.manifest import Manifest
-from dnc.runtime.options import Option
+from dnc.runtime.options import CALIBRATED, Option
 from dnc.runtime.processor import architecture
 from dnc.runtime.runners import Runner
 from dnc.runtime.runners.cuda import KernelsRunner
@@ -39,7 +39,7 @@ from dnc.targets.base import Tuning
 from dnc.targets.cuda.options import OPTIONS
 from dnc.targets.cuda.process import Compiler, Job, cuda_runtime
 from dnc.targets.cuda.tuning import GpuTuner, Measurer
-from dnc.targets.onnx import optimizations
+from dnc.targets.onnx import optimizations, rounded
 from dnc.targets.tvm.common import TvmTarget, described
 from dnc.targets.tvm.compile import machine_for
 from dnc.targets.tvm.emit import unsupported
@@ -47,8 +47,6 @@ from dnc.targets.tvm.tuning import summary
 from dnc.typing import Progress, silent
 
 __all__ = ["CudaKernels"]
-
-_PRECISIONS = ("fp32", "tf32", "fp16")
 
 
 class CudaKernels(TvmTarget):
@@ -62,10 +60,6 @@ class CudaKernels(TvmTarget):
 
     def __init__(self, given: Mapping[str, str] | None = None) -> None:
         super().__init__(given)
-        precision = self.options["precision"]
-        if precision not in _PRECISIONS:
-            what = f"precision {precision} is none of back end tvm's: {', '.join(_PRECISIONS)}"
-            raise TargetError(what, hint="leave out backend=tvm")
         self.runner()  # Refuses what is not for it.
 
     @property
@@ -83,6 +77,10 @@ class CudaKernels(TvmTarget):
     def optimizations(self) -> Sequence[Step]:
         """Activations as ONNX has them: they are computed with what is before them."""
         return optimizations("onnx", "bits")
+
+    def storage(self, keep: Collection[str] = ()) -> Sequence[Step]:
+        """What is not of 8 bits is in float16."""
+        return rounded("to-float16", keep) if self.options["precision"] in ("fp16", *CALIBRATED) else []
 
     def unsupported(self, model: ir.Model) -> list[str]:
         return unsupported(model, gpu=True)

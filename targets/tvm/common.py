@@ -13,6 +13,7 @@ import onnx_ir as ir
 
 from dnc.graph.composites import NON_MAX_SUPPRESSION, PREPROCESS
 from dnc.graph.pipeline import Step
+from dnc.graph.quantization import DATA_MOVEMENT, QuantSpec
 from dnc.runtime.runners.tvm import FFI
 from dnc.targets.base import TunableTarget
 from dnc.targets.onnx import rounded
@@ -34,6 +35,12 @@ class TvmTarget(TunableTarget):
         """TVM, and its interface for Python in the version that fits."""
         packages = {"apache-tvm": self.library() is not None, FFI: bool(importlib.util.find_spec("tvm_ffi"))}
         return " ".join(name for name, found in packages.items() if not found)
+
+    def quantization(self) -> QuantSpec | None:
+        """Convolutions of all channels and what lies between them; what computes single channels is limited by memory,
+        and gains nothing."""
+        operators = frozenset({"Conv", "Gemm", "Concat"}) | DATA_MOVEMENT
+        return QuantSpec(operators, unified_concat=True, dense_only=True)
 
     def storage(self, keep: Collection[str] = ()) -> Sequence[Step]:
         return rounded("to-float16", keep) if self.options["precision"] == "fp16" else []

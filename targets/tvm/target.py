@@ -24,7 +24,6 @@ import onnx_ir as ir
 from dnc.errors import TargetError
 from dnc.files.writing import scratch_folder
 from dnc.graph.pipeline import Step
-from dnc.graph.quantization import DATA_MOVEMENT, QuantSpec
 from dnc.graph.verification import feeds_for
 from dnc.graph.work import described_work
 from dnc.runtime.arithmetic import KINDS, Arithmetic, of_features
@@ -108,12 +107,6 @@ class Tvm(TvmTarget):
         if machine.eights == "int16":
             return KINDS["words"]
         return of_features(machine.features, machine.architecture)
-
-    def quantization(self) -> QuantSpec | None:
-        """Convolutions of all channels and what lies between them; what computes single channels is limited by memory,
-        and gains nothing."""
-        operators = frozenset({"Conv", "Gemm", "Concat"}) | DATA_MOVEMENT
-        return QuantSpec(operators, unified_concat=True, dense_only=True)
 
     def unsupported(self, model: ir.Model) -> list[str]:
         """See `dnc.targets.tvm.emit`; and precisions in which the processor does not compute."""

@@ -32,7 +32,7 @@ class Tiles(ABC):
     def __init__(self, segment: Segment, window: Window, form: Form) -> None:
         self.segment, self.window, self.tile, self.parts = segment, window, form.tile, form.parts
         self.depth = form.tile.depth
-        self.dtype = str(window.data.dtype)
+        self.dtype, self.sum_dtype = str(window.data.dtype), str(segment.anchor.buffer.dtype)
         self.groups = window.groups
         self.inputs, self.outputs = window.source[3] // self.groups, window.output[3] // self.groups
         self.pixels = math.prod(window.output[:3])
@@ -90,7 +90,7 @@ class Tiles(ABC):
 
         def value(lane: Expr) -> Expr:
             held = tirx.BufferLoad(summed, [lane])
-            return held if self.dtype == "float32" else tirx.Cast(self.dtype, held)
+            return held if self.sum_dtype == "float32" else tirx.Cast(self.sum_dtype, held)
 
         return scoped(
             [summed], gather(summed, start, lanes, parts, self.area), self.store(group, pixel, channel, lanes, value)

@@ -29,6 +29,7 @@ Which tile is taken, and how many blocks share it, says forms.py.
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -477,7 +478,7 @@ class _Scalar(Product):
 
             def value(lane: Expr) -> Expr:
                 held = tirx.BufferLoad(self._sums, [i * self._wide + number + lane])
-                return held if self.dtype == "float32" else tirx.Cast(self.dtype, held)
+                return held if self.sum_dtype == "float32" else tirx.Cast(self.sum_dtype, held)
 
             return self.store(group, first[0] + self._row(thread, i), first[1] + column, lanes, value)
 
@@ -492,7 +493,10 @@ class _Scalar(Product):
 
 
 def scalar_product(segment: Segment, window: Window, device: Device) -> Kernel | None:
-    """The kernel of a convolution or connected layer, by the ordinary units; None for pools."""
+    """The kernel of a convolution or connected layer, by the ordinary units; None for pools, and for 8-bit numbers of
+    which float32 does not hold the sums."""
     if window.weight is None:
+        return None
+    if str(window.data.dtype) == "int8" and window.work // math.prod(window.output) * 128 * 128 > 1 << 24:
         return None
     return _Scalar(segment, window, form_of(window, _TILES, _RATE, device), device).kernel()

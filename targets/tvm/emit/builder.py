@@ -55,13 +55,14 @@ def integers(value: Value | None) -> list[int]:
 
 
 class RelaxBuilder:
-    """A Relax function that is being built."""
+    """A Relax function that is being built, for a GPU or for CPUs."""
 
-    def __init__(self) -> None:
+    def __init__(self, gpu: bool = False) -> None:
         from tvm import relax, te, tirx
 
         self.relax, self.te, self.tir = relax, te, tirx
         self.op = relax.op
+        self.gpu = gpu
         self.block = relax.BlockBuilder()
         self.nodes: list[str] = []
         """Those that were written so far, by name; variables are called after the last: see provenance.py."""

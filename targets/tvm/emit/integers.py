@@ -15,12 +15,14 @@ Rounding to even is an addition: 1.5 2^23 is so large that the sum has no bits b
 the sum are the number.
 
 Numbers are held in the type that the processor multiplies (`dnc.targets.tvm.schedules.machine`): uint8; int16, which
-are the same numbers; or int8, where all are held as they are less 128, and so are their zeros.
+are the same numbers; or int8, where all are held as they are less 128, and so are their zeros. GPUs have int8.
+
+What is in float16 beside that (GPUs) is rounded to 8 bits as it is, and becomes float16 where it is computed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -39,7 +41,7 @@ QUANTIZING = ("QuantizeLinear", "DequantizeLinear")
 _ROUND = 12582912.0
 """1.5 * 2^23."""
 _GROUP = 4
-"""Inputs of which processors multiply all at once, or two."""
+"""Inputs of which processors multiply all at once, or two. GPUs load that many at once at least."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,8 @@ def integers_of(b: RelaxBuilder, node: ir.Node, held: Sequence[Held], dtype: str
         return [_quantize(b, node, held, dtype)]
     if node.op_type == "DequantizeLinear":
         return [_dequantize(node, held, dtype)]
+    if node.op_type == "Cast":
+        return _cast(b, node, held[0])
     if node.op_type in _PRODUCTS:
         data, weights = held[:2]
         if not isinstance(data, Dequantized) or not isinstance(weights, Dequantized):
@@ -125,8 +129,30 @@ def _quantize(b: RelaxBuilder, node: ir.Node, held: Sequence[Held], dtype: str) 
     def rounded(data: Any) -> Any:
         return b.te.compute(data.shape, lambda *i: at(data(*i)), name="round")
 
-    computed = isinstance(x.expr, b.relax.DataflowVar)
-    return b.compute(rounded, x.expr, last=x.last, name="round", attributes={JOINS: "source"} if computed else None)
+    return b.compute(rounded, x.expr, last=x.last, name="round", attributes=_from_source(b, x))
+
+
+def _cast(b: RelaxBuilder, node: ir.Node, value: Held) -> list[Value | Dequantized] | None:
+    """What goes from one float to another for, or beside, what is rounded to 8 bits."""
+    if not isinstance(value, Tensor) or node.inputs[0] is None:
+        return None
+    users = [user for user, _ in node.outputs[0].uses()]
+    if users and all(user.op_type == "QuantizeLinear" for user in users) and not node.outputs[0].is_graph_output():
+        return [value]
+    others = [user for user, _ in node.inputs[0].uses() if user is not node]
+    to_half = value.dtype == "float32" and attribute(node, "to", 1) == ir.DataType.FLOAT16
+    if not to_half or not any(user.op_type == "QuantizeLinear" for user in others):
+        return None
+
+    def half(data: Any) -> Any:
+        return b.te.compute(data.shape, lambda *i: data(*i).astype("float16"), name="half")
+
+    return [b.compute(half, value.expr, last=value.last, name="half", attributes=_from_source(b, value))]
+
+
+def _from_source(b: RelaxBuilder, value: Tensor) -> Mapping[str, str] | None:
+    """The attribute of a function that is computed with what gives its input, if something does."""
+    return {JOINS: "source"} if isinstance(value.expr, b.relax.DataflowVar) else None
 
 
 def real(b: RelaxBuilder, value: Held) -> Value:
@@ -196,7 +222,7 @@ def _conv(b: RelaxBuilder, node: ir.Node, data: Dequantized, weights: Dequantize
 def _filled(b: RelaxBuilder, numbers: Tensor, missing: int) -> Tensor:
     """The numbers with more channels, and the channels last."""
     count, channels, height, width = numbers.shape
-    if numbers.last or channels > _GROUP or width == 1:
+    if b.gpu or numbers.last or channels > _GROUP or width == 1:
         return b.emit(b.op.nn.pad(b.last(numbers).expr, [0] * 7 + [missing], pad_value=0), last=True)
     from dnc.targets.tvm.schedules.interleave import interleave
 

@@ -51,7 +51,7 @@ def main(folder: Path) -> None:
         host = tvm.target.Target({"kind": "llvm"})
         compile_kernels = partial(make_kernels, library=library, driver=folder)
         switches = {name: name in allowed for name in ("tf32", "new")}
-        network = Network(emit(model), [arch], host, compile_kernels, **switches)
+        network = Network(emit(model, gpu=True), [arch], host, compile_kernels, **switches)
         lowered = network.lowered()
         machine = relax.VirtualMachine(lowered.executable, tvm.cuda(), "naive")
         feeds = np.load(path.with_suffix(".npz"))
