@@ -28,7 +28,8 @@ from typing import Any
 import numpy as np
 
 from dnc.errors import TargetError
-from dnc.runtime.runners.cuda.kernels import CUDART, GpuSession, identify, load_cuda
+from dnc.runtime.runners.cuda.cudart import Cudart, Stopwatch
+from dnc.runtime.runners.cuda.kernels import GpuSession, identify, load_cuda
 from dnc.runtime.runners.tvm.session import load_runtime, reason
 from dnc.targets.cuda.serving import serve
 
@@ -39,33 +40,13 @@ _IN_GRAPH = 20
 """Runs that a graph has."""
 
 
-class _Cuda:
-    """The functions of NVIDIA's CUDA runtime that time something; they raise TargetError."""
-
-    def __init__(self) -> None:
-        self._library = ctypes.CDLL(CUDART)
-
-    def __call__(self, name: str, *arguments: Any) -> None:
-        code = getattr(self._library, name)(*arguments)
-        if code:
-            text = self._library.cudaGetErrorString
-            text.restype = ctypes.c_char_p
-            raise TargetError(f"CUDA refuses {name}: {text(code).decode()} ({code})")
-
-    def made(self, name: str, *arguments: Any) -> ctypes.c_void_p:
-        """Calls a function whose first argument is where it puts its result, and returns that."""
-        made = ctypes.c_void_p()
-        self(name, ctypes.byref(made), *arguments)
-        return made
-
-
 class _Kernel:
     """A function that runs again and again."""
 
-    def __init__(self, ffi: ModuleType, cuda: _Cuda, function: Any, arguments: Sequence[Any], device: int) -> None:
+    def __init__(self, ffi: ModuleType, cuda: Cudart, function: Any, arguments: Sequence[Any], device: int) -> None:
         self._ffi, self._cuda, self._function, self._arguments = ffi, cuda, function, arguments
         self._device = ffi.device("cuda", device)
-        self._start, self._stop = cuda.made("cudaEventCreate"), cuda.made("cudaEventCreate")
+        self._watch = Stopwatch(cuda)
         self._stream = cuda.made("cudaStreamCreate")
         self._graph = ctypes.c_void_p()
         self._launches = 1
@@ -93,22 +74,18 @@ class _Kernel:
 
     def seconds(self) -> float:
         """Seconds of one run."""
-        taken = ctypes.c_float()
-        self._cuda("cudaEventRecord", self._start, None)
+        return self._watch.seconds(self._launch) / (self._launches * _IN_GRAPH)
+
+    def _launch(self) -> None:
         for _ in range(self._launches):
             self._cuda("cudaGraphLaunch", self._graph, None)
-        self._cuda("cudaEventRecord", self._stop, None)
-        self._cuda("cudaEventSynchronize", self._stop)
-        self._cuda("cudaEventElapsedTime", ctypes.byref(taken), self._start, self._stop)
-        return taken.value / 1e3 / (self._launches * _IN_GRAPH)
 
     def close(self) -> None:
         """Gives back what it had."""
         if self._graph:
             self._cuda("cudaGraphExecDestroy", self._graph)
         self._cuda("cudaStreamDestroy", self._stream)
-        for event in (self._start, self._stop):
-            self._cuda("cudaEventDestroy", event)
+        self._watch.close()
 
 
 class _Measurer:
@@ -138,7 +115,7 @@ class _Measurer:
         capability, name = identify(self._ffi, self._device, here)
         driver = ctypes.c_int()
         ctypes.CDLL("libcuda.so.1").cuDriverGetVersion(ctypes.byref(driver))
-        self._cuda = _Cuda()
+        self._cuda = Cudart()
         self._cuda("cudaSetDevice", self._device)
         version = f"{driver.value // 1000}.{driver.value % 1000 // 10}"
         return {"name": name, "capability": capability, "driver": version}

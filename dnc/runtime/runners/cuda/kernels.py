@@ -42,13 +42,14 @@ from dnc.files.reading import read_json
 from dnc.runtime.inputs import noise
 from dnc.runtime.processor import architecture
 from dnc.runtime.runners.base import Session, checked
+from dnc.runtime.runners.cuda.cudart import CUDART
 from dnc.runtime.runners.cuda.device import runs_on
 from dnc.runtime.runners.tvm.instrument import measured
 from dnc.runtime.runners.tvm.session import MODEL, MODEL_JSON, find_library, load_runtime, own_name, reason
 from dnc.runtime.timing import interleave
 from dnc.typing import Array
 
-__all__ = ["CUDART", "CUDA_RUNTIME", "GRAPHS", "MAIN", "GpuSession", "identify", "load_cuda"]
+__all__ = ["CUDA_RUNTIME", "GRAPHS", "MAIN", "GpuSession", "identify", "load_cuda"]
 
 CUDA_RUNTIME = "libtvm_runtime_cuda.so"
 """The part of TVM's runtime that is for NVIDIA's GPUs."""
@@ -61,8 +62,6 @@ _POOLED = 2
 """The allocator of TVM that keeps memory for the next run."""
 _EXISTS, _CAPABILITY, _NAME = 0, 4, 5
 """What TVM's runtime.GetDeviceAttr tells."""
-CUDART = "libcudart.so.13"
-"""What TVM's runtime for CUDA is linked with."""
 _CUDA_VERSION, _DRIVER = 13, "580"
 """What that wants of the driver: CUDA's version, which drivers of this release are the first to have."""
 _TOOLKITS = ("lib64", "targets/x86_64-linux/lib", "targets/sbsa-linux/lib", "targets/aarch64-linux/lib")
