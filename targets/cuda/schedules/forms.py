@@ -15,18 +15,33 @@ from dnc.targets.cuda.schedules.helpers import TILES
 from dnc.targets.tvm.schedules.kernel import Kernel
 from dnc.targets.tvm.schedules.window import Window
 
-__all__ = ["Form", "Kind", "Tile", "form_of", "forms_of", "ranked"]
+__all__ = ["Costs", "Form", "Kind", "Tile", "cycles", "form_of", "forms_of", "ranked"]
 
-_LATENCY = 800.0
-"""Cycles until memory answers."""
-_BANDWIDTH = 40.0
-"""Bytes that a multiprocessor gets in a cycle, from a cache that all share."""
-_STEP = 60.0
-"""Cycles of a step besides its work: the barrier, and what it takes to find the strips."""
+
+@dataclass(frozen=True)
+class Costs:
+    """What the parts of a kernel take, in cycles. The numbers are fitted to kernels of an H200 (benchmarks/forms.py),
+    whose times the formula then gives with a standard deviation of a factor of 1.2."""
+
+    launch: float = 2200.0
+    """Until the first block begins, and from the end of the last one to the next kernel."""
+    latency: float = 730.0
+    """Until memory answers."""
+    step: float = 260.0
+    """A step at least, whose strips were asked for some steps before."""
+    bandwidth: float = 24.4
+    """Bytes that a multiprocessor gets in a cycle, from a cache that all share."""
+    vector: float = 0.27
+    """For a vector of the strip of data: where it is, has to be found."""
+    finish: float = 0.33
+    """What follows the sums, for each of them."""
+    arrival: float = 2250.0
+    """Until the last of the blocks that share a tile knows that it is, and has read what the others have."""
+
+
 _RESIDENT = 512
 """Threads that a multiprocessor has at once, of kernels with many registers."""
-_ARRIVAL = 2500.0
-"""Cycles until the last of the blocks that share a tile knows that it is, and has read what the others have."""
+_BYTES = {"float16": 2, "uint16": 2, "int8": 1, "uint8": 1}
 _PARTS = (1, 2, 3, 4, 6, 8, 12, 16, 24)
 _SCRATCH = 32 << 20
 """Bytes for the sums of blocks that share tiles, at most."""
@@ -64,6 +79,9 @@ class Kind:
     """Whether no GPU has run it yet."""
 
 
+_COSTS = Costs()
+
+
 def form_of(window: Window, tiles: Sequence[Tile], rate: float, device: Device) -> Form:
     """The form of the device's rank: that with which all blocks are done first, or one of the next."""
     forms = [form for _, form in forms_of(window, tiles, rate, device)]
@@ -77,38 +95,49 @@ def forms_of(window: Window, tiles: Sequence[Tile], rate: float, device: Device)
     Args:
         rate: multiplications that a multiprocessor does in a cycle with the best of them.
     """
-    pixels, channels = math.prod(window.output[:3]), window.output[3] // window.groups
     terms = math.prod(window.size) * window.source[3] // window.groups
-    size = 2 if str(window.data.dtype) == "float16" else 4
-
-    def time(form: Form) -> float:
-        tile = form.tile
-        area = tile.rows * tile.columns
-        blocks = _tiles(tile) * form.parts
-        steps = -(-terms // tile.depth // form.parts)
-        here, resident = -(-blocks // device.processors), max(1, _RESIDENT // tile.threads)
-        work = area * tile.depth * tile.cost / rate
-        bring = (tile.rows + tile.columns) * tile.depth * size / _BANDWIDTH
-        # A warp is on one of four schedulers.
-        alone = max(work * max(1.0, 128 / tile.threads), bring, _LATENCY / (3 if device.copies else 1)) + _STEP
-        finish = area * 4 / _BANDWIDTH * (1 if form.parts == 1 else form.parts + 1)
-        turns = -(-here // resident)
-        return (
-            steps * max(here * max(work, bring), turns * alone)
-            + turns * (_LATENCY + finish)
-            + (_ARRIVAL if form.parts > 1 else 0.0)
-        )
-
-    def _tiles(tile: Tile) -> int:
-        return -(-pixels // tile.rows) * -(-channels // tile.columns) * window.groups
 
     def fits(form: Form) -> bool:
         tile, parts = form.tile, form.parts
-        scratch = _tiles(tile) * parts * tile.rows * tile.columns * 4
-        return parts == 1 or (_tiles(tile) <= TILES and terms >= parts * 2 * tile.depth and scratch <= _SCRATCH)
+        count = _count(window, tile)
+        scratch = count * parts * tile.rows * tile.columns * 4
+        return parts == 1 or (count <= TILES and terms >= parts * 2 * tile.depth and scratch <= _SCRATCH)
 
     forms = [form for tile in tiles for parts in _PARTS if fits(form := Form(tile, parts))]
-    return sorted(((time(form), form) for form in forms), key=lambda timed: timed[0])
+    return sorted(((cycles(window, form, rate, device), form) for form in forms), key=lambda timed: timed[0])
+
+
+def cycles(window: Window, form: Form, rate: float, device: Device, costs: Costs = _COSTS) -> float:
+    """How long a form takes, by the formula.
+
+    A multiprocessor has `here` blocks, some at a time. In each step it multiplies and brings strips for all that it
+    has, unless these are too few to fill the time until a step's strips are there.
+    """
+    tile, parts = form.tile, form.parts
+    inputs, area = window.source[3] // window.groups, tile.rows * tile.columns
+    size = _BYTES.get(str(window.data.dtype), 4)
+    here = -(-_count(window, tile) * parts // device.processors)
+    turns = -(-here // max(1, _RESIDENT // tile.threads))
+    steps = -(-math.prod(window.size) * inputs // tile.depth // parts)
+    work = area * tile.depth * tile.cost / rate
+    bring = (tile.rows + tile.columns) * tile.depth * size / costs.bandwidth
+    bring += tile.rows * tile.depth / math.gcd(inputs, 16 // size) * costs.vector
+    # A warp is on one of four schedulers.
+    alone = max(work * max(1.0, 128 / tile.threads), bring, costs.step if device.copies else costs.latency)
+    shared = 0.0 if parts == 1 else costs.arrival + here * area * 4 * (parts + 1) / costs.bandwidth
+    return (
+        costs.launch
+        + turns * costs.latency
+        + steps * max(here * max(work, bring), turns * alone)
+        + here * area * costs.finish
+        + shared
+    )
+
+
+def _count(window: Window, tile: Tile) -> int:
+    """Tiles of a convolution."""
+    pixels, channels = math.prod(window.output[:3]), window.output[3] // window.groups
+    return -(-pixels // tile.rows) * -(-channels // tile.columns) * window.groups
 
 
 def ranked(kinds: Sequence[Kind], device: Device) -> tuple[Kind, Form]:
