@@ -15,6 +15,7 @@ from tvm.relax.backend.cuda import pipeline
 from dnc.runtime.runners.cuda.device import Device
 from dnc.targets.cuda import schedules
 from dnc.targets.cuda.graphs import with_graphs
+from dnc.targets.cuda.source import checked
 from dnc.targets.tvm.compile import fused
 from dnc.targets.tvm.provenance import kernels_of
 from dnc.targets.tvm.schedules.rewriting import calls, is_fixed
@@ -66,7 +67,8 @@ class Network:
             },
             host=host,
         )
-        tvm_ffi.register_global_func("tvm_callback_cuda_compile", compile_kernels, override=True)
+        compile_checked = lambda source: compile_kernels(checked(source))  # noqa: E731
+        tvm_ffi.register_global_func("tvm_callback_cuda_compile", compile_checked, override=True)
         with self._scope():
             self.loops = fused(module)
 

@@ -33,6 +33,7 @@ from dnc.targets.cuda.schedules.injective import injective
 from dnc.targets.cuda.schedules.reduction import reduction
 from dnc.targets.cuda.schedules.scaled import scaled
 from dnc.targets.cuda.schedules.tensors import tensor_product
+from dnc.targets.cuda.schedules.threads import bounded
 from dnc.targets.cuda.schedules.tiled import scalar_product
 from dnc.targets.tvm.schedules.dense import product
 from dnc.targets.tvm.schedules.kernel import Kernel
@@ -72,7 +73,11 @@ def scheduled(module: Any, name: str, device: Device, rank: int) -> Any:
 
 
 def _rule(device: Device) -> Rule:
-    return lambda segment, stages: _kernel(segment, stages, device)
+    def rule(segment: Segment, stages: Sequence[Stage]) -> Kernel:
+        kernel = _kernel(segment, stages, device)
+        return replace(kernel, body=bounded(kernel.body))
+
+    return rule
 
 
 def _kernel(segment: Segment, stages: Sequence[Stage], device: Device) -> Kernel:

@@ -9,14 +9,20 @@ is kept in order, is in helpers.py.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
-from tvm import tirx
+import tvm_ffi
+from tvm import ir, tirx
 
-from dnc.targets.tvm.schedules.loops import Expr, Stmt, index, sequence
+from dnc.targets.tvm.schedules.loops import Expr, Stmt, index, sequence, unrolled, vector
 
-__all__ = ["kernel", "lanes_of", "narrow", "narrow_loop", "scoped", "when", "wide"]
+__all__ = ["bounded", "kernel", "lanes_of", "narrow", "narrow_loop", "scoped", "when", "wide"]
 
 _GRID = ("blockIdx.x", "blockIdx.y", "blockIdx.z")
+_LANES = {"float16": 8, "bfloat16": 8, "int64": 2, "uint64": 2, "float64": 2, "bool": 1}
+"""Lanes of the widest vector of a type that TVM writes for CUDA as one of CUDA's, of 16 bytes at most. Of truths there
+is none: TVM writes four of them to memory as four numbers of 16 bits."""
+_USUAL_LANES = 4
 
 
 def kernel(grid: Sequence[int], threads: int, body: Callable[[Sequence[Expr], Expr], Stmt]) -> Stmt:
@@ -61,6 +67,51 @@ def narrow_loop(extent: int, body: Callable[[Expr], Stmt], name: str) -> Stmt:
 def scoped(buffers: Sequence[Expr], *statements: Stmt | None) -> Stmt:
     """Statements that use buffers of their own."""
     return sequence(*(tirx.AllocBuffer(buffer) for buffer in buffers), *statements)
+
+
+def bounded(statement: Stmt) -> Stmt:
+    """A statement whose vectors have no more lanes than CUDA has for each type that takes part: longer ones become
+    several."""
+
+    def split(node: Any) -> Stmt:
+        if node.kind != tirx.ForKind.VECTORIZED or not isinstance(node.extent, tirx.IntImm):
+            return node
+        count = int(node.extent)
+        lanes = min(count, *(_LANES.get(dtype, _USUAL_LANES) for dtype in _dtypes(node.body)))
+        while count % lanes:
+            lanes -= 1
+        if lanes == count:
+            return node
+
+        def at(lane: Expr) -> Stmt:
+            return tvm_ffi.structural_map(
+                node.body, [(tirx.Var, lambda variable: lane if variable.same_as(node.loop_var) else variable)]
+            )
+
+        if lanes == 1:
+            return unrolled(count, at)
+        return unrolled(count // lanes, lambda turn: vector(lanes, lambda lane: at(turn * lanes + lane)))
+
+    return tvm_ffi.structural_map(statement, [(tirx.For, split)], order="post")
+
+
+def _dtypes(statement: Stmt) -> set[str]:
+    """The types of the numbers that a statement stores, and of those that it computes them from."""
+    found: set[str] = set()
+
+    def load(node: Any) -> Any:
+        found.add(str(node.ty.dtype))
+        # What an index is computed in does not count.
+        return tvm_ffi.WalkResult.SKIP
+
+    def store(node: Any) -> None:
+        found.add(str(node.buffer.dtype))
+        # Truths become int64 where they choose, which CUDA has four of in registers, not in memory.
+        cast = (tirx.Cast, lambda cast: found.add(str(cast.ty.dtype).replace("int64", "int32")))
+        tvm_ffi.structural_walk(node.value, [(ir.TensorLoad, load), cast], order="pre")
+
+    tvm_ffi.structural_walk(statement, (tirx.BufferStore, store))
+    return found
 
 
 def lanes_of(count: int, dtype: str, most: int = 16) -> int:

@@ -267,10 +267,14 @@ class Segment:
             value: the anchor's value of one of them.
         """
         held: list[tuple[Any, Any]] = []
+        truths: list[Stage] = []
         statements: list[Stmt] = []
 
         def element(stage: Stage, lane: Expr) -> Expr:
             def load(read: Any) -> Expr:
+                for truth in truths:
+                    if read.source.same_as(truth.buffer):
+                        return element(truth, lane)
                 local = next((local for buffer, local in held if read.source.same_as(buffer)), None)
                 return read if local is None else tirx.BufferLoad(local, [lane])
 
@@ -278,6 +282,10 @@ class Segment:
 
         stages = (self.anchor, *self.rest)
         for stage in stages[:-1]:
+            if str(stage.buffer.dtype) == "bool" and not self.keeps(stage.buffer):
+                # Vectors of truths have no form in memory that TVM reads as it wrote them, for GPUs.
+                truths.append(stage)
+                continue
             local = allocate([lanes], stage.buffer.dtype, stage.name, self.scope)
             statements.append(tirx.AllocBuffer(local))
             statements.append(vector(lanes, partial(_store, local, partial(element, stage))))

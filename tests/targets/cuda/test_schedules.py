@@ -259,6 +259,36 @@ def test_squeeze_and_excitation(precision: str, tmp_path: Path) -> None:
     assert all("scaled" in each and not any("none" in rule for rule in each) for each in rules.values())
 
 
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_truths(precision: str, tmp_path: Path) -> None:
+    """What chooses by a comparison, behind every kind of kernel that has vectors."""
+    rng = np.random.default_rng(5)
+    built = model(
+        "g (float[1, 8, 6, 10] x) => (float[1, 16, 6, 10] y, float[1, 16, 3, 5] z, float[1, 16, 1, 1] m, "
+        "float[1, 16, 6, 10] b) { "
+        "c = Conv(x, w) y = Elu(c) d = Conv <group: int = 16, pads: ints = [1, 1, 1, 1]> (y, k) s = Selu(d) "
+        "p = MaxPool <kernel_shape: ints = [2, 2], strides: ints = [2, 2]> (s) z = Elu(p) "
+        "a = GlobalAveragePool(z) m = Elu(a) g = Greater(c, n) b = Cast <to: int = 1> (g) }",
+        w=_weights(rng, 16, 8, 1, 1),
+        k=_weights(rng, 16, 1, 3, 3),
+        n=np.zeros((), np.float32),
+    )
+    for each in ("to-float16", "eliminate-dead-code") if precision == "fp16" else ():
+        passes[each]().rewrite(built)
+    # A few roundings; truths are equal but where a number rounds to 0.
+    _compare(tmp_path, {"truths": built}, 2e-6 if precision == "fp32" else 4e-3)
+
+
+@pytest.mark.parametrize("arch", ["sm_75", "sm_90"])
+def test_few_outputs_in_float16(arch: str, tmp_path: Path) -> None:
+    """By the ordinary units, in float32, with windows that reach out of a map whose vectors have eight numbers."""
+    built = _convolution(16, 3, size=3, pad=1)
+    for each in ("to-float16", "eliminate-dead-code"):
+        passes[each]().rewrite(built)
+    (tmp_path / "few.arch").write_text(arch)
+    assert "product" in _compare(tmp_path, {"few": built}, 1.5e-3)["few"]
+
+
 @pytest.mark.slow
 def test_others(tmp_path: Path) -> None:
     """Pools, reductions, connected layers and what moves elements."""
