@@ -10,6 +10,8 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -478,6 +480,37 @@ def test_graphs(write: Write, tmp_path: Path, fake: Callable[..., Fake]) -> None
         thread.join()
     # What was recorded has one place.
     assert len(runtime.allocated) == before + 2
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("how", [KeyboardInterrupt, RuntimeError])
+def test_graphs_after_an_exception(
+    when: str, how: type[BaseException], write: Write, tmp_path: Path, fake: Callable[..., Fake]
+) -> None:
+    """A run that ends before or after the kernels leaves the memory to which the recorded ones are bound in its
+    place, from the first run on."""
+    runtime = fake(CUDA)
+    engine = dnc.compile(write("tiny"), out=tmp_path / "e", target="cuda", batch=1, options={"graphs": "on"})
+    session = made({"graphs": "on"}).runner().open(engine.folder)
+    assert isinstance(session, CudaSession)
+    real, bound = session._session.run_with_iobinding, []
+    array = np.ones((1, 3, 16, 16), np.float32)
+    before = len(runtime.allocated)
+
+    def run(binding: Any, ends: bool = False) -> None:
+        bound.append(binding)
+        if ends and when == "before":
+            raise how
+        real(binding)
+        if ends and when == "after":
+            raise how
+
+    for ends in (True, False, True, False):
+        session._session.run_with_iobinding = partial(run, ends=ends)
+        with pytest.raises(TargetError if how is RuntimeError else how) if ends else nullcontext():
+            np.testing.assert_array_equal(session.run({"input": array})[0], engine.session.run({"input": array})[0])
+    assert all(each is bound[0] for each in bound)
+    assert len(runtime.allocated) == before + 4
 
 
 def test_cache(fake: Callable[..., Fake], folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

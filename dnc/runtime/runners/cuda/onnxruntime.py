@@ -282,6 +282,7 @@ class CudaSession(OnnxSession):
         self._types = {meta.name: np.dtype(_TYPES[meta.type]) for meta in inputs}
         self._shapes = {meta.name: meta.shape for meta in inputs}
         self._lock = threading.Lock()
+        self._graphs = graphs
         self._turn: Any = threading.Lock() if graphs else contextlib.nullcontext()
         self._free: list[_Bound] = []
         free = [name for name, shape in self._shapes.items() if any(not isinstance(side, int) for side in shape)]
@@ -307,20 +308,28 @@ class CudaSession(OnnxSession):
             with self._turn:
                 bound = self._take(shapes)
                 outputs = bound.run(self._session, inputs)
-                # Memory of a run that failed is not used again.
-                with self._lock:
-                    self._free = [*self._free[1 - _KEPT_SHAPES :], bound]
+                if not self._graphs:
+                    # Memory of a run that failed is not used again.
+                    self._keep(bound)
         except Exception as error:
             raise TargetError(f"ONNX Runtime failed: {error}") from error
         return outputs
 
     def _take(self, shapes: Mapping[str, tuple[int, ...]]) -> _Bound:
-        """Memory for arrays of these shapes, which no other thread has."""
+        """Memory for arrays of these shapes, which no other thread has. With graphs it is always the same, whatever
+        ended the runs before: what was recorded goes on reading and writing it."""
         with self._lock:
             for place, free in enumerate(self._free):
                 if free.shapes == shapes:
-                    return self._free.pop(place)
-        return _Bound(self._session, shapes, self._place)
+                    return free if self._graphs else self._free.pop(place)
+        bound = _Bound(self._session, shapes, self._place)
+        if self._graphs:
+            self._keep(bound)
+        return bound
+
+    def _keep(self, bound: _Bound) -> None:
+        with self._lock:
+            self._free = [*self._free[1 - _KEPT_SHAPES :], bound]
 
 
 class _Bound:
