@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -30,6 +31,15 @@ class Session(ABC):
     @abstractmethod
     def run(self, inputs: Mapping[str, Array]) -> list[Array]:
         """The outputs in the model's order, for inputs by name."""
+
+    def device_seconds(self, inputs: Mapping[str, Array], runs: int) -> float:
+        """Seconds of one run, the mean of so many in a row, without what it takes to bring inputs to a device that has
+        memory of its own, and outputs back. Raises as `run`."""
+        self.run(inputs)
+        start = time.perf_counter()
+        for _ in range(runs):
+            self.run(inputs)
+        return (time.perf_counter() - start) / runs
 
     def profile(self, inputs: Mapping[str, Array], runs: int) -> list[tuple[str, float]]:
         """How long each node takes, for `dnc bench --layers`.

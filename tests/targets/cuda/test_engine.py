@@ -56,6 +56,10 @@ try:
     print(engine.device)
     if task == "profile":
         print([name for name, _ in engine.session.profile({"input": image[None]}, 2)])
+    if task == "seconds":
+        feeds = {"input": image[None]}
+        print(all(0 < engine.session.device_seconds(feeds, runs) < 60 for runs in (1, 3)))
+        assert all(np.array_equal(a, b[0]) for a, b in zip(first, engine.session.run(feeds)))
     if task == "devices":
         import ctypes
         cuda = ctypes.CDLL("libcudart.so.13")
@@ -230,6 +234,14 @@ def test_profile(engine: Path) -> None:
     said = _run(engine, "profile", graphs="on").splitlines()[-1]
     for number in (0, 1, 2, 4, 5, 6, 7, 9, 11, 12):
         assert f"{number:03d}_" in said
+
+
+@pytest.mark.slow
+@needs_tvm
+@pytest.mark.parametrize("graphs", ["off", "on"])
+def test_seconds_of_the_device(engine: Path, graphs: str) -> None:
+    """What copies take is no part of them."""
+    assert _run(engine, "seconds", graphs=graphs).splitlines()[-1] == "True"
 
 
 @pytest.mark.slow

@@ -42,7 +42,7 @@ from dnc.files.reading import read_json
 from dnc.runtime.inputs import noise
 from dnc.runtime.processor import architecture
 from dnc.runtime.runners.base import Session, checked
-from dnc.runtime.runners.cuda.cudart import CUDART
+from dnc.runtime.runners.cuda.cudart import CUDART, Cudart, Stopwatch
 from dnc.runtime.runners.cuda.device import runs_on
 from dnc.runtime.runners.tvm.instrument import measured
 from dnc.runtime.runners.tvm.session import MODEL, MODEL_JSON, find_library, load_runtime, own_name, reason
@@ -107,6 +107,18 @@ _idle: deque[ThreadPoolExecutor] = deque()
 happening while a graph is recorded; so it waits for the next session, and the memory with it."""
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_idle.clear)
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """What goes wrong in a run, as TargetError."""
+    try:
+        yield
+    except TargetError:
+        raise
+    except Exception as error:
+        # tvm_ffi raises the builtin class that TVM's message names.
+        raise TargetError(f"TVM failed: {reason(error)}") from error
 
 
 class GpuSession(Session):
@@ -220,6 +232,10 @@ class GpuSession(Session):
         """Copies to the device, runs there, and copies back."""
         return self._thread.submit(self._run, self._arrays(inputs), self._main).result()
 
+    def device_seconds(self, inputs: Mapping[str, Array], runs: int) -> float:
+        """By CUDA's events, around runs on inputs that are on the device, and whose outputs stay there."""
+        return self._thread.submit(self._time, self._arrays(inputs), self._main, runs).result()
+
     def profile(self, inputs: Mapping[str, Array], runs: int) -> list[tuple[str, float]]:
         """Times each kernel from its launch until the device has nothing left to do, in a session of its own."""
         with self.opening():
@@ -243,7 +259,7 @@ class GpuSession(Session):
 
     def _compute(self, arrays: Arrays, function: Any) -> list[Array]:
         copy = self._ffi.get_global_func("runtime.TVMTensorCopyFromTo")
-        try:
+        with _told():
             buffers = self._buffers_for(arrays)
             for array, (pinned, view), there in zip(arrays, buffers.inputs, buffers.device, strict=True):
                 np.copyto(view, array)
@@ -254,8 +270,25 @@ class GpuSession(Session):
                 copy(output, pinned)
             self._wait()
             return [np.array(view) for _, view in views]
-        except Exception as error:
-            raise TargetError(f"TVM failed: {reason(error)}") from error
+
+    def _time(self, arrays: Arrays, function: Any, runs: int) -> float:
+        """Seconds that the device takes for one run of `main`, or of what was recorded of it."""
+        # Copies the inputs.
+        self._run(arrays, function)
+        with _gate.shared(), _told():
+            cuda = Cudart()
+            cuda("cudaSetDevice", self._place)
+            there = self._buffers_for(arrays).device
+            watch = Stopwatch(cuda)
+
+            def launch() -> None:
+                for _ in range(runs):
+                    function(*there)
+
+            try:
+                return watch.seconds(launch) / runs
+            finally:
+                watch.close()
 
     def _wait(self) -> None:
         self._ffi.get_global_func("runtime.Device_StreamSync")(self._ffi.device("cuda", self._place), 0)
