@@ -18,7 +18,8 @@ The first request says what is compiled:
 and is answered with {}. Those that follow, but for the last, write a library each, to the file `library`:
 
     do              more                        the library, and the reply
-    network         chosen: {function: rank}    the whole: {"compiler", "archs", "ptx", "rules", "kernels", "resources"}
+    network         chosen: {function: rank}    the whole: {"compiler", "archs", "ptx", "rules", "kernels",
+                                                "large", "resources"}
     functions                                   each by itself: {"functions": [{"name", "key", "rules", "calls",
                                                 "arguments": [[shape, dtype], ...]}, ...], "compiler", "kernels"}
     forms           name, ranks                 one function in several forms, called rankN: {"forms": {"N": arguments}}
@@ -88,6 +89,7 @@ class _Compiler:
             "ptx": ptx,
             "rules": dict(lowered.rules),
             "kernels": list(lowered.kernels),
+            "large": lowered.large,
             "resources": {name: dataclasses.asdict(taken) for name, taken in self._resources.items()},
         }
 

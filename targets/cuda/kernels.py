@@ -153,6 +153,7 @@ class CudaKernels(TvmTarget):
             "triple": machine_for(self.options["triple"], "generic").triple,
             "archs": reply["archs"],
             "ptx": reply["ptx"],
+            "large": reply["large"],
             "inputs": described(model.graph.inputs),
             "outputs": described(model.graph.outputs),
             "versions": self.versions(),

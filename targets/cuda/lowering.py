@@ -3,13 +3,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import tvm
 import tvm_ffi
+from tvm import tirx
 from tvm.relax.backend.cuda import pipeline
 
 from dnc.runtime.runners.cuda.device import Device
@@ -19,6 +22,7 @@ from dnc.targets.cuda.source import checked
 from dnc.targets.tvm.compile import fused
 from dnc.targets.tvm.provenance import kernels_of
 from dnc.targets.tvm.schedules.rewriting import calls, is_fixed
+from dnc.targets.tvm.schedules.stages import dims
 
 __all__ = ["Lowered", "Network"]
 
@@ -32,6 +36,8 @@ class Lowered:
     """Which rules wrote each function."""
     kernels: Sequence[tuple[str, str]]
     """See `dnc.targets.tvm.provenance.kernels_of`."""
+    large: int
+    """Bytes of shared memory that the kernels ask for when they are launched, at most."""
 
 
 class Network:
@@ -91,7 +97,8 @@ class Network:
             planning, *others = pipeline.finalize_passes(self._target)
             planned = tvm.transform.Sequential([*pipeline.dataflow_lower_passes(self._target), planning])(module)
             steps = tvm.transform.Sequential(others)
-            return Lowered(tvm.compile(with_graphs(planned), self._target, relax_pipeline=steps), rules, kernels)
+            executable = tvm.compile(with_graphs(planned), self._target, relax_pipeline=steps)
+            return Lowered(executable, rules, kernels, _large(module))
 
     def functions(self) -> dict[str, tuple[Any, str, int]]:
         """Functions that can be run alone, as the rules write them, with their rules and how often each is called."""
@@ -112,3 +119,13 @@ class Network:
         named = {name: function.with_attr("global_symbol", name) for name, function in functions.items()}
         with self._scope():
             return tvm.compile(tvm.IRModule(named), self._target)
+
+
+def _large(module: Any) -> int:
+    """See `Lowered.large`."""
+    found: list[Any] = []
+    for function in module.functions.values():
+        if isinstance(function, tirx.PrimFunc):
+            tvm_ffi.structural_walk(function.body, (tirx.AllocBuffer, found.append), order="pre")
+    asked = [each.buffer for each in found if each.buffer.scope() == "shared.dyn"]
+    return max((math.prod(dims(each)) * np.dtype(str(each.dtype)).itemsize for each in asked), default=0)

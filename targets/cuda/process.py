@@ -177,7 +177,8 @@ class Compiler:
 
         Returns:
             compiler: its version; archs, ptx: see `Toolkit.forms`; rules: which rules wrote each function; kernels: see
-            `dnc.targets.tvm.provenance.kernels_of`; resources: what each kernel takes.
+            `dnc.targets.tvm.provenance.kernels_of`; large: bytes of shared memory that kernels ask for, at most;
+            resources: what each kernel takes.
         """
         return self._ask({"do": "network", "library": str(library), "chosen": dict(chosen or {})})
 

@@ -5,6 +5,7 @@
 
     product         convolutions and connected layers, in tiles, by the ordinary units
     tensor-product  the same in float16, by the tensor cores
+    mma-product     the same by mma.sync, which no GPU has run yet: see `Device.new`
     tf32-product    the same in float32 rounded to TF32, where that is allowed
     depthwise       convolutions of single channels
     pool            windows of which the largest or the sum is taken

@@ -6,6 +6,7 @@ where they are used, `barrier` stands in the kernel.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,10 @@ __all__ = [
     "copy",
     "gather",
     "move",
+    "multiply_strips",
     "multiply_tf32",
     "pointer",
+    "put_sums",
     "scratch",
     "store_fragment",
     "wait",
@@ -43,6 +46,7 @@ def _source(name: str) -> str:
 
 
 _COPY, _FRAGMENTS, _SCRATCH = _source("copy"), _source("fragments"), _source("scratch")
+_MMA = _COPY + _source("mma")
 _PARTS = _source("parts").replace("TILES", str(TILES))
 
 
@@ -150,6 +154,43 @@ def multiply_tf32(sums: Any, shape: tuple[int, int], data: tuple[Expr, int], wei
     """
     name = f"dnc_multiply_tf32<{shape[0]}, {shape[1]}>"
     return tirx.Evaluate(_call(name, sums.data, *data, *weights, source=_FRAGMENTS))
+
+
+def multiply_strips(
+    sums: Any,
+    strips: Expr,
+    matrices: tuple[Expr, Expr],
+    geometry: tuple[Sequence[int], Sequence[int], Sequence[int]],
+    steps: int,
+    begin: tuple[Expr, Expr],
+) -> Stmt:
+    """All steps of a block's product: see mma.cuh, `dnc_product`.
+
+    Args:
+        sums: float32 numbers of a thread's own.
+        strips: shared memory.
+        matrices: where the group's data begins, and where the weights of the block.
+        geometry: what mma.cuh's `dnc_tile`, `dnc_window` and `dnc_pixels` say.
+        begin: the first pixel and the first step.
+    """
+    kinds = (
+        f"{name}<{', '.join(map(str, values))}>"
+        for name, values in zip(("dnc_tile", "dnc_window", "dnc_pixels"), geometry, strict=True)
+    )
+    name = f"dnc_product<{', '.join(kinds)}, {steps}>"
+    return tirx.Evaluate(_call(name, sums.data, strips, *matrices, *map(narrow, begin), source=_MMA))
+
+
+def put_sums(to: Expr, sums: Expr, columns: int, stride: int) -> Stmt:
+    """Writes a warp's float32 sums of 16 rows, as mma.sync leaves them.
+
+    Args:
+        to: where the lane's first two numbers go, in a buffer of any type.
+        sums: the lane's own.
+        columns: of the warp.
+        stride: numbers from one row to the next.
+    """
+    return tirx.Evaluate(_call(f"dnc_put_sums<{columns // 8}>", to, sums, stride, source=_MMA))
 
 
 def end() -> Stmt:

@@ -18,6 +18,7 @@ from tvm import tirx
 from dnc.runtime.runners.cuda.device import Device
 from dnc.targets.cuda.schedules.forms import Form, Kind, Tile, forms_of, ranked
 from dnc.targets.cuda.schedules.helpers import barrier, multiply_tf32, pointer, store_fragment, warp_barrier
+from dnc.targets.cuda.schedules.mma import MMA_RATE, mma_product, mma_tiles
 from dnc.targets.cuda.schedules.tiled import Product
 from dnc.targets.tvm.schedules.kernel import Kernel
 from dnc.targets.tvm.schedules.loops import Expr, Stmt, allocate, constant, loop, sequence, unrolled
@@ -238,6 +239,8 @@ def tensor_product(segment: Segment, window: Window, device: Device) -> Kernel |
     if dtypes == {"float16"}:
         forms = forms_of(window, _TILES, _RATE, device)
         kinds.append(Kind(lambda form: _Tensor(segment, window, form, device).kernel(), forms))
+        forms = forms_of(window, mma_tiles(window, device), MMA_RATE, device)
+        kinds.append(Kind(lambda form: mma_product(segment, window, form, device), forms, new=True))
     if dtypes == {"float32"} and device.tf32 and device.copies:
         forms = forms_of(window, _TF32_TILES, _TF32_RATE, device)
         kinds.append(Kind(lambda form: _Tf32(segment, window, form, device).kernel(), forms))

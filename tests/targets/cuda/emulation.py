@@ -23,6 +23,7 @@ _ROOT = ROOT
 _KERNEL = re.compile(r'extern "C" __global__ void (?:__launch_bounds__\((\d+)\) )?(\w+)\(([^)]*)\)\s*([{;])')
 _PARAMETER = re.compile(r"([\w ]+?)\s*\*\s*(?:__restrict__\s+)?(\w+)$")
 _SHARED = re.compile(r"__shared__ (?:alignas\(\d+\) )?([\w:]+) (\w+)\[(\d+)\];")
+_DYNAMIC = re.compile(r"extern __shared__ (?:__align__\(\d+\) )?([\w:]+) (\w+)\[\];")
 _VECTOR = re.compile(r"\*\((\w+)\*\)\(")
 _MOST_THREADS = 1024
 
@@ -92,9 +93,10 @@ def make_kernels(source: str, library: Path, driver: Path) -> bytes:
     assert calls
     # Blocks run one after the other, so that one piece of memory is enough.
     source = _SHARED.sub(r"static Shared<\1, \3> \2;", source)
+    source = _DYNAMIC.sub(r"static Dynamic<\1> \2;", source)
     source = _VECTOR.sub(r"*Vector<\1>::at(", source)
     file = library.with_suffix(".cpp")
-    file.write_text("#include <cuda_fp16.h>\n#include <mma.h>\n" + source + "\n".join(calls) + "\n")
+    file.write_text("#include <cuda_fp16.h>\n#include <mma.h>\n#include <lanes.h>\n" + source + "\n".join(calls) + "\n")
     # Products are not to be fused with sums in another way than on a GPU; neither is exact.
     command = ["g++", "-O1", "-w", "-std=c++17", "-fpermissive", "-shared", "-fPIC", "-ffp-contract=off"]
     subprocess.run(

@@ -36,6 +36,16 @@ def test_where_code_runs(archs: list[str], ptx: str, capability: str, runs: bool
     assert runs_on(archs, ptx, capability) is runs
 
 
+def test_shared_memory_counts() -> None:
+    """Code for an A100 runs on an RTX 30 unless its blocks ask for more shared memory than that has; all archs have
+    what is used."""
+    assert runs_on(["sm_80"], "", "8.6", 99 << 10)
+    assert not runs_on(["sm_80"], "", "8.6", 100 << 10)
+    assert not runs_on(["sm_90"], "sm_90", "12.0", 163 << 10)
+    assert runs_on(["sm_90"], "sm_90", "19.0", 163 << 10)
+    assert Device.of(["sm_80", "sm_86"]).large == 99 << 10
+
+
 def test_the_largest_gpu_counts() -> None:
     """Blocks for a small GPU alone would leave a large one idle; but all must have what is used."""
     assert Device.of(["sm_87", "sm_90"]).processors == ARCHITECTURES["sm_90"][1]

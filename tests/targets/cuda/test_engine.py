@@ -276,9 +276,12 @@ def test_record(engine: Path) -> None:
 
 @pytest.mark.slow
 @needs_tvm
-@pytest.mark.parametrize("precision", ["fp32", "fp16"])
-def test_nvidias_compiler(precision: str, write: Write, tmp_path: Path) -> None:
-    """It takes the kernels for GPUs of three generations, and none needs more than a GPU has."""
+@pytest.mark.parametrize(
+    ("precision", "archs"),
+    [("fp32", ("sm_75", "sm_87", "sm_90")), ("fp16", ("sm_75", "sm_87", "sm_90")), ("fp16", ("sm_86", "sm_90"))],
+)
+def test_nvidias_compiler(precision: str, archs: tuple[str, ...], write: Write, tmp_path: Path) -> None:
+    """It takes the kernels for GPUs of three generations, and none needs more than a GPU has; new kinds too."""
     try:
         find_toolkit()
     except TargetError:
@@ -289,11 +292,14 @@ def test_nvidias_compiler(precision: str, write: Write, tmp_path: Path) -> None:
     for each in (*target.optimizations(), *target.storage()):
         each.rewriting.rewrite(built)
     stages: list[str] = []
-    with Compiler(built, Job(("sm_75", "sm_87", "sm_90")), stages.append) as compiler:
+    with Compiler(built, Job(archs, new=True), stages.append) as compiler:
         reply = compiler.network(tmp_path / MODEL)
     assert stages[:2] == ["reading the graph", "scheduling"]
     assert (tmp_path / MODEL).stat().st_size > 10_000
     assert reply["resources"]
+    mma = any("mma" in rules for rules in reply["rules"].values())
+    assert mma == (archs[0] == "sm_86")
+    assert (0 < reply["large"] <= 99 << 10) if mma else reply["large"] == 0
     for taken in reply["resources"].values():
         assert 0 < taken["registers"] <= 255
         assert taken["shared"] <= 48 * 1024

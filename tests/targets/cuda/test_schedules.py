@@ -73,6 +73,7 @@ def _convolution(
     dilation: int = 1,
     groups: int = 1,
     side: int = 9,
+    images: int = 1,
 ) -> ir.Model:
     """A convolution with a bias and a leaky activation, of a map that is one column wider than high."""
     rng = np.random.default_rng(size * 100 + inputs)
@@ -82,7 +83,7 @@ def _convolution(
     )
     high, wide = ((each + 2 * pad - dilation * (size - 1) - 1) // stride + 1 for each in (side, side + 1))
     return model(
-        f"g (float[1, {inputs}, {side}, {side + 1}] x) => (float[1, {outputs}, {high}, {wide}] y) "
+        f"g (float[{images}, {inputs}, {side}, {side + 1}] x) => (float[{images}, {outputs}, {high}, {wide}] y) "
         f"{{ c = Conv <{attributes}> (x, w, b) y = LeakyRelu <alpha: float = 0.1> (c) }}",
         w=_weights(rng, outputs, inputs // groups, size, size),
         b=rng.normal(0, 1, outputs).astype(np.float32),
@@ -219,6 +220,42 @@ def test_every_tile(precision: str, tmp_path: Path) -> None:
     rules = _compare(tmp_path, models, {"fp32": 3e-6, "fp16": 1.5e-3, "tf32": 5e-4}[precision])
     rule = {"fp32": "product", "fp16": "tensor-product", "tf32": "tf32-product"}[precision]
     assert all(rule in each for each in rules.values())
+
+
+_HARD: dict[str, dict[str, int]] = {
+    "pointwise": {"inputs": 64, "outputs": 72, "side": 13},
+    "taps": {"inputs": 64, "outputs": 40, "size": 3, "pad": 1, "side": 11},
+    "between_taps": {"inputs": 40, "outputs": 136, "size": 3, "pad": 1, "stride": 2, "side": 17},
+    "fours": {"inputs": 12, "outputs": 33, "size": 3, "pad": 1},
+    "twos": {"inputs": 18, "outputs": 20, "size": 5, "pad": 2, "stride": 2, "side": 13},
+    "dilated": {"inputs": 16, "outputs": 24, "size": 3, "pad": 2, "dilation": 2},
+    "grouped": {"inputs": 48, "outputs": 72, "size": 3, "pad": 1, "groups": 3},
+    "far_out": {"inputs": 8, "outputs": 16, "size": 7, "pad": 6, "stride": 3},
+    "no_border": {"inputs": 24, "outputs": 255, "size": 3, "side": 8},
+    "short": {"inputs": 8, "outputs": 16},
+    "images": {"inputs": 32, "outputs": 48, "size": 3, "pad": 1, "images": 3, "side": 7},
+}
+"""Convolutions of which something does not come out even."""
+
+
+@pytest.mark.slow
+def test_by_mma(tmp_path: Path) -> None:
+    """Every tile with one block for it and with several, each for another convolution, on tensor cores by mma.sync."""
+    from dnc.targets.cuda.schedules.mma import MMA_TILES
+
+    models = {}
+    for number in range(max(len(MMA_TILES), len(_HARD))):
+        for parts in (1, 2 + number % 2):
+            each = list(_HARD)[(number + parts) % len(_HARD)]
+            name = f"{number}-{parts}-{each}"
+            models[name] = _convolution(**_HARD[each])
+            for rewriting in ("to-float16", "eliminate-dead-code"):
+                passes[rewriting]().rewrite(models[name])
+            (tmp_path / f"{name}.form").write_text(f"{number % len(MMA_TILES)} {parts} mma")
+            (tmp_path / f"{name}.arch").write_text("sm_90 new" if number % 2 else "sm_80 new")
+    # Two roundings to 2^-11, before and after the bias.
+    rules = _compare(tmp_path, models, 1.5e-3)
+    assert {rule for each in rules.values() for rule in each if "product" in rule} == {"mma-product"}
 
 
 @pytest.mark.slow

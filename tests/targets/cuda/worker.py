@@ -3,7 +3,7 @@
 For each NAME.onnx of the folder, with its inputs in NAME.npz, writes its outputs in order to NAME.out.npz, and to
 NAME.json which rules wrote its functions. In NAME.arch may stand another GPU than sm_90, as sm_80, behind it tf32, or
 new for kinds of kernels that no GPU has run; in NAME.rank the rank that all functions take, in NAME.form the number of
-the tile that products take, and how many blocks share it.
+the tile that products take, and how many blocks share it, and behind that mma where it is one of MMA_TILES.
 
 Each tensor has memory of its own, of its exact size: an access outside of it is one outside of all memory. The driver
 must be in LD_LIBRARY_PATH before this process starts.
@@ -14,13 +14,25 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
 from tests.targets.cuda.emulation import make_kernels
+
+
+def _form(number: int, parts: int, mma: bool, _: Any, tiles: Sequence[Any], *__: Any) -> list[tuple[float, Any]]:
+    """In place of forms.py's `forms_of`."""
+    from dnc.targets.cuda.schedules.forms import Form
+    from dnc.targets.cuda.schedules.mma import MMA_TILES
+
+    if mma:
+        return [(0.0, Form(MMA_TILES[number], parts))] if MMA_TILES[number] in tiles else []
+    return [(0.0, Form(tiles[number], parts))]
 
 
 def main(folder: Path) -> None:
@@ -42,10 +54,11 @@ def main(folder: Path) -> None:
         library = path.with_suffix(".so")
         (arch, *allowed), rank = told(path, ".arch", "sm_90").split(), int(told(path, ".rank", "0"))
         form = told(path, ".form", "")
-        for module in (forms, tensors) if form else ():
-            number, parts = map(int, form.split())
-            fixed = lambda _, tiles, *__, number=number, parts=parts: [(0.0, forms.Form(tiles[number], parts))]  # noqa: E731
-            module.forms_of = fixed  # type: ignore[attr-defined]
+        if form:
+            number, parts, *kind = form.split()
+            fixed = partial(_form, int(number), int(parts), kind == ["mma"])
+            for module in (forms, tensors):
+                module.forms_of = fixed  # type: ignore[attr-defined]
         Device.of = lambda archs, rank=rank: dataclasses.replace(usual(archs), rank=rank)  # type: ignore
         model = ir.load(path)
         host = tvm.target.Target({"kind": "llvm"})

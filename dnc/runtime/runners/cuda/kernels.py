@@ -138,6 +138,7 @@ class GpuSession(Session):
             description = read_json(folder / MODEL_JSON)
             machine = architecture(description["triple"])
             archs, ptx = [str(arch) for arch in description["archs"]], str(description["ptx"])
+            large = int(description.get("large", 0))
             self._inputs = {entry["name"]: np.dtype(entry["dtype"]) for entry in description["inputs"]}
             self._shapes = {entry["name"]: tuple(entry["shape"]) for entry in description["inputs"]}
             versions = dict(description["versions"])
@@ -149,9 +150,11 @@ class GpuSession(Session):
         self._ffi = load_runtime(folder, versions)
         load_cuda(self._ffi, folder, versions)
         capability, name = identify(self._ffi, device, folder)
-        if not runs_on(archs, ptx, capability):
+        if not runs_on(archs, ptx, capability, large):
             mine = f"sm_{capability.replace('.', '')}"
             what = f"the engine is for {', '.join(archs or [ptx])}, and this GPU, {name}, is {mine}"
+            if runs_on(archs, ptx, capability):
+                what += f", which has less than the {large} bytes of shared memory that it takes"
             raise TargetError(what, folder, f"{_AGAIN} with --option arch={mine}")
         self._folder, self._place = folder, device
         self._owner = os.getpid()

@@ -118,7 +118,7 @@ ucontext_t scheduler;
 std::vector<ucontext_t> fibers(kThreads);
 std::vector<char> done(kThreads);
 char *stacks;
-std::size_t current;
+std::size_t current, exchanging;
 Call kernel;
 void **arguments;
 
@@ -148,7 +148,8 @@ void run_block(const Launch &launch) {
   cuda_state.block_begin = cuda_state.epoch + 1;
   while (left) {
     std::size_t ended = 0;
-    ++cuda_state.epoch;
+    if (!exchanging) ++cuda_state.epoch;
+    exchanging = 0;
     for (std::size_t i = 0; i < threads; ++i) {
       // Every other block backwards: where a barrier is missing, one order or the other shows it.
       current = (cuda_block.x + cuda_block.y + cuda_block.z) % 2 ? threads - 1 - i : i;
@@ -157,6 +158,7 @@ void run_block(const Launch &launch) {
       swapcontext(&scheduler, &fibers[current]);
       ended += done[current];
     }
+    if (exchanging && exchanging != threads) cuda_fail("only some threads of the block come to a matrix", nullptr);
     if (ended && ended != threads) cuda_fail("a barrier that only some threads come to, which hangs a GPU", nullptr);
     left = threads - ended;
   }
@@ -169,17 +171,24 @@ void run(const Launch &launch, Call function, const char *name, std::vector<std:
   arguments = pointers.data();
   cuda_state.kernel = name;
   cuda_state.device = where;
+  cuda_state.dynamic = launch.shared;
   cuda_state.launch_begin = cuda_state.epoch + 1;
   cuda_state.block = 0;
   for (cuda_block.z = 0; cuda_block.z < launch.grid[2]; ++cuda_block.z)
     for (cuda_block.y = 0; cuda_block.y < launch.grid[1]; ++cuda_block.y)
       for (cuda_block.x = 0; cuda_block.x < launch.grid[0]; ++cuda_block.x, ++cuda_state.block) run_block(launch);
 }
-struct Function { Call call; const int *sizes; int bounds; std::string name; };
+struct Function { Call call; const int *sizes; int bounds; std::string name; unsigned shared; };
+constexpr int kDynamicShared = 8;
+constexpr unsigned kUnasked = 48 << 10, kMostShared = 227 << 10;
 } // namespace
 
 extern "C" {
 void cuda_barrier() { swapcontext(&fibers[current], &scheduler); }
+void cuda_exchange() {
+  ++exchanging;
+  cuda_barrier();
+}
 
 void cuda_fail(const char *what, const void *at) {
   std::fprintf(stderr, "emulated GPU: kernel %s, block (%u, %u, %u), thread %u, address %p: %s\n", cuda_state.kernel,
@@ -200,7 +209,7 @@ int cuLaunchKernelEx(const Launch *launch, Function *function, void **parameters
   unsigned threads = launch->block[0] * launch->block[1] * launch->block[2];
   if (threads == 0 || threads > kThreads || launch->block[2] > 64) return kInvalid;
   if (launch->grid[1] > 65535 || launch->grid[2] > 65535 || launch->grid[0] == 0) return kInvalid;
-  if (int(threads) > function->bounds) return kInvalid;
+  if (int(threads) > function->bounds || launch->shared > function->shared) return kInvalid;
   if (const char *name = getenv("EMULATED_FAULT"))
     if (function->name.find(name) != std::string::npos) sticky = kIllegalAddress;
   if (sticky) return sticky;
@@ -226,11 +235,16 @@ int cuModuleGetFunction(void **function, void *module, const char *name) {
   if (!call) return kNotFound;
   const int *sizes = static_cast<const int *>(dlsym(module, (text + "__sizes").c_str()));
   const int *bounds = static_cast<const int *>(dlsym(module, (text + "__bounds").c_str()));
-  *function = new Function{call, sizes, *bounds, text};
+  *function = new Function{call, sizes, *bounds, text, kUnasked};
   return 0;
 }
 int cuModuleUnload(void *) { return 0; }
-int cuFuncSetAttribute(void *, int, int) { return 0; }
+int cuFuncSetAttribute(Function *function, int attribute, int value) {
+  if (attribute != kDynamicShared) return 0;
+  if (value < 0 || unsigned(value) > kMostShared) return kInvalid;
+  function->shared = value;
+  return 0;
+}
 int cuDeviceGetName(char *name, int size, int) { std::snprintf(name, size, "emulated"); return 0; }
 int cuGetErrorName(int, const char **text) { *text = "error"; return 0; }
 int cuGetErrorString(int, const char **text) { *text = "error"; return 0; }

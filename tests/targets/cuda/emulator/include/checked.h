@@ -114,6 +114,17 @@ template <typename T, std::size_t N> struct Shared {
   template <typename I> Ref<T, Block> operator[](I offset) { return *(*this + offset); }
 };
 
+// The shared array of which a launch says how large it is.
+template <typename T> struct Dynamic {
+  static constexpr std::size_t kMost = 227 << 10;
+  alignas(1024) char data[kMost];
+  Cell writers[kMost / 2], readers[kMost / 2];
+  template <typename I> Pointer<T, Block> operator+(I offset) {
+    return {{data, cuda_state.dynamic, writers, readers}, reinterpret_cast<T *>(data) + offset};
+  }
+  template <typename I> Ref<T, Block> operator[](I offset) { return *(*this + offset); }
+};
+
 // `(float4*)`: a vector in checked memory, or in a thread's own.
 template <typename U> struct Vector {
   template <typename T, typename Memory> static auto at(const Pointer<T, Memory> &from) {

@@ -24,12 +24,16 @@ struct State {
   std::uint32_t epoch, launch_begin, block_begin, block, thread;
   int device;
   const char *kernel;
+  // Bytes of shared memory that the launch asked for.
+  unsigned dynamic;
 };
 
 extern "C" {
 extern Place cuda_thread, cuda_block;
 extern State cuda_state;
 void cuda_barrier();
+// Goes on when all threads of the block are here, and orders no accesses.
+void cuda_exchange();
 [[noreturn]] void cuda_fail(const char *what, const void *at);
 // The allocation that begins before an address, or at it.
 Allocation *cuda_find(const void *at);
