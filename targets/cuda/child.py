@@ -54,7 +54,7 @@ class _Compiler:
     def __init__(self, request: dict[str, Any], progress: Callable[[str], None]) -> None:
         import onnx_ir as ir
 
-        from dnc.targets.cuda.lowering import Network
+        from dnc.targets.cuda.lowering import Network, fill_of
 
         self._tell = progress
         self._archs = list(request["archs"])
@@ -63,7 +63,8 @@ class _Compiler:
         self._linker = request["linker"]
         self._resources: dict[str, Resources] = {}
         progress("reading the graph")
-        module = emit(ir.load(request["model"]), gpu=True)
+        fill = fill_of(Device.of(self._archs), request["new"])
+        module = emit(ir.load(request["model"]), gpu=True, fill=fill)
         switches = {"tf32": request["tf32"], "new": request["new"]}
         self._network = Network(module, self._archs, self._machine.target, self._compile_kernels, **switches)
 

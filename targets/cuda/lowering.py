@@ -24,7 +24,7 @@ from dnc.targets.tvm.provenance import kernels_of
 from dnc.targets.tvm.schedules.rewriting import calls, is_fixed
 from dnc.targets.tvm.schedules.stages import dims
 
-__all__ = ["Lowered", "Network"]
+__all__ = ["Lowered", "Network", "fill_of"]
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,11 @@ class Lowered:
     """See `dnc.targets.tvm.provenance.kernels_of`."""
     large: int
     """Bytes of shared memory that the kernels ask for when they are launched, at most."""
+
+
+def fill_of(device: Device, new: bool) -> int:
+    """What `emit` is to be told: of images with three channels, `mma-product` copies a pixel of four at once."""
+    return 4 if new and device.copies else 0
 
 
 class Network:

@@ -64,8 +64,10 @@ struct dnc_window {
   static constexpr int Broad = Broad_, Down = Down_, Right = Right_, Lanes = Lanes_, Terms = High * Broad * Inputs;
 };
 // What the pixels of a tile are: the maps' sides, and of windows the stride and how far they reach out.
-template <int Pixels_, int Tall_, int Wide_, int Y_, int X_, int Top_, int Left_> struct dnc_pixels {
+// Plain: they are the map's own.
+template <int Pixels_, int Tall_, int Wide_, int Y_, int X_, int Top_, int Left_, int Plain_> struct dnc_pixels {
   static constexpr int Pixels = Pixels_, Tall = Tall_, Wide = Wide_, Y = Y_, X = X_, Top = Top_, Left = Left_;
+  static constexpr bool Plain = Plain_;
 };
 // `first` is the number of the tile's first pixel, `begin` that of the block's first step, of Steps.
 template <class Tile, class Window, class Pixels, int Steps, class Strips, class Data, class Weights>
@@ -82,24 +84,42 @@ __device__ __forceinline__ void dnc_product(float *sums, Strips strips, Data dat
   // Where the windows of the pixels begin that the thread brings, and which rows and columns of them are outside.
   int places[Turns];
   unsigned outside[Turns];
+  if (Pixels::Plain) {
 #pragma unroll
-  for (int turn = 0; turn < Turns; ++turn) {
-    int pixel = first + below + turn * Below;
-    bool beyond = pixel >= Pixels::Pixels;
-    if (beyond) pixel = 0;
-    int image = pixel / (Pixels::Tall * Pixels::Wide), rest = pixel % (Pixels::Tall * Pixels::Wide);
-    int top = rest / Pixels::Wide * Pixels::Y - Pixels::Top, left = rest % Pixels::Wide * Pixels::X - Pixels::Left;
-    places[turn] = ((image * Window::Height + top) * Window::Width + left) * Window::Channels;
-    if (Whole) places[turn] += across;
-    unsigned bits = beyond ? ~0u : Never;
+    for (int turn = 0; turn < Turns; ++turn) {
+      int pixel = first + below + turn * Below;
+      places[turn] = pixel * Window::Channels;
+      outside[turn] = pixel < Pixels::Pixels ? Never : ~0u;
+    }
+  } else {
+    // Each pixel's is found by one thread.
 #pragma unroll
-    for (int y = 0; y < Window::High; ++y)
-      if ((unsigned)(top + y * Window::Down) >= Window::Height) bits |= 1u << y;
+    for (int row = thread; row < Tile::Rows; row += Threads) {
+      int pixel = first + row;
+      unsigned bits = pixel < Pixels::Pixels ? Never : ~0u;
+      int image = pixel / (Pixels::Tall * Pixels::Wide), rest = pixel % (Pixels::Tall * Pixels::Wide);
+      int top = rest / Pixels::Wide * Pixels::Y - Pixels::Top, left = rest % Pixels::Wide * Pixels::X - Pixels::Left;
 #pragma unroll
-    for (int x = 0; x < Window::Broad; ++x)
-      if ((unsigned)(left + x * Window::Right) >= Window::Width) bits |= 1u << (16 + x);
-    outside[turn] = bits;
+      for (int y = 0; y < Window::High; ++y)
+        if ((unsigned)(top + y * Window::Down) >= Window::Height) bits |= 1u << y;
+#pragma unroll
+      for (int x = 0; x < Window::Broad; ++x)
+        if ((unsigned)(left + x * Window::Right) >= Window::Width) bits |= 1u << (16 + x);
+      int place = ((image * Window::Height + top) * Window::Width + left) * Window::Channels;
+      *(int2*)(strips + row * 4) = make_int2(place, (int)bits);
+    }
+    __syncthreads();
+#pragma unroll
+    for (int turn = 0; turn < Turns; ++turn) {
+      int2 found = *(int2*)(strips + (below + turn * Below) * 4);
+      places[turn] = found.x;
+      outside[turn] = found.y;
+    }
+    __syncthreads();
   }
+  if (Whole)
+#pragma unroll
+    for (int turn = 0; turn < Turns; ++turn) places[turn] += across;
   // Where the thread's first vector of data stands in a stage; those after it are whole rows of banks below.
   const int stand = below * Depth + across % 8;
   auto bring = [&](int step, int stage) {

@@ -135,10 +135,11 @@ class _Mma(Tiles):
         self._sums = allocate([self.area // tile.threads], "float32", "sums")
         packed = (self.groups, self.tiles, self.parts * self.steps, tile.depth * tile.columns)
         self._packed = tirx.decl_buffer([index(side) for side in packed], self.dtype, "weight")
+        plain = window.size == window.stride == (1, 1) and window.source[:3] == window.output[:3]
         self._geometry = (
             (tile.rows, tile.columns, down, self._side, tile.depth, self._stages),
             (*window.source[1:], self.inputs, *window.size, *window.dilation, _lanes(window)),
-            (self.pixels, *window.output[1:3], *window.stride, *window.padding),
+            (self.pixels, *window.output[1:3], *window.stride, *window.padding, int(plain)),
         )
 
     def pack(self, weight: Array) -> Array:

@@ -55,14 +55,18 @@ def integers(value: Value | None) -> list[int]:
 
 
 class RelaxBuilder:
-    """A Relax function that is being built, for a GPU or for CPUs."""
+    """A Relax function that is being built, for a GPU or for CPUs.
 
-    def __init__(self, gpu: bool = False) -> None:
+    Args:
+        fill: see `dnc.targets.tvm.emit.emit`.
+    """
+
+    def __init__(self, gpu: bool = False, fill: int = 0) -> None:
         from tvm import relax, te, tirx
 
         self.relax, self.te, self.tir = relax, te, tirx
         self.op = relax.op
-        self.gpu = gpu
+        self.gpu, self.fill = gpu, fill
         self.block = relax.BlockBuilder()
         self.nodes: list[str] = []
         """Those that were written so far, by name; variables are called after the last: see provenance.py."""

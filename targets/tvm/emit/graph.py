@@ -43,8 +43,8 @@ MAIN = "main"
 class _Emitter:
     """Translates one graph. `_values` has what was translated so far, by name."""
 
-    def __init__(self, eights: str, halves: Collection[ir.Node], gpu: bool) -> None:
-        self._b = RelaxBuilder(gpu)
+    def __init__(self, eights: str, halves: Collection[ir.Node], gpu: bool, fill: int) -> None:
+        self._b = RelaxBuilder(gpu, fill)
         self._values: dict[str, Value | Dequantized] = {}
         self._reals: dict[str, Value] = {}
         self._eights = eights
@@ -154,16 +154,18 @@ def _evaluate(node: ir.Node, inputs: Sequence[Any]) -> list[Array]:
     return [np.asarray(value) for value in runner.run(None, feeds)]
 
 
-def emit(model: ir.Model, *, eights: str = "uint8", bfloat16: bool = False, gpu: bool = False) -> Any:
+def emit(model: ir.Model, *, eights: str = "uint8", bfloat16: bool = False, gpu: bool = False, fill: int = 0) -> Any:
     """The tvm.IRModule of a model in which `unsupported` finds nothing. The model stays as it is.
 
     Args:
         eights: the type that 8-bit numbers are held in: see `dnc.targets.tvm.emit.integers`.
         bfloat16: convolutions multiply in it where that pays: see `dnc.targets.tvm.emit.halves`.
         gpu: it is for a GPU, which holds 8-bit numbers in int8.
+        fill: convolutions of float16 that read fewer channels than these, an odd number of them, read zeros behind
+            them, so that a pixel's can be copied at once; 0 for none.
     """
     chosen = halves.convolutions(model.graph) if bfloat16 else ()
-    return _Emitter("int8" if gpu else eights, chosen, gpu).module(model.graph)
+    return _Emitter("int8" if gpu else eights, chosen, gpu, fill).module(model.graph)
 
 
 def shared_outputs(model: ir.Model) -> list[str]:

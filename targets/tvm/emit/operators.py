@@ -158,8 +158,13 @@ def _batch_normalization(b: RelaxBuilder, node: ir.Node, inputs: Inputs) -> Tens
 
 @_operator("Conv")
 def _conv(b: RelaxBuilder, node: ir.Node, inputs: Inputs) -> Tensor:
-    x, weights = b.last(inputs[0]), inputs[1]
+    x, weights = b.tensor_of(inputs[0]), inputs[1]
     assert isinstance(weights, np.ndarray)
+    channels = weights.shape[1]
+    if b.fill and x.dtype == "float16" and channels % 2 and channels < b.fill and x.shape[1] == channels:
+        x = _filled(b, b.tensor_of(inputs[0]))
+        weights = np.pad(weights, [(0, 0), (0, b.fill - channels), (0, 0), (0, 0)])
+    x = b.last(x)
     kernel = b.relax.const(np.ascontiguousarray(weights.transpose(2, 3, 1, 0)))
     y = b.op.nn.conv2d(
         x.expr,
@@ -176,6 +181,23 @@ def _conv(b: RelaxBuilder, node: ir.Node, inputs: Inputs) -> Tensor:
         assert isinstance(inputs[2], np.ndarray)
         result = b.emit(b.op.add(result.expr, b.constant(inputs[2].reshape(-1, 1, 1), result.dtype, True)), last=True)
     return result
+
+
+def _filled(b: RelaxBuilder, x: Tensor) -> Tensor:
+    """The tensor with its channels last, and zeros behind them."""
+    te, tir = b.te, b.tir
+
+    def fill(data: Any) -> Any:
+        count, *sides = data.shape
+        channels, height, width = sides if not x.last else (sides[2], *sides[:2])
+
+        def at(n: Any, h: Any, w: Any, c: Any) -> Any:
+            held = data[n, h, w, c] if x.last else data[n, c, h, w]
+            return tir.if_then_else(c < channels, held, tir.const(0, x.dtype))
+
+        return te.compute((count, height, width, b.fill), at, name="fill")
+
+    return b.compute(fill, x.expr, last=True, name="fill")
 
 
 @_operator("ConvTranspose")

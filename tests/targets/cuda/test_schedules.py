@@ -233,6 +233,7 @@ _HARD: dict[str, dict[str, int]] = {
     "far_out": {"inputs": 8, "outputs": 16, "size": 7, "pad": 6, "stride": 3},
     "no_border": {"inputs": 24, "outputs": 255, "size": 3, "side": 8},
     "short": {"inputs": 8, "outputs": 16},
+    "first": {"inputs": 3, "outputs": 16, "size": 3, "pad": 1, "stride": 2, "side": 31},
     "images": {"inputs": 32, "outputs": 48, "size": 3, "pad": 1, "images": 3, "side": 7},
 }
 """Convolutions of which something does not come out even."""

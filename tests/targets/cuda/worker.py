@@ -40,7 +40,7 @@ def main(folder: Path) -> None:
     from tvm import relax
 
     from dnc.runtime.runners.cuda.device import Device
-    from dnc.targets.cuda.lowering import Network
+    from dnc.targets.cuda.lowering import Network, fill_of
     from dnc.targets.cuda.schedules import forms, tensors
     from dnc.targets.tvm.emit import emit
 
@@ -64,7 +64,8 @@ def main(folder: Path) -> None:
         host = tvm.target.Target({"kind": "llvm"})
         compile_kernels = partial(make_kernels, library=library, driver=folder)
         switches = {name: name in allowed for name in ("tf32", "new")}
-        network = Network(emit(model, gpu=True), [arch], host, compile_kernels, **switches)
+        module = emit(model, gpu=True, fill=fill_of(usual([arch]), switches["new"]))
+        network = Network(module, [arch], host, compile_kernels, **switches)
         lowered = network.lowered()
         machine = relax.VirtualMachine(lowered.executable, tvm.cuda(), "naive")
         feeds = np.load(path.with_suffix(".npz"))
