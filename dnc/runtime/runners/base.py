@@ -4,23 +4,40 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
+import numpy.typing as npt
 
 from dnc.errors import TargetError
 from dnc.runtime.arithmetic import Arithmetic
+from dnc.runtime.devices import Lent, is_on_device
 from dnc.runtime.options import Option, parse_options
 from dnc.typing import Array
 
-__all__ = ["Runner", "Session", "checked"]
+__all__ = ["Pending", "Runner", "Session", "checked"]
+
+
+class Pending:
+    """A run that was asked for with `Session.submit`; this one is done."""
+
+    def __init__(self, outputs: list[Any]) -> None:
+        self._outputs = outputs
+
+    def result(self, *, keep: bool = True) -> list[Any]:
+        """The outputs in the model's order, when they are there. Raises as `Session.run`.
+
+        Args:
+            keep: False from who reads them now and keeps none: they may be memory of which the device has little.
+        """
+        return self._outputs
 
 
 class Session(ABC):
-    """An opened engine. `run` may be called from several threads at once."""
+    """An opened engine. `run` and `submit` may be called from several threads at once."""
 
     device: str
     """What it really runs on, in the engine's own words."""
@@ -31,6 +48,30 @@ class Session(ABC):
     @abstractmethod
     def run(self, inputs: Mapping[str, Array]) -> list[Array]:
         """The outputs in the model's order, for inputs by name."""
+
+    def submit(
+        self, inputs: Mapping[str, Any], wanted: Container[int] | None = None, *, on_device: bool = False
+    ) -> Pending:
+        """Asks for a run, which may go on while the caller does something else.
+
+        Args:
+            inputs: as for `run`; they stay as they are until the result is there. A GPU's session takes arrays that
+                are in its memory as well: see `dnc.runtime.devices`.
+            wanted: the places of the outputs that somebody reads; all if not given. Others may come as empty arrays.
+            on_device: outputs come as `dnc.runtime.devices.DeviceArray`, and stay in the device's memory.
+
+        Raises:
+            TargetError: an input is wrong, or the engine runs on no device that has memory of its own.
+        """
+        there = [name for name, array in inputs.items() if not isinstance(array, np.ndarray) and is_on_device(array)]
+        if on_device or there:
+            what = f"input {there[0]} is" if there else "outputs cannot be"
+            raise TargetError(f"{what} in the memory of a GPU, and the engine runs on {self.device}")
+        return Pending(self.run(inputs))
+
+    def empty(self, shape: Sequence[int], dtype: npt.DTypeLike) -> Array:
+        """Memory for an input that is to be written, from which a run takes it without one more copy."""
+        return np.empty(shape, dtype)
 
     def device_seconds(self, inputs: Mapping[str, Array], runs: int) -> float:
         """Seconds of one run, the mean of so many in a row, without what it takes to bring inputs to a device that has
@@ -60,10 +101,10 @@ class Session(ABC):
 
 def checked(
     library: str,
-    inputs: Mapping[str, Array],
+    inputs: Mapping[str, Any],
     types: Mapping[str, np.dtype[Any]],
     shapes: Mapping[str, Sequence[object]] | None = None,
-) -> list[Array]:
+) -> list[Any]:
     """The inputs of a run in the model's order, for a library that would take others as they lie.
 
     Args:
@@ -78,7 +119,7 @@ def checked(
         raise TargetError(f"{library} failed: the inputs are {', '.join(types)}, not {', '.join(inputs)}")
     for name, dtype in types.items():
         array = inputs[name]
-        if not isinstance(array, np.ndarray) or array.dtype != dtype:
+        if not isinstance(array, np.ndarray | Lent) or array.dtype != dtype:
             raise TargetError(f"{library} failed: input {name} is no array of {dtype}")
         wanted = array.shape if shapes is None else tuple(shapes[name])
         fits = [side == size for side, size in zip(wanted, array.shape, strict=False) if isinstance(side, int)]

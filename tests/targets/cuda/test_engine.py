@@ -9,7 +9,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -21,7 +20,6 @@ from dnc.darknet.reference import run
 from dnc.errors import TargetError
 from dnc.runtime.gpus import Gpu
 from dnc.runtime.runners.cuda import KernelsRunner
-from dnc.runtime.runners.cuda.kernels import _Buffers
 from dnc.runtime.runners.tvm.session import MODEL
 from dnc.targets.cuda.process import Compiler, Job, cuda_runtime
 from dnc.targets.cuda.target import Cuda
@@ -305,18 +303,6 @@ def test_nvidias_compiler(precision: str, archs: tuple[str, ...], write: Write, 
         assert taken["shared"] <= 48 * 1024
         assert taken["spilled"] == 0
     assert not [rules for rules in reply["rules"].values() if "none" in rules]
-
-
-def test_outputs_of_another_shape() -> None:
-    """As many as there are detections: they are copied into memory of their own, and what is pinned stays."""
-    buffers = _Buffers.__new__(_Buffers)
-    buffers._ffi = SimpleNamespace(from_dlpack=lambda array: array)  # type: ignore[assignment]
-    kept = [(None, np.zeros((2, 3), np.float32))]
-    buffers._outputs = kept
-    for rows in (1, 2, 0):
-        ((_, view),) = buffers.views_for([SimpleNamespace(shape=(rows, 3), dtype="float32")])
-        assert view.shape == (rows, 3)
-        assert (view is kept[0][1]) is (rows == 2)
 
 
 def test_options(monkeypatch: pytest.MonkeyPatch) -> None:

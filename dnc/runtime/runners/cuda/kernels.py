@@ -1,12 +1,22 @@
 """Runs a model.so of kernels on an NVIDIA GPU: needs numpy, tvm_ffi, TVM's runtime with its part for CUDA, and NVIDIA's
 CUDA runtime (libcudart), nothing of a compiler.
 
-One virtual machine has the weights and the memory of the device, and one thread of its own, in which all runs take
-turns: a GPU computes one after the other anyway. Arrays go through memory that is pinned, and lie at the same place of
-the device in every run:
+One virtual machine has the weights and the memory of the device, and one thread of its own, which asks the device for
+all runs: a GPU computes one after the other anyway. A run is
 
-    copy the inputs into pinned memory; ask for: copies to the device, all kernels, copies of the outputs to pinned
-    memory; wait for all of that once; copy the outputs
+    in the caller's thread      inputs are copied into pinned memory, unless they lie there or on the device already
+    in the session's thread     asks for copies to the device, all kernels, copies of the outputs to pinned memory
+    in the caller's thread      waits for that; outputs that the caller keeps are copied
+
+A run that is alone has all of that on one stream, CUDA's legacy default stream. While others are under way its copies
+go over two streams of the session's, so that they take place beside the kernels of the runs before and after it:
+
+    copies in       each run in flight (`_Slot`) has memory of the device of its own for its inputs
+    legacy          waits for the copies in; a copy on the device to where graphs were recorded; kernels
+    copies out      wait for the kernels
+
+What is not to be given back before the device has done with it is kept by `_Flight` until then, whoever gave up on its
+result meanwhile.
 
 The library has the network twice (`dnc.targets.cuda.graphs`), as single kernels and as CUDA graphs:
 
@@ -16,7 +26,7 @@ The library has the network twice (`dnc.targets.cuda.graphs`), as single kernels
     graphs=off      single kernels
 
 While a graph is recorded, no other thread of the process may allocate or free memory of a GPU, or use its default
-stream: `_gate` keeps all sessions apart then. What another library does at that moment makes CUDA refuse.
+stream: `gate` keeps all sessions apart then. What another library does at that moment makes CUDA refuse.
 """
 
 from __future__ import annotations
@@ -24,11 +34,10 @@ from __future__ import annotations
 import ctypes
 import importlib.util
 import os
-import threading
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Container, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -39,10 +48,12 @@ import numpy.typing as npt
 
 from dnc.errors import TargetError
 from dnc.files.reading import read_json
+from dnc.runtime.devices import DeviceArray, Lent, borrow, is_on_device
 from dnc.runtime.inputs import noise
 from dnc.runtime.processor import architecture
-from dnc.runtime.runners.base import Session, checked
-from dnc.runtime.runners.cuda.cudart import CUDART, Cudart, Stopwatch
+from dnc.runtime.runners.base import Pending, Session, checked
+from dnc.runtime.runners.cuda.buffers import gate, is_pinned, pinned
+from dnc.runtime.runners.cuda.cudart import CUDART, ON_DEVICE, TO_DEVICE, TO_HOST, Cudart, Stopwatch
 from dnc.runtime.runners.cuda.device import runs_on
 from dnc.runtime.runners.tvm.instrument import measured
 from dnc.runtime.runners.tvm.session import MODEL, MODEL_JSON, find_library, load_runtime, own_name, reason
@@ -56,7 +67,7 @@ CUDA_RUNTIME = "libtvm_runtime_cuda.so"
 MAIN, GRAPHS = "main", "main_graphs"
 """The functions of a library."""
 _AGAIN = "build the engine again"
-_CPU, _CUDA, _PINNED = 1, 2, 3
+_CPU, _CUDA = 1, 2
 """DLPack's device types."""
 _POOLED = 2
 """The allocator of TVM that keeps memory for the next run."""
@@ -65,41 +76,16 @@ _EXISTS, _CAPABILITY, _NAME = 0, 4, 5
 _CUDA_VERSION, _DRIVER = 13, "580"
 """What that wants of the driver: CUDA's version, which drivers of this release are the first to have."""
 _TOOLKITS = ("lib64", "targets/x86_64-linux/lib", "targets/sbsa-linux/lib", "targets/aarch64-linux/lib")
-_KEPT = 4
-"""Shapes of inputs, of networks that take images of any size, for which memory is kept."""
+_ALIGNMENT = 256
+"""Bytes, on a border of which CUDA's memory begins."""
+_IN_FLIGHT = 8
+"""Runs that the device is asked for before the first of them is done, at most."""
 _TRIAL_SECONDS, _TRIAL_ROUNDS = 0.1, (7, 100)
 _CONFIDENCE = 0.99
 
-Arrays = Sequence[Array]
+Arrays = Sequence[Any]
 
 
-class _Gate:
-    """A lock that users of a GPU share, and that the recording of a graph holds alone."""
-
-    def __init__(self) -> None:
-        # A finalizer may come through in the very thread that records.
-        self._changed = threading.Condition(threading.RLock())
-        self._inside = 0
-
-    @contextmanager
-    def shared(self) -> Iterator[None]:
-        with self._changed:
-            self._inside += 1
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._inside -= 1
-                self._changed.notify_all()
-
-    @contextmanager
-    def alone(self) -> Iterator[None]:
-        with self._changed:
-            self._changed.wait_for(lambda: not self._inside)
-            yield
-
-
-_gate = _Gate()
 _lost: list[Any] = []
 """What sessions had that a forked process inherited."""
 _idle: deque[ThreadPoolExecutor] = deque()
@@ -107,18 +93,6 @@ _idle: deque[ThreadPoolExecutor] = deque()
 happening while a graph is recorded; so it waits for the next session, and the memory with it."""
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_idle.clear)
-
-
-@contextmanager
-def _told() -> Iterator[None]:
-    """What goes wrong in a run, as TargetError."""
-    try:
-        yield
-    except TargetError:
-        raise
-    except Exception as error:
-        # tvm_ffi raises the builtin class that TVM's message names.
-        raise TargetError(f"TVM failed: {reason(error)}") from error
 
 
 class GpuSession(Session):
@@ -162,14 +136,19 @@ class GpuSession(Session):
             self._thread = _idle.pop()
         except IndexError:
             self._thread = ThreadPoolExecutor(1, thread_name_prefix="dnc-cuda")
-        self._buffers: dict[tuple[tuple[int, ...], ...], _Buffers] = {}
+        self._slots: list[_Slot] = []
+        self._flights: deque[_Flight] = deque()
+        self._fixed: list[Any] = []
         self._thread.submit(self._open, folder / MODEL, graphs).result()
         self.graphs = "off" if self._main is self._plain else "on"
         self.device = f"{name} (CUDA{' graphs' * (self.graphs == 'on')}, TVM)"
 
     def _open(self, path: Path, graphs: str) -> None:
         try:
-            with _gate.shared():
+            with gate.shared():
+                self._cuda = Cudart()
+                self._cuda("cudaSetDevice", self._place)
+                self._in, self._out = self._cuda.stream(), self._cuda.stream()
                 # The machine does not keep the library.
                 self._library = self._ffi.load_module(own_name(path))
                 self._machine = self._library["vm_load_executable"]()
@@ -177,8 +156,7 @@ class GpuSession(Session):
                 self._main = self._plain = self._machine[MAIN]
                 recorded = self._machine[GRAPHS]
         except Exception as error:
-            # tvm_ffi raises the builtin class that TVM's message names.
-            raise TargetError(f"TVM refuses the engine: {reason(error)}", path, _AGAIN) from error
+            raise self._failure(error, "TVM refuses the engine", path, _AGAIN) from error
         if graphs != "off":
             self._record(recorded, path, graphs == "on")
 
@@ -191,12 +169,14 @@ class GpuSession(Session):
             return
         generator = np.random.default_rng(0)
         arrays = [noise(self._shapes[name], dtype, generator) for name, dtype in self._inputs.items()]
+        # What kernels allocate by themselves is there afterwards, and stays where it is.
+        expected = self._run(arrays, self._plain)
         try:
-            # What kernels allocate by themselves is there afterwards, and stays where it is.
-            expected = self._run(arrays, self._plain)
-            with _gate.alone():
+            with gate.shared(), self._failing():
+                self._fixed = [self._empty(array.shape, array.dtype) for array in arrays]
+            with gate.alone():
                 # The first run records.
-                self._compute(arrays, recorded)
+                self._run(arrays, recorded)
             outputs = self._run(arrays, recorded)
         except TargetError as error:
             if wanted:
@@ -213,29 +193,53 @@ class GpuSession(Session):
             if timings.ratio(GRAPHS, MAIN, _CONFIDENCE).high >= 1:
                 return
         self._main = recorded
-        with _gate.shared():
+        with gate.shared(), self._failing():
+            self._retire()
             # Graphs have memory of their own; that of the single kernels goes back.
             self._ffi.get_global_func("vm.builtin.memory_manager.clear")()
 
     def __del__(self) -> None:
         """Memory of the device goes back when nothing is being recorded."""
-        if "_buffers" not in self.__dict__:
+        if "_flights" not in self.__dict__:
             return
         if self._owner != os.getpid():
             # CUDA has nothing to give back there, and would end the process.
             _lost.append(dict(self.__dict__))
             return
-        with _gate.shared():
+        with gate.shared(urgent=True):
+            self._give_back()
             self._main = self._plain = self._machine = self._library = None
-            self._buffers.clear()
             self._ffi.get_global_func("vm.builtin.memory_manager.clear")()
         _idle.append(self._thread)
 
-    def run(self, inputs: Mapping[str, Array]) -> list[Array]:
-        """Copies to the device, runs there, and copies back."""
-        return self._thread.submit(self._run, self._arrays(inputs), self._main).result()
+    def _give_back(self) -> None:
+        """What runs had, when they are done."""
+        for flight in self._flights:
+            flight.land()
+        for slot in (*self._slots, *(flight.slot for flight in self._flights)):
+            slot.close()
+        for stream in (self.__dict__.pop(name, None) for name in ("_in", "_out")):
+            if stream is not None:
+                self._cuda("cudaStreamDestroy", stream)
+        for each in (self._flights, self._slots, self._fixed):
+            each.clear()
 
-    def device_seconds(self, inputs: Mapping[str, Array], runs: int) -> float:
+    def run(self, inputs: Mapping[str, Any]) -> list[Array]:
+        """Copies to the device, runs there, and copies back."""
+        return self.submit(inputs).result()
+
+    def submit(
+        self, inputs: Mapping[str, Any], wanted: Container[int] | None = None, *, on_device: bool = False
+    ) -> Pending:
+        """Copies the inputs into pinned memory, where they are not, and goes on while the device runs."""
+        arrays = self._arrays(inputs)
+        return _Asked(self, self._thread.submit(self._ask, arrays, self._main, wanted, on_device))
+
+    def empty(self, shape: Sequence[int], dtype: npt.DTypeLike) -> Array:
+        """Pinned memory."""
+        return pinned.array(shape, dtype, lambda size: self._thread.submit(self._grow, size).result())
+
+    def device_seconds(self, inputs: Mapping[str, Any], runs: int) -> float:
         """By CUDA's events, around runs on inputs that are on the device, and whose outputs stay there."""
         return self._thread.submit(self._time, self._arrays(inputs), self._main, runs).result()
 
@@ -247,46 +251,188 @@ class GpuSession(Session):
         task = partial(measured, self._ffi, own._machine, run, runs, self._kernels, own._wait)
         return own._thread.submit(task).result()
 
-    def _arrays(self, inputs: Mapping[str, Array]) -> list[Array]:
-        """The inputs in the model's order."""
-        arrays = checked("TVM", inputs, self._inputs, self._shapes)
+    def _arrays(self, inputs: Mapping[str, Any]) -> list[Any]:
+        """The inputs in the model's order, in memory from which the device copies by itself."""
         if self._owner != os.getpid():
             raise TargetError(
                 "CUDA cannot be used in a process that forked after the engine was opened", hint="open it there"
             )
-        return arrays
+        arrays = checked(
+            "TVM", {name: self._borrowed(name, array) for name, array in inputs.items()}, self._inputs, self._shapes
+        )
+        return [array if isinstance(array, Lent) or is_pinned(array) else self._pinned(array) for array in arrays]
+
+    def _pinned(self, array: Array) -> Array:
+        copy = self.empty(array.shape, array.dtype)
+        np.copyto(copy, array)
+        return copy
+
+    def _borrowed(self, name: str, array: Any) -> Any:
+        """An input; of one that is on the device, where it lies."""
+        if isinstance(array, np.ndarray) or not is_on_device(array):
+            return array
+        with gate.shared(), self._cuda.on(self._place):
+            lent = borrow(array, partial(self._cuda.wait, None))
+        if lent.device not in (None, self._place):
+            what = f"input {name} is in the memory of GPU {lent.device}, and the engine runs on GPU {self._place}"
+            raise TargetError(what, hint=f"--option device={lent.device}, or dnc.load(…, device='{lent.device}')")
+        return lent
+
+    def _failure(self, error: Exception, what: str, where: Path | None = None, hint: str = "") -> TargetError:
+        """What went wrong, in words; of memory, how much there is."""
+        if "out of memory" not in str(error):
+            # tvm_ffi raises the builtin class that TVM's message names.
+            return TargetError(f"{what}: {reason(error)}", where, hint)
+        free, every = self._cuda.memory()
+        weights = (self._folder / MODEL).stat().st_size
+        said = f"GPU {self._place} has not enough memory: {free >> 20} of its {every >> 20} MB are free"
+        said += f", and the network's code and weights alone take {weights / 2**20:.1f} MB"
+        another = (
+            "compile it with a smaller --batch, end what else uses the GPU, or take another one: --option device=N"
+        )
+        return TargetError(said, where or self._folder, another)
+
+    def _landed(self, flight: _Flight, keep: bool) -> list[Any]:
+        """The outputs of a run, when they are there."""
+        if any(isinstance(output, DeviceArray) for output in flight.outputs):
+            # Whoever reads them has their own stream wait.
+            return flight.outputs
+        try:
+            with gate.shared():
+                here = self._cuda.device() == self._place
+                if here:
+                    flight.land()
+            if not here:
+                # Asked here, CUDA would occupy memory of the GPU that this thread has chosen.
+                self._thread.submit(flight.land).result()
+        except TargetError as error:
+            raise self._failure(error, "TVM failed") from error
+        return [np.array(output) if keep else output for output in flight.outputs]
+
+    # What follows runs in the session's thread.
+
+    def _grow(self, size: int) -> bool:
+        with gate.shared(), self._failing():
+            return pinned.grow(size, self._cuda.pin, self._cuda.unpin)
+
+    @contextmanager
+    def _failing(self) -> Iterator[None]:
+        """Calls to CUDA and TVM; what goes wrong is a TargetError, and nothing is under way then."""
+        try:
+            self._cuda("cudaSetDevice", self._place)
+            yield
+        except Exception as error:
+            failure = self._failure(error, "TVM failed")
+            for stream in (self._in, None, self._out):
+                with suppress(TargetError):
+                    self._cuda("cudaStreamSynchronize", stream)
+            raise failure from error
 
     def _run(self, arrays: Arrays, function: Any) -> list[Array]:
-        with _gate.shared():
-            return self._compute(arrays, function)
+        """A run to its end."""
+        return _Asked(self, self._ask(arrays, function)).result()
 
-    def _compute(self, arrays: Arrays, function: Any) -> list[Array]:
-        copy = self._ffi.get_global_func("runtime.TVMTensorCopyFromTo")
-        with _told():
-            buffers = self._buffers_for(arrays)
-            for array, (pinned, view), there in zip(arrays, buffers.inputs, buffers.device, strict=True):
-                np.copyto(view, array)
-                copy(pinned, there)
-            outputs = list(function(*buffers.device))
-            views = buffers.views_for(outputs)
-            for output, (pinned, _) in zip(outputs, views, strict=True):
-                copy(output, pinned)
-            self._wait()
-            return [np.array(view) for _, view in views]
+    def _ask(
+        self, arrays: Arrays, function: Any, wanted: Container[int] | None = None, on_device: bool = False
+    ) -> _Flight:
+        """Asks for a run."""
+        with gate.shared(), self._failing():
+            self._retire()
+            slot = self._slots.pop() if self._slots else _Slot(self._ffi, self._cuda, self._place, len(arrays))
+            try:
+                flight = self._asked(slot, arrays, function, wanted, on_device)
+            except BaseException:
+                self._slots.append(slot)
+                raise
+            self._flights.append(flight)
+            return flight
+
+    def _asked(
+        self, slot: _Slot, arrays: Arrays, function: Any, wanted: Container[int] | None, on_device: bool
+    ) -> _Flight:
+        alone = not self._flights
+        given = self._given(slot, arrays, function is not self._plain, None if alone else self._in)
+        outputs = list(function(*given))
+        event, out = (slot.done, None) if alone else (slot.done_beside, self._out)
+        found: list[Any] = []
+        if on_device:
+            found = [self._left(output) for output in outputs]
+            event, out = slot.done, None
+        elif not alone:
+            self._cuda.wait(out, None)
+        for place, output in enumerate(outputs if not on_device else ()):
+            shape, dtype = tuple(output.shape), np.dtype(str(output.dtype))
+            if wanted is not None and place not in wanted:
+                found.append(np.empty(0, dtype))
+                continue
+            found.append(pinned.array(shape, dtype, self._grow))
+            self._cuda.copy(found[-1].ctypes.data, output.data_ptr(), found[-1].nbytes, TO_HOST, out)
+        self._cuda("cudaEventRecord", event, out)
+        return _Flight(self._cuda, slot, event, found, given, (arrays, outputs))
+
+    def _given(self, slot: _Slot, arrays: Arrays, recorded: bool, stream: ctypes.c_void_p | None) -> list[Any]:
+        """Tensors of the device with the inputs, which are there for the legacy stream; if they are for graphs, where
+        those read them. Arrays of the host are copied on a stream."""
+        # Of a run that is alone the copies go there at once.
+        direct = recorded and stream is None
+        given = []
+        for place, array in enumerate(arrays):
+            if isinstance(array, Lent):
+                given.append(self._taken(slot, place, array))
+                continue
+            there = self._fixed[place] if direct else slot.room(place, array.shape, array.dtype)
+            self._cuda.copy(there.data_ptr(), array.ctypes.data, array.nbytes, TO_DEVICE, stream)
+            given.append(there)
+        if stream is not None:
+            self._cuda.wait(None, stream)
+        if not recorded:
+            return given
+        for tensor, fixed, array in zip(given, self._fixed, arrays, strict=True):
+            if tensor is not fixed:
+                self._cuda.copy(fixed.data_ptr(), tensor.data_ptr(), array.nbytes, ON_DEVICE, None)
+        return self._fixed
+
+    def _taken(self, slot: _Slot, place: int, lent: Lent) -> Any:
+        """Somebody's array on the device; a copy where TVM cannot take it as it lies."""
+        if lent.capsule and lent.address % _ALIGNMENT == 0:
+            return self._ffi.from_dlpack(lent.owner)
+        there = slot.room(place, lent.shape, lent.dtype)
+        self._cuda.copy(there.data_ptr(), lent.address, lent.nbytes, ON_DEVICE, None)
+        return there
+
+    def _left(self, output: Any) -> DeviceArray:
+        shape, dtype = tuple(output.shape), np.dtype(str(output.dtype))
+
+        def wait(stream: int) -> None:
+            with gate.shared(), self._cuda.on(self._place):
+                self._cuda.wait(stream, None)
+
+        def fetch() -> Array:
+            array = np.empty(shape, dtype)
+            with gate.shared(), self._cuda.on(self._place):
+                # To memory that is not pinned, it returns when it is done.
+                self._cuda.copy(array.ctypes.data, output.data_ptr(), array.nbytes, TO_HOST, None)
+            return array
+
+        return DeviceArray(output, output.data_ptr(), shape, dtype, self._place, wait, fetch)
+
+    def _retire(self) -> None:
+        """Takes back what runs had that are done; waits for the oldest one where too many are under way."""
+        while self._flights and (len(self._flights) >= _IN_FLIGHT or self._flights[0].is_done()):
+            flight = self._flights.popleft()
+            flight.land()
+            self._slots.append(flight.slot)
 
     def _time(self, arrays: Arrays, function: Any, runs: int) -> float:
         """Seconds that the device takes for one run of `main`, or of what was recorded of it."""
-        # Copies the inputs.
-        self._run(arrays, function)
-        with _gate.shared(), _told():
-            cuda = Cudart()
-            cuda("cudaSetDevice", self._place)
-            there = self._buffers_for(arrays).device
-            watch = Stopwatch(cuda)
+        flight = self._ask(arrays, function)
+        self._landed(flight, False)
+        with gate.shared(), self._failing():
+            watch = Stopwatch(self._cuda)
 
             def launch() -> None:
                 for _ in range(runs):
-                    function(*there)
+                    function(*flight.given)
 
             try:
                 return watch.seconds(launch) / runs
@@ -296,47 +442,71 @@ class GpuSession(Session):
     def _wait(self) -> None:
         self._ffi.get_global_func("runtime.Device_StreamSync")(self._ffi.device("cuda", self._place), 0)
 
-    def _buffers_for(self, arrays: Arrays) -> _Buffers:
-        shapes = tuple(array.shape for array in arrays)
-        if shapes not in self._buffers:
-            while len(self._buffers) >= _KEPT:
-                del self._buffers[next(iter(self._buffers))]
-            self._buffers[shapes] = _Buffers(self._ffi, self._place, arrays)
-        return self._buffers[shapes]
+    def _empty(self, shape: Sequence[int], dtype: npt.DTypeLike) -> Any:
+        return _empty(self._ffi, self._place, shape, dtype)
 
 
-class _Buffers:
-    """Memory for inputs of some shapes and for the outputs that they give."""
+class _Slot:
+    """What a run in flight has for itself."""
 
-    def __init__(self, ffi: ModuleType, place: int, arrays: Arrays) -> None:
-        self._ffi = ffi
-        self.inputs = [self._pinned(array.shape, array.dtype) for array in arrays]
-        device = ffi.device("cuda", place)
-        self.device = [self._empty(array.shape, array.dtype, device) for array in arrays]
-        self._outputs: list[tuple[Any, Array]] | None = None
+    def __init__(self, ffi: ModuleType, cuda: Cudart, place: int, inputs: int) -> None:
+        self._ffi, self._cuda, self._place = ffi, cuda, place
+        self.done, self.done_beside = cuda.event(), cuda.event(blocks=True)
+        self._rooms: list[Any] = [None] * inputs
+        self._sizes = [0] * inputs
 
-    def views_for(self, outputs: Sequence[Any]) -> list[tuple[Any, Array]]:
-        """Memory for tensors of the device, and arrays that are the same memory: pinned, but for outputs that are as
-        many as there are detections, and so of another shape each time."""
-        kinds = [(tuple(output.shape), np.dtype(str(output.dtype))) for output in outputs]
-        if self._outputs is None:
-            self._outputs = [self._pinned(*kind) for kind in kinds]
-        if [(view.shape, view.dtype) for _, view in self._outputs] == kinds:
-            return self._outputs
-        arrays = [np.empty(*kind) for kind in kinds]
-        return [(self._ffi.from_dlpack(array), array) for array in arrays]
+    def room(self, place: int, shape: Sequence[int], dtype: npt.DTypeLike) -> Any:
+        """Memory of the device for an input: as much as the largest one took so far."""
+        size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+        if self._rooms[place] is None or size > self._sizes[place]:
+            self._rooms[place] = None
+            self._rooms[place] = _empty(self._ffi, self._place, [size], np.uint8)
+            self._sizes[place] = size
+        view = self._ffi.get_global_func("runtime.TVMTensorCreateView")
+        return view(self._rooms[place], self._ffi.Shape(shape), self._ffi.dtype(str(np.dtype(dtype))), 0)
 
-    def _pinned(self, shape: Sequence[int], dtype: npt.DTypeLike) -> tuple[Any, Array]:
-        tensor = self._empty(shape, dtype, self._ffi.device(_PINNED, 0))
-        kind = np.dtype(dtype)
-        count = int(np.prod(shape))
-        # Through the address: older numpy hands out what it did not allocate for reading alone.
-        memory = (ctypes.c_char * (count * kind.itemsize)).from_address(tensor.data_ptr())
-        return tensor, np.ndarray(tuple(shape), kind, memoryview(memory))
+    def close(self) -> None:
+        """Gives back the events."""
+        for event in (self.done, self.done_beside):
+            self._cuda("cudaEventDestroy", event)
 
-    def _empty(self, shape: Sequence[int], dtype: npt.DTypeLike, device: Any) -> Any:
-        allocate = self._ffi.get_global_func("runtime.TVMTensorAllocWithScope")
-        return allocate(self._ffi.Shape(shape), self._ffi.dtype(str(np.dtype(dtype))), device, None)
+
+class _Flight:
+    """A run that the device was asked for: it reads `given` and what is `kept`, and writes `outputs`."""
+
+    def __init__(
+        self, cuda: Cudart, slot: _Slot, event: ctypes.c_void_p, outputs: list[Any], given: list[Any], kept: Any
+    ) -> None:
+        self.slot, self.outputs, self.given = slot, outputs, given
+        self._cuda, self._event, self._kept = cuda, event, kept
+        self._landed = False
+
+    def is_done(self) -> bool:
+        """Whether the device has done with it."""
+        return self._landed or self._cuda.is_done(self._event)
+
+    def land(self) -> None:
+        """Waits until the device has done with it."""
+        if not self._landed:
+            self._cuda("cudaEventSynchronize", self._event)
+            self._landed = True
+
+
+class _Asked(Pending):
+    """A run of a GPU, or one that the session's thread will ask it for."""
+
+    def __init__(self, session: GpuSession, flight: Future[_Flight] | _Flight) -> None:
+        self._session, self._flight = session, flight
+
+    def result(self, *, keep: bool = True) -> list[Any]:
+        flight = self._flight if isinstance(self._flight, _Flight) else self._flight.result()
+        return self._session._landed(flight, keep)
+
+
+def _empty(ffi: ModuleType, place: int, shape: Sequence[int], dtype: npt.DTypeLike) -> Any:
+    """A tensor of the device."""
+    allocate = ffi.get_global_func("runtime.TVMTensorAllocWithScope")
+    return allocate(ffi.Shape(shape), ffi.dtype(str(np.dtype(dtype))), ffi.device("cuda", place), None)
 
 
 def identify(ffi: ModuleType, device: int, folder: Path) -> tuple[str, str]:

@@ -19,6 +19,7 @@
 #include <dlfcn.h>
 #include <functional>
 #include <map>
+#include <memory>
 #include <mutex>
 #include <set>
 #include <string>
@@ -38,7 +39,7 @@ State cuda_state;
 }
 
 namespace {
-enum { kInvalid = 1, kNoDevice = 101, kNoImage = 200, kNotFound = 500, kIllegalAddress = 700, kLaunchFailure = 719,
+enum { kInvalid = 1, kNoMemory = 2, kNoDevice = 101, kNoImage = 200, kNotFound = 500, kNotReady = 600, kIllegalAddress = 700, kLaunchFailure = 719,
        kCaptureUnsupported = 900, kCaptureInvalidated = 901, kCaptureImplicit = 906 };
 constexpr std::size_t kStack = 256 << 10, kThreads = 1024;
 
@@ -51,7 +52,9 @@ struct Stream {
   Graph *capture = nullptr;
   bool spoilt = false;
 };
-struct Event { Stream *stream = nullptr; std::chrono::steady_clock::time_point at; };
+// What an event was recorded for last; whoever waits for it waits for that, whatever becomes of the event.
+struct Record { Stream *stream; bool done = false; std::chrono::steady_clock::time_point at; };
+struct Event { std::shared_ptr<Record> last; };
 
 std::recursive_mutex lock;
 using Guard = std::lock_guard<std::recursive_mutex>;
@@ -75,6 +78,14 @@ void drain(Stream &stream) {
   while (!stream.queue.empty()) {
     Work work = std::move(stream.queue.front());
     stream.queue.pop_front();
+    work();
+  }
+}
+// What was asked for before an event was recorded, and no more.
+void drain(Record &record) {
+  while (!record.done && !record.stream->queue.empty()) {
+    Work work = std::move(record.stream->queue.front());
+    record.stream->queue.pop_front();
     work();
   }
 }
@@ -111,6 +122,8 @@ int put(void *handle, Work work) {
         if (each->blocking && each->device == stream.device) drain(*each);
   }
   stream.queue.push_back(std::move(work));
+  // Who forgets to wait is wrong where another stream is late, or where it is early.
+  if (!stream.blocking && number("EMULATED_EAGER", 0)) drain(stream);
   return sticky;
 }
 
@@ -271,9 +284,13 @@ int cudaDeviceGetAttribute(int *value, int attribute, int which) {
   return 0;
 }
 int cudaGetDeviceProperties(void *, int) { return kInvalid; }
+int cudaMemGetInfo(std::size_t *, std::size_t *);
 int cudaMalloc(void **memory, std::size_t size) {
   Guard guard(lock);
   if (prohibited()) return kCaptureUnsupported;
+  std::size_t have, all;
+  cudaMemGetInfo(&have, &all);
+  if (size > have) return kNoMemory;
   *memory = aligned_alloc(256, (size + 255) / 256 * 256 + 256);
   // What nobody wrote is no number.
   std::memset(*memory, 0xff, size);
@@ -307,8 +324,9 @@ int cudaFreeHost(void *memory) {
 }
 int cudaMemGetInfo(std::size_t *have, std::size_t *all) {
   Guard guard(lock);
-  *have = *all = std::size_t(4) << 30;
-  for (auto &each : allocations) *have -= each.second.device == device ? each.second.size : 0;
+  *have = *all = std::size_t(number("EMULATED_MEMORY", 4 << 20)) << 10;
+  for (auto &each : allocations)
+    if (each.second.device == device) *have -= std::min(*have, each.second.size);
   return 0;
 }
 int cudaMemcpyAsync(void *to, const void *from, std::size_t size, int kind, void *stream) {
@@ -332,29 +350,31 @@ int cudaMemcpyAsync(void *to, const void *from, std::size_t size, int kind, void
 int cudaMemcpyPeerAsync() { return kInvalid; }
 int cudaGetLastError() { return sticky; }
 int cudaPeekAtLastError() { return sticky; }
-const char *cudaGetErrorString(int) { return "error"; }
+const char *cudaGetErrorString(int code) { return code == kNoMemory ? "out of memory" : "error"; }
 const char *cudaGetErrorName(int) { return "error"; }
 
 int cudaEventCreate(Event **event) { *event = new Event; return 0; }
-int cudaEventDestroy(Event *event) {
-  Guard guard(lock);
-  if (event->stream) drain(*event->stream);
-  delete event;
-  return 0;
-}
+int cudaEventCreateWithFlags(Event **event, unsigned) { return cudaEventCreate(event); }
+int cudaEventDestroy(Event *event) { delete event; return 0; }
 int cudaEventRecord(Event *event, void *stream) {
   Guard guard(lock);
-  event->stream = &stream_of(stream);
-  return put(stream, [event] { event->at = std::chrono::steady_clock::now(); });
+  auto record = std::make_shared<Record>(Record{&stream_of(stream)});
+  event->last = record;
+  return put(stream, [record] { record->done = true; record->at = std::chrono::steady_clock::now(); });
+}
+int cudaEventQuery(Event *event) {
+  Guard guard(lock);
+  if (prohibited()) return kCaptureUnsupported;
+  return event->last && !event->last->done ? kNotReady : sticky;
 }
 int cudaEventSynchronize(Event *event) {
   Guard guard(lock);
   if (prohibited()) return kCaptureUnsupported;
-  if (event->stream) drain(*event->stream);
+  if (event->last) drain(*event->last);
   return sticky;
 }
 int cudaEventElapsedTime(float *time, Event *from, Event *to) {
-  *time = std::chrono::duration<float, std::milli>(to->at - from->at).count();
+  *time = std::chrono::duration<float, std::milli>(to->last->at - from->last->at).count();
   return sticky;
 }
 
@@ -383,7 +403,7 @@ int cudaStreamSynchronize(void *stream) {
 }
 int cudaStreamWaitEvent(void *stream, Event *event, unsigned) {
   Guard guard(lock);
-  return put(stream, [event] { if (event->stream) drain(*event->stream); });
+  return put(stream, [record = event->last] { if (record) drain(*record); });
 }
 int cudaStreamBeginCapture(Stream *stream, int) {
   Guard guard(lock);
