@@ -13,6 +13,7 @@ The first request says what is compiled:
     linker          a C++ compiler for that machine
     compiler        see `dnc.targets.cuda.toolkit.find_toolkit`
     tf32            whether products of float32 may be rounded to TF32
+    bfloat16        whether convolutions multiply in it
     new             whether kinds of kernels that no GPU has run yet may be taken
 
 and is answered with {}. Those that follow, but for the last, write a library each, to the file `library`:
@@ -64,7 +65,7 @@ class _Compiler:
         self._resources: dict[str, Resources] = {}
         progress("reading the graph")
         fill = fill_of(Device.of(self._archs), request["new"])
-        module = emit(ir.load(request["model"]), gpu=True, fill=fill)
+        module = emit(ir.load(request["model"]), gpu=True, fill=fill, bfloat16=request["bfloat16"])
         switches = {"tf32": request["tf32"], "new": request["new"]}
         self._network = Network(module, self._archs, self._machine.target, self._compile_kernels, **switches)
 

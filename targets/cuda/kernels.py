@@ -141,11 +141,13 @@ class CudaKernels(TvmTarget):
         """What is compiled for; a GPU of the architecture `otherwise` where none is named."""
         options = self.options
         archs = self.architectures() if options["arch"] or not otherwise else architectures(otherwise)
-        tf32 = options["precision"] == "tf32"
-        if tf32 and not Device.of(archs).copies:
-            raise TargetError(f"{archs[0]} has no TF32", hint="precision tf32 is for sm_80 and later")
+        precision = options["precision"]
+        asked = {"tf32": "TF32", "bf16": "bfloat16"}.get(precision)
+        if asked is not None and not Device.of(archs).copies:
+            raise TargetError(f"{archs[0]} has no {asked}", hint=f"precision {precision} is for sm_80 and later")
         compilers = {"linker": options["cc"], "compiler": options["compiler"]}
-        return Job(archs, options["triple"], **compilers, tf32=tf32, new=options["kernels"] == "new")
+        halves = {"tf32": precision == "tf32", "bfloat16": precision == "bf16"}
+        return Job(archs, options["triple"], **compilers, **halves, new=options["kernels"] == "new")
 
     def _record(self, model: ir.Model, manifest: Manifest | None, reply: Mapping[str, Any]) -> Mapping[str, Any]:
         """model.json."""

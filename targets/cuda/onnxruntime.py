@@ -45,6 +45,8 @@ class CudaOnnxRuntime(Onnx):
         foreign = [option.name for option in KERNELS if option.name in self.given]
         if foreign:
             raise TargetError(f"back end onnxruntime has no {', '.join(foreign)}", hint="--option backend=tvm has")
+        if self.options["precision"] == "bf16":
+            raise TargetError("back end onnxruntime has no precision bf16", hint="--option backend=tvm has")
         if "," in self.options["arch"]:
             raise TargetError("back end onnxruntime has no use for more than one arch", hint="name one, or backend=tvm")
 

@@ -54,6 +54,8 @@ class Job:
     """See `dnc.targets.cuda.toolkit.find_toolkit`."""
     tf32: bool = False
     """Whether products of float32 may be rounded to TF32."""
+    bfloat16: bool = False
+    """Whether convolutions multiply in it: see `dnc.targets.tvm.emit.halves`."""
     new: bool = False
     """Whether kinds of kernels that no GPU has run yet may be taken."""
 

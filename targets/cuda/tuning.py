@@ -92,7 +92,7 @@ class GpuTuner(Tuner[Mapping[str, Any]]):
         precision, cache, progress: as for `Tuner`.
     """
 
-    rules = frozenset({"product", "tensor-product", "tf32-product", "depthwise", "pool"})
+    rules = frozenset({"product", "tensor-product", "mma-product", "tf32-product", "depthwise", "pool"})
 
     def __init__(
         self,

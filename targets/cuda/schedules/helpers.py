@@ -163,6 +163,7 @@ def multiply_strips(
     geometry: tuple[Sequence[int], Sequence[int], Sequence[int]],
     steps: int,
     begin: tuple[Expr, Expr],
+    bfloat16: bool,
 ) -> Stmt:
     """All steps of a block's product: see mma.cuh, `dnc_product`.
 
@@ -172,12 +173,13 @@ def multiply_strips(
         matrices: where the group's data begins, and where the weights of the block.
         geometry: what mma.cuh's `dnc_tile`, `dnc_window` and `dnc_pixels` say.
         begin: the first pixel and the first step.
+        bfloat16: whether that is what the numbers are, held as uint16; else they are float16.
     """
     kinds = (
         f"{name}<{', '.join(map(str, values))}>"
         for name, values in zip(("dnc_tile", "dnc_window", "dnc_pixels"), geometry, strict=True)
     )
-    name = f"dnc_product<{', '.join(kinds)}, {steps}>"
+    name = f"dnc_product<{', '.join(kinds)}, {steps}, {str(bfloat16).lower()}>"
     return tirx.Evaluate(_call(name, sums.data, strips, *matrices, *map(narrow, begin), source=_MMA))
 
 

@@ -14,21 +14,27 @@ template <int Tall, int Apart, class From> __device__ __forceinline__ void dnc_l
                  : "r"(place + i * Apart * 2) : "memory");
 #endif
 }
-// Adds the products of Tall x Wide tiles of 16 x 8 sums, of which a lane has 4 each, over 16 numbers.
-template <int Tall, int Wide>
+// For float16 or bfloat16, adds the products of Tall x Wide tiles of 16 x 8 sums, of which a lane has 4 each, over 16 numbers.
+template <bool Bfloat, int Tall, int Wide>
 __device__ __forceinline__ void dnc_multiply(float *sums, const unsigned *left, const unsigned *right) {
 #if __CUDA_ARCH__ >= 800
+#define DNC_MULTIPLY(type)                                                                                            \
+  asm volatile("mma.sync.aligned.m16n8k16.row.col.f32." type "." type ".f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "     \
+               "{%8, %9}, {%0, %1, %2, %3};"                                                                          \
+               : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])                                                       \
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]))
 #pragma unroll
   for (int i = 0; i < Tall; ++i)
 #pragma unroll
     for (int j = 0; j < Wide; ++j) {
       float *c = sums + (i * Wide + j) * 4;
       const unsigned *a = left + i * 4, *b = right + j * 2;
-      asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
-                   "{%0, %1, %2, %3};"
-                   : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-                   : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+      if (Bfloat)
+        DNC_MULTIPLY("bf16");
+      else
+        DNC_MULTIPLY("f16");
     }
+#undef DNC_MULTIPLY
 #endif
 }
 #endif
@@ -70,7 +76,8 @@ template <int Pixels_, int Tall_, int Wide_, int Y_, int X_, int Top_, int Left_
   static constexpr bool Plain = Plain_;
 };
 // `first` is the number of the tile's first pixel, `begin` that of the block's first step, of Steps.
-template <class Tile, class Window, class Pixels, int Steps, class Strips, class Data, class Weights>
+// Numbers are float16, or bfloat16 held as what is 16 bits long.
+template <class Tile, class Window, class Pixels, int Steps, bool Bfloat, class Strips, class Data, class Weights>
 __device__ __forceinline__ void dnc_product(float *sums, Strips strips, Data data, Weights weights, int first, int begin) {
   constexpr int Depth = Tile::Depth, Stages = Tile::Stages, Threads = Tile::Threads, Lanes = Window::Lanes;
   constexpr int Across = Depth / Lanes, Below = Threads / Across, Turns = Tile::Rows / Below;
@@ -178,7 +185,7 @@ __device__ __forceinline__ void dnc_product(float *sums, Strips strips, Data dat
         if (step + Stages - 1 < Steps) bring(step + Stages - 1, writing);
         dnc_commit();
       }
-      dnc_multiply<Tile::Tall, Tile::Wide>(sums, left[slice % 2], right[slice % 2]);
+      dnc_multiply<Bfloat, Tile::Tall, Tile::Wide>(sums, left[slice % 2], right[slice % 2]);
     }
     writing = reading;
     reading = next;

@@ -1,4 +1,5 @@
-"""The product of float16 by mma.sync: what tensors.py does by fragments, with all that is known of where numbers stand.
+"""The product of float16 or bfloat16 by mma.sync: what tensors.py does by fragments, with all that is known of where
+numbers stand.
 
 The loop is in mma.cuh. As in tiled.py, a block brings strips of both matrices into shared memory, step by step, some
 steps ahead; a warp loads 16 x 16 numbers of either while it multiplies the 16 before, also from one step to the next,
@@ -88,7 +89,7 @@ MMA_TILES = (
 
 
 def mma_tiles(window: Window, device: Device) -> list[Tile]:
-    """The tiles of `MMA_TILES` for a convolution of float16; none where it cannot be computed so.
+    """The tiles of `MMA_TILES` for a convolution of float16 or bfloat16; none where it cannot be computed so.
 
     Numbers of a pixel are copied two or more at once; sm_80 has such copies.
     """
@@ -131,7 +132,8 @@ class _Mma(Tiles):
         self._stride = self._broad + _APART
         room = self._stages * (tile.rows + tile.columns) * tile.depth
         room = max(room, tile.threads // _WARP * 16 * self._stride * 2)
-        self._strips = allocate([room], self.dtype, "strips", "shared.dyn")
+        # What is declared so has one type wherever a name is used.
+        self._strips = allocate([room], self.dtype, f"strips_{self.dtype}", "shared.dyn")
         self._sums = allocate([self.area // tile.threads], "float32", "sums")
         packed = (self.groups, self.tiles, self.parts * self.steps, tile.depth * tile.columns)
         self._packed = tirx.decl_buffer([index(side) for side in packed], self.dtype, "weight")
@@ -178,6 +180,7 @@ class _Mma(Tiles):
                 self._geometry,
                 self.steps,
                 (first[0], part * self.steps),
+                self.dtype == "uint16",
             ),
             self._finish(thread, group, first)
             if self.parts == 1

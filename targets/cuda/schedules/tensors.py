@@ -229,22 +229,26 @@ def _load(fragments: Any, number: Expr, source: Any, offset: Expr, stride: int) 
 
 
 def tensor_product(segment: Segment, window: Window, device: Device) -> Kernel | None:
-    """The kernel of a convolution or connected layer in float16, or if TF32 is allowed, in float32; None for others."""
-    if window.weight is None or window.output[3] // window.groups < _SIDE // 2:
-        return None
-    if window.source[3] // window.groups * math.prod(window.size) < _SIDE // 2:
+    """The kernel of a convolution or connected layer in float16, bfloat16, or if TF32 is allowed, float32; None for
+    others."""
+    if window.weight is None:
         return None
     dtypes = {str(window.data.dtype), str(segment.anchor.buffer.dtype)}
+    # Of a bfloat16, held as uint16, nothing else knows what it is.
+    small = min(window.output[3], window.source[3] * math.prod(window.size)) // window.groups < _SIDE // 2
+    if small and "uint16" not in dtypes:
+        return None
     kinds = []
     if dtypes == {"float16"}:
         forms = forms_of(window, _TILES, _RATE, device)
         kinds.append(Kind(lambda form: _Tensor(segment, window, form, device).kernel(), forms))
+    if dtypes in ({"float16"}, {"uint16", "float32"}):
         forms = forms_of(window, mma_tiles(window, device), MMA_RATE, device)
         kinds.append(Kind(lambda form: mma_product(segment, window, form, device), forms, new=True))
     if dtypes == {"float32"} and device.tf32 and device.copies:
         forms = forms_of(window, _TF32_TILES, _TF32_RATE, device)
         kinds.append(Kind(lambda form: _Tf32(segment, window, form, device).kernel(), forms))
-    if not kinds:
+    if not any(kind.forms for kind in kinds):
         return None
     kind, form = ranked(kinds, device)
     return kind.write(form)

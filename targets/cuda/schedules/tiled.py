@@ -493,9 +493,9 @@ class _Scalar(Product):
 
 
 def scalar_product(segment: Segment, window: Window, device: Device) -> Kernel | None:
-    """The kernel of a convolution or connected layer, by the ordinary units; None for pools, and for 8-bit numbers of
-    which float32 does not hold the sums."""
-    if window.weight is None:
+    """The kernel of a convolution or connected layer, by the ordinary units; None for pools, bfloat16, and 8-bit
+    numbers of which float32 does not hold the sums."""
+    if window.weight is None or str(window.data.dtype) == "uint16":
         return None
     if str(window.data.dtype) == "int8" and window.work // math.prod(window.output) * 128 * 128 > 1 << 24:
         return None

@@ -53,8 +53,15 @@ def test_the_largest_gpu_counts() -> None:
     assert not Device.of(["sm_75", "sm_90"]).copies
 
 
-def test_tf32_wants_a_gpu_that_has_it() -> None:
+@pytest.mark.parametrize(("precision", "named"), [("tf32", "TF32"), ("bf16", "bfloat16")])
+def test_short_numbers_want_a_gpu_that_has_them(precision: str, named: str) -> None:
     """Every one of those that are named."""
-    (target,) = Cuda({"backend": "tvm", "precision": "tf32", "arch": "sm_75,sm_90"}).candidates()
-    with pytest.raises(TargetError, match="sm_75 has no TF32"):
+    (target,) = Cuda({"backend": "tvm", "precision": precision, "arch": "sm_75,sm_90"}).candidates()
+    with pytest.raises(TargetError, match=f"sm_75 has no {named}"):
         target.build(None, None)  # type: ignore[arg-type]
+
+
+def test_bfloat16_is_one_back_ends() -> None:
+    """ONNX Runtime has few kernels for it."""
+    with pytest.raises(TargetError, match="onnxruntime has no precision bf16"):
+        Cuda({"backend": "onnxruntime", "precision": "bf16"}).candidates()

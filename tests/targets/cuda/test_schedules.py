@@ -260,6 +260,34 @@ def test_by_mma(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_bfloat16(tmp_path: Path) -> None:
+    """Convolutions of it, one after the other and beside a sum; what has few pixels, or a single one; squares."""
+    rng = np.random.default_rng(5)
+    text = (
+        "g (float[{n}, 18, {h}, {w}] x) => (float[{n}, 24, {h}, {w}] y, float[{n}, 10, 1, 1] s) {{ "
+        "a = Conv <pads: ints = [1, 1, 1, 1]> (x, u) r = Relu(a) b = Conv <pads: ints = [1, 1, 1, 1]> (r, v) "
+        "c = Add(b, r) d = Relu(c) e = Conv(d, w) z = Sigmoid(e) y = Conv(z, t) "
+        "m = GlobalAveragePool(d) f = Conv(m, q) g = Relu(f) s = Conv(g, k) }}"
+    )
+    weights = {
+        "u": _weights(rng, 40, 18, 3, 3),
+        "v": _weights(rng, 40, 40, 3, 3),
+        "w": _weights(rng, 6, 40, 1, 1),
+        "t": _weights(rng, 24, 6, 1, 1),
+        "q": _weights(rng, 16, 40, 1, 1),
+        "k": _weights(rng, 10, 16, 1, 1),
+    }
+    shapes = {"map": (1, 9, 10), "images": (3, 5, 7), "few": (1, 2, 3)}
+    models = {name: model(text.format(n=n, h=h, w=w), **weights) for name, (n, h, w) in shapes.items()}
+    for name in models:
+        (tmp_path / f"{name}.arch").write_text("sm_80 bf16")
+    # Both factors of up to 360 products are rounded to 2^-9, at random, in four layers.
+    rules = _compare(tmp_path, models, 1e-2)
+    assert all(any("mma" in rule for rule in rules[name]) for name in ("map", "images"))
+    assert not any("none" in rule for each in rules.values() for rule in each)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["depthwise", "few"])
 def test_every_rank(name: str, tmp_path: Path) -> None:
     """Other ways to cut up what is no product."""

@@ -1,9 +1,9 @@
 """Computes models on the GPU of emulator/driver.cpp: `python -m tests.targets.cuda.worker FOLDER`.
 
 For each NAME.onnx of the folder, with its inputs in NAME.npz, writes its outputs in order to NAME.out.npz, and to
-NAME.json which rules wrote its functions. In NAME.arch may stand another GPU than sm_90, as sm_80, behind it tf32, or
-new for kinds of kernels that no GPU has run; in NAME.rank the rank that all functions take, in NAME.form the number of
-the tile that products take, and how many blocks share it, and behind that mma where it is one of MMA_TILES.
+NAME.json which rules wrote its functions. In NAME.arch may stand another GPU than sm_90, as sm_80, behind it tf32 or
+bf16, or new for kinds of kernels that no GPU has run; in NAME.rank the rank that all functions take, in NAME.form the
+number of the tile that products take, and how many blocks share it, and behind that mma where it is one of MMA_TILES.
 
 Each tensor has memory of its own, of its exact size: an access outside of it is one outside of all memory. The driver
 must be in LD_LIBRARY_PATH before this process starts.
@@ -64,7 +64,7 @@ def main(folder: Path) -> None:
         host = tvm.target.Target({"kind": "llvm"})
         compile_kernels = partial(make_kernels, library=library, driver=folder)
         switches = {name: name in allowed for name in ("tf32", "new")}
-        module = emit(model, gpu=True, fill=fill_of(usual([arch]), switches["new"]))
+        module = emit(model, gpu=True, bfloat16="bf16" in allowed, fill=fill_of(usual([arch]), switches["new"]))
         network = Network(module, [arch], host, compile_kernels, **switches)
         lowered = network.lowered()
         machine = relax.VirtualMachine(lowered.executable, tvm.cuda(), "naive")

@@ -37,9 +37,9 @@ OPTIONS: Sequence[Option] = (
     Option(
         "precision",
         "fp32",
-        "tf32: products in TF32; fp16: half precision; int8, mixed: 8 bits, all over or where they cost little, by "
-        "TensorRT alone",
-        one_of("fp32", "tf32", "fp16", "int8", "mixed"),
+        "tf32: products in TF32; fp16: half precision; bf16: products in bfloat16, by tvm alone; int8, mixed: 8 bits, "
+        "all over or where they cost little, by TensorRT alone",
+        one_of("fp32", "tf32", "fp16", "bf16", "int8", "mixed"),
     ),
     Option(
         "arch",

@@ -39,13 +39,20 @@ template <int Tall, int Apart, typename T> void dnc_load_left(unsigned *left, co
     for (int matrix = 0; matrix < 4; ++matrix)
       left[i * 4 + matrix] = said[matrix * 8 + lane / 4][i * 4 + lane % 4];
 }
-inline float half_of(unsigned word, int which) {
+template <bool Bfloat> float half_of(unsigned word, int which) {
   std::uint16_t bits = word >> 16 * which;
+  if (Bfloat) {
+    std::uint32_t whole = std::uint32_t(bits) << 16;
+    float number;
+    std::memcpy(&number, &whole, 4);
+    return number;
+  }
   half value;
   std::memcpy(&value, &bits, 2);
   return value;
 }
-template <int Tall, int Wide> void dnc_multiply(float *sums, const unsigned *left, const unsigned *right) {
+template <bool Bfloat, int Tall, int Wide>
+void dnc_multiply(float *sums, const unsigned *left, const unsigned *right) {
   unsigned words[Tall * 4 + Wide * 2], lane = cuda_state.thread % 32;
   std::memcpy(words, left, Tall * 16);
   std::memcpy(words + Tall * 4, right, Wide * 8);
@@ -54,10 +61,10 @@ template <int Tall, int Wide> void dnc_multiply(float *sums, const unsigned *lef
   for (int k = 0; k < 16; ++k) {
     for (int i = 0; i < Tall; ++i)
       for (int low = 0; low < 2; ++low)
-        a[i][low][k] = half_of(said[lane / 4 * 4 + k % 8 / 2][i * 4 + low + k / 8 * 2], k % 2);
+        a[i][low][k] = half_of<Bfloat>(said[lane / 4 * 4 + k % 8 / 2][i * 4 + low + k / 8 * 2], k % 2);
     for (int j = 0; j < Wide; ++j)
       for (int next = 0; next < 2; ++next)
-        b[j][next][k] = half_of(said[(lane % 4 * 2 + next) * 4 + k % 8 / 2][Tall * 4 + j * 2 + k / 8], k % 2);
+        b[j][next][k] = half_of<Bfloat>(said[(lane % 4 * 2 + next) * 4 + k % 8 / 2][Tall * 4 + j * 2 + k / 8], k % 2);
   }
   for (int i = 0; i < Tall; ++i)
     for (int j = 0; j < Wide; ++j)
