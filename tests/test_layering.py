@@ -61,6 +61,7 @@ DEFERRED: Mapping[str, str] = {
     "dnc.runtime.runners.cuda.kernels": "a back end of cuda: the other one is not needed",
     "dnc.runtime.runners.cuda.onnxruntime": "a back end of cuda: the other one is not needed",
     "dnc.runtime.runners.tvm.session": "an application that finds its runner does without the rest",
+    "dnc.targets.cuda.emit": _TVM,
     "dnc.targets.cuda.lowering": _TVM,
     "dnc.targets.tvm.cpu_tuning": _TVM,
     "dnc.targets.tvm.emit.suppression": _TVM,

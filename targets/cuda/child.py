@@ -43,7 +43,6 @@ from dnc.runtime.runners.cuda.device import Device
 from dnc.targets.cuda.serving import serve
 from dnc.targets.cuda.toolkit import Resources, find_toolkit
 from dnc.targets.tvm.compile import link_with, machine_for
-from dnc.targets.tvm.emit import emit
 from dnc.targets.tvm.tuning import Forms, key_of
 
 _MOST_REGISTERS = 255
@@ -55,6 +54,7 @@ class _Compiler:
     def __init__(self, request: dict[str, Any], progress: Callable[[str], None]) -> None:
         import onnx_ir as ir
 
+        from dnc.targets.cuda.emit import emit
         from dnc.targets.cuda.lowering import Network, fill_of
 
         self._tell = progress
@@ -65,7 +65,7 @@ class _Compiler:
         self._resources: dict[str, Resources] = {}
         progress("reading the graph")
         fill = fill_of(Device.of(self._archs), request["new"])
-        module = emit(ir.load(request["model"]), gpu=True, fill=fill, bfloat16=request["bfloat16"])
+        module = emit(ir.load(request["model"]), fill=fill, bfloat16=request["bfloat16"])
         switches = {"tf32": request["tf32"], "new": request["new"]}
         self._network = Network(module, self._archs, self._machine.target, self._compile_kernels, **switches)
 

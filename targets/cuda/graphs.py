@@ -4,19 +4,20 @@ Both compute the same with the same kernels. In the second one, TVM's RewriteCUD
 that TVM's runtime runs once, records, and launches as one graph from then on:
 
     recorded        kernels that read weights, inputs and memory of the network's own, which is kept for good
-    launched        kernels that write an output, which is new memory in each run; what depends on shapes of images
+    launched        kernels that write an output, which is new memory in each run
 
 So an input has to lie where it lay when the graph was recorded (`dnc.runtime.runners.cuda.kernels` sees to that), and a
 network with several heads is several graphs. Which of the two functions is run is decided where the engine is opened.
+What prepares images of any size is a function of its own, and in neither.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from tvm import IRModule, relax, tirx, transform
+from tvm import IRModule, relax, transform
 
-from dnc.runtime.runners.cuda.kernels import GRAPHS, MAIN
+from dnc.runtime.runners.cuda.kernels import GRAPHS, MAIN, PREPARE
 
 __all__ = ["with_graphs"]
 
@@ -33,9 +34,8 @@ def with_graphs(module: Any) -> Any:
     """
     main = module[MAIN]
     copy = main.with_attr("global_symbol", GRAPHS)
-    if all(_is_fixed(parameter) for parameter in main.params):
-        copy = copy.with_attr(_FIXED, 0)
-    functions = {name: function for name, function in module.functions.items() if name.name_hint != MAIN}
+    copy = copy.with_attr(_FIXED, 0)
+    functions = {name: function for name, function in module.functions.items() if name.name_hint not in (MAIN, PREPARE)}
     other = IRModule(functions)
     other[GRAPHS] = relax.utils.copy_with_new_vars(copy)
     context = transform.PassContext.current()
@@ -46,7 +46,3 @@ def with_graphs(module: Any) -> Any:
         if isinstance(function, relax.Function):
             result.update_func(name, function)
     return result
-
-
-def _is_fixed(parameter: Any) -> bool:
-    return all(isinstance(side, tirx.IntImm) for side in parameter.ty.shape)

@@ -24,7 +24,9 @@ import onnx_ir as ir
 
 from dnc.errors import TargetError
 from dnc.files.writing import scratch_folder
+from dnc.graph.composites import NON_MAX_SUPPRESSION, PREPROCESS, is_composite
 from dnc.graph.pipeline import Step
+from dnc.graph.preprocessing import Preprocess
 from dnc.graph.verification import feeds_for
 from dnc.graph.work import described_work
 from dnc.runtime.gpus import gpus
@@ -83,7 +85,7 @@ class CudaKernels(TvmTarget):
         return rounded("to-float16", keep) if self.options["precision"] in ("fp16", *CALIBRATED) else []
 
     def unsupported(self, model: ir.Model) -> list[str]:
-        return unsupported(model, gpu=True)
+        return unsupported(model)
 
     def architectures(self) -> tuple[str, ...]:
         """The GPUs that are compiled for.
@@ -157,7 +159,8 @@ class CudaKernels(TvmTarget):
             "ptx": reply["ptx"],
             "large": reply["large"],
             "inputs": described(model.graph.inputs),
-            "outputs": described(model.graph.outputs),
+            "outputs": _outputs(model),
+            **_prepared(model),
             "versions": self.versions(),
             "kernels": reply["kernels"],
             "work": [] if manifest is None else described_work(model, manifest),
@@ -188,6 +191,28 @@ class CudaKernels(TvmTarget):
 
         gpu = next((f"{gpu.name}, driver {gpu.driver}" for gpu in gpus()[self.options["device"] :]), "no GPU")
         return f"TVM {version('apache-tvm')} {self.options['precision']} on {gpu}"
+
+
+def _outputs(model: ir.Model) -> list[dict[str, Any]]:
+    """Outputs for model.json; detections as many as there can be, before a row that begins with "end"."""
+    entries = described(model.graph.outputs)
+    for value, entry in zip(model.graph.outputs, entries, strict=True):
+        node = value.producer()
+        if node is not None and is_composite(node, NON_MAX_SUPPRESSION):
+            entry["end"] = -1.0
+    return entries
+
+
+def _prepared(model: ir.Model) -> dict[str, Any]:
+    """What of the inputs are images, and what `prepare` makes of them for the network."""
+    for node in model.graph:
+        if is_composite(node, PREPROCESS):
+            pixels, p = node.inputs[0], Preprocess.of(node)
+            assert pixels is not None
+            assert pixels.shape is not None
+            shape = [pixels.shape[0], p.height, p.width, p.channels]
+            return {"prepare": {"input": pixels.name, "shape": shape, "dtype": "float32"}}
+    return {}
 
 
 def _forms(reply: Mapping[str, Any]) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 from tvm import ir, relax
 
 from dnc.graph.work import place_of
-from dnc.targets.tvm.emit.builder import NODES, variable_name
+from dnc.targets.tvm.emit.builder import MAIN, NODES, PREPARE, variable_name
 from dnc.targets.tvm.schedules.rewriting import is_call
 
 __all__ = ["kernels_of", "noted"]
@@ -60,9 +60,10 @@ class _Numbers:
         return self._known.setdefault(key, len(self._known))
 
     def calls(self, module: Any) -> Iterator[tuple[int, str, int, str]]:
-        """Number and variable of each call of loops, and place and function of the call in `main` that makes it."""
+        """Number and variable of each call of loops, and place and function of the call that makes it, in what prepares
+        images and then in `main`."""
         variables: dict[Any, int] = {}
-        for place, binding in enumerate(bindings(module["main"])):
+        for place, binding in enumerate(_all_bindings(module)):
             value = binding.value
             if isinstance(value, relax.Call) and isinstance(value.op, ir.GlobalVar):
                 function = module[value.op]
@@ -78,6 +79,12 @@ class _Numbers:
                 variables[binding.var] = self.of(value, variables)
                 if is_call(value):
                     yield variables[binding.var], binding.var.name, place, value.args[0].name_hint
+
+
+def _all_bindings(module: Any) -> Iterator[Any]:
+    for name in (PREPARE, MAIN):
+        if any(variable.name_hint == name for variable in module.get_global_vars()):
+            yield from bindings(module[name])
 
 
 def bindings(function: Any) -> Iterator[Any]:

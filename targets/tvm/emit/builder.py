@@ -14,8 +14,10 @@ import numpy as np
 
 from dnc.typing import Array
 
-__all__ = ["JOINS", "NODES", "Array", "RelaxBuilder", "Tensor", "Value", "integers", "variable_name"]
+__all__ = ["JOINS", "MAIN", "NODES", "PREPARE", "Array", "RelaxBuilder", "Tensor", "Value", "integers", "variable_name"]
 
+MAIN, PREPARE = "main", "prepare"
+"""The functions of a module: the network, and what makes its input of images, where that is a function of its own."""
 NODES = "dnc.nodes"
 """The attribute of a module that has the names of nodes by their numbers."""
 _NHWC = (0, 2, 3, 1)
@@ -91,13 +93,38 @@ class RelaxBuilder:
         )
         return self._tensor(variable, last)
 
-    def call(self, function: Any, arguments: Sequence[Tensor], name: str) -> Tensor:
-        """The array that a function of loops writes: its last parameter."""
-        result = function.params[-1]
-        kind = self.relax.TensorType(list(result.shape), str(result.dtype))
+    def call(
+        self,
+        function: Any,
+        arguments: Sequence[Tensor],
+        name: str,
+        shape: Sequence[Any] | None = None,
+        last: bool = False,
+    ) -> Tensor:
+        """The array that a function of loops writes: its last parameter.
+
+        Args:
+            shape: of the array; the parameter's if not given.
+            last: whether that has its channels last.
+        """
+        return self._called(function, arguments, name, [self._kind(function.params[-1], shape)], last)[0]
+
+    def several(self, function: Any, arguments: Sequence[Tensor], name: str, count: int) -> Sequence[Tensor]:
+        """The arrays that a function writes: its last parameters, so many."""
+        return self._called(function, arguments, name, [self._kind(result) for result in function.params[-count:]])
+
+    def _kind(self, result: Any, shape: Sequence[Any] | None = None) -> Any:
+        return self.relax.TensorType(list(result.shape if shape is None else shape), str(result.dtype))
+
+    def _called(
+        self, function: Any, arguments: Sequence[Tensor], name: str, kinds: Sequence[Any], last: bool = False
+    ) -> Sequence[Tensor]:
         variable = self.block.add_func(function, name)
         given = self.relax.Tuple([argument.expr for argument in arguments])
-        return self.emit(self.relax.call_tir(variable, given, kind))
+        if len(kinds) == 1:
+            return [self.emit(self.relax.call_tir(variable, given, kinds[0]), last)]
+        results = self.block.emit(self.relax.call_tir(variable, given, list(kinds)), self._hint())
+        return [self.emit(self.relax.TupleGetItem(results, place), last) for place in range(len(kinds))]
 
     def size(self, count: Tensor, name: str) -> Any:
         """A number (1,) int64 as a size of arrays, known when the engine runs."""

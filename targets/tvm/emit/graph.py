@@ -17,6 +17,7 @@ What depends on weights and shapes alone is computed here, by ONNX's own referen
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -29,22 +30,20 @@ from dnc.graph.composites import NON_MAX_SUPPRESSION, PREPROCESS, attributes_of,
 from dnc.graph.preprocessing import Preprocess
 from dnc.graph.rewriting import constant_array
 from dnc.targets.tvm.emit import halves
-from dnc.targets.tvm.emit.builder import NODES, Array, RelaxBuilder, Tensor, Value
+from dnc.targets.tvm.emit.builder import MAIN, NODES, PREPARE, Array, RelaxBuilder, Tensor, Value
 from dnc.targets.tvm.emit.integers import QUANTIZING, Dequantized, Held, integers_of, real
 from dnc.targets.tvm.emit.operators import OPERATORS, unsuitable
 from dnc.targets.tvm.emit.pixels import preprocessed
 
 __all__ = ["emit", "shared_outputs", "unsupported"]
 
-MAIN = "main"
-"""The name of the module's function."""
-
 
 class _Emitter:
     """Translates one graph. `_values` has what was translated so far, by name."""
 
-    def __init__(self, eights: str, halves: Collection[ir.Node], gpu: bool, fill: int) -> None:
+    def __init__(self, eights: str, halves: Collection[ir.Node], gpu: bool, fill: int, composites: Composites) -> None:
         self._b = RelaxBuilder(gpu, fill)
+        self._composites, self._apart = composites, gpu
         self._values: dict[str, Value | Dequantized] = {}
         self._reals: dict[str, Value] = {}
         self._eights = eights
@@ -54,9 +53,15 @@ class _Emitter:
     def module(self, graph: ir.Graph) -> Any:
         """The module whose `main` takes the graph's inputs and gives a tuple of its outputs."""
         inputs = [self._input(value) for value in graph.inputs]
+        apart = next((node for node in graph if self._apart and is_composite(node, PREPROCESS)), None)
+        if apart is not None:
+            place = [value is apart.inputs[0] for value in graph.inputs].index(True)
+            inputs[place] = self._prepared(apart, inputs[place])
         with self._b.block.function(MAIN, inputs):
             with self._b.block.dataflow():
                 for node in graph:
+                    if node is apart:
+                        continue
                     if is_composite(node):
                         self._composite(node)
                     else:
@@ -76,11 +81,24 @@ class _Emitter:
         self._values[value.name or ""] = Tensor(variable, shape, dtype)
         return variable
 
+    def _prepared(self, call: ir.Node, pixels: Any) -> Any:
+        """The variable by which `main` takes what a function of its own makes of pixels."""
+        with self._b.block.function(PREPARE, [pixels]):
+            with self._b.block.dataflow():
+                self._composite(call)
+                name = call.outputs[0].name or ""
+                made = self._b.tensor_of(self._value(call.outputs[0]))
+                result = self._b.block.emit_output(made.expr)
+            self._b.block.emit_func_output(result)
+        variable = self._b.relax.Var(pixels.name, made.expr.ty)
+        self._values[name] = replace(made, expr=variable)
+        return variable
+
     def _composite(self, call: ir.Node) -> None:
         # It is the whole of a section.
         self._b.nodes.append(f"{(call.name or '').partition('/')[0]}/")
         inputs = [self._b.tensor_of(self._value(value)) for value in call.inputs if value is not None]
-        self._values[call.outputs[0].name or ""] = _COMPOSITES[call.op_type](self._b, call, inputs)
+        self._values[call.outputs[0].name or ""] = self._composites[call.op_type](self._b, call, inputs)
 
     def _node(self, node: ir.Node) -> None:
         self._b.nodes.append(node.name or "")
@@ -137,7 +155,9 @@ def _suppress(b: RelaxBuilder, call: ir.Node, inputs: Sequence[Tensor]) -> Tenso
     return suppressed(b, inputs, **attributes_of(call))
 
 
-_COMPOSITES: Mapping[str, Callable[[RelaxBuilder, ir.Node, Sequence[Tensor]], Tensor]] = {
+Composites = Mapping[str, Callable[[RelaxBuilder, ir.Node, Sequence[Tensor]], Tensor]]
+"""What writes a composite of each kind."""
+_COMPOSITES: Composites = {
     PREPROCESS: lambda b, call, inputs: preprocessed(b, Preprocess.of(call), inputs[0].expr),
     NON_MAX_SUPPRESSION: _suppress,
 }
@@ -154,18 +174,28 @@ def _evaluate(node: ir.Node, inputs: Sequence[Any]) -> list[Array]:
     return [np.asarray(value) for value in runner.run(None, feeds)]
 
 
-def emit(model: ir.Model, *, eights: str = "uint8", bfloat16: bool = False, gpu: bool = False, fill: int = 0) -> Any:
+def emit(
+    model: ir.Model,
+    *,
+    eights: str = "uint8",
+    bfloat16: bool = False,
+    gpu: bool = False,
+    fill: int = 0,
+    composites: Composites = _COMPOSITES,
+) -> Any:
     """The tvm.IRModule of a model in which `unsupported` finds nothing. The model stays as it is.
 
     Args:
         eights: the type that 8-bit numbers are held in: see `dnc.targets.tvm.emit.integers`.
         bfloat16: convolutions multiply in it where that pays: see `dnc.targets.tvm.emit.halves`.
-        gpu: it is for a GPU, which holds 8-bit numbers in int8.
+        gpu: it is for a GPU, which holds 8-bit numbers in int8; what makes the network's input of images is a function
+            of its own, `prepare`.
         fill: convolutions of float16 that read fewer channels than these, an odd number of them, read zeros behind
             them, so that a pixel's can be copied at once; 0 for none.
+        composites: what writes them.
     """
     chosen = halves.convolutions(model.graph) if bfloat16 else ()
-    return _Emitter("int8" if gpu else eights, chosen, gpu, fill).module(model.graph)
+    return _Emitter("int8" if gpu else eights, chosen, gpu, fill, composites).module(model.graph)
 
 
 def shared_outputs(model: ir.Model) -> list[str]:
@@ -184,8 +214,8 @@ def shared_outputs(model: ir.Model) -> list[str]:
     ]
 
 
-def unsupported(model: ir.Model, gpu: bool = False) -> list[str]:
-    """Everything that cannot be compiled, for CPUs or GPUs, each with its place in the cfg."""
+def unsupported(model: ir.Model) -> list[str]:
+    """Everything that cannot be compiled, each with its place in the cfg."""
     found: dict[str, None] = {}
     for value in model.graph.inputs:
         sides = list(value.shape or ())
@@ -194,13 +224,9 @@ def unsupported(model: ir.Model, gpu: bool = False) -> list[str]:
             found[f"input {value.name}: its shape ({shape}) is not fixed: --batch 1 fixes it"] = None
     known = {value for value in model.graph.initializers.values() if constant_array(value) is not None}
     for node in model.graph:
-        if is_composite(node, PREPROCESS):
-            if gpu and Preprocess.of(node).interpolation == "bicubic":
-                found["bicubic interpolation is done on the host: leave --input u8 out"] = None
-        elif is_composite(node, NON_MAX_SUPPRESSION):
-            if gpu:
-                found["boxes are suppressed one after the other, on the host: use --decode graph or host"] = None
-        elif node.op_type == "Shape" or all(value is None or value in known for value in node.inputs):
+        if is_composite(node) and node.op_type in _COMPOSITES:
+            continue
+        if node.op_type == "Shape" or all(value is None or value in known for value in node.inputs):
             known.update(node.outputs)
         elif node.domain or node.op_type not in (*OPERATORS, *QUANTIZING):
             found[f"{where_of(node)}: {node.op_type}: dnc does not write it for TVM"] = None

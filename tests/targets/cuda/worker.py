@@ -1,9 +1,10 @@
 """Computes models on the GPU of emulator/driver.cpp: `python -m tests.targets.cuda.worker FOLDER`.
 
 For each NAME.onnx of the folder, with its inputs in NAME.npz, writes its outputs in order to NAME.out.npz, and to
-NAME.json which rules wrote its functions. In NAME.arch may stand another GPU than sm_90, as sm_80, behind it tf32 or
-bf16, or new for kinds of kernels that no GPU has run; in NAME.rank the rank that all functions take, in NAME.form the
-number of the tile that products take, and how many blocks share it, and behind that mma where it is one of MMA_TILES.
+NAME.json which rules wrote its functions; for further inputs in NAME.1.npz and so on, to NAME.1.out.npz. In NAME.arch
+may stand another GPU than sm_90, as sm_80, behind it tf32 or bf16, or new for kinds of kernels that no GPU has run; in
+NAME.rank the rank that all functions take, in NAME.form the number of the tile that products take, and how many blocks
+share it, and behind that mma where it is one of MMA_TILES.
 
 Each tensor has memory of its own, of its exact size: an access outside of it is one outside of all memory. The driver
 must be in LD_LIBRARY_PATH before this process starts.
@@ -40,9 +41,9 @@ def main(folder: Path) -> None:
     from tvm import relax
 
     from dnc.runtime.runners.cuda.device import Device
+    from dnc.targets.cuda.emit import emit
     from dnc.targets.cuda.lowering import Network, fill_of
     from dnc.targets.cuda.schedules import forms, tensors
-    from dnc.targets.tvm.emit import emit
 
     def told(path: Path, suffix: str, otherwise: str) -> str:
         file = path.with_suffix(suffix)
@@ -64,14 +65,20 @@ def main(folder: Path) -> None:
         host = tvm.target.Target({"kind": "llvm"})
         compile_kernels = partial(make_kernels, library=library, driver=folder)
         switches = {name: name in allowed for name in ("tf32", "new")}
-        module = emit(model, gpu=True, bfloat16="bf16" in allowed, fill=fill_of(usual([arch]), switches["new"]))
+        module = emit(model, bfloat16="bf16" in allowed, fill=fill_of(usual([arch]), switches["new"]))
         network = Network(module, [arch], host, compile_kernels, **switches)
         lowered = network.lowered()
         machine = relax.VirtualMachine(lowered.executable, tvm.cuda(), "naive")
-        feeds = np.load(path.with_suffix(".npz"))
-        given = [tvm.runtime.tensor(feeds[value.name], tvm.cuda()) for value in model.graph.inputs]
-        outputs = [output.numpy() for output in machine["main"](*given)]
-        np.savez(path.with_suffix(".out.npz"), *outputs)
+        pixels = [value.name for value in model.graph.inputs if value.dtype == ir.DataType.UINT8]
+        for several in ("", *(f".{number}" for number in range(1, 100))):
+            given = path.with_suffix(f"{several}.npz")
+            if not given.exists():
+                break
+            feeds = {name: tvm.runtime.tensor(array, tvm.cuda()) for name, array in np.load(given).items()}
+            for name in pixels:
+                feeds[name] = machine["prepare"](feeds[name])
+            outputs = machine["main"](*(feeds[value.name] for value in model.graph.inputs))
+            np.savez(path.with_suffix(f"{several}.out.npz"), *(output.numpy() for output in outputs))
         path.with_suffix(".json").write_text(json.dumps(lowered.rules))
 
 

@@ -25,6 +25,10 @@ The library has the network twice (`dnc.targets.cuda.graphs`), as single kernels
     graphs=on       graphs, or an error
     graphs=off      single kernels
 
+Images of any size are made the network's input by a function of their own before, `prepare`, so that nothing of the
+network depends on their size. Detections are as many rows as there can be, so that they are copied in one piece: behind
+the last one is a row that begins with the number that model.json has as "end".
+
 While a graph is recorded, no other thread of the process may allocate or free memory of a GPU, or use its default
 stream: `gate` keeps all sessions apart then. What another library does at that moment makes CUDA refuse.
 """
@@ -64,7 +68,7 @@ __all__ = ["CUDA_RUNTIME", "GRAPHS", "MAIN", "GpuSession", "identify", "load_cud
 
 CUDA_RUNTIME = "libtvm_runtime_cuda.so"
 """The part of TVM's runtime that is for NVIDIA's GPUs."""
-MAIN, GRAPHS = "main", "main_graphs"
+MAIN, GRAPHS, PREPARE = "main", "main_graphs", "prepare"
 """The functions of a library."""
 _AGAIN = "build the engine again"
 _CPU, _CUDA = 1, 2
@@ -82,6 +86,8 @@ _IN_FLIGHT = 8
 """Runs that the device is asked for before the first of them is done, at most."""
 _TRIAL_SECONDS, _TRIAL_ROUNDS = 0.1, (7, 100)
 _CONFIDENCE = 0.99
+_SIDE = 64
+"""Of the images that graphs are recorded and timed with: nothing of the network depends on it."""
 
 Arrays = Sequence[Any]
 
@@ -117,6 +123,9 @@ class GpuSession(Session):
             self._shapes = {entry["name"]: tuple(entry["shape"]) for entry in description["inputs"]}
             versions = dict(description["versions"])
             self._kernels = description.get("kernels", ())
+            self._prepared = description.get("prepare")
+            self._pixels = -1 if self._prepared is None else list(self._inputs).index(self._prepared["input"])
+            self._ends = [entry.get("end") for entry in description["outputs"]]
         except (OSError, ValueError, LookupError, TypeError) as error:
             raise TargetError(f"cannot read {MODEL_JSON}: {error}", folder, _AGAIN) from error
         if machine != architecture():
@@ -155,6 +164,7 @@ class GpuSession(Session):
                 self._machine["vm_initialization"](_CUDA, self._place, _POOLED, _CPU, 0, _POOLED)
                 self._main = self._plain = self._machine[MAIN]
                 recorded = self._machine[GRAPHS]
+                self._prepare = None if self._prepared is None else self._machine[PREPARE]
         except Exception as error:
             raise self._failure(error, "TVM refuses the engine", path, _AGAIN) from error
         if graphs != "off":
@@ -162,18 +172,22 @@ class GpuSession(Session):
 
     def _record(self, recorded: Any, path: Path, wanted: bool) -> None:
         """Records the graphs, and chooses them if they are to be used."""
-        if any(None in shape for shape in self._shapes.values()):
+        if self._prepare is None and any(None in shape for shape in self._shapes.values()):
             if wanted:
-                what = "CUDA graphs need inputs of one size, and the network takes images of any"
-                raise TargetError(what, path, "--option graphs=off")
+                what = "CUDA graphs need inputs of one size, and an older dnc made the engine for images of any"
+                raise TargetError(what, path, f"{_AGAIN}, or --option graphs=off")
             return
         generator = np.random.default_rng(0)
-        arrays = [noise(self._shapes[name], dtype, generator) for name, dtype in self._inputs.items()]
+        shapes = [[_SIDE if side is None else side for side in self._shapes[name]] for name in self._inputs]
+        arrays = [noise(shape, dtype, generator) for shape, dtype in zip(shapes, self._inputs.values(), strict=True)]
         # What kernels allocate by themselves is there afterwards, and stays where it is.
         expected = self._run(arrays, self._plain)
         try:
             with gate.shared(), self._failing():
-                self._fixed = [self._empty(array.shape, array.dtype) for array in arrays]
+                kinds = [(array.shape, array.dtype) for array in arrays]
+                if self._prepared is not None:
+                    kinds[self._pixels] = self._prepared["shape"], np.dtype(self._prepared["dtype"])
+                self._fixed = [self._empty(*kind) for kind in kinds]
             with gate.alone():
                 # The first run records.
                 self._run(arrays, recorded)
@@ -208,7 +222,7 @@ class GpuSession(Session):
             return
         with gate.shared(urgent=True):
             self._give_back()
-            self._main = self._plain = self._machine = self._library = None
+            self._main = self._plain = self._prepare = self._machine = self._library = None
             self._ffi.get_global_func("vm.builtin.memory_manager.clear")()
         _idle.append(self._thread)
 
@@ -307,7 +321,8 @@ class GpuSession(Session):
                 self._thread.submit(flight.land).result()
         except TargetError as error:
             raise self._failure(error, "TVM failed") from error
-        return [np.array(output) if keep else output for output in flight.outputs]
+        found = [_rows(output, end) for output, end in zip(flight.outputs, self._ends, strict=True)]
+        return [np.array(output) if keep else output for output in found]
 
     # What follows runs in the session's thread.
 
@@ -380,16 +395,22 @@ class GpuSession(Session):
             if isinstance(array, Lent):
                 given.append(self._taken(slot, place, array))
                 continue
-            there = self._fixed[place] if direct else slot.room(place, array.shape, array.dtype)
+            there = (
+                self._fixed[place] if direct and place != self._pixels else slot.room(place, array.shape, array.dtype)
+            )
             self._cuda.copy(there.data_ptr(), array.ctypes.data, array.nbytes, TO_DEVICE, stream)
             given.append(there)
         if stream is not None:
             self._cuda.wait(None, stream)
+        sizes = [array.nbytes for array in arrays]
+        if self._prepare is not None:
+            given[self._pixels] = made = self._prepare(given[self._pixels])
+            sizes[self._pixels] = int(np.prod(made.shape)) * np.dtype(str(made.dtype)).itemsize
         if not recorded:
             return given
-        for tensor, fixed, array in zip(given, self._fixed, arrays, strict=True):
+        for tensor, fixed, size in zip(given, self._fixed, sizes, strict=True):
             if tensor is not fixed:
-                self._cuda.copy(fixed.data_ptr(), tensor.data_ptr(), array.nbytes, ON_DEVICE, None)
+                self._cuda.copy(fixed.data_ptr(), tensor.data_ptr(), size, ON_DEVICE, None)
         return self._fixed
 
     def _taken(self, slot: _Slot, place: int, lent: Lent) -> Any:
@@ -501,6 +522,14 @@ class _Asked(Pending):
     def result(self, *, keep: bool = True) -> list[Any]:
         flight = self._flight if isinstance(self._flight, _Flight) else self._flight.result()
         return self._session._landed(flight, keep)
+
+
+def _rows(array: Array, end: float | None) -> Array:
+    """The rows before the first one that begins with a number, if there is such a number and such a row."""
+    if end is None or not array.size:
+        return array
+    ends = np.flatnonzero(array[:, 0] == end)
+    return array[: ends[0]] if len(ends) else array
 
 
 def _empty(ffi: ModuleType, place: int, shape: Sequence[int], dtype: npt.DTypeLike) -> Any:

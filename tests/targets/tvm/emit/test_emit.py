@@ -60,8 +60,8 @@ def test_refused_forms(node: str, why: str) -> None:
     assert why in found
 
 
-def test_what_gpus_leave_to_the_host(write: Callable[..., Path]) -> None:
-    """What goes one after the other, and what nobody has tried on a GPU; CPUs do both."""
+def test_composites(write: Callable[..., Path]) -> None:
+    """Two are taken whole, for CPUs and GPUs alike; boxes are decoded by operators."""
     cfg = write("yolo")
     preprocessing = Preprocessing(32, 32, mode="center-crop", interpolation="bicubic")
     network = Network.load(cfg, cfg.with_suffix(".weights"))
@@ -69,10 +69,6 @@ def test_what_gpus_leave_to_the_host(write: Callable[..., Path]) -> None:
     assert "DecodeBoxes: dnc does not write it for TVM" in unsupported(built)[0]
     inline_composites(built, keep=Tvm.composites)
     assert unsupported(built) == []
-    assert unsupported(built, gpu=True) == [
-        "bicubic interpolation is done on the host: leave --input u8 out",
-        "boxes are suppressed one after the other, on the host: use --decode graph or host",
-    ]
 
 
 def test_shared_outputs() -> None:

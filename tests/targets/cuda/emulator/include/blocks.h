@@ -16,6 +16,17 @@ inline unsigned atomicInc(unsigned *counter, unsigned most) {
   *counter = before >= most ? 0 : before + 1;
   return before;
 }
+template <typename T> T atomicAdd(Pointer<T, Block> at, T value) {
+  Block &memory = at.memory;
+  const char *place = reinterpret_cast<const char *>(at.at);
+  if (place < memory.base || place + sizeof(T) > memory.base + memory.size)
+    cuda_fail("an addition outside of the shared array", place);
+  for (std::size_t cell = (place - memory.base) / 2; cell < (place - memory.base + sizeof(T)) / 2; ++cell)
+    note_atomic(memory.writers[cell], memory.readers[cell], cuda_state.block_begin, place);
+  T before = *at.at;
+  *at.at = before + value;
+  return before;
+}
 
 // Asynchronous copies happen as late as they may: when they are waited for.
 #define DNC_ASYNC

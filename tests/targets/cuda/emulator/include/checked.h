@@ -31,6 +31,14 @@ inline void note_read(const Cell &writer, Cell &reader, std::uint32_t begin, con
   reader = now;
 }
 
+// In shared memory; only others of the kind may touch it until the next barrier.
+inline void note_atomic(Cell &writer, const Cell &reader, std::uint32_t begin, const void *at) {
+  if (writer.epoch < begin) cuda_fail("shared memory is added to that nobody has written", at);
+  if ((writer.thread != kAtomic && is_race(writer, begin)) || is_race(reader, begin))
+    cuda_fail("it is added to here, and touched in another thread, with no barrier between", at);
+  writer = {cuda_state.epoch, cuda_state.block, kAtomic};
+}
+
 struct Global {
   Allocation *memory;
   void touch(const char *at, std::size_t size, bool write) const {

@@ -7,9 +7,9 @@
 struct Place { unsigned x, y, z; };
 
 // Who touched a piece of memory last: in which stretch between two barriers, in which block of the launch, and in which
-// thread of it; kSeveral for readers.
+// thread of it; kSeveral for readers, kAtomic where all that touched it since the last barrier did so atomically.
 struct Cell { std::uint32_t epoch, block, thread; };
-constexpr std::uint32_t kSeveral = ~0u;
+constexpr std::uint32_t kSeveral = ~0u, kAtomic = ~1u;
 
 // Memory of a device. Its cells, of two bytes each, are made when they are first wanted.
 struct Allocation {
