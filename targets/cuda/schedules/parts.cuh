@@ -12,8 +12,8 @@ __device__ __forceinline__ bool dnc_arrived_last(int tile, int parts) {
   return before[0] == parts - 1;
 }
 template <int N> struct alignas(4 * N) dnc_floats { float x[N]; };
-template <int N, class From>
-__device__ __forceinline__ void dnc_gather(float *to, From from, int parts, int stride) {
+template <int N, class To, class From>
+__device__ __forceinline__ void dnc_gather(To to, From from, int parts, int stride) {
   typedef dnc_floats<N> floats;
   floats sum = {};
 #pragma unroll 4

@@ -24,6 +24,7 @@ _KERNEL = re.compile(r'extern "C" __global__ void (?:__launch_bounds__\((\d+)\) 
 _PARAMETER = re.compile(r"([\w ]+?)\s*\*\s*(?:__restrict__\s+)?(\w+)$")
 _SHARED = re.compile(r"__shared__ (?:alignas\(\d+\) )?([\w:]+) (\w+)\[(\d+)\];")
 _DYNAMIC = re.compile(r"extern __shared__ (?:__align__\(\d+\) )?([\w:]+) (\w+)\[\];")
+_OWN = re.compile(r"alignas\(\d+\) ([\w:]+) (\w+)\[(\d+)\];")
 _VECTOR = re.compile(r"\*\((\w+)\*\)\(")
 _MOST_THREADS = 1024
 
@@ -94,11 +95,14 @@ def make_kernels(source: str, library: Path, driver: Path) -> bytes:
     # Blocks run one after the other, so that one piece of memory is enough.
     source = _SHARED.sub(r"static Shared<\1, \3> \2;", source)
     source = _DYNAMIC.sub(r"static Dynamic<\1> \2;", source)
+    source = _OWN.sub(r"Local<\1, \3> \2;", source)
     source = _VECTOR.sub(r"*Vector<\1>::at(", source)
     file = library.with_suffix(".cpp")
     file.write_text("#include <cuda_fp16.h>\n#include <mma.h>\n#include <lanes.h>\n" + source + "\n".join(calls) + "\n")
     # Products are not to be fused with sums in another way than on a GPU; neither is exact.
     command = ["g++", "-O1", "-w", "-std=c++17", "-fpermissive", "-shared", "-fPIC", "-ffp-contract=off"]
+    # Arrays that are not looked at, those of fragments for one.
+    command += ["-fsanitize=bounds", "-fsanitize-undefined-trap-on-error"]
     subprocess.run(
         [*command, f"-I{_HERE / 'include'}", "-o", str(library), str(file), str(driver / "libcudart.so.13")], check=True
     )

@@ -26,6 +26,7 @@ _HEAD = """extern "C" __global__ void __launch_bounds__(32) {}(float* __restrict
 }}
 """
 _SHARED = "  __shared__ alignas(64) float s_ptr[32];\n"
+_OWN = "  alignas(64) float t_ptr[8];\n"
 _KERNELS = {
     # By name: what stands in the kernel, and what is said of it.
     "right": (
@@ -60,6 +61,24 @@ _KERNELS = {
         "  y_ptr[threadIdx.x + 32 * blockIdx.x] = y_ptr[threadIdx.x];",
         "and written in another thread, with no barrier between",
     ),
+    "own": (
+        _OWN + "  for (int u = 0; u < 8; ++u) t_ptr[u] = x_ptr[u];\n  *(float4*)(t_ptr + 4) = *(float4*)(t_ptr + 0);\n"
+        "  y_ptr[blockIdx.x * 32 + threadIdx.x] = max(t_ptr[7], t_ptr[1]);",
+        "",
+    ),
+    "own_outside": (_OWN + "  for (int u = 0; u < 9; ++u) t_ptr[u] = 1;", "a write outside of the thread's array"),
+    "own_before": (_OWN + "  y_ptr[0] = t_ptr[(int)threadIdx.x - 1];", "a read outside of the thread's array"),
+    "own_vector_outside": (_OWN + "  *(float4*)(t_ptr + 8) = *(float4*)(x_ptr + 0);", "outside of the thread's array"),
+    "own_not_aligned": (_OWN + "  *(float4*)(t_ptr + 2) = *(float4*)(x_ptr + 0);", "a vector that is not aligned"),
+    "own_not_written": (_OWN + "  t_ptr[0] = 1;\n  float2 v = *(float2*)(t_ptr + 0);", "which it has not written"),
+    "truths": (
+        "  alignas(64) bool t_ptr[4];\n  ushort4 v = make_ushort4(1, 0, 1, 0);\n  *(ushort4*)(t_ptr + 0) = v;",
+        "a write outside of the thread's array",
+    ),
+    "vector_outside": ("  float4 v = *(float4*)(x_ptr + 32); y_ptr[0] = v.x;", "a read outside of the memory"),
+    "vector_written_outside": ("  *(float2*)(y_ptr + 64) = make_float2(0, 0);", "a write outside of the memory"),
+    "shared_vector_outside": (_SHARED + "  *(float4*)(s_ptr + 32) = *(float4*)(x_ptr + 0);", "of the shared array"),
+    "shared_not_aligned": (_SHARED + "  *(float2*)(s_ptr + 1) = make_float2(0, 0);", "a vector that is not aligned"),
     "half_a_barrier": ("  if (threadIdx.x < 16) __syncthreads();", "a barrier that only some threads"),
 }  # fmt: skip
 _RUN = """

@@ -4,12 +4,17 @@
 //               array; vectors: on a multiple of their size
 //   racecheck   two threads and one place, at least one of them writing, with no barrier between; in global memory no
 //               barrier orders blocks
-//   initcheck   shared memory that no thread of the block has written
+//   initcheck   shared memory that no thread of the block has written; a thread's own that it has not written
 //
-// emulation.py puts them in place of the parameters and the shared arrays of a kernel.
+// A thread's own arrays are looked at as shared ones are: what lies outside of them, or is not aligned, is a register on
+// a GPU, or another array.
+//
+// emulation.py puts them in place of the parameters, the shared arrays and the threads' own ones of a kernel. A function
+// that a kernel calls sees all of this where it takes pointers by template; where it takes a T*, it gets the address.
 #pragma once
 #include "memory.h"
 
+#include <algorithm>
 #include <type_traits>
 
 inline bool same_block(const Cell &cell) { return cell.block == cuda_state.block; }
@@ -74,6 +79,19 @@ struct Block {
   }
 };
 
+struct Own {
+  char *base;
+  std::size_t size;
+  bool *written;
+  void touch(const char *at, std::size_t size, bool write) const {
+    if (at < base || at + size > base + this->size)
+      cuda_fail(write ? "a write outside of the thread's array" : "a read outside of the thread's array", at);
+    for (std::size_t byte = at - base; byte < at - base + size; ++byte)
+      if (write) written[byte] = true;
+      else if (!written[byte]) cuda_fail("a thread reads its own memory, which it has not written", at);
+  }
+};
+
 // A place in memory: what `p[i]` and `*p` are.
 template <typename T, typename Memory> struct Ref {
   Memory memory;
@@ -101,6 +119,13 @@ template <typename T, typename Memory> struct Pointer {
   template <typename I> Pointer operator+(I offset) const { return {memory, at + offset}; }
   template <typename I> Ref<T, Memory> operator[](I offset) const { return {memory, at + offset}; }
   Ref<T, Memory> operator*() const { return {memory, at}; }
+  // To what is not looked at: all of it may be written there.
+  operator T *() const {
+    static_assert(std::is_same_v<Memory, Own>, "memory that threads share is looked at");
+    memory.touch(reinterpret_cast<const char *>(at), sizeof(T), true);
+    std::fill_n(memory.written, memory.size, true);
+    return at;
+  }
 };
 template <typename T, typename Memory> auto Ref<T, Memory>::operator&() const { return ::Pointer<T, Memory>{memory, at}; }
 
@@ -133,10 +158,23 @@ template <typename T> struct Dynamic {
   template <typename I> Ref<T, Block> operator[](I offset) { return *(*this + offset); }
 };
 
-// `(float4*)`: a vector in checked memory, or in a thread's own.
+// An array of a thread.
+template <typename T, std::size_t N> struct Local {
+  alignas(64) T data[N];
+  bool written[N * sizeof(T)] = {};
+  Pointer<T, Own> pointer() { return {{reinterpret_cast<char *>(data), sizeof(data), written}, data}; }
+  template <typename I> Pointer<T, Own> operator+(I offset) { return pointer() + offset; }
+  template <typename I> Ref<T, Own> operator[](I offset) { return pointer()[offset]; }
+  operator T *() { return pointer(); }
+};
+
+// `(float4*)`: a vector in checked memory, or elsewhere.
 template <typename U> struct Vector {
   template <typename T, typename Memory> static auto at(const Pointer<T, Memory> &from) {
     return Pointer<U, Memory>{from.memory, reinterpret_cast<U *>(from.at)};
   }
-  template <typename T> static U *at(T *from) { return reinterpret_cast<U *>(from); }
+  template <typename T> static U *at(T *from) {
+    if (reinterpret_cast<std::uintptr_t>(from) % alignof(U)) cuda_fail("a vector that is not aligned", from);
+    return reinterpret_cast<U *>(from);
+  }
 };

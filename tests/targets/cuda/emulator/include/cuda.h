@@ -50,6 +50,11 @@ inline float max(float a, float b) { return std::fmax(a, b); }
 inline float min(float a, float b) { return std::fmin(a, b); }
 inline double max(double a, double b) { return std::fmax(a, b); }
 inline double min(double a, double b) { return std::fmin(a, b); }
+// Places in memory are the numbers in them.
+template <typename T, typename M> T max(const Ref<T, M> &a, const Ref<T, M> &b) { return max(T(a), T(b)); }
+template <typename T, typename M> T min(const Ref<T, M> &a, const Ref<T, M> &b) { return min(T(a), T(b)); }
+template <typename T, typename M, typename N> T max(const Ref<T, M> &a, const Ref<T, N> &b) { return max(T(a), T(b)); }
+template <typename T, typename M, typename N> T min(const Ref<T, M> &a, const Ref<T, N> &b) { return min(T(a), T(b)); }
 inline float __expf(float x) { return std::exp(x); }
 inline float __logf(float x) { return std::log(x); }
 // What is rounded by itself: nvcc makes one operation of no product and sum that are written so, nor does g++ here.
