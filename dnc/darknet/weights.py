@@ -312,10 +312,30 @@ def write_partial(
         write_weights(file, first, arrays)
 
 
+def _branches(layers: Sequence[Layer]) -> set[int]:
+    """The layers with weights that give what a [shortcut] adds: those before it, through what has none."""
+    found: set[int] = set()
+    for layer in layers:
+        place = layer.sources[0] if layer.name == "shortcut" else -1
+        while place >= 0 and layers[place].name != "shortcut":
+            if layers[layers[place].weights_of].weights():
+                found.add(layers[place].weights_of)
+                break
+            place = next(iter(layers[place].sources), -1)
+    return found
+
+
 def random_arrays(layers: Sequence[Layer], seed: int) -> tuple[Arrays, ...]:
-    """Weights that keep the activations of a deep network near 1: for tests and benchmarks, where no weights exist."""
+    """Weights that keep the activations of a deep network near 1, within float16: for tests and benchmarks, where no
+    weights exist.
+
+    A convolution keeps the size of what comes in. A [shortcut] adds a branch to what it began with, which doubles the
+    squares if both are as large: of n such branches each is made smaller by sqrt(n), so that all together make the
+    squares e times as large at most, not 2 ** n times.
+    """
     generator = np.random.default_rng(seed)
     arrays: list[Arrays] = []
+    branches, sums = _branches(layers), sum(layer.name == "shortcut" for layer in layers)
     for layer in layers:
         own: dict[str, Array] = {}
         for name, shape in layer.weights().items():
@@ -329,6 +349,8 @@ def random_arrays(layers: Sequence[Layer], seed: int) -> tuple[Arrays, ...]:
             else:
                 fan_in = max(1, math.prod(shape[1:])) if len(shape) > 1 else 1
                 values = generator.normal(0, math.sqrt(2 / fan_in), shape)
+                if layer.index in branches:
+                    values /= math.sqrt(sums)
             own[name] = values.astype(np.float32)
         arrays.append(_completed(layer, own))
     return tuple(arrays[layer.weights_of] for layer in layers)
