@@ -6,6 +6,7 @@
     product         convolutions and connected layers, in tiles, by the ordinary units
     tensor-product  the same in float16, by the tensor cores
     mma-product     the same by mma.sync, which no GPU has run yet: see `Device.new`
+    int8-product    the same of 8-bit numbers, by mma.sync; no GPU has run it yet either, but only those have 8 bits
     tf32-product    the same in float32 rounded to TF32, where that is allowed
     depthwise       convolutions of single channels
     pool            windows of which the largest or the sum is taken
@@ -31,6 +32,7 @@ from tvm.s_tir import dlight
 from dnc.runtime.runners.cuda.device import Device
 from dnc.targets.cuda.schedules.depthwise import depthwise
 from dnc.targets.cuda.schedules.injective import injective
+from dnc.targets.cuda.schedules.integers import integer_product
 from dnc.targets.cuda.schedules.reduction import reduction
 from dnc.targets.cuda.schedules.scaled import scaled
 from dnc.targets.cuda.schedules.tensors import tensor_product
@@ -103,6 +105,9 @@ def _slide(segment: Segment, window: Window, device: Device) -> Kernel | None:
     if kernel is not None:
         return kernel
     if pixels >= _FEW:
+        integers = integer_product(segment, window, device)
+        if integers is not None:
+            return integers
         return tensor_product(segment, window, device) or scalar_product(segment, window, device)
     if window.border is None:
         return None

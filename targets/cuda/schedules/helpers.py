@@ -27,6 +27,7 @@ __all__ = [
     "move",
     "multiply_strips",
     "multiply_tf32",
+    "pairs",
     "pointer",
     "put_sums",
     "scratch",
@@ -46,12 +47,17 @@ def _source(name: str) -> str:
 
 
 _COPY, _FRAGMENTS, _SCRATCH = _source("copy"), _source("fragments"), _source("scratch")
-_MMA = _COPY + _source("mma")
+_MMA = _COPY + _source("integers") + _source("mma")
 _PARTS = _source("parts").replace("TILES", str(TILES))
 
 
 def _call(name: str, *arguments: Any, source: str = "", returns: str = "void") -> Expr:
     return cuda_func_call(name, *arguments, source_code=source, return_type=returns)
+
+
+def _kind(sums: Any) -> str:
+    """CUDA's name of the type of sums."""
+    return "int" if str(sums.dtype) == "int32" else "float"
 
 
 def address(buffer: Any, *indices: Expr) -> Expr:
@@ -108,13 +114,13 @@ def gather(to: Any, start: Expr, lanes: int, parts: int | Expr, stride: int) -> 
     """The sums of what some parts have, in their order, into a local buffer.
 
     Args:
-        to: `lanes` float32 numbers.
+        to: `lanes` numbers, float32 or int32, as which it reads what is there.
         start: where the first part has them, aligned to all of them.
         lanes: 1, 2 or 4.
         stride: by how many numbers they are apart.
     """
     first = address(to, tirx.IntImm("int64", 0))
-    return tirx.Evaluate(_call(f"dnc_gather<{lanes}>", first, start, parts, stride, source=_PARTS))
+    return tirx.Evaluate(_call(f"dnc_gather<{lanes}, {_kind(to)}>", first, start, parts, stride, source=_PARTS))
 
 
 def scratch(size: int, offset: Expr) -> Expr:
@@ -168,7 +174,7 @@ def multiply_strips(
     """All steps of a block's product: see mma.cuh, `dnc_product`.
 
     Args:
-        sums: float32 numbers of a thread's own.
+        sums: float32 numbers of a thread's own, or int32 numbers for products of 8 bits, two of which are one here.
         strips: shared memory.
         matrices: where the group's data begins, and where the weights of the block.
         geometry: what mma.cuh's `dnc_tile`, `dnc_window` and `dnc_pixels` say.
@@ -179,12 +185,17 @@ def multiply_strips(
         f"{name}<{', '.join(map(str, values))}>"
         for name, values in zip(("dnc_tile", "dnc_window", "dnc_pixels"), geometry, strict=True)
     )
-    name = f"dnc_product<{', '.join(kinds)}, {steps}, {str(bfloat16).lower()}>"
+    name = f"dnc_product<{', '.join(kinds)}, {steps}, {str(bfloat16).lower()}, {_kind(sums)}>"
     return tirx.Evaluate(_call(name, sums.data, strips, *matrices, *map(narrow, begin), source=_MMA))
 
 
+def pairs(start: Expr) -> Expr:
+    """A pointer to 8-bit numbers as one to pairs of them."""
+    return _call("dnc_pairs", start, source=_MMA, returns="handle")
+
+
 def put_sums(to: Expr, sums: Expr, columns: int, stride: int) -> Stmt:
-    """Writes a warp's float32 sums of 16 rows, as mma.sync leaves them.
+    """Writes a warp's sums of 16 rows, as mma.sync leaves them.
 
     Args:
         to: where the lane's first two numbers go, in a buffer of any type.

@@ -24,7 +24,8 @@ from dnc.targets.tvm.schedules.window import affine
 __all__ = ["alike", "injective"]
 
 _THREADS = 256
-_FLOATS = ("float32", "float16")
+_VECTORS = ("float32", "float16", "int8")
+"""Types that neighbours of are computed at once."""
 _COMPARISONS = (tirx.LT, tirx.LE, tirx.GT, tirx.GE, tirx.EQ, tirx.NE)
 
 
@@ -35,9 +36,8 @@ def injective(segment: Segment) -> Kernel | None:
         return None
     shape = dims(segment.result)
     lanes = 1
-    if shape and all(_alike(stage) for stage in segment.rest) and str(anchor.buffer.dtype) in _FLOATS:
-        narrowest = min((str(buffer.dtype) for buffer in segment.buffers), key=lambda dtype: dtype != "float16")
-        lanes = math.gcd(lanes_of(shape[-1], narrowest, 8 if narrowest == "float16" else 16), _pieces(anchor))
+    if shape and all(_alike(stage) for stage in segment.rest) and str(anchor.buffer.dtype) in _VECTORS:
+        lanes = _lanes(segment, math.gcd(shape[-1], _pieces(anchor)))
     grouped = [*shape[:-1], shape[-1] // lanes] if shape else []
     total = math.prod(grouped)
     # What tells a thread's elements from those of others is the same for all of them.
@@ -62,10 +62,32 @@ def injective(segment: Segment) -> Kernel | None:
     return Kernel("injective", kernel([-(-total // _THREADS)], _THREADS, body))
 
 
+def _lanes(segment: Segment, count: int) -> int:
+    """How many of so many neighbours a thread computes."""
+    dtypes = {str(buffer.dtype) for buffer in segment.buffers} | {str(load.ty.dtype) for load in _every_load(segment)}
+    if "int8" not in dtypes:
+        return lanes_of(count, "float16", 8) if "float16" in dtypes else lanes_of(count, "float32")
+    # Of constants, TVM has no more than four 8-bit numbers at once.
+    if dtypes == {"int8"} and not segment.rest and count % 16 == 0 and not _constants(segment.anchor.value):
+        return 16
+    return lanes_of(count, "float32")
+
+
+def _every_load(segment: Segment) -> list[Any]:
+    return [load for stage in (segment.anchor, *segment.rest) for load in loads(stage.value)]
+
+
+def _constants(value: Expr) -> bool:
+    """Whether an expression has a constant that is no index."""
+    found: list[Any] = []
+    tvm_ffi.structural_walk(value, (tirx.IntImm, found.append), order="pre")
+    return any(str(number.ty.dtype) == "int8" for number in found)
+
+
 def _pieces(stage: Stage) -> int:
     """Length of pieces of the last axis within which neighbours are computed alike; 0 if they are everywhere."""
     axis, value = stage.axes[-1], stage.value
-    if any(str(load.ty.dtype) not in _FLOATS for load in loads(value)):
+    if not _vectors(value, axis):
         return 1
     starts = []
     for load in loads(value):
@@ -108,12 +130,21 @@ def _compared_by(stage: Stage, first: Expr) -> Expr:
 
 def _alike(stage: Stage) -> bool:
     """Whether neighbours on the last axis are computed in the same way."""
-    return str(stage.buffer.dtype) in _FLOATS and alike(stage.value, stage.axes[-1])
+    return str(stage.buffer.dtype) in _VECTORS and alike(stage.value, stage.axes[-1])
+
+
+def _vectors(value: Expr, axis: Expr) -> bool:
+    """Whether TVM has vectors of what is read for neighbours along an axis. Of one 8-bit number, it makes none."""
+    dtypes = [str(load.ty.dtype) for load in loads(value)]
+    bytes_ = [load for load in loads(value) if str(load.ty.dtype) == "int8"]
+    return all(dtype in _VECTORS for dtype in dtypes) and all(
+        any(_uses(at, axis) for at in load.indices) for load in bytes_
+    )
 
 
 def alike(value: Expr, axis: Expr) -> bool:
     """Whether neighbours along an axis are computed in the same way from neighbours, or from the same number."""
-    if any(str(load.ty.dtype) not in _FLOATS for load in loads(value)):
+    if not _vectors(value, axis):
         return False
     reads = [load.indices for load in loads(value)]
     if any(_uses(at, axis) for indices in reads for at in indices[:-1]):

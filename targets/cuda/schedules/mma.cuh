@@ -76,9 +76,9 @@ template <int Pixels_, int Tall_, int Wide_, int Y_, int X_, int Top_, int Left_
   static constexpr bool Plain = Plain_;
 };
 // `first` is the number of the tile's first pixel, `begin` that of the block's first step, of Steps.
-// Numbers are float16, or bfloat16 held as what is 16 bits long.
-template <class Tile, class Window, class Pixels, int Steps, bool Bfloat, class Strips, class Data, class Weights>
-__device__ __forceinline__ void dnc_product(float *sums, Strips strips, Data data, Weights weights, int first, int begin) {
+// Numbers are float16, or bfloat16 held as what is 16 bits long; or if sums are int, two of 8 bits each.
+template <class Tile, class Window, class Pixels, int Steps, bool Bfloat, class Sum, class Strips, class Data, class Weights>
+__device__ __forceinline__ void dnc_product(Sum *sums, Strips strips, Data data, Weights weights, int first, int begin) {
   constexpr int Depth = Tile::Depth, Stages = Tile::Stages, Threads = Tile::Threads, Lanes = Window::Lanes;
   constexpr int Across = Depth / Lanes, Below = Threads / Across, Turns = Tile::Rows / Below;
   constexpr int Vectors = Depth * Tile::Columns / 8, Slices = Depth / 16;

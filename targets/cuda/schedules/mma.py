@@ -34,7 +34,7 @@ from dnc.targets.tvm.schedules.stages import Segment
 from dnc.targets.tvm.schedules.window import Window
 from dnc.typing import Array
 
-__all__ = ["MMA_RATE", "MMA_TILES", "mma_product", "mma_tiles"]
+__all__ = ["MMA_RATE", "MMA_TILES", "Mma", "mma_product", "mma_tiles"]
 
 _WARP = 32
 _STAGES = (5, 4, 3)
@@ -115,11 +115,18 @@ def _stages(tile: Tile, device: Device) -> int | None:
 
 def mma_product(segment: Segment, window: Window, form: Form, device: Device) -> Kernel:
     """The kernel of a convolution or connected layer; the form's tile is one of `mma_tiles`."""
-    return _Mma(segment, window, form, device).kernel()
+    return Mma(segment, window, form, device).kernel()
 
 
-class _Mma(Tiles):
+class Mma(Tiles):
+    """Writer of one kernel."""
+
     name = "mma-product"
+
+    @property
+    def word(self) -> str:
+        """The type of 16 bits of what lies in the strips."""
+        return self.dtype
 
     def __init__(self, segment: Segment, window: Window, form: Form, device: Device) -> None:
         super().__init__(segment, window, form)
@@ -133,10 +140,10 @@ class _Mma(Tiles):
         room = self._stages * (tile.rows + tile.columns) * tile.depth
         room = max(room, tile.threads // _WARP * 16 * self._stride * 2)
         # What is declared so has one type wherever a name is used.
-        self._strips = allocate([room], self.dtype, f"strips_{self.dtype}", "shared.dyn")
-        self._sums = allocate([self.area // tile.threads], "float32", "sums")
+        self._strips = allocate([room], self.word, f"strips_{self.word}", "shared.dyn")
+        self._sums = allocate([self.area // tile.threads], self.added, "sums")
         packed = (self.groups, self.tiles, self.parts * self.steps, tile.depth * tile.columns)
-        self._packed = tirx.decl_buffer([index(side) for side in packed], self.dtype, "weight")
+        self._packed = tirx.decl_buffer([index(side) for side in packed], self.word, "weight")
         plain = window.size == window.stride == (1, 1) and window.source[:3] == window.output[:3]
         self._geometry = (
             (tile.rows, tile.columns, down, self._side, tile.depth, self._stages),
@@ -153,7 +160,11 @@ class _Mma(Tiles):
         # Lane 4 n + k / 2 has the numbers k, k + 1, k + 8, k + 9 of the columns n and n + 8 of each 16 x 16.
         parts = (self.groups, steps, depth // 16, 2, 4, 2, self.tiles, columns // 16, 2, 8)
         order = np.pad(groups, padding).reshape(parts).transpose(0, 6, 1, 2, 7, 9, 4, 8, 3, 5)
-        return np.ascontiguousarray(order.reshape([int(side) for side in self._packed.shape]), self.dtype)
+        return np.ascontiguousarray(order.reshape([int(side) for side in self._packed.shape]), self.word)
+
+    def data(self, group: Expr) -> Any:
+        """Where the data of a group begins."""
+        return address(self.window.data, *[index(0)] * (len(self.window.data.shape) - 1), group * self.inputs)
 
     def kernel(self) -> Kernel:
         """Writes all blocks: those of the same pixels side by side, so that the data comes from memory once."""
@@ -169,14 +180,13 @@ class _Mma(Tiles):
         group, part = last // self.parts, last % self.parts
         row, column = blocks[0] // self.tiles, blocks[0] % self.tiles
         first = row * tile.rows, column * tile.columns
-        data = address(self.window.data, *[index(0)] * (len(self.window.data.shape) - 1), group * self.inputs)
         weights = address(self._packed, group, column, part * self.steps, index(0))
         return scoped(
             [self._strips, self._sums],
             multiply_strips(
                 self._sums,
                 pointer(self._strips, index(0)),
-                (data, weights),
+                (self.data(group), weights),
                 self._geometry,
                 self.steps,
                 (first[0], part * self.steps),

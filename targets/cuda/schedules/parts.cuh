@@ -11,14 +11,14 @@ __device__ __forceinline__ bool dnc_arrived_last(int tile, int parts) {
   __threadfence();
   return before[0] == parts - 1;
 }
-template <int N> struct alignas(4 * N) dnc_floats { float x[N]; };
-template <int N, class To, class From>
+template <int N, class T> struct alignas(4 * N) dnc_numbers { T x[N]; };
+template <int N, class T, class To, class From>
 __device__ __forceinline__ void dnc_gather(To to, From from, int parts, int stride) {
-  typedef dnc_floats<N> floats;
-  floats sum = {};
+  typedef dnc_numbers<N, T> numbers;
+  numbers sum = {};
 #pragma unroll 4
   for (int part = 0; part < parts; ++part) {
-    floats more = *(floats*)(from + part * stride);
+    numbers more = *(numbers*)(from + part * stride);
 #pragma unroll
     for (int i = 0; i < N; ++i) sum.x[i] += more.x[i];
   }

@@ -28,6 +28,8 @@ class Tiles(ABC):
     """Writer of one kernel."""
 
     name: str
+    added = "float32"
+    """The type in which sums are added up."""
 
     def __init__(self, segment: Segment, window: Window, form: Form) -> None:
         self.segment, self.window, self.tile, self.parts = segment, window, form.tile, form.parts
@@ -86,11 +88,11 @@ class Tiles(ABC):
     def store_sums(self, group: Expr, pixel: Expr, channel: Expr, start: Expr, parts: int = 1) -> Stmt:
         """`store` for a vector of sums in memory; of several parts, whose areas follow each other, for their sum."""
         lanes = self.finish_lanes
-        summed = allocate([lanes], "float32", "summed")
+        summed = allocate([lanes], self.added, "summed")
 
         def value(lane: Expr) -> Expr:
             held = tirx.BufferLoad(summed, [lane])
-            return held if self.sum_dtype == "float32" else tirx.Cast(self.sum_dtype, held)
+            return held if self.sum_dtype == self.added else tirx.Cast(self.sum_dtype, held)
 
         return scoped(
             [summed], gather(summed, start, lanes, parts, self.area), self.store(group, pixel, channel, lanes, value)

@@ -19,10 +19,12 @@ from dnc.targets.tvm.schedules.loops import Expr, Stmt, index, sequence, unrolle
 __all__ = ["bounded", "kernel", "lanes_of", "narrow", "narrow_loop", "scoped", "when", "wide"]
 
 _GRID = ("blockIdx.x", "blockIdx.y", "blockIdx.z")
-_LANES = {"float16": 8, "bfloat16": 8, "int64": 2, "uint64": 2, "float64": 2, "bool": 1}
+_LANES = {"int8": 16, "float16": 8, "bfloat16": 8, "int64": 2, "uint64": 2, "float64": 2, "bool": 1}
 """Lanes of the widest vector of a type that TVM writes for CUDA as one of CUDA's, of 16 bytes at most. Of truths there
 is none: TVM writes four of them to memory as four numbers of 16 bits."""
 _USUAL_LANES = 4
+_NOT_OF_BYTES = (2, 3)
+"""Lanes of which TVM has no vector of 8-bit numbers."""
 
 
 def kernel(grid: Sequence[int], threads: int, body: Callable[[Sequence[Expr], Expr], Stmt]) -> Stmt:
@@ -76,9 +78,9 @@ def bounded(statement: Stmt) -> Stmt:
     def split(node: Any) -> Stmt:
         if node.kind != tirx.ForKind.VECTORIZED or not isinstance(node.extent, tirx.IntImm):
             return node
-        count = int(node.extent)
-        lanes = min(count, *(_LANES.get(dtype, _USUAL_LANES) for dtype in _dtypes(node.body)))
-        while count % lanes:
+        count, dtypes = int(node.extent), _dtypes(node.body)
+        lanes = min(count, *(_LANES.get(dtype, _USUAL_LANES) for dtype in dtypes))
+        while count % lanes or (lanes in _NOT_OF_BYTES and "int8" in dtypes):
             lanes -= 1
         if lanes == count:
             return node

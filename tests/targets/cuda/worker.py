@@ -33,7 +33,7 @@ def _form(number: int, parts: int, mma: bool, _: Any, tiles: Sequence[Any], *__:
 
     if mma:
         return [(0.0, Form(MMA_TILES[number], parts))] if MMA_TILES[number] in tiles else []
-    return [(0.0, Form(tiles[number], parts))]
+    return [(0.0, Form(tiles[number % len(tiles)], parts))]
 
 
 def main(folder: Path) -> None:

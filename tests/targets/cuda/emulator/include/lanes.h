@@ -74,3 +74,18 @@ void dnc_multiply(float *sums, const unsigned *left, const unsigned *right) {
           for (int k = 0; k < 16; ++k) sum += a[i][low][k] * b[j][next][k];
         }
 }
+template <bool, int Tall, int Wide> void dnc_multiply(int *sums, const unsigned *left, const unsigned *right) {
+  unsigned words[Tall * 4 + Wide * 2], lane = cuda_state.thread % 32;
+  std::memcpy(words, left, Tall * 16);
+  std::memcpy(words + Tall * 4, right, Wide * 8);
+  auto &said = exchange<Tall * 4 + Wide * 2>(words);
+  auto of = [](unsigned word, int byte) { return int(std::int8_t(word >> 8 * byte)); };
+  for (int i = 0; i < Tall; ++i)
+    for (int j = 0; j < Wide; ++j)
+      for (int low = 0; low < 2; ++low)
+        for (int next = 0; next < 2; ++next)
+          for (int k = 0; k < 32; ++k)
+            sums[(i * Wide + j) * 4 + low * 2 + next] +=
+                of(said[lane / 4 * 4 + k % 16 / 4][i * 4 + low + k / 16 * 2], k % 4) *
+                of(said[(lane % 4 * 2 + next) * 4 + k % 16 / 4][Tall * 4 + j * 2 + k / 16], k % 4);
+}
