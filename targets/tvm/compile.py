@@ -209,9 +209,13 @@ def build(
         ) from error
 
 
-def fused(module: Any) -> Any:
+def fused(module: Any, also: Callable[[Any], Any] | None = None) -> Any:
     """The Relax module as functions of loops, each with what works element by element after it;
-    `dnc.targets.tvm.provenance` knows what they compute."""
+    `dnc.targets.tvm.provenance` knows what they compute.
+
+    Args:
+        also: joins more of the functions that FuseOps made.
+    """
     import tvm
     from tvm import relax
 
@@ -221,7 +225,8 @@ def fused(module: Any) -> Any:
     passes = relax.transform
     steps = [passes.LegalizeOps(), passes.AnnotateTIROpPattern(), passes.FoldConstant()]
     loops = annotated(tvm.transform.Sequential(steps)(module))
-    return passes.FuseTIR()(noted(loops, joined(passes.FuseOps()(loops))))
+    functions = joined(passes.FuseOps()(loops))
+    return passes.FuseTIR()(noted(loops, functions if also is None else also(functions)))
 
 
 def link_with(linker: str, machine: Machine) -> Any:

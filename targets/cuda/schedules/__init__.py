@@ -12,6 +12,7 @@
     pool            windows of which the largest or the sum is taken
     reduction       sums and extremes along axes; convolutions and connected layers with a few pixels
     injective       everything that computes each element by itself
+    squeeze         squeeze and excitation up to its numbers; depthwise-squeeze: and the convolution before (new)
     scaled          the same with a number for each channel, which is computed with it: squeeze and excitation
     dlight          what none of these knows, by the rules that come with TVM
 
@@ -34,7 +35,8 @@ from dnc.targets.cuda.schedules.depthwise import depthwise
 from dnc.targets.cuda.schedules.injective import injective
 from dnc.targets.cuda.schedules.integers import integer_product
 from dnc.targets.cuda.schedules.reduction import reduction
-from dnc.targets.cuda.schedules.scaled import scaled
+from dnc.targets.cuda.schedules.scaled import scaled, unscaled
+from dnc.targets.cuda.schedules.squeezing import squeezing
 from dnc.targets.cuda.schedules.tensors import tensor_product
 from dnc.targets.cuda.schedules.threads import bounded
 from dnc.targets.cuda.schedules.tiled import scalar_product
@@ -85,9 +87,12 @@ def _rule(device: Device) -> Rule:
 
 def _kernel(segment: Segment, stages: Sequence[Stage], device: Device) -> Kernel:
     """Kernel that the first matching rule makes of a segment; raises Unmatched if no rule matches."""
+    kernel = squeezing(segment, stages, device) if device.new else None
+    if kernel is not None:
+        return kernel
     window = match(segment, stages) or product(segment)
     if window is not None:
-        kernel = _slide(segment, window, device)
+        kernel = _slide(segment, window, device) if not device.new else _scaling(segment, window, stages, device)
         if kernel is not None:
             return kernel
     kernel = scaled(segment, stages, device) or injective(segment) or reduction(segment, device)
@@ -113,6 +118,19 @@ def _slide(segment: Segment, window: Window, device: Device) -> Kernel | None:
         return None
     kernel = reduction(_through(segment, window.border), device)
     return None if kernel is None else replace(kernel, replaces=(window.border.buffer,))
+
+
+def _scaling(segment: Segment, window: Window, stages: Sequence[Stage], device: Device) -> Kernel | None:
+    """`_slide` of a convolution, which computes what it reads as it brings that, if a stage before only scales it."""
+    found = unscaled(window, stages)
+    if found is not None and math.prod(window.output[:3]) >= _FEW:
+        through, stage = found
+        kernel = tensor_product(segment, through, device)
+        if kernel is None and str(through.data.dtype) == "float32":
+            kernel = scalar_product(segment, through, device)
+        if kernel is not None:
+            return replace(kernel, replaces=(*kernel.replaces, stage.buffer))
+    return _slide(segment, window, device)
 
 
 def _through(segment: Segment, border: Stage) -> Segment:

@@ -28,7 +28,7 @@ from dnc.targets.tvm.schedules.loops import Expr, Stmt, allocate, index, loop, s
 from dnc.targets.tvm.schedules.stages import Segment
 from dnc.targets.tvm.schedules.window import Window
 
-__all__ = ["depthwise"]
+__all__ = ["Depthwise", "depthwise", "is_depthwise"]
 
 _THREADS = 128
 _ROWS = 4
@@ -83,7 +83,7 @@ def _form(window: Window, dtype: str, device: Device) -> _Form:
     return [usual, *others][min(device.rank, len(others))]
 
 
-class _Depthwise:
+class Depthwise:
     """Writer of one kernel."""
 
     def __init__(self, segment: Segment, window: Window, device: Device) -> None:
@@ -111,14 +111,15 @@ class _Depthwise:
         def body(blocks: Any, thread: Expr) -> Stmt:
             number = blocks[0] * self.threads + thread
             image, strip, x, channel = unflattened(number, dims)
-            statement = self._thread(image, strip * self.rows, x, channel * self.lanes)
+            statement = self.thread(image, strip * self.rows, x, channel * self.lanes)
             return when(number < total if total % self.threads else None, statement)
 
         border = () if self.window.border is None else (self.window.border.buffer,)
         name = "pool" if self.window.weight is None else "depthwise"
         return Kernel(name, kernel([-(-total // self.threads)], self.threads, body), (), border)
 
-    def _thread(self, image: Expr, y: Expr, x: Expr, channel: Expr) -> Stmt:
+    def thread(self, image: Expr, y: Expr, x: Expr, channel: Expr) -> Stmt:
+        """Writes what a thread does, for its rows from y on, and its channels."""
         stage = self.segment.anchor
         assert stage.start is not None
         start = tirx.const(float(stage.start.value), self.sum_dtype)
@@ -129,7 +130,7 @@ class _Depthwise:
             *(self._each(lambda lane, r=r: self._put(r, start, lane)) for r in range(self.rows)),
             *(self._keep(tap, channel) for tap in range(taps) if self.keeps),
             self._written_out(image, y, x, channel) if self.written_out else self._loops(image, y, x, channel),
-            *(self._finish(r, image, y + r, x, channel) for r in range(self.rows)),
+            *(self.finish(r, image, y + r, x, channel) for r in range(self.rows)),
         )
 
     def _each(self, body: Any) -> Stmt:
@@ -206,20 +207,24 @@ class _Depthwise:
 
         return loop(window.size[0], lambda ky: loop(window.size[1], lambda kx: tap(ky, kx)))
 
-    def _finish(self, r: int, image: Expr, y: Expr, x: Expr, channel: Expr) -> Stmt:
+    def finish(self, r: int, image: Expr, y: Expr, x: Expr, channel: Expr, into: Any = None) -> Stmt:
+        """Writes what follows the sums of a row, and where `into` is a buffer, the results into that, too."""
+
         def value(lane: Expr) -> Expr:
             held = tirx.BufferLoad(self._sums, [index(r * self.lanes) + lane])
             return held if self.sum_dtype == self.dtype else tirx.Cast(self.dtype, held)
 
-        statement = self.segment.finish(lambda lane: [image, y, x, channel + lane], self.lanes, value)
+        statement = self.segment.finish(lambda lane: [image, y, x, channel + lane], self.lanes, value, into)
         return when(y < self.window.output[1] if self.window.output[1] % self.rows else None, statement)
+
+
+def is_depthwise(window: Window) -> bool:
+    """Whether a convolution is of single channels; one channel, of which many are made, is a product."""
+    return window.groups == window.source[3] and (window.groups > 1 or window.output[3] == 1)
 
 
 def depthwise(segment: Segment, window: Window, device: Device) -> Kernel | None:
     """The kernel of a convolution of single channels or of a pool; None for others."""
-    if window.weight is not None and window.groups != window.source[3]:
-        return None
-    if window.weight is not None and window.groups == 1 and window.output[3] > 1:
-        # One channel, of which many are made: a product.
-        return None
-    return _Depthwise(segment, window, device).kernel()
+    return (
+        None if window.weight is not None and not is_depthwise(window) else Depthwise(segment, window, device).kernel()
+    )

@@ -30,6 +30,7 @@ __all__ = [
     "pairs",
     "pointer",
     "put_sums",
+    "scale",
     "scratch",
     "store_fragment",
     "wait",
@@ -48,6 +49,7 @@ def _source(name: str) -> str:
 
 _COPY, _FRAGMENTS, _SCRATCH = _source("copy"), _source("fragments"), _source("scratch")
 _MMA = _COPY + _source("integers") + _source("mma")
+_SCALE = _COPY + _source("scale")
 _PARTS = _source("parts").replace("TILES", str(TILES))
 
 
@@ -73,6 +75,12 @@ def pointer(buffer: Any, offset: Expr) -> Expr:
 def move(to: Expr, start: Expr, size: int) -> Stmt:
     """Moves 2, 4, 8 or 16 bytes at once."""
     return tirx.Evaluate(_call(f"dnc_move<{size}>", to, start, source=_COPY))
+
+
+def scale(to: Expr, factors: Expr, lanes: int, dtype: str) -> Stmt:
+    """Multiplies 2 to 16 bytes of numbers in place with as many factors, both aligned to all of them."""
+    kind = "half" if dtype == "float16" else "float"
+    return tirx.Evaluate(_call(f"dnc_scale<{kind}, {lanes}>", to, factors, source=_SCALE))
 
 
 def copy(to: Expr, start: Expr, size: int, inside: Expr | bool = True) -> Stmt:

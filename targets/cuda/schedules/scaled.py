@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from tvm import ir, tirx
@@ -23,9 +24,10 @@ from dnc.targets.cuda.schedules.threads import kernel, lanes_of, scoped, when
 from dnc.targets.tvm.schedules.injective import unflattened
 from dnc.targets.tvm.schedules.kernel import Kernel
 from dnc.targets.tvm.schedules.loops import Expr, Stmt, allocate, constant, index, loop, sequence
-from dnc.targets.tvm.schedules.stages import Segment, Stage, dims, loads, replaced
+from dnc.targets.tvm.schedules.stages import Segment, Stage, dims, in_place, loads, replaced
+from dnc.targets.tvm.schedules.window import Window
 
-__all__ = ["scaled"]
+__all__ = ["scaled", "unscaled"]
 
 _THREADS = 256
 _BYTES = 128
@@ -204,3 +206,26 @@ def _body(segment: Segment, numbers: _Numbers, stage: Stage, device: Device) -> 
         )
 
     return kernel([rows, chunks, images] if images > 1 else [rows, chunks], _THREADS, body)
+
+
+def unscaled(window: Window, stages: Sequence[Stage]) -> tuple[Window, Stage] | None:
+    """The convolution of one pixel with the map and the numbers whose product it reads, and the stage that multiplies
+    them for it alone; None for others."""
+    stage = next((stage for stage in stages if stage.buffer.same_as(window.data)), None)
+    if stage is None or not stage.plain or not isinstance(stage.value, tirx.Mul) or window.weight is None:
+        return None
+    if window.groups > 1 or (window.size, window.stride, window.padding) != ((1, 1), (1, 1), (0, 0)):
+        return None
+    factors = stage.value.a, stage.value.b
+    if not all(isinstance(factor, ir.TensorLoad) for factor in factors):
+        return None
+    for whole, number in (factors, factors[::-1]):
+        channels = (window.source[0], 1, 1, window.source[3])
+        shapes = dims(whole.source) == window.source and dims(number.source) == channels
+        if shapes and in_place(whole, stage) and _is_channel(number, stage):
+            readers = [
+                other for other in stages if any(load.source.same_as(stage.buffer) for load in loads(other.value))
+            ]
+            if len(readers) == 1:
+                return replace(window, data=whole.source, scales=number.source), stage
+    return None

@@ -242,7 +242,8 @@ def tensor_product(segment: Segment, window: Window, device: Device) -> Kernel |
     if dtypes == {"float16"}:
         forms = forms_of(window, _TILES, _RATE, device)
         kinds.append(Kind(lambda form: _Tensor(segment, window, form, device).kernel(), forms))
-    if dtypes in ({"float16"}, {"uint16", "float32"}):
+    # It scales nothing.
+    if dtypes in ({"float16"}, {"uint16", "float32"}) and window.scales is None:
         forms = forms_of(window, mma_tiles(window, device), MMA_RATE, device)
         kinds.append(Kind(lambda form: mma_product(segment, window, form, device), forms, new=True))
     if dtypes == {"float32"} and device.tf32 and device.copies:

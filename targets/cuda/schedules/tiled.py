@@ -47,6 +47,7 @@ from dnc.targets.cuda.schedules.helpers import (
     copy,
     move,
     pointer,
+    scale,
     wait,
 )
 from dnc.targets.cuda.schedules.summing import Tiles
@@ -130,6 +131,8 @@ class Product(Tiles):
         self._places = allocate([turns], "int32", "places")
         self._tops = allocate([turns], "int32", "tops")
         self._lefts = allocate([turns], "int32", "lefts")
+        self._images = allocate([turns], "int32", "images")
+        self._scales = allocate([turns * lanes], self.dtype, "scales")
 
     @property
     @abstractmethod
@@ -197,13 +200,15 @@ class Product(Tiles):
             statements = []
             if (self._data.fetched is not None) == registers:
                 statements.append(self._fetch_data(thread, group, step, part))
+                statements.append(self._fetch_scales(thread, step, part) if registers else None)
             if (self._weights.fetched is not None) == registers:
                 statements.append(self._fetch_weights(thread, group, blocks[1], step, part))
             return sequence(*statements)
 
         def keep(step: Expr) -> Stmt:
             return sequence(
-                *(self._keep(strip, thread, step % stages) for strip in strips if strip.fetched is not None)
+                None if self._data.fetched is None else self._scale(thread, step, part),
+                *(self._keep(strip, thread, step % stages) for strip in strips if strip.fetched is not None),
             )
 
         def ahead(step: Expr, by: int, statement: Callable[[Expr], Stmt]) -> Stmt | None:
@@ -213,8 +218,12 @@ class Product(Tiles):
 
         def step(number: Expr) -> Stmt:
             stage = number % stages
+            scaled = self._data.fetched is None
             return sequence(
+                self._fetch_scales(thread, number, part) if scaled else None,
                 wait(stages - 2) if copied else None,
+                # A thread scales what it has copied itself.
+                self._scale(thread, number, part) if scaled else None,
                 barrier(),
                 ahead(number, stages - 1, lambda step: fetch(step, False)) if copied else None,
                 commit() if copied else None,
@@ -228,7 +237,13 @@ class Product(Tiles):
 
         local = [strip.fetched for strip in strips if strip.fetched is not None]
         return scoped(
-            [*(strip.shared for strip in strips), *self.buffers, *local, self._places, self._tops, self._lefts],
+            [
+                *(strip.shared for strip in strips),
+                *self.buffers,
+                *local,
+                *(self._places, self._tops, self._lefts),
+                *([] if self.window.scales is None else [self._images, self._scales]),
+            ],
             self._locate(thread, group, first[0]),
             *(begin(number) for number in range(stages - 1) if copied),
             sequence(fetch(_int(0), True), keep(_int(0))) if moved else None,
@@ -263,8 +278,8 @@ class Product(Tiles):
             start = ((image * height + top) * width + left) * channels + group * self.inputs
             if self._whole:
                 start = start + place % across * strip.lanes
-            stores = [(self._places, start), (self._tops, top), (self._lefts, left)]
-            wanted = [True, *self.reaches_out]
+            stores = [(self._places, start), (self._tops, top), (self._lefts, left), (self._images, image)]
+            wanted = [True, *self.reaches_out, window.scales is not None]
             return sequence(
                 *(
                     tirx.BufferStore(buffer, narrow(value), [number])
@@ -308,6 +323,50 @@ class Product(Tiles):
             return self._bring(strip, place, number, step, window.data, leading, where, inside)
 
         return self._turns(strip, thread, fetch)
+
+    def _scaling(self, thread: Expr, step: Expr, part: Expr, body: Callable[[Expr, Expr, Expr], Stmt]) -> Stmt | None:
+        """For each vector of a step's data that a thread brings and that exists, `body` of its number in the strip, its
+        number among the thread's, and the channel where it begins; None if nothing is scaled."""
+        if self.window.scales is None:
+            return None
+        strip = self._data
+        across = self.depth // strip.lanes
+
+        def turn(place: Expr, number: Expr) -> Stmt:
+            channel = (narrow(part) * self.steps + step) * self.depth + narrow(place % across * strip.lanes)
+            ragged = self.terms % self.depth or self.parts * self.steps * self.depth > self.terms
+            return when(channel < self.terms if ragged else None, body(place, number, channel))
+
+        return self._turns(strip, thread, turn)
+
+    def _fetch_scales(self, thread: Expr, step: Expr, part: Expr) -> Stmt | None:
+        strip, scales = self._data, self.window.scales
+
+        def fetch(place: Expr, number: Expr, channel: Expr) -> Stmt:
+            image = tirx.BufferLoad(self._images, [number])
+            zero = index(0)
+            start = address(scales, zero, zero, zero, wide(image * self.inputs + channel))
+            return move(pointer(self._scales, number * strip.lanes), start, self._scale_bytes)
+
+        return self._scaling(thread, step, part, fetch)
+
+    @property
+    def _scale_bytes(self) -> int:
+        return self._data.lanes * (2 if self.dtype == "float16" else 4)
+
+    def _scale(self, thread: Expr, step: Expr, part: Expr) -> Stmt | None:
+        """Multiplies a step's data, where they were copied to, or in registers."""
+        strip = self._data
+
+        def multiply(place: Expr, number: Expr, channel: Expr) -> Stmt:
+            own = number * strip.lanes
+            if strip.fetched is None:
+                to = pointer(strip.shared, wide(step % self._stages * strip.size) + strip.stands(place))
+            else:
+                to = pointer(strip.fetched, own)
+            return scale(to, pointer(self._scales, own), strip.lanes, self.dtype)
+
+        return self._scaling(thread, step, part, multiply)
 
     def _fetch_weights(self, thread: Expr, group: Expr, column: Expr, step: Expr, part: Expr) -> Stmt:
         strip = self._weights

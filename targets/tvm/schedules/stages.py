@@ -258,13 +258,16 @@ class Segment:
         """Whether a buffer has to be written to memory."""
         return _among(buffer, self.kept)
 
-    def finish(self, at: Callable[[Expr], Sequence[Expr]], lanes: int, value: Callable[[Expr], Expr]) -> Stmt:
+    def finish(
+        self, at: Callable[[Expr], Sequence[Expr]], lanes: int, value: Callable[[Expr], Expr], into: Any = None
+    ) -> Stmt:
         """Writes everything that follows the anchor, for `lanes` elements, and the stores.
 
         Args:
             at: where one of them stands in the result, by its number.
             lanes: how many at once.
             value: the anchor's value of one of them.
+            into: a buffer of `lanes` that is given the results, too.
         """
         held: list[tuple[Any, Any]] = []
         truths: list[Stage] = []
@@ -293,6 +296,9 @@ class Segment:
             if self.keeps(stage.buffer):
                 statements.append(vector(lanes, partial(_copy, local, stage.buffer, at)))
         last = stages[-1]
+        if into is not None:
+            statements.append(vector(lanes, partial(_store, into, partial(element, last))))
+            return sequence(*statements, vector(lanes, partial(_copy, into, last.buffer, at)))
         statements.append(
             vector(lanes, lambda lane: tirx.BufferStore(last.buffer, element(last, lane), list(at(lane))))
         )

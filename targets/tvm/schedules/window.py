@@ -46,6 +46,8 @@ class Window:
     output: tuple[int, int, int, int]
     border: Stage | None
     """The stage that is not needed any more."""
+    scales: Any | None = None
+    """(N, 1, 1, C): what the data are multiplied with as they are read; only schedules for GPUs do that."""
 
     @property
     def work(self) -> int:

@@ -355,6 +355,87 @@ def test_few_outputs_in_float16(arch: str, tmp_path: Path) -> None:
     assert "product" in _compare(tmp_path, {"few": built}, 1.5e-3)["few"]
 
 
+_BLOCKS = {
+    # Images, channels, those between the two products, height (one less than the width), stride, side of the window;
+    # what the block has besides: a residual, a second reader of what is scaled, no depthwise convolution, none behind.
+    "plain": (1, 32, 8, 11, 1, 3, ""),
+    "odd": (3, 36, 6, 7, 2, 5, "residual"),
+    "wide": (2, 160, 10, 5, 1, 3, "residual"),
+    "narrow": (1, 6, 4, 9, 1, 3, ""),
+    "read": (1, 24, 4, 6, 1, 3, "read"),
+    "without": (2, 24, 4, 40, 1, 3, "without"),
+    "last": (2, 40, 4, 6, 1, 3, "last"),
+    "large": (1, 16, 4, 70, 1, 3, ""),
+}
+
+
+def _block(images: int, channels: int, between: int, side: int, stride: int, size: int, has: str) -> ir.Model:
+    """A depthwise convolution, squeeze and excitation, and the convolution behind."""
+    rng = np.random.default_rng(channels)
+    high, wide = (side - 1) // stride + 1, side // stride + 1
+    outputs = 20
+    first = (
+        "c = Conv(x, u) d = Relu(c)"
+        if has == "without"
+        else (
+            f"c = Conv <group: int = {channels}, strides: ints = [{stride}, {stride}], "
+            f"pads: ints = [{size // 2}, {size // 2}, {size // 2}, {size // 2}]> (x, k, a) e = Sigmoid(c) d = Mul(c, e)"
+        )
+    )
+    last = {
+        "": "y = Conv(z, p, q)",
+        "residual": "o = Conv(z, p, q) y = Add(o, r)",
+        "read": "o = Conv(z, p, q) i = Conv(z, p, b) y = Add(o, i)",
+        "without": "o = Conv(z, p, q) y = Relu(o)",
+        "last": "y = Conv <pads: ints = [1, 1, 1, 1]> (z, l, q)",
+    }[has]
+    given = f"float[{images}, {channels}, {side}, {side + 1}] x"
+    if has == "residual":
+        given += f", float[{images}, {outputs}, {high}, {wide}] r"
+    return model(
+        f"g ({given}) => (float[{images}, {outputs}, {high}, {wide}] y) {{ {first} m = GlobalAveragePool(d) "
+        f"f = Conv(m, v, s) g = Sigmoid(f) h = Mul(f, g) j = Conv(h, w, t) n = Sigmoid(j) z = Mul(d, n) {last} }}",
+        k=_weights(rng, channels, 1, size, size),
+        u=_weights(rng, channels, channels, 1, 1),
+        a=rng.normal(0, 1, channels).astype(np.float32),
+        v=_weights(rng, between, channels, 1, 1),
+        s=rng.normal(0, 1, between).astype(np.float32),
+        w=_weights(rng, channels, between, 1, 1),
+        t=rng.normal(0, 1, channels).astype(np.float32),
+        p=_weights(rng, outputs, channels, 1, 1),
+        l=_weights(rng, outputs, channels, 3, 3),
+        q=rng.normal(0, 1, outputs).astype(np.float32),
+        b=rng.normal(0, 1, outputs).astype(np.float32),
+    )
+
+
+@pytest.mark.parametrize(
+    ("precision", "arch", "names"),
+    [
+        ("fp16", "sm_90", ["odd"]),
+        *(
+            pytest.param(precision, arch, list(_BLOCKS), marks=pytest.mark.slow)
+            for precision, arch in (("fp16", "sm_90"), ("fp32", "sm_90"), ("fp16", "sm_75"), ("tf32", "sm_80"))
+        ),
+    ],
+)
+def test_squeezing(precision: str, arch: str, names: list[str], tmp_path: Path) -> None:
+    """What is before squeeze and excitation gives its numbers, too, and what is behind scales its data with them."""
+    models = {}
+    for name in names:
+        models[name] = _block(*_BLOCKS[name])
+        (tmp_path / f"{name}.arch").write_text(f"{arch} new" + (" tf32" if precision == "tf32" else ""))
+        for each in ("to-float16", "eliminate-dead-code") if precision == "fp16" else ():
+            passes[each]().rewrite(models[name])
+    # As for convolutions of a single kind, of which there are two, one behind the other.
+    rules = _compare(tmp_path, models, {"fp32": 3e-6, "fp16": 2e-3, "tf32": 1e-3}[precision])
+    squeezes = {name: [rule for rule in rules[name] if "squeeze" in rule] for name in models}
+    assert all(each == (["squeeze"] if name == "without" else ["depthwise-squeeze"]) for name, each in squeezes.items())
+    # The map is scaled by itself only where the convolution does not do it.
+    functions = {"plain": 4, "odd": 5, "wide": 5, "narrow": 5, "read": 6, "without": 5, "last": 5, "large": 4}
+    assert {name: len(each) for name, each in rules.items()} == {name: functions[name] for name in names}
+
+
 @pytest.mark.slow
 def test_others(tmp_path: Path) -> None:
     """Pools, reductions, connected layers and what moves elements."""
