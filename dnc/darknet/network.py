@@ -34,6 +34,8 @@ _MEANT = {
 
 MAX_PARAMETERS = 2**29
 """2 GiB of weights, which is what one ONNX file holds; more is a typing error, refused before memory is taken."""
+_RANDOM = 2
+"""Of the rule that random weights are drawn by: other numbers have another digest."""
 
 
 @dataclass(frozen=True)
@@ -147,7 +149,7 @@ class Network:
 
     def with_random_weights(self, seed: int = 0) -> Network:
         """The same network with random weights."""
-        digest = hashlib.sha256(f"{self.digest} random {seed}".encode()).hexdigest()
+        digest = hashlib.sha256(f"{self.digest} random by {_RANDOM} {seed}".encode()).hexdigest()
         return dataclasses.replace(self, arrays=random_arrays(self.layers, seed), weights="random", digest=digest)
 
     def with_arrays(self, arrays: tuple[Arrays, ...]) -> Network:

@@ -17,6 +17,7 @@ import pytest
 from dnc.darknet.inspection import inspect_weights
 from dnc.darknet.layers.base import Arrays
 from dnc.darknet.network import Network
+from dnc.darknet.reference import run_all
 from dnc.darknet.weights import Header, count, random_arrays, read_weights, write_partial, write_weights
 from dnc.errors import DncError, DncWarning, WeightsError
 from tests import ROOT
@@ -220,6 +221,21 @@ def test_random_arrays() -> None:
             assert not name.endswith("variance") or (array > 0).all()
     # The numbers are part of tests and of benchmarks' digests.
     assert float(first[0]["weights"].sum()) == pytest.approx(-2.65216, abs=1e-3)
+
+
+def test_random_arrays_of_a_residual_network() -> None:
+    """Sums of many branches stay within float16, whatever stands between a branch's weights and its sum."""
+    branch = (
+        "[convolutional]\nbatch_normalize={}\nfilters=8\nsize=3\npad=1\nactivation={}\n{}"
+        "[shortcut]\nfrom=-{}\nactivation=linear\n"
+    )
+    kinds = (branch.format(1, "leaky", "", 2), branch.format(0, "linear", "[dropout]\nprobability=.1\n", 3))
+    first = "[net]\nwidth=6\nheight=6\nchannels=8\n[maxpool]\nsize=1\nstride=1\n"
+    network = Network.parse(first + "".join(kinds) * 24).with_random_weights()
+    x = np.random.default_rng(0).random((1, 8, 6, 6), np.float32)
+    largest = max(float(np.abs(output).max()) for _, output in run_all(network, x))
+    # Each sum as large as what it adds would make it 2 ** 24.
+    assert 0.1 < largest < 100
 
 
 def test_dontloadscales(tmp_path: Path) -> None:
