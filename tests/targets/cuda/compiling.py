@@ -140,7 +140,7 @@ class Kernels:
         """
         with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(jobs) as pool:
             given = [(Path(folder) / f"{place}.cu", text) for place, text in enumerate(self.files())]
-            found = list(pool.map(lambda each: _complaints(*each, arch, to), given))
+            found = list(pool.map(lambda each: _complaints(each[0], each[1], arch, to), given))
         return [self._named(line) for lines in found for line in lines]
 
     def _named(self, line: str) -> str:

@@ -53,7 +53,7 @@ def test_they_compute(precision: str, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     feeds, expected = {}, {}
     for name, model in models.items():
-        shapes = {value.name or "": [int(side) for side in value.shape or ()] for value in model.graph.inputs}  # type: ignore[call-overload]
+        shapes = {value.name or "": [int(side) for side in value.shape or ()] for value in model.graph.inputs}  # type: ignore[arg-type]
         given = {key: np.zeros(shape, np.float32) for key, shape in shapes.items()}
         image = next(iter(given))
         given[image] = rng.random(shapes[image], np.float32)
