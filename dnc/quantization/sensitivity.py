@@ -27,7 +27,7 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
-from dnc.errors import DatasetError
+from dnc.errors import DatasetError, TargetError
 from dnc.evaluation.datasets import Dataset, read_truth
 from dnc.evaluation.metrics import evaluate
 from dnc.files.writing import scratch_folder
@@ -278,7 +278,15 @@ class Measure:
         with write_folder(folder) as writer:
             report = candidate.target.build(candidate.model, writer.folder, candidate.manifest)
             writer.finish(dataclasses.replace(candidate.manifest, report=report))
-        return load(folder)
+        try:
+            engine = load(folder)
+            # It is opened when it is first used.
+            _ = engine.session
+        except TargetError as error:
+            what = f"accuracy is measured on engines, which cannot run here: {error.message}"
+            hint = "compile where they can; or --precision int8, with --keep LAYERS for what is to stay in float"
+            raise TargetError(what, hint=hint) from error
+        return engine
 
 
 def _digest_of(candidate: Candidate) -> str:

@@ -107,7 +107,8 @@ class CudaKernels(TvmTarget):
     ) -> Mapping[str, str]:
         with Compiler(model, self._job(), progress) as compiler:
             reply = compiler.network(folder / MODEL)
-        return self._finish(model, folder, manifest, reply, "nothing was timed or tried on a GPU")
+        eights = ", and no GPU has run kernels of 8 bits yet" if self.needs_calibration else ""
+        return self._finish(model, folder, manifest, reply, f"nothing was timed or tried on a GPU{eights}")
 
     def build_tuned(
         self, model: ir.Model, folder: Path, manifest: Manifest | None, tuning: Tuning, progress: Progress = silent

@@ -94,6 +94,27 @@ def test_shapes_decide_nothing() -> None:
     assert stays(model(text, w=KERNEL)) == {}
 
 
+EIGHT = (
+    "agraph (float[1,1,2,2] x) => (float[1,1,2,2] y) { a = Conv (x, w) r = Relu (a) q = QuantizeLinear (r, s, z) "
+    "d = DequantizeLinear (q, s, z) k = DequantizeLinear <axis = 0> (i, t) c = Conv (d, k) "
+    "e = Sigmoid (c) m = Mul (c, e) n = Add (m, r) l = LeakyRelu (n) y = Conv (l, w) }"
+)
+"""A swish behind a product of 8 bits, then a sum with a map that is of none."""
+
+
+def test_what_is_computed_with_eight_bits() -> None:
+    """The product and its activation; not the map that is rounded, nor what adds another."""
+    grid = {"s": np.array(0.1, np.float32), "t": np.ones(1, np.float32)}
+    built = model(EIGHT, w=KERNEL, i=np.ones((1, 1, 1, 1), np.int8), z=np.array(0, np.uint8), **grid)
+    nodes = {node: reason for node, reason in float32_nodes(built, Keep([])).items() if "Linear" not in node.op_type}
+    assert {node.op_type: reason for node, reason in nodes.items()} == {
+        "Conv": "it is computed with 8 bits",
+        "Sigmoid": "it is computed with the sums of an 8-bit product",
+        "Mul": "it is computed with the sums of an 8-bit product",
+    }
+    assert sum(node.op_type == "Conv" for node in nodes) == 1
+
+
 def test_keep_layers_and_operators() -> None:
     built = lower(Network.parse(NETWORKS["yolo"]).with_random_weights(0))
     passes["fold-batchnorm"]().rewrite(built)

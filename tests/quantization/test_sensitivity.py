@@ -29,6 +29,7 @@ from dnc.quantization.sensitivity import Mixed, _costs, _feeds, _fewest, choose_
 from dnc.runtime.engine import Engine
 from dnc.runtime.inputs import Inputs
 from dnc.runtime.manifest import Manifest
+from dnc.runtime.runners.onnx import OnnxRunner
 from dnc.targets import find
 from dnc.targets.base import Candidate
 from dnc.targets.onnx import Onnx
@@ -336,6 +337,10 @@ def test_drop(measured: tuple[Path, Path, Path], tmp_path: Path) -> None:
     assert drop(exact, empty, dataset) > 20
 
 
+def _no_device(*_: Any) -> Any:
+    raise TargetError("no GPU", "scratch", "get one")
+
+
 def test_what_is_missing(
     measured: tuple[Path, Path, Path],
     command: Callable[..., Result],
@@ -351,6 +356,13 @@ def test_what_is_missing(
         context.setattr(Onnx, "quantization", lambda self: None)
         with pytest.raises(TargetError, match="target onnx has no 8-bit arithmetic"):
             dnc.compile(cfg, target="onnx", out=tmp_path / "a.engine", precision="int8", calibration=table)
+    with monkeypatch.context() as context:
+        context.setattr(OnnxRunner, "open", _no_device)
+        with pytest.raises(
+            TargetError, match="accuracy is measured on engines, which cannot run here: no GPU"
+        ) as caught:
+            dnc.compile(cfg, target="onnx", out=tmp_path / "a.engine", precision="mixed", calibration=table)
+        assert "--keep LAYERS" in caught.value.hint
     other = command("compile", cfg, "-t", "onnx", "--precision", "int8", "-o", tmp_path / "a.engine")
     assert other.code == 1
     assert "dnc calibrate obj.data net.cfg" in other.err

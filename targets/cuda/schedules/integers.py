@@ -4,8 +4,8 @@ What an instruction takes are 32 bytes of each row and column in either case, in
 numbers is as for float16: maps and weights are seen as half as many pairs. On Turing four smaller instructions do what
 one does on later GPUs.
 
-    int8: `real = scale (number - zero)`, numbers being held less 128; what lies outside is 0, as it is nothing of the
-    sum, and what follows adds what is missing there (`dnc.targets.tvm.emit.integers`)
+Numbers are held less 128, and what lies outside of the map is 0, for which nothing is added: what follows makes up for
+both (`dnc.targets.tvm.emit.integers`).
 """
 
 from __future__ import annotations

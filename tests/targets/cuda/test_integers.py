@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,21 +12,24 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
+import dnc
 from dnc.darknet.lower import lower
 from dnc.darknet.network import Network
 from dnc.graph.composites import inline_composites
 from dnc.graph.quantization import Range, attach_ranges
 from dnc.graph.running import Running
+from dnc.quantization.calibration import Calibration
 from dnc.targets import Target
 from dnc.targets.base import UnsupportedError
 from dnc.targets.cuda.kernels import CudaKernels
 from dnc.targets.tvm.target import Tvm
 from dnc.typing import Array
-from tests import models
+from tests import ROOT, models
 from tests.networks import NETWORKS
 
 pytest.importorskip("tvm.relax", exc_type=ImportError)
 
+from tests.targets.cuda.emulation import environment, make_driver, make_nvcc
 from tests.targets.cuda.test_schedules import _compute, pytestmark  # noqa: F401
 from tests.targets.tvm.emit.test_integers import FORMS, compute, convolved, grid
 
@@ -150,7 +155,7 @@ def test_every_tile(tmp_path: Path) -> None:
 
 
 def _ranges(built: ir.Model, feeds: dict[str, Array]) -> dict[str, Range]:
-    """From the smallest to the largest number of every value."""
+    """From the smallest to the largest number of every value, and 0."""
     copy = built.clone()
     for node in copy.graph:
         for value in node.outputs:
@@ -158,10 +163,37 @@ def _ranges(built: ir.Model, feeds: dict[str, Array]) -> dict[str, Range]:
                 copy.graph.outputs.append(value)
     found = {**Running(copy)(feeds), **feeds}
     return {
-        name: Range(float(array.min()), float(array.max()), float(array.min()), float(array.max()))
+        name: Range(min(float(array.min()), 0.0), max(float(array.max()), 0.0), float(array.min()), float(array.max()))
         for name, array in found.items()
         if array.dtype == np.float32 and array.size
     }
+
+
+@pytest.mark.slow
+def test_engine(write: Callable[..., Path], tmp_path: Path) -> None:
+    """One from a table that target tvm takes as well, and what it says of itself."""
+    cfg = write("tiny")
+    network = Network.load(cfg, cfg.with_suffix(".weights"))
+    image = np.random.default_rng(1).random((3, 16, 16), dtype=np.float32)
+    ranges = _ranges(lower(network, batch=1), {"input": image[None]})
+    table = tmp_path / "table.json"
+    Calibration(network.digest, "minmax", False, {}, {}, ranges).write(table)
+    options = {"backend": "tvm", "arch": "sm_87,sm_75", "compiler": str(make_nvcc(tmp_path, make_driver(tmp_path)))}
+    shared: dict[str, Any] = {"precision": "int8", "calibration": table}
+    made = dnc.compile(cfg, out=tmp_path / "e", target="cuda", options=options, **shared).manifest
+    assert "no GPU has run kernels of 8 bits yet" in made.report["device"]
+    assert "1 int8-product" in made.report["kernels"]
+    assert not made.deviation["measured"]
+    np.save(tmp_path / "image.npy", image)
+    run = "import sys, numpy, dnc; numpy.save(sys.argv[2], dnc.load(sys.argv[1]).forward(numpy.load(sys.argv[3]))[0])"
+    paths = [str(tmp_path / name) for name in ("e", "out.npy", "image.npy")]
+    done = subprocess.run(
+        [sys.executable, "-c", run, *paths], cwd=ROOT, env=environment(tmp_path), capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    (own,) = dnc.compile(cfg, out=tmp_path / "t", target="tvm", **shared).forward(image)
+    # The head is in float16.
+    np.testing.assert_allclose(np.load(tmp_path / "out.npy"), own, rtol=0, atol=2e-3 * np.abs(own).max())
 
 
 def _ready(built: ir.Model, target: Target, ranges: dict[str, Range]) -> ir.Model:

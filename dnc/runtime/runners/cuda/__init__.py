@@ -38,7 +38,7 @@ OPTIONS: Sequence[Option] = (
         "precision",
         "fp32",
         "tf32: products in TF32; fp16: half precision; bf16: products in bfloat16, by tvm alone; int8, mixed: 8 bits, "
-        "all over or where they cost little, by TensorRT alone",
+        "all over or where they cost little, by TensorRT, or by tvm (no GPU has run its kernels for them yet)",
         one_of("fp32", "tf32", "fp16", "bf16", "int8", "mixed"),
     ),
     Option(
@@ -87,7 +87,7 @@ class CudaRunner(Runner):
         # The CUDA provider would round to 8 bits, and multiply in float32.
         if self.options["provider"] == "cuda" and precision in CALIBRATED:
             what = f"precision {precision} is TensorRT's: the CUDA provider has no 8-bit convolutions"
-            raise TargetError(what, hint="leave out provider=cuda, or --precision fp16")
+            raise TargetError(what, hint="leave out provider=cuda, or backend=tvm, or --precision fp16")
 
     @classmethod
     def select(cls, given: Mapping[str, str]) -> type[Runner]:
