@@ -20,29 +20,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tvm import ir, relax, tirx
+from tvm import relax
 
-from dnc.targets.tvm.provenance import bindings
-from dnc.targets.tvm.schedules.rewriting import is_call
+from dnc.targets.cuda.calls import Graph, Joining, Part, parts_of, shape_of
 
 __all__ = ["squeezed"]
 
 _FEW = 8
 """Pixels, inputs and outputs of a convolution that scales its data, at least."""
-
-
-@dataclass(frozen=True)
-class _Part:
-    """A call of loops: what it makes, and what it is given, by variables of `main` or of one of its functions."""
-
-    made: Any
-    call: Any
-    given: tuple[Any, ...]
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Of what it makes; () if it is not fixed."""
-        return _shape(self.call)
 
 
 @dataclass(frozen=True)
@@ -70,78 +55,37 @@ def squeezed(module: Any) -> Any:
     return mutator.builder_.get()
 
 
-def _shape(expr: Any) -> tuple[int, ...]:
-    sides = getattr(expr.ty, "shape", None)
-    if sides is None or not all(isinstance(side, tirx.IntImm) for side in sides):
-        return ()
-    return tuple(int(side) for side in sides)
-
-
-def _parts(module: Any, binding: Any) -> list[_Part]:
-    """The calls of loops that a binding of `main` makes; what the last one makes is the binding's variable."""
-    value = binding.value
-    if is_call(value):
-        return [_Part(binding.var, value, tuple(value.args[1]))]
-    if not isinstance(value, relax.Call) or not isinstance(value.op, ir.GlobalVar):
-        return []
-    function = module[value.op]
-    inner = list(bindings(function))
-    if not inner or not all(is_call(part.value) for part in inner) or not inner[-1].var.same_as(function.body.body):
-        return []
-    known: dict[Any, Any] = dict(zip(function.params, value.args, strict=True))
-    # A function may be called more than once: what it makes is told apart by the call.
-    known |= {part.var: (binding.var, part.var) for part in inner[:-1]}
-    known[inner[-1].var] = binding.var
-    return [
-        _Part(known[part.var], part.value, tuple(known.get(given, given) for given in part.value.args[1]))
-        for part in inner
-    ]
-
-
 def _is_small(shape: Sequence[int]) -> bool:
     return len(shape) == 4 and tuple(shape[1:3]) == (1, 1)
 
 
 def _blocks(module: Any, main: Any) -> list[_Block]:
-    made = {binding.var: binding for binding in bindings(main)}
-    readers: dict[Any, list[Any]] = {}
-    for binding in made.values():
-        used: dict[Any, None] = {}
-        relax.analysis.post_order_visit(binding.value, lambda node, used=used: _note(node, used))
-        for variable in used:
-            readers.setdefault(variable, []).append(binding)
-    results: dict[Any, None] = {}
-    relax.analysis.post_order_visit(main.body.body, lambda node: _note(node, results))
-
-    def alone(variable: Any, *known: Any) -> bool:
-        """Whether nobody else reads a variable."""
-        own = readers.get(variable, [])
-        return variable not in results and len(own) == len(known) and all(each in known for each in own)
-
+    graph = Graph(main)
+    made, readers, alone = graph.made, graph.readers, graph.alone
     blocks: list[_Block] = []
     taken: list[Any] = []
     for binding in made.values():
-        split = _split(_parts(module, binding))
+        split = _split(parts_of(module, binding))
         if split is None:
             continue
         small, large = split
         product = next((made[given] for given in small[0].given if given in made and given not in taken), None)
-        if product is None or not _is_product(_parts(module, product)):
+        if product is None or not _is_product(parts_of(module, product)):
             continue
-        mean = next((made[given] for given in _parts(module, product)[0].given if given in made), None)
+        mean = next((made[given] for given in parts_of(module, product)[0].given if given in made), None)
         if mean is None:
             continue
-        means = _parts(module, mean)
+        means = parts_of(module, mean)
         if len(means) != 1 or not _is_mean(means[0]) or not alone(mean.var, product) or not alone(product.var, binding):
             continue
         source = means[0].given[0]
         if not any(source is given or source.same_as(given) for given in large[0].given):
             continue
         before = made.get(source)
-        if before is None or not _is_depthwise(_parts(module, before)) or not alone(source, mean, binding):
+        if before is None or not _is_depthwise(parts_of(module, before)) or not alone(source, mean, binding):
             before = None
         after = readers.get(binding.var, [None])[0]
-        parts = _parts(module, after) if after is not None else []
+        parts = parts_of(module, after) if after is not None else []
         once = [given for part in parts for given in part.given].count(binding.var) == 1 and alone(binding.var, after)
         if len(large) != 1 or not once or not _is_pointwise(parts[0], binding.var):
             after = None
@@ -150,12 +94,7 @@ def _blocks(module: Any, main: Any) -> list[_Block]:
     return blocks
 
 
-def _note(node: Any, into: dict[Any, None]) -> None:
-    if isinstance(node, relax.Var):
-        into[node] = None
-
-
-def _split(parts: Sequence[_Part]) -> tuple[list[_Part], list[_Part]] | None:
+def _split(parts: Sequence[Part]) -> tuple[list[Part], list[Part]] | None:
     """The calls that compute a number for each channel, and those that scale a map with it; None for others."""
     small = [part for part in parts if _is_small(part.shape)]
     large = parts[len(small) :]
@@ -171,39 +110,35 @@ def _split(parts: Sequence[_Part]) -> tuple[list[_Part], list[_Part]] | None:
     return small, list(large)
 
 
-def _is_product(parts: Sequence[_Part]) -> bool:
+def _is_product(parts: Sequence[Part]) -> bool:
     """Whether it begins with a product of one pixel, and is one."""
     if not parts or not all(_is_small(part.shape) for part in parts):
         return False
-    given = [_shape_of(each) for each in parts[0].given]
+    given = [shape_of(each) for each in parts[0].given]
     return len(given) == 2 and _is_small(given[0]) and given[1] == (1, 1, given[0][3], parts[0].shape[3])
 
 
-def _shape_of(given: Any) -> tuple[int, ...]:
-    return () if isinstance(given, tuple) else _shape(given)
-
-
-def _is_mean(part: _Part) -> bool:
-    given = [_shape_of(each) for each in part.given]
+def _is_mean(part: Part) -> bool:
+    given = [shape_of(each) for each in part.given]
     if not _is_small(part.shape) or len(given) != 1 or len(given[0]) != 4 or _is_small(given[0]):
         return False
     return given[0][3] == part.shape[3] and given[0][0] == part.shape[0] and "mean" in part.call.args[0].name_hint
 
 
-def _is_depthwise(parts: Sequence[_Part]) -> bool:
+def _is_depthwise(parts: Sequence[Part]) -> bool:
     if not parts or len(parts[0].given) != 2:
         return False
-    data, weight = (_shape_of(each) for each in parts[0].given)
+    data, weight = (shape_of(each) for each in parts[0].given)
     shape = parts[0].shape
     # A map of one image as any other.
     return len(data) == 4 and len(weight) == 4 and weight[2:] == (1, data[3]) and shape[3:] == data[3:] and data[3] > 1
 
 
-def _is_pointwise(part: _Part, source: Any) -> bool:
+def _is_pointwise(part: Part, source: Any) -> bool:
     """Whether it is a convolution of one pixel that scales its data, which some products do."""
     if len(part.given) != 2 or isinstance(part.given[0], tuple) or not part.given[0].same_as(source):
         return False
-    data, weight = (_shape_of(each) for each in part.given)
+    data, weight = (shape_of(each) for each in part.given)
     if len(weight) != 4 or weight[:3] != (1, 1, data[3]) or part.shape[:3] != data[:3]:
         return False
     fits = min(math.prod(data[:3]), *weight[2:]) >= _FEW
@@ -211,18 +146,15 @@ def _is_pointwise(part: _Part, source: Any) -> bool:
 
 
 @relax.expr_functor.mutator
-class _Squeezing(relax.PyExprMutator):  # type: ignore[misc]
+class _Squeezing(Joining):
     """Replaces calls by those of the new functions."""
 
     def __init__(self, module: Any, blocks: Sequence[_Block]) -> None:
         super().__init__(module)
-        self._module = module
         self._at = {block.scaling.var: block for block in blocks}
         self._after = {block.after.var: block for block in blocks if block.after is not None}
         left_out = [binding for block in blocks for binding in (block.before, *block.numbers) if binding is not None]
         self._left_out = {binding.var for binding in left_out}
-        self._made: dict[Any, Any] = {}
-        """What inner variables have become."""
 
     def visit_var_binding_(self, binding: Any) -> None:
         if binding.var in self._left_out:
@@ -231,56 +163,21 @@ class _Squeezing(relax.PyExprMutator):  # type: ignore[misc]
             self._squeeze(self._at[binding.var])
         elif binding.var in self._after:
             block = self._after[binding.var]
-            split = _split(_parts(self._module, block.scaling))
+            split = _split(parts_of(self.module, block.scaling))
             assert split is not None
-            parts = [*split[1], *_parts(self._module, binding)]
-            self._emit(parts, [binding.var], "fused_scale_" + parts[-1].call.args[0].name_hint)
+            parts = [*split[1], *parts_of(self.module, binding)]
+            self.emit(parts, [binding.var], "fused_scale_" + parts[-1].call.args[0].name_hint)
         else:
             super().visit_var_binding_(binding)
 
     def _squeeze(self, block: _Block) -> None:
-        split = _split(_parts(self._module, block.scaling))
+        split = _split(parts_of(self.module, block.scaling))
         assert split is not None
         small, large = split
-        parts = [] if block.before is None else _parts(self._module, block.before)
+        parts = [] if block.before is None else parts_of(self.module, block.before)
         results = [] if block.before is None else [block.before.var]
         for binding in block.numbers:
-            parts += _parts(self._module, binding)
-        self._emit([*parts, *small], [*results, small[-1].made], "fused_squeeze")
+            parts += parts_of(self.module, binding)
+        self.emit([*parts, *small], [*results, small[-1].made], "fused_squeeze")
         if block.after is None:
-            self._emit(large, [block.scaling.var], "fused_scale")
-
-    def _emit(self, parts: Sequence[_Part], results: Sequence[Any], name: str) -> None:
-        """Calls a new function of some calls, whose results are known by these variables from then on."""
-        inside = {part.made for part in parts}
-        given = list(dict.fromkeys(each for part in parts for each in part.given if each not in inside))
-        arguments = [self._made[each] if each in self._made else self.visit_expr(each) for each in given]
-        parameters = [relax.Var(f"p{place}", argument.ty) for place, argument in enumerate(arguments)]
-        function = _primitive(parts, dict(zip(given, parameters, strict=True)), parameters, results)
-        value = self.builder_.emit(relax.Call(self.builder_.add_func(function, name), arguments))
-        for place, result in enumerate(results):
-            item = value if len(results) == 1 else self.builder_.emit(relax.TupleGetItem(value, place))
-            if isinstance(result, tuple):
-                self._made[result] = item
-            else:
-                self.set_var_remap(result, item)
-
-
-def _primitive(parts: Sequence[_Part], known: dict[Any, Any], parameters: Sequence[Any], results: Sequence[Any]) -> Any:
-    """A function that makes some calls."""
-    builder = relax.BlockBuilder()
-    with builder.function("main", parameters, attrs={"Primitive": True}, private=True):
-        with builder.dataflow():
-            for part in parts:
-                arguments = relax.Tuple([known[given] for given in part.given])
-                call = relax.Call(
-                    part.call.op,
-                    [part.call.args[0], arguments, *part.call.args[2:]],
-                    part.call.attrs,
-                    part.call.ty_args,
-                )
-                known[part.made] = builder.emit(call)
-            made = [known[result] for result in results]
-            result = builder.emit_output(made[0] if len(made) == 1 else relax.Tuple(made))
-        builder.emit_func_output(result)
-    return builder.get()["main"]
+            self.emit(large, [block.scaling.var], "fused_scale")

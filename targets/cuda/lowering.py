@@ -19,6 +19,7 @@ from dnc.runtime.runners.cuda.device import Device
 from dnc.targets.cuda import schedules
 from dnc.targets.cuda.excitation import squeezed
 from dnc.targets.cuda.graphs import with_graphs
+from dnc.targets.cuda.places import placed
 from dnc.targets.cuda.source import checked
 from dnc.targets.tvm.compile import fused
 from dnc.targets.tvm.provenance import kernels_of
@@ -82,7 +83,7 @@ class Network:
         compile_checked = lambda source: compile_kernels(checked(source))  # noqa: E731
         tvm_ffi.register_global_func("tvm_callback_cuda_compile", compile_checked, override=True)
         with self._scope():
-            self.loops = fused(module, squeezed if new else None)
+            self.loops = fused(module, (lambda functions: placed(squeezed(functions))) if new else None)
 
     @contextmanager
     def _scope(self) -> Iterator[None]:

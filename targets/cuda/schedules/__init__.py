@@ -34,6 +34,7 @@ from dnc.runtime.runners.cuda.device import Device
 from dnc.targets.cuda.schedules.depthwise import depthwise
 from dnc.targets.cuda.schedules.injective import injective
 from dnc.targets.cuda.schedules.integers import integer_product
+from dnc.targets.cuda.schedules.joint import joined
 from dnc.targets.cuda.schedules.reduction import reduction
 from dnc.targets.cuda.schedules.scaled import scaled, unscaled
 from dnc.targets.cuda.schedules.squeezing import squeezing
@@ -62,7 +63,7 @@ def apply(module: Any, device: Device, chosen: Mapping[str, int] | None = None) 
         chosen: ranks (`Device.rank`) of single functions, by their names.
     """
     own = {name: _rule(replace(device, rank=rank)) for name, rank in (chosen or {}).items()}
-    module = rewrite(module, _rule(device), own=own)
+    module = rewrite(module, _rule(device), own=own, further=device.new)
     for name, rules in report(module).items():
         if rules != "view" and not rules.startswith("none"):
             module[name] = module[name].with_attr(_SCHEDULED, True)
@@ -73,7 +74,7 @@ def apply(module: Any, device: Device, chosen: Mapping[str, int] | None = None) 
 
 def scheduled(module: Any, name: str, device: Device, rank: int) -> Any:
     """Writes a function of a module in the form of this rank, a tirx.PrimFunc; None if no rule matches it."""
-    function = written(module, name, _rule(replace(device, rank=rank)))
+    function = written(module, name, _rule(replace(device, rank=rank)), device.new)
     return None if function is None else function.with_attr(_SCHEDULED, True)
 
 
@@ -92,7 +93,7 @@ def _kernel(segment: Segment, stages: Sequence[Stage], device: Device) -> Kernel
         return kernel
     window = match(segment, stages) or product(segment)
     if window is not None:
-        kernel = _slide(segment, window, device) if not device.new else _scaling(segment, window, stages, device)
+        kernel = _slide(segment, window, device) if not device.new else _joining(segment, window, stages, device)
         if kernel is not None:
             return kernel
     kernel = scaled(segment, stages, device) or injective(segment) or reduction(segment, device)
@@ -118,6 +119,13 @@ def _slide(segment: Segment, window: Window, device: Device) -> Kernel | None:
         return None
     kernel = reduction(_through(segment, window.border), device)
     return None if kernel is None else replace(kernel, replaces=(window.border.buffer,))
+
+
+def _joining(segment: Segment, window: Window, stages: Sequence[Stage], device: Device) -> Kernel | None:
+    """`_scaling` of a convolution, which writes its results where a stage behind only puts them."""
+    joint = joined(segment, stages)
+    kernel = _scaling(joint or segment, window, stages, device)
+    return kernel if joint is None or kernel is None else replace(kernel, replaces=(*kernel.replaces, *joint.left_out))
 
 
 def _scaling(segment: Segment, window: Window, stages: Sequence[Stage], device: Device) -> Kernel | None:

@@ -90,11 +90,11 @@ def scheduled(module: Any, name: str, target: Any, rank: int) -> Any:
     return written(module, name, _rule(replace(Machine.of(target), rank=rank)))
 
 
-def written(module: Any, name: str, rule: Rule) -> Any:
+def written(module: Any, name: str, rule: Rule, further: bool = False) -> Any:
     """Writes a function of a module by a rule; None if the rule does not match it."""
     constant = _constant_arguments(calls(module)).get(name, frozenset())
     try:
-        return _write(module[name], rule, constant).function
+        return _write(module[name], rule, constant, further).function
     except Unmatched:
         return None
 
@@ -104,6 +104,7 @@ def rewrite(
     rule: Rule,
     other: Callable[[Any], tuple[Any, str]] | None = None,
     own: Mapping[str, Rule | Any] | None = None,
+    further: bool = False,
 ) -> Any:
     """The module with every function as a rule writes it.
 
@@ -111,6 +112,7 @@ def rewrite(
         rule: what writes a kernel.
         other: what is done with a function for which there is no rule, and what to say of it; if not given, nothing.
         own: rules of single functions, or what takes their places as it is, with the same parameters; by name.
+        further: see `inlined`.
     """
     constant = _constant_arguments(calls(module))
     builder = relax.BlockBuilder()
@@ -125,7 +127,7 @@ def rewrite(
                 elif isinstance(mine, tirx.PrimFunc):
                     one = _Written(mine.with_attr(RULE, "MetaSchedule"), {})
                 else:
-                    one = _write(function, mine, constant.get(name, frozenset()))
+                    one = _write(function, mine, constant.get(name, frozenset()), further)
             except Unmatched as error:
                 plain, done = (function, "as it is") if other is None else other(function)
                 one = _Written(plain.with_attr(RULE, f"none, {done}: {error}"), {})
@@ -191,12 +193,12 @@ class _Arguments(relax.PyExprMutator):  # type: ignore[misc]
         return relax.Call(call.op, [written.variable, relax.Tuple(given), *call.args[2:]], call.attrs, call.ty_args)
 
 
-def _write(function: Any, rule: Rule, constant: frozenset[int]) -> _Written:
+def _write(function: Any, rule: Rule, constant: frozenset[int], further: bool) -> _Written:
     """A function by the rules; raises Unmatched if they do not match."""
     if isinstance(function.body, s_tir.SBlockRealize) and relax.analysis.has_reshape_pattern(function):
         # TVM makes a view of it later, if it still knows it.
         return _Written(function.with_attr(RULE, "view"), {})
-    stages = inlined(read(function), function.params)
+    stages = inlined(read(function), function.params, further)
     parts = segments(stages, function.params)
     kernels = [rule(part, stages) for part in parts]
     parameters = list(function.params)
@@ -215,7 +217,7 @@ def _write(function: Any, rule: Rule, constant: frozenset[int]) -> _Written:
             parameters[place] = wanted.wanted
             packed[place] = wanted
         for buffer in part.kept:
-            if not any(buffer.same_as(parameter) for parameter in function.params):
+            if not any(buffer.same_as(other) for other in (*function.params, *left_out)):
                 allocated.append(buffer)
         statements.append(kernel.body)
         rules.append(kernel.rule)

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import tvm_ffi
 from tvm import ir, s_tir, tirx
@@ -105,27 +105,39 @@ def read(function: Any) -> list[Stage]:
     return [_stage(statement) for statement in statements]
 
 
-def inlined(stages: Sequence[Stage], given: Sequence[Any]) -> list[Stage]:
+def inlined(stages: Sequence[Stage], given: Sequence[Any], further: bool = False) -> list[Stage]:
     """The stages without those whose elements are better computed where they are read.
 
     1. A stage that only moves elements, if no reduction reads it.
     2. Any other, if one element of it is read for one of the reader, elsewhere than where that writes.
+
+    Args:
+        further: what 2. makes readable elsewhere, is looked at again; and what can be computed along with a reduction,
+            stays there.
     """
     left = list(stages)
     for buffer in [stage.buffer for stage in stages]:
         stage = next(stage for stage in left if stage.buffer.same_as(buffer))
-        if not stage.plain or _among(buffer, given):
+        if not stage.plain or _among(buffer, given) or (further and _follows_reduction(stage, left)):
             continue
         readers = [(reader, [load for load in loads(reader.value) if load.source.same_as(buffer)]) for reader in left]
         readers = [(reader, reads) for reader, reads in readers if reads]
         if not readers or not all(reader.plain for reader, _ in readers):
             continue
         reader, reads = readers[0]
-        once = len(readers) == len(reads) == 1 and not in_place(reads[0], reader)
+        elsewhere = not in_place(reads[0], reader) or (further and dims(buffer) != dims(reader.buffer))
+        once = len(readers) == len(reads) == 1 and elsewhere
         if not once and not _moves(stage.value):
             continue
         left = [_with(other, stage) for other in left if other is not stage]
-    return left
+    return inlined(left, given, True) if further and len(left) < len(stages) else left
+
+
+def _follows_reduction(stage: Stage, stages: Sequence[Stage]) -> bool:
+    """Whether a stage can be computed while a sum is still in registers."""
+    read = [load for load in loads(stage.value) if in_place(load, stage) and dims(load.source) == dims(stage.buffer)]
+    made = [other for other in stages if any(load.source.same_as(other.buffer) for load in read)]
+    return any(any(other.reduced) or _follows_reduction(other, stages) for other in made)
 
 
 def _moves(value: Expr) -> bool:
@@ -197,6 +209,8 @@ class Segment:
     inner: bool = False
     """Whether it reads what another segment of the function gives. TVM may then let it write where it reads, and no
     element must be computed twice."""
+    stored: ClassVar[bool] = True
+    """Whether the result itself goes to memory."""
     scope: str = "local"
     """Where TVM puts what is held between two stages."""
 
@@ -298,7 +312,7 @@ class Segment:
         last = stages[-1]
         if into is not None:
             statements.append(vector(lanes, partial(_store, into, partial(element, last))))
-            return sequence(*statements, vector(lanes, partial(_copy, into, last.buffer, at)))
+            return sequence(*statements, vector(lanes, partial(_copy, into, last.buffer, at)) if self.stored else None)
         statements.append(
             vector(lanes, lambda lane: tirx.BufferStore(last.buffer, element(last, lane), list(at(lane))))
         )

@@ -436,6 +436,56 @@ def test_squeezing(precision: str, arch: str, names: list[str], tmp_path: Path) 
     assert {name: len(each) for name, each in rules.items()} == {name: functions[name] for name in names}
 
 
+def _partial(images: int, channels: int, side: int, first: bool) -> ir.Model:
+    """Some of a map's channels, convolutions of them beside each other, and these beside the map; then a head."""
+    rng = np.random.default_rng(channels)
+    whole, wide = 2 * channels, side + 1
+    names = ("j", "f") if first else ("f", "j")
+    return model(
+        f"g (float[{images}, 16, {side}, {wide}] x) => (float[{images}, 21, {side}, {wide}] y) {{ "
+        "a = Conv <pads: ints = [1, 1, 1, 1]> (x, p, b) c = LeakyRelu <alpha: float = 0.1> (a) "
+        "h, d = Split <axis: int = 1> (c, n) "
+        "e = Conv <pads: ints = [1, 1, 1, 1]> (d, q, o) f = Relu(e) "
+        f"i = Conv <group: int = {channels}, pads: ints = [1, 1, 1, 1]> (f, k, o) "
+        f"j = LeakyRelu <alpha: float = 0.1> (i) l = Concat <axis: int = 1> ({', '.join(names)}) m = Conv(l, r, b) "
+        "s = Relu(m) t = Concat <axis: int = 1> (c, s) u = Conv(t, v, w) z = Reshape(u, fives) "
+        "xy, wh, others = Split <axis: int = 2> (z, sizes) "
+        "sig = Sigmoid(xy) mul = Mul(sig, scale) sub = Sub(mul, offset) rest = Sigmoid(others) "
+        "joint = Concat <axis: int = 2> (sub, wh, rest) y = Reshape(joint, fours) }",
+        p=_weights(rng, whole, 16, 3, 3),
+        b=rng.normal(0, 1, whole).astype(np.float32),
+        n=np.array([channels, channels]),
+        q=_weights(rng, channels, channels, 3, 3),
+        o=rng.normal(0, 1, channels).astype(np.float32),
+        k=_weights(rng, channels, 1, 3, 3),
+        r=_weights(rng, whole, whole, 1, 1),
+        v=_weights(rng, 21, 2 * whole, 1, 1),
+        w=rng.normal(0, 1, 21).astype(np.float32),
+        fives=np.array([images, 3, 7, side, wide]),
+        sizes=np.array([2, 2, 3]),
+        scale=np.array(1.05, np.float32),
+        offset=np.array(0.025, np.float32),
+        fours=np.array([images, 21, side, wide]),
+    )
+
+
+@pytest.mark.parametrize("precision", ["fp32", pytest.param("fp16", marks=pytest.mark.slow)])
+def test_places(precision: str, tmp_path: Path) -> None:
+    """Convolutions write where a concatenation of their results, or some of their channels, are read; a head is one
+    kernel."""
+    models = {"one": _partial(1, 16, 9, True), "some": _partial(2, 24, 5, False)}
+    for name, built in models.items():
+        (tmp_path / f"{name}.arch").write_text("sm_90 new")
+        for each in ("to-float16", "eliminate-dead-code") if precision == "fp16" else ():
+            passes[each]().rewrite(built)
+    # Four convolutions, one behind the other.
+    rules = _compare(tmp_path, models, {"fp32": 3e-6, "fp16": 4e-3}[precision])
+    # To (N, H, W, C), four convolutions with what moves their results, and the head.
+    product = {"fp32": "product", "fp16": "mma-product"}[precision]
+    wanted = sorted(["injective", product, product, "depthwise", product, product, "injective"])
+    assert all(sorted(written) == wanted for written in rules.values())
+
+
 @pytest.mark.slow
 def test_others(tmp_path: Path) -> None:
     """Pools, reductions, connected layers and what moves elements."""
