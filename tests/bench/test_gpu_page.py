@@ -1,0 +1,21 @@
+"""benchmarks/gpu.md says what benchmarks/gpu/*.jsonl do."""
+
+from __future__ import annotations
+
+from benchmarks.gpu import page
+
+
+def test_page_is_what_was_measured() -> None:
+    """Whoever changes one of them runs `python -m benchmarks.gpu --page`."""
+    assert page.tables() in page.PAGE.read_text(encoding="utf-8")
+
+
+def test_behind_is_said() -> None:
+    """Also of the best peer, which is none of dnc's own."""
+    row = {"network": "net", "precision": "fp16", "images": 1}
+    took = {"dnc": 3e-6, "dnc new": 1e-6, "PyTorch": 4e-6, "XLA": 2e-6}
+    rows = [{**row, "peer": peer, "device": seconds} for peer, seconds in took.items()]
+    machine = {"gpu": "a GPU", "host": "a host", "date": "2026-01-01", "versions": {}, "command": "this"}
+    text = page.table([{"machine": machine}, *rows])
+    assert "| net | 3 | 1 | 4 | 2 | 1.50 |" in text
+    assert "behind in 1: net fp16 1 1.50" in text
