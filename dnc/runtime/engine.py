@@ -31,12 +31,12 @@ import os
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Container, Generator, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import partial
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -53,7 +53,7 @@ from dnc.runtime.manifest import MANIFEST, Files, Manifest, read_engine
 from dnc.runtime.memory import Memory, States
 from dnc.runtime.options import CALIBRATED, check_names
 from dnc.runtime.postprocessing import Postprocess, Result
-from dnc.runtime.runners import Runner, Session, find
+from dnc.runtime.runners import Pending, Runner, Session, find
 from dnc.runtime.timing import processors
 from dnc.typing import Array
 
@@ -139,7 +139,8 @@ class Engine:
         """Makes results of what a run gives."""
         self.observer: Observer | None = None
         """Is told when a stage of a run begins, in the thread that runs: "preprocess", "infer", "postprocess", and
-        "done" after the last one. Files are read before the first one; `forward` has the second one alone."""
+        "done" after the last one, one batch after the other. Files are read before the first one; `forward` has the
+        second one alone."""
         self._files = files
         self._runner = runner
         self._threads = threads
@@ -477,73 +478,116 @@ class Engine:
             pool.shutdown(cancel_futures=True)
 
     def _batch(self, frames: Sequence[Image], settings: _Settings, memory: Memory, turn: int) -> _Batch:
-        images = []
-        error: Exception | None = None
+        images: list[Prepared] = []
+        room, error = None, None
         try:
             self._tell("preprocess")
-            for frame in frames:
-                images.append(self.inputs.prepare(self._pixels(frame, settings)))
+            session = self.session
+            room = self.inputs.room(len(frames), session.empty)
+            for place, frame in enumerate(frames):
+                pixels = self._pixels(frame, settings)
+                images.append(self.inputs.prepare(pixels, None if room is None else room[place]))
         except Exception as reason:
             error = reason
-        groups = self.inputs.groups(images)
+        groups = ((group, room) for group in self.inputs.groups(images))
         # Even without an image: the next frames wait for it.
         with self._remembered(memory, turn) as states:
-            outputs = [self._outputs(group, settings, states) for group in groups]
-        return _Batch(
-            [result for pair in zip(groups, outputs, strict=True) for result in self._read(*pair, settings)], error
-        )
+            return _Batch(self._found(session, groups, settings, states) if images else [], error)
 
     def _results(self, images: list[Pixels], settings: _Settings) -> list[Result]:
-        results: list[Result] = []
-        with self._remembered(self._memory) as states:
+        session = self.session
+
+        def prepared() -> Iterator[tuple[Sequence[Prepared], Array | None]]:
             for group in self.inputs.groups(images):
                 self._tell("preprocess")
-                prepared = [self.inputs.prepare(image) for image in group]
-                results += self._read(prepared, self._outputs(prepared, settings, states), settings)
+                room = self.inputs.room(len(group), session.empty)
+                places = [None] * len(group) if room is None else list(room)
+                yield list(map(self.inputs.prepare, group, places)), room
+
+        with self._remembered(self._memory) as states:
+            return self._found(session, prepared(), settings, states)
+
+    def _found(
+        self,
+        session: Session,
+        groups: Iterable[tuple[Sequence[Prepared], Array | None]],
+        settings: _Settings,
+        states: States,
+    ) -> list[Result]:
+        """The results of images, of which those of a group are one batch, at most, with the memory that holds it if
+        there is one. While one batch runs, the next one is prepared, unless it needs what the first one leaves behind,
+        or stages are told apart; `states` become their successors."""
+        results: list[Result] = []
+        waiting: deque[tuple[Sequence[Prepared], Pending]] = deque()
+        wanted = self.postprocess.places | self.inputs.carried_places
+        ahead = 0 if self.manifest.carried or self.observer is not None else 1
+
+        def read() -> None:
+            images, pending = waiting.popleft()
+            with at_work:
+                outputs = pending.result(keep=False)
+            states.update(self.inputs.following(outputs))
+            results.extend(self._read(images, outputs, settings))
+
+        for images, room in groups:
+            asked: dict[str, Any] = {"confidence": settings.confidence, "iou": settings.iou, "states": states}
+            feeds = self.inputs.batch(images, **asked, room=room, empty=session.empty)
+            waiting.append((images, self._submit(session, feeds, wanted)))
+            if len(waiting) > ahead:
+                read()
+        while waiting:
+            read()
         return results
 
     def _remembered(self, memory: Memory, turn: int | None = None) -> AbstractContextManager[States]:
         """The states to run with; nobody waits for anybody where the network has none."""
         return memory.turn(turn) if self.manifest.carried else nullcontext({})
 
+    @overload
     def forward(
-        self, array: npt.ArrayLike, states: MutableMapping[str, npt.NDArray[np.float32]] | None = None
-    ) -> list[npt.NDArray[np.float32]]:
+        self, array: Any, states: MutableMapping[str, Any] | None = None, *, on_device: Literal[False] = False
+    ) -> list[npt.NDArray[np.float32]]: ...
+
+    @overload
+    def forward(self, array: Any, states: MutableMapping[str, Any] | None = None, *, on_device: bool) -> list[Any]: ...
+
+    def forward(
+        self, array: Any, states: MutableMapping[str, Any] | None = None, *, on_device: bool = False
+    ) -> list[Any]:
         """Runs the network on an input that is ready.
 
         Args:
             array: (N, C, H, W) float32 in [0, 1], or (N, inputs); (N, H, W, C) uint8 for an engine with --input u8.
-                Without the batch axis the results come without it.
+                Without the batch axis the results come without it. An engine on a GPU takes an array that is in its
+                memory (PyTorch's, CuPy's, Numba's: DLPack or `__cuda_array_interface__`) with its batch axis, in C
+                order, from where it lies; it is not to change before the results are there.
             states: for recurrent networks: states by name, replaced by their successors. Zero where not given, so that
                 a call without it is one step from zero. The engine's own memory is neither read nor changed.
+            on_device: results, and states, stay in the memory of the GPU, with their batch axis: `torch.from_dlpack`
+                and `numpy.asarray` take them. It does not wait for them: see `dnc.runtime.devices.DeviceArray`.
 
         Returns:
             One array for each output head in cfg order, equal to Darknet's layer output; `postprocess` makes boxes or
             classes of them.
 
         Raises:
-            DncError: the array has another shape.
+            DncError: the array has another shape, or is in the memory of a GPU on which the engine does not run.
         """
         x, single = self.inputs.array(array)
         own = states if states is not None else {}
-        outputs = self._infer(self.inputs.feeds(x, states=own))
+        pending = self._submit(self.session, self.inputs.feeds(x, states=own), on_device=on_device)
+        with at_work:
+            outputs = pending.result()
         count = len(self.manifest.outputs)
         own.update(zip(self.manifest.states, outputs[count:], strict=True))
         # Detections of a whole batch are one list, which has no batch axis.
-        batched = [single and name != "detections" for name in self.manifest.outputs]
+        batched = [single and not on_device and name != "detections" for name in self.manifest.outputs]
         return [output[0] if drop else output for drop, output in zip(batched, outputs[:count], strict=True)]
 
     def _pixels(self, image: Image, settings: _Settings) -> Pixels:
         pixels = self.inputs.pixels(image, settings.color, settings.exif)
         self.postprocess.check()
         return pixels
-
-    def _outputs(self, images: Sequence[Prepared], settings: _Settings, states: States) -> list[Array]:
-        """What the network gives for images that are one batch, at most; `states` become their successors."""
-        feeds = self.inputs.batch(images, confidence=settings.confidence, iou=settings.iou, states=states)
-        outputs = self._infer(feeds)
-        states.update(self.inputs.following(outputs))
-        return outputs
 
     def _read(self, images: Sequence[Prepared], outputs: Sequence[Array], settings: _Settings) -> list[Result]:
         """The results of these images."""
@@ -556,11 +600,12 @@ class Engine:
         self._tell("done")
         return results
 
-    def _infer(self, feeds: Feeds) -> list[Array]:
-        session = self.session
+    def _submit(
+        self, session: Session, feeds: Feeds, wanted: Container[int] | None = None, on_device: bool = False
+    ) -> Pending:
         self._tell("infer")
         with at_work:
-            return session.run(feeds)
+            return session.submit(feeds, wanted, on_device=on_device)
 
     def _tell(self, stage: str) -> None:
         if self.observer is not None:

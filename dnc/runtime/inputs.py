@@ -12,7 +12,7 @@ with memory are no batch: each runs by itself, or as often as the batch wants, e
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar
@@ -21,14 +21,17 @@ import numpy as np
 import numpy.typing as npt
 
 from dnc.errors import DncError, ImageError
+from dnc.runtime.devices import is_on_device
 from dnc.runtime.images import Pixels, from_picture, read_image
 from dnc.runtime.manifest import Manifest
 from dnc.runtime.preprocessing import Preprocessing
 from dnc.typing import Array
 
-__all__ = ["Feeds", "Image", "Inputs", "Prepared", "noise", "prepare", "thresholds"]
+__all__ = ["Empty", "Feeds", "Image", "Inputs", "Prepared", "noise", "prepare", "thresholds"]
 
 Feeds = dict[str, Array]
+Empty = Callable[[Sequence[int], npt.DTypeLike], Array]
+"""Gives memory for an array that is to be written, as numpy.empty."""
 
 
 class _Picture(Protocol):
@@ -111,12 +114,21 @@ class Inputs:
             return pixels[:, :, [2, 1, 0, *range(3, pixels.shape[2])]]
         return pixels
 
-    def prepare(self, pixels: Pixels) -> Prepared:
-        """The network's input for one image; raises ImageError if its channels do not fit the network, or there is not
-        enough memory."""
+    def room(self, count: int, empty: Empty) -> Array | None:
+        """Memory for a batch of so many images, into which each can be prepared at its place; None where a batch is no
+        more than one image, or pixels of a size that nobody knows yet."""
+        manifest = self._manifest
+        if manifest.carried or manifest.input_dtype != "float32":
+            return None
+        size = manifest.batch if isinstance(manifest.batch, int) else count
+        return empty((max(size, count), *manifest.input_shape), np.float32)
+
+    def prepare(self, pixels: Pixels, out: Array | None = None) -> Prepared:
+        """The network's input for one image, written into `out` if that is given, a place of `room`; raises ImageError
+        if its channels do not fit the network, or there is not enough memory."""
         assert self._manifest.preprocessing is not None
         try:
-            array = prepare(pixels, self._manifest.preprocessing, self._manifest.input_dtype)
+            array = prepare(pixels, self._manifest.preprocessing, self._manifest.input_dtype, out)
         except MemoryError as error:
             raise ImageError(f"there is not enough memory to prepare an image of {pixels.shape}") from error
         return Prepared(array, (pixels.shape[1], pixels.shape[0]))
@@ -140,34 +152,53 @@ class Inputs:
         confidence: float = 0.25,
         iou: float = 0.45,
         states: Mapping[str, Array] | None = None,
+        room: Array | None = None,
+        empty: Empty = np.empty,
     ) -> Feeds:
-        """The feeds for at least one image, and for no more than run together; states as for `feeds`."""
+        """The feeds for at least one image, and for no more than run together; states as for `feeds`.
+
+        Args:
+            room: what `room` gave, if the images were prepared into it, in their order.
+            empty: gives memory for a batch.
+        """
         size = self._manifest.batch
-        images = [*images, *[images[-1]] * (size - len(images) if isinstance(size, int) else 0)]
-        # One image becomes a batch without a copy.
-        one = len(images) == 1
-        x = np.ascontiguousarray(images[0].array)[None] if one else np.stack([image.array for image in images])
+        count = len(images)
+        images = [*images, *[images[-1]] * (size - count if isinstance(size, int) else 0)]
+        if room is not None:
+            x = room[: len(images)]
+            x[count:] = x[count - 1]
+        elif len(images) == 1:
+            # One image becomes a batch without a copy.
+            x = np.ascontiguousarray(images[0].array)[None]
+        else:
+            array = images[0].array
+            x = np.stack([image.array for image in images], out=empty((len(images), *array.shape), array.dtype))
         return self.feeds(x, [image.size for image in images], confidence=confidence, iou=iou, states=states)
 
     def array(self, array: npt.ArrayLike) -> tuple[Array, bool]:
-        """An array that somebody prepared, as a batch of the engine's type; and whether it had no batch axis. Raises
-        DncError if it has another shape or holds no numbers."""
+        """An array that somebody prepared, as a batch of the engine's type; and whether it had no batch axis. One that
+        is in the memory of a GPU has one, and the engine's type. Raises DncError if it has another shape or holds no
+        numbers."""
         wanted, size = self._manifest.input_shape, self._manifest.batch
         dtype = np.uint8 if self._manifest.input_dtype == "uint8" else np.float32
+        there = not isinstance(array, np.ndarray) and is_on_device(array)
         try:
-            x = np.ascontiguousarray(array, dtype)
+            x: Any = array if there else np.ascontiguousarray(array, dtype)
         except (TypeError, ValueError) as error:
             raise DncError(f"the input is no array of numbers: {error}", self._where) from error
-        if dtype == np.uint8 and np.asarray(array).dtype != np.uint8:
+        if dtype == np.uint8 and not there and np.asarray(array).dtype != np.uint8:
             raise DncError("the engine takes pixels, uint8", self._where, "it was compiled with --input u8")
-        single = x.ndim == len(wanted)
+        single = not there and x.ndim == len(wanted)
         if single:
             x = x[None]
-        fits = x.shape[1:] == wanted if dtype == np.float32 else x.ndim == 4 and x.shape[3] == wanted[0]
-        if not fits or (isinstance(size, int) and len(x) != size):
+        shape = tuple(x.shape)
+        fits = shape[1:] == wanted if dtype == np.float32 else len(shape) == 4 and shape[3] == wanted[0]
+        if not shape or not fits or (isinstance(size, int) and shape[0] != size):
             sides = (size, *wanted) if dtype == np.float32 else (size, "height", "width", wanted[0])
             want = ", ".join(map(str, sides))
-            raise DncError(f"the input has shape {np.shape(array)}, the engine wants ({want})", self._where)
+            raise DncError(
+                f"the input has shape {np.shape(array) if not there else shape}, the engine wants ({want})", self._where
+            )
         return x, single
 
     def feeds(
@@ -189,7 +220,7 @@ class Inputs:
         manifest = self._manifest
         feeds = {"input": x}
         if manifest.extra_inputs:
-            extra = thresholds(len(x), confidence, iou)
+            extra = thresholds(x.shape[0], confidence, iou)
             if manifest.preprocessing is not None and sizes:
                 transforms = [manifest.preprocessing.transform(*size) for size in sizes]
                 window = [(*transform.offset, *transform.ratio) for transform in transforms]
@@ -197,18 +228,25 @@ class Inputs:
             feeds |= {name: value for name, value in extra.items() if name in manifest.extra_inputs}
         for name, shape in manifest.states.items():
             given = None if states is None else states.get(name)
-            feeds[name] = np.zeros((len(x), *shape), np.float32) if given is None else given
+            feeds[name] = np.zeros((x.shape[0], *shape), np.float32) if given is None else given
         return feeds
 
     def following(self, outputs: Sequence[Array]) -> dict[str, Array]:
-        """The states that a run left behind, by name: what Darknet's run on the next frame takes of them."""
+        """Copies of the states that a run left behind, by name: what Darknet's run on the next frame takes of them."""
         left = dict(zip(self._manifest.states, outputs[len(self._manifest.outputs) :], strict=True))
-        return {name: left[name] for name in self._manifest.carried}
+        return {name: np.array(left[name]) for name in self._manifest.carried}
+
+    @property
+    def carried_places(self) -> frozenset[int]:
+        """The places of what `following` reads among the outputs."""
+        names = [*self._manifest.outputs, *self._manifest.states]
+        return frozenset(place for place, name in enumerate(names) if name in self._manifest.carried)
 
 
-def prepare(pixels: Pixels, preprocessing: Preprocessing, dtype: npt.DTypeLike) -> Array:
-    """An image as an input of this type takes it: floats (C, H, W), or pixels (H, W, C) for uint8."""
-    return preprocessing.to_bytes(pixels) if np.dtype(dtype) == np.uint8 else preprocessing(pixels)
+def prepare(pixels: Pixels, preprocessing: Preprocessing, dtype: npt.DTypeLike, out: Array | None = None) -> Array:
+    """An image as an input of this type takes it: floats (C, H, W), into `out` if that is given; or pixels (H, W, C)
+    for uint8."""
+    return preprocessing.to_bytes(pixels) if np.dtype(dtype) == np.uint8 else preprocessing(pixels, out)
 
 
 def thresholds(count: int, confidence: float = 0.25, iou: float = 0.45) -> Feeds:

@@ -80,6 +80,14 @@ class Postprocess:
             what = "this network has no head that gives boxes or classes"
             raise DncError(what, self._where, "use forward(), which gives its last layer's output")
 
+    @property
+    def places(self) -> frozenset[int]:
+        """The places of the outputs that a call reads."""
+        if self._heads and self._manifest.decode != "host":
+            return frozenset(range(1 if self._manifest.decode == "graph+nms" else 2))
+        heads = self._heads or self._manifest.heads[-1:]
+        return frozenset(self._places[head.output] for head in heads if head.output in self._places)
+
     def __call__(
         self,
         outputs: Outputs,

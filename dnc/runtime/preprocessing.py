@@ -137,18 +137,19 @@ class Preprocessing:
         """What center-crop brings the image's short side to, in pixels."""
         return round(self.width / self.crop)
 
-    def __call__(self, image: Pixels) -> Floats:
-        """The input (channels, height, width) for an image (H, W, C) or (H, W).
+    def __call__(self, image: Pixels, out: Floats | None = None) -> Floats:
+        """The input (channels, height, width) for an image (H, W, C) or (H, W), written into `out` if that is given.
 
         Raises ImageError as `match_channels` does.
         """
         image = self.match_channels(image)
         if self.color == "bgr":
             image = image[:, :, [2, 1, 0, *range(3, self.channels)]]
+        output = np.empty((self.channels, self.height, self.width), np.float32) if out is None else out
         if self.interpolation == "bicubic":
-            output = self._bicubic(image).astype(np.float32) / self._divisor(image.dtype)
+            np.divide(self._bicubic(image).astype(np.float32), self._divisor(image.dtype), out=output)
         else:
-            output = self._bilinear(image)
+            self._bilinear(image, output)
         if any(self.mean) or set(self.std) != {1.0}:
             output -= np.array(self.mean, np.float32)[:, None, None]
             output /= np.array(self.std, np.float32)[:, None, None]
@@ -158,12 +159,12 @@ class Preprocessing:
         # Division by 255 rounds as Darknet's does; multiplication by 1/255 would not.
         return np.float32(PIXELS[dtype.name] / 255 / self.scale)
 
-    def _bilinear(self, image: Pixels) -> Floats:
+    def _bilinear(self, image: Pixels, output: Floats) -> None:
         geometry, divisor = self._geometry(image.shape[1], image.shape[0]), self._divisor(image.dtype)
         image = image[geometry.used_rows]
-        gray = np.float32(127.5) / self._divisor(np.dtype(np.uint8))
-        output = np.full((self.channels, self.height, self.width), gray, np.float32)
         bottom, right = geometry.top + len(geometry.rows.first), geometry.left + len(geometry.columns.first)
+        if (bottom - geometry.top, right - geometry.left) != output.shape[1:]:
+            output[...] = np.float32(127.5) / self._divisor(np.dtype(np.uint8))
         for channel, plane in enumerate(output[:, geometry.top : bottom, geometry.left : right]):
             if self.mode == "resize-half-pixel" and image.dtype != np.float32:
                 # cv::resize gives whole pixels. Its own arithmetic, of 11 bits, differs by 1 here and there.
@@ -172,7 +173,6 @@ class Preprocessing:
                 plane /= divisor
             else:
                 _interpolate(image[:, :, channel], geometry, divisor, plane)
-        return output
 
     def _bicubic(self, image: Pixels) -> Pixels:
         width, height = _covering(self.short_side, image.shape[1], image.shape[0])

@@ -708,7 +708,7 @@ def test_wrong_inputs(engine: dnc.Engine) -> None:
             engine.forward(np.zeros(shape))
     for nonsense in ("text", None, [[1], [1, 2]], {"a": 1}, object()):
         with pytest.raises(DncError):
-            engine.forward(nonsense)  # type: ignore[arg-type]
+            engine.forward(nonsense)
 
 
 def test_every_parameter_is_counted() -> None:

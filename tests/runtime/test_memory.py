@@ -149,7 +149,7 @@ def test_a_stream_is_in_order_whatever_its_threads_do(
     prepared: set[int] = set()
     changed = threading.Condition()
 
-    def late(pixels: Any) -> Any:
+    def late(pixels: Any, out: Any) -> Any:
         number = next(numbers)
         with changed:
             # All that are being prepared at the same time wait for the last of them.
@@ -158,7 +158,7 @@ def test_a_stream_is_in_order_whatever_its_threads_do(
                 changed.wait_for(lambda: last in prepared, timeout=PATIENCE)
             prepared.add(number)
             changed.notify_all()
-        return prepare(pixels)
+        return prepare(pixels, out)
 
     monkeypatch.setattr(engine.inputs, "prepare", late)
     near(list(engine.stream(many, confidence=CONFIDENCE, workers=workers)), expected)

@@ -10,9 +10,9 @@ from collections.abc import Mapping
 
 from dnc.errors import TargetError, close_match
 from dnc.registry import Registry
-from dnc.runtime.runners.base import Runner, Session
+from dnc.runtime.runners.base import Pending, Runner, Session
 
-__all__ = ["Runner", "Session", "find", "runners"]
+__all__ = ["Pending", "Runner", "Session", "find", "runners"]
 
 runners: Registry[type[Runner]] = Registry("dnc.runtime.runners")
 

@@ -34,7 +34,7 @@ try:
 """
 _END = """
 except DncError as error:
-    print(error)
+    print(error, error.hint)
 """
 
 
@@ -113,3 +113,142 @@ print(len(done), any(wrong))
 def test_threads(engine: Path, graphs: str) -> None:
     """Eight on two engines, while a third one is opened."""
     assert _program(engine, _THREADS, graphs, EMULATED_DELAY="200") == "8 False"
+
+
+_BATCHES = """
+import dnc.runtime.engine
+pixels = [np.random.default_rng(seed).integers(0, 256, (40, 50, 3), np.uint8) for seed in range(5)]
+found = [[engine(each, confidence=0.01)] for each in pixels]
+assert engine(pixels, confidence=0.01) == [each[0] for each in found] and any(found)
+assert list(engine.stream(pixels, confidence=0.01)) == engine(pixels, confidence=0.01)
+# The images were prepared in pinned memory, from which the device copies.
+from dnc.runtime.runners.cuda import kernels
+def refuse(*_): raise AssertionError("a copy")
+session._pinned = refuse
+assert engine(pixels, confidence=0.01) == [each[0] for each in found]
+print("right")
+"""
+
+
+def test_batches(engine: Path) -> None:
+    """One is prepared while the one before runs; on the host, nothing is copied after it is prepared."""
+    assert _program(engine, _BATCHES, "on") == "right"
+
+
+_DEVICE = """
+wanted = [session.run(each) for each in feeds]
+left = engine.forward(feeds[0]["input"], on_device=True)
+assert all(isinstance(each, DeviceArray) for each in left)
+assert same([np.asarray(each) for each in left], wanted[0])
+cuda = ctypes.CDLL("libcudart.so.13")
+class Numba:
+    def __init__(self, array, **more):
+        self.address = ctypes.c_void_p()
+        self.stream = ctypes.c_void_p()
+        cuda.cudaStreamCreateWithFlags(ctypes.byref(self.stream), 1)
+        assert not cuda.cudaMalloc(ctypes.byref(self.address), ctypes.c_size_t(array.nbytes))
+        # It is there when its stream comes to it.
+        self.array = session.empty(array.shape, array.dtype)
+        self.array[...] = array
+        cuda.cudaMemcpyAsync(self.address, ctypes.c_void_p(self.array.ctypes.data), ctypes.c_size_t(array.nbytes), 1,
+                             self.stream)
+        told = {"shape": array.shape, "typestr": array.dtype.str, "data": (self.address.value, False), "strides": None}
+        self.__cuda_array_interface__ = told | {"version": 3, "stream": self.stream.value} | more
+class Torch:
+    def __init__(self, array):
+        self.inner, self.asked = array, []
+        self.shape = array.shape
+    def __dlpack_device__(self): return self.inner.__dlpack_device__()
+    def __dlpack__(self, stream=None):
+        self.asked.append(stream)
+        return self.inner.__dlpack__(stream=stream)
+for number in range(6):
+    given = Numba(feeds[number]["input"])
+    given.shape = feeds[number]["input"].shape
+    assert same(engine.forward(given), wanted[number])
+    beside = [session.submit({"input": given}) for _ in range(3)]
+    assert all(same(each.result(), wanted[number]) for each in beside)
+# Outputs are inputs of another: this takes what an engine left on the device by DLPack.
+from dnc.runtime.devices import borrow, is_on_device
+out = Torch(left[0])
+assert is_on_device(out) and not is_on_device(feeds[0]["input"])
+lent = borrow(out, None)
+assert out.asked == [1] and lent.shape == left[0].shape and lent.dtype == np.float32 and lent.device == 0
+assert lent.address == left[0].__cuda_array_interface__["data"][0]
+# A consumer's stream waits.
+stream = ctypes.c_void_p()
+cuda.cudaStreamCreateWithFlags(ctypes.byref(stream), 1)
+again = engine.forward(feeds[3]["input"], on_device=True)[0]
+again.__dlpack__(stream=stream.value)
+there = session.empty(again.shape, "float32")
+where = ctypes.c_void_p(again.__cuda_array_interface__["data"][0])
+cuda.cudaMemcpyAsync(ctypes.c_void_p(there.ctypes.data), where, ctypes.c_size_t(there.nbytes), 2, stream)
+cuda.cudaStreamSynchronize(stream)
+assert np.array_equal(there, wanted[3][0])
+for wrong, told in (
+    (Numba(feeds[0]["input"].astype("float64")), "is no array of float32"),
+    (Numba(feeds[0]["input"], strides=(4, 4, 4, 4)), "do not lie one behind the other"),
+    (Numba(feeds[0]["input"][:, :, 1:]), "the engine wants"),
+):
+    wrong.shape = wrong.array.shape
+    try: engine.forward(wrong)
+    except DncError as error: assert told in str(error), error
+    else: raise AssertionError(told)
+assert same(session.run(feeds[0]), wanted[0])
+print("right")
+"""
+
+
+@pytest.mark.parametrize("graphs", ["off", "on"])
+def test_memory_of_the_device(engine: Path, graphs: str) -> None:
+    """Inputs are taken from it, whose stream comes to them later, and outputs left in it."""
+    assert _program(engine, _DEVICE, graphs) == "right"
+
+
+_INTERRUPTED = """
+import _thread, itertools
+wanted = session.run(feeds[0])
+for count in range(12):
+    try:
+        threading.Timer(0.002 * count, _thread.interrupt_main).start()
+        for number in itertools.count():
+            engine.forward(feeds[number % 6]["input"])
+    except KeyboardInterrupt:
+        pass
+    assert same(session.run(feeds[0]), wanted)
+print("right")
+"""
+
+
+def test_interrupted(engine: Path) -> None:
+    """Ctrl-C in the middle of a run, wherever that is: the next one is right."""
+    assert _program(engine, _INTERRUPTED, "on", EMULATED_DELAY="100") == "right"
+
+
+_TOO_LITTLE = """
+wanted = session.run(feeds[0])
+cuda = ctypes.CDLL("libcudart.so.13")
+free, every, memory = ctypes.c_size_t(), ctypes.c_size_t(), ctypes.c_void_p()
+cuda.cudaMemGetInfo(ctypes.byref(free), ctypes.byref(every))
+assert not cuda.cudaMalloc(ctypes.byref(memory), free)
+asked = []
+try:
+    for number in range(6): asked.append(session.submit(feeds[number]))
+    for each in asked: each.result()
+except DncError as error:
+    print(error, error.hint)
+cuda.cudaFree(memory)
+assert same(session.run(feeds[0]), wanted)
+print("right")
+"""
+
+
+def test_too_little_memory(engine: Path) -> None:
+    """One error that says so, when an engine is opened and when it runs; afterwards it runs."""
+    said = _program(engine, "print(0)", "off", EMULATED_MEMORY="16")
+    assert "GPU 0 has not enough memory" in said
+    assert "--option device=N" in said
+    said = _program(engine, _TOO_LITTLE, "off", EMULATED_MEMORY="1024")
+    assert said.startswith("GPU 0 has not enough memory: 0 of its 1 MB are free")
+    assert "smaller --batch" in said
+    assert said.splitlines()[-1] == "right"
