@@ -366,7 +366,7 @@ class GpuSession(Session):
         self, slot: _Slot, arrays: Arrays, function: Any, wanted: Container[int] | None, on_device: bool
     ) -> _Flight:
         alone = not self._flights
-        given = self._given(slot, arrays, function is not self._plain, None if alone else self._in)
+        given, kept = self._given(slot, arrays, function is not self._plain, None if alone else self._in)
         outputs = list(function(*given))
         event, out = (slot.done, None) if alone else (slot.done_beside, self._out)
         found: list[Any] = []
@@ -383,11 +383,13 @@ class GpuSession(Session):
             found.append(pinned.array(shape, dtype, self._grow))
             self._cuda.copy(found[-1].ctypes.data, output.data_ptr(), found[-1].nbytes, TO_HOST, out)
         self._cuda("cudaEventRecord", event, out)
-        return _Flight(self._cuda, slot, event, found, given, (arrays, outputs))
+        return _Flight(self._cuda, slot, event, found, given, (arrays, kept, outputs))
 
-    def _given(self, slot: _Slot, arrays: Arrays, recorded: bool, stream: ctypes.c_void_p | None) -> list[Any]:
+    def _given(
+        self, slot: _Slot, arrays: Arrays, recorded: bool, stream: ctypes.c_void_p | None
+    ) -> tuple[list[Any], list[Any]]:
         """Tensors of the device with the inputs, which are there for the legacy stream; if they are for graphs, where
-        those read them. Arrays of the host are copied on a stream."""
+        those read them; and what is kept until then. Arrays of the host are copied on a stream."""
         # Of a run that is alone the copies go there at once.
         direct = recorded and stream is None
         given = []
@@ -407,11 +409,11 @@ class GpuSession(Session):
             given[self._pixels] = made = self._prepare(given[self._pixels])
             sizes[self._pixels] = int(np.prod(made.shape)) * np.dtype(str(made.dtype)).itemsize
         if not recorded:
-            return given
+            return given, given
         for tensor, fixed, size in zip(given, self._fixed, sizes, strict=True):
             if tensor is not fixed:
                 self._cuda.copy(fixed.data_ptr(), tensor.data_ptr(), size, ON_DEVICE, None)
-        return self._fixed
+        return self._fixed, given
 
     def _taken(self, slot: _Slot, place: int, lent: Lent) -> Any:
         """Somebody's array on the device; a copy where TVM cannot take it as it lies."""
