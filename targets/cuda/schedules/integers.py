@@ -27,6 +27,9 @@ from dnc.typing import Array
 
 __all__ = ["integer_product"]
 
+_SUMS = 64
+"""Sums of a thread, at most, where strips go by way of its registers: Turing."""
+
 
 class _Integers(Mma):
     name = "int8-product"
@@ -57,7 +60,11 @@ def integer_product(segment: Segment, window: Window, device: Device) -> Kernel 
     if channels // window.groups % 4:
         return None
     halved = replace(window, source=(sides[0], sides[1], sides[2], channels // 2))
-    tiles = [replace(tile, depth=2 * tile.depth) for tile in mma_tiles(halved, replace(device, copies=True))]
+    tiles = [
+        replace(tile, depth=2 * tile.depth)
+        for tile in mma_tiles(halved, replace(device, copies=True))
+        if device.copies or tile.rows * tile.columns <= _SUMS * tile.threads
+    ]
     if not tiles:
         return None
     form = form_of(window, tiles, 2 * MMA_RATE, device)
