@@ -8,7 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +16,27 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 import pytest
+from PIL import Image
 
 from dnc.darknet.lower import lower
 from dnc.darknet.network import Network
+from dnc.darknet.weights import write_weights
+from dnc.errors import TargetError
 from dnc.graph.builder import Builder
+from dnc.graph.composites import inline_composites
 from dnc.graph.serialization import serialize_to
 from dnc.graph.suppression import MAX_CANDIDATES, emit_nms
-from dnc.runtime.decoding import Candidates, non_maximum_suppression
+from dnc.runtime.decoding import Candidates, Detection, non_maximum_suppression
 from dnc.runtime.preprocessing import Preprocessing
-from dnc.targets.cuda.process import cuda_runtime
+from dnc.targets.cuda.process import Compiler, Job, cuda_runtime
+from dnc.targets.cuda.target import Cuda
+from dnc.targets.cuda.toolkit import find_toolkit
 from dnc.targets.tvm.emit import unsupported
 from tests import ROOT
-from tests.targets.cuda.emulation import make_driver
+from tests.conftest import Result
+from tests.graph.test_suppression import HEADS, STEM, noise, same
+from tests.models import run
+from tests.targets.cuda.emulation import environment, make_driver, make_nvcc
 
 pytestmark = [
     pytest.mark.skipif(cuda_runtime() is None, reason="needs apache-tvm"),
@@ -171,3 +180,135 @@ def test_more_than_are_given(tmp_path: Path) -> None:
         best = np.argsort(-scores, kind="stable")[:MAX_CANDIDATES]
         expected = np.stack([0 * best, best % 2, scores[best], *boxes[0, best // 2].T], axis=1)
         np.testing.assert_array_equal(rows, expected.astype(np.float32))
+
+
+def _network(folder: Path, head: str) -> Path:
+    """The cfg of a small network with a head, and its weights beside it."""
+    cfg = folder / f"{head}.cfg"
+    cfg.write_text(f"[net]\nwidth=64\nheight=48\nchannels=3\n{STEM}{HEADS[head]}", encoding="utf-8")
+    network = Network.load(cfg).with_random_weights(3)
+    with cfg.with_suffix(".weights").open("wb") as file:
+        write_weights(file, network.layers, network.arrays)
+    return cfg
+
+
+def _read(rows: npt.NDArray[np.float32], image: int) -> list[Detection]:
+    chosen = rows[rows[:, 0] == image]
+    return [Detection(int(kind), "", score, *place) for _, kind, score, *place in chosen.tolist()]
+
+
+def _heads(folder: Path, heads: Sequence[str]) -> None:
+    """Boxes and scores, and what is left of them after the suppression, are what ONNX Runtime gives."""
+    p = Preprocessing(64, 48, 3, "letterbox")
+    models, feeds = {}, {}
+    pixels = np.stack([noise(seed, 90, 40) for seed in (1, 2)])
+    window = [(*transform.offset, *transform.ratio) for transform in [p.transform(40, 90)] * 2]
+    for head in heads:
+        cfg = _network(folder, head)
+        network = Network.load(cfg, cfg.with_suffix(".weights"))
+        for decode in ("graph", "graph+nms"):
+            built = lower(network, batch=2, preprocessing=p, pixels=True, decode=decode)
+            target = Cuda({"backend": "tvm", "arch": "sm_75"}).candidates()[0]
+            inline_composites(built, target.composites)
+            for each in target.optimizations():
+                each.rewriting.rewrite(built)
+            assert not unsupported(built)
+            confidence = 0.2 if head.startswith(("gaussian", "detection")) else 0.38
+            cases = [_limits(confidence, 0.45), _limits(0.3 * confidence, 0.7)] if "nms" in decode else [{}]
+            extra = {"window": np.array(window, np.float32)} if "nms" in decode else {}
+            models[f"{head} {decode}"] = built
+            feeds[f"{head} {decode}"] = [{"input": pixels, **extra, **case} for case in cases]
+    for name, results in _compute(folder, models, feeds).items():
+        for given, outputs in zip(feeds[name], results, strict=True):
+            expected = list(run(models[name], given).values())
+            if name.endswith(" graph"):
+                for found, wanted in zip(outputs, expected, strict=True):
+                    # Exponentials of float32, of boxes a few times as large as the image.
+                    np.testing.assert_allclose(found, wanted, rtol=0, atol=2e-6 * np.abs(wanted).max(), err_msg=name)
+                continue
+            rows = _detections(outputs[0])
+            assert len(rows) > 10
+            for image in range(2):
+                same(_read(rows, image), _read(expected[0], image))
+
+
+def test_two_heads(tmp_path: Path) -> None:
+    """Suppressed by a distance of centers, from maps of two sizes."""
+    _heads(tmp_path, ["two heads"])
+
+
+@pytest.mark.slow
+def test_every_head(tmp_path: Path) -> None:
+    """[yolo], [Gaussian_yolo], [region], [detection], and every kind of suppression."""
+    _heads(tmp_path, [head for head in HEADS if head != "two heads"])
+
+
+@pytest.mark.slow
+def test_commands(command: Callable[..., Result], tmp_path: Path) -> None:
+    """From the command line: bytes go in, boxes come out, those of target tvm; images of several sizes, CUDA graphs."""
+    cfg = _network(tmp_path, "diounms, beta")
+    folder = tmp_path / "gpu"
+    folder.mkdir()
+    nvcc = make_nvcc(folder, make_driver(folder))
+    options = ("--decode", "graph+nms", "--preprocess", "letterbox", "--input", "u8", "--no-verify")
+    gpu = (
+        "--target",
+        "cuda",
+        "--backend",
+        "tvm",
+        "--arch",
+        "sm_75",
+        "--option",
+        f"compiler={nvcc}",
+        "--option",
+        "graphs=on",
+    )
+    for name, more in (("cuda", gpu), ("tvm", ("--target", "tvm"))):
+        result = command("compile", cfg, *options, *more, "-o", tmp_path / name)
+        assert result.code == 0, result.err
+    images = []
+    for number, sides in enumerate(((48, 64), (90, 40), (20, 70), (333, 8), (90, 40))):
+        images.append(tmp_path / f"{number}.png")
+        Image.fromarray(noise(number, *sides)).save(images[-1])
+
+    def on_gpu(*arguments: object) -> str:
+        given = [sys.executable, "-m", "dnc", *map(str, arguments)]
+        done = subprocess.run(given, cwd=ROOT, env=environment(folder), capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    wanted = json.loads(command("detect", tmp_path / "tvm", *images, "-c", 0.3, "--json").out)
+    assert sum(len(frame["objects"]) for frame in wanted) > 50
+    found = json.loads(on_gpu("detect", tmp_path / "cuda", *images, "-c", 0.3, "--json"))
+    for one, other in zip(found, wanted, strict=True):
+        places = [[box["pixels"] for box in frame["objects"]] for frame in (one, other)]
+        assert places[0] == places[1]
+    said = json.loads(on_gpu("bench", tmp_path / "cuda", "--images", tmp_path, "--seconds", 0.01, "--json"))
+    assert said["end_to_end"][0]["frames"] >= len(images)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("mode", "head"), [("letterbox", "two heads"), ("center-crop", "region softmax")])
+def test_nvidias_compiler(mode: str, head: str, tmp_path: Path) -> None:
+    """It takes the kernels for four generations; no register of theirs is in memory."""
+    try:
+        find_toolkit()
+    except TargetError:
+        pytest.skip("needs nvcc or NVRTC with CUDA's headers")
+    cfg = _network(tmp_path, head)
+    interpolation = "bicubic" if mode == "center-crop" else "bilinear"
+    p = Preprocessing(64, 48, 3, mode, interpolation=interpolation, mean=(0.5,))
+    built = lower(
+        Network.load(cfg, cfg.with_suffix(".weights")), batch=1, preprocessing=p, pixels=True, decode="graph+nms"
+    )
+    inline_composites(built, Cuda({"backend": "tvm"}).candidates()[0].composites)
+    with Compiler(built, Job(("sm_75", "sm_87", "sm_90", "sm_120")), lambda _: None) as compiler:
+        reply = compiler.network(tmp_path / "model.so")
+    own = [name for name, rule in reply["rules"].items() if rule in ("preprocessing", "suppression")]
+    assert len(own) == (7 if interpolation == "bicubic" else 5)
+    for name in own:
+        taken = reply["resources"][f"{name}_kernel"]
+        assert taken["spilled"] == 0
+        # A block of 1024 threads has 64 each.
+        assert 0 < taken["registers"] <= 64
+        assert taken["shared"] <= 48 * 1024
