@@ -3,7 +3,9 @@
 The engine's folder holds
 
     model.so                  the network: kernels, weights, and what launches the kernels
-    model.json                the GPUs and the machine that it is for; inputs and outputs
+    model.json                the GPUs and the machine that it is for; inputs and outputs; of an engine that prepares
+                              images, what function `prepare` makes of them; of one that suppresses boxes, the number
+                              that the row behind the last detection begins with, as "end"
     libtvm_runtime.so         TVM's runtime, and
     libtvm_runtime_cuda.so    its part for NVIDIA's GPUs (4 MB together), unless --option runtime=system
     LICENSE-tvm               TVM's licence
