@@ -63,6 +63,7 @@ class _Compiler:
         self._machine = machine_for(request["triple"], request["mcpu"])
         self._linker = request["linker"]
         self._resources: dict[str, Resources] = {}
+        self._compiled = self._archs
         progress("reading the graph")
         fill = fill_of(Device.of(self._archs), request["new"])
         module = emit(ir.load(request["model"]), fill=fill, bfloat16=request["bfloat16"])
@@ -70,9 +71,10 @@ class _Compiler:
         self._network = Network(module, self._archs, self._machine.target, self._compile_kernels, **switches)
 
     def _compile_kernels(self, source: str) -> bytes:
-        self._tell(f"compiling kernels for {', '.join(self._archs)}")
+        self._compiled = self._toolkit.compiled_for(source, self._archs)
+        self._tell(f"compiling kernels for {', '.join(self._compiled)}")
         with scratch_folder("cuda") as scratch:
-            code, self._resources = self._toolkit.compile(source, self._archs, scratch)
+            code, self._resources = self._toolkit.compile(source, self._compiled, scratch)
         return code
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
@@ -84,7 +86,7 @@ class _Compiler:
         self._tell("scheduling")
         lowered = self._network.lowered(request["chosen"])
         self._write(lowered.executable, request["library"])
-        binary, ptx = self._toolkit.forms(self._archs)
+        binary, ptx = self._toolkit.forms(self._compiled)
         return {
             "compiler": self._toolkit.version(),
             "archs": binary,

@@ -5,7 +5,7 @@ nvidia-cuda-nvcc; NVRTC of PyPI's nvidia-cuda-nvrtc.
 
 nvcc makes a fat binary: machine code for each architecture, and PTX of the last one, which the drivers of later GPUs
 compile when the engine is opened. NVRTC makes one piece of code: machine code for one architecture, or for several PTX
-of the first.
+of the first. For sm_90a either makes machine code alone.
 
 Of each kernel both tell what it takes of a multiprocessor. A kernel that spills registers into memory works, slowly.
 """
@@ -24,12 +24,14 @@ from pathlib import Path
 from typing import Any
 
 from dnc.errors import TargetError
+from dnc.runtime.runners.cuda.device import is_alone
 
 __all__ = ["Resources", "Toolkit", "find_toolkit"]
 
 _WHEELS = 'pip install "darknet-compiler[nvcc]"'
 _SYSTEM = Path("/usr/local/cuda")
 _STANDARD = "c++17"
+_OWN = "wgmma.mma_async"
 
 
 @dataclass(frozen=True)
@@ -69,15 +71,21 @@ class Toolkit:
     def forms(self, archs: Sequence[str]) -> tuple[list[str], str]:
         """The architectures that `compile` makes machine code for, and that of which it makes PTX, if any."""
         if self.is_nvcc:
-            return list(archs), archs[-1]
+            return list(archs), "" if is_alone(archs[-1]) else archs[-1]
         return (list(archs), "") if len(archs) == 1 else ([], archs[0])
+
+    @staticmethod
+    def compiled_for(source: str, archs: Sequence[str]) -> list[str]:
+        """What `compile` is to be given for those architectures that are asked for: sm_90a where the source has its
+        instructions, which the schedules write for sm_90 alone."""
+        return ["sm_90a"] if _OWN in source else list(archs)
 
     def compile(self, source: str, archs: Sequence[str], folder: Path) -> tuple[bytes, dict[str, Resources]]:
         """Code that the driver loads, and what its kernels take, by name.
 
         Args:
             source: CUDA C++.
-            archs: as sm_87, in order.
+            archs: as sm_87, in order; or sm_90a.
 
         Raises:
             TargetError: the compiler refuses the source or an architecture, or cannot be run.
@@ -91,7 +99,9 @@ class Toolkit:
         command = [str(self.path), "--fatbin", f"-std={_STANDARD}", "--threads=0", "-diag-suppress=177", "-Xptxas=-v"]
         for arch in archs:
             command += ["-gencode", f"arch={_virtual(arch)},code={arch}"]
-        command += ["-gencode", f"arch={_virtual(archs[-1])},code={_virtual(archs[-1])}"]
+        _, ptx = self.forms(archs)
+        if ptx:
+            command += ["-gencode", f"arch={_virtual(ptx)},code={_virtual(ptx)}"]
         done = _run([*command, "-o", str(result), str(file)])
         if done.returncode:
             raise TargetError(f"nvcc failed: {_complaint(done.stderr)}", self.path)

@@ -6,6 +6,7 @@
     product         convolutions and connected layers, in tiles, by the ordinary units
     tensor-product  the same in float16, by the tensor cores
     mma-product     the same by mma.sync, which no GPU has run yet: see `Device.new`
+    wgmma-product   the same by instructions of sm_90 alone, which no GPU has run yet either
     int8-product    the same of 8-bit numbers, by mma.sync; no GPU has run it yet either, but only those have 8 bits
     tf32-product    the same in float32 rounded to TF32, where that is allowed
     depthwise       convolutions of single channels

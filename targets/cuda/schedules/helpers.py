@@ -25,6 +25,7 @@ __all__ = [
     "copy",
     "gather",
     "move",
+    "multiply_grouped",
     "multiply_strips",
     "multiply_tf32",
     "pairs",
@@ -48,7 +49,8 @@ def _source(name: str) -> str:
 
 
 _COPY, _FRAGMENTS, _SCRATCH = _source("copy"), _source("fragments"), _source("scratch")
-_MMA = _COPY + _source("integers") + _source("mma")
+_LANES = _COPY + _source("lanes") + _source("integers")
+_MMA, _GROUPED = _LANES + _source("mma"), _LANES + _source("warpgroups")
 _SCALE = _COPY + _source("scale")
 _PARTS = _source("parts").replace("TILES", str(TILES))
 
@@ -197,9 +199,59 @@ def multiply_strips(
     return tirx.Evaluate(_call(name, sums.data, strips, *matrices, *map(narrow, begin), source=_MMA))
 
 
+def multiply_grouped(
+    sums: Any,
+    strips: Expr,
+    matrices: tuple[Expr, Expr],
+    geometry: tuple[Sequence[int], Sequence[int], Sequence[int]],
+    steps: int,
+    begin: tuple[Expr, Expr],
+    bfloat16: bool,
+) -> Stmt:
+    """The same by wgmma: see warpgroups.cuh, `dnc_grouped_product`; `strips` begin on a multiple of 1024 bytes."""
+    tile, window, pixels = geometry
+    kind = "bf16" if bfloat16 else "f16"
+    kinds = (
+        f"{name}<{', '.join(map(str, values))}>"
+        for name, values in {
+            "dnc_grouped": (*tile, f"dnc_{kind}"),
+            "dnc_window": window,
+            "dnc_pixels": pixels,
+        }.items()
+    )
+    name = f"dnc_grouped_product<{', '.join(kinds)}, {steps}>"
+    source = _GROUPED + _wgmma(tile[2], kind)
+    return tirx.Evaluate(_call(name, sums.data, strips, *matrices, *map(narrow, begin), source=source))
+
+
+def _wgmma(columns: int, kind: str) -> str:
+    """`dnc_wgmma` for a number of columns: one instruction with all of a thread's sums."""
+    count = columns // 2
+    lines = [f"{', '.join(f'%{i}' for i in range(first, first + 8))}" for first in range(0, count, 8)]
+    listed = ', "\n                 "'.join(lines)
+    sums = ",\n                   ".join(
+        ", ".join(f'"+f"(sums[{i}])' for i in range(first, first + 4)) for first in range(0, count, 4)
+    )
+    guard = f"DNC_WGMMA_{columns}_{kind.upper()}"
+    return f"""
+#if !defined({guard}) && !defined(DNC_PROXIES)
+#define {guard}
+template <> struct dnc_wgmma<{columns}, dnc_{kind}> {{
+  __device__ __forceinline__ static void multiply(float *sums, unsigned long long left, unsigned long long right) {{
+    asm volatile("wgmma.mma_async.sync.aligned.m64n{columns}k16.f32.{kind}.{kind} {{"
+                 "{listed}}}, "
+                 "%{count}, %{count + 1}, 1, 1, 1, 0, 0;"
+                 : {sums}
+                 : "l"(left), "l"(right));
+  }}
+}};
+#endif
+"""
+
+
 def pairs(start: Expr) -> Expr:
     """A pointer to 8-bit numbers as one to pairs of them."""
-    return _call("dnc_pairs", start, source=_MMA, returns="handle")
+    return _call("dnc_pairs", start, source=_LANES, returns="handle")
 
 
 def put_sums(to: Expr, sums: Expr, columns: int, stride: int) -> Stmt:
@@ -211,7 +263,7 @@ def put_sums(to: Expr, sums: Expr, columns: int, stride: int) -> Stmt:
         columns: of the warp.
         stride: numbers from one row to the next.
     """
-    return tirx.Evaluate(_call(f"dnc_put_sums<{columns // 8}>", to, sums, stride, source=_MMA))
+    return tirx.Evaluate(_call(f"dnc_put_sums<{columns // 8}>", to, sums, stride, source=_LANES))
 
 
 def end() -> Stmt:

@@ -20,6 +20,7 @@ from dnc.targets.cuda.schedules.forms import Form, Kind, Tile, forms_of, ranked
 from dnc.targets.cuda.schedules.helpers import barrier, multiply_tf32, pointer, store_fragment, warp_barrier
 from dnc.targets.cuda.schedules.mma import MMA_RATE, mma_product, mma_tiles
 from dnc.targets.cuda.schedules.tiled import Product
+from dnc.targets.cuda.schedules.warpgroups import WGMMA_RATE, wgmma_product, wgmma_tiles
 from dnc.targets.tvm.schedules.kernel import Kernel
 from dnc.targets.tvm.schedules.loops import Expr, Stmt, allocate, constant, loop, sequence, unrolled
 from dnc.targets.tvm.schedules.stages import Segment
@@ -242,8 +243,13 @@ def tensor_product(segment: Segment, window: Window, device: Device) -> Kernel |
     if dtypes == {"float16"}:
         forms = forms_of(window, _TILES, _RATE, device)
         kinds.append(Kind(lambda form: _Tensor(segment, window, form, device).kernel(), forms))
-    # It scales nothing.
+    # They scale nothing.
     if dtypes in ({"float16"}, {"uint16", "float32"}) and window.scales is None:
+        # What multiplies bfloat16 has no kind that a GPU has run; then the one that more GPUs have.
+        forms = []
+        if device.new or dtypes == {"float16"}:
+            forms = forms_of(window, wgmma_tiles(window, device), WGMMA_RATE, device)
+        kinds.append(Kind(lambda form: wgmma_product(segment, window, form, device), forms, new=True))
         forms = forms_of(window, mma_tiles(window, device), MMA_RATE, device)
         kinds.append(Kind(lambda form: mma_product(segment, window, form, device), forms, new=True))
     if dtypes == {"float32"} and device.tf32 and device.copies:

@@ -98,7 +98,12 @@ def make_kernels(source: str, library: Path, driver: Path) -> bytes:
     source = _OWN.sub(r"Local<\1, \3> \2;", source)
     source = _VECTOR.sub(r"*Vector<\1>::at(", source)
     file = library.with_suffix(".cpp")
-    file.write_text("#include <cuda_fp16.h>\n#include <mma.h>\n#include <lanes.h>\n" + source + "\n".join(calls) + "\n")
+    file.write_text(
+        "#include <cuda_fp16.h>\n#include <mma.h>\n#include <lanes.h>\n#include <warpgroups.h>\n"
+        + source
+        + "\n".join(calls)
+        + "\n"
+    )
     # Products are not to be fused with sums in another way than on a GPU; neither is exact.
     command = ["g++", "-O1", "-w", "-std=c++17", "-fpermissive", "-shared", "-fPIC", "-ffp-contract=off"]
     # Arrays that are not looked at, those of fragments for one.

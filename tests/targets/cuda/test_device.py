@@ -29,10 +29,13 @@ def test_names() -> None:
         (["sm_75", "sm_90"], "sm_90", "10.3", True),
         ([], "sm_75", "8.7", True),
         ([], "sm_75", "7.2", False),
+        (["sm_90a"], "", "9.0", True),
+        (["sm_90a"], "", "10.0", False),
+        (["sm_90a"], "", "8.9", False),
     ],
 )
 def test_where_code_runs(archs: list[str], ptx: str, capability: str, runs: bool) -> None:
-    """Machine code on the same major version from its minor one on; PTX from its version on."""
+    """Machine code on the same major version from its minor one on, that of sm_90a on 9.0; PTX from its version on."""
     assert runs_on(archs, ptx, capability) is runs
 
 
@@ -51,6 +54,8 @@ def test_the_largest_gpu_counts() -> None:
     assert Device.of(["sm_87", "sm_90"]).processors == ARCHITECTURES["sm_90"][1]
     assert Device.of(["sm_80", "sm_120"]).copies
     assert not Device.of(["sm_75", "sm_90"]).copies
+    assert Device.of(["sm_90"]).warpgroups
+    assert not Device.of(["sm_90", "sm_100"]).warpgroups
 
 
 @pytest.mark.parametrize(("precision", "named"), [("tf32", "TF32"), ("bf16", "bfloat16")])

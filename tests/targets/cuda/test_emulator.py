@@ -99,7 +99,7 @@ class _Launch(ctypes.Structure):
     ]
 
 
-class _Gpu:
+class Gpu:
     """The driver, from Python."""
 
     def __init__(self, code: str) -> None:
@@ -115,13 +115,15 @@ class _Gpu:
 
     def launch(
         self, name: str, x: ctypes.c_void_p, y: ctypes.c_void_p, grid: tuple[int, ...] = (2, 1, 1), threads: int = 32,
-        stream: ctypes.c_void_p | None = None,
+        stream: ctypes.c_void_p | None = None, shared: int = 0,
     ) -> int:  # fmt: skip
         """CUDA's error, or 0."""
         function = ctypes.c_void_p()
         assert self.library.cuModuleGetFunction(ctypes.byref(function), self.module, name.encode()) == 0
+        if shared:
+            assert self.library.cuFuncSetAttribute(function, 8, shared) == 0
         given = (ctypes.c_void_p * 2)(ctypes.addressof(x), ctypes.addressof(y))
-        config = _Launch((ctypes.c_uint * 3)(*grid), (ctypes.c_uint * 3)(threads, 1, 1), 0, stream, None, 0)
+        config = _Launch((ctypes.c_uint * 3)(*grid), (ctypes.c_uint * 3)(threads, 1, 1), shared, stream, None, 0)
         return int(self.library.cuLaunchKernelEx(ctypes.byref(config), function, given, None))
 
     def copy(self, to: object, source: object, count: int, kind: int, stream: object = None) -> int:
@@ -157,7 +159,7 @@ def main(code: str) -> None:
 
 def _try(code: str, name: str) -> None:
     """Runs a kernel, or several in a way that CUDA refuses."""
-    gpu = _Gpu(code)
+    gpu = Gpu(code)
     x, y = gpu.memory(32), gpu.memory(64)
     host = np.arange(32, dtype=np.float32)
     assert gpu.copy(x, host.ctypes, 32, 1) == 0

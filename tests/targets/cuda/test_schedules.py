@@ -240,23 +240,26 @@ _HARD: dict[str, dict[str, int]] = {
 
 
 @pytest.mark.slow
-def test_by_mma(tmp_path: Path) -> None:
-    """Every tile with one block for it and with several, each for another convolution, on tensor cores by mma.sync."""
+@pytest.mark.parametrize("kind", ["mma", "wgmma"])
+def test_by_instructions(kind: str, tmp_path: Path) -> None:
+    """Every tile with one block for it or with several, each for another convolution, by mma.sync and by wgmma."""
     from dnc.targets.cuda.schedules.mma import MMA_TILES
+    from dnc.targets.cuda.schedules.warpgroups import WGMMA_TILES
 
     models = {}
-    for number in range(max(len(MMA_TILES), len(_HARD))):
-        for parts in (1, 2 + number % 2):
+    tiles = {"mma": MMA_TILES, "wgmma": WGMMA_TILES}[kind]
+    for number in range(max(len(tiles), len(_HARD))):
+        for parts in (1 + number % 3,) if kind == "wgmma" else (1, 2 + number % 2):
             each = list(_HARD)[(number + parts) % len(_HARD)]
             name = f"{number}-{parts}-{each}"
             models[name] = _convolution(**_HARD[each])
             for rewriting in ("to-float16", "eliminate-dead-code"):
                 passes[rewriting]().rewrite(models[name])
-            (tmp_path / f"{name}.form").write_text(f"{number % len(MMA_TILES)} {parts} mma")
-            (tmp_path / f"{name}.arch").write_text("sm_90 new" if number % 2 else "sm_80 new")
+            (tmp_path / f"{name}.form").write_text(f"{number % len(tiles)} {parts} {kind}")
+            (tmp_path / f"{name}.arch").write_text("sm_90 new" if number % 2 or kind == "wgmma" else "sm_80 new")
     # Two roundings to 2^-11, before and after the bias.
     rules = _compare(tmp_path, models, 1.5e-3)
-    assert {rule for each in rules.values() for rule in each if "product" in rule} == {"mma-product"}
+    assert {rule for each in rules.values() for rule in each if "product" in rule} == {f"{kind}-product"}
 
 
 @pytest.mark.slow
@@ -281,9 +284,13 @@ def test_bfloat16(tmp_path: Path) -> None:
     models = {name: model(text.format(n=n, h=h, w=w), **weights) for name, (n, h, w) in shapes.items()}
     for name in models:
         (tmp_path / f"{name}.arch").write_text("sm_80 bf16")
+    models["wgmma"] = model(text.format(n=1, h=5, w=7), **weights)
+    (tmp_path / "wgmma.arch").write_text("sm_90 bf16 new")
+    (tmp_path / "wgmma.form").write_text("8 2 wgmma")
     # Both factors of up to 360 products are rounded to 2^-9, at random, in four layers.
     rules = _compare(tmp_path, models, 1e-2)
-    assert all(any("mma" in rule for rule in rules[name]) for name in ("map", "images"))
+    assert all(any("mma-" in rule for rule in rules[name]) for name in ("map", "images"))
+    assert any("wgmma-" in rule for rule in rules["wgmma"])
     assert not any("none" in rule for each in rules.values() for rule in each)
 
 

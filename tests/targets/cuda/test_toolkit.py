@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -71,6 +72,18 @@ def test_forms() -> None:
     assert nvcc.forms(["sm_75", "sm_90"]) == (["sm_75", "sm_90"], "sm_90")
     assert nvrtc.forms(["sm_75"]) == (["sm_75"], "")
     assert nvrtc.forms(["sm_75", "sm_90"]) == ([], "sm_75")
+
+
+def test_for_one_alone(tmp_path: Path) -> None:
+    """Code with instructions of sm_90 alone is for that one, and has no PTX for later ones, by either compiler."""
+    assert Toolkit.compiled_for('asm("wgmma.mma_async.sync")', ["sm_90"]) == ["sm_90a"]
+    assert Toolkit.compiled_for("", ["sm_75", "sm_90"]) == ["sm_75", "sm_90"]
+    assert Toolkit(Path("/x/libnvrtc.so.13")).forms(["sm_90a"]) == (["sm_90a"], "")
+    script = '#!/bin/sh\necho "$@" >&2\nfor last; do :; done\ncp "$last" "${last%.cu}.fatbin"\n'
+    nvcc = Toolkit(_make(tmp_path / "nvcc", script))
+    assert nvcc.forms(["sm_90a"]) == (["sm_90a"], "")
+    _, log = nvcc._nvcc("", ["sm_90a"], tmp_path)
+    assert re.findall(r"-gencode (\S+)", log) == ["arch=compute_90a,code=sm_90a"]
 
 
 def test_failure(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ For each NAME.onnx of the folder, with its inputs in NAME.npz, writes its output
 NAME.json which rules wrote its functions; for further inputs in NAME.1.npz and so on, to NAME.1.out.npz. In NAME.arch
 may stand another GPU than sm_90, as sm_80, behind it tf32 or bf16, or new for kinds of kernels that no GPU has run; in
 NAME.rank the rank that all functions take, in NAME.form the number of the tile that products take, and how many blocks
-share it, and behind that mma where it is one of MMA_TILES.
+share it, and behind that mma or wgmma where it is one of MMA_TILES or of WGMMA_TILES.
 
 Each tensor has memory of its own, of its exact size: an access outside of it is one outside of all memory. The driver
 must be in LD_LIBRARY_PATH before this process starts.
@@ -26,13 +26,18 @@ import onnx_ir as ir
 from tests.targets.cuda.emulation import make_kernels
 
 
-def _form(number: int, parts: int, mma: bool, _: Any, tiles: Sequence[Any], *__: Any) -> list[tuple[float, Any]]:
+def _form(number: int, parts: int, kind: str, _: Any, tiles: Sequence[Any], *__: Any) -> list[tuple[float, Any]]:
     """In place of forms.py's `forms_of`."""
     from dnc.targets.cuda.schedules.forms import Form
     from dnc.targets.cuda.schedules.mma import MMA_TILES
+    from dnc.targets.cuda.schedules.warpgroups import WGMMA_TILES
 
-    if mma:
-        return [(0.0, Form(MMA_TILES[number], parts))] if MMA_TILES[number] in tiles else []
+    if not tiles:
+        return []
+    if kind:
+        tile = {"mma": MMA_TILES, "wgmma": WGMMA_TILES}[kind][number]
+        # Of the other kinds one that is slower.
+        return [(0.0, Form(tile, parts))] if tile in tiles else [(1.0, Form(tiles[0]))]
     return [(0.0, Form(tiles[number % len(tiles)], parts))]
 
 
@@ -56,8 +61,8 @@ def main(folder: Path) -> None:
         (arch, *allowed), rank = told(path, ".arch", "sm_90").split(), int(told(path, ".rank", "0"))
         form = told(path, ".form", "")
         if form:
-            number, parts, *kind = form.split()
-            fixed = partial(_form, int(number), int(parts), kind == ["mma"])
+            number, parts, kind = (*form.split(), "")[:3]
+            fixed = partial(_form, int(number), int(parts), kind)
             for module in (forms, tensors):
                 module.forms_of = fixed  # type: ignore[attr-defined]
         Device.of = lambda archs, rank=rank: dataclasses.replace(usual(archs), rank=rank)  # type: ignore

@@ -2,6 +2,7 @@
 
 An architecture is named sm_XY, X.Y being the compute capability of the CUDA programming guide. Code for one runs on
 GPUs of the same X and a larger Y; code in PTX on all later ones, whose driver compiles it when the engine is opened.
+Machine code for sm_90a has instructions that later GPUs do not have, and runs on 9.0 alone.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-__all__ = ["ARCHITECTURES", "Device", "architectures", "runs_on"]
+__all__ = ["ARCHITECTURES", "Device", "architectures", "is_alone", "runs_on"]
 
 ARCHITECTURES = {
     "sm_75": ("Turing: T4, RTX 20, GTX 16", 40, 64),
@@ -28,6 +29,8 @@ ARCHITECTURES = {
 """What each is; how many multiprocessors a usual GPU of it has: the schedules want as many blocks at least; and how
 many KB of shared memory a block gets there that asks for it when it is launched."""
 _COPIES_FROM = 80
+_ALONE = "a"
+"""What is behind the name of an architecture whose code runs on no other."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,8 @@ class Device:
     """Whether it copies from memory to shared memory while threads go on: sm_80 and later."""
     tf32: bool = False
     """Whether products of float32 may be computed from 11 bits of their factors, which sm_80 and later do fast."""
+    warpgroups: bool = False
+    """Whether code is for sm_90 alone, whose instructions for 128 threads no other GPU has."""
     new: bool = False
     """Whether kinds of kernels that no GPU has run yet may be taken without `rank`."""
     rank: int = 0
@@ -58,7 +63,8 @@ class Device:
         """Model of the GPU that code for several aims at: the largest among them, with what all have."""
         copies = all(_number(arch) >= _COPIES_FROM for arch in archs)
         large = min(ARCHITECTURES[arch][2] for arch in archs) * 1024
-        return cls(max(ARCHITECTURES[arch][1] for arch in archs), copies=copies, large=large)
+        processors = max(ARCHITECTURES[arch][1] for arch in archs)
+        return cls(processors, copies=copies, large=large, warpgroups=list(archs) == ["sm_90"])
 
 
 def architectures(text: str) -> tuple[str, ...]:
@@ -69,8 +75,13 @@ def architectures(text: str) -> tuple[str, ...]:
     return tuple(sorted(set(names), key=_number))
 
 
+def is_alone(arch: str) -> bool:
+    """Whether code for an architecture, as sm_90a, runs on no other GPU, and has no PTX for later ones."""
+    return arch.endswith(_ALONE)
+
+
 def _number(arch: str) -> int:
-    return int(arch.removeprefix("sm_"))
+    return int(arch.removeprefix("sm_").removesuffix(_ALONE))
 
 
 def runs_on(archs: Sequence[str], ptx: str, capability: str, large: int = 0) -> bool:
@@ -86,4 +97,7 @@ def runs_on(archs: Sequence[str], ptx: str, capability: str, large: int = 0) -> 
         return False
     if ptx and have >= _number(ptx):
         return True
-    return any(have // 10 == number // 10 and have >= number for number in map(_number, archs))
+    return any(
+        have == _number(arch) if is_alone(arch) else have // 10 == _number(arch) // 10 and have >= _number(arch)
+        for arch in archs
+    )

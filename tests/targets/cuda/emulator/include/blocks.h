@@ -49,11 +49,14 @@ inline Copies &copies() {
 template <std::size_t N> struct alignas(N) Bytes { char x[N]; };
 template <int N, typename T, typename U> void dnc_copy(Pointer<T, Block> to, Pointer<U, Global> from, bool inside) {
   // From now on, until it is there.
-  to.memory.touch(reinterpret_cast<const char *>(to.at), N, true);
+  const char *there = reinterpret_cast<const char *>(to.at);
+  to.memory.touch(there, N, true);
+  to.memory.pend(there, 1);
   copies().open.push_back([=] {
     Bytes<N> value = {};
     if (inside) value = *Vector<Bytes<N>>::at(from);
     *Vector<Bytes<N>>::at(to) = value;
+    to.memory.pend(there, -1);
   });
 }
 inline void dnc_commit() {

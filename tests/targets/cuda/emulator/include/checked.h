@@ -61,13 +61,33 @@ struct Global {
       else note_read(memory->writers[cell], memory->readers[cell], cuda_state.launch_begin, at);
   }
 };
+// 16 bytes of shared memory, as what is no thread sees them: see warpgroups.h.
+struct Chunk {
+  std::uint32_t block = 0, pending = 0, written = 0;
+  // The copy of the engine's that brought them: where it is waited for, and the number it has there.
+  const void *place = nullptr;
+  std::uint32_t phase = 0;
+};
+void note_chunk(Chunk &chunk);
 struct Block {
   char *base;
   std::size_t size;
   Cell *writers, *readers;
+  Chunk *chunks = nullptr;
+  Chunk &chunk(const char *at) const {
+    Chunk &found = chunks[(at - base) / 16];
+    if (found.block != cuda_state.block_begin) found = {cuda_state.block_begin};
+    return found;
+  }
+  // Copies that begin, or have come to an end.
+  void pend(const char *at, int by) const {
+    if (chunks) chunk(at).pending += by;
+  }
   void touch(const char *at, std::size_t size, bool write) const {
     if (at < base || at + size > base + this->size)
       cuda_fail(write ? "a write outside of the shared array" : "a read outside of the shared array", at);
+    if (chunks && write)
+      for (const char *each = at - (at - base) % 16; each < at + size; each += 16) note_chunk(chunk(each));
     for (std::size_t cell = (at - base) / 2; cell < (at - base + size + 1) / 2; ++cell) {
       if (write) {
         note_write(writers[cell], readers[cell], cuda_state.block_begin, at);
@@ -152,8 +172,9 @@ template <typename T> struct Dynamic {
   static constexpr std::size_t kMost = 227 << 10;
   alignas(1024) char data[kMost];
   Cell writers[kMost / 2], readers[kMost / 2];
+  Chunk chunks[kMost / 16];
   template <typename I> Pointer<T, Block> operator+(I offset) {
-    return {{data, cuda_state.dynamic, writers, readers}, reinterpret_cast<T *>(data) + offset};
+    return {{data, cuda_state.dynamic, writers, readers, chunks}, reinterpret_cast<T *>(data) + offset};
   }
   template <typename I> Ref<T, Block> operator[](I offset) { return *(*this + offset); }
 };
