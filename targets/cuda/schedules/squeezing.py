@@ -175,17 +175,16 @@ class _Tallied(Depthwise):
     def __init__(self, segment: Segment, window: Window, device: Device, totals: Any) -> None:
         super().__init__(segment, window, device)
         self._totals = totals
-        self._given = allocate([self.lanes], str(segment.result.dtype), "given")
-        self._none = constant(0.0, str(segment.result.dtype))
 
     def finish(self, r: int, image: Expr, y: Expr, x: Expr, channel: Expr, into: Any = None) -> Stmt:
-        added = vector(self.lanes, lambda lane: _tally(self._totals, self._given, lane))
-        # What is beyond the last row is not computed.
+        dtype = str(self.segment.result.dtype)
+        given = allocate([self.lanes], dtype, "given")
         return scoped(
-            [self._given],
-            vector(self.lanes, lambda lane: tirx.BufferStore(self._given, self._none, [lane])),
-            super().finish(r, image, y, x, channel, self._given),
-            added,
+            [given],
+            # What is beyond the last row is not computed.
+            vector(self.lanes, lambda lane: tirx.BufferStore(given, constant(0.0, dtype), [lane])),
+            super().finish(r, image, y, x, channel, given),
+            vector(self.lanes, lambda lane: _tally(self._totals, given, lane)),
         )
 
 
