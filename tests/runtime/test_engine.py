@@ -27,6 +27,7 @@ from PIL import Image
 
 import dnc
 from dnc.errors import BundleError, DncError, ImageError, TargetError
+from dnc.runtime.runners import Pending
 from dnc.runtime.runners.onnx import OnnxRunner
 from tests.networks import NETWORKS, TINY
 from tests.patience import PATIENCE
@@ -399,6 +400,45 @@ def test_an_observer(write: Write, tmp_path: Path, frames: list[np.ndarray]) -> 
     engine.forward(np.zeros((2, 3, 32, 32)))
     assert told == [*run * 4, "infer"]
     assert pickle.loads(pickle.dumps(engine)).observer is None
+
+
+@pytest.mark.parametrize(
+    ("name", "decode"), [("yolo", "host"), ("yolo", "graph"), ("yolo", "graph+nms"), ("classifier", "host")]
+)
+def test_outputs_that_nobody_reads(
+    name: str, decode: str, write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A session that leaves them out gives the same results."""
+    pixels = [np.random.default_rng(seed).integers(0, 256, (40, 50, 3), np.uint8) for seed in range(3)]
+    with dnc.compile(
+        write(name, lenient=True), out=tmp_path / "e", target="onnx", decode=decode, lenient=True
+    ) as engine:
+        expected = engine(pixels, confidence=0.01)
+        submit = engine.session.submit
+
+        def without(feeds: Any, wanted: Any, **more: Any) -> Any:
+            outputs = submit(feeds, wanted, **more).result()
+            assert wanted
+            return Pending([each if place in wanted else np.empty(0) for place, each in enumerate(outputs)])
+
+        monkeypatch.setattr(engine.session, "submit", without)
+        assert engine(pixels, confidence=0.01) == expected
+        assert list(engine.stream(pixels, confidence=0.01)) == [engine(each, confidence=0.01) for each in pixels]
+        with pytest.raises(TargetError, match="outputs cannot be in the memory of a GPU"):
+            submit({}, None, on_device=True)
+
+
+def test_rooms(write: Write, tmp_path: Path) -> None:
+    """Images are prepared where the run reads them; what an engine of a fixed batch lacks is the last one again."""
+    pixels = [np.random.default_rng(seed).integers(0, 256, (40, 50, 3), np.uint8) for seed in range(3)]
+    for mode in ("resize", "letterbox", "resize-half-pixel"):
+        engine = dnc.compile(write("yolo"), out=tmp_path / mode, target="onnx", batch=4, preprocess=mode)
+        room = engine.inputs.room(3, lambda shape, dtype: np.full(shape, np.nan, dtype))
+        assert room is not None
+        images = [engine.inputs.prepare(each, out) for each, out in zip(pixels, room, strict=False)]
+        found = engine.inputs.batch(images, room=room)["input"]
+        assert np.shares_memory(found, room)
+        np.testing.assert_array_equal(found, engine.inputs.batch(list(map(engine.inputs.prepare, pixels)))["input"])
 
 
 # Streams.

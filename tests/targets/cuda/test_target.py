@@ -396,6 +396,15 @@ def test_bound_memory(write: Write, tmp_path: Path, fake: Callable[..., Fake]) -
     for count in range(1, 20):
         session.run({"input": np.zeros((count, 3, 32, 32), np.float32)})
     assert len(session._free) == 8
+    # What nobody wants is not copied; arrays that a GPU has are another back end's.
+    x = generator.random((1, 3, 32, 32), np.float32)
+    found = session.submit({"input": x}, {1}).result()
+    assert [array.size > 0 for array in found] == [False, True]
+    np.testing.assert_array_equal(found[1], session.run({"input": x})[1])
+    there = SimpleNamespace(__dlpack_device__=lambda: (2, 0))
+    for feeds, left in (({"input": there}, False), ({"input": x}, True)):
+        with pytest.raises(TargetError, match="arrays of the host alone"):
+            session.submit(feeds, on_device=left)
 
 
 @pytest.mark.parametrize("decode", ["graph", "graph+nms"])

@@ -38,7 +38,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,9 +46,10 @@ import numpy as np
 
 from dnc.errors import DncError, TargetError, warn
 from dnc.files.places import cache_dir, prune
+from dnc.runtime.devices import is_on_device
 from dnc.runtime.manifest import MANIFEST
 from dnc.runtime.options import CALIBRATED
-from dnc.runtime.runners.base import Session, checked
+from dnc.runtime.runners.base import Pending, Session, checked
 from dnc.runtime.runners.onnx import MODEL, OnnxSession, import_onnxruntime
 from dnc.typing import Array
 
@@ -302,13 +303,25 @@ class CudaSession(OnnxSession):
 
     def run(self, inputs: Arrays) -> list[Array]:
         """Copies to the device, runs there, and copies back."""
+        return self._run(inputs, None)
+
+    def submit(
+        self, inputs: Mapping[str, Any], wanted: Container[int] | None = None, *, on_device: bool = False
+    ) -> Pending:
+        """As `run`, to its end, without copies of what nobody wants. Arrays are the host's."""
+        if on_device or any(not isinstance(array, np.ndarray) and is_on_device(array) for array in inputs.values()):
+            what = "back end onnxruntime takes and gives arrays of the host alone"
+            raise TargetError(what, hint="compile it with --backend tvm, or copy them: x.cpu().numpy()")
+        return Pending(self._run(inputs, wanted))
+
+    def _run(self, inputs: Arrays, wanted: Container[int] | None) -> list[Array]:
         # onnxruntime would copy an array of another type, or of another shape, as it lies.
         checked("ONNX Runtime", inputs, self._types, self._shapes)
         shapes = {name: np.shape(array) for name, array in inputs.items()}
         try:
             with self._turn:
                 bound = self._take(shapes)
-                outputs = bound.run(self._session, inputs)
+                outputs = bound.run(self._session, inputs, wanted)
                 if not self._graphs:
                     # Memory of a run that failed is not used again.
                     self._keep(bound)
@@ -329,8 +342,8 @@ class CudaSession(OnnxSession):
             except Exception as error:
                 raise TargetError(f"ONNX Runtime failed: {error}") from error
             finally:
-                with self._lock:
-                    self._free.append(bound)
+                if not self._graphs:
+                    self._keep(bound)
 
     def _take(self, shapes: Mapping[str, tuple[int, ...]]) -> _Bound:
         """Memory for arrays of these shapes, which no other thread has. With graphs it is always the same, whatever
@@ -371,9 +384,12 @@ class _Bound:
                 # As many as there are detections.
                 self.binding.bind_output(meta.name, "cpu")
 
-    def run(self, session: Any, inputs: Arrays) -> list[Array]:
-        """The outputs, in memory of their own."""
+    def run(self, session: Any, inputs: Arrays, wanted: Container[int] | None) -> list[Array]:
+        """The outputs, in memory of their own; those that nobody wants are empty."""
         for name, value in self._values.items():
             value.update_inplace(np.ascontiguousarray(inputs[name]))
         session.run_with_iobinding(self.binding)
-        return list(self.binding.copy_outputs_to_cpu())
+        if wanted is None:
+            return list(self.binding.copy_outputs_to_cpu())
+        values = enumerate(self.binding.get_outputs())
+        return [value.numpy() if place in wanted else np.empty(0, np.float32) for place, value in values]
