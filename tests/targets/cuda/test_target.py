@@ -346,7 +346,7 @@ def test_back_ends_are_timed_where_there_is_a_gpu(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("dnc.targets.cuda.target.gpus", lambda: (Gpu("NVIDIA A", "sm_80", "1.2"),))
     assert titles() == ["cuda by onnxruntime", "cuda by tvm"]
     assert titles(precision="fp16") == ["cuda fp16 by onnxruntime", "cuda fp16 by tvm"]
-    assert titles(precision="int8") == ["cuda int8 by onnxruntime"]
+    assert titles(precision="int8") == ["cuda int8 by onnxruntime", "cuda int8 by tvm"]
     assert titles(backend="tvm") == ["cuda by tvm"]
 
 
