@@ -34,12 +34,15 @@ __all__ = ["MMA_RATE", "MMA_TILES", "Mma", "mma_product", "mma_tiles"]
 _STAGES = (5, 4, 3)
 _OTHERS = 64
 """Bytes for what the blocks of a tile tell each other."""
+_RESERVED = 1024
+"""Bytes of shared memory that each block costs a multiprocessor besides."""
+_MANY_SUMS = 64
+"""Of a thread: with fewer, its registers are few enough for three blocks of 128 threads at a time, else for two."""
 MMA_RATE = 1024.0
 """Multiplications of a multiprocessor in a cycle."""
 _WARPS = {
     (128, 256, 256): (2, 4),
     (256, 128, 256): (4, 2),
-    (128, 128, 256): (2, 4),
     (128, 128, 128): (2, 2),
     (64, 256, 128): (1, 4),
     (256, 64, 128): (4, 1),
@@ -62,17 +65,21 @@ MMA_TILES = (
     Tile(256, 128, 256, 32, 1.08),
     Tile(128, 128, 128, 64, 1.05),
     Tile(128, 128, 128, 32, 1.1),
-    Tile(128, 128, 256, 64, 1.15),
     Tile(64, 256, 128, 32, 1.1),
     Tile(256, 64, 128, 32, 1.1),
     Tile(64, 128, 128, 64, 1.25),
     Tile(128, 64, 128, 64, 1.25),
+    Tile(64, 128, 128, 32, 1.35),
+    Tile(128, 64, 128, 32, 1.35),
     Tile(64, 64, 128, 64, 1.4),
     Tile(64, 64, 128, 32, 1.5),
     Tile(32, 128, 128, 64, 1.6),
+    Tile(32, 128, 128, 32, 1.7),
     Tile(128, 32, 128, 32, 1.6),
     Tile(32, 64, 128, 64, 2.0),
+    Tile(32, 64, 128, 32, 2.1),
     Tile(64, 32, 128, 64, 2.0),
+    Tile(64, 32, 128, 32, 2.1),
     Tile(128, 16, 128, 32, 2.4),
     Tile(16, 64, 128, 64, 3.0),
 )
@@ -91,7 +98,9 @@ def mma_tiles(window: Window, device: Device) -> list[Tile]:
 
 
 def _stages(tile: Tile, device: Device) -> int | None:
-    room = device.large - _OTHERS
+    """As many as a block has room for that shares a multiprocessor with others; None if these are too few."""
+    blocks = 1 if tile.threads > 128 else 2 if tile.rows * tile.columns // tile.threads >= _MANY_SUMS else 3
+    room = (device.large + _RESERVED) // blocks - _RESERVED - _OTHERS
     return next((count for count in _STAGES if count * (tile.rows + tile.columns) * tile.depth * 2 <= room), None)
 
 

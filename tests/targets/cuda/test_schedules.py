@@ -243,20 +243,27 @@ _HARD: dict[str, dict[str, int]] = {
 @pytest.mark.parametrize("kind", ["mma", "wgmma"])
 def test_by_instructions(kind: str, tmp_path: Path) -> None:
     """Every tile with one block for it or with several, each for another convolution, by mma.sync and by wgmma."""
-    from dnc.targets.cuda.schedules.mma import MMA_TILES
+    from dnc.runtime.runners.cuda.device import Device
+    from dnc.targets.cuda.schedules import mma
     from dnc.targets.cuda.schedules.warpgroups import WGMMA_TILES
 
     models = {}
-    tiles = {"mma": MMA_TILES, "wgmma": WGMMA_TILES}[kind]
+    tiles = {"mma": mma.MMA_TILES, "wgmma": WGMMA_TILES}[kind]
     for number in range(max(len(tiles), len(_HARD))):
-        for parts in (1 + number % 3,) if kind == "wgmma" else (1, 2 + number % 2):
-            each = list(_HARD)[(number + parts) % len(_HARD)]
-            name = f"{number}-{parts}-{each}"
-            models[name] = _convolution(**_HARD[each])
-            for rewriting in ("to-float16", "eliminate-dead-code"):
-                passes[rewriting]().rewrite(models[name])
-            (tmp_path / f"{name}.form").write_text(f"{number % len(tiles)} {parts} {kind}")
-            (tmp_path / f"{name}.arch").write_text("sm_90 new" if number % 2 or kind == "wgmma" else "sm_80 new")
+        tile, parts = number % len(tiles), 1 + number % 3
+        archs = [
+            arch
+            for arch in ("sm_80", "sm_86", "sm_90")
+            if kind == "mma" and mma._stages(tiles[tile], Device.of([arch])) is not None
+        ]
+        arch = archs[number // 3 % len(archs)] if archs else "sm_90"
+        each = list(_HARD)[(number + parts) % len(_HARD)]
+        name = f"{number}-{parts}-{each}"
+        models[name] = _convolution(**_HARD[each])
+        for rewriting in ("to-float16", "eliminate-dead-code"):
+            passes[rewriting]().rewrite(models[name])
+        (tmp_path / f"{name}.form").write_text(f"{tile} {parts} {kind}")
+        (tmp_path / f"{name}.arch").write_text(f"{arch} new")
     # Two roundings to 2^-11, before and after the bias.
     rules = _compare(tmp_path, models, 1.5e-3)
     assert {rule for each in rules.values() for rule in each if "product" in rule} == {f"{kind}-product"}
