@@ -21,11 +21,12 @@ from tests.targets.cuda.emulation import environment, make_driver, make_kernels
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")]
 
-_HEAD = """extern "C" __global__ void __launch_bounds__(32) {}(float* __restrict__ x_ptr, float* __restrict__ y_ptr) {{
+_HEAD = """extern "C" __global__ void __launch_bounds__(64) {}(float* __restrict__ x_ptr, float* __restrict__ y_ptr) {{
 {}
 }}
 """
 _SHARED = "  __shared__ alignas(64) float s_ptr[32];\n"
+_LARGE = "  __shared__ alignas(64) float s_ptr[64];\n  s_ptr[threadIdx.x] = 1;\n"
 _OWN = "  alignas(64) float t_ptr[8];\n"
 _KERNELS = {
     # By name: what stands in the kernel, and what is said of it.
@@ -79,6 +80,10 @@ _KERNELS = {
     "vector_written_outside": ("  *(float2*)(y_ptr + 64) = make_float2(0, 0);", "a write outside of the memory"),
     "shared_vector_outside": (_SHARED + "  *(float4*)(s_ptr + 32) = *(float4*)(x_ptr + 0);", "of the shared array"),
     "shared_not_aligned": (_SHARED + "  *(float2*)(s_ptr + 1) = make_float2(0, 0);", "a vector that is not aligned"),
+    "within_a_warp": (_SHARED + "  s_ptr[threadIdx.x] = 1;\n  __syncwarp();\n  float v = s_ptr[31 - threadIdx.x];\n"
+                      "  __syncwarp();\n  s_ptr[threadIdx.x] = v;", ""),
+    "between_warps": (_LARGE + "  __syncwarp();\n  y_ptr[threadIdx.x] = s_ptr[63 - threadIdx.x];",
+                      "written in another thread, with no barrier between"),
     "half_a_barrier": ("  if (threadIdx.x < 16) __syncthreads();", "a barrier that only some threads"),
 }  # fmt: skip
 _RUN = """
@@ -164,7 +169,7 @@ def _try(code: str, name: str) -> None:
     host = np.arange(32, dtype=np.float32)
     assert gpu.copy(x, host.ctypes, 32, 1) == 0
     if name in _KERNELS:
-        assert gpu.launch(name, x, y) == 0
+        assert gpu.launch(name, x, y, threads=64 if name == "between_warps" else 32) == 0
         gpu.wait()
         found = np.zeros(32, np.float32)
         assert gpu.copy(found.ctypes, y, 32, 2) == 0
@@ -172,7 +177,7 @@ def _try(code: str, name: str) -> None:
             np.testing.assert_array_equal(found, host[::-1])
         return
     if name == "launches":
-        assert gpu.launch("right", x, y, threads=64)
+        assert gpu.launch("right", x, y, threads=65)
         assert gpu.launch("right", x, y, (1, 65536, 1))
         assert gpu.launch("right", x, y, (0, 1, 1))
         # Not before somebody waits.

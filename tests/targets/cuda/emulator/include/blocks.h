@@ -7,8 +7,11 @@
 #include <functional>
 #include <vector>
 
-// The fibers of a warp and of a block wait for each other in the same way.
-inline void __syncwarp() { cuda_barrier(); }
+// All warps of a block come to it, but only what one of them does is in order then.
+inline void __syncwarp() {
+  cuda_exchange();
+  ++cuda_state.waits[cuda_state.thread];
+}
 inline void __threadfence() {}
 
 inline unsigned atomicInc(unsigned *counter, unsigned most) {

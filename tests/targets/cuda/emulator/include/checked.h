@@ -18,21 +18,33 @@
 #include <type_traits>
 
 inline bool same_block(const Cell &cell) { return cell.block == cuda_state.block; }
-inline bool is_other(const Cell &cell) { return !same_block(cell) || cell.thread != cuda_state.thread; }
+inline std::uint32_t thread_of(const Cell &cell) { return cell.thread & ((1u << kThreadBits) - 1); }
+inline Cell this_thread() {
+  std::uint32_t waits = cuda_state.waits[cuda_state.thread];
+  return {cuda_state.epoch, cuda_state.block, waits << kThreadBits | cuda_state.thread};
+}
+inline bool is_other(const Cell &cell) {
+  return !same_block(cell) || cell.thread >= kAtomic || thread_of(cell) != cuda_state.thread;
+}
+// Whether the warp's threads have waited for each other since.
+inline bool waited(const Cell &cell) {
+  return cell.thread < kAtomic && thread_of(cell) / 32 == cuda_state.thread / 32 &&
+         cell.thread >> kThreadBits != this_thread().thread >> kThreadBits;
+}
 // Nothing orders it with what happens now; `begin` is where what is older does not count.
 inline bool is_race(const Cell &cell, std::uint32_t begin) {
-  return cell.epoch >= begin && is_other(cell) && (!same_block(cell) || cell.epoch == cuda_state.epoch);
+  return cell.epoch >= begin && is_other(cell) && (!same_block(cell) || (cell.epoch == cuda_state.epoch && !waited(cell)));
 }
 inline void note_write(Cell &writer, const Cell &reader, std::uint32_t begin, const void *at) {
   if (is_race(writer, begin)) cuda_fail("it is written here, and in another thread, with no barrier between", at);
   if (is_race(reader, begin)) cuda_fail("it is written here, and read in another thread, with no barrier between", at);
-  writer = {cuda_state.epoch, cuda_state.block, cuda_state.thread};
+  writer = this_thread();
 }
 inline void note_read(const Cell &writer, Cell &reader, std::uint32_t begin, const void *at) {
   if (is_race(writer, begin)) cuda_fail("it is read here, and written in another thread, with no barrier between", at);
-  Cell now = {cuda_state.epoch, cuda_state.block, cuda_state.thread};
+  Cell now = this_thread();
   if (reader.epoch >= begin && !same_block(reader)) now.block = kSeveral;
-  else if (reader.epoch == now.epoch && reader.thread != now.thread) now.thread = kSeveral;
+  else if (reader.epoch == now.epoch && is_other(reader) && !waited(reader)) now.thread = kSeveral;
   reader = now;
 }
 

@@ -8,8 +8,9 @@ struct Place { unsigned x, y, z; };
 
 // Who touched a piece of memory last: in which stretch between two barriers, in which block of the launch, and in which
 // thread of it; kSeveral for readers, kAtomic where all that touched it since the last barrier did so atomically.
+// With the thread stands how often it had waited for its warp, which `waits` counts in State.
 struct Cell { std::uint32_t epoch, block, thread; };
-constexpr std::uint32_t kSeveral = ~0u, kAtomic = ~1u;
+constexpr std::uint32_t kSeveral = ~0u, kAtomic = ~1u, kThreadBits = 10;
 
 // Memory of a device. Its cells, of two bytes each, are made when they are first wanted.
 struct Allocation {
@@ -26,6 +27,7 @@ struct State {
   const char *kernel;
   // Bytes of shared memory that the launch asked for.
   unsigned dynamic;
+  std::uint32_t waits[1 << kThreadBits];
 };
 
 extern "C" {
