@@ -230,7 +230,7 @@ def _heads(folder: Path, heads: Sequence[str], kinds: Sequence[str] = ("graph+nm
                     np.testing.assert_allclose(found, wanted, rtol=0, atol=2e-6 * np.abs(wanted).max(), err_msg=name)
                 continue
             rows = _detections(outputs[0])
-            assert len(rows) > 10
+            assert len(rows) > (10 if one is feeds[name][-1] else 0), name
             for image in range(2):
                 same(_read(rows, image), _read(expected[0], image))
 
