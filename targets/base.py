@@ -5,6 +5,7 @@ What opens and runs the engine is apart, in dnc.runtime.runners: an application 
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from dnc.runtime.arithmetic import Arithmetic
 from dnc.runtime.manifest import Manifest
 from dnc.runtime.options import CALIBRATED, Option, check_names, parse_options
 from dnc.runtime.runners import Runner
-from dnc.typing import Progress, silent
+from dnc.typing import Array, Progress, silent
 
 __all__ = ["Candidate", "Destination", "Target", "TunableTarget", "Tuning", "UnsupportedError"]
 
@@ -60,6 +61,10 @@ class Destination(ABC):
             precisions: other precisions than float32 that may be taken as well, where the user named none.
         """
 
+    def reason(self) -> str:
+        """Why its candidates are those, where no timing chooses among all that there are: for the report."""
+        return ""
+
     def missing(self) -> str:
         """What has to be installed to build an engine; empty if nothing: of a choice, what its first candidate lacks
         if no candidate has all that it needs."""
@@ -78,6 +83,8 @@ class Target(Destination):
     """What opens and runs its engines."""
     faster: ClassVar[Sequence[str]] = ()
     """The values of its option `precision` that may be faster than float32 and cost accuracy."""
+    builds_apart: ClassVar[bool] = False
+    """Whether `build` works in a process of its own, so that other targets may build meanwhile."""
     composites: ClassVar[frozenset[str]] = frozenset()
     """The composites (`dnc.graph.composites`) that it takes whole; the others it gets as operators."""
     batch: ClassVar[int | None] = None
@@ -103,6 +110,23 @@ class Target(Destination):
     @abstractmethod
     def optimizations(self) -> Sequence[Step]:
         """The passes that the engine profits from, in order, and why."""
+
+    def proven(self) -> Target | None:
+        """The same target without what no device has run yet; None if it has nothing of that. Where both are
+        candidates, `replaces` says which is one."""
+        return None
+
+    def replaces(
+        self, folder: Path, proven: Path, feeds: Mapping[str, Array], progress: Progress = silent
+    ) -> tuple[bool, str]:
+        """Whether what was built takes the place of what `proven` built: if it gives the same outputs and is faster on
+        the device, which another process tries; and that in words.
+
+        Args:
+            folder, proven: the engines.
+            feeds: inputs by name.
+        """
+        raise NotImplementedError
 
     @property
     def needs_calibration(self) -> bool:
@@ -212,12 +236,18 @@ class Target(Destination):
 class Tuning:
     """How parts of an engine are chosen by measuring."""
 
-    trials: int
-    """How many to measure."""
+    trials: int | None = None
+    """How many to measure; None for as many as there are, or as the time suffices for."""
+    seconds: float | None = None
+    """How long it may take, all together."""
     remote: str = ""
     """Where to measure, if not here."""
     cache: Path | None = None
     """The folder to keep measurements in; None to keep none."""
+
+    def deadline(self) -> float | None:
+        """When it has to be over, by `time.monotonic`, if it begins now; None if it may take as long as it takes."""
+        return None if self.seconds is None else time.monotonic() + self.seconds
 
 
 class TunableTarget(Target):

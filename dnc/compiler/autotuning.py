@@ -4,9 +4,10 @@
     diagonalwise W     a depthwise convolution as dense blocks of W channels (pass diagonalwise)
     groups G           a grouped one with fewer groups (pass grouped-to-dense)
 
-1. Each convolution is timed in place: with the convolution that feeds it, the activations around it and the
-   convolutions that read it, cut out of the network, so that changes of layout and lost fusions count. Alternatives
-   that could not win even at the speed of the fastest dense convolution seen on the machine are not tried.
+1. Each convolution is timed in place, on a GPU by the time of the device (`Session.device_run`): with the convolution
+   that feeds it, the activations around it and the convolutions that read it, cut out of the network, so that changes
+   of layout and lost fusions count. Alternatives that could not win even at the speed of the fastest dense convolution
+   seen on the machine are not tried.
 2. The best alternative is kept where it is faster beyond the noise.
 3. The network as a whole is timed both ways, and the choices are dropped unless it is faster, again beyond the noise:
    the result is never slower than doing nothing.
@@ -24,7 +25,6 @@ import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -321,7 +321,7 @@ class _Bench:
                 self._target.build(model, folder)
                 sessions[name] = self._target.runner().taking_turns().open(folder, self._threads)
             inputs = dict(feeds) if feeds is not None else self.noise(next(iter(models.values())))
-            runs = {name: partial(session.run, inputs) for name, session in sessions.items()}
+            runs = {name: session.device_run(inputs) for name, session in sessions.items()}
             return interleave(runs, seconds=seconds)
 
     def noise(self, model: ir.Model) -> dict[str, npt.NDArray[Any]]:

@@ -2,14 +2,19 @@
 
 Engines in other precisions than float32 are among them where the user says how much accuracy they may cost.
 
-All run the same inputs with the same number of threads. What was measured stands in engine.json, under `tuning`.
+All run the same inputs with the same number of threads, from arrays to arrays, as an application sees it. What was
+measured stands in engine.json, under `tuning`.
+
+What no device has run yet is no candidate by its time alone: its target says whether it takes the place of what is
+proven, by its outputs and by the time of the device (`Target.replaces`).
 """
 
 from __future__ import annotations
 
 import dataclasses
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,6 +26,7 @@ from dnc.files.places import as_text
 from dnc.runtime.manifest import Manifest
 from dnc.runtime.runners import Session
 from dnc.runtime.timing import interleave, processors
+from dnc.targets import Target
 from dnc.targets.base import Candidate
 from dnc.typing import Progress, silent
 
@@ -57,21 +63,32 @@ def choose(
     sessions: dict[str, Session] = {}
     built: dict[str, Manifest] = {}
     first: TargetError | None = None
+    with ThreadPoolExecutor(processors()) as pool:
+        building = [_build(candidate, folder, pool, progress) for candidate in candidates]
+        for candidate, build in zip(candidates, building, strict=True):
+            name = candidate.target.title
+            try:
+                report = build()
+            except TargetError as error:
+                first = first or error
+                refused[name] = error.message
+                continue
+            built[name] = dataclasses.replace(candidate.manifest, report={**candidate.manifest.report, **report})
+    for candidate in candidates:
+        if candidate.target.title in built and (proven := candidate.target.proven()) is not None:
+            _replace(candidate.target, proven.title, folder, feeds, built, refused, progress)
     for candidate in candidates:
         name = candidate.target.title
-        progress(f"building for {name}")
-        place = folder / name
-        place.mkdir()
-        try:
-            report = candidate.target.build(candidate.model, place, candidate.manifest, progress)
-            session = candidate.target.runner().taking_turns().open(as_text(place), processors())
-            session.run(feeds)
-        except TargetError as error:
-            first = first or error
-            refused[name] = error.message
-            continue
-        built[name] = dataclasses.replace(candidate.manifest, report={**candidate.manifest.report, **report})
-        sessions[name] = session
+        if name in built:
+            try:
+                session = candidate.target.runner().taking_turns().open(as_text(folder / name), processors())
+                session.run(feeds)
+            except TargetError as error:
+                first = first or error
+                refused[name] = error.message
+                del built[name]
+                continue
+            sessions[name] = session
     if not built:
         assert first is not None
         raise first
@@ -86,6 +103,50 @@ def choose(
     manifest = built[fastest]
     tuning = {**manifest.tuning, "candidates": measured}
     return dataclasses.replace(manifest, tuning=tuning, report={"choice": line, **manifest.report})
+
+
+def _build(
+    candidate: Candidate, folder: Path, pool: ThreadPoolExecutor, progress: Progress
+) -> Callable[[], Mapping[str, str]]:
+    """Builds a candidate into a folder of its own, now if that goes on elsewhere; what gives its report."""
+    target, place = candidate.target, folder / candidate.target.title
+    place.mkdir()
+
+    def build(tell: Progress) -> Mapping[str, str]:
+        return target.build(candidate.model, place, candidate.manifest, tell)
+
+    if target.builds_apart:
+        # Who tells what happens is this thread alone.
+        future = pool.submit(build, silent)
+        progress(f"building for {target.title}")
+        return future.result
+
+    def told() -> Mapping[str, str]:
+        progress(f"building for {target.title}")
+        return build(progress)
+
+    return told
+
+
+def _replace(
+    target: Target,
+    proven: str,
+    folder: Path,
+    feeds: Mapping[str, npt.NDArray[Any]],
+    built: dict[str, Manifest],
+    refused: dict[str, str],
+    progress: Progress,
+) -> None:
+    """Leaves one of two: what is proven, or what no device has run yet, if that is right and faster."""
+    progress(f"trying {target.title}")
+    taken, text = False, f"left out: {proven} was not built, which it would have to equal"
+    if proven in built:
+        taken, text = target.replaces(folder / target.title, folder / proven, feeds, progress)
+    del built[proven if taken else target.title]
+    if taken:
+        refused[proven] = f"{target.title} is {text}"
+    else:
+        refused[target.title] = text
 
 
 def _time(

@@ -13,7 +13,7 @@ from dnc.compiler.deviating import tell, with_deviation
 from dnc.compiler.options import CompileOptions
 from dnc.compiler.preparing import dataset_for, lowered, prepare, verifier_for
 from dnc.compiler.source import Source
-from dnc.errors import DncError, TargetError
+from dnc.errors import CalibrationError, DncError, TargetError
 from dnc.files.places import cache_dir
 from dnc.graph.verification import feeds_for
 from dnc.quantization.sensitivity import drop
@@ -74,6 +74,8 @@ def compile_engine(
     progress("writing the engine")
     with write_folder(folder) as writer:
         manifest = _write(candidates, refused, writer.folder, options, progress)
+        if reason := find_target(options.target, options.told).reason():
+            manifest = dataclasses.replace(manifest, report={"choice": reason, **manifest.report})
         if options.verify:
             manifest = with_deviation(manifest, writer.folder, source, options, progress)
         writer.finish(manifest)
@@ -131,16 +133,29 @@ def _prepare(
     model = lowered(source, options, batch)
     verifier = verifier_for(source, model) if options.verify else None
     ready: list[Candidate] = []
+    unfit: CalibrationError | None = None
     refused = {
         offer.title: f"needs {missing}, which is not installed" for offer in offers if (missing := offer.missing())
     }
     for offer in offers:
         if offer.title in refused:
             continue
+        proven = offer.proven()
+        same = None if proven is None else next((one for one in ready if one.target.title == proven.title), None)
+        if same is not None:
+            # It differs in how it is built alone.
+            ready.append(
+                dataclasses.replace(
+                    same, target=offer, manifest=dataclasses.replace(same.manifest, options=offer.given)
+                )
+            )
+            continue
         dump = None if options.dump_dir is None else Path(options.dump_dir) / (offer.title if len(offers) > 1 else "")
         try:
             candidate = prepare(offer, source, model, options, batch, verifier=verifier, dump=dump, progress=progress)
-        except UnsupportedError as error:
+        except (UnsupportedError, CalibrationError) as error:
+            # A calibration may be for one of them alone.
+            unfit = unfit or (error if isinstance(error, CalibrationError) else None)
             refused[offer.title] = error.message
             continue
         reason = _loss(candidate, ready, source, options, progress)
@@ -149,6 +164,8 @@ def _prepare(
         else:
             ready.append(candidate)
     if not ready:
+        if unfit is not None:
+            raise unfit
         listing = "; ".join(f"target {name} {reason}" for name, reason in refused.items())
         raise TargetError(listing, source.cfg, "choose another target")
     return ready, refused
@@ -181,7 +198,7 @@ def _write(
     manifest = chosen.manifest
     if options.tune is not None:
         assert isinstance(chosen.target, TunableTarget)
-        wanted = Tuning(options.tune, options.remote or "", cache_dir(to_write=True))
+        wanted = Tuning(*options.budget, options.remote or "", cache_dir(to_write=True))
         report, kernels = chosen.target.build_tuned(chosen.model, folder, manifest, wanted, progress)
         tuning = {**manifest.tuning, "kernels": kernels}
         manifest = dataclasses.replace(manifest, report={**manifest.report, **report}, tuning=tuning)

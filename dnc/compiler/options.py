@@ -7,6 +7,7 @@ This module imports nothing but the ground, so that `--help` is instant.
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from os import PathLike
@@ -17,6 +18,7 @@ from dnc.errors import DncError
 __all__ = ["CompileOptions", "Setting", "split_passes"]
 
 Paths = str | PathLike[str]
+_SECONDS = {"s": 1, "m": 60, "h": 3600}
 Form = Literal["text", "path", "whole", "number", "flag", "names", "numbers", "passes", "several", "pairs"]
 
 
@@ -112,12 +114,11 @@ class CompileOptions:
         (), "What a drop, and 8 bits, are measured on; else what was calibrated on.", "several", metavar="SOURCE"
     )
     autotune: bool = _setting(False, "Measure how each grouped convolution runs fastest on this machine.", "flag")
-    tune: int | None = _setting(
+    tune: int | str | None = _setting(
         None,
-        "For tvm, and cuda with --backend tvm: measure so many ways of writing its kernels.",
-        "whole",
-        metavar="TRIALS",
-        low=1,
+        "For tvm, and cuda with --backend tvm: measure other ways of writing its kernels: 200, so many; 90s, 3m or 1h, "
+        "for so long, with the last build and its comparison.",
+        metavar="TRIALS|TIME",
     )
     remote: str | None = _setting(None, "For --tune: on a device behind TVM's RPC.", metavar="HOST:PORT[,key=K]")
     keep_layers: bool = _setting(False, "Make every layer's output an output, for dnc compare.", "flag")
@@ -140,11 +141,24 @@ class CompileOptions:
         if self.remote is not None and self.tune is None:
             hint = "give --tune TRIALS as well; `dnc bench --remote` measures"
             raise DncError("remote says where to tune", hint=hint)
+        _ = self.budget
 
     @classmethod
     def settings(cls) -> dict[str, Setting]:
         """How each field is written on the command line, in order."""
         return {item.name: item.metadata["setting"] for item in dataclasses.fields(cls)}
+
+    @property
+    def budget(self) -> tuple[int | None, float | None]:
+        """What `tune` allows: how many trials, or how many seconds."""
+        if self.tune is None:
+            return None, None
+        match = re.fullmatch(r"(\d+)([smh]?)", str(self.tune), re.ASCII)
+        if match is None or int(match[1]) == 0:
+            hint = "200 is so many trials; 90s, 3m and 1h are so long"
+            raise DncError(f"tune={self.tune} is neither a number of trials nor a time", hint=hint)
+        number = int(match[1])
+        return (None, float(number * _SECONDS[match[2]])) if match[2] else (number, None)
 
     @property
     def told(self) -> dict[str, str]:

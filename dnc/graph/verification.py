@@ -16,7 +16,7 @@ boxes with nearly the same score; the maps of the heads, which they are made of,
 from __future__ import annotations
 
 import importlib.resources
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 
 import numpy as np
@@ -29,7 +29,7 @@ from dnc.runtime.inputs import Feeds, noise, prepare, thresholds
 from dnc.runtime.preprocessing import Preprocessing
 from dnc.typing import Array
 
-__all__ = ["Verifier", "error_between", "feeds_for", "photograph"]
+__all__ = ["Verifier", "differs", "error_between", "feeds_for", "photograph"]
 
 _ROUNDINGS = 16
 """How many times the effect of rounding everything once an error may have: a factor of 4 was seen."""
@@ -162,3 +162,16 @@ def error_between(found: Array, expected: Array) -> float:
     wide = np.where(finite, expected, 0).astype(np.float64)
     difference = float(np.abs(np.where(finite, found, 0) - wide).max())
     return difference / (float(np.abs(wide).max()) or 1.0)
+
+
+def differs(outputs: Sequence[Array], expected: Sequence[Array], bound: float) -> str:
+    """How outputs are others than those of something that computes the same in another way; empty if they are not.
+
+    Args:
+        bound: by how much of its largest value an output may be off.
+    """
+    for place, (one, other) in enumerate(zip(outputs, expected, strict=True)):
+        error = error_between(one, other) if one.shape == other.shape else float("nan")
+        if not error <= bound:
+            return f"output {place} is off by {error:.2g} of its largest value, {bound:.2g} would be rounding"
+    return ""

@@ -15,9 +15,11 @@ To run it takes numpy, apache-tvm-ffi, NVIDIA's driver and its libcudart.so.13 (
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -39,16 +41,17 @@ from dnc.runtime.runners import Runner
 from dnc.runtime.runners.cuda import KernelsRunner
 from dnc.runtime.runners.cuda.device import Device, architectures, runs_on
 from dnc.runtime.runners.tvm.session import MODEL, MODEL_JSON, runtime_library
-from dnc.targets.base import Tuning
+from dnc.targets.base import Target, Tuning
 from dnc.targets.cuda.options import OPTIONS
 from dnc.targets.cuda.process import Compiler, Job, cuda_runtime
+from dnc.targets.cuda.toolkit import find_toolkit
 from dnc.targets.cuda.tuning import GpuTuner, Measurer
 from dnc.targets.onnx import optimizations, rounded
 from dnc.targets.tvm.common import TvmTarget, described
-from dnc.targets.tvm.compile import machine_for
+from dnc.targets.tvm.compile import find_linker, machine_for
 from dnc.targets.tvm.emit import unsupported
 from dnc.targets.tvm.tuning import summary
-from dnc.typing import Progress, silent
+from dnc.typing import Array, Progress, silent
 
 __all__ = ["CudaKernels"]
 
@@ -60,6 +63,7 @@ class CudaKernels(TvmTarget):
     summary: ClassVar[str] = "kernels compiled ahead of time"
     extra: ClassVar[str] = "tvm"
     runs: ClassVar[type[Runner]] = KernelsRunner
+    builds_apart: ClassVar[bool] = True
     known_options: ClassVar[Sequence[Option]] = OPTIONS
 
     def __init__(self, given: Mapping[str, str] | None = None) -> None:
@@ -68,7 +72,31 @@ class CudaKernels(TvmTarget):
 
     @property
     def title(self) -> str:
-        return f"{super().title} by tvm"
+        return f"{super().title} by tvm" + (", new kernels" if self.options["kernels"] == "new" else "")
+
+    def proven(self) -> Target | None:
+        """The kinds of kernels that were right and fast on a GPU."""
+        if self.options["kernels"] != "new":
+            return None
+        return type(self)({name: text for name, text in self.given.items() if name != "kernels"})
+
+    def replaces(
+        self, folder: Path, proven: Path, feeds: Mapping[str, Array], progress: Progress = silent
+    ) -> tuple[bool, str]:
+        with Measurer(self.options["device"], progress) as measurer:
+            return measurer.try_new(folder, proven, feeds, self.options["precision"], self.options["graphs"])
+
+    def lacking(self) -> str:
+        """What of it cannot be found here, in words; empty if it can compile."""
+        missing = self.missing()
+        if missing:
+            return f"{missing} is not installed"
+        try:
+            find_toolkit(self.options["compiler"])
+            find_linker(self.options["cc"], machine_for(self.options["triple"], "generic"))
+        except TargetError as error:
+            return error.message
+        return ""
 
     def library(self) -> Path | None:
         """TVM's runtime for CUDA, which not all wheels have."""
@@ -108,7 +136,7 @@ class CudaKernels(TvmTarget):
         self, model: ir.Model, folder: Path, manifest: Manifest | None = None, progress: Progress = silent
     ) -> Mapping[str, str]:
         with Compiler(model, self._job(), progress) as compiler:
-            reply = compiler.network(folder / MODEL)
+            reply = compiler.network(folder / MODEL).result()
         eights = ", and no GPU has run kernels of 8 bits yet" if self.needs_calibration else ""
         return self._finish(model, folder, manifest, reply, f"nothing was timed or tried on a GPU{eights}")
 
@@ -118,15 +146,20 @@ class CudaKernels(TvmTarget):
         """The same with kernels chosen by measuring on a GPU of this machine: see `dnc.targets.tvm.tuning`."""
         if tuning.remote:
             raise TargetError("a GPU is tuned on the machine that has it", hint="leave out --remote")
+        deadline = tuning.deadline()
         with Measurer(self.options["device"], progress) as measurer:
             here = f"sm_{measurer.capability.replace('.', '')}"
             job = self._job(here)
             if not runs_on(job.archs, job.archs[-1], measurer.capability):
                 what = f"nothing can be tuned for {', '.join(job.archs)} here: the {measurer.name} is {here}"
                 raise TargetError(what, hint=f"--option arch={here}")
-            with scratch_folder("tune") as scratch, Compiler(model, job, progress) as compiler:
+            jobs = {self.options["kernels"]: job}
+            if "kernels" not in self.given:
+                jobs["new"] = dataclasses.replace(job, new=True)
+            with ExitStack() as stack:
+                scratch = stack.enter_context(scratch_folder("tune"))
                 tuner = GpuTuner(
-                    compiler,
+                    {kinds: stack.enter_context(Compiler(model, one, progress)) for kinds, one in jobs.items()},
                     measurer,
                     model,
                     feeds_for(model, None if manifest is None else manifest.preprocessing, images=1),
@@ -138,9 +171,10 @@ class CudaKernels(TvmTarget):
                     cache=tuning.cache,
                     progress=progress,
                 )
-                tuned = tuner.tune(folder / MODEL, scratch, tuning.trials)
+                tuned = tuner.tune(folder / MODEL, scratch, tuning.trials, deadline)
         report = self._finish(model, folder, manifest, tuned.built, f"kernels were timed on the {measurer.name}")
-        return {**report, "tuning": summary(tuned.record)}, tuned.record
+        tried = {} if not tuner.trial else {"new kernels": tuner.trial}
+        return {**report, **tried, "tuning": summary(tuned.record)}, {**tuned.record, **tried}
 
     def _job(self, otherwise: str = "") -> Job:
         """What is compiled for; a GPU of the architecture `otherwise` where none is named."""

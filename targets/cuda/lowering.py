@@ -25,6 +25,7 @@ from dnc.targets.tvm.compile import fused
 from dnc.targets.tvm.provenance import kernels_of
 from dnc.targets.tvm.schedules.rewriting import calls, is_fixed
 from dnc.targets.tvm.schedules.stages import dims
+from dnc.typing import Array
 
 __all__ = ["Lowered", "Network", "fill_of"]
 
@@ -120,6 +121,11 @@ class Network:
         """A function in the form of a rank; None if no rule matches it."""
         with self._scope():
             return schedules.scheduled(self.loops, name, self._device, rank)
+
+    def weights(self, name: str, ranks: Sequence[int]) -> dict[int, dict[int, Array]]:
+        """See `dnc.targets.cuda.schedules.weights`."""
+        with self._scope():
+            return schedules.weights(self.loops, name, self._device, ranks)
 
     def alone(self, functions: Mapping[str, Any]) -> Any:
         """An executable of functions by these names, and nothing else."""

@@ -5,21 +5,24 @@ A kernel that goes wrong takes all of a process's memory of the GPU with it. So 
 
     do          more                        the reply
     device      number                      {"name", "capability", "driver": CUDA's version}, of the GPU from now on
-    kernels     library, functions:         {}: these functions of a library, with arrays of their own
-                {name: [[shape, dtype], ...]}
+    kernels     functions: {name:           {}: these functions of libraries, with arrays of their own
+                [library, function,
+                [[shape, dtype], ...]]}
+    compare     weights: {name: file},      {"differs"}: how the numbers of the first of two functions are others than
+                bound                       those of the second by more than a bound (`dnc.graph.verification.differs`),
+                                            with weights of files of numpy's, by their places among the arguments
     networks    folders: {name: folder},    {}: engines that are opened, with inputs of a file of numpy's, and their
                 inputs, outputs, graphs     outputs in NAME.npz of a folder
     run         name                        {"seconds"}: how long one run takes of what was opened last
 
 See `dnc.targets.cuda.serving` for what is there besides. Kernels are timed by CUDA's events, around a graph of many
-runs: what the host does to launch one would hide how long a short one takes. Networks are timed from arrays to arrays,
-as a session runs them.
+runs: what the host does to launch one would hide how long a short one takes. Networks are timed on the device too, as a
+session runs them but without the copies: those would hide what kernels win.
 """
 
 from __future__ import annotations
 
 import ctypes
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -28,10 +31,12 @@ from typing import Any
 import numpy as np
 
 from dnc.errors import TargetError
+from dnc.graph.verification import differs
 from dnc.runtime.runners.cuda.cudart import Cudart, Stopwatch
 from dnc.runtime.runners.cuda.kernels import GpuSession, identify, load_cuda
 from dnc.runtime.runners.tvm.session import load_runtime, reason
 from dnc.targets.cuda.serving import serve
+from dnc.typing import Array
 
 _WARM_UP = 2
 _LEAST = 0.004
@@ -44,7 +49,7 @@ class _Kernel:
     """A function that runs again and again."""
 
     def __init__(self, ffi: ModuleType, cuda: Cudart, function: Any, arguments: Sequence[Any], device: int) -> None:
-        self._ffi, self._cuda, self._function, self._arguments = ffi, cuda, function, arguments
+        self._ffi, self._cuda, self._function, self.arguments = ffi, cuda, function, arguments
         self._device = ffi.device("cuda", device)
         self._watch = Stopwatch(cuda)
         self._stream = cuda.made("cudaStreamCreate")
@@ -54,7 +59,7 @@ class _Kernel:
     def warm_up(self) -> None:
         """Allocates memory and loads code."""
         for _ in range(_WARM_UP):
-            self._function(*self._arguments)
+            self._function(*self.arguments)
         self._cuda("cudaStreamSynchronize", None)
 
     def record(self) -> None:
@@ -62,7 +67,7 @@ class _Kernel:
         with self._ffi.use_raw_stream(self._device, self._stream.value):
             self._cuda("cudaStreamBeginCapture", self._stream, 0)
             for _ in range(_IN_GRAPH):
-                self._function(*self._arguments)
+                self._function(*self.arguments)
             recorded = ctypes.c_void_p()
             self._cuda("cudaStreamEndCapture", self._stream, ctypes.byref(recorded))
         self._graph = self._cuda.made("cudaGraphInstantiate", recorded, ctypes.c_ulonglong(0))
@@ -93,12 +98,13 @@ class _Measurer:
 
     def __init__(self) -> None:
         self._runs: dict[str, Callable[[], float]] = {}
-        self._kernels: list[_Kernel] = []
+        self._kernels: dict[str, _Kernel] = {}
         self._device = 0
 
     def answer(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """The reply to a request; raises TargetError if something is refused, or goes wrong on the GPU."""
-        answers = {"device": self._identify, "kernels": self._open, "networks": self._networks, "run": self._run}
+        answers = {"device": self._identify, "kernels": self._open, "compare": self._compare, "run": self._run}
+        answers["networks"] = self._networks
         try:
             return answers[request["do"]](request)
         except TargetError:
@@ -122,28 +128,53 @@ class _Measurer:
 
     def _forget(self) -> None:
         self._runs.clear()
-        for kernel in self._kernels:
+        for kernel in self._kernels.values():
             kernel.close()
         self._kernels.clear()
 
     def _open(self, request: Mapping[str, Any]) -> dict[str, Any]:
         self._forget()
-        library = self._ffi.load_module(request["library"])
-        for name, described in request["functions"].items():
+        for name, (library, function, described) in request["functions"].items():
             arguments = [self._array(shape, dtype) for shape, dtype in described]
-            self._kernels.append(_Kernel(self._ffi, self._cuda, library[name], arguments, self._device))
-            self._runs[name] = self._kernels[-1].seconds
-        for kernel in self._kernels:
+            loaded = self._ffi.load_module(library)[function]
+            self._kernels[name] = _Kernel(self._ffi, self._cuda, loaded, arguments, self._device)
+            self._runs[name] = self._kernels[name].seconds
+        for kernel in self._kernels.values():
             kernel.warm_up()
-        for kernel in self._kernels:
+        for kernel in self._kernels.values():
             kernel.record()
         return {}
 
+    def _compare(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        outputs, expected = (self._numbers(self._kernels[name], file) for name, file in request["weights"].items())
+        return {"differs": differs(outputs, expected, request["bound"])}
+
+    def _numbers(self, kernel: _Kernel, weights: str) -> list[Array]:
+        """The arguments of a function that are none of its weights, its results among them, after a run. What is no
+        result is the same for all."""
+        copy = self._ffi.get_global_func("runtime.TVMTensorCopyFromTo")
+        with np.load(weights) as file:
+            given = {int(place): np.ascontiguousarray(array) for place, array in file.items()}
+        for place, array in given.items():
+            copy(self._ffi.from_dlpack(array), kernel.arguments[place])
+        kernel.warm_up()
+        arrays = []
+        for there in (there for place, there in enumerate(kernel.arguments) if place not in given):
+            array = np.empty(tuple(there.shape), str(there.dtype))
+            copy(there, self._ffi.from_dlpack(array))
+            arrays.append(array)
+        self._cuda("cudaStreamSynchronize", None)
+        return arrays
+
     def _array(self, shape: Sequence[int], dtype: str) -> Any:
-        """Numbers for a parameter: small and positive, so that nothing overflows or becomes denormal."""
-        drawn = np.random.default_rng(0).random(shape, np.float32) * 0.1
+        """Numbers for a parameter, of either sign: small, so that nothing overflows. What may be an index is 0."""
+        generator = np.random.default_rng(0)
         kind = np.dtype(dtype)
-        array = np.ascontiguousarray(drawn if kind.kind == "f" else np.zeros(shape)).astype(kind)
+        if kind.kind == "f":
+            array = ((generator.random(shape, np.float32) - 0.5) * 0.2).astype(kind)
+        else:
+            array = generator.integers(0, 100 if kind.itemsize == 1 and kind.kind in "iu" else 1, shape).astype(kind)
+        array = np.ascontiguousarray(array)
         allocate = self._ffi.get_global_func("runtime.TVMTensorAllocWithScope")
         there = allocate(self._ffi.Shape(shape), self._ffi.dtype(dtype), self._ffi.device("cuda", self._device), None)
         self._ffi.get_global_func("runtime.TVMTensorCopyFromTo")(self._ffi.from_dlpack(array), there)
@@ -159,13 +190,7 @@ class _Measurer:
             # All in the same way.
             graphs = session.graphs
             np.savez(Path(request["outputs"]) / f"{name}.npz", *session.run(inputs))
-
-            def run(session: GpuSession = session) -> float:
-                start = time.perf_counter()
-                session.run(inputs)
-                return time.perf_counter() - start
-
-            self._runs[name] = run
+            self._runs[name] = session.device_run(inputs)  # type: ignore[assignment]
         return {}
 
     def _run(self, request: Mapping[str, Any]) -> dict[str, Any]:

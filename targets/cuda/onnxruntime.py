@@ -47,8 +47,9 @@ class CudaOnnxRuntime(Onnx):
             raise TargetError(f"back end onnxruntime has no {', '.join(foreign)}", hint="--option backend=tvm has")
         if self.options["precision"] == "bf16":
             raise TargetError("back end onnxruntime has no precision bf16", hint="--option backend=tvm has")
-        if "," in self.options["arch"]:
-            raise TargetError("back end onnxruntime has no use for more than one arch", hint="name one, or backend=tvm")
+        if self.options["arch"]:
+            hint = "leave it out, or backend=tvm"
+            raise TargetError("back end onnxruntime has no use for arch: its engines run on every GPU", hint=hint)
 
     @property
     def title(self) -> str:

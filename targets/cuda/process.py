@@ -10,14 +10,18 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 import dnc
@@ -27,13 +31,12 @@ from dnc.graph.serialization import serialize_to
 from dnc.runtime.runners.cuda.kernels import CUDA_RUNTIME
 from dnc.runtime.runners.tvm.session import runtime_library
 from dnc.targets.tvm.compile import find_linker, machine_for
-from dnc.targets.tvm.remote import Lost
 from dnc.typing import Progress, silent
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["Child", "Compiler", "Ended", "Job", "cuda_runtime"]
+__all__ = ["Child", "Compiler", "Ended", "Job", "Reply", "cuda_runtime"]
 
 _NO_DEVICE = 100
 """CUDA's error for that."""
@@ -71,12 +74,56 @@ class Ended(TargetError):
     """A process ended before it answered, or did not answer in time."""
 
 
+class Reply:
+    """What a process will answer to a request."""
+
+    def __init__(self, ended: Callable[[], Ended], progress: Progress) -> None:
+        self._ended, self._progress = ended, progress
+        self._lines: SimpleQueue[dict[str, Any] | None] = SimpleQueue()
+        self._over = threading.Event()
+
+    def put(self, line: dict[str, Any] | None) -> None:
+        """For whoever reads what the process says: a line of it, or None at its end."""
+        self._lines.put(line)
+        if line is None or "stage" not in line:
+            self._over.set()
+
+    def ready(self) -> bool:
+        """Whether `result` need not wait."""
+        return self._over.is_set()
+
+    def result(self, seconds: float | None = None) -> dict[str, Any]:
+        """The reply, once.
+
+        Raises:
+            TargetError: the reply is an error.
+            Ended: the process has ended.
+            TimeoutError: there is none within so many seconds.
+        """
+        until = None if seconds is None else time.monotonic() + seconds
+        while True:
+            try:
+                line = self._lines.get(timeout=None if until is None else max(0.0, until - time.monotonic()))
+            except Empty:
+                raise TimeoutError from None
+            if line is None:
+                raise self._ended()
+            if "error" in line:
+                raise TargetError(line["error"], line["where"], line["hint"])
+            if "stage" not in line:
+                return line
+            self._progress(line["stage"])
+
+
 class Child:
-    """A Python process that answers requests, each a line of JSON: a context, which ends it.
+    """A Python process that answers requests (`dnc.targets.cuda.serving`): a context, which ends it, and what it has
+    started itself.
 
     Args:
         does: what it does, for messages.
         path: a folder to find libraries in first.
+
+    Ctrl-C does not reach it.
     """
 
     def __init__(self, module: str, does: str, path: Path | None, progress: Progress) -> None:
@@ -93,53 +140,79 @@ class Child:
             stderr=self._errors,
             encoding="utf-8",
             env=environment,
+            process_group=0,
         )
+        self._lock = threading.Lock()
+        self._waiting: dict[int, Reply] | None = {}
+        """Requests without a reply; None where there will be no more replies."""
+        self._numbers = count()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
 
     def __enter__(self) -> Child:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._process.kill()
-        # What it was sent and did not read is lost with it.
-        self._process.communicate()
+        self._kill()
+        self._process.wait()
+        self._reader.join()
+        for stream in (self._process.stdin, self._process.stdout):
+            assert stream is not None
+            # What it was sent and did not read is lost with it.
+            with suppress(BrokenPipeError):
+                stream.close()
         self._errors.close()
 
-    def ask(self, request: Mapping[str, Any], seconds: float | None = None) -> dict[str, Any]:
-        """The reply to a request. Raises TargetError if the reply is an error; Ended if there is none, or not within so
-        many seconds, or the process has ended."""
-        assert self._process.stdin is not None
+    def _kill(self) -> None:
+        if self._process.poll() is None:
+            with suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+
+    def _read(self) -> None:
         assert self._process.stdout is not None
-        late = threading.Event()
+        for line in self._process.stdout:
+            if not line.endswith("\n"):
+                break  # It was ended while it wrote.
+            number, reply = json.loads(line)
+            with self._lock:
+                assert self._waiting is not None
+                waiting = self._waiting[number] if "stage" in reply else self._waiting.pop(number)
+            waiting.put(reply)
+        with self._lock:
+            left, self._waiting = list((self._waiting or {}).values()), None
+        for waiting in left:
+            waiting.put(None)
 
-        def end() -> None:
-            late.set()
-            self._process.kill()
-
-        timer = threading.Timer(seconds or 0, end)
-        if seconds is not None:
-            timer.start()
-        try:
-            self._process.stdin.write(json.dumps(request) + "\n")
+    def send(self, request: Mapping[str, Any]) -> Reply:
+        """Asks without waiting."""
+        reply = Reply(self._ended, self._progress)
+        with self._lock:
+            number = next(self._numbers)
+            if self._waiting is None:
+                reply.put(None)
+                return reply
+            self._waiting[number] = reply
+        assert self._process.stdin is not None
+        # One that ended at once says why: the reader hears of it.
+        with suppress(BrokenPipeError):
+            self._process.stdin.write(json.dumps([number, request]) + "\n")
             self._process.stdin.flush()
-            for line in self._process.stdout:
-                reply: dict[str, Any] = json.loads(line)
-                if "stage" in reply:
-                    self._progress(reply["stage"])
-                elif "error" in reply:
-                    raise TargetError(reply["error"], reply["where"], reply["hint"])
-                else:
-                    return reply
-        except BrokenPipeError:
-            # It ended at once; what it said is in `errors`.
-            pass
-        finally:
-            timer.cancel()
+        return reply
+
+    def ask(self, request: Mapping[str, Any], seconds: float | None = None) -> dict[str, Any]:
+        """The reply to a request. Raises TargetError if the reply is an error; Ended if the process has ended, or does
+        not answer within so many seconds: it is ended then."""
+        try:
+            return self.send(request).result(seconds)
+        except TimeoutError:
+            self._kill()
+            raise Ended(f"{self._does} took more than {seconds:.0f} s") from None
+
+    def _ended(self) -> Ended:
         status = self._process.wait()
         self._errors.seek(0)
         lines = [line.strip() for line in self._errors.read().splitlines() if line.strip()]
-        if late.is_set():
-            raise Ended(f"{self._does} took more than {seconds:.0f} s")
-        raise Ended(f"{self._does} ended with status {status}: {' '.join(lines[-1:])}")
+        return Ended(f"{self._does} ended with status {status}: {' '.join(lines[-1:])}")
 
 
 class Compiler:
@@ -162,7 +235,9 @@ class Compiler:
             does = "compiling for the GPU"
             self._child = stack.enter_context(Child("dnc.targets.cuda.child", does, scratch, progress))
             model_file = str(scratch / "model.onnx")
-            self._child.ask({**vars(job), "model": model_file, "archs": list(job.archs), "linker": linker})
+            self._start: Reply | None = self._child.send(
+                {**vars(job), "model": model_file, "archs": list(job.archs), "linker": linker}
+            )
             self._stack = stack.pop_all()
 
     def __enter__(self) -> Compiler:
@@ -171,7 +246,7 @@ class Compiler:
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
-    def network(self, library: Path, chosen: Mapping[str, int] | None = None) -> Mapping[str, Any]:
+    def network(self, library: Path, chosen: Mapping[str, int] | None = None) -> Reply:
         """Writes the shared library of the network.
 
         Args:
@@ -182,26 +257,34 @@ class Compiler:
             `dnc.targets.tvm.provenance.kernels_of`; large: bytes of shared memory that kernels ask for, at most;
             resources: what each kernel takes.
         """
-        return self._ask({"do": "network", "library": str(library), "chosen": dict(chosen or {})})
+        return self._send({"do": "network", "library": str(library), "chosen": dict(chosen or {})})
 
-    def functions(self, library: Path) -> Mapping[str, Any]:
+    def functions(self, library: Path) -> Reply:
         """Writes a library of the network's functions, and says what there is to know of them."""
-        return self._ask({"do": "functions", "library": str(library)})
+        return self._send({"do": "functions", "library": str(library)})
 
-    def forms(self, library: Path, name: str, ranks: Sequence[int]) -> dict[int, Any]:
-        """Writes a library of a function in the forms of some ranks, called rankN; their arguments."""
-        reply = self._ask({"do": "forms", "library": str(library), "name": name, "ranks": list(ranks)})
-        return {int(rank): arguments for rank, arguments in reply["forms"].items()}
+    def forms(self, library: Path, name: str, ranks: Sequence[int], *, more: int = 0) -> Reply:
+        """Writes libraries of a function in other forms; several are written at once.
 
-    def next_ranks(self, name: str, tried: Sequence[int], count: int) -> list[int]:
-        """The next ranks whose forms differ from the rule's own and from those that were tried."""
-        return list(self._ask({"do": "next", "name": name, "tried": list(tried), "count": count})["ranks"])
+        Args:
+            ranks: which ranks; with `more`, those that were tried: as many are written of the next ones, whose forms
+                differ from theirs and from the rule's own.
 
-    def _ask(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        try:
-            return self._child.ask(request)
-        except Ended as error:
-            raise Lost(error.message) from error
+        Returns:
+            forms: {rank: [library, function, arguments]}; refused: {rank: why}.
+        """
+        return self._send({"do": "forms", "library": str(library), "name": name, "ranks": list(ranks), "more": more})
+
+    def weights(self, name: str, files: Mapping[int, Path]) -> Reply:
+        """Writes numbers for the parameters of a function that forms of some ranks want packed, the same ones for all,
+        to files of numpy's, by place."""
+        return self._send({"do": "weights", "name": name, "files": {rank: str(file) for rank, file in files.items()}})
+
+    def _send(self, request: Mapping[str, Any]) -> Reply:
+        if self._start is not None:
+            self._start.result()
+            self._start = None
+        return self._child.send(request)
 
 
 def _make_stand_ins(compiler: str, folder: Path) -> None:

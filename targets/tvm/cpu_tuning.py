@@ -13,6 +13,7 @@ import logging
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -31,7 +32,19 @@ from dnc.targets.tvm.functions import lowered
 from dnc.targets.tvm.provenance import kernels_of
 from dnc.targets.tvm.remote import Device
 from dnc.targets.tvm.schedules.rewriting import calls, is_fixed, scheduled
-from dnc.targets.tvm.tuning import Candidates, Forms, Kernel, Outputs, Tuner, Way, key_of, places_of, versions
+from dnc.targets.tvm.trials import Way
+from dnc.targets.tvm.tuning import (
+    Forms,
+    Kernel,
+    Made,
+    Outputs,
+    Pending,
+    Tuner,
+    Written,
+    key_of,
+    places_of,
+    versions,
+)
 from dnc.typing import Array, Progress
 
 __all__ = ["CpuTuner", "device_name", "replayed"]
@@ -80,6 +93,7 @@ class CpuTuner(Tuner[Built]):
         self._tvm = tvm
         self._emit, self._machine, self._linker, self._model = emit, machine, linker, model
         self._feeds, self._device, self._scratch = feeds, device, scratch
+        self._ways: dict[str, _Ways] = {}
         with _refusals(), machine.target, tvm.transform.PassContext(opt_level=3):
             self._module = fused(emit())
             self._scheduled = schedules.apply(self._module, machine.target)
@@ -105,27 +119,26 @@ class CpuTuner(Tuner[Built]):
             kernels.append(Kernel(name, key, layers, rules.get(name, ""), called.count(name), seconds))
         return kernels
 
-    def candidates(self, kernel: Kernel, known: Sequence[tuple[Way, float | None]]) -> Candidates:
-        search = _Search(self._module[kernel.name], self._machine, known)
-        tiles = Forms(
-            lambda place: scheduled(self._module, kernel.name, self._machine.target, place),
-            [way for way, _ in known if isinstance(way, int)],
-        )
-        number = len(known)
-        while True:
-            candidate = next(tiles, None) if number % 2 == 0 else search.next()
-            candidate = candidate or (search.next() if number % 2 == 0 else next(tiles, None))
-            if candidate is None:
-                return
-            ratio = yield candidate
-            if not isinstance(candidate[0], int):
-                search.tell(ratio)
-            number += 1
+    def write(self, kernel: Kernel, count: int) -> Pending[Written]:
+        if kernel.name not in self._ways:
+            self._ways[kernel.name] = _Ways(self._module, kernel, self._machine, self.database.trials(kernel.key))
+        return Made(lambda: list(islice(self._ways[kernel.name], count)))
 
-    def write(self, kernel: Kernel, way: Way) -> Any:
-        if isinstance(way, int):
-            return scheduled(self._module, kernel.name, self._machine.target, way)
-        return replayed(self._module[kernel.name], way)
+    def tell(self, kernel: Kernel, way: Way, ratio: float | None) -> None:
+        self._ways[kernel.name].tell(way, ratio)
+
+    def rewrite(self, kernel: Kernel, ways: Sequence[Way]) -> Pending[Written]:
+        return Made(lambda: [(way, self._rewritten(kernel, way)) for way in ways])
+
+    def _rewritten(self, kernel: Kernel, way: Way) -> Any:
+        """What an older dnc or TVM could write, this one perhaps cannot."""
+        try:
+            if not isinstance(way, int):
+                return replayed(self._module[kernel.name], way)
+            function = scheduled(self._module, kernel.name, self._machine.target, way)
+        except TargetError as error:
+            return error
+        return TargetError("no rule writes it any more") if function is None else function
 
     def runs(self, kernel: Kernel, candidates: Mapping[str, Any]) -> Mapping[str, Run]:
         functions = {name: function or self._scheduled[kernel.name] for name, function in candidates.items()}
@@ -137,8 +150,8 @@ class CpuTuner(Tuner[Built]):
     def winner(self, kernel: Kernel, way: Way, candidate: Any) -> Any:
         return way if isinstance(way, int) else candidate
 
-    def build(self, path: Path, chosen: Mapping[str, Any]) -> Built:
-        return compile_network(self._emit, self._machine, self._linker, path, chosen)
+    def build(self, path: Path, chosen: Mapping[str, Any]) -> Pending[Built]:
+        return Made(lambda: compile_network(self._emit, self._machine, self._linker, path, chosen))
 
     def networks(self, libraries: Mapping[str, Path]) -> tuple[Mapping[str, Run], Mapping[str, Outputs]]:
         runs: dict[str, Run] = {}
@@ -183,6 +196,39 @@ def _refusals() -> Iterator[None]:
         raise TargetError(f"the linker fails: {error.stderr.strip()}") from error
     except (RuntimeError, ValueError, TypeError, AttributeError, LookupError) as error:
         raise TargetError(f"TVM cannot compile a kernel: {error}") from error
+
+
+class _Ways:
+    """Ways of writing a kernel that are not known yet: other tiles and MetaSchedule's, in turn, while there are any."""
+
+    def __init__(
+        self, module: Any, kernel: Kernel, machine: Machine, known: Sequence[tuple[Way, float | None]]
+    ) -> None:
+        self._number = len(known)
+        self._search = _Search(module[kernel.name], machine, known)
+        self._tiles = Forms(
+            lambda place: scheduled(module, kernel.name, machine.target, place),
+            [way for way, _ in known if isinstance(way, int)],
+        )
+
+    def __iter__(self) -> Iterator[tuple[Way, Any]]:
+        return self
+
+    def __next__(self) -> tuple[Way, Any]:
+        first, second = (self._tile, self._search.next) if self._number % 2 == 0 else (self._search.next, self._tile)
+        self._number += 1
+        found = first() or second()
+        if found is None:
+            raise StopIteration
+        return found
+
+    def _tile(self) -> tuple[Way, Any] | None:
+        return next(self._tiles, None)
+
+    def tell(self, way: Way, ratio: float | None) -> None:
+        """What became of one."""
+        if not isinstance(way, int):
+            self._search.tell(ratio)
 
 
 class _Search:

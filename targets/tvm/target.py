@@ -144,6 +144,7 @@ class Tvm(TvmTarget):
         """Builds with kernels chosen by measuring, here or on a device: see tuning.py and remote.py."""
         from dnc.targets.tvm.cpu_tuning import CpuTuner
 
+        deadline = tuning.deadline()
         machine = self._machine()
         linker = find_linker(self.options["cc"], machine)
         if not tuning.remote and not machine.is_host:
@@ -156,7 +157,7 @@ class Tvm(TvmTarget):
         ):
             emitter, place, precision = self._emit(model, machine), scratch, self.options["precision"]
             tuner = CpuTuner(emitter, machine, linker, model, feeds, precision, device, place, tuning.cache, progress)
-            tuned = tuner.tune(folder / MODEL, place, tuning.trials)
+            tuned = tuner.tune(folder / MODEL, place, tuning.trials, deadline)
         text = summary(tuned.record)
         return {**self._finish(model, folder, machine, tuned.built, manifest), "kernels": text}, tuned.record
 

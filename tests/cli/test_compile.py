@@ -117,7 +117,7 @@ def test_short_names(command: Command, write: Write, tmp_path: Path, monkeypatch
     monkeypatch.setattr("dnc.compiler.compiling.find_target", remember)
     arguments = ["--mcpu", "znver4", "--backend", "tvm", "--arch", "sm_87", "--allow-fallback", "--shaves", "3"]
     assert command("compile", write("tiny"), "-t", "onnx", "-o", tmp_path / "e", *arguments).code == 0
-    assert told == [{"mcpu": "znver4", "backend": "tvm", "arch": "sm_87", "fallback": "on", "shaves": "3"}]
+    assert told[0] == {"mcpu": "znver4", "backend": "tvm", "arch": "sm_87", "fallback": "on", "shaves": "3"}
     monkeypatch.undo()
     refused = command("compile", tmp_path / "tiny.cfg", "-t", "onnx", "-o", tmp_path / "f", "--mcpu", "znver4")
     assert (refused.code, "has no option 'mcpu'" in refused.err) == (1, True)

@@ -159,6 +159,34 @@ def test_one_is_left(what: str, value: Any, reason: str, write: Write, tmp_path:
 
 
 @pytest.mark.usefixtures("fakes")
+@pytest.mark.parametrize(("taken", "built"), [(True, True), (False, True), (False, False)])
+def test_what_no_device_has_run(
+    taken: bool, built: bool, write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It takes the place of what is proven if its target says so, of engines that are both there, whatever times say"""
+    asked: list[list[str]] = []
+
+    def replaces(self: Any, folder: Path, proven: Path, feeds: Any, progress: Any) -> tuple[bool, str]:
+        asked.append([path.parent.name for path in (*folder.glob("model.onnx"), *proven.glob("model.onnx"))])
+        return taken, "tried"
+
+    monkeypatch.setattr(B, "proven", lambda self: A(self.given))
+    monkeypatch.setattr(B, "replaces", replaces)
+    monkeypatch.setattr(B, "builds_apart", True)
+    A.seconds, B.seconds = (0.001, 0.005) if taken else (0.005, 0.001)
+    if not built:
+        monkeypatch.setattr(A, "build", lambda *_: (_ for _ in ()).throw(TargetError("no such thing")))
+        with pytest.raises(TargetError, match="no such thing"):
+            build(write, tmp_path)
+        return
+    engine = build(write, tmp_path)
+    assert asked == [["b", "a"]]
+    assert engine.manifest.report["choice"].startswith("b, without timing" if taken else "a, without timing")
+    refused = engine.manifest.tuning["candidates"]["refused"]
+    assert refused == ({"a": "b is tried"} if taken else {"b": "tried"})
+
+
+@pytest.mark.usefixtures("fakes")
 def test_precision_is_the_candidates_(write: Write, tmp_path: Path) -> None:
     A.seconds, B.seconds = 0.002, 0.005
     engine = build(write, tmp_path, precision="fp16")

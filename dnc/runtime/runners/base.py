@@ -6,6 +6,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Container, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -16,6 +17,7 @@ from dnc.errors import TargetError
 from dnc.runtime.arithmetic import Arithmetic
 from dnc.runtime.devices import Lent, is_on_device
 from dnc.runtime.options import Option, parse_options
+from dnc.runtime.timing import Run
 from dnc.typing import Array
 
 __all__ = ["Pending", "Runner", "Session", "checked"]
@@ -36,11 +38,18 @@ class Pending:
         return self._outputs
 
 
+_FEW = 3
+_LEAST = 0.004
+"""Seconds of runs that are timed together."""
+
+
 class Session(ABC):
     """An opened engine. `run` and `submit` may be called from several threads at once."""
 
     device: str
     """What it really runs on, in the engine's own words."""
+    apart: ClassVar[bool] = False
+    """Whether that has memory of its own, so that inputs and outputs are copied."""
     opening: Callable[[], AbstractContextManager[None]] = nullcontext
     """What a session is in while its library opens files of the engine after `Runner.open`: it raises BundleError if
     they are not those that were checked any more."""
@@ -81,6 +90,14 @@ class Session(ABC):
         for _ in range(runs):
             self.run(inputs)
         return (time.perf_counter() - start) / runs
+
+    def device_run(self, inputs: Mapping[str, Array]) -> Run:
+        """What times a run on the device, to choose kernels by: where that has memory of its own, a call gives the mean
+        of as many runs as take 4 ms together, without copies. Raises as `run`."""
+        if not self.apart:
+            return partial(self.run, inputs)
+        once = self.device_seconds(inputs, _FEW)
+        return partial(self.device_seconds, inputs, max(_FEW, round(_LEAST / max(once, 1e-7))))
 
     def profile(self, inputs: Mapping[str, Array], runs: int) -> list[tuple[str, float]]:
         """How long each node takes, for `dnc bench --layers`.

@@ -28,6 +28,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 from tvm import relax
 from tvm.s_tir import dlight
 
@@ -45,11 +46,12 @@ from dnc.targets.cuda.schedules.tiled import scalar_product
 from dnc.targets.tvm.schedules.dense import product
 from dnc.targets.tvm.schedules.kernel import Kernel
 from dnc.targets.tvm.schedules.loops import Expr
-from dnc.targets.tvm.schedules.rewriting import Rule, report, rewrite, written
+from dnc.targets.tvm.schedules.rewriting import Rule, packed, report, rewrite, written
 from dnc.targets.tvm.schedules.stages import Segment, Stage, Unmatched, replaced
 from dnc.targets.tvm.schedules.window import Window, match
+from dnc.typing import Array
 
-__all__ = ["apply", "report", "scheduled"]
+__all__ = ["apply", "report", "scheduled", "weights"]
 
 _SCHEDULED = "tirx.is_scheduled"
 """The attribute that dlight goes by."""
@@ -77,6 +79,21 @@ def scheduled(module: Any, name: str, device: Device, rank: int) -> Any:
     """Writes a function of a module in the form of this rank, a tirx.PrimFunc; None if no rule matches it."""
     function = written(module, name, _rule(replace(device, rank=rank)), device.new)
     return None if function is None else function.with_attr(_SCHEDULED, True)
+
+
+def weights(module: Any, name: str, device: Device, ranks: Sequence[int]) -> dict[int, dict[int, Array]]:
+    """Small numbers for the parameters of a function that forms of some ranks want packed: the same ones for all forms,
+    as each wants them, by rank and place."""
+    forms = {rank: packed(module, name, _rule(replace(device, rank=rank)), device.new) for rank in ranks}
+    given = {place: one.given for form in forms.values() for place, one in form.items()}
+    arrays: dict[int, dict[int, Array]] = {rank: {} for rank in ranks}
+    for place, buffer in given.items():
+        drawn = np.random.default_rng(place).random([int(side) for side in buffer.shape], np.float32) - 0.5
+        kind = np.dtype(str(buffer.dtype))
+        plain = (drawn * (0.2 if kind.kind == "f" else 200)).astype(kind)
+        for rank, form in forms.items():
+            arrays[rank][place] = form[place].pack(plain) if place in form else plain
+    return arrays
 
 
 def _rule(device: Device) -> Rule:

@@ -99,6 +99,15 @@ def written(module: Any, name: str, rule: Rule, further: bool = False) -> Any:
         return None
 
 
+def packed(module: Any, name: str, rule: Rule, further: bool = False) -> Mapping[int, Packed]:
+    """The parameters that `written` wants in another form, by their places."""
+    constant = _constant_arguments(calls(module)).get(name, frozenset())
+    try:
+        return _write(module[name], rule, constant, further).packed
+    except Unmatched:
+        return {}
+
+
 def rewrite(
     module: Any,
     rule: Rule,

@@ -307,7 +307,7 @@ def test_nvidias_compiler(mode: str, head: str, tmp_path: Path) -> None:
     )
     inline_composites(built, Cuda({"backend": "tvm"}).candidates()[0].composites)
     with Compiler(built, Job(("sm_75", "sm_87", "sm_90", "sm_120")), lambda _: None) as compiler:
-        reply = compiler.network(tmp_path / "model.so")
+        reply = compiler.network(tmp_path / "model.so").result()
     own = [name for name, rule in reply["rules"].items() if rule in ("preprocessing", "suppression")]
     assert len(own) == (7 if interpolation == "bicubic" else 5)
     for name in own:

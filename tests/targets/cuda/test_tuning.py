@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import dnc
@@ -85,6 +86,26 @@ def test_kept_and_reused(write: Write, tmp_path: Path, gpu: Path) -> None:
     heavy = max((item["kernel"] for item in trials), key=[item["kernel"] for item in trials].count)
     _compiled(write("net", _NET), gpu, tmp_path / "e", tune=2)
     assert heavy not in {item["kernel"] for item in _trials(gpu)[len(trials) :]}
+
+
+@pytest.mark.slow
+def test_by_the_time_of_the_device(write: Write, tmp_path: Path, gpu: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Here one form takes half of the others' time, a copy a hundred times as much, and the networks the same."""
+    monkeypatch.setenv("EMULATED_TIMES", "launch=1,copy=9000,rank2_=50,=100")
+    options = {"kernels": "measured", "graphs": "off"}
+    engine = _compiled(write("net", _NET), gpu, tmp_path / "e", tune=4, options=options)
+    assert {item["way"]: round(item["ratio"], 2) for item in _trials(gpu)} == {1: 1.0, 2: 0.5}
+    found = engine.manifest.tuning["kernels"]
+    assert {kernel["best"] for kernel in found["kernels"]} == {"tile 2"}
+    assert all(kernel["microseconds"] == pytest.approx(100, abs=0.2) for kernel in found["kernels"])
+    assert found["ratio"] == [1.0, 1.0, 1.0]
+    assert found["dropped"] == "the network as a whole is not certainly faster"
+    kernels = len(json.loads((engine.folder / "model.json").read_text())["kernels"])
+    with Measurer(0, print) as measurer:
+        feeds = {"input": np.zeros((1, 3, 6, 6), np.float32)}
+        runs, outputs = measurer.networks({"rule": engine.folder}, feeds, "off")
+        assert runs["rule"]() == pytest.approx(kernels * 101e-6)
+        assert [output.shape for output in outputs["rule"]] == [(1, 16, 6, 6)]
 
 
 @pytest.mark.slow

@@ -24,7 +24,8 @@ OPTIONS: Sequence[Option] = (
         "backend",
         "auto",
         "what runs the network: onnxruntime; tvm: kernels compiled ahead of time, here, for the GPU that arch names; "
-        "auto: the faster one on this machine's GPU, onnxruntime where there is none",
+        "auto: the faster one on this machine's GPU; where there is none, tvm if arch is given and it is installed, "
+        "else onnxruntime",
         one_of("auto", "onnxruntime", "tvm"),
     ),
     Option(
@@ -44,8 +45,7 @@ OPTIONS: Sequence[Option] = (
     Option(
         "arch",
         "",
-        "the GPU's generation, as sm_87, for what was measured on one; tvm: or several, as sm_75,sm_87; that of this "
-        "machine's GPU if not given",
+        "tvm: the GPU's generation, as sm_87, or several, as sm_75,sm_87; that of this machine's GPU if not given",
         arch,
     ),
     Option("device", "0", "the number of the GPU", whole(0, 63), at_load=True),

@@ -40,7 +40,7 @@ import threading
 import time
 from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -274,6 +274,8 @@ class CudaSession(OnnxSession):
     Raises:
         TargetError: onnxruntime raises something; or the model's shapes are not fixed, as graphs need them.
     """
+
+    apart: ClassVar[bool] = True
 
     def __init__(self, path: Path, settings: Settings, threads: int | None, graphs: bool = False) -> None:
         self._settings = settings

@@ -1,0 +1,156 @@
+"""What --target cuda takes: of back ends, without a GPU and with one, and of kernels that no GPU has run yet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import dnc
+from dnc.errors import TargetError
+from dnc.runtime.gpus import Gpu
+from dnc.runtime.runners.tvm.session import MODEL
+from dnc.targets.cuda import kernels, target
+from dnc.targets.cuda.target import Cuda
+from dnc.targets.cuda.tuning import Measurer
+from dnc.targets.tvm import tuning
+
+Write = Callable[..., Path]
+
+
+@pytest.fixture(autouse=True)
+def _no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(target, "gpus", lambda: ())
+    monkeypatch.setattr(kernels.CudaKernels, "lacking", lambda self: "")
+
+
+def _taken(**given: str) -> tuple[str, str]:
+    """The back end that is taken, and why."""
+    choice = Cuda(given)
+    (one,) = choice.candidates()
+    return one.given.get("backend", "onnxruntime"), choice.reason()
+
+
+def test_without_a_gpu() -> None:
+    """TVM where a GPU is named, for it was the faster one on another; the engine that runs everywhere where none is."""
+    assert _taken() == (
+        "onnxruntime",
+        "onnxruntime, for every GPU, untimed; on an NVIDIA H200 tvm took 0.29 to 0.47 of onnxruntime's time: "
+        "--arch names a GPU to compile for",
+    )
+    assert _taken(arch="sm_87") == (
+        "tvm",
+        "tvm, untimed here: on an NVIDIA H200 tvm took 0.29 to 0.47 of onnxruntime's time",
+    )
+    assert "0.04 to 0.54" in _taken(arch="sm_75,sm_90", precision="fp16")[1]
+    assert _taken(arch="sm_87", precision="tf32") == (
+        "tvm",
+        "tvm, untimed here: on an NVIDIA H200 tvm was the faster one in fp32 and fp16",
+    )
+
+
+def test_what_one_back_end_alone_has() -> None:
+    """What is asked for decides, whatever was measured."""
+    for given in ({"provider": "tensorrt"}, {"layout": "nhwc"}, {"fallback": "on"}):
+        back_end, why = _taken(arch="sm_87", precision="fp16", **given)
+        assert back_end == "onnxruntime"
+        assert f"back end tvm has no {next(iter(given))}" in why
+    assert _taken(arch="sm_87", precision="int8") == (
+        "onnxruntime",
+        "onnxruntime, untimed: no GPU has run tvm's kernels of 8 bits yet",
+    )
+    for given in ({"precision": "bf16"}, {"triple": "aarch64-linux-gnu"}):
+        assert _taken(arch="sm_87", **given)[0] == "tvm"
+        with pytest.raises(TargetError, match=f"back end onnxruntime has no .*{next(iter(given))}"):
+            _taken(**given)
+    assert _taken(backend="tvm", arch="sm_87") == ("tvm", "")
+    assert _taken(backend="onnxruntime") == ("onnxruntime", "")
+
+
+def test_without_tvm(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The report says what would be faster, and what is missing."""
+    monkeypatch.setattr(kernels.CudaKernels, "lacking", lambda self: "apache-tvm is not installed")
+    back_end, why = _taken(arch="sm_75,sm_87")
+    assert back_end == "onnxruntime"
+    assert why.endswith("of onnxruntime's time, but apache-tvm is not installed")
+
+
+def test_what_is_lacking(monkeypatch: pytest.MonkeyPatch) -> None:
+    """TVM; NVIDIA's compiler; the C++ compiler that links."""
+    monkeypatch.undo()
+    one = kernels.CudaKernels({"backend": "tvm"})
+    monkeypatch.setattr(kernels.CudaKernels, "missing", lambda self: "apache-tvm")
+    assert one.lacking() == "apache-tvm is not installed"
+    monkeypatch.setattr(kernels.CudaKernels, "missing", lambda self: "")
+
+    def none(*_: object) -> None:
+        raise TargetError("there is none")
+
+    for name in ("find_toolkit", "find_linker"):
+        with monkeypatch.context() as patch:
+            patch.setattr(kernels, "find_linker", lambda *_: "")
+            patch.setattr(kernels, "find_toolkit", lambda *_: "")
+            assert one.lacking() == ""
+            patch.setattr(kernels, name, none)
+            assert one.lacking() == "there is none"
+
+
+def test_the_report_says_why(write: Write, tmp_path: Path) -> None:
+    """In the engine, too."""
+    engine = dnc.compile(write("tiny"), out=tmp_path / "e", target="cuda", verify=False)
+    assert engine.manifest.report["choice"].startswith(
+        "onnxruntime, for every GPU, untimed; on an NVIDIA H200 tvm took"
+    )
+    assert dnc.load(engine.folder).manifest.report == engine.manifest.report
+
+
+def _measurer(monkeypatch: pytest.MonkeyPatch, seconds: float, output: Any = None, error: str = "") -> tuple[bool, str]:
+    """What is said of new kernels that take so long where those that are proven take 1 ms."""
+    one = np.linspace(-1, 1, 100, dtype=np.float32)
+
+    def networks(self: Measurer, folders: Mapping[str, Path], *_: Any) -> Any:
+        if error:
+            raise TargetError(error)
+        outputs = {"rule": [one], "tuned": [one if output is None else output]}
+        return {"rule": lambda: 0.001, "tuned": lambda: seconds}, outputs
+
+    monkeypatch.setattr(Measurer, "networks", networks)
+    monkeypatch.setattr(tuning, "interleave", lambda runs, **how: _interleave(runs, **{**how, "seconds": 0.0}))
+    return Measurer.__new__(Measurer).try_new(Path("new"), Path("proven"), {}, "fp16", "auto")
+
+
+_interleave = tuning.interleave  # type: ignore[attr-defined]
+
+
+def test_new_kernels(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Right and faster on the device: taken. Slower, wrong, or the end of the process: left out, and why is said."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("new", "proven"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / MODEL).write_text(name)
+    assert _measurer(monkeypatch, 0.0009) == (True, "taken: the same outputs, and 0.900 (0.900 to 0.900) of the time")
+    taken, why = _measurer(monkeypatch, 0.0011)
+    assert not taken
+    assert why.endswith("not certainly faster, 1.100 (1.100 to 1.100) of its time")
+    one = np.linspace(-1, 1, 100, dtype=np.float32)
+    assert _measurer(monkeypatch, 0.0009, one + 0.01)[0]
+    for output in (one + 0.03, np.where(one > 0.9, np.nan, one), one[:50]):
+        taken, why = _measurer(monkeypatch, 0.0009, output)
+        assert not taken
+        assert why.startswith("left out: its outputs differ: output 0 is off by ")
+    assert _measurer(monkeypatch, 0.0009, error="it ended") == (False, "left out: it ended")
+    (tmp_path / "new" / MODEL).write_text("proven")
+    assert _measurer(monkeypatch, 0.0009) == (False, "left out: this network has none of them")
+
+
+def test_two_are_the_same_but_for_new_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What stands for which: by title, as candidates are known by it."""
+    monkeypatch.setattr(target, "gpus", lambda: (Gpu("NVIDIA A", "sm_80", "1.2"),))
+    *_, measured, new = Cuda({"precision": "fp16", "arch": "sm_80"}).candidates()
+    proven = new.proven()
+    assert proven is not None
+    assert (proven.title, proven.given) == (measured.title, measured.given)
+    assert measured.proven() is None
