@@ -20,6 +20,7 @@ WITH_CLOCKS = {
     "tests/fuzz/running.py": "which ends what hangs",
     "tests/fuzz/soak.py": "which runs for as long as it is told to",
     "tests/runtime/test_package.py": "how old a folder is",
+    "tests/targets/cuda/compiling.py": "which says how long it took",
     "tests/targets/myriad/test_installing.py": "how old a folder is",
     "tests/zoo/test_zoo.py": "a server that is slow",
 }

@@ -128,6 +128,9 @@ def _adds(part: Segment) -> Any | None:
 def _mean_of(part: Segment) -> Any | None:
     """The map (N, H, W, C) over whose pixels a segment adds up."""
     term = _adds(part)
+    if isinstance(term, tirx.Cast):
+        # Float16 is added up in float32.
+        term = term.value
     if not isinstance(term, ir.TensorLoad) or len(term.indices) != 4 or str(term.source.dtype) not in _FLOATS:
         return None
     reduced = [axis for axis, summed in zip(part.anchor.axes, part.anchor.reduced, strict=True) if summed]

@@ -5,6 +5,7 @@ A function here gets the node and its inputs, tensors or constants, and gives a 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
@@ -254,7 +255,33 @@ def _pool(b: RelaxBuilder, node: ir.Node, inputs: Inputs) -> Tensor:
 
 @_operator("GlobalAveragePool")
 def _global_pool(b: RelaxBuilder, node: ir.Node, inputs: Inputs) -> Tensor:
-    return b.emit(b.op.mean(b.last(inputs[0]).expr, axis=[1, 2], keepdims=True), last=True)
+    return _summed(b, b.last(inputs[0]), [1, 2], mean=True)
+
+
+def _summed(b: RelaxBuilder, x: Tensor, axes: Sequence[int], *, kept: bool = True, mean: bool = False) -> Tensor:
+    """The sum or the mean along axes: of float16, where many terms would overflow, in float32 until it is done."""
+    if x.dtype != "float16":
+        return b.emit((b.op.mean if mean else b.op.sum)(x.expr, axis=list(axes), keepdims=kept), x.last)
+
+    def wide(data: Any) -> Any:
+        summed = {axis: b.te.reduce_axis((0, data.shape[axis]), name=f"k{axis}") for axis in axes}
+        shape = [1 if axis in summed else side for axis, side in enumerate(data.shape) if kept or axis not in summed]
+
+        def term(*places: Any) -> Any:
+            left = iter(places)
+            if kept:
+                return data(*(summed.get(axis, place) for axis, place in enumerate(places)))
+            return data(*(summed[axis] if axis in summed else next(left) for axis in range(len(data.shape))))
+
+        total = b.te.compute(
+            shape, lambda *i: b.te.sum(term(*i).astype("float32"), axis=list(summed.values())), name="total"
+        )
+        count = math.prod(int(data.shape[axis]) for axis in axes) if mean else 1
+        return b.te.compute(
+            shape, lambda *i: (total(*i) / b.tir.const(float(count), "float32")).astype("float16"), name="result"
+        )
+
+    return b.compute(wide, x.expr, last=x.last, name="mean" if mean else "sum")
 
 
 @_operator("Gemm")
@@ -280,7 +307,7 @@ def _softmax(b: RelaxBuilder, node: ir.Node, inputs: Inputs) -> Tensor:
     axis, op = b.axis(x, attribute(node, "axis", -1)), b.op
     top = b.emit(op.max(x.expr, axis=axis, keepdims=True), x.last)
     power = b.emit(op.exp(op.subtract(x.expr, top.expr)), x.last)
-    total = b.emit(op.sum(power.expr, axis=axis, keepdims=True), x.last)
+    total = _summed(b, power, [axis])
     return b.emit(op.divide(power.expr, total.expr), x.last)
 
 
@@ -292,8 +319,9 @@ def _reduce(b: RelaxBuilder, node: ir.Node, inputs: Inputs) -> Tensor:
     if not kept:
         x = b.first(x)
     axes = [b.axis(x, axis) for axis in (range(len(x.shape)) if given is None else given)]
-    function = {"ReduceMax": b.op.max, "ReduceMean": b.op.mean, "ReduceSum": b.op.sum}[node.op_type]
-    return b.emit(function(x.expr, axis=axes, keepdims=kept), x.last)
+    if node.op_type == "ReduceMax":
+        return b.emit(b.op.max(x.expr, axis=axes, keepdims=kept), x.last)
+    return _summed(b, x, axes, kept=kept, mean=node.op_type == "ReduceMean")
 
 
 @_operator("Concat")

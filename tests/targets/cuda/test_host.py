@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests import ROOT
+from tests.patience import PATIENCE
 from tests.targets.cuda.emulation import environment
 from tests.targets.cuda.test_engine import engine, needs_tvm
 
@@ -47,7 +48,7 @@ def _program(folder: Path, code: str, graphs: str, **more: str) -> str:
         env=environment(folder, **more),
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=PATIENCE,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()

@@ -359,6 +359,24 @@ def test_truths(precision: str, tmp_path: Path) -> None:
     _compare(tmp_path, {"truths": built}, 2e-6 if precision == "fp32" else 4e-3)
 
 
+def test_means_in_float16(tmp_path: Path) -> None:
+    """Their sums are larger than any number of float16."""
+    rng = np.random.default_rng(0)
+    built = model(
+        "g (float[1, 8, 150, 150] x) => (float[1, 8, 1, 1] m, float[1, 1, 150, 150] s) "
+        "{ n = Mul(x, c) m = GlobalAveragePool(n) s = ReduceMean <axes: ints = [1]> (n) }",
+        c=np.full((1, 8, 1, 1), 12.5, np.float32),
+    )
+    for each in ("to-float16", "eliminate-dead-code"):
+        passes[each]().rewrite(built)
+    feeds = {"x": rng.uniform(0.9, 1, (1, 8, 150, 150)).astype(np.float32)}
+    found, _ = _compute(tmp_path, {"means": built}, {"means": feeds})["means"]
+    # ONNX Runtime's own float16 overflows too.
+    right = [12.5 * feeds["x"].mean(axes, keepdims=True) for axes in ((2, 3), 1)]
+    for got, expected in zip(found, right, strict=True):
+        np.testing.assert_allclose(got, expected, rtol=2e-3)
+
+
 @pytest.mark.parametrize("arch", ["sm_75", "sm_90"])
 def test_few_outputs_in_float16(arch: str, tmp_path: Path) -> None:
     """By the ordinary units, in float32, with windows that reach out of a map whose vectors have eight numbers."""
