@@ -85,13 +85,14 @@ class Cuda(Destination):
         except TargetError as error:
             why = f"onnxruntime, untimed: {error.message}"
         else:
-            if kernels.needs_calibration:
-                why = "onnxruntime, untimed: no GPU has run tvm's kernels of 8 bits yet"
-            elif not self.options["arch"]:
+            if not self.options["arch"]:
                 why = f"onnxruntime, for every GPU, untimed; {measured}: --arch names a GPU to compile for"
             elif lacking := kernels.lacking():
                 why = f"onnxruntime, untimed: {measured}, but {lacking}"
             else:
+                if kernels.needs_calibration:
+                    # The other way is TensorRT's, which has to be there.
+                    measured = "no GPU has run its kernels of 8 bits yet; --backend onnxruntime leaves them to TensorRT"
                 return [kernels], f"tvm, untimed here: {measured}"
         return [BACKENDS["onnxruntime"](self._given_to("onnxruntime"))], why
 
