@@ -141,7 +141,11 @@ def _replace(
     progress(f"trying {target.title}")
     taken, text = False, f"left out: {proven} was not built, which it would have to equal"
     if proven in built:
-        taken, text = target.replaces(folder / target.title, folder / proven, feeds, progress)
+        try:
+            taken, text = target.replaces(folder / target.title, folder / proven, feeds, progress)
+        except TargetError as error:
+            # Nothing can be tried here: an old driver, or no library of it.
+            text = f"left out: {error.message}"
     del built[proven if taken else target.title]
     if taken:
         refused[proven] = f"{target.title} is {text}"

@@ -153,7 +153,7 @@ class CompileOptions:
         """What `tune` allows: how many trials, or how many seconds."""
         if self.tune is None:
             return None, None
-        match = re.fullmatch(r"(\d+)([smh]?)", str(self.tune), re.ASCII)
+        match = re.fullmatch(r"(\d{1,9})([smh]?)", str(self.tune), re.ASCII)
         if match is None or int(match[1]) == 0:
             hint = "200 is so many trials; 90s, 3m and 1h are so long"
             raise DncError(f"tune={self.tune} is neither a number of trials nor a time", hint=hint)

@@ -197,10 +197,19 @@ class GpuTuner(Tuner[Mapping[str, Any]]):
         """The network, of kinds of kernels that no GPU has run if here they are right and faster."""
         self.progress("compiling the network")
         paths = {kinds: path if kinds == self.kinds else scratch / f"{kinds}.so" for kinds in self._compilers}
-        networks = {kinds: one.network(paths[kinds]) for kinds, one in self._compilers.items()}
-        described = {kinds: one.functions(scratch / f"{kinds}-functions.so") for kinds, one in self._compilers.items()}
+        networks: dict[str, Reply] = {}
+        described: dict[str, Reply] = {}
+        for kinds, one in self._compilers.items():
+            try:
+                networks[kinds] = one.network(paths[kinds])
+                described[kinds] = one.functions(scratch / f"{kinds}-functions.so")
+            except TargetError as error:
+                if kinds == self.kinds:
+                    raise
+                # New kernels cannot even be begun; the others can.
+                self.trial = f"left out: {error.message}"
         self._networks[path] = networks[self.kinds].result()
-        if len(paths) > 1:
+        if len(described) > 1:
             self._try_new(path, paths["new"], networks["new"])
         else:
             # How long that takes is part of what the end needs.

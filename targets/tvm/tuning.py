@@ -314,9 +314,10 @@ class Tuner(ABC, Generic[Built]):
             self.deadline = deadline
             built = self.base(path, scratch)
             reserve = _RESERVE * (self.clock() - start) + self._network_seconds
-            kernels = self._started(trials)
+            kernels: Sequence[Kernel] = ()
             stopped = ""
             try:
+                kernels = self._started(trials)
                 self._search(kernels, trials, None if deadline is None else deadline - reserve)
             except KeyboardInterrupt:
                 stopped = "Ctrl-C"
@@ -441,8 +442,9 @@ class Tuner(ABC, Generic[Built]):
         seconds = _FINAL_SECONDS if self.final_seconds is None else self.final_seconds
         certain = interleave(runs, seconds=2 * seconds, rounds=(15, 1000)).ratio("candidate", "rule", _CONFIDENCE)
         if certain.high < _GAIN and certain.value < kernel.taken:
-            kernel.ratio, kernel.best = certain, way
-            kernel.winner = self.winner(kernel, way, candidate)
+            # Ctrl-C comes before all of it, or behind.
+            winner = self.winner(kernel, way, candidate)
+            kernel.ratio, kernel.best, kernel.winner = certain, way, winner
         return ratio
 
     def _finish(self, path: Path, tuned: Path, chosen: Mapping[str, Any]) -> tuple[Built | None, Ratio | None, str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 
 from dnc.runtime.runners.cuda.device import Device
 from dnc.targets.cuda.schedules.helpers import TILES
@@ -143,11 +144,14 @@ def _count(window: Window, tile: Tile) -> int:
 def ranked(kinds: Sequence[Kind], device: Device) -> tuple[Kind, Form]:
     """The kind and the form of the device's rank, among all of some kinds.
 
-    Those that a GPU has run come kind by kind. Those that none has run are in the order of the formula, before the
-    others if the device wants them, else behind them.
+    Those that a GPU has run come kind by kind; those that none has run are in the order of the formula. The first one
+    is of the latter if the device wants them, else of the former. Then they come by turns: not all ranks are tried, and
+    either may be the faster one.
     """
     measured = [(kind, form) for kind in kinds if not kind.new for _, form in kind.forms]
     unmeasured = [(cycles, kind, form) for kind in kinds if kind.new for cycles, form in kind.forms]
     new = [(kind, form) for _, kind, form in sorted(unmeasured, key=lambda timed: timed[0])]
-    order = [*new, *measured] if device.new else [*measured, *new]
+    first, others = (new, measured) if device.new else (measured, new)
+    turns = zip_longest(others, first[1:])
+    order = [*first[:1], *(one for pair in turns for one in pair if one is not None)]
     return order[min(device.rank, len(order) - 1)]

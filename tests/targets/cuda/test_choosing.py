@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
 import dnc
+from dnc.compiler import choosing
 from dnc.errors import TargetError
 from dnc.runtime.gpus import Gpu
 from dnc.runtime.runners.tvm.session import MODEL
 from dnc.targets.cuda import kernels, target
 from dnc.targets.cuda.target import Cuda
-from dnc.targets.cuda.tuning import Measurer
+from dnc.targets.cuda.tuning import GpuTuner, Measurer
 from dnc.targets.tvm import tuning
+from dnc.typing import silent
 
 Write = Callable[..., Path]
 
@@ -154,3 +157,61 @@ def test_two_are_the_same_but_for_new_kernels(monkeypatch: pytest.MonkeyPatch) -
     assert proven is not None
     assert (proven.title, proven.given) == (measured.title, measured.given)
     assert measured.proven() is None
+
+
+def test_new_kernels_that_cannot_be_tried(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Where nothing can be measured, what is proven goes on, and so do the other back ends."""
+    new = kernels.CudaKernels({"backend": "tvm", "arch": "sm_80", "kernels": "new"})
+    proven = new.proven()
+    assert proven is not None
+
+    def none(*_: object) -> None:
+        raise TargetError("the driver is too old")
+
+    monkeypatch.setattr(kernels, "Measurer", none)
+    built: dict[str, Any] = {"other": None, proven.title: None, new.title: None}
+    refused: dict[str, str] = {}
+    choosing._replace(new, proven.title, tmp_path, {}, built, refused, silent)
+    assert list(built) == ["other", proven.title]
+    assert refused == {new.title: "left out: the driver is too old"}
+
+
+class _Compiler:
+    """Has a network, or refuses it at once."""
+
+    def __init__(self, error: str = "") -> None:
+        self._error = error
+
+    def network(self, library: Path) -> Any:
+        if self._error:
+            raise TargetError(self._error)
+        return tuning.Made(lambda: {"compiler": "nvcc"})
+
+    def functions(self, library: Path) -> Any:
+        return self.network(library)
+
+
+def test_new_kernels_that_cannot_be_begun(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Tuning goes on without them, and says so; without what is proven, it ends."""
+    measurer: Any = SimpleNamespace(name="NVIDIA A", capability="8.0", driver="13.0")
+    monkeypatch.setattr(GpuTuner, "networks", lambda *_: None)
+    for refuses in ("new", "measured"):
+        tuner = GpuTuner(
+            {kinds: _Compiler("it is odd" * (kinds == refuses)) for kinds in ("measured", "new")},  # type: ignore[misc]
+            measurer,
+            None,  # type: ignore[arg-type]
+            {},
+            archs=["sm_80"],
+            graphs="auto",
+            precision="fp16",
+            record=dict,
+            scratch=tmp_path,
+            cache=None,
+            progress=silent,
+        )
+        if refuses == "new":
+            tuner.base(tmp_path / "model.so", tmp_path)
+            assert (tuner.kinds, tuner.trial) == ("measured", "left out: it is odd")
+        else:
+            with pytest.raises(TargetError, match="it is odd"):
+                tuner.base(tmp_path / "model.so", tmp_path)

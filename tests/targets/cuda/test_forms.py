@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,7 +13,8 @@ pytest.importorskip("tvm.relax", exc_type=ImportError)
 
 from dnc.runtime.runners.cuda.device import Device
 from dnc.targets.cuda.schedules import tensors, tiled
-from dnc.targets.cuda.schedules.forms import Form, cycles, forms_of
+from dnc.targets.cuda.schedules.forms import Form, Kind, cycles, forms_of, ranked
+from dnc.targets.cuda.schedules.mma import MMA_RATE, mma_tiles
 
 _CYCLES = 1755
 """In a microsecond."""
@@ -56,3 +58,23 @@ def test_forms_of() -> None:
     # What tuning on an H200 found better than the form that the formula took before.
     forms = forms_of(_window((1, 104, 104, 32), (1, 104, 104, 32), 3, "float16"), tensors._TILES, tensors._RATE, device)
     assert (forms[0][1].tile.rows, forms[0][1].tile.columns) == (128, 32)
+
+
+@pytest.mark.parametrize("new", [False, True])
+def test_kinds_take_turns(new: bool) -> None:
+    """What no GPU has run is the first one only where it is wanted; tuning, which tries some sixty, comes to either."""
+    device = replace(Device.of(["sm_90"]), new=new)
+    window: Any = _window((1, 26, 26, 256), (1, 26, 26, 256), 3, "float16")
+    forms = {
+        "measured": forms_of(window, tensors._TILES, tensors._RATE, device),
+        "new": forms_of(window, mma_tiles(window, device), MMA_RATE, device),
+    }
+    kinds = [Kind(lambda _: None, each, name == "new") for name, each in forms.items()]  # type: ignore[arg-type,return-value]
+    assert all(len(each) > 60 for each in forms.values())
+    count = sum(map(len, forms.values()))
+    found = [ranked(kinds, replace(device, rank=rank)) for rank in range(count + 1)]
+    assert found[0] == (kinds[new], forms["new" if new else "measured"][0][1])
+    assert {kind.new for kind, _ in found[1:3]} == {False, True}
+    assert len({(kind.new, form) for kind, form in found}) == count
+    assert ranked(kinds[:1], device)[0] is kinds[0]
+    assert ranked(kinds[1:], device)[0] is kinds[1]

@@ -258,6 +258,35 @@ def test_interrupted(tmp_path: Path, trial: int) -> None:
     assert result.record["kept"] == bool(won)
 
 
+def test_interrupted_before_the_first_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While kernels are timed, too: the network is built by then, and is kept."""
+
+    def kernels(self: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(_Tuner, "kernels", kernels)
+    _, result, chosen = _tune(_planted(), tmp_path, 180.0)
+    assert chosen == {}
+    assert result.record["stopped"] == "Ctrl-C"
+    assert (result.record["kept"], result.record["kernels"]) == (False, [])
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, TargetError("it cannot be written")])
+def test_what_won_and_cannot_be_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[KeyboardInterrupt] | TargetError
+) -> None:
+    """It leaves nothing of itself behind."""
+
+    def winner(self: Any, kernel: Any, way: Any, candidate: Any) -> Any:
+        if (kernel.name, way) == ("a", 19):
+            raise error
+        return way
+
+    monkeypatch.setattr(_Tuner, "winner", winner)
+    _, _, chosen = _tune(_planted(), tmp_path, 1e6)
+    assert chosen["a"] == 7
+
+
 def test_interrupted_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The second one leaves the network as it was first."""
     plan = _planted(interrupt=40)
