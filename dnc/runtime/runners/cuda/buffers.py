@@ -42,18 +42,20 @@ class Gate:
     @contextmanager
     def shared(self, urgent: bool = False) -> Iterator[None]:
         """With others. A finalizer, which may come while its thread has anything, is `urgent`."""
-        depth = getattr(self._own, "depth", 0)
-        with self._changed:
-            self._changed.wait_for(lambda: urgent or depth or not self._waiting)
-            self._inside += 1
-        self._own.depth = depth + 1
+        depth, inside = getattr(self._own, "depth", 0), False
         try:
+            with self._changed:
+                self._changed.wait_for(lambda: urgent or depth or not self._waiting)
+                # Ctrl-C, which may come behind, does not leave it inside.
+                self._inside, inside = self._inside + 1, True
+            self._own.depth = depth + 1
             yield
         finally:
-            self._own.depth -= 1
-            with self._changed:
-                self._inside -= 1
-                self._changed.notify_all()
+            self._own.depth = depth
+            if inside:
+                with self._changed:
+                    self._inside -= 1
+                    self._changed.notify_all()
 
     @contextmanager
     def alone(self) -> Iterator[None]:
@@ -126,8 +128,12 @@ class Pinned:
         """
         with self._lock:
             for other, addresses in list(self._free.items()):
-                while self.size + size > _MOST and addresses:
-                    free(addresses.pop())
+                while self.size + size > _MOST:
+                    try:
+                        address = addresses.pop()
+                    except IndexError:
+                        break  # None is left, or another thread was faster.
+                    free(address)
                     self.size -= other
             address = pin(size) if self.size + size <= _MOST else 0
             if address:
