@@ -137,8 +137,9 @@ class CudaKernels(TvmTarget):
     ) -> Mapping[str, str]:
         with Compiler(model, self._job(), progress) as compiler:
             reply = compiler.network(folder / MODEL).result()
-        eights = ", and no GPU has run kernels of 8 bits yet" if self.needs_calibration else ""
-        return self._finish(model, folder, manifest, reply, f"nothing was timed or tried on a GPU{eights}")
+        kinds = "of 8 bits" if self.needs_calibration else "for bfloat16" if self.options["precision"] == "bf16" else ""
+        unseen = f", and no GPU has run kernels {kinds} yet" if kinds else ""
+        return self._finish(model, folder, manifest, reply, f"nothing was timed or tried on a GPU{unseen}")
 
     def build_tuned(
         self, model: ir.Model, folder: Path, manifest: Manifest | None, tuning: Tuning, progress: Progress = silent

@@ -32,7 +32,7 @@ import onnx_ir as ir
 from dnc.graph.quantization import DATA_MOVEMENT, QuantParams
 from dnc.graph.rewriting import attribute
 from dnc.targets.tvm.emit.builder import JOINS, Array, RelaxBuilder, Tensor, Value
-from dnc.targets.tvm.emit.operators import OPERATORS
+from dnc.targets.tvm.emit.operators import OPERATORS, filled
 
 __all__ = ["QUANTIZING", "Dequantized", "Held", "integers_of", "real"]
 
@@ -223,15 +223,7 @@ def _filled(b: RelaxBuilder, numbers: Tensor, missing: int) -> Tensor:
     """The numbers with more channels, and the channels last."""
     count, channels, height, width = numbers.shape
     if b.gpu and not numbers.last:
-        tir = b.tir
-
-        def filled(data: Any) -> Any:
-            def at(n: Any, y: Any, x: Any, c: Any) -> Any:
-                return tir.if_then_else(c < channels, data[n, c, y, x], tir.const(0, numbers.dtype))
-
-            return b.te.compute((count, height, width, channels + missing), at, name="fill")
-
-        return b.compute(filled, numbers.expr, last=True, name="fill")
+        return filled(b, numbers, channels + missing)
     if numbers.last or channels > _GROUP or width == 1:
         return b.emit(b.op.nn.pad(b.last(numbers).expr, [0] * 7 + [missing], pad_value=0), last=True)
     from dnc.targets.tvm.schedules.interleave import interleave

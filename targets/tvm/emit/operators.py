@@ -16,7 +16,7 @@ from dnc.graph.rewriting import attribute, constant_array
 from dnc.targets.tvm.emit.builder import RelaxBuilder, Tensor, Value, integers
 from dnc.targets.tvm.functions import softplus
 
-__all__ = ["OPERATORS", "unsuitable"]
+__all__ = ["OPERATORS", "filled", "unsuitable"]
 
 Inputs = Sequence[Value | None]
 _Handler = Callable[[RelaxBuilder, ir.Node, Inputs], Tensor | list[Tensor]]
@@ -163,7 +163,7 @@ def _conv(b: RelaxBuilder, node: ir.Node, inputs: Inputs) -> Tensor:
     assert isinstance(weights, np.ndarray)
     channels = weights.shape[1]
     if b.fill and x.dtype == "float16" and channels % 2 and channels < b.fill and x.shape[1] == channels:
-        x = _filled(b, b.tensor_of(inputs[0]))
+        x = filled(b, x, b.fill)
         weights = np.pad(weights, [(0, 0), (0, b.fill - channels), (0, 0), (0, 0)])
     x = b.last(x)
     kernel = b.relax.const(np.ascontiguousarray(weights.transpose(2, 3, 1, 0)))
@@ -184,8 +184,8 @@ def _conv(b: RelaxBuilder, node: ir.Node, inputs: Inputs) -> Tensor:
     return result
 
 
-def _filled(b: RelaxBuilder, x: Tensor) -> Tensor:
-    """The tensor with its channels last, and zeros behind them."""
+def filled(b: RelaxBuilder, x: Tensor, wanted: int) -> Tensor:
+    """The tensor with its channels last, so many, of which those that it has not are zeros."""
     te, tir = b.te, b.tir
 
     def fill(data: Any) -> Any:
@@ -196,7 +196,7 @@ def _filled(b: RelaxBuilder, x: Tensor) -> Tensor:
             held = data[n, h, w, c] if x.last else data[n, c, h, w]
             return tir.if_then_else(c < channels, held, tir.const(0, x.dtype))
 
-        return te.compute((count, height, width, b.fill), at, name="fill")
+        return te.compute((count, height, width, wanted), at, name="fill")
 
     return b.compute(fill, x.expr, last=True, name="fill")
 

@@ -39,7 +39,8 @@ OPTIONS: Sequence[Option] = (
         "precision",
         "fp32",
         "tf32: products in TF32; fp16: half precision; bf16: products in bfloat16, by tvm alone; int8, mixed: 8 bits, "
-        "all over or where they cost little, by TensorRT, or by tvm (no GPU has run its kernels for them yet)",
+        "all over or where they cost little, by TensorRT, or by tvm (no GPU has run tvm's kernels for bf16, int8 and "
+        "mixed yet)",
         one_of("fp32", "tf32", "fp16", "bf16", "int8", "mixed"),
     ),
     Option(
