@@ -565,6 +565,8 @@ class Engine:
                 a call without it is one step from zero. The engine's own memory is neither read nor changed.
             on_device: results, and states, stay in the memory of the GPU, with their batch axis: `torch.from_dlpack`
                 and `numpy.asarray` take them. It does not wait for them: see `dnc.runtime.devices.DeviceArray`.
+                Detections (graph+nms) are as many rows as there can be; where they are fewer, a row that begins with -1
+                is behind the last one, and what follows it says nothing.
 
         Returns:
             One array for each output head in cfg order, equal to Darknet's layer output; `postprocess` makes boxes or

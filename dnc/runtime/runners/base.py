@@ -75,7 +75,8 @@ class Session(ABC):
         there = [name for name, array in inputs.items() if not isinstance(array, np.ndarray) and is_on_device(array)]
         if on_device or there:
             what = f"input {there[0]} is" if there else "outputs cannot be"
-            raise TargetError(f"{what} in the memory of a GPU, and the engine runs on {self.device}")
+            said = f"{what} in the memory of a GPU, and the engine runs on {self.device}"
+            raise TargetError(said, hint="copy it: x.cpu().numpy(); or compile with --target cuda --backend tvm")
         return Pending(self.run(inputs))
 
     def empty(self, shape: Sequence[int], dtype: npt.DTypeLike) -> Array:
