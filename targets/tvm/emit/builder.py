@@ -184,7 +184,10 @@ class RelaxBuilder:
         tensors = [value for value in known if isinstance(value, Tensor)]
         rank = max(len(value.shape) for value in known)
         last = rank == 4 and any(tensor.last for tensor in tensors)
-        dtype = next((tensor.dtype for tensor in tensors if tensor.dtype.startswith("float")), "float32")
+        # Where constants alone are real, as those of Where, they say in how many bits.
+        arrays = [value for value in known if isinstance(value, np.ndarray)]
+        types = [*(tensor.dtype for tensor in tensors), *(array.dtype.name for array in arrays)]
+        dtype = next((dtype for dtype in types if dtype.startswith("float")), "float32")
         expressions = []
         for value in known:
             if isinstance(value, np.ndarray):

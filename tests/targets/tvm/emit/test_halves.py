@@ -1,4 +1,4 @@
-"""precision=bf16: convolutions of numbers that are rounded to bfloat16, with sums in float32."""
+"""precision=bf16: convolutions of numbers that are rounded to bfloat16, with sums in float32; constants of 16 bits."""
 
 from __future__ import annotations
 
@@ -77,3 +77,17 @@ def test_which_convolutions() -> None:
         v=np.ones((4, 4, 1, 1), np.float32),
     )
     assert [node.outputs[0].name for node in convolutions(built.graph)] == ["c"]
+
+
+def test_constants_alone() -> None:
+    """Real numbers between which truths choose have as many bits as they say, and what is computed of them too."""
+    x = np.random.default_rng(0).normal(0, 1, (1, 2, 5, 5)).astype(np.float32)
+    w = np.array([1, -1, -1, 1], np.float16).reshape(2, 2, 1, 1)
+    built = models.model(
+        "g (float[1, 2, 5, 5] x) => (float16[1, 2, 5, 5] y) "
+        "{ t = Greater(x, zero) s = Where(t, one, minus) y = Conv(s, w) }",
+        **{"zero": np.array(0, np.float32), "one": np.array(1, np.float16), "minus": np.array(-1, np.float16), "w": w},
+    )
+    (y,), _ = compute(built, x)
+    assert y.dtype == np.float16
+    assert np.array_equal(y, np.einsum("nchw,oc->nohw", np.where(x > 0, 1, -1), w[:, :, 0, 0]))
