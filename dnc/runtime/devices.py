@@ -75,7 +75,16 @@ class DeviceArray:
     def __dlpack_device__(self) -> tuple[int, int]:
         return _CUDA, self.device
 
-    def __dlpack__(self, *, stream: int | None = None, **_: Any) -> Any:
+    def __dlpack__(
+        self,
+        *,
+        stream: int | None = None,
+        max_version: tuple[int, int] | None = None,
+        dl_device: tuple[int, int] | None = None,
+        copy: bool | None = None,
+    ) -> Any:
+        if copy or dl_device not in (None, self.__dlpack_device__()):
+            raise BufferError("it is given where it lies, without a copy; numpy() makes one on the host")
         # Nothing is the legacy stream, and -1 asks not to wait.
         if stream not in (None, -1, LEGACY):
             self._wait(int(stream))

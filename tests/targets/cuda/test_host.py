@@ -181,6 +181,10 @@ stream = ctypes.c_void_p()
 cuda.cudaStreamCreateWithFlags(ctypes.byref(stream), 1)
 again = engine.forward(feeds[3]["input"], on_device=True)[0]
 again.__dlpack__(stream=stream.value)
+for asked in ({"copy": True}, {"dl_device": (1, 0)}):
+    try: again.__dlpack__(**asked)
+    except BufferError: pass
+    else: raise AssertionError(asked)
 there = session.empty(again.shape, "float32")
 where = ctypes.c_void_p(again.__cuda_array_interface__["data"][0])
 cuda.cudaMemcpyAsync(ctypes.c_void_p(there.ctypes.data), where, ctypes.c_size_t(there.nbytes), 2, stream)
