@@ -16,7 +16,7 @@ import numpy as np
 from dnc.errors import DncError
 from dnc.typing import Array
 
-__all__ = ["LEGACY", "DeviceArray", "Lent", "borrow", "is_on_device"]
+__all__ = ["LEGACY", "DeviceArray", "Lent", "borrow", "is_on_device", "shape_there"]
 
 LEGACY = 1
 """How both protocols call CUDA's legacy default stream."""
@@ -24,6 +24,8 @@ _CUDA = 2
 """DLPack's type of device."""
 _KINDS = {0: "i", 1: "u", 2: "f", 6: "b"}
 """DLPack's types of numbers that numpy has as well."""
+_UNTOLD = (AttributeError, BufferError, TypeError, ValueError, LookupError, RuntimeError)
+"""What is raised where an owner does not say what the protocols ask for."""
 
 
 class DeviceArray:
@@ -132,6 +134,22 @@ def is_on_device(value: object) -> bool:
     return hasattr(value, "__cuda_array_interface__")
 
 
+def shape_there(value: Any) -> tuple[int, ...]:
+    """The shape of an array of which `is_on_device` is true; neither protocol asks for an attribute of that name.
+
+    Raises:
+        DncError: its owner does not tell it.
+    """
+    shape = getattr(value, "shape", None)
+    try:
+        if shape is None:
+            told = getattr(value, "__cuda_array_interface__", None)
+            shape = told["shape"] if told is not None else _described(value.__dlpack__(stream=LEGACY)).shape
+        return tuple(int(side) for side in shape)
+    except _UNTOLD as error:
+        raise _cannot_take(error) from error
+
+
 def borrow(value: Any, wait_for: Callable[[int], None]) -> Lent:
     """An array of which `is_on_device` is true, whose numbers will be there for the legacy default stream.
 
@@ -155,10 +173,13 @@ def borrow(value: Any, wait_for: Callable[[int], None]) -> Lent:
             lent = Lent(int(told["data"][0] or 0), shape, dtype, None, value, False)
             if told.get("stream") not in (None, LEGACY):
                 wait_for(int(told["stream"]))
-    except (BufferError, TypeError, ValueError, LookupError, RuntimeError) as error:
-        hint = "PyTorch: x.detach().contiguous()"
-        raise DncError(f"the array on the GPU cannot be taken: {error}", hint=hint) from error
+    except _UNTOLD as error:
+        raise _cannot_take(error) from error
     return lent
+
+
+def _cannot_take(error: Exception) -> DncError:
+    return DncError(f"the array on the GPU cannot be taken: {error}", hint="PyTorch: x.detach().contiguous()")
 
 
 def _check_order(shape: tuple[int, ...], strides: Any) -> None:

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dnc.errors import DncError, ImageError
-from dnc.runtime.devices import is_on_device
+from dnc.runtime.devices import is_on_device, shape_there
 from dnc.runtime.images import Pixels, from_picture, read_image
 from dnc.runtime.manifest import Manifest
 from dnc.runtime.preprocessing import Preprocessing
@@ -191,7 +191,7 @@ class Inputs:
         single = not there and x.ndim == len(wanted)
         if single:
             x = x[None]
-        shape = tuple(x.shape)
+        shape = shape_there(x) if there else x.shape
         fits = shape[1:] == wanted if dtype == np.float32 else len(shape) == 4 and shape[3] == wanted[0]
         if not shape or not fits or (isinstance(size, int) and shape[0] != size):
             sides = (size, *wanted) if dtype == np.float32 else (size, "height", "width", wanted[0])
