@@ -1,8 +1,8 @@
 """The CUDA C++ of many networks, and whether NVIDIA's compiler takes it; no GPU is needed.
 
-`python -m tests.targets.cuda.compiling [--arch sm_75,sm_90] [--precision fp16] [--jobs 2] [--to ptx] [NETWORK…]`
-compiles the kernels of all golden networks and of all in cfg/, or of those that are named, says which ones nvcc
-refuses, and ends with 1 if there are any.
+`python -m tests.targets.cuda.compiling [--arch sm_75,sm_90] [--precision fp16] [--new] [--jobs 2] [--to ptx]
+[NETWORK…]` compiles the kernels of all golden networks and of all in cfg/, or of those that are named, says which ones
+nvcc refuses, and ends with 1 if there are any. --new takes kinds of kernels that no GPU has run (option kernels=new).
 
 Kernels of several networks are often the same text: each is compiled once, some hundred with each call of nvcc. The
 source of a kernel differs between architectures by what `Device` says of them alone.
@@ -81,8 +81,12 @@ def prepared(network: Network, arch: str, precision: str) -> ir.Model | None:
     return model
 
 
-def source_of(name: str, arch: str, precision: str) -> str:
-    """The CUDA C++ of a network's kernels; empty if back end tvm cannot run it. Raises RuntimeError as `checked`."""
+def source_of(name: str, arch: str, precision: str, new: bool) -> str:
+    """The CUDA C++ of a network's kernels; empty if back end tvm cannot run it. Raises RuntimeError as `checked`.
+
+    Args:
+        new: with kinds of kernels that no GPU has run.
+    """
     import tvm
 
     from dnc.runtime.runners.cuda.device import Device
@@ -94,8 +98,8 @@ def source_of(name: str, arch: str, precision: str) -> str:
     if model is None:
         return ""
     host = tvm.target.Target({"kind": "llvm"})
-    module = emit(model, bfloat16=precision == "bf16", fill=fill_of(Device.of([arch]), False))
-    lowered = Lowering(module, [arch], host, lambda _: b"", tf32=precision == "tf32").lowered()
+    module = emit(model, bfloat16=precision == "bf16", fill=fill_of(Device.of([arch]), new))
+    lowered = Lowering(module, [arch], host, lambda _: b"", tf32=precision == "tf32", new=new).lowered()
 
     def sources(module: Any) -> Iterator[str]:
         if module.kind == "cuda":
@@ -162,11 +166,13 @@ def _complaints(file: Path, text: str, arch: str, to: str) -> list[str]:
     return found or [done.stderr[-500:]]
 
 
-def gathered(names: Iterable[str], arch: str, precision: str, jobs: int) -> tuple[Kernels, Mapping[str, str]]:
-    """The kernels of networks, and what is wrong with those that have none."""
+def gathered(
+    names: Iterable[str], arch: str, precision: str, jobs: int, *, new: bool = False
+) -> tuple[Kernels, Mapping[str, str]]:
+    """The kernels of networks, and what is wrong with those that have none; `new` as for `source_of`."""
     kernels, wrong = Kernels(), {}
     with ProcessPoolExecutor(jobs, max_tasks_per_child=20) as pool:
-        tasks = {name: pool.submit(source_of, name, arch, precision) for name in names}
+        tasks = {name: pool.submit(source_of, name, arch, precision, new) for name in names}
         for name, task in tasks.items():
             try:
                 kernels.add(name, task.result())
@@ -181,6 +187,7 @@ def main() -> int:
     parser.add_argument("networks", nargs="*")
     parser.add_argument("--arch", default=",".join(ARCHS))
     parser.add_argument("--precision", default="fp16")
+    parser.add_argument("--new", action="store_true")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--to", default="cubin", choices=("ptx", "cubin"))
     given = parser.parse_args()
@@ -188,7 +195,7 @@ def main() -> int:
     say = partial(print, flush=True)
     for arch in given.arch.split(","):
         began = time.perf_counter()
-        kernels, wrong = gathered(names, arch, given.precision, given.jobs)
+        kernels, wrong = gathered(names, arch, given.precision, given.jobs, new=given.new)
         lowered = time.perf_counter()
         count = sum(map(len, kernels.texts.values()))
         say(f"{arch} {given.precision}: {count} kernels of {sum(map(len, kernels.users.values()))} in {len(names)}")
