@@ -127,10 +127,10 @@ def test_never_slower(
     assert found["kept"] is kept
     best = {item["best"] for item in found["kernels"]}
     assert best == {"rule"} if kernel == 1.0 else "tile 1" in best
-    source = (gpu / "kernels.cu").read_text()
+    # A network of them was built and run only where there are any.
+    assert (found["ratio"] is None) is (kernel == 1.0)
     plain = tmp_path / "plain"
     _compiled(write("net", _NET), gpu, plain)
-    assert ((gpu / "kernels.cu").read_text() != source) is (kernel != 1.0)
     assert ((tmp_path / "e" / "model.so").read_bytes() != (plain / "model.so").read_bytes()) is kept
 
 
