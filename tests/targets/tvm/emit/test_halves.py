@@ -86,7 +86,10 @@ def test_constants_alone() -> None:
     built = models.model(
         "g (float[1, 2, 5, 5] x) => (float16[1, 2, 5, 5] y) "
         "{ t = Greater(x, zero) s = Where(t, one, minus) y = Conv(s, w) }",
-        **{"zero": np.array(0, np.float32), "one": np.array(1, np.float16), "minus": np.array(-1, np.float16), "w": w},
+        zero=np.array(0, np.float32),
+        one=np.array(1, np.float16),
+        minus=np.array(-1, np.float16),
+        w=w,
     )
     (y,), _ = compute(built, x)
     assert y.dtype == np.float16
