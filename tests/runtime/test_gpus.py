@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from dnc.runtime.gpus import Gpu, arch, gpus
+from tests import ROOT
 
 
 @pytest.fixture(autouse=True)
@@ -31,6 +36,27 @@ def _forget() -> Iterator[None]:
 def test_gpus(said: str, code: int, expected: list[Gpu], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: SimpleNamespace(stdout=said, returncode=code))
     assert list(gpus()) == expected
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
+def test_the_driver_itself(tmp_path: Path) -> None:
+    """On a Jetson, whose nvidia-smi does not know its GPU: a library with the driver's name stands for it."""
+    (tmp_path / "nvidia-smi").write_text("#!/bin/sh\necho 'Orin (nvgpu), [N/A], [N/A]'\n")
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    (tmp_path / "driver.c").write_text(
+        "#include <string.h>\nint cuInit(int f) { return 0; }\n"
+        "int cuDriverGetVersion(int *v) { *v = 12060; return 0; }\nint cuDeviceGetCount(int *n) { *n = 1; return 0; }\n"
+        'int cuDeviceGetName(char *n, int s, int d) { strcpy(n, "Orin"); return 0; }\n'
+        "int cuDeviceGetAttribute(int *v, int a, int d) { *v = a == 75 ? 8 : 7; return 0; }\n"
+    )
+    library = tmp_path / "libcuda.so.1"
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", str(library), str(tmp_path / "driver.c")], check=True)
+    environment = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "LD_LIBRARY_PATH": str(tmp_path)}
+    code = "from dnc.runtime.gpus import gpus; print(*gpus())"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "Gpu(name='Orin', arch='sm_87', driver='CUDA 12.6')"
 
 
 def test_without_a_driver(monkeypatch: pytest.MonkeyPatch) -> None:
