@@ -96,6 +96,7 @@ def test_what_is_lacking(monkeypatch: pytest.MonkeyPatch) -> None:
         with monkeypatch.context() as patch:
             patch.setattr(kernels, "find_linker", lambda *_: "")
             patch.setattr(kernels, "find_toolkit", lambda *_: "")
+            patch.setattr(kernels, "machine_for", lambda *_: "")
             assert one.lacking() == ""
             patch.setattr(kernels, name, none)
             assert one.lacking() == "there is none"
