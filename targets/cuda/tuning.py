@@ -27,6 +27,7 @@ from dnc.runtime.timing import Run, processors
 from dnc.targets.cuda.process import Child, Compiler, Reply
 from dnc.targets.tvm.trials import Database, Way
 from dnc.targets.tvm.tuning import (
+    STOPPED,
     Kernel,
     Outputs,
     Pending,
@@ -232,9 +233,16 @@ class GpuTuner(Tuner[Mapping[str, Any]]):
         except TargetError as error:
             self.trial = f"left out: {error.message}"
             return
+        except KeyboardInterrupt:
+            self.stopped, self.trial = STOPPED, "left out: it was stopped before they were compiled"
+            return
         self.progress("timing kernels that no GPU has run")
         folders = self._folder(other), self._folder(path)
-        taken, self.trial = self._measurer.try_new(*folders, self._feeds, self._precision, self._graphs)
+        try:
+            taken, self.trial = self._measurer.try_new(*folders, self._feeds, self._precision, self._graphs)
+        except KeyboardInterrupt:
+            self.stopped, self.trial = STOPPED, "left out: it was stopped before they were timed"
+            return
         if taken:
             other.replace(path)
             self._networks[path] = self._networks.pop(other)

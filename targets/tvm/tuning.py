@@ -52,6 +52,7 @@ from dnc.targets.tvm.trials import Database, Way
 from dnc.typing import Array, Progress
 
 __all__ = [
+    "STOPPED",
     "Forms",
     "Kernel",
     "Made",
@@ -86,6 +87,8 @@ _FINALISTS = 2
 _BETTER = 0.99
 """A way that takes more than this of the best one's time has won nothing."""
 _NETWORK_SECONDS = 4.0
+STOPPED = "Ctrl-C"
+"""What ended the trials."""
 _RESERVE = 1.5
 """A build takes so many times as long as the one before, at most: other kernels may be slower to compile."""
 _FORMS = 60
@@ -129,7 +132,9 @@ class Kernel:
     misses: int = 0
     """So many of the last ones won nothing."""
     failed: int = 0
-    """So many of them, by now, did not run, or gave other numbers."""
+    """So many of them, by now, could not be written, did not run, or gave other numbers."""
+    complaint: str = ""
+    """Of the first of those."""
     known: list[Way] = field(default_factory=list)
     """What was faster once, and is to be timed anew."""
     over: bool = False
@@ -166,6 +171,10 @@ class Kernel:
         self.tried += 1
         self.misses = 0 if ratio is not None and ratio < _BETTER * min(best, 1.0) else self.misses + 1
 
+    def fails(self, error: TargetError) -> None:
+        """Counts one that failed."""
+        self.failed, self.complaint = self.failed + 1, self.complaint or error.message
+
     def to_json(self) -> dict[str, Any]:
         """Converts what was won to JSON values."""
         return {
@@ -177,6 +186,7 @@ class Kernel:
             "share": round(self.share, 4),
             "trials": min(self.trials, self.tried),
             "failed": self.failed,
+            **({"complaint": self.complaint} if self.complaint else {}),
             "best": _title(self.best),
             "ratio": self.ratio and self.ratio.rounded(),
         }
@@ -254,6 +264,8 @@ class Tuner(ABC, Generic[Built]):
         self.close = closeness(precision)
         self.database = Database(cache, device)
         self.deadline: float | None = None
+        self.stopped = ""
+        """What ended the trials before they were over."""
 
     def base(self, path: Path, scratch: Path) -> Built:
         """Writes the network without tuning, which is kept whatever happens."""
@@ -315,12 +327,12 @@ class Tuner(ABC, Generic[Built]):
             built = self.base(path, scratch)
             reserve = _RESERVE * (self.clock() - start) + self._network_seconds
             kernels: Sequence[Kernel] = ()
-            stopped = ""
             try:
-                kernels = self._started(trials)
-                self._search(kernels, trials, None if deadline is None else deadline - reserve)
+                if not self.stopped:
+                    kernels = self._started(trials)
+                    self._search(kernels, trials, None if deadline is None else deadline - reserve)
             except KeyboardInterrupt:
-                stopped = "Ctrl-C"
+                self.stopped = STOPPED
             chosen = {kernel.name: kernel.winner for kernel in kernels if kernel.best is not None}
             ratio, why = None, "no kernel is faster than the rule's"
             if chosen:
@@ -329,13 +341,13 @@ class Tuner(ABC, Generic[Built]):
                 if library is not None and not why:
                     shutil.copyfile(tuned, path)
                     built = library
-        tried = [kernel for kernel in kernels if kernel.tried]
+        tried = [kernel for kernel in kernels if kernel.tried or kernel.failed]
         record = {
             "device": self.device,
             "measured_at": self.place,
             "trials": sum(kernel.tried for kernel in tried) if trials is None else trials,
             "seconds": round(self.clock() - start, 1),
-            **({"stopped": stopped} if stopped else {}),
+            **({"stopped": self.stopped} if self.stopped else {}),
             "kept": bool(chosen) and not why,
             "ratio": ratio and ratio.rounded(),
             "dropped": why,
@@ -381,9 +393,10 @@ class Tuner(ABC, Generic[Built]):
                 return
             except Lost:
                 raise
-            except TargetError:
+            except TargetError as error:
                 # What writes its forms fails; the rule's is there in any case.
-                written, kernel.failed = [], kernel.failed + 1
+                written = []
+                kernel.fails(error)
             writing.remove(turn)
             if again:
                 kernel.known = []
@@ -417,7 +430,8 @@ class Tuner(ABC, Generic[Built]):
         except TargetError as error:
             if self._over(until):
                 return  # Perhaps it had no time left.
-            why, kernel.failed = error.message, kernel.failed + 1
+            why = error.message
+            kernel.fails(error)
         ratios = [known for _, known in self.database.trials(kernel.key) if known is not None]
         if not again:
             kernel.learn(ratio, min(ratios, default=1.0))
@@ -596,7 +610,8 @@ def summary(record: Mapping[str, Any]) -> str:
     text = f"of {len(record['kernels'])} kernels {len(won) - searched} are faster with other tiles"
     text += f", {searched} by MetaSchedule" * bool(searched)
     failed = sum(kernel["failed"] for kernel in record["kernels"])
-    text += f", {failed} forms failed or gave other numbers" * bool(failed)
+    complaint = next((kernel["complaint"] for kernel in record["kernels"] if "complaint" in kernel), "")
+    text += f", {failed} forms failed or gave other numbers, as: {complaint}" * bool(failed)
     if record["ratio"] is not None:
         value, low, high = record["ratio"]
         text += f"; network {value:.3f} ({low:.3f} to {high:.3f}) of its time"

@@ -216,3 +216,20 @@ def test_new_kernels_that_cannot_be_begun(monkeypatch: pytest.MonkeyPatch, tmp_p
         else:
             with pytest.raises(TargetError, match="it is odd"):
                 tuner.base(tmp_path / "model.so", tmp_path)
+
+
+def test_ctrl_c_while_new_kernels_are_timed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The network without them is built by then, and stays; nothing is tuned any more."""
+
+    def stop(*_: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(GpuTuner, "_folder", lambda self, path: path)
+    for ended in ("compiled", "timed"):
+        tuner = GpuTuner.__new__(GpuTuner)
+        vars(tuner).update(deadline=None, progress=silent, kinds="measured", stopped="", _networks={}, _graphs="auto")
+        vars(tuner).update(_measurer=SimpleNamespace(try_new=stop), _feeds={}, _precision="fp16")
+        reply = SimpleNamespace(result=stop if ended == "compiled" else lambda *_: {})
+        tuner._try_new(tmp_path / "network", tmp_path / "other", reply)  # type: ignore[arg-type]
+        assert tuner.trial == f"left out: it was stopped before they were {ended}"
+        assert (tuner.kinds, tuner.stopped) == ("measured", tuning.STOPPED)
