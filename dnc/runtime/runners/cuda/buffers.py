@@ -7,6 +7,7 @@ lent beyond `_MOST` bytes is ordinary memory, which CUDA copies by a detour: nob
 
 from __future__ import annotations
 
+import _thread
 import os
 import threading
 from collections import deque
@@ -82,8 +83,12 @@ class _Block:
         self.__array_interface__ = {"data": (address, False), "shape": (size,), "typestr": "|u1", "version": 3}
 
     def __del__(self) -> None:
-        if self._owner == os.getpid():
-            self._pool.give_back(self._address, self._size)
+        try:
+            if self._owner == os.getpid():
+                self._pool.give_back(self._address, self._size)
+        except KeyboardInterrupt:
+            # Python would lose it here.
+            _thread.interrupt_main()
 
 
 class Pinned:
