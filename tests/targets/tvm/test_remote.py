@@ -8,6 +8,7 @@ import socket
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import dnc
 from dnc.errors import TargetError
 from dnc.runtime.runners.tvm.session import MODEL
 from dnc.targets.tvm.remote import Address, connect, here
+from tests.patience import until
 from tests.targets.tvm.rpc_servers import free_port, running, stop
 
 pytest.importorskip("tvm.rpc", exc_type=ImportError)
@@ -152,7 +154,16 @@ def test_tracker(engine: dnc.Engine, tmp_path: Path, monkeypatch: pytest.MonkeyP
         assert f"--tracker 127.0.0.1:{tracker}" in caught.value.hint
         join = ("--tracker", f"127.0.0.1:{tracker}", "--custom-addr", "127.0.0.1", "--key")
         with running("rpc_server", tmp_path / "log", *join, "pi4"):
-            device = connect(Address("127.0.0.1", tracker, "pi4"))
+            joined: list[Any] = []
+
+            def joins() -> bool:
+                # The server listens before the tracker knows of it.
+                with suppress(TargetError):
+                    joined.append(connect(Address("127.0.0.1", tracker, "pi4")))
+                return bool(joined)
+
+            until(joins)
+            (device,) = joined
             _, outputs = device.network(device.load(engine.folder / MODEL, "this"), [x])
             np.testing.assert_array_equal(outputs[0], expected)
             with pytest.raises(TargetError, match="no device with key 'pi5'") as caught:

@@ -302,7 +302,7 @@ def test_device_that_goes(write: Write, tmp_path: Path, cache: Path, monkeypatch
     def lose(*_: Any) -> Any:
         raise tuning.Lost("the connection is lost")
 
-    monkeypatch.setattr(tuning.Tuner, "_trial", lose)
+    monkeypatch.setattr(tuning.Tuner, "_timed", lose)
     for count in (1, 2):
         with pytest.raises(TargetError, match="the connection is lost"):
             compiled(write("first", FIRST), tmp_path / "e", tune=6)
