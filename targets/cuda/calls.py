@@ -96,6 +96,11 @@ class Joining(relax.PyExprMutator):  # type: ignore[misc]
         self._made: dict[Any, Any] = {}
         """What inner variables have become."""
 
+    def joined(self) -> Any:
+        """The module with `main` rewritten."""
+        self.builder_.update_func(self.module.get_global_var("main"), self.visit_expr(self.module["main"]))
+        return self.builder_.get()
+
     def emit(self, parts: Sequence[Part], results: Sequence[Any], name: str) -> None:
         """Calls a new function of some calls, whose results are known by these variables from then on."""
         inside = {part.made for part in parts}

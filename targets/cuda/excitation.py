@@ -46,13 +46,10 @@ class _Block:
 
 def squeezed(module: Any) -> Any:
     """The module after FuseOps with such functions joined."""
-    main = module["main"]
-    blocks = _blocks(module, main)
+    blocks = _blocks(module, module["main"])
     if not blocks:
         return module
-    mutator = _Squeezing(module, blocks)
-    mutator.builder_.update_func(module.get_global_var("main"), mutator.visit_expr(main))
-    return mutator.builder_.get()
+    return _Squeezing(module, blocks).joined()
 
 
 def _is_small(shape: Sequence[int]) -> bool:

@@ -24,13 +24,10 @@ _EVEN = 8
 
 def placed(module: Any) -> Any:
     """The module after FuseOps with such functions joined."""
-    main = module["main"]
-    concatenations, slices = _found(module, Graph(main))
+    concatenations, slices = _found(module, Graph(module["main"]))
     if not concatenations and not slices:
         return module
-    mutator = _Placing(module, concatenations, slices)
-    mutator.builder_.update_func(module.get_global_var("main"), mutator.visit_expr(main))
-    return mutator.builder_.get()
+    return _Placing(module, concatenations, slices).joined()
 
 
 def _found(module: Any, graph: Graph) -> tuple[dict[Any, Any], dict[Any, Any]]:

@@ -172,6 +172,12 @@ def multiply_tf32(sums: Any, shape: tuple[int, int], data: tuple[Expr, int], wei
     return tirx.Evaluate(_call(name, sums.data, *data, *weights, source=_FRAGMENTS))
 
 
+def _kinds(title: str, tile: Sequence[object], window: Sequence[int], pixels: Sequence[int]) -> str:
+    """The geometry of a product as arguments of a template."""
+    kinds = {title: tile, "dnc_window": window, "dnc_pixels": pixels}
+    return ", ".join(f"{name}<{', '.join(map(str, values))}>" for name, values in kinds.items())
+
+
 def multiply_strips(
     sums: Any,
     strips: Expr,
@@ -191,11 +197,7 @@ def multiply_strips(
         begin: the first pixel and the first step.
         bfloat16: whether that is what the numbers are, held as uint16; else they are float16.
     """
-    kinds = (
-        f"{name}<{', '.join(map(str, values))}>"
-        for name, values in zip(("dnc_tile", "dnc_window", "dnc_pixels"), geometry, strict=True)
-    )
-    name = f"dnc_product<{', '.join(kinds)}, {steps}, {str(bfloat16).lower()}, {_kind(sums)}>"
+    name = f"dnc_product<{_kinds('dnc_tile', *geometry)}, {steps}, {str(bfloat16).lower()}, {_kind(sums)}>"
     return tirx.Evaluate(_call(name, sums.data, strips, *matrices, *map(narrow, begin), source=_MMA))
 
 
@@ -211,15 +213,7 @@ def multiply_grouped(
     """The same by wgmma: see warpgroups.cuh, `dnc_grouped_product`; `strips` begin on a multiple of 1024 bytes."""
     tile, window, pixels = geometry
     kind = "bf16" if bfloat16 else "f16"
-    kinds = (
-        f"{name}<{', '.join(map(str, values))}>"
-        for name, values in {
-            "dnc_grouped": (*tile, f"dnc_{kind}"),
-            "dnc_window": window,
-            "dnc_pixels": pixels,
-        }.items()
-    )
-    name = f"dnc_grouped_product<{', '.join(kinds)}, {steps}>"
+    name = f"dnc_grouped_product<{_kinds('dnc_grouped', (*tile, f'dnc_{kind}'), window, pixels)}, {steps}>"
     source = _GROUPED + _wgmma(tile[2], kind)
     return tirx.Evaluate(_call(name, sums.data, strips, *matrices, *map(narrow, begin), source=source))
 
