@@ -34,13 +34,14 @@ def _told(path: Path) -> Iterator[str]:
             yield f"{place}: a clock"
         if isinstance(node, ast.ImportFrom) and node.module in CLOCKS:
             yield f"{place}: a clock"
-        if isinstance(node, ast.keyword) and node.arg == "deadline":
-            yield f"{place}: tests/conftest.py sets the deadline"
         if isinstance(node, ast.keyword) and node.arg == "timeout" and isinstance(node.value, ast.Constant):
             yield f"{place}: timeout=PATIENCE"
-        if isinstance(node, ast.Call) and not node.args and not node.keywords:
+        if isinstance(node, ast.Call):
             name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
-            if name in ("default_rng", "RandomState", "Random", "seed"):
+            if name == "settings" and any(keyword.arg == "deadline" for keyword in node.keywords):
+                yield f"{place}: tests/conftest.py sets the deadline"
+            unseeded = not node.args and not node.keywords
+            if unseeded and name in ("default_rng", "RandomState", "Random", "seed"):
                 yield f"{place}: {name}() of another seed each time"
 
 

@@ -196,6 +196,7 @@ def test_new_kernels_that_cannot_be_begun(monkeypatch: pytest.MonkeyPatch, tmp_p
     """Tuning goes on without them, and says so; without what is proven, it ends."""
     measurer: Any = SimpleNamespace(name="NVIDIA A", capability="8.0", driver="13.0")
     monkeypatch.setattr(GpuTuner, "networks", lambda *_: None)
+    monkeypatch.setattr("dnc.targets.cuda.tuning.versions", lambda: "TVM 0")
     for refuses in ("new", "measured"):
         tuner = GpuTuner(
             {kinds: _Compiler("it is odd" * (kinds == refuses)) for kinds in ("measured", "new")},  # type: ignore[misc]
