@@ -7,6 +7,7 @@ from typing import ClassVar
 
 import onnx_ir as ir
 
+from dnc.graph.composites import remove_uncalled
 from dnc.graph.rewriting import Remark, Remarks
 from dnc.passes import Pass, passes
 
@@ -27,6 +28,7 @@ class EliminateDeadCode(Pass):
             if not any(output.uses() or output.is_graph_output() for output in node.outputs):
                 graph.remove(node, safe=True)
                 remarks.apply(node, f"{node.op_type} removed")
+        remove_uncalled(model)
         for name, value in list(graph.initializers.items()):
             if not value.uses() and not value.is_graph_output():
                 del graph.initializers[name]

@@ -14,6 +14,7 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 
+from dnc.graph.composites import is_composite
 from dnc.graph.rewriting import Remarks, constant_array
 from dnc.passes import Pass, passes
 
@@ -40,7 +41,7 @@ class FoldConstants(Pass):
 
 
 def _fold(node: ir.Node, model: ir.Model) -> bool:
-    if any(attribute.type == ir.AttributeType.GRAPH for attribute in node.attributes.values()):
+    if is_composite(node) or any(attr.type == ir.AttributeType.GRAPH for attr in node.attributes.values()):
         return False
     if any(output.is_graph_output() for output in node.outputs):
         return False

@@ -132,7 +132,7 @@ def prepare(
     for name in options.skip:
         find(name)
     copy = model.clone()
-    inline_composites(copy, keep=target.composites)
+    inline_composites(copy, keep=target.composites | pipeline.expanded(options.skip))
     if calibration is not None:
         _check_symmetric(calibration, target)
         attach_ranges(copy, calibration.ranges)

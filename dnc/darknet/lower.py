@@ -16,6 +16,7 @@ from dnc.darknet.layers.base import Layer, layer_value
 from dnc.darknet.network import Network
 from dnc.errors import DncError
 from dnc.graph.builder import Builder
+from dnc.graph.composites import add_functions
 from dnc.graph.preprocessing import emit_pixels
 from dnc.graph.serialization import check
 from dnc.graph.suppression import Decode, emit_decoded, emit_nms
@@ -87,6 +88,7 @@ def lower(
     b.outputs += [values[index] for index in sorted(set(layers) - set(heads))]
     for state, name, shape in following:
         b.output(state, name, shape)
+    add_functions(b)
     model = b.model("darknet", {"dnc.digest": network.digest})
     check(model, "lowering")
     return model

@@ -18,9 +18,12 @@ import onnx_ir as ir
 
 from dnc.errors import Where
 
-__all__ = ["OPSET", "WHERE", "Builder", "constant_name", "lazy", "where_of"]
+__all__ = ["BINARY_CONVOLUTION", "DOMAIN", "OPSET", "WHERE", "Builder", "constant_name", "lazy", "where_of"]
 
 OPSET = 14
+DOMAIN = "dnc"
+"""That of composites."""
+BINARY_CONVOLUTION = "BinaryConvolution"
 IR_VERSION = 8
 WHERE = "dnc.where"
 _CHAIN = 16
@@ -124,6 +127,12 @@ class Builder:
         node = ir.node(op_type, list(inputs), given, domain=domain, outputs=values, name=name, metadata_props=metadata)
         self.nodes.append(node)
         return values
+
+    def binary_convolution(
+        self, x: ir.Value, weights: ir.Value, scale: ir.Value, bias: ir.Value, **spatial: Sequence[int]
+    ) -> ir.Value:
+        """A convolution of signs with signs, see `dnc.graph.binary`: strides, pads and dilations as those of Conv."""
+        return self.op(BINARY_CONVOLUTION, x, weights, scale, bias, domain=DOMAIN, **spatial)
 
     def reshape(self, x: ir.Value, shape: Sequence[int]) -> ir.Value:
         """Reshapes everything but the batch axis, which stays as it is (ONNX: a 0 copies the dimension)."""

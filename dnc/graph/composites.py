@@ -3,6 +3,7 @@
     Preprocess          pixels -> the network's input        dnc.graph.preprocessing
     DecodeBoxes         the heads' maps -> boxes, scores      dnc.graph.suppression
     NonMaxSuppression   boxes, scores -> detections           dnc.graph.suppression
+    BinaryConvolution   signs times signs (xnor=1)            dnc.graph.binary
 
 A composite is a call of a model-local function of ONNX in the domain `dnc`: ONNX Runtime runs it as it is, by the nodes
 of the function's body. A target that has something better for a step names it in `Target.composites`, and reads from
@@ -10,36 +11,41 @@ the attributes of the call what the step does; for all others `inline_composites
 passes run. The nodes of the body have the names, and the line of the cfg, that they would have in the graph.
 
 Attributes say what the body was written for. A pass may change none of them but a tensor that the body reads by
-reference (`Body.scaled`). A composite computes in float32, whatever surrounds it. There is at most one of each in a
-model.
+reference (`Body.scaled`). A composite computes in float32, whatever surrounds it.
+
+A model has as many BinaryConvolution as it has such layers. They share a function, whose body unpacks the weights, and
+these are initializers; what takes their place elsewhere is written by `dnc.graph.binary.expand` or, in the form that an
+engine runs fastest, by the pass binarize (`Pass.expands`). Of the others there is at most one each.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import InlinePass
 
-from dnc.graph.builder import OPSET, Builder, constant_name
-from dnc.graph.rewriting import add_initializer
+from dnc.graph.binary import expand, write_body
+from dnc.graph.builder import BINARY_CONVOLUTION, DOMAIN, OPSET, Builder
+from dnc.graph.rewriting import add_initializer, shared_constant
 from dnc.graph.serialization import check
 
 __all__ = [
+    "BINARY_CONVOLUTION",
     "DECODE_BOXES",
     "NON_MAX_SUPPRESSION",
     "PREPROCESS",
     "Body",
     "attributes_of",
+    "add_functions",
     "call_composite",
     "inline_composites",
     "is_composite",
+    "remove_uncalled",
 ]
 
 DECODE_BOXES, NON_MAX_SUPPRESSION, PREPROCESS = "DecodeBoxes", "NonMaxSuppression", "Preprocess"
-_DOMAIN = "dnc"
 
 
 class Body(Builder):
@@ -91,18 +97,35 @@ def call_composite(
     parameters = [ir.Value(name=value.name, shape=value.shape, type=value.type) for value in inputs]
     results = write(body, *parameters)
     given = {name: value for name, value in attributes.items() if value is not None}
-    declared = [ir.Attr(name, ir.AttributeType.UNDEFINED, None) for name in given]
-    graph = ir.Graph(parameters, results, nodes=body.nodes, opset_imports={"": OPSET}, name=kind)
-    b.functions.append(ir.Function(_DOMAIN, kind, graph=graph, attributes=declared))
-    outputs = b.ops(kind, *inputs, outputs=len(results), domain=_DOMAIN, **given)
+    b.functions.append(_function(kind, parameters, results, body, given))
+    outputs = b.ops(kind, *inputs, outputs=len(results), domain=DOMAIN, **given)
     for value, result, shape in zip(outputs, results, shapes, strict=True):
         value.name, value.shape, value.type = result.name, ir.Shape(shape), ir.TensorType(ir.DataType.FLOAT)
     return outputs
 
 
+def add_functions(b: Builder) -> None:
+    """Adds the function of the BinaryConvolutions that layers called."""
+    calls = [node for node in b.nodes if is_composite(node, BINARY_CONVOLUTION)]
+    if not calls:
+        return
+    body = Body(b)
+    parameters = [ir.Value(name=name) for name in ("x", "weights", "scale", "bias")]
+    results = write_body(body, *parameters)
+    b.functions.append(_function(BINARY_CONVOLUTION, parameters, results, body, calls[0].attributes))
+
+
+def _function(
+    kind: str, parameters: Sequence[ir.Value], results: Sequence[ir.Value], body: Body, attributes: Iterable[str]
+) -> ir.Function:
+    graph = ir.Graph(parameters, results, nodes=body.nodes, opset_imports={"": OPSET}, name=kind)
+    declared = [ir.Attr(name, ir.AttributeType.UNDEFINED, None) for name in attributes]
+    return ir.Function(DOMAIN, kind, graph=graph, attributes=declared)
+
+
 def is_composite(node: ir.Node, kind: str = "") -> bool:
     """Whether a node is a composite; of one kind, if that is given."""
-    return node.domain == _DOMAIN and kind in ("", node.op_type)
+    return node.domain == DOMAIN and kind in ("", node.op_type)
 
 
 def attributes_of(call: ir.Node) -> Mapping[str, Any]:
@@ -118,16 +141,29 @@ def inline_composites(model: ir.Model, keep: Collection[str] = ()) -> None:
     calls = [node for node in model.graph if is_composite(node) and node.op_type not in keep]
     if not calls:
         return
-    others = set(model.graph)
+    bodies = []
     for call in calls:
-        _leave_out_neutral(model.functions[call.op_identifier()], attributes_of(call))
-    InlinePass(lambda function: any(call.op_identifier() == function.identifier() for call in calls))(model)
+        if call.op_type == BINARY_CONVOLUTION:
+            expand(call, model.graph)
+        else:
+            _leave_out_neutral(model.functions[call.op_identifier()], attributes_of(call))
+            bodies.append(call.op_identifier())
+    others = set(model.graph)
+    InlinePass(lambda function: function.identifier() in bodies)(model)
     for node in list(model.graph):
         if node not in others and node.op_type == "Constant":
             _lift(node, model.graph)
-    if not model.functions:
-        del model.graph.opset_imports[_DOMAIN]
+    remove_uncalled(model)
     check(model, "inlining")
+
+
+def remove_uncalled(model: ir.Model) -> None:
+    """Removes the functions of composites that are no more in the graph."""
+    called = {node.op_identifier() for node in model.graph if is_composite(node)}
+    for identifier in [identifier for identifier in model.functions if identifier not in called]:
+        del model.functions[identifier]
+    if not model.functions:
+        model.graph.opset_imports.pop(DOMAIN, None)
 
 
 def _leave_out_neutral(function: ir.Function, attributes: Mapping[str, Any]) -> None:
@@ -144,10 +180,7 @@ def _lift(node: ir.Node, graph: ir.Graph) -> None:
     """Makes a constant an initializer; a small one the same as equal ones of the graph."""
     value, data = node.outputs[0], node.attributes["value"].as_tensor().numpy()
     if value.uses():
-        name = value.name or ""
-        name = constant_name(data) if name.startswith("constant_") else name
-        known = graph.initializers.get(name)
-        if known is None or known.const_value is None or not np.array_equal(known.const_value.numpy(), data):
-            known = add_initializer(graph, ir.Tensor(data, name=name))
-        value.replace_all_uses_with(known)
+        small = (value.name or "").startswith("constant_")
+        tensor = ir.Tensor(data, name=value.name)
+        value.replace_all_uses_with(shared_constant(graph, data) if small else add_initializer(graph, tensor))
     graph.remove(node, safe=True)

@@ -92,6 +92,11 @@ class Pipeline:
     def __iter__(self) -> Iterator[Step | Decision]:
         return iter(self.steps)
 
+    def expanded(self, skip: Collection[str] = ()) -> frozenset[str]:
+        """The composites that its passes, but those of `skip`, put operators in the place of."""
+        steps = (step.rewriting for step in self if isinstance(step, Step) and step.name not in skip)
+        return frozenset(rewriting.expands for rewriting in steps if rewriting.expands)
+
     def run(
         self,
         model: ir.Model,

@@ -7,10 +7,12 @@ from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple, Self
 
+import numpy as np
+import numpy.typing as npt
 import onnx_ir as ir
 
 from dnc.errors import PassError
-from dnc.graph.builder import where_of
+from dnc.graph.builder import constant_name, where_of
 from dnc.runtime.options import Option, check_names, parse_options
 
 __all__ = [
@@ -27,6 +29,7 @@ __all__ = [
     "producer_of",
     "rename",
     "replace_uses",
+    "shared_constant",
     "sole_user",
 ]
 
@@ -81,6 +84,8 @@ class Pass(ir.passes.InPlacePass):
     applies_to: ClassVar[str] = ""
     """Where it applies, for `dnc passes`."""
     known_options: ClassVar[Sequence[Option]] = ()
+    expands: ClassVar[str] = ""
+    """The composite (`dnc.graph.composites`) that it puts operators in the place of, which then stays until it runs."""
     needs: ClassVar[str] = ""
     """What a model must have, if it is in vain to name the pass where that is missing; empty for an optimization, which
     may find nothing to do."""
@@ -229,6 +234,15 @@ def add_initializer(graph: ir.Graph, tensor: ir.TensorProtocol) -> ir.Value:
     value = ir.Value(name=name, shape=shape, type=ir.TensorType(tensor.dtype), const_value=tensor)
     graph.register_initializer(value)
     return value
+
+
+def shared_constant(graph: ir.Graph, array: npt.NDArray[Any]) -> ir.Value:
+    """A small initializer, the same for equal arrays."""
+    name = constant_name(array)
+    known = graph.initializers.get(name)
+    if known is None or known.const_value is None or not np.array_equal(known.const_value.numpy(), array):
+        known = add_initializer(graph, ir.Tensor(np.asarray(array, order="C"), name=name))
+    return known
 
 
 def rename(value: ir.Value, name: str) -> None:

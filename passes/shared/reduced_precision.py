@@ -1,13 +1,14 @@
 """What must stay in float32 where a network is computed, or stored, in 16 bits: for `to-float16` and `to-bfloat16`.
 
-Products are Conv, ConvTranspose, Gemm, MatMul: nearly all of the work and of the weights. Float32 stay:
+Products are Conv, ConvTranspose, Gemm, MatMul and the composite BinaryConvolution: nearly all of the work and of the
+weights. Float32 stay:
 
 1. What was asked for: layers of the cfg by their numbers, operators by their type.
 2. What no product comes before (preprocessing of pixels) and what none comes after (a head's activation, the decoding
    of boxes, softmax, suppression). It is little work, and coordinates need more than 11 bits: in float16 the last of
    76 columns is right to 1/32 of a cell.
 3. What a comparison (Greater, Sign, a cast to integers) that a product comes after depends on: all of it. The least
-   change may turn such a result, as the signs of xnor=1, and then the output is another one.
+   change may turn such a result, and then the output is another one. So may it the signs that BinaryConvolution takes.
 4. Sections with Exp, Pow or Softmax: e^11.1 and 256^2 are more than float16 holds. BatchNormalization, by itself: a
    small variance is nothing in float16; fold-batchnorm leaves few of them.
 5. What is computed with 8 bits (`dnc.passes.quantize`), and what is computed element by element of one such product
@@ -25,12 +26,13 @@ import onnx_ir as ir
 
 from dnc.errors import PassError, close_match
 from dnc.graph.builder import WHERE
+from dnc.graph.composites import BINARY_CONVOLUTION
 from dnc.graph.rewriting import Pass
 from dnc.runtime.options import Option
 
 __all__ = ["PRODUCTS", "Keep", "ReducedPrecision", "around_products", "float32_nodes", "layer_of"]
 
-PRODUCTS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+PRODUCTS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", BINARY_CONVOLUTION})
 _SECTIONS = ("Exp", "Pow", "Softmax")
 _STATISTICS = "BatchNormalization"
 _MEASURES = frozenset({"Shape", "Size", "QuantizeLinear"})
@@ -192,7 +194,8 @@ def around_products(nodes: Collection[ir.Node]) -> tuple[set[ir.Node], set[ir.No
     for node in reversed(list(nodes)):
         if any(other.op_type in PRODUCTS or other in before for other in following[node] if other in following):
             before.add(node)
-        if (node in before and _compares(node)) or any(other in deciding for other in following[node]):
+        signs = any(other.op_type == BINARY_CONVOLUTION or other in deciding for other in following[node])
+        if signs or (node in before and _compares(node)):
             deciding.add(node)
     return after, before, deciding
 

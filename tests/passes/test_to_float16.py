@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from dnc.darknet.lower import lower
 from dnc.darknet.network import Network
 from dnc.errors import DncError, PassError
+from dnc.graph.composites import inline_composites
 from dnc.graph.pipeline import Pipeline
 from dnc.graph.serialization import check, serialize_to
 from dnc.graph.verification import Verifier, feeds_for
@@ -242,17 +243,21 @@ def test_what_an_inner_graph_reads_is_float32() -> None:
     assert ops(built) == ["Cast", "Conv", "Cast", "If", "Cast", "Conv", "Cast"]
 
 
-def test_signs_are_those_of_float32() -> None:
-    """xnor=1 takes the sign of its input, so all before it stays; the convolution of signs does not."""
+@pytest.mark.parametrize("whole", [False, True])
+def test_signs_are_those_of_float32(whole: bool) -> None:
+    """xnor=1 takes the sign of its input, so all before it stays; the convolution of signs does not, as operators. As a
+    composite it computes in float32."""
     text = (
         "[net]\nwidth=9\nheight=9\nchannels=3\n[convolutional]\nfilters=16\nsize=3\nactivation=leaky\n"
         "[convolutional]\nxnor=1\nfilters=16\nsize=3\nactivation=leaky\n[convolutional]\nfilters=4\n"
     )
     built = lower(Network.parse(text).with_random_weights(0))
+    if not whole:
+        inline_composites(built)
     refused = apply(built)
-    assert refused.count("a comparison depends on it") == 3
-    found = [node.outputs[0].dtype for node in built.graph if node.op_type == "Conv"]
-    assert found == [FULL, HALF, HALF]
+    assert refused.count("a comparison depends on it") == (2 if whole else 3)
+    found = [node.outputs[0].dtype for node in built.graph if node.op_type in ("BinaryConvolution", "Conv")]
+    assert found == [FULL, FULL if whole else HALF, HALF]
 
 
 def test_places_of_the_casts() -> None:

@@ -23,7 +23,7 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
@@ -32,6 +32,7 @@ from dnc.darknet.layers import layers
 from dnc.darknet.layers.activations import activate, emit_activation, parse_activation
 from dnc.darknet.layers.base import Array, Arrays, Builder, Context, Layer, Shape, States, Value, common
 from dnc.darknet.layers.windows import Axis, windows
+from dnc.graph.bits import pack, signs
 
 __all__ = ["BATCH_NORM_EPSILON", "Convolution", "Convolutional", "blur", "fold_batch_norm"]
 
@@ -186,42 +187,32 @@ class Convolution:
         if self.batch_normalize:
             weights, bias = fold_batch_norm(weights, arrays, self.prefix)
         mean = np.abs(weights).mean(axis=(1, 2, 3), keepdims=True, dtype=np.float32)
-        return np.where(weights > 0, np.float32(1), np.float32(-1)), mean, bias
+        return signs(weights > 0), mean, bias
 
     def emit(self, b: Builder, x: Value, arrays: Arrays) -> Value:
-        """Conv, BatchNormalization (xnor: mean and biases, Mul and Add), activation."""
+        """Conv and BatchNormalization, or with xnor BinaryConvolution; activation."""
         vertical, horizontal = self.axes
-        pads = [vertical.begin, horizontal.begin, vertical.end, horizontal.end]
+        spatial: dict[str, Any] = {
+            "strides": [self.stride_y, self.stride_x],
+            "pads": [vertical.begin, horizontal.begin, vertical.end, horizontal.end],
+            "dilations": [self.dilation, self.dilation],
+        }
         name = self.prefix
-        if self.xnor:
-            x = b.op("Where", b.op("Greater", x, b.constant(0.0)), b.constant(1.0), b.constant(-1.0))
-            if any(pads):
-                borders = b.constant(np.array([0, 0, *pads[:2], 0, 0, *pads[2:]], np.int64))
-                x, pads = b.op("Pad", x, borders, b.constant(-1.0)), [0, 0, 0, 0]
         if self.xnor or self.binary:
             weights, mean, bias = self._binarized(arrays)
         else:
             weights, bias = arrays[name + "weights"], arrays[name + "biases"]
-        if self.binary and not self.xnor:
+        if self.xnor:
+            packed, scale = b.constant(pack(weights), name + "weights"), b.constant(mean.reshape(-1), name + "mean")
+            x = b.binary_convolution(x, packed, scale, b.constant(bias, name + "biases"), **spatial)
+            return emit_activation(b, x, self.activation)
+        if self.binary:
             weights = weights * mean
         parameters = [b.constant(weights, name + "weights")]
-        if not self.xnor and (self.binary or not self.batch_normalize):
+        if self.binary or not self.batch_normalize:
             parameters.append(b.constant(bias, name + "biases"))
-        x = b.op(
-            "Conv",
-            x,
-            *parameters,
-            kernel_shape=[self.size, self.size],
-            strides=[self.stride_y, self.stride_x],
-            pads=pads,
-            dilations=[self.dilation, self.dilation],
-            group=self.groups,
-        )
-        if self.xnor:
-            # Sums of signs are whole numbers, exact in any order: the next xnor layer sees the same signs everywhere.
-            x = b.op("Mul", x, b.constant(mean.reshape(1, -1, 1, 1), name + "mean"))
-            x = b.op("Add", x, b.constant(bias.reshape(1, -1, 1, 1), name + "biases"))
-        elif self.batch_normalize and not self.binary:
+        x = b.op("Conv", x, *parameters, kernel_shape=[self.size, self.size], group=self.groups, **spatial)
+        if self.batch_normalize and not self.binary:
             x = emit_batch_norm(b, x, arrays, name)
         return emit_activation(b, x, self.activation)
 
@@ -233,7 +224,7 @@ class Convolution:
         elif self.batch_normalize:
             weights, bias = fold_batch_norm(weights, arrays, self.prefix)
         if self.xnor:
-            x = np.where(x > 0, np.float32(1), np.float32(-1))
+            x = signs(x > 0)
         count, (_, rows, columns) = len(x), self.shape
         taps = windows(x, *self.axes, fill=-1.0 if self.xnor else 0.0)
         per_group = self.filters // self.groups
