@@ -129,10 +129,19 @@ class Builder:
         return values
 
     def binary_convolution(
-        self, x: ir.Value, weights: ir.Value, scale: ir.Value, bias: ir.Value, **spatial: Sequence[int]
+        self,
+        x: ir.Value,
+        weights: ir.Value,
+        scale: ir.Value,
+        bias: ir.Value,
+        *,
+        strides: Sequence[int],
+        pads: Sequence[int],
+        dilations: Sequence[int],
     ) -> ir.Value:
-        """A convolution of signs with signs, see `dnc.graph.binary`: strides, pads and dilations as those of Conv."""
-        return self.op(BINARY_CONVOLUTION, x, weights, scale, bias, domain=DOMAIN, **spatial)
+        """A convolution of signs with signs, see `dnc.graph.binary`."""
+        spatial: dict[str, Any] = {"strides": strides, "pads": pads, "dilations": dilations}
+        return self.ops(BINARY_CONVOLUTION, x, weights, scale, bias, domain=DOMAIN, **spatial)[0]
 
     def reshape(self, x: ir.Value, shape: Sequence[int]) -> ir.Value:
         """Reshapes everything but the batch axis, which stays as it is (ONNX: a 0 copies the dimension)."""
