@@ -51,6 +51,8 @@ class Layer:
     """The share of its time that the peaks would allow."""
     also: tuple[str, ...] = ()
     """Other sections that nodes of this one compute as well, `#1`."""
+    bits: float = 0.0
+    """Operations on single bits."""
 
     @property
     def operations_per_second(self) -> float:
@@ -99,7 +101,8 @@ def profile(
     work = read_work(subject.folder, subject.manifest, subject.batch)
     # A run on a GPU copies its inputs there, and where one is there may be no compiler for it.
     known = measured is not None or subject.target.name == "cuda"
-    limits = measured if known else peaks(subject.target, subject.threads, progress)
+    bits = any(node.bits for node in work)
+    limits = measured if known else peaks(subject.target, subject.threads, progress, bits=bits)
     session = subject.session()
     progress(f"timing the layers of {subject.name}")
     start = clock()
@@ -141,17 +144,19 @@ def attribute(
         seconds = taken[node.place]
         least, bound = 0.0, "memory"
         if limits is not None:
-            least = limits.attainable(node.operations, node.bytes)
-            bound = "compute" if node.operations > limits.ridge * node.bytes else "memory"
+            least = limits.attainable(node.operations, node.bytes, node.bits)
+            moving = node.bytes / limits.bandwidth
+            bound = "compute" if limits.computing(node.operations, node.bits) > moving else "memory"
         where = places.get(node.place, node.where)
         share = seconds / whole
         roof = least / seconds if seconds else 0.0
         others = tuple(other.place for other in work if other.place in also[node.place])
-        rows.append(Layer(where, seconds, node.operations, node.bytes, share, bound if least else "", roof, others))
+        bound = bound if least else ""
+        rows.append(Layer(where, seconds, node.operations, node.bytes, share, bound, roof, others, node.bits))
     joined = [
         places.get(node.place, node.where)
         for node in work
-        if node.operations and node.place.startswith("#") and node.place not in also
+        if (node.operations or node.bits) and node.place.startswith("#") and node.place not in also
     ]
     between = whole - sum(taken.values())
     return Layers(engine, tuple(rows), whole, between, tuple(joined), limits)

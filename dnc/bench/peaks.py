@@ -2,6 +2,7 @@
 
     compute      operations a second of the engine's own library, on the convolutions that suit it best, in the same
                  precision and with the same threads; the fastest run of several shapes counts
+    bits         operations a second on single bits, on the same convolutions with xnor=1, where the engine computes so
     bandwidth    bytes a second that all threads together copy, read and written, of more than the last cache holds
 
 The compute peak is what the library reaches where nothing is in its way, which is what the layers of a network can be
@@ -22,6 +23,7 @@ from dnc.bench.machine import last_cache
 from dnc.darknet.lower import lower
 from dnc.darknet.network import Network
 from dnc.files.writing import scratch_folder
+from dnc.graph.composites import inline_composites
 from dnc.graph.quantization import Range, attach_ranges
 from dnc.targets import Target
 from dnc.typing import Progress, silent
@@ -45,31 +47,44 @@ class Peaks:
     bandwidth: float
     threads: int
     precision: str
+    bits: float = 0.0
+    """0 where it was not measured."""
 
     @property
     def ridge(self) -> float:
         """Operations for each byte from which on computing takes longer than moving."""
         return self.compute / self.bandwidth
 
-    def attainable(self, operations: float, moved: float) -> float:
+    def computing(self, operations: float, bits: float = 0.0) -> float:
+        """The fewest seconds that computing takes."""
+        return operations / self.compute + (bits / self.bits if self.bits else 0.0)
+
+    def attainable(self, operations: float, moved: float, bits: float = 0.0) -> float:
         """The fewest seconds that work can take."""
-        return max(operations / self.compute, moved / self.bandwidth)
+        return max(self.computing(operations, bits), moved / self.bandwidth)
 
 
-def peaks(target: Target, threads: int, progress: Progress = silent) -> Peaks:
-    """Measures both peaks, in the precision of the target's options. Raises TargetError if the engine does not run."""
+def peaks(target: Target, threads: int, progress: Progress = silent, *, bits: bool = False) -> Peaks:
+    """Measures the peaks in the precision of the target's options, that of single bits if it is wanted. Raises
+    TargetError if the engine does not run."""
     precision = str(target.options.get("precision", "fp32"))
     progress("measuring the compute peak")
     operations = compute(target, threads)
+    single = 0.0
+    if bits:
+        progress("measuring the peak of operations on bits")
+        single = compute(target, threads, xnor=True)
     progress("measuring the bandwidth")
-    return Peaks(operations, bandwidth(threads), threads, precision)
+    return Peaks(operations, bandwidth(threads), threads, precision, single)
 
 
-def compute(target: Target, threads: int, clock: Callable[[], float] = time.perf_counter) -> float:
-    """Operations a second."""
+def compute(
+    target: Target, threads: int, clock: Callable[[], float] = time.perf_counter, *, xnor: bool = False
+) -> float:
+    """Operations a second; with `xnor`, of convolutions of signs, on single bits."""
     best = 0.0
     for channels, kernel, side in _SHAPES.values():
-        model = _convolution(channels, kernel, side, target)
+        model = _convolution(channels, kernel, side, target, xnor)
         with scratch_folder("peak") as scratch:
             target.build(model, scratch)
             session = target.runner().open(scratch, threads)
@@ -84,17 +99,18 @@ def compute(target: Target, threads: int, clock: Callable[[], float] = time.perf
     return best
 
 
-def _convolution(channels: int, kernel: int, side: int, target: Target) -> ir.Model:
+def _convolution(channels: int, kernel: int, side: int, target: Target, xnor: bool = False) -> ir.Model:
     """Writes a large convolution; with 8 bits a small one follows, as the last one of a network stays in float."""
     text = (
         f"[net]\nwidth={side}\nheight={side}\nchannels={channels}\n"
-        f"[convolutional]\nfilters={channels}\nsize={kernel}\npad=1\nactivation=linear\n"
+        f"[convolutional]\nfilters={channels}\nsize={kernel}\npad=1\nxnor={xnor:d}\nactivation=linear\n"
     )
     if target.needs_calibration:
         text += "[convolutional]\nfilters=1\nsize=1\nactivation=linear\n"
     model = lower(Network.parse(text).with_random_weights(0), batch=1)
     # Noise from 0 to 1 goes in; what comes out need not be right.
     attach_ranges(model, dict.fromkeys(("input", "layer000"), Range(0, 1)))
+    inline_composites(model, keep=target.composites | target.pipeline().expanded())
     target.pipeline().run(model)
     return model
 

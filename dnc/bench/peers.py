@@ -28,6 +28,7 @@ from dnc.bench.peer_child import NAMES
 from dnc.darknet.lower import lower
 from dnc.darknet.network import Network
 from dnc.errors import DncError, TargetError, close_match
+from dnc.graph.composites import inline_composites
 from dnc.graph.serialization import serialize_to
 from dnc.runtime.timing import Run
 
@@ -80,7 +81,9 @@ class Plain:
             DncError: the graph is over 2 GiB.
         """
         model, saved = folder / "plain.onnx", folder / "input.npy"
-        serialize_to(lower(network, batch=len(x)), model)
+        graph = lower(network, batch=len(x))
+        inline_composites(graph)
+        serialize_to(graph, model)
         np.save(saved, x)
         return cls(Path(network.file), weights, model, saved)
 

@@ -122,9 +122,10 @@ def layers_report(layers: Layers, report: Report) -> None:
     peaks = layers.peaks
     lines = []
     if peaks is not None:
+        single = f"{peaks.bits / 1e9:.4g} GBOP/s on single bits, " if peaks.bits else ""
         lines.append(
             f"peaks measured here with {peaks.threads} threads in {peaks.precision}: {peaks.compute / 1e9:.4g} "
-            f"GFLOP/s, {peaks.bandwidth / 1e9:.4g} GB/s; more than that is moved where it stays in the caches"
+            f"GFLOP/s, {single}{peaks.bandwidth / 1e9:.4g} GB/s; more than that is moved where it stays in the caches"
         )
     if layers.joined:
         lines.append(f"joined with their neighbours: {', '.join(layers.joined)}")
@@ -135,7 +136,9 @@ def layers_report(layers: Layers, report: Report) -> None:
 
 def layers_table(layers: Layers) -> Table:
     """A row for each section, for what is between them, and for the network."""
-    titles = ("layer", "µs", "share", "MFLOP", "MB", "GFLOP/s", "GB/s", "bound by", "of the roof")
+    single = any(row.bits for row in layers.rows)
+    bits = ["MBOP", "GBOP/s"] * single
+    titles = ("layer", "µs", "share", "MFLOP", "MB", "GFLOP/s", "GB/s", *bits, "bound by", "of the roof")
     table = Table([Column(title, right=title not in ("layer", "bound by")) for title in titles])
     for row in layers.rows:
         table.add(
@@ -144,19 +147,27 @@ def layers_table(layers: Layers) -> Table:
             f"{row.share:.1%}",
             f"{row.operations / 1e6:.3f}",
             f"{row.bytes / 1e6:.3f}",
-            f"{row.operations_per_second / 1e9:.4g}" if row.operations and row.seconds else "",
-            f"{row.bytes_per_second / 1e9:.4g}" if row.bytes and row.seconds else "",
+            _rate(row.operations, row.seconds),
+            _rate(row.bytes, row.seconds),
+            *([f"{row.bits / 1e6:.3f}" if row.bits else "", _rate(row.bits, row.seconds)] * single),
             row.bound,
             f"{row.roof:.0%}" if row.roof else "",
         )
-    blank = [""] * 3
     operations, moved = sum(row.operations for row in layers.rows), sum(row.bytes for row in layers.rows)
     between = f"{layers.between / layers.seconds:.1%}"
-    table.add(BETWEEN, f"{layers.between * 1e6:.1f}", between, "", "", "", *blank)
-    speed = f"{operations / layers.seconds / 1e9:.4g}"
-    totals = (f"{operations / 1e6:.3f}", f"{moved / 1e6:.3f}", speed, f"{moved / layers.seconds / 1e9:.4g}")
+    table.add(BETWEEN, f"{layers.between * 1e6:.1f}", between, *[""] * (len(titles) - 3))
+    totals = [f"{operations / 1e6:.3f}", f"{moved / 1e6:.3f}"]
+    totals += [_rate(operations, layers.seconds), _rate(moved, layers.seconds)]
+    if single:
+        every = sum(row.bits for row in layers.rows)
+        totals += [f"{every / 1e6:.3f}", _rate(every, layers.seconds)]
     table.add("network", f"{layers.seconds * 1e6:.1f}", "100.0%", *totals, "", "")
     return table
+
+
+def _rate(count: float, seconds: float) -> str:
+    """Billions a second; nothing where nothing is counted, or the time is too short to be measured."""
+    return f"{count / seconds / 1e9:.4g}" if count and seconds else ""
 
 
 def frames_report(results: Sequence[EndToEnd], report: Report) -> None:

@@ -4,7 +4,8 @@ The table of a network is Darknet's own: a row for each layer with its filters, 
 width x height x channels, and BFLOPs. These are Darknet's counts (`Layer.flops`): two for each multiply-add of a
 convolution, the window for each pixel of a pool, one for each element of a shortcut, nothing for activations. Fully
 connected and recurrent layers, for which Darknet's table has no count, have that of `darknet ops`. An operation of a
-layer with xnor=1 is one on single bits, of which Darknet counts 32 as one; they are told apart beside it.
+layer with xnor=1 is one on single bits, of which Darknet counts 32 as one; BOPs, billions of them, stand beside it, and
+sums tell both apart.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ __all__ = [
     "engine_text",
     "network_json",
     "network_table",
+    "operations",
     "options_json",
     "show_options",
     "summary",
@@ -58,7 +60,7 @@ def dims(shape: Shape) -> str:
 def network_table(network: Network) -> Table:
     """A row for each layer."""
     bits = any(layer.bit_operations() for layer in network.layers)
-    titles = ["layer", "type", "filters", "size/stride", "input", "output", "BFLOPs"] + ["bit ops / 1e9"] * bits
+    titles = ["layer", "type", "filters", "size/stride", "input", "output", "BFLOPs"] + ["BOPs"] * bits
     table = Table([Column(title, right=title not in ("type", "size/stride")) for title in titles])
     for layer in network.layers:
         filters, settings = _settings(layer)
@@ -77,15 +79,24 @@ def _settings(layer: Layer) -> tuple[str, str]:
 
 def totals(network: Network, weights: str | Path | None = None) -> str:
     """Sums up layers, parameters, operations and bytes of the .weights file (of the usual header if none is given)."""
-    bits = _bit_operations(network) / 1e9
-    flops = f"{_bflops(network):.3f} BFLOPs"
-    if bits:
-        apart = _bflops(network) - bits / 32
-        flops = f"{apart:.3f} BFLOPs and {bits:.3f} billion bit operations (for Darknet {flops})"
+    flops = operations(_bflops(network), _bit_operations(network))
     return (
         f"{len(network.layers)} layers, {network.parameters():,} parameters, {flops}, "
         f"{_weights_bytes(network, weights):,} bytes of weights"
     )
+
+
+def operations(bflops: float, bit_operations: float) -> str:
+    """What is computed.
+
+    Args:
+        bflops: as Darknet counts, a 32nd of those on bits among them.
+        bit_operations: those on bits.
+    """
+    if not bit_operations:
+        return f"{bflops:.3f} BFLOPs"
+    bops = bit_operations / 1e9
+    return f"{bflops - bops / 32:.3f} BFLOPs + {bops:.3f} BOPs (for Darknet {bflops:.3f} BFLOPs)"
 
 
 def _bflops(network: Network) -> float:
@@ -131,6 +142,7 @@ def network_json(network: Network, weights: str | Path | None = None) -> dict[st
         "parameters": network.parameters(),
         "bflops": _bflops(network),
         "bit_operations": _bit_operations(network),
+        "float_operations": _bflops(network) * 1e9 - _bit_operations(network) / 32,
         "weights_bytes": _weights_bytes(network, weights),
     }
 
@@ -167,7 +179,7 @@ def engine_text(manifest: Manifest, folder: Path) -> str:
             "network",
             [
                 f"{network['cfg']}, {network['layers']} layers, {network['parameters']:,} parameters, "
-                f"{network['bflops']:.3f} BFLOPs",
+                f"{operations(network['bflops'], network.get('bit_operations', 0))}",
                 f"sha256 {network['digest']}",
             ],
         ),

@@ -6,7 +6,7 @@ import click
 
 from dnc.cli import print_json, progress, say_files
 from dnc.cli._options import compile_options, compile_options_of
-from dnc.cli._report import eight_bits
+from dnc.cli._report import eight_bits, operations
 
 
 @click.command(epilog="Example: dnc compile yolov4-tiny.cfg --weights yolov4-tiny.weights --target onnx -o yolo.engine")
@@ -36,9 +36,10 @@ def command(cfg: str, weights: str | None, out: str | None, as_json: bool, **fie
         return
     applied = ", ".join(f"{item['name']} x{item['applied']}" for item in manifest.passes if item["applied"])
     network = manifest.network
+    counted = operations(network["bflops"], network.get("bit_operations", 0))
     click.echo(
         f"{engine.folder}: {manifest.name} for {manifest.target}, {network['layers']} layers, "
-        f"{network['parameters'] / 1e6:.2f} M parameters, {network['bflops']:.3f} BFLOPs, "
+        f"{network['parameters'] / 1e6:.2f} M parameters, {counted}, "
         f"in {time.perf_counter() - start:.1f} s"
     )
     click.echo(f"  passes: {applied or 'none applied'}")

@@ -199,6 +199,7 @@ def dataset_for(calibration: Calibration | None, options: CompileOptions) -> Dat
 def _manifest(source: Source, model: ir.Model, target: Target, options: CompileOptions, batch: int | None) -> Manifest:
     """engine.json but for what passes and measuring add."""
     network = source.network
+    bits = sum(layer.bit_operations() for layer in network.layers)
     outputs = [value for value in model.graph.outputs if not (value.name or "").startswith("next")]
     dims = [() if value.shape is None else tuple(value.shape)[1:] for value in outputs]
     states = {
@@ -214,6 +215,7 @@ def _manifest(source: Source, model: ir.Model, target: Target, options: CompileO
             "layers": len(network.layers),
             "parameters": network.parameters(),
             "bflops": round(sum(layer.flops() for layer in network.layers) / 1e9, 6),
+            **({"bit_operations": bits} if bits else {}),
         },
         input_shape=network.input_shape,
         batch=batch or "N",

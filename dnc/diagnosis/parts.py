@@ -234,7 +234,8 @@ def taken_apart(
                 apart.output(right, name)
             elif (ready := parts.other(value)) is not None:
                 apart.noise(name, right, ready, layer, parts.pair(name))
-    return ir.Model(apart.graph, ir_version=parts.ready.ir_version)
+    functions = [function.clone() for function in parts.ready.functions.values()]
+    return ir.Model(apart.graph, ir_version=parts.ready.ir_version, functions=functions)
 
 
 class _Apart:

@@ -2,6 +2,8 @@
 
     operations    two for each multiply-add of a convolution or product, the window for each number of a pool, one for
                   each number that any other operator computes, none where numbers are only moved
+    bits          operations on single bits, two for each product of signs that a BinaryConvolution adds up; what it
+                  multiplies and adds afterwards are operations
     bytes         the least that has to be moved: every value that crosses the border of a section, once on either side,
                   and the section's weights once; what stays inside is taken to stay in registers or in the cache
 
@@ -21,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from dnc.errors import TargetError
 from dnc.files.reading import read_json
-from dnc.graph.composites import inline_composites
+from dnc.graph.composites import BINARY_CONVOLUTION, inline_composites
 from dnc.graph.serialization import small_model
 from dnc.runtime.manifest import Manifest
 from dnc.runtime.runners.openvino import import_openvino, openvino_core
@@ -60,6 +62,7 @@ class Node:
     operations: float
     where: str = ""
     """Its section, `a.cfg:22 [convolutional] #0`, where the model tells."""
+    bits: float = 0.0
 
 
 @dataclass
@@ -71,6 +74,7 @@ class Work:
     where: str
     operations: float = 0.0
     bytes: float = 0.0
+    bits: float = 0.0
     kinds: list[str] = field(default_factory=list)
     """Its operators, in order."""
 
@@ -93,7 +97,9 @@ def read_work(folder: Path, manifest: Manifest, batch: int = 1) -> list[Work]:
         return work_of(*model)
     try:
         described = read_json(folder / "model.json")["work"]
-        return [Work(entry["place"], entry["where"], entry["operations"], entry["bytes"]) for entry in described]
+        keys = ("place", "where", "operations", "bytes")
+        # Older engines have no operations on bits.
+        return [Work(*(entry[key] for key in keys), bits=entry.get("bits", 0.0)) for entry in described]
     except (OSError, ValueError, LookupError, TypeError) as error:
         what = f"the layers of an engine of target {manifest.target} are not known"
         raise TargetError(what, folder, "build the engine again") from error
@@ -116,11 +122,13 @@ def described_work(model: ir.Model, manifest: Manifest) -> list[dict[str, Any]]:
     """What `read_work` finds in the model.json of an engine that keeps no graph, for its batch."""
     batch = manifest.batch if isinstance(manifest.batch, int) else 1
     whole = model.clone()
-    inline_composites(whole)
+    inline_composites(whole, keep=[BINARY_CONVOLUTION])
     nodes, sizes, constants = _read_onnx(small_model(whole), manifest, batch)
     found = work_of(nodes, sizes, [*constants, *whole.graph.initializers])
     return [
-        {"place": work.place, "where": work.where, "operations": work.operations, "bytes": work.bytes} for work in found
+        {"place": work.place, "where": work.where, "operations": work.operations, "bytes": work.bytes}
+        | ({"bits": work.bits} if work.bits else {})
+        for work in found
     ]
 
 
@@ -146,6 +154,7 @@ def work_of(nodes: Sequence[Node], sizes: Mapping[str, float], constants: Iterab
             continue
         work.kinds.append(node.kind)
         work.operations += node.operations
+        work.bits += node.bits
         for name in node.writes:
             homes[name] = place
         # To ask for a shape moves nothing.
@@ -252,10 +261,13 @@ def _read_onnx(
             per_output = 2.0 * sides[0][-1]
         elif node.op_type in ("MaxPool", "AveragePool"):
             per_output = float(math.prod(attributes["kernel_shape"]))
+        elif node.op_type == BINARY_CONVOLUTION:
+            per_output = 2.0
         output, read = math.prod(shapes.get(writes[0], ())), math.prod(sides[0]) if sides else 0
+        products = math.prod(sides[1][1:3]) * sides[0][1] if node.op_type == BINARY_CONVOLUTION else 0
         operations = _operations(node.op_type, output, read, per_output)
         where = next((entry.value for entry in node.metadata_props if entry.key == "dnc.where"), "")
-        nodes.append(Node(node.name, node.op_type, reads, writes, operations, where))
+        nodes.append(Node(node.name, node.op_type, reads, writes, operations, where, 2.0 * products * output))
     nodes.append(Node("", "Result", [value.name for value in graph.output], [], 0.0))
     return nodes, sizes, constants
 

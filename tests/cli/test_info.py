@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
+import dnc
 from dnc.cli import _report
 from dnc.graph.quantization import Range
 from dnc.quantization.calibration import Calibration
-from tests.conftest import Result
+from tests.conftest import Result, _write
 
 Command = Callable[..., Result]
 
@@ -57,22 +58,27 @@ def test_json(command: Command, engines: Path) -> None:
 
 def test_operations_on_bits_are_told_apart(command: Command, tmp_path: Path) -> None:
     """Darknet divides those of xnor=1 by 32 and adds them to the others."""
-    path = tmp_path / "bits.cfg"
-    path.write_text(
+    path = _write(
+        tmp_path,
+        "bits",
         "[net]\nwidth=100\nheight=100\nchannels=3\n"
         "[convolutional]\nfilters=64\nactivation=linear\n"
-        "[convolutional]\nfilters=100\nsize=3\npad=1\nxnor=1\nactivation=linear\n"
+        "[convolutional]\nfilters=100\nsize=3\npad=1\nxnor=1\nactivation=linear\n",
     )
     lines = command("info", path).out.splitlines()
-    assert lines[0].split()[-6:] == ["output", "BFLOPs", "bit", "ops", "/", "1e9"]
+    assert lines[0].split()[-3:] == ["output", "BFLOPs", "BOPs"]
     assert lines[1].split()[-1] == "0.004"
     # 2 * 64 * 9 * 100 * 100^2 = 1.152e9 of one bit; 2 * 3 * 64 * 100^2 = 3.84e6 of floats.
     assert lines[2].split()[-2:] == ["0.036", "1.152"]
-    assert "0.004 BFLOPs and 1.152 billion bit operations (for Darknet 0.040 BFLOPs)" in lines[-1]
+    assert "0.004 BFLOPs + 1.152 BOPs (for Darknet 0.040 BFLOPs)" in lines[-1]
     info = json.loads(command("info", path, "--json").out)
     assert info["bit_operations"] == 1.152e9
     assert [layer["bit_operations"] for layer in info["layers"]] == [0, 1.152e9]
     assert info["bflops"] == pytest.approx(0.00384 + 0.036)
+    assert info["float_operations"] == pytest.approx(3.84e6)
+    engine = dnc.compile(path, target="onnx", out=tmp_path / "e", verify=False)
+    assert engine.manifest.network["bit_operations"] == 1.152e9
+    assert "0.004 BFLOPs + 1.152 BOPs" in command("info", tmp_path / "e").out
 
 
 def test_weights_are_checked(command: Command, engines: Path) -> None:
