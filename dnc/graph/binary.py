@@ -46,8 +46,9 @@ def write_body(b: Builder, x: ir.Value, weights: ir.Value, scale: ir.Value, bias
     above, below = (b.constant(shifts) for shifts in (np.arange(_BYTE)[::-1].astype(np.uint8), np.uint8(_BYTE - 1)))
     w = b.op("BitShift", b.op("Unsqueeze", weights, last), above, direction="LEFT")
     w = b.op("Reshape", b.op("BitShift", w, below, direction="RIGHT"), flat)
-    axes = [b.constant(np.array([number], np.int64)) for number in (0, 3, 1, 2)]
-    w = b.op("Slice", w, axes[0], b.op("Slice", b.op("Shape", x), axes[2], axes[3], axes[0]), axes[1])
+    zero, one = (b.constant(np.int64(number)) for number in (0, 1))
+    # Not Slice: of that, shape inference knows no side where it does not know the end.
+    w = b.op("Gather", w, b.op("Range", zero, b.op("Gather", b.op("Shape", x), one), one), axis=3)
     w = b.op("Cast", b.op("Transpose", w, perm=[0, 3, 1, 2]), to=int(ir.DataType.FLOAT))
     w = b.op("Sub", b.op("Mul", w, b.constant(4.0)), b.constant(2.0))
     sides = b.constant(np.array([1, 2, 3], np.int64))
