@@ -54,7 +54,7 @@ from dnc.targets.tvm.schedules.window import Window, match
 from dnc.typing import Array
 
 KINDS: Mapping[str, tuple[Sequence[Tile], float]] = {
-    "product": (tiled._TILES, tiled._RATE),
+    "product": (tiled.SCALAR_TILES, tiled._RATE),
     "tensor-product": (tensors._TILES, tensors._RATE),
     "tf32-product": (tensors._TF32_TILES, tensors._TF32_RATE),
 }

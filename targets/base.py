@@ -85,7 +85,7 @@ class Target(Destination):
     """The values of its option `precision` that may be faster than float32 and cost accuracy."""
     builds_apart: ClassVar[bool] = False
     """Whether `build` works in a process of its own, so that other targets may build meanwhile."""
-    composites: ClassVar[frozenset[str]] = frozenset()
+    composites: frozenset[str] = frozenset()
     """The composites (`dnc.graph.composites`) that it takes whole; the others it gets as operators."""
     batch: ClassVar[int | None] = None
     """The size of batches where the user asks for none; None for any size."""

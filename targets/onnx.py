@@ -30,7 +30,7 @@ def optimizations(activations: str, signs: str) -> list[Step]:
 
     Args:
         activations: the form of fuse-activation that the engine runs fastest.
-        signs: that of binarize.
+        signs: that of binarize; empty if the engine takes convolutions of signs as they are.
     """
     return [
         Step(passes["eliminate-identity"](), "so that no other pass has to look through it"),
@@ -41,7 +41,7 @@ def optimizations(activations: str, signs: str) -> list[Step]:
         Step(passes["trim-kernels"](), "zero borders are seen in weights that no other pass has changed yet"),
         Step(passes["simplify-concat"](), "joined parts are seen once nothing stands between them"),
         Step(passes["merge-pools"](), "equal pools are, too"),
-        Step(passes["binarize"](form=signs), "signs are written as the engine runs them fastest"),
+        *([Step(passes["binarize"](form=signs), "signs are written as the engine runs them fastest")] if signs else []),
         Step(passes["fuse-activation"](form=activations), "activations as well"),
         Step(passes["fold-batchnorm"](), "into the convolutions that are left"),
         Step(passes["fold-scale"](), "takes what the two before it leave"),

@@ -8,6 +8,8 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+import onnx_ir as ir
+
 from dnc.compiler.choosing import choose
 from dnc.compiler.deviating import tell, with_deviation
 from dnc.compiler.options import CompileOptions
@@ -15,6 +17,7 @@ from dnc.compiler.preparing import dataset_for, lowered, prepare, verifier_for
 from dnc.compiler.source import Source
 from dnc.errors import CalibrationError, DncError, TargetError
 from dnc.files.places import cache_dir
+from dnc.graph.composites import is_composite
 from dnc.graph.verification import feeds_for
 from dnc.quantization.sensitivity import drop
 from dnc.runtime.engine import Engine, load
@@ -142,7 +145,7 @@ def _prepare(
             continue
         proven = offer.proven()
         same = None if proven is None else next((one for one in ready if one.target.title == proven.title), None)
-        if same is not None:
+        if same is not None and not _takes_others(model, offer, same.target):
             # It differs in how it is built alone.
             ready.append(
                 dataclasses.replace(
@@ -169,6 +172,11 @@ def _prepare(
         listing = "; ".join(f"target {name} {reason}" for name, reason in refused.items())
         raise TargetError(listing, source.cfg, "choose another target")
     return ready, refused
+
+
+def _takes_others(model: ir.Model, one: Target, other: Target) -> bool:
+    """Whether of two targets one takes a composite of the model whole, and the other does not."""
+    return any(is_composite(node) and node.op_type in one.composites ^ other.composites for node in model.graph)
 
 
 def _loss(

@@ -28,7 +28,7 @@ import onnx_ir as ir
 
 from dnc.errors import TargetError
 from dnc.files.writing import scratch_folder
-from dnc.graph.composites import NON_MAX_SUPPRESSION, PREPROCESS, is_composite
+from dnc.graph.composites import BINARY_CONVOLUTION, NON_MAX_SUPPRESSION, PREPROCESS, is_composite
 from dnc.graph.pipeline import Step
 from dnc.graph.preprocessing import Preprocess
 from dnc.graph.verification import feeds_for
@@ -69,6 +69,8 @@ class CudaKernels(TvmTarget):
     def __init__(self, given: Mapping[str, str] | None = None) -> None:
         super().__init__(given)
         self.runner()  # Refuses what is not for it.
+        if self.options["kernels"] == "new":
+            self.composites |= {BINARY_CONVOLUTION}
 
     @property
     def title(self) -> str:
@@ -108,7 +110,7 @@ class CudaKernels(TvmTarget):
 
     def optimizations(self) -> Sequence[Step]:
         """Activations as ONNX has them: they are computed with what is before them."""
-        return optimizations("onnx", "bits")
+        return optimizations("onnx", "" if BINARY_CONVOLUTION in self.composites else "bits")
 
     def storage(self, keep: Collection[str] = ()) -> Sequence[Step]:
         """What is not of 8 bits is in float16."""

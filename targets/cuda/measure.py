@@ -167,11 +167,14 @@ class _Measurer:
         return arrays
 
     def _array(self, shape: Sequence[int], dtype: str) -> Any:
-        """Numbers for a parameter, of either sign: small, so that nothing overflows. What may be an index is 0."""
+        """Numbers for a parameter, of either sign: small, so that nothing overflows; any bits for words of them. What
+        may be an index is 0."""
         generator = np.random.default_rng(0)
         kind = np.dtype(dtype)
         if kind.kind == "f":
             array = ((generator.random(shape, np.float32) - 0.5) * 0.2).astype(kind)
+        elif kind == np.uint32:
+            array = generator.integers(0, 1 << 32, shape, np.uint32)
         else:
             array = generator.integers(0, 100 if kind.itemsize == 1 and kind.kind in "iu" else 1, shape).astype(kind)
         array = np.ascontiguousarray(array)

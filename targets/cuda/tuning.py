@@ -158,7 +158,7 @@ class GpuTuner(Tuner[Mapping[str, Any]]):
     """
 
     _products = ("product", "tensor-product", "tf32-product", "mma-product", "wgmma-product", "int8-product")
-    rules = frozenset({*_products, "depthwise", "pool"})
+    rules = frozenset({*_products, "b1-product", "bits-product", "depthwise", "pool"})
     ahead = processors()
     batch = _BATCH
     # Events differ by a thousandth from run to run.

@@ -103,7 +103,7 @@ class Myriad(Target):
     extra: ClassVar[str] = _NAME
     runs: ClassVar[type[Runner]] = MyriadRunner
     batch: ClassVar[int | None] = 1
-    composites: ClassVar[frozenset[str]] = frozenset({PREPROCESS, NON_MAX_SUPPRESSION})
+    composites: frozenset[str] = frozenset({PREPROCESS, NON_MAX_SUPPRESSION})
     """It refuses both, each as what it is."""
     known_options: ClassVar[Sequence[Option]] = (
         Option("shaves", "6", "vector processors, and slices of on-chip memory, that the network uses", whole(1, 16)),

@@ -25,7 +25,7 @@ class TvmTarget(TunableTarget):
     """An engine that TVM's compiler makes, and TVM's runtime runs."""
 
     batch: ClassVar[int | None] = 1
-    composites: ClassVar[frozenset[str]] = frozenset({PREPROCESS, NON_MAX_SUPPRESSION})
+    composites: frozenset[str] = frozenset({PREPROCESS, NON_MAX_SUPPRESSION})
 
     @abstractmethod
     def library(self) -> Path | None:

@@ -2,7 +2,8 @@
 
 pixels          preprocessing of images of any size (--input u8), a function of its own: `prepare`
 suppression     suppression of boxes (--decode graph+nms), to as many rows as there can be
-kernels         how both say what they want of CUDA C++; their source is in the files *.cuh
+binary          convolutions of signs, as bits (option kernels=new alone takes them)
+kernels         how the first two say what they want of CUDA C++; their source is in the files *.cuh
 """
 
 from __future__ import annotations
@@ -11,8 +12,9 @@ from typing import Any
 
 import onnx_ir as ir
 
-from dnc.graph.composites import NON_MAX_SUPPRESSION, PREPROCESS, attributes_of
+from dnc.graph.composites import BINARY_CONVOLUTION, NON_MAX_SUPPRESSION, PREPROCESS, attributes_of
 from dnc.graph.preprocessing import Preprocess
+from dnc.targets.cuda.emit.binary import binary_convolution
 from dnc.targets.cuda.emit.pixels import preprocessed
 from dnc.targets.cuda.emit.suppression import suppressed
 from dnc.targets.tvm import emit as every
@@ -20,8 +22,9 @@ from dnc.targets.tvm import emit as every
 __all__ = ["emit"]
 
 _COMPOSITES = {
-    PREPROCESS: lambda b, call, inputs: preprocessed(b, Preprocess.of(call), inputs[0].expr),
-    NON_MAX_SUPPRESSION: lambda b, call, inputs: suppressed(b, inputs, **attributes_of(call)),
+    BINARY_CONVOLUTION: binary_convolution,
+    PREPROCESS: lambda b, call, inputs: preprocessed(b, Preprocess.of(call), b.tensor_of(inputs[0]).expr),
+    NON_MAX_SUPPRESSION: lambda b, call, inputs: suppressed(b, [*map(b.tensor_of, inputs)], **attributes_of(call)),
 }
 
 

@@ -7,6 +7,8 @@
     tensor-product  the same in float16, by the tensor cores
     mma-product     the same by mma.sync, which no GPU has run yet: see `Device.new`
     wgmma-product   the same by instructions of sm_90 alone, which no GPU has run yet either
+    b1-product      convolutions of signs, as bits, by mma.sync; bits-product: by the ordinary units; both are new
+    signs           what packs signs into words, lane by lane (new)
     int8-product    the same of 8-bit numbers, by mma.sync; no GPU has run it yet either, but only those have 8 bits
     tf32-product    the same in float32 rounded to TF32, where that is allowed
     depthwise       convolutions of single channels
@@ -33,6 +35,7 @@ from tvm import relax
 from tvm.s_tir import dlight
 
 from dnc.runtime.runners.cuda.device import Device
+from dnc.targets.cuda.schedules.bits import bit_product, signs
 from dnc.targets.cuda.schedules.depthwise import depthwise
 from dnc.targets.cuda.schedules.injective import injective
 from dnc.targets.cuda.schedules.integers import integer_product
@@ -88,9 +91,12 @@ def weights(module: Any, name: str, device: Device, ranks: Sequence[int]) -> dic
     given = {place: one.given for form in forms.values() for place, one in form.items()}
     arrays: dict[int, dict[int, Array]] = {rank: {} for rank in ranks}
     for place, buffer in given.items():
-        drawn = np.random.default_rng(place).random([int(side) for side in buffer.shape], np.float32) - 0.5
-        kind = np.dtype(str(buffer.dtype))
-        plain = (drawn * (0.2 if kind.kind == "f" else 200)).astype(kind)
+        generator, kind = np.random.default_rng(place), np.dtype(str(buffer.dtype))
+        shape = [int(side) for side in buffer.shape]
+        if kind == np.uint32:
+            plain = generator.integers(0, 1 << 32, shape, np.uint32)
+        else:
+            plain = ((generator.random(shape, np.float32) - 0.5) * (0.2 if kind.kind == "f" else 200)).astype(kind)
         for rank, form in forms.items():
             arrays[rank][place] = form[place].pack(plain) if place in form else plain
     return arrays
@@ -109,12 +115,16 @@ def _kernel(segment: Segment, stages: Sequence[Stage], device: Device) -> Kernel
     kernel = squeezing(segment, stages, device) if device.new else None
     if kernel is not None:
         return kernel
-    window = match(segment, stages) or product(segment)
-    if window is not None:
+    window, bits = match(segment, stages) or product(segment), match(segment, stages, bits=True)
+    if bits is not None and bits.weight is not None:
+        many = math.prod(bits.output[:3]) >= _FEW
+        kernel = bit_product(segment, bits, device) if many else _few(segment, bits, device)
+    elif window is not None:
         kernel = _slide(segment, window, device) if not device.new else _joining(segment, window, stages, device)
-        if kernel is not None:
-            return kernel
-    kernel = scaled(segment, stages, device) or injective(segment) or reduction(segment, device)
+    if kernel is not None:
+        return kernel
+    kernel = signs(segment, stages) or scaled(segment, stages, device) or injective(segment)
+    kernel = kernel or reduction(segment, device)
     if kernel is None:
         raise Unmatched(f"no rule for block {segment.anchor.name}")
     return kernel
@@ -133,6 +143,11 @@ def _slide(segment: Segment, window: Window, device: Device) -> Kernel | None:
         if integers is not None:
             return integers
         return tensor_product(segment, window, device) or scalar_product(segment, window, device)
+    return _few(segment, window, device)
+
+
+def _few(segment: Segment, window: Window, device: Device) -> Kernel | None:
+    """The kernel of a convolution with too few pixels to tile, that reads through its border; None without one."""
     if window.border is None:
         return None
     kernel = reduction(_through(segment, window.border), device)

@@ -20,6 +20,7 @@ __all__ = [
     "TILES",
     "address",
     "arrived_last",
+    "ballot",
     "barrier",
     "commit",
     "copy",
@@ -61,7 +62,7 @@ def _call(name: str, *arguments: Any, source: str = "", returns: str = "void") -
 
 def _kind(sums: Any) -> str:
     """CUDA's name of the type of sums."""
-    return "int" if str(sums.dtype) == "int32" else "float"
+    return {"int32": "int", "uint32": "unsigned"}.get(str(sums.dtype), "float")
 
 
 def address(buffer: Any, *indices: Expr) -> Expr:
@@ -110,6 +111,11 @@ def warp_barrier() -> Stmt:
     return tirx.Evaluate(_call("__syncwarp"))
 
 
+def ballot(truth: Expr) -> Expr:
+    """A word with a bit for each lane of the warp, all of which come here: whether it is true for that."""
+    return _call("__ballot_sync", tirx.const(0xFFFFFFFF, "uint32"), truth, returns="uint32")
+
+
 def arrived_last(tile: Expr, parts: int) -> Expr:
     """Whether this block is the last one of some that compute parts of a tile, and sees what the others wrote.
 
@@ -124,7 +130,7 @@ def gather(to: Any, start: Expr, lanes: int, parts: int | Expr, stride: int) -> 
     """The sums of what some parts have, in their order, into a local buffer.
 
     Args:
-        to: `lanes` numbers, float32 or int32, as which it reads what is there.
+        to: `lanes` numbers, float32, int32 or uint32, as which it reads what is there.
         start: where the first part has them, aligned to all of them.
         lanes: 1, 2 or 4.
         stride: by how many numbers they are apart.
@@ -190,7 +196,8 @@ def multiply_strips(
     """All steps of a block's product: see mma.cuh, `dnc_product`.
 
     Args:
-        sums: float32 numbers of a thread's own, or int32 numbers for products of 8 bits, two of which are one here.
+        sums: float32 numbers of a thread's own; or int32 numbers for products of 8 bits, two of which are one here; or
+            uint32 numbers for bits, 16 of which are one.
         strips: shared memory.
         matrices: where the group's data begins, and where the weights of the block.
         geometry: what mma.cuh's `dnc_tile`, `dnc_window` and `dnc_pixels` say.
@@ -244,7 +251,7 @@ template <> struct dnc_wgmma<{columns}, dnc_{kind}> {{
 
 
 def pairs(start: Expr) -> Expr:
-    """A pointer to 8-bit numbers as one to pairs of them."""
+    """A pointer to anything as one to pairs of bytes."""
     return _call("dnc_pairs", start, source=_LANES, returns="handle")
 
 

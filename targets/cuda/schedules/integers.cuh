@@ -1,6 +1,6 @@
 #ifndef DNC_INTEGERS
 #define DNC_INTEGERS
-// A product of 8-bit numbers by mma.sync: see integers.py. Two numbers lie in each of mma.cuh's.
+// Products by mma.sync of 8-bit numbers and of bits: see integers.py. Two numbers, or 16 bits, lie in each of mma.cuh's.
 typedef unsigned short dnc_pair;
 template <class From> __device__ __forceinline__ auto dnc_pairs(From from) { return &*(dnc_pair*)(from); }
 #ifndef DNC_LANES
@@ -27,6 +27,29 @@ __device__ __forceinline__ void dnc_multiply(int *sums, const unsigned *left, co
 #endif
     }
 }
+// The same of bits, of which those that differ are counted.
+template <bool, int Tall, int Wide>
+__device__ __forceinline__ void dnc_multiply(unsigned *sums, const unsigned *left, const unsigned *right) {
+#pragma unroll
+  for (int i = 0; i < Tall; ++i)
+#pragma unroll
+    for (int j = 0; j < Wide; ++j) {
+      unsigned *c = sums + (i * Wide + j) * 4;
+      const unsigned *a = left + i * 4, *b = right + j * 2;
+#if __CUDA_ARCH__ >= 800
+      asm volatile("mma.sync.aligned.m16n8k256.row.col.s32.b1.b1.s32.xor.popc {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
+                   "{%8, %9}, {%0, %1, %2, %3};"
+                   : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
+                   : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+#elif __CUDA_ARCH__ >= 750
+#pragma unroll
+      for (int part = 0; part < 4; ++part)
+        asm volatile("mma.sync.aligned.m8n8k128.row.col.s32.b1.b1.s32.xor.popc {%0, %1}, {%2}, {%3}, {%0, %1};"
+                     : "+r"(c[part % 2 * 2]), "+r"(c[part % 2 * 2 + 1])
+                     : "r"(a[part]), "r"(b[part / 2]));
+#endif
+    }
+}
 #endif
 template <int Wide, class To> __device__ __forceinline__ void dnc_put_sums(To first, const int *sums, int stride) {
   auto to = &*(int*)(first);
@@ -35,5 +58,9 @@ template <int Wide, class To> __device__ __forceinline__ void dnc_put_sums(To fi
     *(int2*)(to + j * 8) = make_int2(sums[j * 4], sums[j * 4 + 1]);
     *(int2*)(to + (j * 8 + 8 * stride)) = make_int2(sums[j * 4 + 2], sums[j * 4 + 3]);
   }
+}
+template <int Wide, class To>
+__device__ __forceinline__ void dnc_put_sums(To first, const unsigned *sums, int stride) {
+  dnc_put_sums<Wide>(first, reinterpret_cast<const int *>(sums), stride);
 }
 #endif

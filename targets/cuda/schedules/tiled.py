@@ -21,8 +21,8 @@ the step is in the window.
 What becomes of the sums, and how several blocks share a tile, is in summing.py.
 
 The weights are stored step by step as they are brought, with zeros up to whole steps and tiles. What multiplies is a
-subclass's matter: `_Scalar` does it in float32 with the ordinary units, a tile of 4 x 4 or more in the registers of
-each thread; in tensors.py it is the tensor cores.
+subclass's matter: `Scalar` does it in float32 with the ordinary units, a tile of 4 x 4 or more in the registers of
+each thread; in bits.py so, too, with words of bits; in tensors.py it is the tensor cores.
 
 Which tile is taken, and how many blocks share it, says forms.py.
 """
@@ -59,7 +59,7 @@ from dnc.targets.tvm.schedules.stages import Segment
 from dnc.targets.tvm.schedules.window import Window
 from dnc.typing import Array
 
-__all__ = ["Product", "scalar_product"]
+__all__ = ["SCALAR_TILES", "Product", "Scalar", "scalar_product"]
 
 _STAGES = (4, 3, 2)
 
@@ -441,7 +441,7 @@ _WIDTH = 4
 """Numbers that one instruction loads from shared memory."""
 _PADDING = 4
 """Columns that nothing uses, so that neighbouring rows of the strip of data are not in one memory bank."""
-_TILES = (
+SCALAR_TILES = (
     # Of a tile of r x c in registers, r + c numbers are loaded for r c multiplications.
     Tile(128, 128, 256, 16, 1.05),
     Tile(128, 64, 256, 16, 1.15),
@@ -458,19 +458,23 @@ _TILES = (
 )
 
 
-class _Scalar(Product):
+class Scalar(Product):
+    """Writer of one kernel, by the ordinary units."""
+
     name = "product"
+    multiplied = "float32"
+    """The type of the strips."""
 
     def __init__(self, segment: Segment, window: Window, form: Form, device: Device) -> None:
-        super().__init__(segment, window, form, device, "float32")
+        super().__init__(segment, window, form, device, self.multiplied)
         tile = form.tile
         numbers = tile.rows * tile.columns // tile.threads
         # 4 x 4, 8 x 4 or 8 x 8.
         self._tall, self._wide = {16: (4, 4), 32: (8, 4), 64: (8, 8)}[numbers]
         self._across, self._down = tile.columns // self._wide, tile.rows // self._tall
-        self._sums = allocate([numbers], "float32", "sums")
-        self._left = allocate([self._tall * _WIDTH], "float32", "left")
-        self._right = allocate([self._wide], "float32", "right")
+        self._sums = allocate([numbers], self.added, "sums")
+        self._left = allocate([self._tall * _WIDTH], self.multiplied, "left")
+        self._right = allocate([self._wide], self.multiplied, "right")
 
     @property
     def data_stride(self) -> int:
@@ -484,8 +488,13 @@ class _Scalar(Product):
     def buffers(self) -> Sequence[Any]:
         return [self._sums, self._left, self._right]
 
+    @staticmethod
+    def term(left: Expr, right: Expr) -> Expr:
+        """What a number of the data and one of the weights add to a sum."""
+        return left * right
+
     def clear(self, thread: Expr) -> Stmt:
-        zero = constant(0.0, "float32")
+        zero = constant(0.0, self.added)
         return unrolled(self._tall * self._wide, lambda i: tirx.BufferStore(self._sums, zero, [i]))
 
     def _row(self, thread: Expr, i: Expr) -> Expr:
@@ -506,8 +515,8 @@ class _Scalar(Product):
 
         def add(i: Expr, j: Expr, k: Expr) -> Stmt:
             at = [i * self._wide + j]
-            term = tirx.BufferLoad(self._left, [i * _WIDTH + k]) * tirx.BufferLoad(self._right, [j])
-            return tirx.BufferStore(self._sums, tirx.BufferLoad(self._sums, at) + term, at)
+            factors = tirx.BufferLoad(self._left, [i * _WIDTH + k]), tirx.BufferLoad(self._right, [j])
+            return tirx.BufferStore(self._sums, tirx.BufferLoad(self._sums, at) + self.term(*factors), at)
 
         def steps(number: Expr) -> Stmt:
             def left(i: Expr) -> Stmt:
@@ -537,7 +546,7 @@ class _Scalar(Product):
 
             def value(lane: Expr) -> Expr:
                 held = tirx.BufferLoad(self._sums, [i * self._wide + number + lane])
-                return held if self.sum_dtype == "float32" else tirx.Cast(self.sum_dtype, held)
+                return held if self.sum_dtype == self.added else tirx.Cast(self.sum_dtype, held)
 
             return self.store(group, first[0] + self._row(thread, i), first[1] + column, lanes, value)
 
@@ -558,4 +567,4 @@ def scalar_product(segment: Segment, window: Window, device: Device) -> Kernel |
         return None
     if str(window.data.dtype) == "int8" and window.work // math.prod(window.output) * 128 * 128 > 1 << 24:
         return None
-    return _Scalar(segment, window, form_of(window, _TILES, _RATE, device), device).kernel()
+    return Scalar(segment, window, form_of(window, SCALAR_TILES, _RATE, device), device).kernel()

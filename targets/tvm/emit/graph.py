@@ -26,7 +26,7 @@ import onnx_ir as ir
 from onnx.reference import ReferenceEvaluator
 
 from dnc.graph.builder import OPSET, where_of
-from dnc.graph.composites import NON_MAX_SUPPRESSION, PREPROCESS, attributes_of, is_composite
+from dnc.graph.composites import BINARY_CONVOLUTION, NON_MAX_SUPPRESSION, PREPROCESS, attributes_of, is_composite
 from dnc.graph.preprocessing import Preprocess
 from dnc.graph.rewriting import constant_array
 from dnc.targets.tvm.emit import halves
@@ -97,7 +97,7 @@ class _Emitter:
     def _composite(self, call: ir.Node) -> None:
         # It is the whole of a section.
         self._b.nodes.append(f"{(call.name or '').partition('/')[0]}/")
-        inputs = [self._b.tensor_of(self._value(value)) for value in call.inputs if value is not None]
+        inputs = [self._value(value) for value in call.inputs if value is not None]
         self._values[call.outputs[0].name or ""] = self._composites[call.op_type](self._b, call, inputs)
 
     def _node(self, node: ir.Node) -> None:
@@ -149,16 +149,16 @@ class _Emitter:
         return self._b.relax.const(found) if isinstance(found, np.ndarray) else self._b.first(found).expr
 
 
-def _suppress(b: RelaxBuilder, call: ir.Node, inputs: Sequence[Tensor]) -> Tensor:
+def _suppress(b: RelaxBuilder, call: ir.Node, inputs: Sequence[Value]) -> Tensor:
     from dnc.targets.tvm.emit.suppression import suppressed
 
-    return suppressed(b, inputs, **attributes_of(call))
+    return suppressed(b, [b.tensor_of(value) for value in inputs], **attributes_of(call))
 
 
-Composites = Mapping[str, Callable[[RelaxBuilder, ir.Node, Sequence[Tensor]], Tensor]]
+Composites = Mapping[str, Callable[[RelaxBuilder, ir.Node, Sequence[Value]], Tensor]]
 """What writes a composite of each kind."""
 _COMPOSITES: Composites = {
-    PREPROCESS: lambda b, call, inputs: preprocessed(b, Preprocess.of(call), inputs[0].expr),
+    PREPROCESS: lambda b, call, inputs: preprocessed(b, Preprocess.of(call), b.tensor_of(inputs[0]).expr),
     NON_MAX_SUPPRESSION: _suppress,
 }
 
@@ -224,7 +224,7 @@ def unsupported(model: ir.Model) -> list[str]:
             found[f"input {value.name}: its shape ({shape}) is not fixed: --batch 1 fixes it"] = None
     known = {value for value in model.graph.initializers.values() if constant_array(value) is not None}
     for node in model.graph:
-        if is_composite(node) and node.op_type in _COMPOSITES:
+        if is_composite(node) and node.op_type in (*_COMPOSITES, BINARY_CONVOLUTION):
             continue
         if node.op_type == "Shape" or all(value is None or value in known for value in node.inputs):
             known.update(node.outputs)

@@ -106,11 +106,12 @@ def spans(window: Window, width: int) -> list[Span]:
     return cut
 
 
-def match(segment: Segment, before: Sequence[Stage]) -> Window | None:
+def match(segment: Segment, before: Sequence[Stage], bits: bool = False) -> Window | None:
     """The window that the segment's anchor slides; None if it does something else.
 
     Args:
         before: the stages of the function, among which may be the one that made the border.
+        bits: whether it counts the bits in which data and weights differ, eight of them at each index, instead.
     """
     stage = segment.anchor
     kept = [axis for axis, reduced in zip(stage.axes, stage.reduced, strict=True) if not reduced]
@@ -122,9 +123,10 @@ def match(segment: Segment, before: Sequence[Stage]) -> Window | None:
         return None
     term = stage.value.b
     if len(summed) == 3:
-        if maximum or not isinstance(term, tirx.Mul):
+        factors = _differing(term) if bits else (term.a, term.b) if isinstance(term, tirx.Mul) else None
+        if maximum or factors is None:
             return None
-        data, weight = uncast(term.a), uncast(term.b)
+        data, weight = map(uncast, factors)
         weight_axes = (*summed, kept[3])
         if not _reads(weight) or not _same(weight.indices, weight_axes):
             return None
@@ -193,6 +195,15 @@ def uncast(value: Expr) -> Expr:
         if isinstance(bits, tirx.Cast) and str(bits.value.ty) == "uint16":
             return bits.value
     return value
+
+
+def _differing(value: Expr) -> tuple[Expr, Expr] | None:
+    """What is compared where an expression counts the bits that differ."""
+    counted = value.value if isinstance(value, tirx.Cast) else value
+    if not isinstance(counted, ir.Call) or not counted.op.same_as(ir.Op.get("tirx.popcount")):
+        return None
+    bits = counted.args[0]
+    return (bits.a, bits.b) if isinstance(bits, tirx.BitwiseXor) else None
 
 
 def affine(value: Expr, *axes: Any) -> tuple[int, ...] | None:

@@ -30,6 +30,7 @@ import onnx_ir as ir
 
 from dnc.darknet.lower import lower
 from dnc.darknet.network import Network
+from dnc.graph.composites import inline_composites
 from dnc.targets.base import UnsupportedError
 from dnc.targets.cuda.source import checked, kernels_in
 from dnc.targets.cuda.target import Cuda
@@ -68,10 +69,12 @@ def network_of(name: str) -> Network:
         return Network.load(cfg, cfg.with_suffix(".weights"), lenient=True)
 
 
-def prepared(network: Network, arch: str, precision: str) -> ir.Model | None:
-    """A network as target cuda's back end tvm gets it; None if that cannot run it."""
+def prepared(network: Network, arch: str, precision: str, new: bool = False) -> ir.Model | None:
+    """A network as target cuda's back end tvm gets it; None if that cannot run it. `new` as for `source_of`."""
     model = lower(network, batch=1)
-    target = Cuda({"backend": "tvm", "arch": arch, "precision": precision}).candidates()[0]
+    kinds = "new" if new else "measured"
+    target = Cuda({"backend": "tvm", "arch": arch, "precision": precision, "kernels": kinds}).candidates()[0]
+    inline_composites(model, keep=target.composites | target.pipeline().expanded())
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
@@ -94,7 +97,7 @@ def source_of(name: str, arch: str, precision: str, new: bool) -> str:
     from dnc.targets.cuda.lowering import Network as Lowering
     from dnc.targets.cuda.lowering import fill_of
 
-    model = prepared(network_of(name), arch, precision)
+    model = prepared(network_of(name), arch, precision, new)
     if model is None:
         return ""
     host = tvm.target.Target({"kind": "llvm"})

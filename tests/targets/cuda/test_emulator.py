@@ -84,6 +84,9 @@ _KERNELS = {
                       "  __syncwarp();\n  s_ptr[threadIdx.x] = v;", ""),
     "between_warps": (_LARGE + "  __syncwarp();\n  y_ptr[threadIdx.x] = s_ptr[63 - threadIdx.x];",
                       "written in another thread, with no barrier between"),
+    "votes": ("  if (__ballot_sync(~0u, threadIdx.x % 3 == 0) != 0x49249249 || __popc(0x70f) != 7) y_ptr[-1] = 0;", ""),
+    "half_a_vote": ("  if (threadIdx.x < 16) __ballot_sync(~0u, true);", "only some threads of the block come to"),
+    "few_voters": ("  __ballot_sync(0xffff, true);", "only some lanes of a warp are asked"),
     "half_a_barrier": ("  if (threadIdx.x < 16) __syncthreads();", "a barrier that only some threads"),
 }  # fmt: skip
 _RUN = """

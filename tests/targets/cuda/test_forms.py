@@ -51,7 +51,7 @@ def test_cycles() -> None:
 def test_forms_of() -> None:
     """All forms in the order of the formula; no block shares a tile that has steps for one alone."""
     device = Device.of(["sm_90"])
-    forms = forms_of(_window((1, 13, 13, 16), (1, 13, 13, 32), 1, "float32"), tiled._TILES, tiled._RATE, device)
+    forms = forms_of(_window((1, 13, 13, 16), (1, 13, 13, 32), 1, "float32"), tiled.SCALAR_TILES, tiled._RATE, device)
     times = [time for time, _ in forms]
     assert times == sorted(times)
     assert {form.parts for _, form in forms} == {1}

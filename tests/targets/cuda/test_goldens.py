@@ -35,7 +35,7 @@ pytestmark = [
 _ALL = os.environ.get("DNC_EVERY_NETWORK") == "1"
 _SOME = ("act_elu", "dropout", "route_concat_abs", "scale_channels_wh", "xnor", "yolo_plain")
 """Of each kind of fault that was seen on a device, or by the compiler."""
-_FEW = ("dropout", "scale_channels_wh", "xnor_1x1")
+_FEW = ("dropout", "scale_channels_wh", "xnor", "xnor_1x1")
 """The same, of those that new kinds of kernels are for."""
 _TOLERANCES = {"fp32": 1e-5, "fp16": 5e-3}
 """Of the largest number: sums in another order, and float16's 5e-4 for each of some layers."""
@@ -66,7 +66,7 @@ def test_nvcc_takes_them(arch: str, new: bool) -> None:
 def test_they_compute(precision: str, new: bool, tmp_path: Path) -> None:
     """On the emulated GPU, with kinds of kernels that no GPU has run and without."""
     networks = {name: network_of(name) for name in (goldens() if _ALL else _FEW if new else _SOME)}
-    found = {name: prepared(network, "sm_90", precision) for name, network in networks.items()}
+    found = {name: prepared(network, "sm_90", precision, new) for name, network in networks.items()}
     models = {name: model for name, model in found.items() if model is not None}
     feeds = {name: _feeds(model) for name, model in models.items()}
     for name in models if new else ():

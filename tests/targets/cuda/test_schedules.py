@@ -206,7 +206,7 @@ def test_every_tile(precision: str, tmp_path: Path) -> None:
     from dnc.targets.cuda.schedules import tensors, tiled
 
     models = {}
-    tiles = {"fp32": tiled._TILES, "fp16": tensors._TILES, "tf32": tensors._TF32_TILES}[precision]
+    tiles = {"fp32": tiled.SCALAR_TILES, "fp16": tensors._TILES, "tf32": tensors._TF32_TILES}[precision]
     copying, other = ("sm_90 tf32", "sm_80 tf32") if precision == "tf32" else ("sm_90", "sm_75")
     for number in range(len(tiles)):
         for parts, arch, inputs in ((1 + number % 4, copying, 64), (1 + (number + 1) % 2, other, 24)):

@@ -4,7 +4,7 @@ For each NAME.onnx of the folder, with its inputs in NAME.npz, writes its output
 NAME.json which rules wrote its functions; for further inputs in NAME.1.npz and so on, to NAME.1.out.npz. In NAME.arch
 may stand another GPU than sm_90, as sm_80, behind it tf32 or bf16, or new for kinds of kernels that no GPU has run; in
 NAME.rank the rank that all functions take, in NAME.form the number of the tile that products take, and how many blocks
-share it, and behind that mma or wgmma where it is one of MMA_TILES or of WGMMA_TILES.
+share it, and behind that mma, wgmma or bits where it is one of MMA_TILES, of WGMMA_TILES or of BIT_TILES.
 
 Each tensor has memory of its own, of its exact size: an access outside of it is one outside of all memory. The driver
 must be in LD_LIBRARY_PATH before this process starts.
@@ -28,6 +28,7 @@ from tests.targets.cuda.emulation import make_kernels
 
 def _form(number: int, parts: int, kind: str, _: Any, tiles: Sequence[Any], *__: Any) -> list[tuple[float, Any]]:
     """In place of forms.py's `forms_of`."""
+    from dnc.targets.cuda.schedules.bits import BIT_TILES
     from dnc.targets.cuda.schedules.forms import Form
     from dnc.targets.cuda.schedules.mma import MMA_TILES
     from dnc.targets.cuda.schedules.warpgroups import WGMMA_TILES
@@ -35,7 +36,7 @@ def _form(number: int, parts: int, kind: str, _: Any, tiles: Sequence[Any], *__:
     if not tiles:
         return []
     if kind:
-        tile = {"mma": MMA_TILES, "wgmma": WGMMA_TILES}[kind][number]
+        tile = {"mma": MMA_TILES, "wgmma": WGMMA_TILES, "bits": BIT_TILES}[kind][number]
         # Of the other kinds one that is slower.
         return [(0.0, Form(tile, parts))] if tile in tiles else [(1.0, Form(tiles[0]))]
     return [(0.0, Form(tiles[number % len(tiles)], parts))]
@@ -48,7 +49,7 @@ def main(folder: Path) -> None:
     from dnc.runtime.runners.cuda.device import Device
     from dnc.targets.cuda.emit import emit
     from dnc.targets.cuda.lowering import Network, fill_of
-    from dnc.targets.cuda.schedules import forms, tensors
+    from dnc.targets.cuda.schedules import bits, forms, tensors
 
     def told(path: Path, suffix: str, otherwise: str) -> str:
         file = path.with_suffix(suffix)
@@ -63,7 +64,7 @@ def main(folder: Path) -> None:
         if form:
             number, parts, kind = (*form.split(), "")[:3]
             fixed = partial(_form, int(number), int(parts), kind)
-            for module in (forms, tensors):
+            for module in (bits, forms, tensors):
                 module.forms_of = fixed  # type: ignore[attr-defined]
         Device.of = lambda archs, rank=rank: dataclasses.replace(usual(archs), rank=rank)  # type: ignore
         model = ir.load(path)

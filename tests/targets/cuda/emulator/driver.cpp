@@ -197,7 +197,7 @@ void run_block(const Launch &launch) {
       swapcontext(&scheduler, &fibers[current]);
       ended += done[current];
     }
-    if (exchanging && exchanging != threads) cuda_fail("only some threads of the block come to a matrix", nullptr);
+    if (exchanging && exchanging != threads) cuda_fail("only some threads of the block come to a matrix, or a vote", nullptr);
     if (ended && ended != threads) cuda_fail("a barrier that only some threads come to, which hangs a GPU", nullptr);
     left = threads - ended;
   }

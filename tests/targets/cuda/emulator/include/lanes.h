@@ -21,6 +21,13 @@ template <int Count> const Said<Count> &exchange(const unsigned *words) {
   cuda_exchange();
   return *reinterpret_cast<Said<Count> *>(warp);
 }
+inline unsigned __ballot_sync(unsigned mask, bool truth) {
+  if (mask != ~0u) cuda_fail("only some lanes of a warp are asked", nullptr);
+  unsigned mine = truth, votes = 0;
+  auto &said = exchange<1>(&mine);
+  for (int lane = 0; lane < 32; ++lane) votes |= said[lane][0] << lane;
+  return votes;
+}
 struct alignas(16) Row { unsigned words[4]; };
 template <int Tall, int Apart, typename T> void dnc_load_left(unsigned *left, const Pointer<T, Block> &from) {
   unsigned rows[Tall * 4], lane = cuda_state.thread % 32;
@@ -74,18 +81,29 @@ void dnc_multiply(float *sums, const unsigned *left, const unsigned *right) {
           for (int k = 0; k < 16; ++k) sum += a[i][low][k] * b[j][next][k];
         }
 }
-template <bool, int Tall, int Wide> void dnc_multiply(int *sums, const unsigned *left, const unsigned *right) {
+// What integers.cuh makes of 32 bytes of a row and of a column, by `term` of four of each.
+template <int Tall, int Wide, typename Sum, typename Term>
+void multiply_words(Sum *sums, const unsigned *left, const unsigned *right, Term term) {
   unsigned words[Tall * 4 + Wide * 2], lane = cuda_state.thread % 32;
   std::memcpy(words, left, Tall * 16);
   std::memcpy(words + Tall * 4, right, Wide * 8);
   auto &said = exchange<Tall * 4 + Wide * 2>(words);
-  auto of = [](unsigned word, int byte) { return int(std::int8_t(word >> 8 * byte)); };
   for (int i = 0; i < Tall; ++i)
     for (int j = 0; j < Wide; ++j)
       for (int low = 0; low < 2; ++low)
         for (int next = 0; next < 2; ++next)
-          for (int k = 0; k < 32; ++k)
+          for (int k = 0; k < 8; ++k)
             sums[(i * Wide + j) * 4 + low * 2 + next] +=
-                of(said[lane / 4 * 4 + k % 16 / 4][i * 4 + low + k / 16 * 2], k % 4) *
-                of(said[(lane % 4 * 2 + next) * 4 + k % 16 / 4][Tall * 4 + j * 2 + k / 16], k % 4);
+                term(said[lane / 4 * 4 + k % 4][i * 4 + low + k / 4 * 2],
+                     said[(lane % 4 * 2 + next) * 4 + k % 4][Tall * 4 + j * 2 + k / 4]);
+}
+template <bool, int Tall, int Wide> void dnc_multiply(int *sums, const unsigned *left, const unsigned *right) {
+  multiply_words<Tall, Wide>(sums, left, right, [](unsigned a, unsigned b) {
+    int sum = 0;
+    for (int byte = 0; byte < 4; ++byte) sum += int(std::int8_t(a >> 8 * byte)) * int(std::int8_t(b >> 8 * byte));
+    return sum;
+  });
+}
+template <bool, int Tall, int Wide> void dnc_multiply(unsigned *sums, const unsigned *left, const unsigned *right) {
+  multiply_words<Tall, Wide>(sums, left, right, [](unsigned a, unsigned b) { return unsigned(__popc(a ^ b)); });
 }
