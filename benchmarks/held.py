@@ -2,11 +2,11 @@
 
     python -m benchmarks.held avx2 dnc eval yolo-fastest-1.1.engine --data images
 
-`avx2` takes away AVX-512, VNNI and AMX, `avx512` VNNI and AMX alone. ONNX Runtime and OpenVINO choose their kernels by
-the instruction `cpuid`, whose answer most machines let no program change. So the command sees copies of their libraries
-in which each `cpuid` is a breakpoint, and a small library that is loaded before them answers it. Kernels are the
-libraries' own, and so are their results and times. Compilers are told by their own options (`--option mcpu=`); dnc
-itself goes by DNC_ISA, which is set.
+`avx2` takes away AVX-512, VNNI and AMX, `avx512` VNNI and AMX alone. ONNX Runtime, OpenVINO, OpenCV and ncnn choose
+their kernels by the instruction `cpuid`, whose answer most machines let no program change. So the command sees copies
+of their libraries in which each `cpuid` is a breakpoint, and a small library that is loaded before them answers it.
+Kernels are the libraries' own, and so are their results and times. Compilers are told by their own options
+(`--option mcpu=`); dnc itself goes by DNC_ISA, which is set.
 
 Needs gcc and objdump. The copies are kept in the cache folder.
 """
@@ -14,12 +14,12 @@ Needs gcc and objdump. The copies are kept in the cache folder.
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import os
 import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from dnc.files.places import cache_dir
@@ -30,16 +30,24 @@ KINDS = ("avx2", "avx512")
 _LIBRARIES = {
     "onnxruntime": r"onnxruntime_pybind11_state.*\.so",
     "openvino": r"libopenvino(_intel_cpu_plugin)?\.so(\.\d+)*",
+    "cv2": r"cv2.*\.so",
+    "ncnn": r"ncnn.*\.so",
 }
+_BESIDE = {"cv2": "opencv_python*.libs", "ncnn": "ncnn.libs"}
+"""Libraries that are found by their place beside a package."""
 _CPUID = b"\x0f\xa2"
 
 
-def environment(isa: str) -> dict[str, str]:
-    """The variables with which Python's programs see a CPU without what is above `isa`, one of KINDS."""
+def environment(isa: str, interpreters: Sequence[str] = ()) -> dict[str, str]:
+    """The variables with which Python's programs see a CPU without what is above `isa`, one of KINDS.
+
+    Args:
+        interpreters: others, whose packages are held before those of this one.
+    """
     assert isa in KINDS
     place = cache_dir(to_write=True) / "held"
     place.mkdir(exist_ok=True)
-    overlay = _overlay(place)
+    overlay = _overlay(place, [*interpreters, sys.executable])
     paths = [str(overlay), *filter(None, [os.environ.get("PYTHONPATH")])]
     preloads = [str(_answering(place)), *filter(None, [os.environ.get("LD_PRELOAD")])]
     return {
@@ -63,19 +71,21 @@ def _answering(place: Path) -> Path:
     return built
 
 
-def _overlay(place: Path) -> Path:
+def _overlay(place: Path, interpreters: Sequence[str]) -> Path:
     """A folder with the packages, of which all files but the changed libraries are links."""
-    found = {name: folder for name in _LIBRARIES if (folder := _origin(name)) is not None}
+    origins = {name: _origin(name, interpreters) for name in _LIBRARIES}
+    found = {name: folder for name, folder in origins.items() if folder is not None}
     key = hashlib.sha256(repr([(name, _stamp(name, folder)) for name, folder in found.items()]).encode())
     overlay = place / f"packages-{key.hexdigest()[:12]}"
     if overlay.exists():
         return overlay
     making = overlay.with_suffix(f".{os.getpid()}")
     for name, folder in found.items():
-        for path in folder.rglob("*"):
+        beside = folder.parent.glob(_BESIDE[name]) if name in _BESIDE else ()
+        for path in (path for part in (folder, *beside) for path in part.rglob("*")):
             if path.is_dir() or "__pycache__" in path.parts:
                 continue
-            copy = making / name / path.relative_to(folder)
+            copy = making / path.relative_to(folder.parent)
             copy.parent.mkdir(parents=True, exist_ok=True)
             if re.fullmatch(_LIBRARIES[name], path.name) and not path.is_symlink():
                 copy.write_bytes(_with_breakpoints(path))
@@ -93,10 +103,19 @@ def _link(path: Path, copy: Path) -> None:
         shutil.copyfile(path, copy)
 
 
-def _origin(name: str) -> Path | None:
-    """The folder of a package, which is not imported."""
-    spec = importlib.util.find_spec(name)
-    return Path(spec.origin).parent if spec is not None and spec.origin else None
+_FIND = (
+    "import importlib.util, sys; found = importlib.util.find_spec(sys.argv[1]); print(found.origin if found else '')"
+)
+
+
+def _origin(name: str, interpreters: Sequence[str]) -> Path | None:
+    """The folder of a package in the first interpreter that has it; it is not imported."""
+    for python in interpreters:
+        command = [python, "-c", _FIND, name]
+        origin = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
+        if origin:
+            return Path(origin).parent
+    return None
 
 
 def _stamp(name: str, folder: Path) -> list[tuple[str, int, int]]:

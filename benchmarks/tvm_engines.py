@@ -37,7 +37,7 @@ from PIL import Image
 
 import dnc
 from benchmarks.compile import measure as measure_process
-from benchmarks.cpu import SETTLE, plain
+from benchmarks.cpu.peers import SETTLE, onnx_runtime, openvino
 from dnc.bench.prepare import weights_or_random
 from dnc.darknet.cfg import find_cfg
 from dnc.darknet.lower import lower
@@ -154,7 +154,9 @@ def measure(cfg: Path, arguments: argparse.Namespace, folder: Path) -> tuple[Tim
     manifest = load(folder / "engine", threads=arguments.threads).manifest
     session = targets["tvm"](manifest.options).open(folder / "engine", arguments.threads)
     runs: dict[str, Callable[[], object]] = {OURS: lambda: session.run({"input": x})}
-    runs |= plain(model, x, arguments.threads)
+    runs |= {
+        name: peer(model, x, arguments.threads) for name, peer in zip(PEERS, (onnx_runtime, openvino), strict=True)
+    }
     if not arguments.without_plain:
         runs[TVM] = plain_tvm(model, x, arguments.mcpu)
     clock = time.process_time if arguments.cpu else time.perf_counter

@@ -23,12 +23,12 @@ from dnc.graph.work import Work, place_of, read_work
 from dnc.runtime.timing import warm_up
 from dnc.typing import Progress, silent
 
-__all__ = ["BETWEEN", "Layer", "Layers", "attribute", "profile"]
+__all__ = ["BETWEEN", "MADE", "Layer", "Layers", "attribute", "profile", "profiles"]
 
 BETWEEN = "between layers"
-_MADE = "made by the engine"
+MADE = "made by the engine"
 _SECONDS = 6.0
-"""How long a profile and the network without one take turns; and how often at least."""
+"""How long a profile and the network without one take turns, of each engine; and how often at least."""
 _CHUNKS = 4
 _CHUNK_SECONDS = 0.03
 _RUNS = (6, 30)
@@ -53,6 +53,13 @@ class Layer:
     """Other sections that nodes of this one compute as well, `#1`."""
     bits: float = 0.0
     """Operations on single bits."""
+    least: float = 0.0
+    """Seconds in the chunk in which it took least: what disturbs the machine only adds to them."""
+
+    @property
+    def place(self) -> str:
+        """`#0`, as others name it in `also`; what belongs to no section, by its name."""
+        return self.where.rpartition(" ")[2] if "#" in self.where else self.where
 
     @property
     def operations_per_second(self) -> float:
@@ -98,27 +105,58 @@ def profile(
     Raises:
         TargetError: the engine does not tell how long its layers take, or its model cannot be read.
     """
-    work = read_work(subject.folder, subject.manifest, subject.batch)
-    # A run on a GPU copies its inputs there, and where one is there may be no compiler for it.
-    known = measured is not None or subject.target.name == "cuda"
-    bits = any(node.bits for node in work)
-    limits = measured if known else peaks(subject.target, subject.threads, progress, bits=bits)
-    session = subject.session()
-    progress(f"timing the layers of {subject.name}")
+    (layers,) = profiles([(subject, places or {})], measured=measured, progress=progress, clock=clock)
+    return layers
+
+
+def profiles(
+    subjects: Sequence[tuple[Subject, Mapping[str, str]]],
+    *,
+    measured: Peaks | None = None,
+    progress: Progress = silent,
+    clock: Callable[[], float] = time.perf_counter,
+) -> list[Layers]:
+    """`profile` of several engines with their places, which take turns."""
+    prepared = [_Profiled(subject, measured, progress, clock) for subject, _ in subjects]
+    progress(f"timing the layers of {', '.join(subject.name for subject, _ in subjects)}")
     start = clock()
-    session.run(subject.feeds)
-    runs = int(np.clip(_CHUNK_SECONDS / max(clock() - start, 1e-6), *_RUNS))
-    chunks: list[tuple[float, list[tuple[str, float]]]] = []
-    start = clock()
-    while len(chunks) < _CHUNKS or clock() - start < _SECONDS:
-        whole = []
-        warm_up(lambda: session.run(subject.feeds))
-        for _ in range(runs):
-            before = clock()
-            session.run(subject.feeds)
-            whole.append(clock() - before)
-        chunks.append((float(np.median(whole)), session.profile(subject.feeds, runs)))
-    return attribute(subject.name, work, chunks, limits, places or {})
+    while len(prepared[0].chunks) < _CHUNKS or clock() - start < _SECONDS * len(prepared):
+        for one in prepared:
+            one.measure()
+    return [
+        attribute(one.subject.name, one.work, one.chunks, one.limits, places)
+        for one, (_, places) in zip(prepared, subjects, strict=True)
+    ]
+
+
+class _Profiled:
+    """An engine whose sections are measured, chunk by chunk."""
+
+    def __init__(
+        self, subject: Subject, measured: Peaks | None, progress: Progress, clock: Callable[[], float]
+    ) -> None:
+        self.subject, self._clock = subject, clock
+        self.work = read_work(subject.folder, subject.manifest, subject.batch)
+        # A run on a GPU copies its inputs there, and where one is there may be no compiler for it.
+        known = measured is not None or subject.target.name == "cuda"
+        bits = any(node.bits for node in self.work)
+        self.limits = measured if known else peaks(subject.target, subject.threads, progress, bits=bits)
+        self._session = subject.session()
+        start = clock()
+        self._session.run(subject.feeds)
+        self._runs = int(np.clip(_CHUNK_SECONDS / max(clock() - start, 1e-6), *_RUNS))
+        self.chunks: list[tuple[float, list[tuple[str, float]]]] = []
+        """Seconds of the network and, just after, of each node."""
+
+    def measure(self) -> None:
+        """Adds a chunk."""
+        feeds, whole = self.subject.feeds, []
+        warm_up(lambda: self._session.run(feeds))
+        for _ in range(self._runs):
+            before = self._clock()
+            self._session.run(feeds)
+            whole.append(self._clock() - before)
+        self.chunks.append((float(np.median(whole)), self._session.profile(feeds, self._runs)))
 
 
 def attribute(
@@ -135,9 +173,9 @@ def attribute(
         chunks: seconds of the network and, just after, of each node; several times.
         limits: the peaks, if they are known.
     """
-    taken, whole, also = _by_section([*(node.place for node in work), _MADE], chunks)
+    taken, shortest, whole, also = _by_section([*(node.place for node in work), MADE], chunks)
     rows = []
-    for node in (*work, Work(_MADE, _MADE)):
+    for node in (*work, Work(MADE, MADE)):
         if node.place not in also:
             continue
         # Zero where it is too short to be measured.
@@ -152,7 +190,8 @@ def attribute(
         roof = least / seconds if seconds else 0.0
         others = tuple(other.place for other in work if other.place in also[node.place])
         bound = bound if least else ""
-        rows.append(Layer(where, seconds, node.operations, node.bytes, share, bound, roof, others, node.bits))
+        once = shortest[node.place]
+        rows.append(Layer(where, seconds, node.operations, node.bytes, share, bound, roof, others, node.bits, once))
     joined = [
         places.get(node.place, node.where)
         for node in work
@@ -164,8 +203,9 @@ def attribute(
 
 def _by_section(
     places: Sequence[str], chunks: Sequence[tuple[float, Sequence[tuple[str, float]]]]
-) -> tuple[dict[str, float], float, dict[str, set[str]]]:
-    """Seconds by place, seconds of the network, and the places that have nodes with the others that these compute."""
+) -> tuple[dict[str, float], dict[str, float], float, dict[str, set[str]]]:
+    """Seconds by place, the least of them, seconds of the network, and the places that have nodes with the others that
+    these compute."""
     columns = {place: number for number, place in enumerate(places)}
     # The network's time stands beside its nodes', so that both are those of the same chunks.
     table = np.zeros((len(chunks), len(columns) + 1))
@@ -175,10 +215,11 @@ def _by_section(
         for name, seconds in nodes:
             # A name holds words, of each of which the parts may be places: the first word with a place counts.
             words = ([place for place in map(place_of, word.split("+")) if place in columns] for word in name.split())
-            place, *rest = next(filter(None, words), [_MADE])
+            place, *rest = next(filter(None, words), [MADE])
             row[columns[place]] += seconds
             also.setdefault(place, set()).update(other for other in rest if other != place)
     # Of chunks, the fastest quarter: what disturbs the machine disturbs layers unequally.
     quiet = table[np.argsort(table.sum(axis=1))[: -(-len(table) // 4)]]
     *means, whole = np.mean(quiet, axis=0).tolist()
-    return dict(zip(columns, means, strict=True)), whole, also
+    least = table[:, :-1].min(axis=0).tolist()
+    return dict(zip(columns, means, strict=True)), dict(zip(columns, least, strict=True)), whole, also

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from dnc.bench.behind import Behind
 from dnc.bench.end_to_end import STAGES, EndToEnd
 from dnc.bench.layers import BETWEEN, Layers
 from dnc.bench.machine import describe
 from dnc.bench.measure import Figures, Recording
 from dnc.tables import Column, Table
 
-__all__ = ["Report", "frames_report", "layers_report", "layers_table", "markdown", "recording_report"]
+__all__ = ["Report", "behind_report", "frames_report", "layers_report", "layers_table", "markdown", "recording_report"]
 
 _LAYERS_FIT = 0.15
 """By which share layers may miss the network's time before there is a remark."""
@@ -132,6 +133,26 @@ def layers_report(layers: Layers, report: Report) -> None:
     if abs(layers.between) > _LAYERS_FIT * layers.seconds:
         lines.append("the layers do not add up to the network: was the machine busy? measure again")
     report.add(f"{layers.engine}, layer by layer", lines, layers_table(layers))
+
+
+def behind_report(tables: Sequence[Layers], compared: Sequence[Behind], report: Report) -> None:
+    """Adds where the first of several engines is behind the others: what there is most to win first."""
+    first, *others = tables
+    lost = [one for one in compared if one.lost > 0]
+    sums = [sum(one.seconds[number] for one in compared) for number in range(len(tables))]
+    numbers = [*(f"{layers.engine}, µs" for layers in tables), "behind, µs", f"of {first.engine}"]
+    table = Table.of("layer", *numbers, right=numbers)
+    for one in lost:
+        cells = [f"{seconds * 1e6:.1f}" for seconds in (*one.seconds, one.lost)]
+        table.add(one.where, *cells, f"{one.lost / sums[0]:.1%}")
+    whole = ", ".join(f"{layers.engine} {seconds * 1e6:.1f}" for layers, seconds in zip(tables, sums, strict=True))
+    total = sum(one.lost for one in lost)
+    lines = [
+        f"behind in {len(lost)} of {len(compared)}, by {total * 1e6:.1f} µs, {total / sums[0]:.1%}; least times, which "
+        f"add up to {whole} µs"
+    ]
+    names = " or ".join(layers.engine for layers in others)
+    report.add(f"Where {first.engine} is behind {names}", lines, table)
 
 
 def layers_table(layers: Layers) -> Table:

@@ -208,7 +208,7 @@ def _measure(
     what: tuple[str, ...], layers: bool, picture: str | None, chosen: BenchOptions, scratch: Path, progress: Progress
 ) -> tuple[Recording, list[Layers]]:
     """The recording, and the layers of each engine if they are wanted."""
-    from dnc.bench.layers import profile
+    from dnc.bench.layers import profiles
     from dnc.bench.measure import measure
     from dnc.bench.plot import import_matplotlib, plot
     from dnc.bench.prepare import make_peers, network_of, sections
@@ -221,9 +221,10 @@ def _measure(
     away = chosen.device.name if chosen.device is not None else ""
     recording = measure(subjects, peers, seconds=chosen.seconds, extras=not away, device=away, progress=progress)
     tables = []
-    for subject in subjects if layers else []:
-        source = network_of(subject, what, chosen, scratch)
-        tables.append(profile(subject, sections(source[0]) if source else None, progress=progress))
+    if layers:
+        sources = [network_of(subject, what, chosen, scratch) for subject in subjects]
+        places = [sections(source[0]) if source else {} for source in sources]
+        tables = profiles(list(zip(subjects, places, strict=True)), progress=progress)
     if picture is not None:
         plot(recording, tables, Path(picture))
     return recording, tables
@@ -258,14 +259,21 @@ def _frames(
 def _show_recording(
     recording: Recording, tables: list[Layers], chosen: BenchOptions, as_json: bool, markdown: bool
 ) -> None:
-    from dnc.bench.report import layers_report, recording_report
+    from dnc.bench.behind import behind
+    from dnc.bench.report import behind_report, layers_report, recording_report
 
+    # Sections of one network are the same ones.
+    networks = {figures.network.get("digest") for figures in recording.figures if figures.kind == "engine"}
+    compared = behind(tables) if len(tables) > 1 and len(networks) == 1 else []
     if as_json:
-        print_json({**recording.to_json(), "layers": [asdict(layers) for layers in tables], "files": chosen.files})
+        every = {"layers": [asdict(layers) for layers in tables], "behind": [asdict(one) for one in compared]}
+        print_json({**recording.to_json(), **every, "files": chosen.files})
         return
     report = recording_report(recording)
     for table in tables:
         layers_report(table, report)
+    if compared:
+        behind_report(tables, compared, report)
     click.echo(report.markdown()) if markdown else report.show()
 
 
