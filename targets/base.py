@@ -253,14 +253,25 @@ class Tuning:
 class TunableTarget(Target):
     """A target whose engines have parts that can be chosen by measuring them: `--tune`."""
 
+    def unproven(self) -> Target | None:
+        """The same target with what no device has run yet, if tuning tries that as well: the other way of `proven`."""
+        return None
+
     @abstractmethod
     def build_tuned(
-        self, model: ir.Model, folder: Path, manifest: Manifest | None, tuning: Tuning, progress: Progress = silent
+        self,
+        model: ir.Model,
+        folder: Path,
+        manifest: Manifest | None,
+        tuning: Tuning,
+        progress: Progress = silent,
+        unproven: ir.Model | None = None,
     ) -> tuple[Mapping[str, str], Mapping[str, Any]]:
         """`build`, with parts of the engine chosen by measuring them.
 
         Args:
             model, folder, manifest, progress: as for `build`.
+            unproven: the model as `unproven` wants it, where that is another.
 
         Returns:
             What `build` does; and for engine.json, under `tuning`, what was measured.
@@ -280,6 +291,8 @@ class Candidate:
     """engine.json, but for what `Target.build` reports."""
     applied: tuple[Applied, ...] = ()
     """What each pass did."""
+    unproven: ir.Model | None = None
+    """See `TunableTarget.build_tuned`."""
 
 
 class UnsupportedError(TargetError):

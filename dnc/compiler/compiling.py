@@ -161,6 +161,10 @@ def _prepare(
             unfit = unfit or (error if isinstance(error, CalibrationError) else None)
             refused[offer.title] = error.message
             continue
+        unproven = offer.unproven() if options.tune is not None and isinstance(offer, TunableTarget) else None
+        if unproven is not None and _takes_others(model, unproven, offer):
+            other = prepare(unproven, source, model, options, batch, verifier=verifier, dump=None, progress=progress)
+            candidate = dataclasses.replace(candidate, unproven=other.model)
         reason = _loss(candidate, ready, source, options, progress)
         if reason:
             refused[offer.title] = reason
@@ -207,7 +211,7 @@ def _write(
     if options.tune is not None:
         assert isinstance(chosen.target, TunableTarget)
         wanted = Tuning(*options.budget, options.remote or "", cache_dir(to_write=True))
-        report, kernels = chosen.target.build_tuned(chosen.model, folder, manifest, wanted, progress)
+        report, kernels = chosen.target.build_tuned(chosen.model, folder, manifest, wanted, progress, chosen.unproven)
         tuning = {**manifest.tuning, "kernels": kernels}
         manifest = dataclasses.replace(manifest, report={**manifest.report, **report}, tuning=tuning)
     elif len(candidates) + len(refused) == 1:

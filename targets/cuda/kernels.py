@@ -82,6 +82,9 @@ class CudaKernels(TvmTarget):
             return None
         return type(self)({name: text for name, text in self.given.items() if name != "kernels"})
 
+    def unproven(self) -> Target | None:
+        return None if "kernels" in self.given else type(self)({**self.given, "kernels": "new"})
+
     def replaces(
         self, folder: Path, proven: Path, feeds: Mapping[str, Array], progress: Progress = silent
     ) -> tuple[bool, str]:
@@ -144,7 +147,13 @@ class CudaKernels(TvmTarget):
         return self._finish(model, folder, manifest, reply, f"nothing was timed or tried on a GPU{unseen}")
 
     def build_tuned(
-        self, model: ir.Model, folder: Path, manifest: Manifest | None, tuning: Tuning, progress: Progress = silent
+        self,
+        model: ir.Model,
+        folder: Path,
+        manifest: Manifest | None,
+        tuning: Tuning,
+        progress: Progress = silent,
+        unproven: ir.Model | None = None,
     ) -> tuple[Mapping[str, str], Mapping[str, Any]]:
         """The same with kernels chosen by measuring on a GPU of this machine: see `dnc.targets.tvm.tuning`."""
         if tuning.remote:
@@ -156,15 +165,16 @@ class CudaKernels(TvmTarget):
             if not runs_on(job.archs, job.archs[-1], measurer.capability):
                 what = f"nothing can be tuned for {', '.join(job.archs)} here: the {measurer.name} is {here}"
                 raise TargetError(what, hint=f"--option arch={here}")
-            jobs = {self.options["kernels"]: job}
-            if "kernels" not in self.given:
+            jobs, models = {self.options["kernels"]: job}, {self.options["kernels"]: model}
+            if self.unproven() is not None:
                 jobs["new"] = dataclasses.replace(job, new=True)
+                models["new"] = model if unproven is None else unproven
             with ExitStack() as stack:
                 scratch = stack.enter_context(scratch_folder("tune"))
                 tuner = GpuTuner(
-                    {kinds: stack.enter_context(Compiler(model, one, progress)) for kinds, one in jobs.items()},
+                    {kinds: stack.enter_context(Compiler(models[kinds], one, progress)) for kinds, one in jobs.items()},
                     measurer,
-                    model,
+                    models,
                     feeds_for(model, None if manifest is None else manifest.preprocessing, images=1),
                     archs=[*job.archs, *(["in TF32"] if job.tf32 else [])],
                     graphs=self.options["graphs"],

@@ -149,7 +149,7 @@ class GpuTuner(Tuner[Mapping[str, Any]]):
 
     Args:
         compilers: have the network, by what option `kernels` would be: "measured" first, if both.
-        model: what is compiled, for the names of its layers.
+        models: what they compile, for the names of its layers.
         feeds: inputs of the network.
         archs: what is compiled for.
         graphs: how engines are opened: see `dnc.runtime.runners.cuda.kernels`.
@@ -169,7 +169,7 @@ class GpuTuner(Tuner[Mapping[str, Any]]):
         self,
         compilers: Mapping[str, Compiler],
         measurer: Measurer,
-        model: ir.Model,
+        models: Mapping[str, ir.Model],
         feeds: Mapping[str, Array],
         *,
         archs: Sequence[str],
@@ -182,7 +182,7 @@ class GpuTuner(Tuner[Mapping[str, Any]]):
     ) -> None:
         self._precision, self._archs, self._cache = precision, archs, cache
         super().__init__("", measurer.name, None, progress, precision=precision)
-        self._compilers, self._measurer, self._model, self._feeds = compilers, measurer, model, feeds
+        self._compilers, self._measurer, self._models, self._feeds = compilers, measurer, models, feeds
         self._graphs, self._record, self._scratch = graphs, record, scratch
         self._compiler = next(iter(compilers.values()))
         self._functions = scratch
@@ -249,7 +249,7 @@ class GpuTuner(Tuner[Mapping[str, Any]]):
             self.kinds = "new"
 
     def kernels(self) -> Sequence[Kernel]:
-        places = places_of(self._reply["kernels"], self._model)
+        places = places_of(self._reply["kernels"], self._models[self.kinds])
         kernels = []
         described = self._reply["functions"]
         for number, entry in enumerate(described, 1):

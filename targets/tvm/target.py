@@ -139,7 +139,13 @@ class Tvm(TvmTarget):
         return self._finish(model, folder, machine, built, manifest)
 
     def build_tuned(
-        self, model: ir.Model, folder: Path, manifest: Manifest | None, tuning: Tuning, progress: Progress = silent
+        self,
+        model: ir.Model,
+        folder: Path,
+        manifest: Manifest | None,
+        tuning: Tuning,
+        progress: Progress = silent,
+        unproven: ir.Model | None = None,
     ) -> tuple[Mapping[str, str], Mapping[str, Any]]:
         """Builds with kernels chosen by measuring, here or on a device: see tuning.py and remote.py."""
         from dnc.targets.tvm.cpu_tuning import CpuTuner

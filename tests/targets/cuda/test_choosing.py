@@ -8,11 +8,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 
 import dnc
 from dnc.compiler import choosing
 from dnc.errors import TargetError
+from dnc.graph.composites import BINARY_CONVOLUTION, is_composite
 from dnc.runtime.gpus import Gpu
 from dnc.runtime.runners.tvm.session import MODEL
 from dnc.targets.cuda import kernels, target
@@ -160,6 +162,41 @@ def test_two_are_the_same_but_for_new_kernels(monkeypatch: pytest.MonkeyPatch) -
     assert measured.proven() is None
 
 
+def _binary(model: ir.Model) -> list[bool]:
+    """Of each composite of a model, whether it is a BinaryConvolution."""
+    return [node.op_type == BINARY_CONVOLUTION for node in model.graph if is_composite(node)]
+
+
+@pytest.mark.parametrize("name", ["convolutions", "tiny"])
+def test_new_kernels_get_signs(name: str, write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whole, where what is proven gets floats; when back ends are timed, and when kernels are tuned. Without any, both
+    get one model."""
+    monkeypatch.setattr(kernels.CudaKernels, "missing", lambda self: "")
+    monkeypatch.setattr(kernels.CudaKernels, "versions", lambda self: {})
+    monkeypatch.setattr(target, "gpus", lambda: (Gpu("NVIDIA A", "sm_80", "1.2"),))
+    found: list[Any] = []
+
+    def keep(*given: Any) -> Any:
+        found.append(given)
+        raise TargetError("enough")
+
+    monkeypatch.setattr("dnc.compiler.compiling.choose", keep)
+    monkeypatch.setattr(kernels.CudaKernels, "build_tuned", keep)
+    shared: dict[str, Any] = {"target": "cuda", "batch": 1, "verify": False}
+    for options, tune in (({}, None), ({"backend": "tvm"}, "1")):
+        with pytest.raises(TargetError, match="enough"):
+            dnc.compile(write(name), options={"arch": "sm_80", **options}, tune=tune, **shared)
+    (candidates, *_), (_, tuned, *_, unproven) = found
+    measured, new = (candidate.model for candidate in candidates[-2:])
+    count = sum(section.startswith("xnor=1") for section in write(name).read_text().splitlines())
+    assert (_binary(measured), _binary(tuned)) == ([], [])
+    if count:
+        assert _binary(new) == _binary(unproven) == [True] * count
+    else:
+        assert new is measured
+        assert unproven is None
+
+
 def test_new_kernels_that_cannot_be_tried(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Where nothing can be measured, what is proven goes on, and so do the other back ends."""
     new = kernels.CudaKernels({"backend": "tvm", "arch": "sm_80", "kernels": "new"})
@@ -201,7 +238,7 @@ def test_new_kernels_that_cannot_be_begun(monkeypatch: pytest.MonkeyPatch, tmp_p
         tuner = GpuTuner(
             {kinds: _Compiler("it is odd" * (kinds == refuses)) for kinds in ("measured", "new")},  # type: ignore[misc]
             measurer,
-            None,  # type: ignore[arg-type]
+            {},
             {},
             archs=["sm_80"],
             graphs="auto",
