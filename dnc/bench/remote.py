@@ -1,8 +1,9 @@
 """Engines of target tvm on a device behind TVM's RPC (`dnc.targets.tvm.remote`), as `dnc bench --remote` times them.
 
 model.so is sent to the device anew for each opening. The device takes the time itself, so that the network between does
-not count: what is reported of a call is the mean of some milliseconds of calls. Start-up, memory and energy are not
-measured. The yardstick runs here, where the engines do not: recordings of devices cannot be compared with `--diff`.
+not count: what is reported of a call is the mean of some milliseconds of calls; of a batch of no fixed size, of which
+each image runs by itself, as often as there are images. Start-up, memory and energy are not measured. The yardstick
+runs here, where the engines do not: recordings of devices cannot be compared with `--diff`.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from dnc.bench.subject import Subject
+from dnc.bench.subject import Subject, feeds
 from dnc.errors import TargetError
 from dnc.runtime.runners.tvm.session import MODEL, MODEL_JSON
 from dnc.runtime.timing import Run
@@ -52,5 +53,7 @@ class RemoteSubject(Subject):
         """Loads the library on the device; the function gives seconds."""
         assert self.device is not None
         module = self.device.load(self.folder / MODEL, self._machine)
-        run, _ = self.device.network(module, [np.ascontiguousarray(self.feeds[name]) for name in self._names])
-        yield run
+        images = 1 if isinstance(self.manifest.batch, int) else self.batch
+        given = self.feeds if images == 1 else feeds(self.manifest, 1)
+        run, _ = self.device.network(module, [np.ascontiguousarray(given[name]) for name in self._names])
+        yield lambda: images * run()

@@ -24,6 +24,7 @@ __all__ = [
     "attribute",
     "constant_array",
     "constant_scalar",
+    "for_one_image",
     "is_pointwise",
     "is_product",
     "producer_of",
@@ -243,6 +244,18 @@ def shared_constant(graph: ir.Graph, array: npt.NDArray[Any]) -> ir.Value:
     if known is None or known.const_value is None or not np.array_equal(known.const_value.numpy(), array):
         known = add_initializer(graph, ir.Tensor(np.asarray(array, order="C"), name=name))
     return known
+
+
+def for_one_image(model: ir.Model) -> ir.Model:
+    """A copy of the model for one image alone, where its batch is free (N); itself where it is not."""
+    if not any(value.shape and value.shape[0] == "N" for value in model.graph.inputs):
+        return model
+    alone = model.clone()
+    inner = (value for node in alone.graph for value in node.outputs)
+    for value in (*alone.graph.inputs, *inner):
+        if value.shape is not None:
+            value.shape = ir.Shape([1 if side == "N" else side for side in value.shape])
+    return alone
 
 
 def rename(value: ir.Value, name: str) -> None:

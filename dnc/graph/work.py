@@ -97,9 +97,13 @@ def read_work(folder: Path, manifest: Manifest, batch: int = 1) -> list[Work]:
         return work_of(*model)
     try:
         described = read_json(folder / "model.json")["work"]
-        keys = ("place", "where", "operations", "bytes")
+        images = 1 if isinstance(manifest.batch, int) else batch
         # Older engines have no operations on bits.
-        return [Work(*(entry[key] for key in keys), bits=entry.get("bits", 0.0)) for entry in described]
+        amounts = [(entry["operations"], entry["bytes"], entry.get("bits", 0.0)) for entry in described]
+        return [
+            Work(entry["place"], entry["where"], *(images * amount for amount in each))
+            for entry, each in zip(described, amounts, strict=True)
+        ]
     except (OSError, ValueError, LookupError, TypeError) as error:
         what = f"the layers of an engine of target {manifest.target} are not known"
         raise TargetError(what, folder, "build the engine again") from error
@@ -119,7 +123,8 @@ def read_places(folder: Path, manifest: Manifest) -> dict[str, str]:
 
 
 def described_work(model: ir.Model, manifest: Manifest) -> list[dict[str, Any]]:
-    """What `read_work` finds in the model.json of an engine that keeps no graph, for its batch."""
+    """What `read_work` finds in the model.json of an engine that keeps no graph: for its batch, and where that is free
+    for one image, as each runs by itself."""
     batch = manifest.batch if isinstance(manifest.batch, int) else 1
     whole = model.clone()
     inline_composites(whole, keep=[BINARY_CONVOLUTION])

@@ -1,6 +1,8 @@
-// Target tvm: model.so, run by TVM's runtime as dnc/tvm/session.py does. TVM keeps one pool of workers for each thread
-// that calls it, so the library never calls it in the application's threads, but in its own: as many as run at the
-// same time, each with a virtual machine. They share the code and the weights.
+// Target tvm: model.so, run by TVM's runtime as dnc/runtime/runners/tvm/session.py does. TVM keeps one pool of workers for
+// each thread that calls it, so the library never calls it in the application's threads, but in its own: as many as run
+// at the same time, each with a virtual machine. They share the code and the weights. The code of an engine for batches
+// of any size is for one image: images run at the same time, each on a processor of its own, and what is left when they
+// are fewer than the processors one after the other on all of them.
 
 #include <dlfcn.h>
 #include <tvm/ffi/container/array.h>
@@ -9,6 +11,7 @@
 #include <tvm/ffi/function.h>
 
 #include <algorithm>
+#include <atomic>
 #include <condition_variable>
 #include <cstdint>
 #include <cstdlib>
@@ -16,6 +19,7 @@
 #include <fstream>
 #include <functional>
 #include <future>
+#include <map>
 #include <mutex>
 #include <optional>
 #include <set>
@@ -62,13 +66,22 @@ std::vector<std::string> strings(const Json* value) {
     return found;
 }
 
-std::vector<std::string> names_of(const Json* values) {
-    std::vector<std::string> found;
+// An input or output, as model.json has it.
+struct Port {
+    std::string name;
+    bool of_each;  // there is one of each image, and a run takes any number of them
+};
+
+std::vector<Port> ports_of(const Json* values) {
+    std::vector<Port> found;
     const Json::Array* items = values == nullptr ? nullptr : values->array();
     if (items == nullptr) return found;
     for (const Json& item : *items) {
-        const Json* name = item.find("name");
-        found.push_back(name == nullptr || name->string() == nullptr ? "" : *name->string());
+        const Json *name = item.find("name"), *shape = item.find("shape");
+        const Json::Array* sides = shape == nullptr ? nullptr : shape->array();
+        const std::string* first = sides == nullptr || sides->empty() ? nullptr : sides->front().string();
+        found.push_back({name == nullptr || name->string() == nullptr ? "" : *name->string(),
+                         first != nullptr && *first == "N"});
     }
     return found;
 }
@@ -99,7 +112,8 @@ const char* machine() {
 // What model.json says of the machine that model.so is for, and of its inputs and outputs.
 struct About {
     std::string mcpu;
-    std::vector<std::string> inputs;
+    std::vector<Port> inputs;
+    std::vector<Port> outputs;
     std::vector<bool> shared;  // which outputs are memory of the graph's own
 
     About(const Bundle& bundle, const std::string& path) {
@@ -125,10 +139,11 @@ struct About {
             throw Error(DNC_ERROR_TARGET, "the engine is for " + mcpu + ": this processor lacks " + missing,
                         bundle.folder, "build the engine again with --option mcpu=host, here, or mcpu=x86-64-v2 for any");
         }
-        inputs = names_of(json.find("inputs"));
+        inputs = ports_of(json.find("inputs"));
+        outputs = ports_of(json.find("outputs"));
         const std::vector<std::string> taken = strings(json.find("shared"));
-        for (const std::string& name : names_of(json.find("outputs"))) {
-            shared.push_back(std::find(taken.begin(), taken.end(), name) != taken.end());
+        for (const Port& port : outputs) {
+            shared.push_back(std::find(taken.begin(), taken.end(), port.name) != taken.end());
         }
         if (shared.size() != bundle.outputs.size() + bundle.states.size()) {
             throw Error(DNC_ERROR_TARGET, "the model's outputs are not those in engine.json", path, again);
@@ -205,12 +220,14 @@ ffi::Tensor tensor_of(const Tensor& input) {
     return copy;
 }
 
+using Given = ffi::Array<ffi::Tensor>;
+
 // A thread with a virtual machine and a pool of TVM's.
 class Worker {
 public:
     Worker(const std::string& path, int threads) : thread_([this] { serve(); }) {
         try {
-            submit([this, &path, threads] { open(path, threads); });
+            start([this, &path, threads] { open(path, threads); }).get();
         } catch (...) {
             stop();
             throw;
@@ -222,20 +239,40 @@ public:
 
     ~Worker() { stop(); }
 
-    ffi::Array<ffi::Tensor> run(const std::vector<ffi::Tensor>& inputs) {
-        std::optional<ffi::Array<ffi::Tensor>> outputs;
-        submit([&] {
-            std::vector<ffi::AnyView> arguments(inputs.begin(), inputs.end());
-            ffi::Any result;
-            main_->CallPacked(arguments.data(), static_cast<std::int32_t>(arguments.size()), &result);
-            outputs = result.cast<ffi::Array<ffi::Tensor>>();
-        });
-        return *outputs;
+    // How many threads its pool has.
+    std::size_t threads() const { return wide_; }
+
+    // Begins some work, in this thread. There is no other till it is done.
+    std::future<void> start(const std::function<void()>& work) {
+        std::packaged_task<void()> task(work);
+        std::future<void> done = task.get_future();
+        {
+            const std::lock_guard<std::mutex> lock(mutex_);
+            task_ = std::move(task);
+        }
+        changed_.notify_one();
+        return done;
+    }
+
+    // What the network gives, for work of this thread.
+    Given run(const std::vector<ffi::Tensor>& inputs) {
+        std::vector<ffi::AnyView> arguments(inputs.begin(), inputs.end());
+        ffi::Any result;
+        main_->CallPacked(arguments.data(), static_cast<std::int32_t>(arguments.size()), &result);
+        return result.cast<Given>();
     }
 
 private:
     void open(const std::string& path, int threads) {
-        if (threads > 0) (*ffi::Function::GetGlobal("runtime.config_threadpool"))(1, threads);
+        const ffi::Function configure = *ffi::Function::GetGlobal("runtime.config_threadpool");
+        if (threads == 1) {
+            // A list of one processor, which nothing is bound to, keeps TVM from starting threads for others.
+            configure(1, 1, ffi::Array<ffi::String>{"0"});
+        } else if (threads > 1) {
+            configure(1, threads);
+        }
+        const auto wide = (*ffi::Function::GetGlobal("runtime.NumThreads"))().cast<std::int64_t>();
+        wide_ = static_cast<std::size_t>(std::max<std::int64_t>(wide, 1));
         const ffi::Module library = ffi::Module::LoadFromFile(path);
         machine_ = (*library->GetFunction("vm_load_executable"))().cast<ffi::Module>();
         (*(*machine_)->GetFunction("vm_initialization"))(static_cast<int>(kDLCPU), 0, pooled);
@@ -259,17 +296,6 @@ private:
         machine_.reset();
     }
 
-    void submit(const std::function<void()>& work) {
-        std::packaged_task<void()> task(work);
-        std::future<void> done = task.get_future();
-        {
-            const std::lock_guard<std::mutex> lock(mutex_);
-            task_ = std::move(task);
-        }
-        changed_.notify_one();
-        done.get();
-    }
-
     void stop() {
         {
             const std::lock_guard<std::mutex> lock(mutex_);
@@ -283,6 +309,7 @@ private:
     std::condition_variable changed_;
     std::optional<std::packaged_task<void()>> task_;
     bool stopped_ = false;
+    std::size_t wide_ = 1;
     std::optional<ffi::Module> machine_;
     std::optional<ffi::Function> main_;
     std::thread thread_;  // the last member: it uses the others
@@ -291,7 +318,7 @@ private:
 // Memory of TVM's, which belongs to nobody else, but for outputs that the graph takes over from elsewhere.
 class TvmOutputs : public Outputs {
 public:
-    TvmOutputs(const ffi::Array<ffi::Tensor>& given, const std::vector<bool>& shared) {
+    TvmOutputs(const Given& given, const std::vector<bool>& shared) {
         if (given.size() != shared.size()) {
             throw Error(DNC_ERROR_TARGET, "the model's outputs are not those in engine.json", "", again);
         }
@@ -324,6 +351,56 @@ private:
     std::vector<Tensor> tensors_;
 };
 
+// What the images of a batch gave, each output as one array. Detections, which are not of each image, are one list of rows,
+// best first, that begin with the image's number and have the score in their third column.
+class BatchOutputs : public Outputs {
+public:
+    BatchOutputs(const std::vector<TvmOutputs>& images, const std::vector<Port>& ports) {
+        for (std::size_t place = 0; place < ports.size(); ++place) {
+            Shape shape = images[0].tensors()[place].shape;
+            const bool of_each = ports[place].of_each;
+            std::vector<float> joined;
+            for (std::size_t image = 0; image < images.size(); ++image) {
+                const Tensor& part = images[image].tensors()[place];
+                const bool same = of_each ? part.shape == shape && !shape.empty() && shape[0] == 1
+                                          : part.shape.size() == 2 && part.shape[1] > 2 && part.shape[1] == shape[1];
+                if (!same) {
+                    throw Error(DNC_ERROR_TARGET, "output " + ports[place].name + " of the model has another shape", "",
+                                again);
+                }
+                const auto* first = static_cast<const float*>(part.data);
+                const std::size_t before = joined.size();
+                joined.insert(joined.end(), first, first + part.bytes() / sizeof(float));
+                for (std::size_t row = before; !of_each && row < joined.size(); row += shape[1]) {
+                    joined[row] = static_cast<float>(image);
+                }
+            }
+            if (!of_each) joined = sorted(joined, shape[1]);
+            shape[0] = of_each ? images.size() : joined.size() / shape[1];
+            values_.push_back(std::move(joined));
+            tensors_.push_back({"", DNC_FLOAT32, shape, values_.back().data()});
+        }
+    }
+
+    const std::vector<Tensor>& tensors() const override { return tensors_; }
+
+private:
+    // Rows by descending score; equals stay in their order.
+    static std::vector<float> sorted(const std::vector<float>& rows, std::size_t width) {
+        std::vector<std::size_t> starts;
+        for (std::size_t start = 0; start < rows.size(); start += width) starts.push_back(start);
+        std::stable_sort(starts.begin(), starts.end(),
+                         [&](std::size_t one, std::size_t other) { return rows[one + 2] > rows[other + 2]; });
+        std::vector<float> found;
+        found.reserve(rows.size());
+        for (const std::size_t start : starts) found.insert(found.end(), &rows[start], &rows[start] + width);
+        return found;
+    }
+
+    std::vector<std::vector<float>> values_;
+    std::vector<Tensor> tensors_;
+};
+
 class TvmBackend : public Backend {
 public:
     TvmBackend(const Bundle& bundle, const OpenOptions& given)
@@ -336,7 +413,9 @@ public:
         load_runtime(bundle);
         try {
             // The first one shows whether the engine loads at all.
-            free_.push_back(std::make_unique<Worker>(own_name(path_), threads_));
+            auto first = std::make_unique<Worker>(own_name(path_), threads_);
+            processors_ = first->threads();
+            give(std::move(first), threads_);
         } catch (const std::exception& error) {
             throw Error(DNC_ERROR_TARGET, "TVM refuses the engine: " + reason(error), path_, again);
         }
@@ -346,21 +425,28 @@ public:
 
     std::unique_ptr<Outputs> run(const std::vector<Tensor>& inputs) override {
         try {
-            std::vector<ffi::Tensor> ordered;
-            for (const std::string& name : about_.inputs) {
-                const auto same = [&name](const Tensor& input) { return input.name == name; };
+            std::vector<Tensor> ordered;
+            std::size_t count = 1;
+            for (const Port& port : about_.inputs) {
+                const auto same = [&port](const Tensor& input) { return input.name == port.name; };
                 const auto found = std::find_if(inputs.begin(), inputs.end(), same);
                 if (found == inputs.end()) {
-                    throw Error(DNC_ERROR_TARGET, "the model has an input " + name + ", engine.json has none", path_,
-                                again);
+                    throw Error(DNC_ERROR_TARGET, "the model has an input " + port.name + ", engine.json has none",
+                                path_, again);
                 }
-                ordered.push_back(tensor_of(*found));
+                if (port.of_each && !found->shape.empty()) count = found->shape[0];
+                ordered.push_back(*found);
             }
-            // One that failed is not used again.
-            std::unique_ptr<Worker> worker = take();
-            const ffi::Array<ffi::Tensor> outputs = worker->run(ordered);
-            give(std::move(worker));
-            return std::make_unique<TvmOutputs>(outputs, about_.shared);
+            std::vector<Given> given(count);
+            const std::size_t together = processors_ > 1 && count > 1 ? count % processors_ : count;
+            spread(std::vector<int>(processors_, 1), ordered, 0, count - together, given);
+            spread({threads_}, ordered, count - together, count, given);
+            if (count == 1) return std::make_unique<TvmOutputs>(given[0], about_.shared);
+            // They are copied anyway.
+            const std::vector<bool> taken(about_.shared.size(), false);
+            std::vector<TvmOutputs> images;
+            for (const Given& one : given) images.emplace_back(one, taken);
+            return std::make_unique<BatchOutputs>(images, about_.outputs);
         } catch (const Error&) {
             throw;
         } catch (const std::exception& error) {
@@ -369,29 +455,67 @@ public:
     }
 
 private:
-    std::unique_ptr<Worker> take() {
+    // Runs images of a batch, each on whichever is free of workers of so many threads.
+    void spread(const std::vector<int>& threads, const std::vector<Tensor>& inputs, std::size_t begin, std::size_t end,
+                std::vector<Given>& given) {
+        if (begin == end) return;
+        std::atomic<std::size_t> next{begin};
+        std::vector<std::unique_ptr<Worker>> workers;
+        for (const int number : threads) workers.push_back(take(number));
+        std::vector<std::future<void>> running;
+        for (const std::unique_ptr<Worker>& worker : workers) {
+            running.push_back(worker->start([&, own = worker.get()] {
+                for (std::size_t place = next++; place < end; place = next++) {
+                    given[place] = own->run(image(inputs, place));
+                }
+            }));
+        }
+        // Whatever fails, nobody reads the inputs any more afterwards.
+        for (const std::future<void>& work : running) work.wait();
+        for (std::future<void>& work : running) work.get();
+        // Those of a run that failed are not used again.
+        for (std::size_t place = 0; place < workers.size(); ++place) give(std::move(workers[place]), threads[place]);
+    }
+
+    // The inputs for one image of a batch.
+    std::vector<ffi::Tensor> image(const std::vector<Tensor>& inputs, std::size_t place) const {
+        std::vector<ffi::Tensor> found;
+        for (std::size_t index = 0; index < inputs.size(); ++index) {
+            Tensor part = inputs[index];
+            if (about_.inputs[index].of_each) {
+                part.shape[0] = 1;
+                part.data = static_cast<const unsigned char*>(part.data) + place * part.bytes();
+            }
+            found.push_back(tensor_of(part));
+        }
+        return found;
+    }
+
+    std::unique_ptr<Worker> take(int threads) {
         {
             const std::lock_guard<std::mutex> lock(mutex_);
-            if (!free_.empty()) {
-                std::unique_ptr<Worker> worker = std::move(free_.back());
-                free_.pop_back();
+            std::vector<std::unique_ptr<Worker>>& workers = free_[threads];
+            if (!workers.empty()) {
+                std::unique_ptr<Worker> worker = std::move(workers.back());
+                workers.pop_back();
                 return worker;
             }
         }
-        return files_->opening([this] { return std::make_unique<Worker>(own_name(path_), threads_); });
+        return files_->opening([this, threads] { return std::make_unique<Worker>(own_name(path_), threads); });
     }
 
-    void give(std::unique_ptr<Worker> worker) {
+    void give(std::unique_ptr<Worker> worker, int threads) {
         const std::lock_guard<std::mutex> lock(mutex_);
-        free_.push_back(std::move(worker));
+        free_[threads].push_back(std::move(worker));
     }
 
     std::shared_ptr<Files> files_;
     std::string path_;
     int threads_;
     About about_;
+    std::size_t processors_ = 1;  // threads of a run
     std::mutex mutex_;
-    std::vector<std::unique_ptr<Worker>> free_;
+    std::map<int, std::vector<std::unique_ptr<Worker>>> free_;  // by their threads
 };
 
 }  // namespace

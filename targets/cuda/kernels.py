@@ -64,6 +64,7 @@ class CudaKernels(TvmTarget):
     extra: ClassVar[str] = "tvm"
     runs: ClassVar[type[Runner]] = KernelsRunner
     builds_apart: ClassVar[bool] = True
+    batch: ClassVar[int | None] = 1
     known_options: ClassVar[Sequence[Option]] = OPTIONS
 
     def __init__(self, given: Mapping[str, str] | None = None) -> None:

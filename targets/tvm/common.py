@@ -7,7 +7,7 @@ import shutil
 from abc import abstractmethod
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import onnx_ir as ir
 
@@ -24,7 +24,6 @@ __all__ = ["TvmTarget", "described"]
 class TvmTarget(TunableTarget):
     """An engine that TVM's compiler makes, and TVM's runtime runs."""
 
-    batch: ClassVar[int | None] = 1
     composites: frozenset[str] = frozenset({PREPROCESS, NON_MAX_SUPPRESSION})
 
     @abstractmethod
@@ -64,11 +63,11 @@ class TvmTarget(TunableTarget):
 
 
 def described(values: Sequence[ir.Value]) -> list[dict[str, Any]]:
-    """Inputs or outputs for model.json."""
+    """Inputs or outputs for model.json; of their free sides, the one for the images of a batch has its name, N."""
     return [
         {
             "name": value.name,
-            "shape": [side if isinstance(side, int) else None for side in value.shape or ()],
+            "shape": [side if isinstance(side, int) else "N" if side == "N" else None for side in value.shape or ()],
             "dtype": "float32" if value.dtype is None else value.dtype.numpy().name,
         }
         for value in values

@@ -8,6 +8,9 @@ The folder holds
     libtvm_runtime.so     TVM's runtime (3 MB), unless --option runtime=system
     LICENSE-tvm           TVM's licence
 
+Where the batch is free, the code is for one image, and the runner runs as many as there are; a batch of a fixed size
+has code of its own.
+
 An application needs no TVM: numpy and apache-tvm-ffi from Python, tvm_ffi's headers and library from C++.
 """
 
@@ -24,6 +27,7 @@ import onnx_ir as ir
 from dnc.errors import TargetError
 from dnc.files.writing import scratch_folder
 from dnc.graph.pipeline import Step
+from dnc.graph.rewriting import for_one_image
 from dnc.graph.verification import feeds_for
 from dnc.graph.work import described_work
 from dnc.runtime.arithmetic import KINDS, Arithmetic, of_features
@@ -110,7 +114,7 @@ class Tvm(TvmTarget):
 
     def unsupported(self, model: ir.Model) -> list[str]:
         """See `dnc.targets.tvm.emit`; and precisions in which the processor does not compute."""
-        found = unsupported(model)
+        found = unsupported(for_one_image(model))
         precision = self.options["precision"]
         if precision in _NEEDS:
             machine = self._machine()
@@ -125,7 +129,7 @@ class Tvm(TvmTarget):
         """Writes the model in Relax when it is called."""
         # No number is of 8 bits where the processor does not multiply them.
         eights = machine.eights or "uint8"
-        return partial(emit, model, eights=eights, bfloat16=self.options["precision"] == "bf16")
+        return partial(emit, for_one_image(model), eights=eights, bfloat16=self.options["precision"] == "bf16")
 
     def _machine(self) -> Machine:
         return machine_for(self.options["triple"], self.options["mcpu"])

@@ -7,6 +7,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ import dnc.targets
 from tests.embed import native
 from tests.embed.native import NativeError
 from tests.embed.test_bundle import sign
-from tests.embed.test_engine import IMAGES, hold
+from tests.embed.test_engine import IMAGES, hold, noise, same
 
 pytestmark = pytest.mark.slow
 """They compile C++."""
@@ -75,6 +76,61 @@ def test_states(lib: c.CDLL, write: Write) -> None:
     for name in states:
         np.testing.assert_array_equal(outputs[name], after[name])
     run.close()
+    own.close()
+
+
+def test_batches(lib: c.CDLL, write: Write) -> None:
+    """Of any number of images, on any number of threads: Python's numbers, which are those of single images, from
+    several callers at once."""
+    engine = compiled(write, "yolo", keep_layers=True)
+    # No image of an odd place begins where TVM reads it.
+    x = np.random.default_rng(0).random((16 * 3 * 32 * 32 + 1,), np.float32)[1:].reshape(16, 3, 32, 32)
+    alone = [engine.forward(image[None]) for image in x]
+
+    def check(own: native.Engine, count: int) -> None:
+        run = own.run({"input": x[:count]})
+        for found, parts in zip(run.arrays().values(), zip(*alone[:count], strict=True), strict=True):
+            np.testing.assert_array_equal(found, np.concatenate(parts))
+        run.close()
+
+    for threads in (1, 2, 3):
+        own = native.Engine(lib, engine.folder, threads)
+        with ThreadPoolExecutor(3) as pool:
+            list(pool.map(partial(check, own), [1, 2, 3, 5, 16] * 2))
+        own.close()
+
+
+def test_batches_of_states(lib: c.CDLL, write: Write) -> None:
+    engine = compiled(write, "crnn")
+    own = native.Engine(lib, engine.folder, 2)
+    generator = np.random.default_rng(1)
+    x = generator.random((5, *engine.manifest.input_shape), np.float32)
+    states = {name: generator.random((5, *shape), np.float32) for name, shape in engine.manifest.states.items()}
+    run = own.run({"input": x, **states})
+    expected = [*engine.forward(x, states), *states.values()]
+    for found, other in zip(run.arrays().values(), expected, strict=True):
+        np.testing.assert_array_equal(found, other)
+    run.close()
+    own.close()
+
+
+def test_batches_of_detections(lib: c.CDLL, write: Write) -> None:
+    """One list of all images, which says of each row whose it is, best first."""
+    engine = compiled(write, "yolo", input="u8", decode="graph+nms", preprocess="letterbox")
+    own = native.Engine(lib, engine.folder, 2)
+    x = np.stack([engine.inputs.prepare(image).array for image in [*IMAGES[:1] * 2, noise(7), noise(8), IMAGES[0]]])
+    for threshold in (0.2, 1e6):
+        feeds = engine.inputs.feeds(x, confidence=threshold)
+        run = own.run(feeds)
+        (expected,) = engine.session.run(feeds)
+        assert (len(expected) > 5) == (threshold < 1)
+        np.testing.assert_array_equal(run.arrays()["detections"], expected)
+        run.close()
+    images = [noise(1), noise(2, 90, 40), noise(3, 90, 40), noise(4, 90, 40), noise(5)]
+    alone = [engine(image, confidence=0.2) for image in images]
+    for count in (0, 1, 2, 5):
+        for found, boxes, image in zip(own.detect(images[:count], 0.2), alone, images, strict=False):
+            same(found, boxes, image)
     own.close()
 
 

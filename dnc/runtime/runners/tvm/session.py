@@ -5,9 +5,13 @@ in a process that forks. So a session never runs in the caller's thread: it has 
 at the same time, each with its own pool of `threads` workers and its own virtual machine; they share the code and the
 weights. A forked child starts new ones.
 
+The code of an engine for batches of any size is for one image: the first side of what it takes and gives of each is
+"N" in model.json. The images of a batch run at the same time, each on a processor of its own, so that no kernel waits
+for others; what is left when they are fewer than the processors runs one after the other on all of them.
+
 Inputs are read where they lie, if they lie as TVM wants it (one block, on a border of 64 bytes), else copied once;
 outputs are memory of TVM's that the arrays keep, but for those
-that the graph takes over from elsewhere (`emit.shared_outputs`).
+that the graph takes over from elsewhere (`emit.shared_outputs`), and those of a batch.
 """
 
 from __future__ import annotations
@@ -17,9 +21,10 @@ import importlib
 import importlib.util
 import os
 import threading
-from collections import deque
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -58,6 +63,8 @@ _POOLED = 2
 """The allocator of TVM that keeps memory for the next run."""
 _CPU = 1
 """DLPack's device type."""
+_FREE = "N"
+"""The first side of what there is of each image, where a run takes any number of them."""
 SETTINGS = {
     # By default it binds the caller's thread to processors, for good, and half of all threads are thought to be
     # hyper-threads.
@@ -163,6 +170,8 @@ class TvmSession(Session):
             description = read_json(folder / MODEL_JSON)
             machine, needed = architecture(description["triple"]), list(description["extensions"])
             self._inputs = {entry["name"]: np.dtype(entry["dtype"]) for entry in description["inputs"]}
+            self._of_each = [entry["shape"][:1] == [_FREE] for entry in description["inputs"]]
+            self._given_of_each = [entry["shape"][:1] == [_FREE] for entry in description["outputs"]]
             self._shared = [entry["name"] in description["shared"] for entry in description["outputs"]]
             versions = dict(description["versions"])
             self._kernels = description.get("kernels", ())
@@ -179,36 +188,97 @@ class TvmSession(Session):
         self._path = folder / MODEL
         self._threads = threads
         self._owner = os.getpid()
-        self._free: deque[_Worker] = deque()
+        self._free: dict[int | None, deque[_Worker]] = defaultdict(deque)
         # The first one shows whether the engine loads at all.
-        self._free.append(_Worker(self._ffi, self._path, threads))
+        first = _Worker(self._ffi, self._path, threads)
+        self._free[threads].append(first)
+        self._processors = first.threads
         self.device = f"CPU ({description['mcpu']}, TVM)"
 
     def run(self, inputs: Mapping[str, Array]) -> list[Array]:
-        """Runs on whichever of the session's threads is free."""
-        arrays = self._arrays(inputs)
-        if self._owner != os.getpid():
-            self._owner, self._free = os.getpid(), deque()
-        try:
-            worker = self._free.pop()
-        except IndexError:
-            worker = self._worker()
-        outputs = worker.run(arrays)
-        # One that failed, or whose caller was interrupted, is not used again.
-        self._free.append(worker)
+        """Runs on whichever of the session's threads are free."""
+        arrays = checked("TVM", inputs, self._inputs)
+        count = self._count(arrays)
+        if count != 1:
+            results = zip(*self._batch(arrays, count), strict=True)
+            return [_joined(parts, each) for parts, each in zip(results, self._given_of_each, strict=True)]
+        with self._worker(self._threads) as worker:
+            outputs = worker.run(list(map(_aligned, arrays)))
         return [np.array(y) if shared else y for y, shared in zip(outputs, self._shared, strict=True)]
 
     def profile(self, inputs: Mapping[str, Array], runs: int) -> list[tuple[str, float]]:
-        """Times each kernel, in a thread of its own: see `dnc.runtime.runners.tvm.instrument`."""
-        return self._worker().profile(self._arrays(inputs), runs, self._kernels)
+        """Times each kernel, in a thread of its own, and takes all images of a batch to be as the first: see
+        `dnc.runtime.runners.tvm.instrument`."""
+        arrays = checked("TVM", inputs, self._inputs)
+        count = self._count(arrays)
+        # It does not run fast any more afterwards, and is not used again.
+        worker = self._opened(self._threads)
+        timed = worker.profile(self._image(arrays, 0), runs, self._kernels)
+        return [(nodes, seconds * count) for nodes, seconds in timed]
 
-    def _worker(self) -> _Worker:
+    def _count(self, arrays: Sequence[Array]) -> int:
+        """Of how many images the inputs are; 1 for an engine that takes one size alone. Raises TargetError if there is
+        no image, or they are not of the same number."""
+        counts = {array.shape[:1] for array, each in zip(arrays, self._of_each, strict=True) if each}
+        count = int(max(counts, default=(1,))[0]) if () not in counts else 0
+        if len(counts) > 1 or not count:
+            shapes = ", ".join(f"{name} {array.shape}" for name, array in zip(self._inputs, arrays, strict=True))
+            raise TargetError(f"TVM failed: the inputs are no images, or of different numbers of them: {shapes}")
+        return count
+
+    def _image(self, arrays: Sequence[Array], place: int) -> list[Array]:
+        """The inputs for one image of a batch, as TVM can read them."""
+        pairs = zip(arrays, self._of_each, strict=True)
+        return [_aligned(array[place : place + 1] if each else array) for array, each in pairs]
+
+    def _batch(self, arrays: Sequence[Array], count: int) -> list[list[Array]]:
+        """The outputs of each image."""
+        image = partial(self._image, arrays)
+        together = count % self._processors if self._processors > 1 else count
+        found = self._spread([1] * self._processors, range(count - together), image)
+        found |= self._spread([self._threads], range(count - together, count), image)
+        return [found[place] for place in range(count)]
+
+    def _spread(
+        self, threads: Sequence[int | None], places: range, image: Callable[[int], list[Array]]
+    ) -> dict[int, list[Array]]:
+        """The outputs of images by their places: each runs on whichever is free of workers of so many threads."""
+        if not places:
+            return {}
+        with ExitStack() as stack:
+            workers = [stack.enter_context(self._worker(number)) for number in threads]
+            left = iter(places)
+            running = [worker.start(left, image) for worker in workers]
+            # Whatever fails, nobody reads the inputs any more afterwards.
+            wait(running)
+            return {place: outputs for future in running for place, outputs in future.result().items()}
+
+    @contextmanager
+    def _worker(self, threads: int | None) -> Iterator[_Worker]:
+        """A worker of so many threads that nobody else has meanwhile."""
+        if self._owner != os.getpid():
+            self._owner, self._free = os.getpid(), defaultdict(deque)
+        try:
+            worker = self._free[threads].pop()
+        except IndexError:
+            worker = self._opened(threads)
+        yield worker
+        # One that failed, or whose caller was interrupted, is not used again.
+        self._free[threads].append(worker)
+
+    def _opened(self, threads: int | None) -> _Worker:
         with self.opening():
-            return _Worker(self._ffi, self._path, self._threads)
+            return _Worker(self._ffi, self._path, threads)
 
-    def _arrays(self, inputs: Mapping[str, Array]) -> list[Array]:
-        """The inputs in the model's order, as TVM can read them."""
-        return list(map(_aligned, checked("TVM", inputs, self._inputs)))
+
+def _joined(parts: Sequence[Array], of_each: bool) -> Array:
+    """An output for a batch, of what its images gave: detections, which are not of each image, are one list of rows,
+    best first, that begin with the image's number and have the score in their third column."""
+    joined = np.concatenate(parts)
+    if of_each:
+        return joined
+    joined[:, 0] = np.repeat(np.arange(len(parts)), [len(rows) for rows in parts])
+    return joined[np.argsort(-joined[:, 2], kind="stable")]
 
 
 def _aligned(array: Array) -> Array:
@@ -230,10 +300,17 @@ class _Worker:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="dnc-tvm")
         self._main = self._thread.submit(self._open, path, threads).result()
 
+    threads: int
+    """How many its pool has."""
+
     def _open(self, path: Path, threads: int | None) -> Any:
         try:
-            if threads is not None:
+            if threads == 1:
+                # A list of one processor, which nothing is bound to, keeps TVM from starting threads for others.
+                self._ffi.get_global_func("runtime.config_threadpool")(1, 1, ["0"])
+            elif threads is not None:
                 self._ffi.get_global_func("runtime.config_threadpool")(1, threads)
+            self.threads = int(self._ffi.get_global_func("runtime.NumThreads")())
             machine = self._ffi.load_module(own_name(path), keep_module_alive=False)["vm_load_executable"]()
             machine["vm_initialization"](_CPU, 0, _POOLED)
             # The function alone does not keep the machine.
@@ -246,6 +323,10 @@ class _Worker:
     def run(self, arrays: list[Array]) -> list[Array]:
         """The outputs, which are memory of their own."""
         return self._thread.submit(self._run, arrays).result()
+
+    def start(self, left: Iterator[int], image: Callable[[int], list[Array]]) -> Future[dict[int, list[Array]]]:
+        """Runs images by their places as long as some are left, which other workers take as well."""
+        return self._thread.submit(lambda: {place: self._run(image(place)) for place in left})
 
     def profile(self, arrays: list[Array], runs: int, kernels: Sequence[Sequence[str]]) -> list[tuple[str, float]]:
         """See `dnc.runtime.runners.tvm.instrument`; it does not run fast any more afterwards."""
