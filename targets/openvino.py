@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import onnx_ir as ir
 
 from dnc.errors import TargetError
@@ -25,6 +26,7 @@ from dnc.graph.builder import where_of
 from dnc.graph.pairs import Pairing
 from dnc.graph.pipeline import Step
 from dnc.graph.quantization import DATA_MOVEMENT, QuantSpec
+from dnc.graph.rewriting import add_node, attribute, shared_constant
 from dnc.graph.serialization import serialize
 from dnc.runtime.arithmetic import OPTION as ISA
 from dnc.runtime.arithmetic import Arithmetic, of_isa
@@ -37,6 +39,9 @@ from dnc.targets.onnx import optimizations
 from dnc.typing import Progress, silent
 
 __all__ = ["Openvino"]
+
+_END = np.iinfo(np.int32).max
+"""Of a Slice that goes to the end."""
 
 
 @targets.register
@@ -72,7 +77,7 @@ class Openvino(Target):
         self, model: ir.Model, folder: Path, manifest: Manifest | None = None, progress: Progress = silent
     ) -> Mapping[str, str]:
         openvino = import_openvino()
-        read = _read(model)
+        read = _read(_strides_apart(model))
         if manifest is not None:
             for key, text in _model_info(manifest).items():
                 read.set_rt_info(text, ["model_info", key])
@@ -102,6 +107,23 @@ class Openvino(Target):
         from importlib.metadata import version
 
         return f"OpenVINO {version('openvino')} {self.options['precision']}"
+
+
+def _strides_apart(model: ir.Model) -> ir.Model:
+    """The model with Pad and Slice in place of the padding and strides of what has one tap: OpenVINO moves the strides
+    of such into the operators before, as if there were no padding (StridesOptimization)."""
+    copy = model.clone()
+    for node in list(copy.graph):
+        pads, strides = attribute(node, "pads", []), attribute(node, "strides", [1])
+        weights = node.inputs[1] if node.op_type == "Conv" else None
+        if not any(pads) or set(strides) == {1} or weights is None or set((weights.shape or ())[2:]) != {1}:
+            continue
+        numbers = ([0, 0, *pads[:2], 0, 0, *pads[2:]], [0, 0], [_END, _END], [2, 3], strides)
+        borders, *sliced = (shared_constant(copy.graph, np.array(each, np.int64)) for each in numbers)
+        x = add_node(copy.graph, node, "Pad", [node.inputs[0], borders]).outputs[0]
+        node.replace_input_with(0, add_node(copy.graph, node, "Slice", [x, *sliced]).outputs[0])
+        node.attributes.update({"pads": ir.AttrInt64s("pads", [0] * 4), "strides": ir.AttrInt64s("strides", [1, 1])})
+    return copy
 
 
 def _read(model: ir.Model) -> Any:

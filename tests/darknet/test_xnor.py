@@ -1,0 +1,125 @@
+"""Random networks of xnor=1: one arithmetic in the reference, the composite and all that is written for it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dnc.darknet.lower import lower
+from dnc.darknet.network import Network
+from dnc.darknet.reference import run_all
+from dnc.graph.composites import BINARY_CONVOLUTION, inline_composites, is_composite
+from dnc.passes.binarize import Binarize
+from dnc.targets import targets
+from tests.models import run
+
+UNIT = np.float32(1 / 8)
+"""Weights are as large, biases multiples of it: all numbers are exact then, however they are joined and added up."""
+
+
+@st.composite
+def xnor_networks(draw: st.DrawFn, *, exact: bool = False) -> str:
+    """The text of a cfg; with `exact`, of what multiplies and adds alone."""
+    channels = draw(st.sampled_from([1, 2, 3, 7, 8, 9, 16, 24, 31, 32, 33, 40, 64, 65]))
+    text = f"[net]\nwidth={draw(st.integers(5, 9))}\nheight={draw(st.integers(5, 9))}\nchannels={channels}\n"
+    activations = ["linear", "relu", "leaky", "swish", "logistic"][: 2 if exact else None]
+    shapes = []
+    for _ in range(draw(st.integers(1, 4))):
+        filters = draw(st.sampled_from([1, 5, 8, 24, 31, 32, 33]))
+        size = draw(st.integers(1, 4))
+        options = {"xnor": draw(st.sampled_from([1, 1, 1, 0])), "filters": filters, "size": size}
+        if size == 3 and draw(st.booleans()):
+            options |= {"pad": 1, "dilation": draw(st.integers(1, 2))}
+        else:
+            options |= draw(st.sampled_from([{"pad": 1}, {"padding": 2}, {"padding": 3}]))
+        options |= draw(st.sampled_from([{}, {}, {"stride": 2}, {"stride_x": 2}, {"stride_y": 3}]))
+        options |= draw(st.sampled_from([{}, {}, {"antialiasing": 1}, {"bin_output": 1}, {"binary": 1}]))
+        if not exact:
+            options |= draw(st.sampled_from([{}, {"batch_normalize": 1}]))
+        kernel = (filters, channels, size)
+        if kernel in shapes and draw(st.booleans()):
+            options["share_index"] = shapes.index(kernel)
+        shapes.append(kernel)
+        options["activation"] = draw(st.sampled_from(activations))
+        text += "[convolutional]\n" + "".join(f"{key}={value}\n" for key, value in options.items())
+        channels = filters
+    return text
+
+
+def of_units(network: Network, seed: int) -> Network:
+    """The network with weights and biases of which all sums are exact; many of these are 0, whose sign is -1."""
+    generator = np.random.default_rng(seed)
+    made: list[dict[str, Any]] = []
+    for layer, arrays in zip(network.layers, network.arrays, strict=True):
+        signs = generator.choice([-UNIT, UNIT], arrays["weights"].shape)
+        biases = UNIT * generator.integers(-2, 3, arrays["biases"].shape).astype(np.float32)
+        own = {"weights": signs, "biases": biases}
+        made.append(made[layer.weights_of] if layer.weights_of != layer.index else own)
+    return network.with_arrays(tuple(made))
+
+
+def inputs(network: Network, seed: int) -> np.ndarray:
+    """Eighths around 0, some of them 0 and -0."""
+    generator = np.random.default_rng(seed)
+    x = UNIT * generator.integers(-4, 5, (2, *network.input_shape)).astype(np.float32)
+    return np.where(generator.random(x.shape) < 0.1, np.float32(-0.0), x)
+
+
+def every_layer(built: ir.Model, x: np.ndarray, expected: list[np.ndarray], tolerance: float) -> None:
+    found = run(built, {"input": x})
+    for index, values in enumerate(expected):
+        got = found[f"layer{index:03d}"]
+        bound = tolerance * float(np.abs(values).max(initial=0))
+        np.testing.assert_allclose(got, values, rtol=0, atol=bound, err_msg=f"layer {index}")
+
+
+@given(text=xnor_networks(), seed=st.integers(0, 9))
+@settings(max_examples=20)
+def test_forms(text: str, seed: int) -> None:
+    """Layer by layer, the composite and what takes its place, as a batch of any size."""
+    network = Network.parse(text).with_random_weights(seed)
+    x = np.random.default_rng(seed).normal(0, 1, (2, *network.input_shape)).astype(np.float32)
+    x[:, :, 1] = 0
+    # Logistic is rounded differently by each library.
+    expected = [values for _, values in run_all(network, x)]
+    built = lower(network, layers=range(len(network.layers)))
+    every_layer(built, x, expected, 2e-6)
+    whole = run(built, {"input": x})
+    for form in ("signs", "bits", "integer"):
+        copy = built.clone()
+        if form == "signs":
+            inline_composites(copy)
+        else:
+            Binarize(form=form).rewrite(copy)
+        assert not [node for node in copy.graph if is_composite(node)]
+        assert not copy.functions
+        for name, values in run(copy, {"input": x}).items():
+            assert np.array_equal(values, whole[name]), (form, name)
+
+
+@pytest.mark.parametrize("target", ["onnx", "openvino"])
+@given(text=xnor_networks(exact=True), seed=st.integers(0, 9))
+@settings(max_examples=8)
+def test_engines(target: str, text: str, seed: int) -> None:
+    """To the bit, with all that the engines' libraries fuse."""
+    pytest.importorskip("openvino" if target == "openvino" else "onnxruntime")
+    network = of_units(Network.parse(text).with_random_weights(seed), seed)
+    x = inputs(network, seed)
+    *_, (_, expected) = run_all(network, x)
+    chosen = targets[target]()
+    pipeline = chosen.pipeline()
+    built = lower(network)
+    inline_composites(built, keep=chosen.composites | pipeline.expanded())
+    pipeline.run(built)
+    assert not [node for node in built.graph if is_composite(node, BINARY_CONVOLUTION)]
+    with TemporaryDirectory() as folder:
+        chosen.build(built, Path(folder))
+        (found,) = chosen.runner().open(Path(folder), 1).run({"input": x})
+        np.testing.assert_array_equal(found, expected)
