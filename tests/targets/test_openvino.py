@@ -347,8 +347,8 @@ def test_signals_after_engines_went(engine: dnc.Engine) -> None:
 @pytest.mark.parametrize("options", ["padding=2 stride=2", "padding=1 stride_x=2", "padding=1 stride_y=3"])
 def test_strides_of_one_tap_that_is_padded(options: str, write: Write, tmp_path: Path) -> None:
     """OpenVINO would give the strides to the convolution before, whose outputs it then pads."""
-    layers = ["size=2 pad=1", f"size=1 {options}"]
-    text = "".join(f"[convolutional]\nfilters=4\nactivation=linear\n{'\n'.join(layer.split())}\n" for layer in layers)
+    section = "[convolutional]\nfilters=4\nactivation=linear\n"
+    text = f"{section}size=2\npad=1\n{section}size=1\n" + options.replace(" ", "\n")
     cfg = write("strides", f"[net]\nwidth=5\nheight=5\nchannels=3\n{text}")
     network = Network.load(cfg, cfg.with_suffix(".weights"))
     x = np.random.default_rng(0).normal(0, 1, (1, *network.input_shape)).astype(np.float32)
