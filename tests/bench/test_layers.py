@@ -8,11 +8,12 @@ import pytest
 
 import dnc
 from dnc.bench.layers import Layers, attribute, profile
-from dnc.bench.peaks import Peaks, bandwidth, compute
+from dnc.bench.peaks import Peaks, bandwidth, compute, peaks
 from dnc.bench.report import Report, layers_report
 from dnc.bench.subject import Subject
 from dnc.darknet.network import Network
 from dnc.errors import TargetError
+from dnc.graph.composites import BINARY_CONVOLUTION
 from dnc.graph.work import Work, place_of
 from dnc.runtime.runners import Session
 from dnc.targets import targets
@@ -123,10 +124,22 @@ def test_an_engine_that_does_not_tell(engines: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_roofs() -> None:
-    peaks = Peaks(compute=100.0, bandwidth=10.0, threads=1, precision="fp32")
-    assert peaks.ridge == 10
-    assert peaks.attainable(50, 1) == 0.5
-    assert peaks.attainable(50, 20) == 2.0
+    limits = Peaks(compute=100.0, bandwidth=10.0, threads=1, precision="fp32")
+    assert limits.ridge == 10
+    assert limits.attainable(50, 1) == 0.5
+    assert limits.attainable(50, 20) == 2.0
+    # What is not measured takes no time.
+    assert limits.attainable(50, 1, bits=1e9) == 0.5
+    assert Peaks(100.0, 10.0, 1, "fp32", bits=1000.0).attainable(50, 1, bits=500) == 1.0
+
+
+def test_operations_on_bits_have_a_peak_of_their_own() -> None:
+    limits = Peaks(compute=100.0, bandwidth=1000.0, threads=1, precision="fp32", bits=1000.0)
+    work = [Work("#0", "first", 10.0, 100.0, 900.0), Work("#1", "second", 0.0, 2000.0, 900.0)]
+    chunks = [(10.0, [("000_a/b", 2.0), ("001_a/b", 8.0)])]
+    first, second = attribute("e", work, chunks, limits, {}).rows
+    assert (first.bits, first.bound, first.roof) == (900.0, "compute", 0.5)
+    assert (second.bound, second.roof) == ("memory", 0.25)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "int8", "fp16"])
@@ -146,6 +159,17 @@ def test_the_eight_bit_peak_is_of_eight_bits() -> None:
     operators = [node.op_type for node in _convolution(8, 1, 4, Onnx({"precision": "int8"})).graph]
     assert "QuantizeLinear" in operators
     assert "Conv" in operators
+
+
+def test_the_peak_on_bits_is_of_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a target that takes convolutions of signs whole, as ONNX Runtime can."""
+    from dnc.bench.peaks import _convolution
+
+    monkeypatch.setattr(Onnx, "composites", frozenset({BINARY_CONVOLUTION}))
+    monkeypatch.setattr(Onnx, "optimizations", lambda self: [])
+    assert [node.op_type for node in _convolution(8, 1, 4, Onnx(), xnor=True).graph] == [BINARY_CONVOLUTION]
+    assert peaks(Onnx(), 1, bits=True).bits > 0
+    assert peaks(Onnx(), 1).bits == 0
 
 
 def test_bandwidth_counts_what_is_read_and_written() -> None:

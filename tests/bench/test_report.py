@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import sys
 from pathlib import Path
@@ -37,6 +38,19 @@ def test_layers() -> None:
     assert "4 GFLOP/s, 1 GB/s" in text
     assert "joined with their neighbours: [shortcut] #2" in text
     assert "do not add up" in text
+
+
+def test_layers_on_bits() -> None:
+    rows = (ROWS[0], Layer("b.cfg:9 [convolutional] #2", 0.002, 0.0, 1e6, 0.2, "compute", 0.25, bits=8e6))
+    layers = dataclasses.replace(LAYERS, rows=rows, peaks=Peaks(4e9, 1e9, 2, "fp32", bits=16e9))
+    lines = layers_table(layers).text().splitlines()
+    assert lines[0].split()[-7:] == ["MBOP", "GBOP/s", "bound", "by", "of", "the", "roof"]
+    assert lines[1].split()[-4:] == ["0.5", "0.1667", "memory", "50%"]
+    assert lines[2].split()[-6:] == ["1.000", "0.5", "8.000", "4", "compute", "25%"]
+    assert lines[-1].split()[-2:] == ["8.000", "0.8"]
+    report = Report()
+    layers_report(layers, report)
+    assert "4 GFLOP/s, 16 GBOP/s on single bits, 1 GB/s" in report.markdown()
 
 
 def test_frames() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import onnx
 import onnx_ir as ir
@@ -12,6 +14,7 @@ from dnc.darknet.lower import lower
 from dnc.darknet.network import Network
 from dnc.graph.builder import WHERE, where_of
 from dnc.graph.composites import (
+    BINARY_CONVOLUTION,
     DECODE_BOXES,
     NON_MAX_SUPPRESSION,
     PREPROCESS,
@@ -20,7 +23,9 @@ from dnc.graph.composites import (
     is_composite,
 )
 from dnc.graph.preprocessing import Preprocess
-from dnc.graph.serialization import serialize, small_model
+from dnc.graph.rewriting import add_initializer, constant_array
+from dnc.graph.running import Running
+from dnc.graph.serialization import serialize, serialize_to, small_model
 from dnc.graph.verification import Verifier, feeds_for
 from dnc.passes import passes
 from dnc.runtime.preprocessing import Preprocessing
@@ -157,3 +162,86 @@ def test_gain_stays_where_others_read_the_pixels() -> None:
     assert [(remark.where, remark.text) for remark in remarks.missed] == [
         ("node preprocessing/Preprocess", "a layer's own numbers would change")
     ]
+
+
+SIGNS = (
+    "[net]\nwidth=8\nheight=6\nchannels=3\n"
+    "[convolutional]\nxnor=1\nfilters=33\nsize=3\nstride=2\npad=1\nbatch_normalize=1\nactivation=leaky\n"
+    "[convolutional]\nxnor=1\nfilters=20\nsize=3\nstride_y=2\npad=1\ndilation=2\nactivation=linear\n"
+    "[convolutional]\nxnor=1\nfilters=4\nantialiasing=1\nactivation=relu\n"
+)
+
+
+def signs(batch: int | str = "N", text: str = SIGNS) -> ir.Model:
+    return lower(Network.parse(text, "s.cfg").with_random_weights(0), batch=batch)
+
+
+def test_binary_convolutions() -> None:
+    """One function for all; a weight is a bit; shapes are inferred through it, of a batch of any size."""
+    model = signs()
+    calls = [node for node in model.graph if is_composite(node)]
+    assert [call.op_type for call in calls] == [BINARY_CONVOLUTION] * 3
+    assert [where_of(call) for call in calls] == [
+        f"s.cfg:{line} [convolutional] #{n}" for n, line in enumerate((5, 13, 21))
+    ]
+    assert len(model.functions) == 1
+    proto = small_model(model)
+    onnx.checker.check_model(proto, full_check=True)
+    del proto.graph.value_info[:]
+    infos = onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True).graph.value_info
+    found = {info.name: [side.dim_value for side in info.type.tensor_type.shape.dim] for info in infos}
+    shapes = [found[call.outputs[0].name or ""] for call in calls]
+    assert shapes == [[0, 33, 3, 4], [0, 20, 2, 4], [0, 4, 2, 4]]
+    weights, scale, bias = (constant_array(value) for value in calls[1].inputs[1:])
+    assert weights is not None
+    assert (weights.dtype, weights.shape.numpy()) == (ir.DataType.UINT8, (20, 3, 3, 5))
+    assert weights.numpy()[..., 4].max() == 1
+    assert [tensor.shape.numpy() for tensor in (scale, bias) if tensor is not None] == [(20,), (20,)]
+    assert attributes_of(calls[1]) == {"strides": (2, 1), "pads": (2, 2, 2, 2), "dilations": (2, 2)}
+
+
+def test_binary_convolutions_in_a_file(tmp_path: Path) -> None:
+    """Written, read and inlined; what it is written as computes weights when they are read."""
+    model = signs()
+    serialize_to(model, tmp_path / "model.onnx")
+    feeds = feeds_for(model)
+    expected = Running(model)(feeds)
+    read = ir.load(tmp_path / "model.onnx")
+    for kept in ([BINARY_CONVOLUTION], []):
+        inline_composites(read, kept)
+        assert composites(read) == [BINARY_CONVOLUTION] * 3 * len(kept)
+        assert len(read.functions) == len(kept)
+        assert ("dnc" in read.graph.opset_imports) == bool(kept)
+        found = Running(read)(feeds)
+        assert {name: array.tobytes() for name, array in found.items()} == {
+            name: array.tobytes() for name, array in expected.items()
+        }
+    names = [node.name or "" for node in read.graph]
+    assert len(set(names)) == len(names)
+    assert names[:6] == [f"000_convolutional/{name}" for name in ("Greater", "Where", "Pad", "Conv", "Mul", "Add")]
+    assert {where_of(node) for node in list(read.graph)[:7]} == {"s.cfg:5 [convolutional] #0"}
+    inline_composites(model)
+    assert isinstance(model.graph.initializers["001_convolutional/weights"].const_value, ir.LazyTensor)
+    assert not [name for name in model.graph.initializers if name.endswith("_1")]
+
+
+def test_composites_that_nothing_reads() -> None:
+    """No function and no domain are left of them, which some readers of ONNX refuse."""
+    text = SIGNS + "[route]\nlayers=-2\n[convolutional]\nfilters=2\nactivation=linear\n"
+    model = lower(Network.parse(text.replace("xnor=1", "xnor=0", 2)).with_random_weights(0))
+    assert composites(model) == [BINARY_CONVOLUTION]
+    passes["eliminate-dead-code"]().rewrite(model)
+    assert (composites(model), list(model.functions)) == ([], [])
+    assert "dnc" not in model.graph.opset_imports
+
+
+def test_composites_of_constants_stay() -> None:
+    model = signs(batch=1)
+    source = model.graph.inputs[0]
+    constant = ir.Tensor(np.ones((1, 3, 6, 8), np.float32), name="fixed")
+    source.replace_all_uses_with(add_initializer(model.graph, constant))
+    expected = Running(model)({source.name or "": np.zeros((1, 3, 6, 8), np.float32)})
+    passes["fold-constants"]().rewrite(model)
+    assert composites(model) == [BINARY_CONVOLUTION] * 3
+    found = Running(model)({source.name or "": np.zeros((1, 3, 6, 8), np.float32)})
+    np.testing.assert_array_equal(found["layer002"], expected["layer002"])

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 import dnc
+from dnc.darknet.lower import lower
+from dnc.darknet.network import Network
 from dnc.errors import TargetError
-from dnc.graph.work import Node, Work, place_of, read_places, read_work, work_of
+from dnc.graph.work import Node, Work, described_work, place_of, read_places, read_work, work_of
 from tests.conftest import _write
 from tests.networks import NETWORKS, TINY
 
@@ -100,3 +103,27 @@ def test_an_engine_without_a_known_model(write: Callable[..., Path], tmp_path: P
     engine = dnc.compile(write("tiny"), target="onnx", out=tmp_path / "tiny.engine")
     with pytest.raises(TargetError, match="layers of an engine of target onnx are not known"):
         read_work(tmp_path / "elsewhere", engine.manifest)
+
+
+def test_operations_on_bits(tmp_path: Path) -> None:
+    """Of what takes convolutions of signs whole: two for each product of signs, and a product and a sum of floats."""
+    text = "[net]\nwidth=8\nheight=6\nchannels=9\n" + 2 * (
+        "[convolutional]\nxnor=1\nfilters=4\nsize=3\npad=1\nactivation=linear\n"
+    )
+    network = Network.load(_write(tmp_path, "bits", text), tmp_path / "bits.weights")
+    engine = dnc.compile(tmp_path / "bits.cfg", target="onnx", out=tmp_path / "e", verify=False)
+    # As the target writes them, they are products of floats.
+    assert [work.bits for work in read_work(engine.folder, engine.manifest)] == [0.0, 0.0]
+    described = described_work(lower(network), engine.manifest)
+    first, second = 4 * 48 * 9 * 9 * 2, 4 * 48 * 9 * 4 * 2
+    assert [entry["bits"] for entry in described] == [first, second]
+    assert [entry["operations"] for entry in described] == [2 * 4 * 48] * 2
+    # The input, the weights of one bit, two floats for each filter, the output.
+    assert described[0]["bytes"] == 4 * 9 * 48 + 4 * 9 * 2 + 4 * 8 + 4 * 4 * 48
+    folder = tmp_path / "described"
+    folder.mkdir()
+    (folder / "model.json").write_text(json.dumps({"work": described}))
+    assert [work.bits for work in read_work(folder, engine.manifest)] == [first, second]
+    older = [{key: value for key, value in entry.items() if key != "bits"} for entry in described]
+    (folder / "model.json").write_text(json.dumps({"work": older}))
+    assert [work.bits for work in read_work(folder, engine.manifest)] == [0.0, 0.0]
