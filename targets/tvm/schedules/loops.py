@@ -17,6 +17,7 @@ __all__ = [
     "Stmt",
     "allocate",
     "constant",
+    "fetch",
     "index",
     "loop",
     "parallel",
@@ -81,3 +82,14 @@ def parallel(extent: int, body: Callable[[Expr], Stmt], worth: bool) -> Stmt:
 def allocate(shape: Sequence[int], dtype: str, name: str, scope: str = "local") -> Expr:
     """A buffer, whose tirx.AllocBuffer the caller puts before its first use."""
     return tvm.tirx.decl_buffer([index(side) for side in shape], dtype, name=name, scope=scope)
+
+
+def fetch(buffer: Any, at: Sequence[Expr], written: bool = False) -> Stmt:
+    """Asks for the cache line of an element, which may lie behind the end: what is read or written there soon."""
+    address = tirx.address_of(tirx.BufferLoad(buffer, list(at)))
+    numbers = [tirx.IntImm("int32", number) for number in (int(written), _NEAREST, _DATA)]
+    return tirx.Evaluate(tirx.call_llvm_intrin("void", "llvm.prefetch", address, *numbers))
+
+
+_NEAREST, _DATA = 3, 1
+"""As LLVM numbers them: the nearest of the caches, that of data."""

@@ -4,8 +4,9 @@
     registers   vector registers: 32 with AVX-512 and on aarch64, 16 on other x86
     dots        instructions that add up several products of small numbers at once: see dot.py
     cache       bytes of a core's second-level cache that a kernel may count on
+    near        bytes of its first-level cache that weights may take
 
-LLVM knows the first three of every `mcpu`. Nobody knows the last: it is chosen so small that most processors have it.
+LLVM knows the first three of every `mcpu`. Nobody knows the last two: they are so small that most processors have them.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any
 __all__ = ["Machine", "dots"]
 
 _CACHE = 384 * 1024
+_NEAR = 16 * 1024
 _EIGHTS = ("uint8", "int8", "int16")
 """Types that 8-bit numbers can be held in, the best first."""
 
@@ -28,6 +30,7 @@ class Machine:
     lanes: int = 16
     registers: int = 32
     cache: int = _CACHE
+    near: int = _NEAR
     rank: int = 0
     """Which tile convolutions take: 0 the best by the count of tiles.py, 1 the next one, ...: see tuning.py."""
     dots: Mapping[tuple[str, int], str] = field(default_factory=dict)

@@ -11,16 +11,17 @@ where i may stand for several neighbouring inputs that are multiplied at once (d
 
 Where the window leaves the tensor at the sides, the tile is written out for that place, without the pixels that a
 column of the window does not reach; so nothing is compared in the inner loop and no border is stored. The last tile of
-a row and the last vector of channels overlap those before.
+a row is narrower; the last vector of channels overlaps the one before.
 
 Where there are many rows, each goes through all channels; else each group of channels goes through all rows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from tvm import tirx
@@ -33,6 +34,7 @@ from dnc.targets.tvm.schedules.loops import (
     Stmt,
     allocate,
     constant,
+    fetch,
     index,
     loop,
     parallel,
@@ -46,19 +48,38 @@ from dnc.targets.tvm.schedules.tiles import Band, Channels, choose
 from dnc.targets.tvm.schedules.window import Span, Window, spans
 from dnc.typing import Array
 
-__all__ = ["WORTH", "Convolution", "spatial"]
+__all__ = ["LINE", "WORTH", "Convolution", "is_far", "item_size", "spatial"]
 
 WORTH = 400_000
 """Multiplications from which on threads are woken: some 3 microseconds of one of them."""
 _FEW, _MANY = 24, 64
 """Strips from which on each goes through all channels: enough to share them evenly among threads, and where the weights
 are larger than the cache, so many that rather these are read again than the input."""
+_SHORT = 256
+"""Steps of a reduction up to which a tile is done before its lines come, if they are asked for when it is stored."""
+LINE = 64
+"""Bytes of a cache line."""
 _UNROLL = 4
 """Numbers of the reduction up to which a loop over them is written out."""
 
 
+def is_far(shape: Sequence[int], buffer: Any, machine: Machine) -> bool:
+    """Whether a tensor (…, C) of a buffer's type is larger than the cache, and each of its pixels a line or more of it:
+    then a tile's lines are not in a row, and the processor does not see which comes next."""
+    size = item_size(buffer)
+    return shape[-1] * size >= LINE and math.prod(shape) * size > machine.cache
+
+
+def item_size(buffer: Any) -> int:
+    """Bytes of a number."""
+    return np.dtype(str(buffer.dtype)).itemsize
+
+
 class Convolution:
     """Writer of one kernel."""
+
+    even: ClassVar[bool] = False
+    """Whether all tiles are of one width."""
 
     def __init__(self, segment: Segment, window: Window, machine: Machine) -> None:
         self.segment, self.window = segment, window
@@ -67,11 +88,13 @@ class Convolution:
         inputs = window.source[3] // window.groups
         self.dot = Dot.of(window.data, window.weight, str(self.dtype), inputs, self.channels.lanes, machine)
         self.inputs = inputs // self.dot.group
-        self.tiling = choose(window.output[2], self.channels.vectors, machine, self.dot.spare)
         self.depth = window.size[0] * window.size[1] * self.inputs
+        vectors, spare = self.channels.vectors, self.dot.spare
+        self.tiling = choose(window.output[2], vectors, machine, spare, self.even, self.depth)
         length = window.groups * self.depth * self.channels.lanes * self.channels.vectors
         self.weight = tirx.decl_buffer([index(length)], self.dot.stored, name="weight")
         self.cached = length * 4 <= machine.cache
+        self._far = self.depth <= _SHORT and is_far(window.output, segment.result, machine)
         self.worth = window.work // self.dot.group >= WORTH
 
     def pack(self, weight: Array) -> Array:
@@ -85,7 +108,7 @@ class Convolution:
         return self.dot.around(self._loops(), self.channels.lanes)
 
     def _loops(self) -> Stmt:
-        if self.strips >= (_FEW if self.cached else _MANY):
+        if self.by_strips:
             return parallel(self.strips, self._all_channels, self.worth)
         count = sum(band.count for band in self.tiling.bands)
 
@@ -119,6 +142,11 @@ class Convolution:
         """Number of strips of tiles: here, rows."""
         return self.window.output[0] * self.window.output[1]
 
+    @property
+    def by_strips(self) -> bool:
+        """Whether each strip goes through all channels, before the next."""
+        return self.strips >= (_FEW if self.cached else _MANY)
+
     def strip(self, group: Expr, band: Band, place: Expr, strip: Expr) -> Stmt:
         """Writes one strip, for one group of vectors of channels."""
         rows = self.window.output[1]
@@ -129,11 +157,15 @@ class Convolution:
 
             return loop(span.count, tile)
 
-        return sequence(*(tiles(span) for span in spans(self.window, self.tiling.width)))
+        return sequence(*(tiles(span) for span in spans(self.window, self.tiling.width, self.tiling.first)))
 
     def place(self, image: Expr, row: Expr, column: Expr) -> list[Expr]:
         """The indices of a pixel."""
         return [image, row, column]
+
+    def ahead(self, band: Band, place: Expr, column: Expr) -> Stmt | None:
+        """Asks for what the tiles after the one at `column` read: the rows of a window are in the cache in any case."""
+        return None
 
     def tile(self, group: Expr, band: Band, place: Expr, at: tuple[Expr, Expr, Expr], span: Span) -> Stmt:
         """Writes one tile, from the pixel `at` on, for one group of vectors."""
@@ -202,7 +234,14 @@ class Convolution:
             channel = group * self.channels.count + self.channels.start(band.first + place * blocks + block)
             return lambda lane: [*self.place(image, y, x + pixel), channel + lane]
 
+        def fetch_result(pixel: Expr) -> Stmt:
+            return sequence(
+                *(fetch(self.segment.result, place_of(pixel, block)(index(0)), True) for block in range(blocks))
+            )
+
         return sequence(
+            unrolled(width, fetch_result) if self._far else None,
+            self.ahead(band, place, x),
             *(tirx.AllocBuffer(buffer) for buffer in sums),
             unrolled(width, clear),
             loop(count, window_row, start=first, name="ky"),

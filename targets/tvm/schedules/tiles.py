@@ -5,10 +5,18 @@ weights and `width` numbers of the input, and multiplies all pairs. So it takes 
 
     blocks width / 2        multiplications, of which the processor starts two at once
     (blocks + width) / 2    loads, likewise
+    (blocks width + blocks + width + 3) / 3.75
+                            instructions, with those of the loop: nearly four at once. With 16 registers this decides
+                            between 4 x 3 and 6 x 2, of which the first is the faster one where both fit
+    2 blocks                vectors of weights from the second-level cache, where those of the whole reduction are too
+                            many for the first: each has to be multiplied four times to be worth its way
     4                       the time until a sum can be added to again
 
 cycles, and some for the loop. The tile with the fewest cycles for the whole layer is taken, of those that fit into the
 registers with one vector of weights for each block and one number of the input.
+
+A row is cut into tiles of one width but for the first and the last, which are written by themselves in any case, for
+the border: 13 pixels are 4 and 5 and 4, where 6 and 6 and 6 would compute five of them twice.
 """
 
 from __future__ import annotations
@@ -24,6 +32,8 @@ from dnc.targets.tvm.schedules.machine import Machine
 
 __all__ = ["Band", "Channels", "Tiling", "choose"]
 
+_ISSUED, _STEP = 3.75, 3
+_STREAM = 2.0
 _LATENCY = 4.0
 _LOOP = 0.5
 _MOST_BLOCKS = 8
@@ -86,23 +96,38 @@ class Channels:
 
 @dataclass(frozen=True)
 class Tiling:
-    """The width of the tiles, and the bands of channels."""
+    """The width of the tiles along a row, whose first and last may be narrower, and the bands of channels."""
 
     width: int
+    first: int
+    """The width of the first tile; the last one is what is left."""
     bands: tuple[Band, ...]
 
 
-def choose(columns: int, vectors: int, machine: Machine, spare: int = 0) -> Tiling:
+def choose(columns: int, vectors: int, machine: Machine, spare: int = 0, even: bool = False, depth: int = 0) -> Tiling:
     """The best tile for rows of so many columns and so many vectors of channels, or that of the machine's rank, which
-    leaves so many registers spare."""
+    leaves so many registers spare.
+
+    Args:
+        even: all tiles are of one width, and the last may overlap the one before.
+        depth: steps of the reduction.
+    """
     tilings: list[tuple[float, Tiling]] = []
     for blocks in range(1, min(_MOST_BLOCKS, vectors) + 1):
-        widest = min((machine.registers - 1 - spare - blocks) // blocks, _LONGEST // (4 * machine.lanes))
-        for width in range(1, min(widest, columns) + 1):
-            bands = _bands(vectors, blocks)
-            tiles = -(-columns // width)
-            cycles = sum(tiles * band.count * _cycles(band.blocks, width) for band in bands)
-            tilings.append((cycles, Tiling(width, bands)))
+        bands = _bands(vectors, blocks)
+        widest = min((machine.registers - 1 - spare - blocks) // blocks, _LONGEST // (4 * machine.lanes), columns)
+        streams = depth * blocks * 4 * machine.lanes > machine.near
+        cost = [sum(band.count * _cycles(band.blocks, width, streams) for band in bands) for width in range(widest + 1)]
+        cost[0] = 0.0
+        for width in range(1, widest + 1):
+            if even:
+                tilings.append((-(-columns // width) * cost[width], Tiling(width, width, bands)))
+                continue
+            best, first = min(
+                (cost[first] + (columns - first) // width * cost[width] + cost[(columns - first) % width], -first)
+                for first in range(1, width + 1)
+            )
+            tilings.append((best, Tiling(width, -first, bands)))
     # Wider tiles read each weight less often.
     tilings.sort(key=lambda entry: (entry[0], -entry[1].width))
     return tilings[min(machine.rank, len(tilings) - 1)][1]
@@ -117,5 +142,8 @@ def _bands(vectors: int, blocks: int) -> tuple[Band, ...]:
     return tuple(bands)
 
 
-def _cycles(blocks: int, width: int) -> float:
-    return max(blocks * width / 2, (blocks + width) / 2, _LATENCY) + _LOOP
+def _cycles(blocks: int, width: int, streams: bool) -> float:
+    """Of a step of a tile; `streams` says whether the weights come from the second-level cache."""
+    products, loads = blocks * width, blocks + width
+    bounds = (products / 2, loads / 2, (products + loads + _STEP) / _ISSUED, _LATENCY, _STREAM * blocks * streams)
+    return max(bounds) + _LOOP

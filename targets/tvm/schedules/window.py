@@ -12,7 +12,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tvm import ir, tirx
@@ -89,20 +89,32 @@ class Span:
         """The first column of a tile."""
         return self.start + tile * self.width
 
+    def continued(self, start: int, width: int) -> bool:
+        """Whether a tile is the next one."""
+        return width == self.width and start == self.column(self.count)
 
-def spans(window: Window, width: int) -> list[Span]:
-    """Cuts a row into tiles of one width. The last one may overlap the one before: what both compute is equal."""
+
+def spans(window: Window, width: int, first: int | None = None) -> list[Span]:
+    """Cuts a row into tiles of one width.
+
+    Args:
+        first: the width of the first tile; the last one is what is left. If not given, the last one may overlap the one
+            before: what both compute is equal.
+    """
     columns = window.output[2]
     width = min(width, columns)
-    starts = [min(start, columns - width) for start in range(0, columns, width)]
-    inside = [all(all(window.columns(x)) for x in range(start, start + width)) for start in starts]
+    if first is None:
+        tiles = [(min(start, columns - width), width) for start in range(0, columns, width)]
+    else:
+        tiles = [(0, first), *((start, min(width, columns - start)) for start in range(first, columns, width))]
     cut: list[Span] = []
-    for start, clear in zip(starts, inside, strict=True):
+    for start, wide in tiles:
+        inside = all(all(window.columns(x)) for x in range(start, start + wide))
         before = cut[-1] if cut else None
-        if clear and before is not None and before.inside and start == before.start + before.count * width:
-            cut[-1] = Span(before.start, width, before.count + 1, True)
+        if inside and before is not None and before.inside and before.continued(start, wide):
+            cut[-1] = replace(before, count=before.count + 1)
         else:
-            cut.append(Span(start, width, 1, clear))
+            cut.append(Span(start, wide, 1, inside))
     return cut
 
 

@@ -82,6 +82,8 @@ POINTWISE = {
     "three channels": Conv(9, 17, 24, 3, (1, 1)),
     "batch": Conv(5, 7, 16, 19, (1, 1), images=3),
     "beyond the cache": Conv(3, 3, 331, 401, (1, 1)),
+    "maps beyond the cache": Conv(71, 83, 17, 19, (1, 1)),
+    "many inputs beyond the cache": Conv(11, 17, 601, 3, (1, 1)),
 }
 SPATIAL = {
     "prime": Conv(13, 11, 7, 24, padding=SAME),
@@ -97,6 +99,8 @@ SPATIAL = {
     "nothing but border": Conv(1, 1, 4, 4, (1, 1), padding=(2, 2, 2, 2)),
     "batch": Conv(7, 5, 24, 17, padding=SAME, images=2),
     "beyond the cache": Conv(4, 5, 131, 137, padding=SAME),
+    "maps beyond the cache": Conv(71, 83, 3, 17, padding=SAME),
+    "13 columns": Conv(4, 13, 29, 24, padding=SAME),
 }
 DEPTHWISE = {
     "one channel": Conv(5, 7, 1, 1, (1, 1)),
@@ -137,7 +141,9 @@ def test_depthwise(conv: Conv) -> None:
 
 
 @pytest.mark.parametrize("mcpu", ["x86-64", "x86-64-v3"])
-@pytest.mark.parametrize("conv", [POINTWISE["prime"], SPATIAL["groups"], SPATIAL["255"], DEPTHWISE["24"]])
+@pytest.mark.parametrize(
+    "conv", [POINTWISE["prime"], SPATIAL["groups"], SPATIAL["255"], SPATIAL["13 columns"], DEPTHWISE["24"]]
+)
 def test_shorter_vectors(conv: Conv, mcpu: str) -> None:
     found, _ = run(conv.expression, conv.input(), mcpu=mcpu)
     close(found, conv.reference(), TOLERANCE)

@@ -33,6 +33,27 @@ def test_large_layers_use_nearly_all_registers() -> None:
     assert tiling.bands[0].blocks * tiling.width >= 24
 
 
+@pytest.mark.parametrize(
+    ("columns", "vectors", "depth", "width", "blocks", "first"),
+    [
+        (13, 64, 2304, 5, 2, 4),
+        (52, 16, 576, 6, 2, 6),
+        (104, 4, 288, 6, 2, 4),
+        (8, 128, 4608, 4, 3, 4),
+    ],
+)
+def test_rows_for_16_registers(columns: int, vectors: int, depth: int, width: int, blocks: int, first: int) -> None:
+    """Ten to twelve sums, with few pixels computed twice: 13 are no tile of 13, nor three of 6."""
+    tiling = choose(columns, vectors, MACHINES["AVX"], depth=depth)
+    assert (tiling.width, tiling.bands[0].blocks, tiling.first) == (width, blocks, first)
+
+
+def test_weights_from_the_second_level_cache() -> None:
+    """Three vectors, each for two or three pixels, would wait for them."""
+    near, far = (choose(11, 63, MACHINES["AVX"], depth=depth).bands[0].blocks for depth in (27, 2304))
+    assert (near, far) == (3, 2)
+
+
 @pytest.mark.parametrize("machine", MACHINES.values(), ids=MACHINES.keys())
 @pytest.mark.parametrize("count", [1, 2, 3, 7, 8, 15, 16, 17, 24, 255])
 def test_vectors_cover_all_channels(machine: Machine, count: int) -> None:
@@ -54,7 +75,10 @@ def test_packed_weights() -> None:
 @pytest.mark.parametrize("columns", [1, 5, 13, 14, 40])
 @pytest.mark.parametrize("width", [1, 4, 13])
 @pytest.mark.parametrize(("size", "stride", "padding"), [(3, 1, 1), (5, 2, 2), (1, 1, 0), (7, 1, 3)])
-def test_tiles_cover_a_row(columns: int, width: int, size: int, stride: int, padding: int) -> None:
+@pytest.mark.parametrize("first", [None, 1, 3])
+def test_tiles_cover_a_row(columns: int, width: int, size: int, stride: int, padding: int, first: int | None) -> None:
+    """With a first tile of another width no pixel twice."""
+    first = None if first is None else min(first, columns)
     source = (columns - 1) * stride + size - 2 * padding
     window = Window(
         None,
@@ -69,13 +93,14 @@ def test_tiles_cover_a_row(columns: int, width: int, size: int, stride: int, pad
         (1, columns, columns, 8),
         None,
     )
-    covered = set()
-    for span in spans(window, width):
+    covered: list[int] = []
+    for span in spans(window, width, first):
         for tile in range(span.count):
             pixels = range(span.start + tile * span.width, span.start + (tile + 1) * span.width)
-            covered |= set(pixels)
+            covered += pixels
             assert not span.inside or all(all(window.columns(pixel)) for pixel in pixels)
-    assert covered == set(range(columns))
+    assert set(covered) == set(range(columns))
+    assert first is None or len(covered) == columns
 
 
 @pytest.mark.parametrize(
