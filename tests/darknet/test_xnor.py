@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import onnx_ir as ir
@@ -16,8 +17,12 @@ from dnc.darknet.lower import lower
 from dnc.darknet.network import Network
 from dnc.darknet.reference import run_all
 from dnc.graph.composites import BINARY_CONVOLUTION, inline_composites, is_composite
+from dnc.graph.pipeline import Pipeline, Step
+from dnc.graph.quantization import Range, attach_ranges
 from dnc.passes.binarize import Binarize
-from dnc.targets import targets
+from dnc.quantization.noise import noises
+from dnc.targets import Target, targets
+from dnc.targets.onnx import Onnx, optimizations
 from tests.models import run
 
 UNIT = np.float32(1 / 8)
@@ -123,3 +128,86 @@ def test_engines(target: str, text: str, seed: int) -> None:
         chosen.build(built, Path(folder))
         (found,) = chosen.runner().open(Path(folder), 1).run({"input": x})
         np.testing.assert_array_equal(found, expected)
+
+
+class Whole(Onnx):
+    """ONNX Runtime, which runs the composite as it is."""
+
+    composites: ClassVar[frozenset[str]] = frozenset({BINARY_CONVOLUTION})
+
+    def optimizations(self) -> Sequence[Step]:
+        return optimizations("onnxruntime", "")
+
+
+AMONG_OTHERS = """[net]
+width=8
+height=8
+channels=3
+[convolutional]
+filters=32
+size=3
+pad=1
+activation=leaky
+[convolutional]
+filters=32
+size=3
+pad=1
+xnor=1
+batch_normalize=1
+activation=swish
+[convolutional]
+filters=24
+groups=8
+size=3
+pad=1
+activation=leaky
+[convolutional]
+filters=16
+size=3
+pad=1
+xnor=1
+activation=leaky
+[maxpool]
+size=2
+stride=2
+[convolutional]
+filters=16
+size=3
+pad=1
+activation=leaky
+[convolutional]
+filters=4
+activation=linear
+"""
+
+
+def ready(target: Target, precisely: bool = True) -> ir.Model:
+    network = Network.parse(AMONG_OTHERS).with_random_weights(0)
+    built = lower(network, batch=1)
+    pipeline = target.pipeline() if precisely else Pipeline(target.optimizations())
+    inline_composites(built, keep=target.composites | pipeline.expanded())
+    names = ["input", *(f"layer{layer.index:03d}" for layer in network.layers)]
+    attach_ranges(built, dict.fromkeys(names, Range(-1, 2)))
+    pipeline.run(built)
+    return built
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16", "int8"])
+def test_among_other_layers(precision: str) -> None:
+    """What is around a composite is rounded as around the operators that stand for it; so are both, but for float16,
+    in which it does not compute."""
+    x = np.random.default_rng(0).normal(0, 1, (1, 3, 8, 8)).astype(np.float32)
+    dense, whole = (ready(kind({"precision": precision})) for kind in (Onnx, Whole))
+    assert sum(is_composite(node) for node in whole.graph) == 2
+    found, expected = run(whole, {"input": x})["layer006"], run(dense, {"input": x})["layer006"]
+    bound = 2e-3 * np.abs(expected).max() if precision == "fp16" else 0
+    np.testing.assert_allclose(found, expected, rtol=0, atol=bound)
+
+
+def test_noise_goes_through_it() -> None:
+    """Layers that are rounded alone, as rows of one batch, are measured as they are around operators."""
+    feeds = [{"input": np.random.default_rng(0).normal(0, 1, (1, 3, 8, 8)).astype(np.float32)}]
+    targets = [kind({"precision": "int8"}) for kind in (Onnx, Whole)]
+    dense, whole = (noises(ready(target, precisely=False), target.quantize, feeds) for target in targets)
+    assert set(whole) >= {0, 2, 5}
+    assert whole == pytest.approx(dense, rel=1e-3)
