@@ -16,9 +16,11 @@ from hypothesis import strategies as st
 from dnc.darknet.lower import lower
 from dnc.darknet.network import Network
 from dnc.darknet.reference import run_all
+from dnc.diagnosis.parts import Parts, taken_apart
 from dnc.graph.composites import BINARY_CONVOLUTION, inline_composites, is_composite
 from dnc.graph.pipeline import Pipeline, Step
 from dnc.graph.quantization import Range, attach_ranges
+from dnc.graph.running import Running
 from dnc.passes.binarize import Binarize
 from dnc.quantization.noise import noises
 from dnc.targets import Target, targets
@@ -211,3 +213,22 @@ def test_noise_goes_through_it() -> None:
     dense, whole = (noises(ready(target, precisely=False), target.quantize, feeds) for target in targets)
     assert set(whole) >= {0, 2, 5}
     assert whole == pytest.approx(dense, rel=1e-3)
+
+
+def test_taken_apart_with_it() -> None:
+    """A diagnosis has the same noise of each layer."""
+    x = np.random.default_rng(0).normal(0, 1, (1, 3, 8, 8)).astype(np.float32)
+    found = []
+    for kind in (Onnx, Whole):
+        target = kind({"precision": "int8"})
+        exact = ready(target, precisely=False)
+        rounded = exact.clone()
+        Pipeline(target.quantize([])).run(rounded)
+        parts = Parts(exact, rounded)
+        apart = taken_apart(parts, [layer for layer in parts.by_layer if layer >= 0])
+        results = {**Running(exact, watch=parts.results)({"input": x}), "input": x}
+        found.append(run(apart, {value.name or "": results[value.name or ""] for value in apart.graph.inputs}))
+    dense, whole = found
+    assert {f"layer00{layer}/all/output" for layer in (0, 1, 3, 5)} <= set(whole)
+    for name, noise in whole.items():
+        np.testing.assert_allclose(noise, dense[name], rtol=1e-5, atol=1e-9, err_msg=name)
