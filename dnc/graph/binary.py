@@ -33,7 +33,6 @@ from dnc.graph.rewriting import add_initializer, add_node, replace_uses, shared_
 __all__ = ["Binary", "expand", "write_body"]
 
 _Array = npt.NDArray[Any]
-_BYTE = 8
 _SPATIAL = ("strides", "pads", "dilations")
 
 
@@ -41,16 +40,14 @@ def write_body(b: Builder, x: ir.Value, weights: ir.Value, scale: ir.Value, bias
     """The nodes of the composite's function. What differs from call to call they read from its attributes."""
     b.enter("BinaryConvolution")
     bits = b.op("Cast", b.op("Greater", x, b.constant(0.0)), to=int(ir.DataType.FLOAT))
-    # Every byte's bits as an axis behind it: shifted out to the left what is above, to the right what is below.
-    last, flat = b.constant(np.array([4], np.int64)), b.constant(np.array([0, 0, 0, -1], np.int64))
-    above, below = (b.constant(shifts) for shifts in (np.arange(_BYTE)[::-1].astype(np.uint8), np.uint8(_BYTE - 1)))
-    w = b.op("BitShift", b.op("Unsqueeze", weights, last), above, direction="LEFT")
-    w = b.op("Reshape", b.op("BitShift", w, below, direction="RIGHT"), flat)
+    # 2 w of a byte's eight channels by its number: (O, kh, kw, bytes, 8).
+    table = b.constant(2 * signs(np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little")))
+    w = b.op("Gather", table, b.op("Cast", weights, to=int(ir.DataType.INT32)))
+    w = b.op("Reshape", w, b.constant(np.array([0, 0, 0, -1], np.int64)))
     zero, one = (b.constant(np.int64(number)) for number in (0, 1))
     # Not Slice: of that, shape inference knows no side where it does not know the end.
     w = b.op("Gather", w, b.op("Range", zero, b.op("Gather", b.op("Shape", x), one), one), axis=3)
-    w = b.op("Cast", b.op("Transpose", w, perm=[0, 3, 1, 2]), to=int(ir.DataType.FLOAT))
-    w = b.op("Sub", b.op("Mul", w, b.constant(4.0)), b.constant(2.0))
+    w = b.op("Transpose", w, perm=[0, 3, 1, 2])
     sides = b.constant(np.array([1, 2, 3], np.int64))
     less = b.op("Mul", b.op("ReduceSum", w, sides, keepdims=0), b.constant(-0.5))
     spatial: dict[str, Any] = {name: ir.RefAttr(name, name, ir.AttributeType.INTS) for name in _SPATIAL}
