@@ -179,7 +179,7 @@ def test_bench(server: int, engine: dnc.Engine, command: Callable[..., Any], tmp
     """Two equal engines on the device: a ratio with an interval; nothing is said of what was not measured."""
     other = shutil.copytree(engine.folder, tmp_path / "f")
     place = f"127.0.0.1:{server},key=board"
-    result = command("bench", engine.folder, other, "--remote", place, "--seconds", "1", "--json")
+    result = command("bench", engine.folder, other, "--remote", place, "--batch", "2", "--seconds", "1", "--json")
     assert result.code == 0, result.err
     found = json.loads(result.out)
     assert found["machine"]["remote"] == f"127.0.0.1:{server} (board)"

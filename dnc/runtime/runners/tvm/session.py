@@ -207,14 +207,15 @@ class TvmSession(Session):
         return [np.array(y) if shared else y for y, shared in zip(outputs, self._shared, strict=True)]
 
     def profile(self, inputs: Mapping[str, Array], runs: int) -> list[tuple[str, float]]:
-        """Times each kernel, in a thread of its own, and takes all images of a batch to be as the first: see
-        `dnc.runtime.runners.tvm.instrument`."""
+        """Times each kernel, in a thread of its own: see `dnc.runtime.runners.tvm.instrument`. Of a batch the first
+        image runs, on as many threads as most of its images do, and all are taken to be like it."""
         arrays = checked("TVM", inputs, self._inputs)
         count = self._count(arrays)
+        spread = self._spread_of(count) > 0
         # It does not run fast any more afterwards, and is not used again.
-        worker = self._opened(self._threads)
+        worker = self._opened(1 if spread else self._threads)
         timed = worker.profile(self._image(arrays, 0), runs, self._kernels)
-        return [(nodes, seconds * count) for nodes, seconds in timed]
+        return [(nodes, seconds * count / (self._processors if spread else 1)) for nodes, seconds in timed]
 
     def _count(self, arrays: Sequence[Array]) -> int:
         """Of how many images the inputs are; 1 for an engine that takes one size alone. Raises TargetError if there is
@@ -233,13 +234,16 @@ class TvmSession(Session):
 
     def _batch(self, arrays: Sequence[Array], count: int) -> list[list[Array]]:
         """The outputs of each image."""
-        image = partial(self._image, arrays)
-        together = count % self._processors if self._processors > 1 else count
-        found = self._spread([1] * self._processors, range(count - together), image)
-        found |= self._spread([self._threads], range(count - together, count), image)
+        image, spread = partial(self._image, arrays), self._spread_of(count)
+        found = self._images([1] * self._processors, range(spread), image)
+        found |= self._images([self._threads], range(spread, count), image)
         return [found[place] for place in range(count)]
 
-    def _spread(
+    def _spread_of(self, count: int) -> int:
+        """How many of so many images run on one processor each."""
+        return count - count % self._processors if self._processors > 1 and count > 1 else 0
+
+    def _images(
         self, threads: Sequence[int | None], places: range, image: Callable[[int], list[Array]]
     ) -> dict[int, list[Array]]:
         """The outputs of images by their places: each runs on whichever is free of workers of so many threads."""
