@@ -51,7 +51,7 @@ from dnc.errors import DncError, TargetError
 from dnc.evaluation.datasets import images as find_images
 from dnc.quantization.collecting import calibrate
 from dnc.runtime.arithmetic import this_isa
-from dnc.runtime.runners.openvino import openvino_core
+from dnc.runtime.runners.openvino import openvino_core, reason
 from dnc.runtime.timing import Run, device_name, interleave
 from dnc.targets import targets
 
@@ -97,7 +97,7 @@ class Bench:
         except ImportError as error:
             self.notes.append(f"{name}: {error.name or error} is not installed")
         except (DncError, OSError, RuntimeError, ValueError) as error:
-            text = error.message if isinstance(error, DncError) else str(error)
+            text = error.message if isinstance(error, DncError) else reason(error)
             self.notes.append(f"{name}: {' '.join(text.split())}")
 
     def add(self, name: str, run: Run) -> None:

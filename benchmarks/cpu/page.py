@@ -23,7 +23,7 @@ __all__ = ["MEASURED", "PAGE", "append", "read", "tables", "write"]
 MEASURED = Path(__file__).with_name("measured.jsonl")
 PAGE = MEASURED.parent.with_suffix(".md")
 _BEGIN, _END = (
-    "<!-- measured: python -m benchmarks.cpu --page writes what follows -->",
+    "<!-- measured: python -m benchmarks.cpu --page FILE writes what follows -->",
     "<!-- end of what was measured -->",
 )
 _ORDER = ("host", "amx", "avx512vnni", "avxvnni", "avx512", "avx2", "sse", "i8mm", "dotprod", "neon", "unknown")
@@ -56,10 +56,12 @@ def append(path: Path, machine: Row, row: Row) -> None:
 def write(path: Path) -> None:
     """Keeps the rows of a file beside this module, and writes their tables into the page."""
     rows = read(path)
-    MEASURED.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     page = PAGE.read_text(encoding="utf-8")
-    before, _, rest = page.partition(_BEGIN)
-    _, _, after = rest.partition(_END)
+    before, begin, rest = page.partition(_BEGIN)
+    _, end, after = rest.partition(_END)
+    if not (begin and end):
+        raise SystemExit(f"{PAGE} does not say where the tables are: {_BEGIN} … {_END}")
+    MEASURED.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     PAGE.write_text(f"{before}{_BEGIN}\n\n{tables(rows)}{_END}{after}", encoding="utf-8")
 
 
