@@ -35,7 +35,7 @@ pytestmark = [
 _ALL = os.environ.get("DNC_EVERY_NETWORK") == "1"
 _SOME = ("act_elu", "dropout", "route_concat_abs", "scale_channels_wh", "xnor", "yolo_plain")
 """Of each kind of fault that was seen on a device, or by the compiler."""
-_FEW = ("dropout", "scale_channels_wh", "xnor", "xnor_1x1")
+_FEW = ("dropout", "scale_channels_wh", "xnor")
 """The same, of those that new kinds of kernels are for."""
 _TOLERANCES = {"fp32": 1e-5, "fp16": 5e-3}
 """Of the largest number: sums in another order, and float16's 5e-4 for each of some layers."""
