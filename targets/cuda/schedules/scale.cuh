@@ -1,5 +1,7 @@
 #ifndef DNC_SCALE
 #define DNC_SCALE
+// TVM includes it for those kernels alone that have halves.
+#include <cuda_fp16.h>
 template <int N> __device__ __forceinline__ void dnc_multiply(float *x, const float *factors) {
 #pragma unroll
   for (int i = 0; i < N; ++i) x[i] = x[i] * factors[i];

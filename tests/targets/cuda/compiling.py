@@ -37,7 +37,7 @@ from dnc.targets.cuda.target import Cuda
 from dnc.targets.cuda.toolkit import find_toolkit
 from tests import ROOT
 
-__all__ = ["ARCHS", "Kernels", "gathered", "goldens", "network_of", "prepared", "zoo"]
+__all__ = ["ARCHS", "Kernels", "complaints", "gathered", "goldens", "network_of", "prepared", "zoo"]
 
 ARCHS = ("sm_75", "sm_87", "sm_90", "sm_120")
 _GOLDEN = ROOT / "tests" / "golden" / "micro"
@@ -147,7 +147,7 @@ class Kernels:
         """
         with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(jobs) as pool:
             given = [(Path(folder) / f"{place}.cu", text) for place, text in enumerate(self.files())]
-            found = list(pool.map(lambda each: _complaints(each[0], each[1], arch, to), given))
+            found = list(pool.map(lambda each: complaints(each[0], each[1], arch, to), given))
         return [self._named(line) for lines in found for line in lines]
 
     def _named(self, line: str) -> str:
@@ -155,7 +155,8 @@ class Kernels:
         return f"{line} ({', '.join(known)})" if known else line
 
 
-def _complaints(file: Path, text: str, arch: str, to: str) -> list[str]:
+def complaints(file: Path, text: str, arch: str, to: str) -> list[str]:
+    """What nvcc says against a source, which is written to a file: its errors, and the lines that they are about."""
     file.write_text(text)
     kind = f"-arch={arch}" if to == "cubin" else f"-arch={arch.replace('sm_', 'compute_')}"
     command = [str(find_toolkit("nvcc").path), f"-{to}", "-std=c++17", "-diag-suppress=177", kind]

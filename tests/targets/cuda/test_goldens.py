@@ -22,7 +22,8 @@ from dnc.targets.cuda.process import cuda_runtime
 from dnc.targets.cuda.toolkit import _nvcc_path
 from dnc.targets.tvm.target import Tvm
 from dnc.typing import Array
-from tests.targets.cuda.compiling import ARCHS, gathered, goldens, network_of, prepared, zoo
+from tests import ROOT
+from tests.targets.cuda.compiling import ARCHS, complaints, gathered, goldens, network_of, prepared, zoo
 from tests.targets.cuda.test_integers import _ranges, _ready
 from tests.targets.cuda.test_schedules import _compute
 from tests.targets.tvm.emit.test_integers import compute
@@ -58,6 +59,15 @@ def test_nvcc_takes_them(arch: str, new: bool) -> None:
     assert not kernels.refused(arch, "cubin" if _ALL else "ptx")
     # Some are the same.
     assert len(kernels.users) < sum(map(len, kernels.users.values()))
+
+
+@pytest.mark.skipif(_nvcc_path() is None, reason="needs nvcc")
+def test_nvcc_takes_scales_of_floats(tmp_path: Path) -> None:
+    """In a network that has no halves, for which TVM includes nothing of them."""
+    folder = ROOT / "targets" / "cuda" / "schedules"
+    text = "".join((folder / f"{name}.cuh").read_text() for name in ("copy", "scale"))
+    text += 'extern "C" __global__ void scale(float *x) { dnc_scale<float, 4>(x, x + 4); }'
+    assert not complaints(tmp_path / "scale.cu", text, "sm_80", "ptx")
 
 
 @pytest.mark.parametrize("new", [False, True], ids=["measured", "new"])
