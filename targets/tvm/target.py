@@ -26,6 +26,7 @@ import onnx_ir as ir
 
 from dnc.errors import TargetError
 from dnc.files.writing import scratch_folder
+from dnc.graph.composites import BINARY_CONVOLUTION
 from dnc.graph.pipeline import Step
 from dnc.graph.rewriting import for_one_image
 from dnc.graph.verification import feeds_for
@@ -75,6 +76,7 @@ class Tvm(TvmTarget):
     extra: ClassVar[str] = "tvm"
     runs: ClassVar[type[Runner]] = TvmRunner
     faster: ClassVar[Sequence[str]] = ("bf16", "mixed")
+    composites = TvmTarget.composites | {BINARY_CONVOLUTION}
     known_options: ClassVar[Sequence[Option]] = (
         Option("mcpu", "host", "the processor, as LLVM names it: host, znver4, x86-64-v3, cortex-a72, …"),
         Option("triple", "", "the machine, as aarch64-linux-gnu, or aarch64; this one if not given"),
@@ -101,8 +103,8 @@ class Tvm(TvmTarget):
         return self.runner().remedy()
 
     def optimizations(self) -> Sequence[Step]:
-        """Passes as for other readers of ONNX; mish and elu by exp, which is fast here."""
-        return optimizations("onnxruntime", "bits")
+        """Passes as for other readers of ONNX; mish and elu by exp, which is fast here. Signs stay bits."""
+        return optimizations("onnxruntime", "")
 
     @property
     def arithmetic(self) -> Arithmetic:

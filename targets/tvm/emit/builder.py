@@ -14,7 +14,19 @@ import numpy as np
 
 from dnc.typing import Array
 
-__all__ = ["JOINS", "MAIN", "NODES", "PREPARE", "Array", "RelaxBuilder", "Tensor", "Value", "integers", "variable_name"]
+__all__ = [
+    "JOINS",
+    "MAIN",
+    "NODES",
+    "PREPARE",
+    "SIGNS",
+    "Array",
+    "RelaxBuilder",
+    "Tensor",
+    "Value",
+    "integers",
+    "variable_name",
+]
 
 MAIN, PREPARE = "main", "prepare"
 """The functions of a module: the network, and what makes its input of images, where that is a function of its own."""
@@ -26,6 +38,8 @@ _NCHW = (0, 3, 1, 2)
 
 JOINS = "dnc.joins"
 """The attribute of a function that says what it is computed with: see `dnc.targets.tvm.joining`."""
+SIGNS = "signs"
+"""The name of the loops that make bits of numbers: see `dnc.targets.tvm.emit.binary`."""
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,8 @@ read; those along an axis count it in that layout; only what rearranges elements
 input in ONNX's order, through a transposition that is made once for each value. There is none between convolutions, and
 nothing that cannot be laid out so. Weights are stored (H, W, I, O).
 
-8-bit numbers are `dnc.targets.tvm.emit.integers`, convolutions in bfloat16 `dnc.targets.tvm.emit.halves`.
+8-bit numbers are `dnc.targets.tvm.emit.integers`, convolutions in bfloat16 `dnc.targets.tvm.emit.halves`, and those of
+signs, the composite `BinaryConvolution`, `dnc.targets.tvm.emit.binary`.
 
 The composites `Preprocess` and `NonMaxSuppression` are `dnc.targets.tvm.emit.pixels` and
 `dnc.targets.tvm.emit.suppression`.
@@ -29,7 +30,7 @@ from dnc.graph.builder import OPSET, where_of
 from dnc.graph.composites import BINARY_CONVOLUTION, NON_MAX_SUPPRESSION, PREPROCESS, attributes_of, is_composite
 from dnc.graph.preprocessing import Preprocess
 from dnc.graph.rewriting import constant_array
-from dnc.targets.tvm.emit import halves
+from dnc.targets.tvm.emit import binary, halves
 from dnc.targets.tvm.emit.builder import MAIN, NODES, PREPARE, Array, RelaxBuilder, Tensor, Value
 from dnc.targets.tvm.emit.integers import QUANTIZING, Dequantized, Held, integers_of, real
 from dnc.targets.tvm.emit.operators import OPERATORS, unsuitable
@@ -49,6 +50,7 @@ class _Emitter:
         self._eights = eights
         self._halves = halves
         self._rounded: dict[str, Tensor] = {}
+        self._bits: dict[str, Tensor] = {}
 
     def module(self, graph: ir.Graph) -> Any:
         """The module whose `main` takes the graph's inputs and gives a tuple of its outputs."""
@@ -62,7 +64,7 @@ class _Emitter:
                 for node in graph:
                     if node is apart:
                         continue
-                    if is_composite(node):
+                    if is_composite(node) and node.op_type in self._composites:
                         self._composite(node)
                     else:
                         self._node(node)
@@ -113,6 +115,8 @@ class _Emitter:
         inputs = [None if value is None else self._value(value) for value in node.inputs]
         if node in self._halves and isinstance(inputs[0], Tensor):
             return [halves.convolution(self._b, node, self._half(node, inputs[0]), inputs)]
+        if is_composite(node, BINARY_CONVOLUTION):
+            return [binary.convolution(self._b, node, self._signs(node, inputs[0]), inputs)]
         if node.op_type == "Shape":
             return [np.array(inputs[0].shape, np.int64)]  # type: ignore[union-attr]
         if all(not isinstance(value, Tensor) for value in inputs):
@@ -136,12 +140,20 @@ class _Emitter:
         return self._reals[name]
 
     def _half(self, node: ir.Node, data: Tensor) -> Tensor:
-        """What a node reads, in bfloat16, which is computed once."""
+        """What a node reads, in bfloat16."""
+        return self._once(self._rounded, node, lambda: halves.rounded(self._b, data))
+
+    def _signs(self, node: ir.Node, data: Value | None) -> Tensor:
+        """The bits of the signs of what a node reads."""
+        return self._once(self._bits, node, lambda: binary.signs(self._b, self._b.tensor_of(data)))
+
+    def _once(self, known: dict[str, Tensor], node: ir.Node, compute: Callable[[], Tensor]) -> Tensor:
+        """What is computed once of what a node reads, for all that read it."""
         value = node.inputs[0]
         name = "" if value is None else value.name or ""
-        if name not in self._rounded:
-            self._rounded[name] = halves.rounded(self._b, data)
-        return self._rounded[name]
+        if name not in known:
+            known[name] = compute()
+        return known[name]
 
     def _output(self, value: ir.Value) -> Any:
         found, node = self._value(value), value.producer()

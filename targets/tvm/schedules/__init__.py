@@ -6,6 +6,8 @@
     pointwise     1 x 1 convolutions, and with dense.py products of matrices
     spatial       k x k convolutions, strided, dilated, grouped; the first layer
     depthwise     convolutions of single channels, and pools
+    binary        convolutions of signs, by counts of bits or by lookups (tables.py); bits.py is what both need
+    signs         the signs of numbers as bits, where no other rule packs them along with what it computes
     reduction     sums, products and extremes along axes
     injective     everything that computes each element by itself
     fallback      the rest: loops as TVM wrote them, vectorized and shared among the threads

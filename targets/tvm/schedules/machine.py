@@ -3,10 +3,12 @@
     lanes       float32 numbers in a vector register: 16 with AVX-512, 8 with AVX, 4 with SSE and NEON
     registers   vector registers: 32 with AVX-512 and on aarch64, 16 on other x86
     dots        instructions that add up several products of small numbers at once: see dot.py
+    shuffles    instructions that look bytes up in a table of 16: see binary.py
+    counts      whether it counts the bits of numbers in vectors: see binary.py
     cache       bytes of a core's second-level cache that a kernel may count on
     near        bytes of its first-level cache that weights may take
 
-LLVM knows the first three of every `mcpu`. Nobody knows the last two: they are so small that most processors have them.
+LLVM knows all but the last two of every `mcpu`. Nobody knows those: they are so small that most processors have them.
 """
 
 from __future__ import annotations
@@ -35,6 +37,10 @@ class Machine:
     """Which tile convolutions take: 0 the best by the count of tiles.py, 1 the next one, ...: see tuning.py."""
     dots: Mapping[tuple[str, int], str] = field(default_factory=dict)
     """LLVM's intrinsics, by the type of the data and the lanes of the sums."""
+    shuffles: Mapping[int, str] = field(default_factory=dict)
+    """LLVM's intrinsics, by the bytes of a vector."""
+    counts: int = 0
+    """Bits of the numbers in vectors whose bits it counts at once; 0 if it counts none."""
 
     @property
     def eights(self) -> str:
@@ -47,14 +53,22 @@ class Machine:
         from tvm.target import codegen
 
         features = set(codegen.llvm_get_cpu_features(target))
-        known = dots(features)
+        lanes, registers = 4, 32 if "neon" in features else 16
         if "avx512f" in features:
-            return cls(16, 32, dots=known)
-        if "avx" in features:
-            return cls(8, 16, dots=known)
-        return cls(4, 32 if "neon" in features else 16, dots=known)
+            lanes, registers = 16, 32
+        elif "avx" in features:
+            lanes, registers = 8, 16
+        shuffles = {size: name for extension, size, name in _SHUFFLES if extension in features}
+        counts = 32 if "avx512vpopcntdq" in features else 8 if "neon" in features else 0
+        return cls(lanes, registers, dots=dots(features), shuffles=shuffles, counts=counts)
 
 
+_SHUFFLES = (
+    ("ssse3", 16, "x86.ssse3.pshuf.b.128"),
+    ("avx2", 32, "x86.avx2.pshuf.b"),
+    ("avx512bw", 64, "x86.avx512.pshuf.b.512"),
+)
+"""The extension, the bytes of a vector and LLVM's name."""
 _TWOS = {4: ("sse2", "sse2.pmadd.wd"), 8: ("avx2", "avx2.pmadd.wd"), 16: ("avx512bw", "avx512.pmaddw.d.512")}
 """By lanes, the extension and LLVM's name."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import tvm
 from tvm import ir, relax, s_tir, tirx
 
+from dnc.targets.tvm.schedules.binary import binary
 from dnc.targets.tvm.schedules.dense import product
 from dnc.targets.tvm.schedules.depthwise import depthwise
 from dnc.targets.tvm.schedules.fallback import fallback
@@ -18,6 +20,7 @@ from dnc.targets.tvm.schedules.loops import STACK, Stmt, sequence
 from dnc.targets.tvm.schedules.machine import Machine
 from dnc.targets.tvm.schedules.pointwise import pointwise
 from dnc.targets.tvm.schedules.reduction import reduction
+from dnc.targets.tvm.schedules.signs import MASKS, Signed, importing, signed, signs
 from dnc.targets.tvm.schedules.spatial import spatial
 from dnc.targets.tvm.schedules.stages import Segment, Stage, Unmatched, inlined, read, segments
 from dnc.targets.tvm.schedules.window import match
@@ -78,23 +81,27 @@ def apply(module: Any, target: Any, chosen: Mapping[str, Choice] | None = None) 
         name: _rule(replace(machine, rank=given)) if isinstance(given, int) else given
         for name, given in (chosen or {}).items()
     }
-    return rewrite(module, _rule(machine), lambda function: fallback(function, machine), own)
+    return rewrite(module, _rule(machine), lambda function: fallback(function, machine), own, packs=True)
 
 
 def _rule(machine: Machine) -> Rule:
-    return lambda segment, stages: _kernel(replace(segment, scope=STACK), stages, machine)
+    def rule(segment: Segment, stages: Sequence[Stage]) -> Kernel:
+        kernel = _kernel(replace(segment, scope=STACK), stages, machine)
+        return replace(kernel, body=importing(MASKS, kernel.body)) if isinstance(segment, Signed) else kernel
+
+    return rule
 
 
 def scheduled(module: Any, name: str, target: Any, rank: int) -> Any:
     """Writes a function of a module with the tile of this rank; None if no rule matches it."""
-    return written(module, name, _rule(replace(Machine.of(target), rank=rank)))
+    return written(module, name, _rule(replace(Machine.of(target), rank=rank)), packs=True)
 
 
-def written(module: Any, name: str, rule: Rule, further: bool = False) -> Any:
+def written(module: Any, name: str, rule: Rule, further: bool = False, packs: bool = False) -> Any:
     """Writes a function of a module by a rule; None if the rule does not match it."""
     constant = _constant_arguments(calls(module)).get(name, frozenset())
     try:
-        return _write(module[name], rule, constant, further).function
+        return _write(module[name], rule, constant, further, packs).function
     except Unmatched:
         return None
 
@@ -114,6 +121,7 @@ def rewrite(
     other: Callable[[Any], tuple[Any, str]] | None = None,
     own: Mapping[str, Rule | Any] | None = None,
     further: bool = False,
+    packs: bool = False,
 ) -> Any:
     """The module with every function as a rule writes it.
 
@@ -122,6 +130,7 @@ def rewrite(
         other: what is done with a function for which there is no rule, and what to say of it; if not given, nothing.
         own: rules of single functions, or what takes their places as it is, with the same parameters; by name.
         further: see `inlined`.
+        packs: whether bits of numbers are packed by the kernels that compute these, where they can: see signs.py.
     """
     constant = _constant_arguments(calls(module))
     builder = relax.BlockBuilder()
@@ -136,7 +145,7 @@ def rewrite(
                 elif isinstance(mine, tirx.PrimFunc):
                     one = _Written(mine.with_attr(RULE, "MetaSchedule"), {})
                 else:
-                    one = _write(function, mine, constant.get(name, frozenset()), further)
+                    one = _write(function, mine, constant.get(name, frozenset()), further, packs)
             except Unmatched as error:
                 plain, done = (function, "as it is") if other is None else other(function)
                 one = _Written(plain.with_attr(RULE, f"none, {done}: {error}"), {})
@@ -202,14 +211,13 @@ class _Arguments(relax.PyExprMutator):  # type: ignore[misc]
         return relax.Call(call.op, [written.variable, relax.Tuple(given), *call.args[2:]], call.attrs, call.ty_args)
 
 
-def _write(function: Any, rule: Rule, constant: frozenset[int], further: bool) -> _Written:
+def _write(function: Any, rule: Rule, constant: frozenset[int], further: bool, packs: bool = False) -> _Written:
     """A function by the rules; raises Unmatched if they do not match."""
     if isinstance(function.body, s_tir.SBlockRealize) and relax.analysis.has_reshape_pattern(function):
         # TVM makes a view of it later, if it still knows it.
         return _Written(function.with_attr(RULE, "view"), {})
     stages = inlined(read(function), function.params, further)
-    parts = segments(stages, function.params)
-    kernels = [rule(part, stages) for part in parts]
+    parts, kernels = _kernels(stages, function.params, rule, packs)
     parameters = list(function.params)
     packed: dict[int, Packed] = {}
     statements: list[Stmt] = []
@@ -236,8 +244,22 @@ def _write(function: Any, rule: Rule, constant: frozenset[int], further: bool) -
     return _Written(tirx.PrimFunc(parameters, body, attrs=tvm.ir.make_node("ir.DictAttrs", **attributes)), packed)
 
 
+def _kernels(
+    stages: Sequence[Stage], given: Sequence[Any], rule: Rule, packs: bool
+) -> tuple[Sequence[Segment], Sequence[Kernel]]:
+    """The segments and what a rule makes of them."""
+    parts = segments(stages, given)
+    if packs and len(signing := signed(parts, given)) < len(parts):
+        with contextlib.suppress(Unmatched):
+            return signing, [rule(part, stages) for part in signing]
+    return parts, [rule(part, stages) for part in parts]
+
+
 def _kernel(segment: Segment, stages: Sequence[Stage], machine: Machine) -> Kernel:
     """Kernel that the first matching rule makes of a segment; raises Unmatched if no rule matches."""
+    kernel = signs(segment) or binary(segment, stages, machine)
+    if kernel is not None:
+        return kernel
     window = match(segment, stages) or product(segment)
     if window is not None:
         for rule in (depthwise, pointwise, spatial):

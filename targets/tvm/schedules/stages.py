@@ -24,7 +24,19 @@ from tvm.sym import Analyzer
 
 from dnc.targets.tvm.schedules.loops import Expr, Stmt, allocate, loop, sequence, unrolled, vector
 
-__all__ = ["Segment", "Stage", "Unmatched", "in_place", "inlined", "loads", "read", "replaced", "segments", "dims"]
+__all__ = [
+    "Segment",
+    "Stage",
+    "Unmatched",
+    "in_place",
+    "inlined",
+    "loads",
+    "read",
+    "reads",
+    "replaced",
+    "segments",
+    "dims",
+]
 
 
 class Unmatched(Exception):
@@ -228,7 +240,7 @@ class Segment:
     def long(self) -> bool:
         """Whether a function is called after the anchor: exp, say, which is some twenty instructions."""
         calls: list[Any] = []
-        short = [ir.Op.get(name) for name in ("prim.if_then_else", "tirx.reinterpret")]
+        short = [ir.Op.get(name) for name in ("prim.if_then_else", "tirx.reinterpret", "tirx.call_llvm_pure_intrin")]
         for stage in self.rest:
             tvm_ffi.structural_walk(stage.value, (ir.Call, calls.append), order="pre")
         return any(not any(call.op.same_as(op) for op in short) for call in calls)
@@ -344,10 +356,10 @@ def segments(stages: Sequence[Stage], given: Sequence[Any]) -> list[Segment]:
         else:
             cut.append(Segment(stage))
     for place, segment in enumerate(cut):
-        outside = [load.source for other in cut[:place] + cut[place + 1 :] for load in _reads(other)]
+        outside = [load.source for other in cut[:place] + cut[place + 1 :] for load in reads(other)]
         segment.kept = [buffer for buffer in segment.buffers if _among(buffer, outside) or _among(buffer, given)]
         known = [*segment.buffers, *given]
-        segment.inner = any(not _among(load.source, known) for load in _reads(segment))
+        segment.inner = any(not _among(load.source, known) for load in reads(segment))
     return cut
 
 
@@ -355,7 +367,8 @@ def _among(buffer: Any, buffers: Sequence[Any]) -> bool:
     return any(buffer.same_as(other) for other in buffers)
 
 
-def _reads(segment: Segment) -> list[Any]:
+def reads(segment: Segment) -> list[Any]:
+    """Reads of buffers in a segment."""
     return [load for stage in (segment.anchor, *segment.rest) for load in loads(stage.value)]
 
 

@@ -30,7 +30,7 @@ import numpy.typing as npt
 from dnc.targets.tvm.schedules.loops import Expr, index
 from dnc.targets.tvm.schedules.machine import Machine
 
-__all__ = ["Band", "Channels", "Tiling", "choose"]
+__all__ = ["Band", "Channels", "Tiling", "bands_of", "choose"]
 
 _ISSUED, _STEP = 3.75, 3
 _STREAM = 2.0
@@ -114,7 +114,7 @@ def choose(columns: int, vectors: int, machine: Machine, spare: int = 0, even: b
     """
     tilings: list[tuple[float, Tiling]] = []
     for blocks in range(1, min(_MOST_BLOCKS, vectors) + 1):
-        bands = _bands(vectors, blocks)
+        bands = bands_of(vectors, blocks)
         widest = min((machine.registers - 1 - spare - blocks) // blocks, _LONGEST // (4 * machine.lanes), columns)
         streams = depth * blocks * 4 * machine.lanes > machine.near
         cost = [sum(band.count * _cycles(band.blocks, width, streams) for band in bands) for width in range(widest + 1)]
@@ -133,7 +133,7 @@ def choose(columns: int, vectors: int, machine: Machine, spare: int = 0, even: b
     return tilings[min(machine.rank, len(tilings) - 1)][1]
 
 
-def _bands(vectors: int, blocks: int) -> tuple[Band, ...]:
+def bands_of(vectors: int, blocks: int) -> tuple[Band, ...]:
     """Groups of `blocks` vectors, and what is left as one more."""
     count, left = divmod(vectors, blocks)
     bands = [Band(0, blocks, count)]

@@ -1,0 +1,108 @@
+"""Binary convolutions (xnor=1): signs times signs, held as bits.
+
+A sign is a bit, 1 where a number is positive, 0 for -1. Of n products of signs, as many are -1 as bits differ:
+
+    sum of s w  =  n - 2 popcount(bits of s xor bits of w)
+
+Bits are held eight channels to a byte, channels last, (N, H, W, C / 8), the first channel in the lowest bit; bits that
+stand for no channel are 0 in both, so they never differ. So are those beyond the border, where Darknet's padding counts
+as -1. They are made once for all that read them, and by the function that computes the numbers (`JOINS`): where binary
+convolutions alone read these, the numbers themselves are nowhere.
+
+The sum is a whole number, hence the same in any order; with the filter's scale and bias it is computed as Darknet does,
+each step rounded: a fence keeps LLVM from making one of the two, as the signs of the next layer hang on it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from dnc.graph.rewriting import attribute
+from dnc.targets.tvm.emit.builder import JOINS, SIGNS, Array, RelaxBuilder, Tensor, Value
+
+__all__ = ["convolution", "signs"]
+
+_BYTE = 8
+_FENCE = "llvm.arithmetic.fence"
+"""Its operand as it is, rounded."""
+
+
+def signs(b: RelaxBuilder, value: Tensor) -> Tensor:
+    """The bits of a tensor (N, C, H, W): (N, H, W, C / 8), held with its channels last."""
+    tir, te = b.tir, b.te
+    channels = value.shape[1]
+
+    def packed(data: Any) -> Any:
+        bit = te.reduce_axis((0, _BYTE), name="bit")
+
+        def at(n: Any, y: Any, x: Any, place: Any) -> Any:
+            channel = place * _BYTE + bit
+            positive = data[n, y, x, channel] > tir.const(0, data.dtype)
+            if channels % _BYTE:
+                positive = tir.if_then_else(channel < channels, positive, tir.const(False, "bool"))
+            return te.sum(positive.astype("uint8") << bit.astype("uint8"), axis=[bit])
+
+        return te.compute((*data.shape[:3], -(-channels // _BYTE)), at, name=SIGNS)
+
+    given = b.last(value)
+    attributes = {JOINS: "source"} if isinstance(given.expr, b.relax.DataflowVar) else None
+    return b.compute(packed, given.expr, last=True, name=SIGNS, attributes=attributes)
+
+
+def convolution(b: RelaxBuilder, node: ir.Node, bits: Tensor, inputs: Sequence[Value | None]) -> Tensor:
+    """A composite BinaryConvolution of these bits; `inputs` are those of the node."""
+    data, weights, scale, bias = inputs
+    assert data is not None
+    assert isinstance(weights, np.ndarray)
+    assert isinstance(scale, np.ndarray)
+    assert isinstance(bias, np.ndarray)
+    te, tir = b.te, b.tir
+    down, across = attribute(node, "strides", [1, 1])
+    tall, wide = attribute(node, "dilations", [1, 1])
+    top, left, bottom, right = attribute(node, "pads", [0] * 4)
+
+    def conv2d(bits: Any, kernel: Any) -> Any:
+        from tvm import topi
+
+        padded = topi.nn.pad(bits, (0, top, left, 0), (0, bottom, right, 0), name="pad_temp")
+        count, height, width, _ = padded.shape
+        ky, kx, i = (te.reduce_axis((0, kernel.shape[axis]), name=name) for axis, name in enumerate(("ky", "kx", "i")))
+        shape = (
+            count,
+            (height - (kernel.shape[0] - 1) * tall - 1) // down + 1,
+            (width - (kernel.shape[1] - 1) * wide - 1) // across + 1,
+            kernel.shape[3],
+        )
+
+        def at(n: Any, y: Any, x: Any, o: Any) -> Any:
+            differing = padded[n, y * down + ky * tall, x * across + kx * wide, i] ^ kernel[ky, kx, i, o]
+            return te.sum(tir.popcount(differing).astype("int32"), axis=[ky, kx, i])
+
+        return te.compute(shape, at, name="conv2d")
+
+    kernel = np.ascontiguousarray(weights.transpose(1, 2, 3, 0))
+    sums = b.compute(conv2d, bits.expr, b.relax.const(kernel), last=True, name="conv2d", attributes={JOINS: "sums"})
+    return _reals(b, sums, data.shape[1] * math.prod(weights.shape[1:3]), scale, bias)
+
+
+def _reals(b: RelaxBuilder, sums: Tensor, products: int, scale: Array, bias: Array) -> Tensor:
+    """What so many products come to of which `sums` are -1."""
+    tir = b.tir
+
+    def reals(data: Any, factor: Any, shift: Any) -> Any:
+        def at(*i: Any) -> Any:
+            whole = (tir.const(products, "int32") - data(*i) * tir.const(2, "int32")).astype("float32")
+            product = whole * factor(i[-1])
+            if not b.gpu:
+                product = tir.call_llvm_pure_intrin("float32", _FENCE, product)
+            return product + shift(i[-1])
+
+        return b.te.compute(data.shape, at, name="reals")
+
+    arguments = (sums.expr, b.relax.const(scale), b.relax.const(bias))
+    return b.compute(reals, *arguments, last=True, name="reals", attributes={JOINS: "elements"})
