@@ -71,7 +71,7 @@ class CpuTuner(Tuner[Built]):
         precision, cache, progress: as for `Tuner`.
     """
 
-    rules = frozenset({"pointwise", "spatial", "depthwise", "binary", "none"})
+    rules = frozenset({"pointwise", "spatial", "winograd", "depthwise", "binary", "none"})
 
     def __init__(
         self,

@@ -17,7 +17,7 @@ An application needs no TVM: numpy and apache-tvm-ffi from Python, tvm_ffi's hea
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -29,6 +29,7 @@ from dnc.files.writing import scratch_folder
 from dnc.graph.composites import BINARY_CONVOLUTION
 from dnc.graph.pipeline import Step
 from dnc.graph.rewriting import for_one_image
+from dnc.graph.running import available
 from dnc.graph.verification import feeds_for
 from dnc.graph.work import described_work
 from dnc.runtime.arithmetic import KINDS, Arithmetic, of_features
@@ -46,6 +47,7 @@ from dnc.targets.tvm.compile import Built, Machine, build, find_linker, machine_
 from dnc.targets.tvm.emit import emit, shared_outputs, unsupported
 from dnc.targets.tvm.remote import Address, connect, here
 from dnc.targets.tvm.tuning import summary
+from dnc.targets.tvm.winograd import OFF, ChooseWinograd, allowed
 from dnc.typing import Progress, silent
 
 __all__ = ["PRECISIONS", "Tvm"]
@@ -94,6 +96,13 @@ class Tvm(TvmTarget):
             "all channels, all over or where they cost little, for x86 (with VNNI they gain most) and for dotprod",
             one_of(*PRECISIONS),
         ),
+        Option(
+            "winograd",
+            OFF,
+            "the error that 3x3 convolutions of float32 may have for speed, each of its largest output, as 1e-5: "
+            "Winograd's form is taken where it stays within that and is faster; weights take 1.8 or 4 times the space",
+            allowed,
+        ),
     )
 
     def library(self) -> Path | None:
@@ -105,6 +114,19 @@ class Tvm(TvmTarget):
     def optimizations(self) -> Sequence[Step]:
         """Passes as for other readers of ONNX; mish and elu by exp, which is fast here. Signs stay bits."""
         return optimizations("onnxruntime", "")
+
+    def storage(self, keep: Collection[str] = ()) -> Sequence[Step]:
+        steps = super().storage(keep)
+        error = self.options["winograd"]
+        if not error:
+            return steps
+        if not available():
+            raise TargetError("option winograd: errors are measured with ONNX Runtime", hint="pip install onnxruntime")
+        from dnc.targets.tvm import schedules
+
+        machine = schedules.Machine.of(self._machine().target)
+        chosen = ChooseWinograd(error, machine, self.options["precision"] == "bf16")
+        return [*steps, Step(chosen, "last: it measures what runs")]
 
     @property
     def arithmetic(self) -> Arithmetic:

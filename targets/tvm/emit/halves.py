@@ -20,6 +20,7 @@ import onnx_ir as ir
 from dnc.graph.rewriting import attribute
 from dnc.passes.shared.reduced_precision import around_products
 from dnc.targets.tvm.emit.builder import JOINS, Array, RelaxBuilder, Tensor, Value
+from dnc.targets.tvm.emit.convolutions import convolved
 
 __all__ = ["convolution", "convolutions", "rounded"]
 
@@ -67,37 +68,14 @@ def _halves(array: Array) -> Array:
 
 def convolution(b: RelaxBuilder, node: ir.Node, data: Tensor, inputs: Sequence[Value | None]) -> Tensor:
     """One of them, of data in bfloat16; `inputs` are those of the node."""
-    x, weights = b.last(data), inputs[1]
+    weights = inputs[1]
     assert isinstance(weights, np.ndarray)
-    te, tir = b.te, b.tir
-    down, across = attribute(node, "strides", [1, 1])
-    tall, wide = attribute(node, "dilations", [1, 1])
-    top, left, bottom, right = attribute(node, "pads", [0] * 4)
+    tir = b.tir
 
     def real(bits: Any) -> Any:
         return tir.reinterpret("float32", bits.astype("uint32") << tir.const(16, "uint32"))
 
-    def conv2d(data: Any, kernel: Any) -> Any:
-        from tvm import topi
-
-        padded = topi.nn.pad(data, (0, top, left, 0), (0, bottom, right, 0), name="pad_temp")
-        count, height, width, _ = padded.shape
-        ky, kx, i = (te.reduce_axis((0, kernel.shape[axis]), name=name) for axis, name in enumerate(("ky", "kx", "i")))
-        shape = (
-            count,
-            (height - (kernel.shape[0] - 1) * tall - 1) // down + 1,
-            (width - (kernel.shape[1] - 1) * wide - 1) // across + 1,
-            kernel.shape[3],
-        )
-
-        def at(n: Any, y: Any, x: Any, o: Any) -> Any:
-            number = padded[n, y * down + ky * tall, x * across + kx * wide, i]
-            return te.sum(real(number) * real(kernel[ky, kx, i, o]), axis=[ky, kx, i])
-
-        return te.compute(shape, at, name="conv2d")
-
-    kernel = b.relax.const(_halves(weights.transpose(2, 3, 1, 0)))
-    result = b.compute(conv2d, x.expr, kernel, last=True, name="conv2d", attributes={JOINS: "sums"})
+    result = convolved(b, node, data, _halves(weights), number=real)
     if len(inputs) > 2 and inputs[2] is not None:
         assert isinstance(inputs[2], np.ndarray)
         result = b.emit(b.op.add(result.expr, b.constant(inputs[2].reshape(-1, 1, 1), "float32", True)), last=True)

@@ -14,7 +14,9 @@ import onnx_ir as ir
 
 from dnc.graph.rewriting import attribute, constant_array
 from dnc.targets.tvm.emit.builder import RelaxBuilder, Tensor, Value, integers
+from dnc.targets.tvm.emit.convolutions import convolved
 from dnc.targets.tvm.functions import softplus
+from dnc.targets.tvm.transforms import WINOGRAD
 
 __all__ = ["OPERATORS", "filled", "unsuitable"]
 
@@ -165,19 +167,20 @@ def _conv(b: RelaxBuilder, node: ir.Node, inputs: Inputs) -> Tensor:
     if b.fill and x.dtype == "float16" and channels % 2 and channels < b.fill and x.shape[1] == channels:
         x = filled(b, x, b.fill)
         weights = np.pad(weights, [(0, 0), (0, b.fill - channels), (0, 0), (0, 0)])
-    x = b.last(x)
-    kernel = b.relax.const(np.ascontiguousarray(weights.transpose(2, 3, 1, 0)))
-    y = b.op.nn.conv2d(
-        x.expr,
-        kernel,
-        strides=attribute(node, "strides", [1, 1]),
-        padding=attribute(node, "pads", [0] * 4),
-        dilation=attribute(node, "dilations", [1, 1]),
-        groups=attribute(node, "group", 1),
-        data_layout="NHWC",
-        kernel_layout="HWIO",
-    )
-    result = b.emit(y, last=True)
+    if WINOGRAD in node.metadata_props:
+        result = convolved(b, node, x, weights, marks={WINOGRAD: int(node.metadata_props[WINOGRAD])})
+    else:
+        y = b.op.nn.conv2d(
+            b.last(x).expr,
+            b.relax.const(np.ascontiguousarray(weights.transpose(2, 3, 1, 0))),
+            strides=attribute(node, "strides", [1, 1]),
+            padding=attribute(node, "pads", [0] * 4),
+            dilation=attribute(node, "dilations", [1, 1]),
+            groups=attribute(node, "group", 1),
+            data_layout="NHWC",
+            kernel_layout="HWIO",
+        )
+        result = b.emit(y, last=True)
     if len(inputs) > 2 and inputs[2] is not None:
         assert isinstance(inputs[2], np.ndarray)
         result = b.emit(b.op.add(result.expr, b.constant(inputs[2].reshape(-1, 1, 1), result.dtype, True)), last=True)

@@ -24,6 +24,7 @@ from dnc.targets.tvm.schedules.signs import MASKS, Signed, importing, signed, si
 from dnc.targets.tvm.schedules.spatial import spatial
 from dnc.targets.tvm.schedules.stages import Segment, Stage, Unmatched, inlined, read, segments
 from dnc.targets.tvm.schedules.window import match
+from dnc.targets.tvm.schedules.winograd import winograd
 
 __all__ = [
     "RULE",
@@ -262,7 +263,7 @@ def _kernel(segment: Segment, stages: Sequence[Stage], machine: Machine) -> Kern
         return kernel
     window = match(segment, stages) or product(segment)
     if window is not None:
-        for rule in (depthwise, pointwise, spatial):
+        for rule in (winograd, depthwise, pointwise, spatial):
             kernel = rule(segment, window, machine)
             if kernel is not None:
                 return kernel

@@ -23,6 +23,7 @@ from tvm import ir, s_tir, tirx
 from tvm.sym import Analyzer
 
 from dnc.targets.tvm.schedules.loops import Expr, Stmt, allocate, loop, sequence, unrolled, vector
+from dnc.targets.tvm.transforms import WINOGRAD
 
 __all__ = [
     "Segment",
@@ -57,6 +58,8 @@ class Stage:
     value: Expr
     start: Expr | None
     """What a reduction starts from."""
+    winograd: int = 0
+    """The side of the tiles in which winograd.py is to compute it; 0 if it is not."""
 
     @property
     def plain(self) -> bool:
@@ -203,6 +206,7 @@ def _stage(statement: Stmt) -> Stage:
         tuple(store.indices),
         store.value,
         None if block.init is None else block.init.value,
+        int(block.annotations.get(WINOGRAD, 0)),
     )
 
 
