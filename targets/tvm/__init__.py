@@ -4,6 +4,7 @@ emit        the graph -> Relax, channels last
 joining     which functions become one, where TVM does not see it
 provenance  which nodes of the graph each function computes
 schedules   how the loops of each function run
+winograd    which convolutions are computed with fewer multiplications; transforms: how, and what that rounds
 functions   exp, sigmoid, tanh, ... as polynomials on vectors
 processor   what machine code may use, and whether a processor has it
 compile     the passes of TVM in order, and model.so

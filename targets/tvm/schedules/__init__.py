@@ -5,6 +5,7 @@
 
     pointwise     1 x 1 convolutions, and with dense.py products of matrices
     spatial       k x k convolutions, strided, dilated, grouped; the first layer
+    winograd      those of 3 x 3 that the graph wants with fewer multiplications (`dnc.targets.tvm.winograd`)
     depthwise     convolutions of single channels, and pools
     binary        convolutions of signs, by counts of bits or by lookups (tables.py); bits.py is what both need
     signs         the signs of numbers as bits, where no other rule packs them along with what it computes
@@ -24,5 +25,6 @@ from __future__ import annotations
 
 from dnc.targets.tvm.schedules.machine import Machine
 from dnc.targets.tvm.schedules.rewriting import apply, report
+from dnc.targets.tvm.schedules.winograd import gain
 
-__all__ = ["Machine", "apply", "report"]
+__all__ = ["Machine", "apply", "gain", "report"]

@@ -235,13 +235,13 @@ class _Winograd:
 
             return sequence(*(vector(lanes, partial(one, buffer)) for buffer in sums))
 
-        def step(i: Expr, lane: Expr) -> Stmt:
+        def step(i: Expr, within: Expr) -> Stmt:
             def multiply(pixel: Expr) -> Stmt:
-                at = start + t * self.step + i * (self.block * self.lanes) + (tile + pixel) * self.lanes + lane
+                at = start + t * self.step + i * (self.block * self.lanes) + (tile + pixel) * self.lanes + within
                 number = tirx.BufferLoad(scratch, [at])
 
                 def add(block: int, lane: Expr) -> Stmt:
-                    weight = first + (i * self.lanes + lane) * (blocks * lanes) + block * lanes + lane
+                    weight = first + (i * self.lanes + within) * (blocks * lanes) + block * lanes + lane
                     held = tirx.BufferLoad(sums[block], [pixel * lanes + lane])
                     value = held + number * tirx.BufferLoad(self.weight, [weight])
                     return tirx.BufferStore(sums[block], value, [pixel * lanes + lane])
