@@ -36,11 +36,17 @@ __device__ __forceinline__ void dnc_multiply(unsigned *sums, const unsigned *lef
     for (int j = 0; j < Wide; ++j) {
       unsigned *c = sums + (i * Wide + j) * 4;
       const unsigned *a = left + i * 4, *b = right + j * 2;
-#if __CUDA_ARCH__ >= 800
-      asm volatile("mma.sync.aligned.m16n8k256.row.col.s32.b1.b1.s32.xor.popc {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
-                   "{%8, %9}, {%0, %1, %2, %3};"
-                   : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
-                   : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+#define DNC_COUNT(op, a0, a1, a2, a3, b0, b1)                                                                          \
+  asm volatile("mma.sync.aligned.m16n8k256.row.col.s32.b1.b1.s32." op ".popc {%0, %1, %2, %3}, {%4, %5, %6, %7}, "     \
+               "{%8, %9}, {%0, %1, %2, %3};"                                                                           \
+               : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])                                                        \
+               : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1))
+#if __CUDA_ARCH__ >= 900 && __CUDA_ARCH__ < 1000
+      // What NVIDIA's compilers make of the other, with fewer registers.
+      DNC_COUNT("and", a[0], a[1], a[2], a[3], ~b[0], ~b[1]);
+      DNC_COUNT("and", ~a[0], ~a[1], ~a[2], ~a[3], b[0], b[1]);
+#elif __CUDA_ARCH__ >= 800
+      DNC_COUNT("xor", a[0], a[1], a[2], a[3], b[0], b[1]);
 #elif __CUDA_ARCH__ >= 750
 #pragma unroll
       for (int part = 0; part < 4; ++part)
@@ -48,6 +54,7 @@ __device__ __forceinline__ void dnc_multiply(unsigned *sums, const unsigned *lef
                      : "+r"(c[part % 2 * 2]), "+r"(c[part % 2 * 2 + 1])
                      : "r"(a[part]), "r"(b[part / 2]));
 #endif
+#undef DNC_COUNT
     }
 }
 #endif
