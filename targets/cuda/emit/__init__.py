@@ -2,8 +2,7 @@
 
 pixels          preprocessing of images of any size (--input u8), a function of its own: `prepare`
 suppression     suppression of boxes (--decode graph+nms), to as many rows as there can be
-binary          convolutions of signs, as bits (option kernels=new alone takes them)
-kernels         how the first two say what they want of CUDA C++; their source is in the files *.cuh
+kernels         how both say what they want of CUDA C++; their source is in the files *.cuh
 """
 
 from __future__ import annotations
@@ -12,9 +11,8 @@ from typing import Any
 
 import onnx_ir as ir
 
-from dnc.graph.composites import BINARY_CONVOLUTION, NON_MAX_SUPPRESSION, PREPROCESS, attributes_of
+from dnc.graph.composites import NON_MAX_SUPPRESSION, PREPROCESS, attributes_of
 from dnc.graph.preprocessing import Preprocess
-from dnc.targets.cuda.emit.binary import binary_convolution
 from dnc.targets.cuda.emit.pixels import preprocessed
 from dnc.targets.cuda.emit.suppression import suppressed
 from dnc.targets.tvm import emit as every
@@ -22,9 +20,8 @@ from dnc.targets.tvm import emit as every
 __all__ = ["emit"]
 
 _COMPOSITES = {
-    BINARY_CONVOLUTION: binary_convolution,
-    PREPROCESS: lambda b, call, inputs: preprocessed(b, Preprocess.of(call), b.tensor_of(inputs[0]).expr),
-    NON_MAX_SUPPRESSION: lambda b, call, inputs: suppressed(b, [*map(b.tensor_of, inputs)], **attributes_of(call)),
+    PREPROCESS: lambda b, call, inputs: preprocessed(b, Preprocess.of(call), inputs[0].expr),
+    NON_MAX_SUPPRESSION: lambda b, call, inputs: suppressed(b, inputs, **attributes_of(call)),
 }
 
 

@@ -1,4 +1,4 @@
-"""Convolutions of signs with signs, as words of 32 bits (`dnc.targets.cuda.emit.binary`): how many bits differ is
+"""Convolutions of signs with signs, as words of 32 bits (`dnc.targets.tvm.emit.binary`): how many bits differ is
 counted by the tensor cores, or by the ordinary units; and what makes the words. No GPU has run such kernels yet.
 
 Of the tensor cores' products of bits, Turing to Ada have the one that this is, exclusive or; Hopper has another, and

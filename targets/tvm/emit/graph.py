@@ -99,7 +99,7 @@ class _Emitter:
     def _composite(self, call: ir.Node) -> None:
         # It is the whole of a section.
         self._b.nodes.append(f"{(call.name or '').partition('/')[0]}/")
-        inputs = [self._value(value) for value in call.inputs if value is not None]
+        inputs = [self._b.tensor_of(self._value(value)) for value in call.inputs if value is not None]
         self._values[call.outputs[0].name or ""] = self._composites[call.op_type](self._b, call, inputs)
 
     def _node(self, node: ir.Node) -> None:
@@ -161,16 +161,16 @@ class _Emitter:
         return self._b.relax.const(found) if isinstance(found, np.ndarray) else self._b.first(found).expr
 
 
-def _suppress(b: RelaxBuilder, call: ir.Node, inputs: Sequence[Value]) -> Tensor:
+def _suppress(b: RelaxBuilder, call: ir.Node, inputs: Sequence[Tensor]) -> Tensor:
     from dnc.targets.tvm.emit.suppression import suppressed
 
-    return suppressed(b, [b.tensor_of(value) for value in inputs], **attributes_of(call))
+    return suppressed(b, inputs, **attributes_of(call))
 
 
-Composites = Mapping[str, Callable[[RelaxBuilder, ir.Node, Sequence[Value]], Tensor]]
+Composites = Mapping[str, Callable[[RelaxBuilder, ir.Node, Sequence[Tensor]], Tensor]]
 """What writes a composite of each kind."""
 _COMPOSITES: Composites = {
-    PREPROCESS: lambda b, call, inputs: preprocessed(b, Preprocess.of(call), b.tensor_of(inputs[0]).expr),
+    PREPROCESS: lambda b, call, inputs: preprocessed(b, Preprocess.of(call), inputs[0].expr),
     NON_MAX_SUPPRESSION: _suppress,
 }
 
