@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -135,7 +135,7 @@ def test_engines(target: str, text: str, seed: int) -> None:
 class Whole(Onnx):
     """ONNX Runtime, which runs the composite as it is."""
 
-    composites: ClassVar[frozenset[str]] = frozenset({BINARY_CONVOLUTION})
+    composites = frozenset({BINARY_CONVOLUTION})
 
     def optimizations(self) -> Sequence[Step]:
         return optimizations("onnxruntime", "")
