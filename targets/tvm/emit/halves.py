@@ -6,7 +6,8 @@ once for all convolutions that read them, weights now.
 
 Convolutions of all channels alone: what computes single channels is limited by memory, and multiplies in float32. So do
 the last products, which heads are made of, and those of a single pixel (squeeze and excitation), little work that
-decides on much. The first has three channels, and would read more than it computes.
+decides on much; and all that a comparison depends on, as do the signs of binary convolutions. The first has three
+channels, and would read more than it computes.
 """
 
 from __future__ import annotations
@@ -30,8 +31,9 @@ _PAIR = 2
 def convolutions(graph: ir.Graph) -> frozenset[ir.Node]:
     """Those that are computed so."""
     nodes = list(graph)
-    _, before, _ = around_products(nodes)
-    return frozenset(node for node in nodes if node.op_type == "Conv" and node in before and _pays(node))
+    _, before, deciding = around_products(nodes)
+    rounded = before - deciding
+    return frozenset(node for node in nodes if node.op_type == "Conv" and node in rounded and _pays(node))
 
 
 def _pays(node: ir.Node) -> bool:

@@ -153,6 +153,32 @@ num=2
 """
 
 
+SIGNS = """[net]
+width=32
+height=32
+channels=3
+[convolutional]
+xnor=1
+filters=40
+size=3
+pad=1
+activation=leaky
+[convolutional]
+xnor=1
+filters=33
+size=3
+stride=2
+pad=1
+activation=swish
+[convolutional]
+xnor=1
+filters=72
+size=5
+padding=1
+activation=relu
+"""
+
+
 @pytest.fixture
 def eight(write: Write, tmp_path: Path) -> dict[str, Any]:
     """What `compiled` is given for 8 bits: the cfg with every kind of layer that has them, and its calibration."""
@@ -620,7 +646,7 @@ def test_no_cross_compiler(write: Write, tmp_path: Path, monkeypatch: pytest.Mon
 @pytest.mark.network
 @pytest.mark.skipif(shutil.which("qemu-aarch64") is None, reason="needs qemu-aarch64: Debian's qemu-user")
 @pytest.mark.parametrize(("mcpu", "precision", "bound"), [
-    ("host", "fp32", BOUND), ("cortex-a72", "fp32", BOUND),
+    ("host", "fp32", BOUND), ("cortex-a72", "fp32", BOUND), ("cortex-a72", "signs", BOUND),
     # Weights and values rounded by up to 4.9e-4, in 7 layers.
     ("cortex-a76", "fp16", 2e-2),
     # A sum that lies between two of 255 numbers may be rounded to either.
@@ -639,7 +665,11 @@ def test_emulated(
     for wheel in tmp_path.glob("*.whl"):
         shutil.unpack_archive(wheel, tmp_path / "wheels", "zip")
     runtime = tmp_path / "wheels" / "tvm" / "lib" / RUNTIME
-    given: dict[str, Any] = eight if precision == "int8" else {"cfg": write("yolo"), "precision": precision}
+    given: dict[str, Any] = eight
+    if precision == "signs":
+        given = {"cfg": write("signs", SIGNS)}
+    elif precision != "int8":
+        given = {"cfg": write("yolo"), "precision": precision}
     options = {"triple": "aarch64", "mcpu": mcpu, "runtime": str(runtime)}
     engine = compiled(out=tmp_path / "e", options=options, dump_dir=tmp_path / "dump", **given)
     build_program(CROSS, tmp_path / "run", tmp_path / "wheels" / "tvm_ffi" / "lib", engine.folder)

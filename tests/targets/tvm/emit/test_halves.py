@@ -6,6 +6,9 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from dnc.darknet.lower import lower
+from dnc.darknet.network import Network
+from dnc.passes.shared.reduced_precision import layer_of
 from dnc.targets.tvm.emit.halves import convolutions
 from dnc.typing import Array
 from tests import models
@@ -77,6 +80,16 @@ def test_which_convolutions() -> None:
         v=np.ones((4, 4, 1, 1), np.float32),
     )
     assert [node.outputs[0].name for node in convolutions(built.graph)] == ["c"]
+
+
+def test_before_signs() -> None:
+    """What the signs of a binary convolution hang on is not rounded."""
+    sections = "".join(
+        f"[convolutional]\nfilters=8\nsize=3\npad=1\nactivation=relu\nxnor={xnor}\n" for xnor in (0, 0, 1, 0, 0)
+    )
+    network = Network.parse(f"[net]\nwidth=8\nheight=8\nchannels=4\n{sections}").with_random_weights()
+    found = [layer_of(node) for node in convolutions(lower(network).graph)]
+    assert found == [3]
 
 
 def test_constants_alone() -> None:

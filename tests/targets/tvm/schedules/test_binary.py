@@ -37,6 +37,8 @@ class Case:
     pads: tuple[int, int, int, int] = (1, 1, 1, 1)
     dilation: tuple[int, int] = (1, 1)
     images: int = 1
+    differ: bool = False
+    """Whether all signs of data and weights do."""
 
     @property
     def node(self) -> ir.Node:
@@ -50,12 +52,12 @@ class Case:
         generator = np.random.default_rng(1)
         x = generator.normal(size=(self.images, self.inputs, self.height, self.width)).astype(np.float32)
         special = generator.choice([0.0, -0.0, np.nan, np.inf, -np.inf, 1e-45], x.shape).astype(np.float32)
-        return np.where(generator.random(x.shape) < 0.1, special, x)
+        return np.abs(x) + 1 if self.differ else np.where(generator.random(x.shape) < 0.1, special, x)
 
     def parameters(self) -> tuple[Array, Array, Array]:
         """Packed weights, scales and biases."""
         generator = np.random.default_rng(2)
-        bits = generator.random((self.outputs, *self.size, self.inputs)) < 0.5
+        bits = generator.random((self.outputs, *self.size, self.inputs)) < (0 if self.differ else 0.5)
         scale, bias = generator.normal(size=(2, self.outputs)).astype(np.float32)
         return np.packbits(bits, axis=-1, bitorder="little"), scale, bias
 
@@ -121,9 +123,9 @@ CASES = {
     "pointwise": Case(9, 7, 96, 130, (1, 1), pads=(0, 0, 0, 0)),
     "pointwise with stride": Case(9, 7, 100, 13, (1, 1), (2, 2), (0, 0, 0, 0)),
     "5x5": Case(10, 14, 48, 48, (5, 5), pads=(2, 2, 2, 2)),
-    "the largest sums": Case(3, 3, 1024, 16),
+    "the largest sums": Case(3, 4, 1024, 16, pads=(0, 0, 0, 0), differ=True),
 }
-SOME = ("3x3", "odd channels", "stride", "dilation", "many channels", "batch")
+SOME = ("3x3", "odd channels", "stride", "dilation", "many channels", "batch", "the largest sums")
 MACHINES = {
     "host": tuple(CASES),
     # Tables of 64, 32 and 16 bytes, then whatever LLVM makes of a count of bits.
