@@ -152,7 +152,7 @@ def measure(cfg: Path, arguments: argparse.Namespace, folder: Path) -> tuple[Tim
     serialize_to(lower(network, batch=1), model)
     cost = compiled(cfg, weights, arguments.mcpu, folder / "engine")
     manifest = load(folder / "engine", threads=arguments.threads).manifest
-    session = targets["tvm"](manifest.options).open(folder / "engine", arguments.threads)
+    session = targets["tvm"](manifest.options).runner().open(folder / "engine", arguments.threads)
     runs: dict[str, Callable[[], object]] = {OURS: lambda: session.run({"input": x})}
     runs |= {
         name: peer(model, x, arguments.threads) for name, peer in zip(PEERS, (onnx_runtime, openvino), strict=True)

@@ -24,6 +24,7 @@ from dnc.targets.tvm.schedules.loops import (
     Expr,
     Stmt,
     allocate,
+    fetch,
     index,
     loop,
     parallel,
@@ -32,6 +33,7 @@ from dnc.targets.tvm.schedules.loops import (
     vector,
 )
 from dnc.targets.tvm.schedules.machine import Machine
+from dnc.targets.tvm.schedules.spatial import LINE, is_far, item_size
 from dnc.targets.tvm.schedules.stages import Segment
 from dnc.targets.tvm.schedules.tiles import Channels
 from dnc.targets.tvm.schedules.window import Span, Window, spans
@@ -40,6 +42,8 @@ __all__ = ["depthwise"]
 
 _WORTH = 60_000
 """Multiplications from which on threads are woken; one waits for memory more than it multiplies."""
+_MOST = 8
+"""Columns of a tile. More would not be held in 16 registers with what they share, fewer share less."""
 _LARGE = 7
 """Columns of a window up to which they are written out."""
 _TASKS = 16
@@ -53,10 +57,12 @@ class _Depthwise:
         self.segment, self.window = segment, window
         self.dtype = segment.anchor.buffer.dtype
         self.channels = Channels.of(window.output[3], machine)
+        self._read_far = is_far(window.source, window.data, machine)
+        self._far = segment.stored and is_far(window.output, segment.result, machine)
         columns = window.output[2]
         # Sums, weights and one vector of the input are in registers.
         widest = max(machine.registers - 2 - min(window.size[1], _LARGE), 1)
-        most = min(columns, widest, 8 if machine.registers > 16 else 4)
+        most = min(columns, widest, _MOST)
         tiles = -(-columns // max(most - machine.rank, 1))
         self.width = -(-columns // tiles)
 
@@ -81,11 +87,34 @@ class _Depthwise:
     def _span(self, image: Expr, y: Expr, first: Expr, count: Any, span: Span) -> Stmt:
         def tile(number: Expr) -> Stmt:
             def block(place: Expr) -> Stmt:
-                return self._tile(image, y, span, span.column(number), self.channels.start(place))
+                x = span.column(number)
+                ahead = self._ahead(image, y, x, span.width, place)
+                return sequence(*ahead, self._tile(image, y, span, x, self.channels.start(place)))
 
             return loop(count, block, start=first)
 
         return loop(span.count, tile)
+
+    def _ahead(self, image: Expr, y: Expr, x: Expr, width: int, vector: Expr) -> list[Stmt]:
+        """Asks for what the next tile reads that none has read yet, and for what it writes; each vector of channels for
+        as many lines as a vector of a tile has."""
+        window = self.window
+
+        def lines(buffer: Any, at: list[Expr], pixels: int, written: bool) -> Stmt:
+            """A vector's part of the lines of `pixels` that lie one after the other."""
+            numbers = LINE // item_size(buffer)
+            part = -(-pixels * self.channels.lanes // numbers)
+            return unrolled(part, lambda line: fetch(buffer, [*at, (vector * part + line) * numbers], written))
+
+        found = []
+        if self._read_far:
+            last = y * window.stride[0] + (window.size[0] - 1) * window.dilation[0] - window.padding[0]
+            column = (x + width) * window.stride[1]
+            for row in range(window.stride[0]):
+                found.append(lines(window.data, [image, last - row, column], width * window.stride[1], False))
+        if self._far:
+            found.append(lines(self.segment.result, [image, y, x + width], width, True))
+        return found
 
     def _tile(self, image: Expr, y: Expr, span: Span, x: Expr, channel: Expr) -> Stmt:
         lanes, width = self.channels.lanes, span.width

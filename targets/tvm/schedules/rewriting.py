@@ -22,7 +22,7 @@ from dnc.targets.tvm.schedules.pointwise import pointwise
 from dnc.targets.tvm.schedules.reduction import reduction
 from dnc.targets.tvm.schedules.signs import MASKS, Signed, importing, signed, signs
 from dnc.targets.tvm.schedules.spatial import spatial
-from dnc.targets.tvm.schedules.stages import Segment, Stage, Unmatched, inlined, read, segments
+from dnc.targets.tvm.schedules.stages import Segment, Stage, Unmatched, inlined, read, segments, with_maximum
 from dnc.targets.tvm.schedules.window import match
 from dnc.targets.tvm.schedules.winograd import winograd
 
@@ -87,7 +87,8 @@ def apply(module: Any, target: Any, chosen: Mapping[str, Choice] | None = None) 
 
 def _rule(machine: Machine) -> Rule:
     def rule(segment: Segment, stages: Sequence[Stage]) -> Kernel:
-        kernel = _kernel(replace(segment, scope=STACK), stages, machine)
+        anchor, *rest = (with_maximum(stage) for stage in (segment.anchor, *segment.rest))
+        kernel = _kernel(replace(segment, anchor=anchor, rest=rest, scope=STACK), stages, machine)
         return replace(kernel, body=importing(MASKS, kernel.body)) if isinstance(segment, Signed) else kernel
 
     return rule

@@ -94,7 +94,7 @@ class Convolution:
         length = window.groups * self.depth * self.channels.lanes * self.channels.vectors
         self.weight = tirx.decl_buffer([index(length)], self.dot.stored, name="weight")
         self.cached = length * 4 <= machine.cache
-        self._far = self.depth <= _SHORT and is_far(window.output, segment.result, machine)
+        self._far = self.depth <= _SHORT and segment.stored and is_far(window.output, segment.result, machine)
         self.worth = window.work // self.dot.group >= WORTH
 
     def pack(self, weight: Array) -> Array:

@@ -29,6 +29,7 @@ __all__ = [
     "Segment",
     "Stage",
     "Unmatched",
+    "dims",
     "in_place",
     "inlined",
     "loads",
@@ -36,7 +37,7 @@ __all__ = [
     "reads",
     "replaced",
     "segments",
-    "dims",
+    "with_maximum",
 ]
 
 
@@ -177,6 +178,24 @@ def _with(reader: Stage, stage: Stage) -> Stage:
     if not any(read.source.same_as(stage.buffer) for read in loads(reader.value)):
         return reader
     return replace(reader, value=analyzer.simplify(replaced(reader.value, (), (), load)))
+
+
+def with_maximum(stage: Stage) -> Stage:
+    """Writes `x if x > 0 else slope x` as the larger of both, which is the same for slopes from 0 to 1 and NaN, and an
+    instruction less for each vector, or two."""
+
+    def choice(select: Any) -> Expr:
+        condition, x, other = select.condition, select.true_value, select.false_value
+        if not isinstance(condition, tirx.LT | tirx.GT) or not isinstance(other, tirx.Mul):
+            return select
+        low, high = (condition.a, condition.b) if isinstance(condition, tirx.LT) else (condition.b, condition.a)
+        zero = isinstance(low, tirx.FloatImm) and float(low.value) == 0
+        within = isinstance(other.b, tirx.FloatImm) and 0 <= float(other.b.value) <= 1
+        if zero and within and all(tvm_ffi.structural_equal(value, x) for value in (high, other.a)):
+            return tirx.Max(x, other)
+        return select
+
+    return replace(stage, value=tvm_ffi.structural_map(stage.value, [(tirx.Select, choice)], order="post"))
 
 
 def _stage(statement: Stmt) -> Stage:

@@ -12,8 +12,9 @@ pytest.importorskip("tvm.relax", exc_type=ImportError)
 
 from tvm import relax
 
+from dnc.targets.tvm import schedules
 from dnc.typing import Array
-from tests.targets.tvm.schedules.harness import close, machine, run
+from tests.targets.tvm.schedules.harness import close, legalized, machine, run
 
 TOLERANCE = 1e-5
 """Of the largest number: rounding of sums of up to some thousand products, in another order."""
@@ -112,6 +113,8 @@ DEPTHWISE = {
     "large": Conv(12, 31, 17, 17, (9, 9), padding=(4, 4, 4, 4), groups=17),
     "one pixel": Conv(1, 1, 40, 40, padding=SAME, groups=40),
     "batch": Conv(7, 7, 20, 20, padding=SAME, groups=20, images=2),
+    "maps beyond the cache": Conv(83, 71, 19, 19, padding=SAME, groups=19),
+    "stride 2 beyond the cache": Conv(83, 71, 19, 19, (5, 5), (2, 2), (2, 2, 2, 2), groups=19),
 }
 
 
@@ -166,6 +169,33 @@ def test_what_follows_is_in_the_same_kernel(conv: Conv) -> None:
     close(found, wanted + other, TOLERANCE)
 
 
+@pytest.mark.parametrize("slope", [0.1, 1.5, -0.5])
+def test_leaky(slope: float) -> None:
+    """Which is a maximum for slopes from 0 to 1, and for no others."""
+    conv = POINTWISE["prime"]
+    wanted = conv.reference()
+    found, rules = run(lambda x: relax.op.nn.leakyrelu(conv.expression(x), slope), conv.input())
+    assert rules == "pointwise"
+    close(found, np.where(wanted > 0, wanted, slope * wanted), TOLERANCE)
+    module = legalized(lambda x: relax.op.nn.leakyrelu(x, slope), [(1, 3, 5, 8)])
+    assert ("T.max(" in str(schedules.apply(module, machine().target))) is (0 <= slope <= 1)
+
+
+@pytest.mark.parametrize(
+    ("conv", "lines"),
+    [
+        (POINTWISE["prime"], False),
+        (POINTWISE["maps beyond the cache"], True),
+        (SPATIAL["maps beyond the cache"], True),
+        (DEPTHWISE["24"], False),
+        (DEPTHWISE["maps beyond the cache"], True),
+    ],
+)
+def test_lines_of_large_maps_are_asked_for(conv: Conv, lines: bool) -> None:
+    module = schedules.apply(legalized(conv.expression, [conv.input().shape]), machine().target)
+    assert ("llvm.prefetch" in str(module)) is lines
+
+
 def test_weights_that_are_no_constant() -> None:
     """Nothing can be packed beforehand: the loops stay, and it is said."""
     conv = POINTWISE["prime"]
@@ -202,9 +232,6 @@ def test_two_layers_of_one_shape_share_their_code() -> None:
 
 def test_the_same_module_every_time() -> None:
     from tvm.ir import assert_structural_equal
-
-    from dnc.targets.tvm import schedules
-    from tests.targets.tvm.schedules.harness import legalized
 
     conv = SPATIAL["prime"]
     target = machine().target
