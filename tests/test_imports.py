@@ -22,9 +22,9 @@ EXTRAS = ("onnxruntime", "openvino", "tvm", "libusb_package", "tensorrt", "torch
 
 IN_TVM = (
     *("dnc.targets.tvm.schedules", "dnc.targets.tvm.cpu_tuning", "dnc.targets.tvm.joining"),
-    *("dnc.targets.tvm.provenance", "dnc.targets.tvm.emit.suppression"),
+    *("dnc.targets.tvm.calls", "dnc.targets.tvm.provenance", "dnc.targets.tvm.emit.suppression"),
     *("dnc.targets.cuda.schedules", "dnc.targets.cuda.graphs", "dnc.targets.cuda.lowering", "dnc.targets.cuda.emit"),
-    *("dnc.targets.cuda.calls", "dnc.targets.cuda.excitation", "dnc.targets.cuda.places"),
+    *("dnc.targets.cuda.excitation", "dnc.targets.cuda.places"),
 )
 """What writes TVM's own representation, expression by expression: only a compilation for TVM imports it."""
 

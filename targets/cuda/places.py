@@ -14,7 +14,7 @@ from typing import Any
 
 from tvm import relax
 
-from dnc.targets.cuda.calls import Graph, Joining, parts_of, shape_of
+from dnc.targets.tvm.calls import Graph, Joining, parts_of, shape_of
 
 __all__ = ["placed"]
 

@@ -14,15 +14,14 @@ several results; the value itself is one of them only if it is still read. FuseT
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from tvm import ir, relax, tirx
+from tvm import relax, tirx
 
+from dnc.targets.tvm.calls import Graph, Joining, Part, parts_of
 from dnc.targets.tvm.emit.builder import JOINS
-from dnc.targets.tvm.provenance import bindings
-from dnc.targets.tvm.schedules.rewriting import is_call
 
 __all__ = ["annotated", "joined"]
 
@@ -61,52 +60,35 @@ class _Plan:
 
 def joined(module: Any) -> Any:
     """The module after FuseOps, with what joins its source in the functions that compute it."""
-    main = module["main"]
-    plans = _plans(module, main)
-    if not plans:
-        return module
-    mutator = _Joining(module, plans)
-    mutator.builder_.update_func(module.get_global_var("main"), mutator.visit_expr(main))
-    return mutator.builder_.get()
+    plans = _plans(module, Graph(module["main"]))
+    return _Rounding(module, plans).joined() if plans else module
 
 
-def _plans(module: Any, main: Any) -> Mapping[Any, _Plan]:
+def _plans(module: Any, graph: Graph) -> Mapping[Any, _Plan]:
     """Plans by the variables that are rounded."""
-    made: dict[Any, Any] = {}
     plans: dict[Any, _Plan] = {}
-    for binding in bindings(main):
-        value = binding.value
-        if is_call(value):
-            if _joins(module[value.args[0]]) == "source" and value.args[1][0] in made:
-                plans.setdefault(value.args[1][0], _Plan()).roundings.append(binding)
-            made[binding.var] = binding
-        elif isinstance(value, relax.Call) and isinstance(value.op, ir.GlobalVar):
-            made[binding.var] = binding
+    for binding in graph.made.values():
+        parts = parts_of(module, binding)
+        if len(parts) != 1 or _joins(module[parts[0].call.args[0]]) != "source":
+            continue
+        source = parts[0].given[0]
+        if source in graph.made and parts_of(module, graph.made[source]):
+            plans.setdefault(source, _Plan()).roundings.append(binding)
     # What a rounding gives is not rounded again; if it is, that stays a function of its own.
     roundings = [binding.var for plan in plans.values() for binding in plan.roundings]
     plans = {source: plan for source, plan in plans.items() if source not in roundings}
-    taken = {binding.var for plan in plans.values() for binding in plan.roundings}
-    for binding in bindings(main):
-        if binding.var not in taken:
-            for used in _used(binding.value):
-                if used in plans:
-                    plans[used].kept = True
+    for source, plan in plans.items():
+        plan.kept = not graph.alone(source, *plan.roundings)
     return plans
 
 
-def _used(value: Any) -> list[Any]:
-    used: list[Any] = []
-    relax.analysis.post_order_visit(value, lambda node: used.append(node) if isinstance(node, relax.Var) else None)
-    return used
-
-
 @relax.expr_functor.mutator
-class _Joining(relax.PyExprMutator):  # type: ignore[misc]
+class _Rounding(Joining):
     """Replaces calls by those of functions with several results."""
 
     def __init__(self, module: Any, plans: Mapping[Any, _Plan]) -> None:
         super().__init__(module)
-        self._module, self._plans = module, plans
+        self._plans = plans
         self._taken = {binding.var for plan in plans.values() for binding in plan.roundings}
 
     def visit_var_binding_(self, binding: Any) -> None:
@@ -116,46 +98,9 @@ class _Joining(relax.PyExprMutator):  # type: ignore[misc]
         if plan is None:
             super().visit_var_binding_(binding)
             return
-        function, given, name = _joined(self._module, binding.value, plan)
-        variable = self.builder_.add_func(function, name)
-        call = relax.Call(variable, [self.visit_expr(argument) for argument in given])
+        parts: list[Part] = parts_of(self.module, binding)
+        name = (parts[0].call.args[0] if len(parts) == 1 else binding.value.op).name_hint
+        for rounding in plan.roundings:
+            parts += parts_of(self.module, rounding)
         results = [binding.var] if plan.kept else []
-        results += [rounding.var for rounding in plan.roundings]
-        value = self.builder_.emit(call)
-        for place, result in enumerate(results):
-            item = value if len(results) == 1 else self.builder_.emit(relax.TupleGetItem(value, place), result.name)
-            self.set_var_remap(result, item)
-
-
-def _joined(module: Any, value: Any, plan: _Plan) -> tuple[Any, list[Any], str]:
-    """A primitive function that computes a value and its roundings; what it is given; and a name for it."""
-    if isinstance(value.op, ir.GlobalVar):
-        function = module[value.op]
-        given, name = list(value.args), value.op.name_hint
-        parts: Sequence[Any] = [(part.var, part.value) for part in bindings(function)]
-        old, last = list(function.params), function.body.body
-    else:
-        given, name = list(value.args[1]), value.args[0].name_hint
-        old = given
-        last = None
-        parts = [(None, value)]
-    builder = relax.BlockBuilder()
-    parameters = [relax.Var(f"p{place}", argument.ty) for place, argument in enumerate(given)]
-    known = dict(zip(old, parameters, strict=True))
-
-    def again(call: Any) -> Any:
-        arguments = relax.Tuple([known.get(argument, argument) for argument in call.args[1]])
-        return builder.emit(relax.Call(call.op, [call.args[0], arguments, *call.args[2:]], call.attrs, call.ty_args))
-
-    with builder.function("main", parameters, attrs={"Primitive": True}, private=True):
-        with builder.dataflow():
-            for variable, call in parts:
-                known[variable] = again(call)
-            source = known[last]
-            results = [source] if plan.kept else []
-            for rounding in plan.roundings:
-                known[rounding.value.args[1][0]] = source
-                results.append(again(rounding.value))
-            result = builder.emit_output(results[0] if len(results) == 1 else relax.Tuple(results))
-        builder.emit_func_output(result)
-    return builder.get()["main"], given, f"{name}_round"
+        self.emit(parts, [*results, *(rounding.var for rounding in plan.roundings)], f"{name}_round")
