@@ -50,7 +50,7 @@ from dnc.runtime.timing import processors
 from dnc.targets.cuda.serving import serve
 from dnc.targets.cuda.toolkit import Resources, find_toolkit
 from dnc.targets.tvm.compile import link_with, machine_for
-from dnc.targets.tvm.tuning import Forms, key_of
+from dnc.targets.tvm.forms import Forms, key_of
 
 _MOST_REGISTERS = 255
 _OF_TVM = (RuntimeError, ValueError, TypeError, AttributeError)

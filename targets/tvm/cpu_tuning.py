@@ -28,20 +28,19 @@ from dnc.targets.tvm import schedules
 from dnc.targets.tvm.compile import Built, Machine, fused, link_with
 from dnc.targets.tvm.compile import build as compile_network
 from dnc.targets.tvm.emit.suppression import SUPPRESSION
+from dnc.targets.tvm.forms import Forms, key_of
 from dnc.targets.tvm.functions import lowered
 from dnc.targets.tvm.provenance import kernels_of
 from dnc.targets.tvm.remote import Device
 from dnc.targets.tvm.schedules.rewriting import calls, is_fixed, scheduled
 from dnc.targets.tvm.trials import Way
 from dnc.targets.tvm.tuning import (
-    Forms,
     Kernel,
     Made,
     Outputs,
     Pending,
     Tuner,
     Written,
-    key_of,
     places_of,
     versions,
 )

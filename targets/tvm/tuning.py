@@ -33,7 +33,7 @@ import sys
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -53,7 +53,6 @@ from dnc.typing import Array, Progress
 
 __all__ = [
     "STOPPED",
-    "Forms",
     "Kernel",
     "Made",
     "Outputs",
@@ -62,7 +61,6 @@ __all__ = [
     "Tuner",
     "closeness",
     "compared",
-    "key_of",
     "places_of",
     "summary",
     "versions",
@@ -91,8 +89,6 @@ STOPPED = "Ctrl-C"
 """What ended the trials."""
 _RESERVE = 1.5
 """A build takes so many times as long as the one before, at most: other kernels may be slower to compile."""
-_FORMS = 60
-"""Places of tiles that are looked at."""
 _CLOSE = 1e-4
 """Of an output's largest value: sums of float32 in another order, through all layers."""
 _CLOSE_ROUNDED = 2e-2
@@ -543,49 +539,6 @@ def _share_out(kernels: Sequence[Kernel], trials: int) -> None:
         kernel.trials = int(trials * kernel.share / total)
     for kernel in kernels[: trials - sum(kernel.trials for kernel in kernels)]:
         kernel.trials += 1
-
-
-class Forms:
-    """The forms that a rule has for a kernel, those that its formula likes best first, each once.
-
-    Args:
-        write: gives the tirx.PrimFunc of a place; None if no rule matches.
-        tried: places that do not count any more.
-    """
-
-    def __init__(self, write: Callable[[int], Any], tried: Iterable[int]) -> None:
-        self._write = write
-        known = list(tried)
-        self._seen = {_hash(write(place)) for place in (0, *known)}
-        self._next = max(known, default=0) + 1
-
-    def __iter__(self) -> Iterator[tuple[int, Any]]:
-        return self
-
-    def __next__(self) -> tuple[int, Any]:
-        """Place and function of the next one."""
-        while self._next < _FORMS:
-            place = self._next
-            self._next += 1
-            function = self._write(place)
-            mark = _hash(function)
-            if mark not in self._seen:
-                self._seen.add(mark)
-                return place, function
-        raise StopIteration
-
-
-def _hash(function: Any) -> int | None:
-    from tvm_ffi import structural_hash
-
-    return None if function is None else int(structural_hash(function))
-
-
-def key_of(loops: Any) -> str:
-    """Key of a kernel in the database, by its loops before any schedule."""
-    from tvm_ffi import structural_hash
-
-    return f"{structural_hash(loops) % (1 << 64):016x}"
 
 
 def places_of(kernels: Sequence[Sequence[str]], model: ir.Model) -> dict[str, tuple[str, ...]]:
