@@ -7,11 +7,15 @@ compilers and the silicon make of the source is not seen.
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import hashlib
 import os
 import re
+import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 from tests import ROOT
@@ -27,18 +31,53 @@ _DYNAMIC = re.compile(r"extern __shared__ (?:__align__\(\d+\) )?([\w:]+) (\w+)\[
 _OWN = re.compile(r"alignas\(\d+\) ([\w:]+) (\w+)\[(\d+)\];")
 _VECTOR = re.compile(r"\*\((\w+)\*\)\(")
 _MOST_THREADS = 1024
+_DRIVER = "libcudart.so.13"
+_ALL = "all.h"
+_KERNELS = (
+    # Most of what kernels take is compiling them; without any optimization they run too slowly.
+    *("g++", "-Og", "-w", "-std=c++17", "-fpermissive", "-fPIC"),
+    # Products are not to be fused with sums in another way than on a GPU; neither is exact.
+    "-ffp-contract=off",
+    # Arrays that are not looked at, those of fragments for one.
+    *("-fsanitize=bounds", "-fsanitize-undefined-trap-on-error"),
+    f"-I{_HERE / 'include'}",
+)
+
+
+@functools.cache
+def _built() -> Path:
+    """A folder with the driver, and with the headers of all kernels as g++ has read them: made once for each state of
+    their sources, in build/."""
+    sources = sorted(path for path in _HERE.rglob("*") if path.is_file())
+    compiler = subprocess.run(["g++", "--version"], capture_output=True, check=True).stdout
+    parts = (compiler, repr(_KERNELS).encode(), *(path.read_bytes() for path in (Path(__file__), *sources)))
+    place = ROOT / "build" / "emulator" / hashlib.sha256(b"".join(parts)).hexdigest()[:16]
+    if place.exists():
+        return place
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=place.parent) as name:
+        folder = Path(name) / "made"
+        folder.mkdir()
+        (folder / _ALL).write_text("".join(f"#include <{path.name}>\n" for path in sources if path.suffix == ".h"))
+        header = ["-x", "c++-header", "-o", str(folder / f"{_ALL}.gch"), str(folder / _ALL)]
+        subprocess.run([*_KERNELS, *header], check=True)
+        versions = folder / "versions"
+        # The driver's own names have the version that its users' have, which is none.
+        versions.write_text(f"{_DRIVER} {{ global: cuda*; }};\nDRIVER {{ global: cu[A-Z]*; }};\n")
+        command = ["g++", "-O2", "-std=c++17", "-shared", "-fPIC", f"-Wl,--version-script={versions}"]
+        library = [f"-Wl,-soname,{_DRIVER}", "-o", str(folder / _DRIVER), str(_HERE / "driver.cpp"), "-ldl"]
+        subprocess.run([*command, *library], check=True)
+        # Another process may have been here first.
+        with contextlib.suppress(OSError):
+            folder.rename(place)
+    return place
 
 
 def make_driver(folder: Path) -> Path:
     """Writes libcuda.so.1 and libcudart.so.13 into a folder, to be in LD_LIBRARY_PATH."""
-    versions = folder / "versions"
-    # The driver's own names have the version that its users' have, which is none.
-    versions.write_text("libcudart.so.13 { global: cuda*; };\nDRIVER { global: cu[A-Z]*; };\n")
-    runtime = folder / "libcudart.so.13"
-    command = ["g++", "-O2", "-std=c++17", "-shared", "-fPIC", f"-Wl,--version-script={versions}", "-o", str(runtime)]
-    subprocess.run([*command, "-Wl,-soname,libcudart.so.13", str(_HERE / "driver.cpp"), "-ldl"], check=True)
+    shutil.copyfile(_built() / _DRIVER, folder / _DRIVER)
     # One library under two names: both have the same memory.
-    (folder / "libcuda.so.1").symlink_to(runtime.name)
+    (folder / "libcuda.so.1").symlink_to(_DRIVER)
     return folder
 
 
@@ -98,19 +137,9 @@ def make_kernels(source: str, library: Path, driver: Path) -> bytes:
     source = _OWN.sub(r"Local<\1, \3> \2;", source)
     source = _VECTOR.sub(r"*Vector<\1>::at(", source)
     file = library.with_suffix(".cpp")
-    file.write_text(
-        "#include <cuda_fp16.h>\n#include <mma.h>\n#include <lanes.h>\n#include <warpgroups.h>\n"
-        + source
-        + "\n".join(calls)
-        + "\n"
-    )
-    # Products are not to be fused with sums in another way than on a GPU; neither is exact.
-    command = ["g++", "-O1", "-w", "-std=c++17", "-fpermissive", "-shared", "-fPIC", "-ffp-contract=off"]
-    # Arrays that are not looked at, those of fragments for one.
-    command += ["-fsanitize=bounds", "-fsanitize-undefined-trap-on-error"]
-    subprocess.run(
-        [*command, f"-I{_HERE / 'include'}", "-o", str(library), str(file), str(driver / "libcudart.so.13")], check=True
-    )
+    file.write_text(source + "\n".join(calls) + "\n")
+    given = ["-shared", f"-I{_built()}", "-include", _ALL, str(file), str(driver / _DRIVER)]
+    subprocess.run([*_KERNELS, *given, "-o", str(library)], check=True)
     return f"{library}\n".encode()
 
 

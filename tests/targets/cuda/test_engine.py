@@ -25,8 +25,6 @@ from dnc.targets.cuda.process import Compiler, Job, cuda_runtime
 from dnc.targets.cuda.target import Cuda
 from dnc.targets.cuda.toolkit import find_toolkit
 from tests import ROOT
-from tests.conftest import _write
-from tests.networks import NETWORKS
 from tests.targets.cuda.emulation import environment, make_driver, make_nvcc
 
 Write = Callable[..., Path]
@@ -100,19 +98,6 @@ try:
 except TargetError as error:
     print(error)
 """
-
-
-@pytest.fixture(scope="module")
-def engine(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with an engine for sm_75 and sm_87, an image, and the emulated GPU."""
-    folder = tmp_path_factory.mktemp("gpu")
-    cfg = _write(folder, "yolo", NETWORKS["yolo"])
-    make_driver(folder)
-    options = {"backend": "tvm", "arch": "sm_87,sm_75", "compiler": str(make_nvcc(folder, folder))}
-    dnc.compile(cfg, out=folder / "e", target="cuda", options=options)
-    shape = Network.load(cfg).input_shape
-    np.save(folder / "image.npy", np.random.default_rng(0).random(shape, dtype=np.float32))
-    return folder
 
 
 def _run(folder: Path, task: str = "", *, graphs: str = "off", **more: str) -> str:

@@ -13,9 +13,7 @@ import pytest
 from tests import ROOT
 from tests.patience import PATIENCE
 from tests.targets.cuda.emulation import environment
-from tests.targets.cuda.test_engine import engine, needs_tvm
-
-__all__ = ["engine"]
+from tests.targets.cuda.test_engine import needs_tvm
 
 pytestmark = [pytest.mark.slow, needs_tvm]
 
