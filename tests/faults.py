@@ -1,10 +1,12 @@
 """What is left of an operation that is killed, or refused by the system, at a file operation: at each of them.
 
-    python -m tests.faults SCENARIO FAULT FOLDER
+    python -m tests.faults material MATERIAL
+    python -m tests.faults SCENARIO FAULT FOLDER MATERIAL
 
-runs a scenario in a child of its own, which is killed before the first operation that changes files; then anew, killed
-before the second one; and so on, until it ends by itself. Each time, what the scenario makes must be there as it was or
-as it should be, and one more run must leave nothing but that. FAULT is
+The first makes what scenarios begin with. The second runs a scenario in a child of its own, which is killed before the
+first operation that changes files; then anew, killed before the second one; and so on, until it ends by itself. Each
+time, what the scenario makes must be there as it was or as it should be, and one more run must leave nothing but that.
+FAULT is
 
     kill        the process is killed
     ENOSPC, …   the operation fails with this error: then there is one DncError, and nothing is left at once
@@ -46,6 +48,7 @@ from dnc.quantization.collecting import calibrate
 from dnc.runtime.manifest import read_manifest, write_folder
 from dnc.runtime.package import package, unpack
 from dnc.runtime.runners.myriad import toolchain
+from dnc.runtime.runners.onnx import import_onnxruntime
 from dnc.targets.myriad import installing
 from tests.networks import NETWORKS
 
@@ -467,7 +470,7 @@ def _no_exchange(one: Path, other: Path) -> None:
     raise OSError(errno.ENOSYS, "no renameat2")
 
 
-def examine(kind: type[Scenario], fault: str, folder: Path) -> int:
+def examine(kind: type[Scenario], fault: str, folder: Path, material: Path) -> int:
     """The number of faults of a scenario, each of which was survived."""
     fault, _, aside = fault.partition("-")
     if aside:
@@ -483,7 +486,7 @@ def examine(kind: type[Scenario], fault: str, folder: Path) -> int:
         os.environ.update(
             DNC_CACHE=str((root if kind.cached else folder) / "cache"), HOME=str(folder), TMPDIR=str(root)
         )
-        scenario = kind(root, folder / "material")
+        scenario = kind(root, material)
 
         def said(task: Callable[[], object], where: str = f"{kind.__name__} {fault} {number}") -> str:
             status, text = in_child(lambda: str(task()))
@@ -510,7 +513,7 @@ def examine(kind: type[Scenario], fault: str, folder: Path) -> int:
         shutil.rmtree(root)
 
 
-def make_material(folder: Path) -> str:
+def make_material(folder: Path) -> None:
     """Two engines, their packages, and what they give."""
     outputs: dict[str, Any] = {}
     for seed, name in enumerate(("old", "new")):
@@ -525,21 +528,20 @@ def make_material(folder: Path) -> str:
         package(folder / f"{name}.engine", folder / f"{name}.dnc")
     np.savez(folder / "outputs.npz", **outputs)
     Image.new("RGB", (16, 16), "red").save(folder / "image.png")
-    return ""
 
 
-def main(name: str, fault: str, where: str) -> None:
-    """Prints how many faults there were."""
+def main(name: str, *arguments: str) -> None:
+    """Makes the material, or prints how many faults there were."""
     sys.dont_write_bytecode = True
     warnings.simplefilter("ignore")
-    folder = Path(where)
-    material = folder / "material"
-    if not material.exists():
-        material.mkdir()
-        # Children that were forked where libraries have threads would wait for these.
-        status, text = in_child(lambda: make_material(material))
-        assert status == 0, text
-    print(json.dumps({"faults": examine(SCENARIOS[name], fault, folder)}))
+    if name == "material":
+        make_material(Path(arguments[0]))
+        return
+    fault, folder, material = arguments
+    # What every child would import; children that were forked where libraries have threads would wait for these, but
+    # importing this one starts none.
+    import_onnxruntime()
+    print(json.dumps({"faults": examine(SCENARIOS[name], fault, Path(folder), Path(material))}))
 
 
 if __name__ == "__main__":

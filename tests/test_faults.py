@@ -29,24 +29,37 @@ COMPILERS = {
 SLOW = [(name, fault) for name in SCENARIOS for fault in COMPILERS.get(name, FAULTS) if (name, fault) not in QUICK]
 
 
-def faults(name: str, fault: str, folder: Path) -> int:
-    """How many faults the scenario has survived."""
-    command = [sys.executable, "-m", "tests.faults", name, fault, str(folder)]
+@pytest.fixture(scope="module")
+def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What scenarios begin with."""
+    folder = tmp_path_factory.mktemp("material")
+    run("material", folder)
+    return folder
+
+
+def run(*arguments: object) -> str:
+    """What `python -m tests.faults` prints."""
+    command = [sys.executable, "-m", "tests.faults", *map(str, arguments)]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
-    return int(json.loads(result.stdout)["faults"])
+    return result.stdout
+
+
+def faults(name: str, fault: str, folder: Path, material: Path) -> int:
+    """How many faults the scenario has survived."""
+    return int(json.loads(run(name, fault, folder, material))["faults"])
 
 
 @pytest.mark.parametrize(("name", "fault"), QUICK)
-def test_quick(name: str, fault: str, tmp_path: Path) -> None:
+def test_quick(name: str, fault: str, tmp_path: Path, material: Path) -> None:
     # Fewer, and operations are not seen any more.
-    assert faults(name, fault, tmp_path) >= 7
+    assert faults(name, fault, tmp_path, material) >= 7
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "fault"), SLOW)
-def test_every_operation(name: str, fault: str, tmp_path: Path) -> None:
+def test_every_operation(name: str, fault: str, tmp_path: Path, material: Path) -> None:
     """Hundreds of faults."""
     if name in COMPILERS:
         pytest.importorskip({"compiletvm": "tvm", "compileopenvino": "openvino"}.get(name, "onnxruntime"))
-    assert faults(name, fault, tmp_path) >= 5
+    assert faults(name, fault, tmp_path, material) >= 5
