@@ -9,7 +9,7 @@
 #   make fuzz       files that are broken in every way, SECONDS=60 of each kind; SEED=N repeats a run
 #   make soak       engines opened, run and closed, SECONDS=60 of it, while nothing piles up
 #   make hooks      `make check` before each commit, by pre-commit
-#   make ci         what must pass before anything lands: about 45 minutes
+#   make ci         what must pass before anything lands: about 40 minutes
 #   make clean      removes all of it
 PYTHON ?= python3
 VENV := .venv

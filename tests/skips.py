@@ -2,6 +2,7 @@
 
     pytest --no-skips          a skip fails, unless its reason is one of HARDWARE
     pytest --outcomes FILE     appends lines to FILE: passed or skipped, the test, the reason
+    pytest --left FILE         leaves out what has passed, as FILE says
     python -m tests.skips FILE prints the tests that never ran, with reasons; fails if one is none of HARDWARE
 
 A plug-in of pytest (tests/conftest.py); `.ci/run` records every step, and asks at the end.
@@ -39,6 +40,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """Declares the options."""
     parser.addoption("--no-skips", action="store_true", help="fail what skips for want of anything but hardware")
     parser.addoption("--outcomes", metavar="FILE", help="append to FILE what passed and what was skipped")
+    parser.addoption("--left", metavar="FILE", help="leave out what has passed, as FILE says")
 
 
 def _reason(report: pytest.TestReport | pytest.CollectReport) -> str:
@@ -68,6 +70,17 @@ def pytest_make_collect_report(collector: pytest.Collector) -> Any:
     if collector.config.getoption("--no-skips"):
         _strict(report)
     return report
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leaves out what has passed."""
+    path = config.getoption("--left")
+    if path is None:
+        return
+    lines = Path(path).read_text(encoding="utf-8").splitlines()
+    passed = {test for outcome, test, _ in (line.split("\t") for line in lines) if outcome == "passed"}
+    config.hook.pytest_deselected(items=[item for item in items if item.nodeid in passed])
+    items[:] = [item for item in items if item.nodeid not in passed]
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:

@@ -53,3 +53,11 @@ def test_what_never_ran(suite: pytest.Pytester, capsys: pytest.CaptureFixture[st
         file.write("passed\ttest_a.py::test_library\t\npassed\ttest_b.py::test_never\t\n")
     assert main("record") == 0
     assert list(never_ran(record.read_text().splitlines())) == ["test_a.py::test_hardware"]
+
+
+def test_what_is_left(suite: pytest.Pytester) -> None:
+    """What has passed does not run again."""
+    for selected in ("runs or hardware", ""):
+        suite.runpytest("-p", "no:cacheprovider", "--outcomes", "record", "-k", selected)
+        left = suite.runpytest("-p", "no:cacheprovider", "--left", "record").parseoutcomes()
+        assert left == {"skipped": 3, "deselected": 1, "xfailed": 1}
