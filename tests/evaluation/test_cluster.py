@@ -33,7 +33,7 @@ from dnc.quantization.collecting import calibrate
 from dnc.runtime.images import TURNED
 from tests.conftest import Result
 from tests.networks import NETWORKS
-from tests.patience import until
+from tests.patience import PATIENCE, until
 
 Write = Callable[..., Path]
 Command = Callable[..., Result]
@@ -385,9 +385,13 @@ def test_nothing_is_written_without_a_scheduler(
 
 
 @pytest.mark.slow
-def test_a_worker_is_killed(write: Write, pictures: list[Path], tmp_path: Path) -> None:
+def test_a_worker_is_killed(
+    write: Write, pictures: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Twice, in the middle; and nothing of the workers is left."""
     pytest.importorskip("distributed")
+    # Until the next one is there, which takes a busy machine longer than anybody would wait.
+    monkeypatch.setattr("dnc.evaluation.cluster._WORKERS", PATIENCE)
     cfg = write("yolo")
     many = [shutil.copy(path, path.with_name(f"{number}{path.name}")) for number in range(8) for path in pictures]
     paths = sorted(map(Path, many))
