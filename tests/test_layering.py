@@ -106,7 +106,7 @@ def read_imports(module: str, text: str, known: Mapping[str, object]) -> Iterato
     """The imports in the text of a module, with `dnc.name` for what is used of the package by `import dnc`."""
 
     def walk(node: ast.AST, deferred: bool, typing: bool) -> Iterator[Import]:
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
             typing = True
         deferred |= isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
         names: list[str] = []

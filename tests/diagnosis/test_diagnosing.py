@@ -103,6 +103,7 @@ def test_weights_of_which_some_are_a_hundred_times_the_others(
     assert found.layer(layer).typical is not None
 
 
+@pytest.mark.slow
 def test_a_channel_that_the_next_layer_makes_small_again(ward: Ward) -> None:
     """The network computes what it did, and its other channels are lost in 8 bits."""
 
@@ -209,6 +210,7 @@ def test_an_engine(ward: Ward, tmp_path: Path) -> None:
     assert between.culprits[0] in (2, 3)
 
 
+@pytest.mark.slow
 def test_what_an_engine_lacks(ward: Ward, tmp_path: Path) -> None:
     engine = dnc.compile(
         ward.cfg, target="onnx", precision="int8", calibration=ward.table, out=tmp_path / "a" / "i.engine"
@@ -253,6 +255,7 @@ def saturating(arrays: list[Arrays]) -> None:
     weights[:] = 0.1 + 0.001 * np.arange(weights.size).reshape(weights.shape) / weights.size
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", ["onnx", "openvino"])
 def test_pairs_that_saturate(ward: Ward, target: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """In an engine that is made for a CPU with VNNI, on one without, whatever this one has."""
@@ -273,6 +276,7 @@ def test_pairs_that_saturate(ward: Ward, target: str, monkeypatch: pytest.Monkey
     assert all(PAIRS not in layer.kinds for layer in exact.layers)
 
 
+@pytest.mark.slow
 def test_boxes_that_come_and_go(ward: Ward) -> None:
     """Each box of both sides is told once, and those that both have overlap one of the other's."""
     ward.change_range("layer004", 0.1)

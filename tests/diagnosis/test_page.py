@@ -109,6 +109,7 @@ def header(browser: Browser, title: str) -> Any:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [DESKTOP, PHONE])
 def test_it_opens_from_a_file(opened: Callable[..., Browser], photograph: Path, width: int) -> None:
     browser = opened(made_up(images=[photograph, photograph]), width)

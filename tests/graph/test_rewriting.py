@@ -41,7 +41,7 @@ def _names(built: ir.Model) -> tuple[list[str | None], list[str | None]]:
 
 
 @pytest.mark.parametrize("batch", thinned(["N", 2]))
-@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("network", thinned(NETWORKS, 2))
 @pytest.mark.parametrize("name", _applicable())
 def test_alone(name: str, network: str, batch: int | str) -> None:
     """Each pass alone on every network: valid, within its declared tolerance, names kept; the second time, nothing."""

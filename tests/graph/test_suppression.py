@@ -136,13 +136,13 @@ def test_every_head(head: str, engines: Callable[..., dict[str, Engine]]) -> Non
     assert counts[0] <= counts[1] <= counts[2]
 
 
-@pytest.mark.parametrize("head", ["yolo", "diounms, beta", "gaussian", "region", "detection"])
+@pytest.mark.parametrize("head", thinned(["yolo", "diounms, beta", "gaussian", "region", "detection"], 2))
 def test_many_candidates(head: str, engines: Callable[..., dict[str, Engine]]) -> None:
     assert hold(engines(HEADS[head]), [noise(3)], confidence=0.05, iou=0.6) > 20
 
 
 @pytest.mark.parametrize("mode", ["letterbox", "center-crop", "resize-half-pixel"])
-@pytest.mark.parametrize("head", ["yolo", "greedynms", "gaussian left_top", "detection"])
+@pytest.mark.parametrize("head", thinned(["yolo", "greedynms", "gaussian left_top", "detection"], 2))
 def test_window(head: str, mode: str, engines: Callable[..., dict[str, Engine]]) -> None:
     """Boxes are mapped to the image before they are compared, which a letterbox stretches unevenly."""
     own = engines(HEADS[head], preprocess=mode)
@@ -174,7 +174,7 @@ def test_some_images_are_empty(engines: Callable[..., dict[str, Engine]]) -> Non
     assert hold(own, images, confidence=0.35) == sum(map(len, results))
 
 
-@pytest.mark.parametrize("batch", [1, 2, 3])
+@pytest.mark.parametrize("batch", [1, pytest.param(2, marks=pytest.mark.slow), 3])
 def test_batches(batch: int, engines: Callable[..., dict[str, Engine]]) -> None:
     """Images of one batch do not suppress each other's boxes: the same image twice gives everything twice."""
     own = engines(HEADS["yolo"], batch=batch)

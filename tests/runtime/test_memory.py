@@ -79,7 +79,7 @@ def test_frames_are_remembered(name: str, target: str, write: Write, frames: Fra
     [
         {"batch": 1},
         {"batch": 3},
-        {"batch": 3, "input": "u8", "decode": "graph+nms"},
+        {"batch": 2, "input": "u8", "decode": "graph+nms"},
         {"input": "u8", "decode": "graph+nms", "preprocess": "letterbox"},
         {"decode": "graph"},
         {"keep_layers": True},
@@ -88,6 +88,7 @@ def test_frames_are_remembered(name: str, target: str, write: Write, frames: Fra
 )
 def test_engines_of_every_form(options: dict[str, Any], write: Write, frames: Frames) -> None:
     """A fixed batch, which one frame fills; pixels and suppression in the graph; more outputs than the heads'."""
+    frames = frames[:4]
     mode = {"preprocess": options["preprocess"]} if "preprocess" in options else {}
     expected = interpreted(compiled(write, "detector", **mode), frames, confidence=CONFIDENCE)
     engine = compiled(write, "detector", **options)

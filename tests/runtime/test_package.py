@@ -379,8 +379,8 @@ def test_a_size_that_is_a_lie(file: Path) -> None:
 
 def test_a_directory_that_is_too_long(file: Path) -> None:
     with zipfile.ZipFile(file, "a") as archive:
-        for number in range(70_000):
-            archive.writestr(f"{number:06d}", b"")
+        for number in range(75):
+            archive.writestr(f"{number:060000d}", b"")
     refused(file, "too large to be an engine")
 
 
@@ -456,7 +456,7 @@ def test_mutations(warm: bool, file: Path, tmp_path: Path, engine: Path) -> None
     outcomes = []
     if warm:
         dnc.load(file)
-    for number in range(600):
+    for number in range(400):
         at = generator.choice([generator.randrange(len(data)), generator.randrange(directory, len(data))])
         end = min(len(data), at + generator.choice([1, 2, 4, 8, 100]))
         mutated = mutate(data, number % 8, at, end, generator)
@@ -470,5 +470,5 @@ def test_mutations(warm: bool, file: Path, tmp_path: Path, engine: Path) -> None
             outcomes.append("opened")
             assert contents(loaded.folder) == expected
     # Of what was refused nothing is left, and most is.
-    assert outcomes.count("refused") > 450
+    assert outcomes.count("refused") > 300
     assert len(list((tmp_path / "cache" / "packages").iterdir())) == 1

@@ -55,7 +55,7 @@ def test_parses_without_a_warning(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", [*thinned(SMALL), *(pytest.param(name, marks=pytest.mark.slow) for name in CFGS if name not in SMALL)]
+    "name", [*thinned(SMALL, 6), *(pytest.param(name, marks=pytest.mark.slow) for name in CFGS if name not in SMALL)]
 )
 def test_every_layer_is_the_reference(name: str, write: Write, tmp_path: Path) -> None:
     """Each layer on what the engine itself gave it."""
@@ -70,7 +70,7 @@ def test_every_layer_is_the_reference(name: str, write: Write, tmp_path: Path) -
         assert difference(values[layer_value(layer.index)], expected) < LAYER, layer.where.short
 
 
-@pytest.mark.parametrize("name", thinned(reversed(SMALL)))
+@pytest.mark.parametrize("name", thinned(reversed(SMALL), 6))
 def test_engine_is_the_reference(name: str, write: Write, tmp_path: Path) -> None:
     """The engine as users have it, with all that its passes do."""
     cfg = write(name, reduced(name))
