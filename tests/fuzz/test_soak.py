@@ -12,9 +12,10 @@ import pytest
 from tests import ROOT
 from tests.fuzz.soak import TARGETS, Counts
 from tests.patience import PATIENCE
+from tests.thinning import thinned
 
 
-@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("target", thinned(TARGETS))
 def test_nothing_piles_up(target: str) -> None:
     """In a process of its own, whose threads are the soak's."""
     pytest.importorskip(TARGETS[target], exc_type=ImportError)

@@ -90,12 +90,16 @@ def test_who_turned_it_on_keeps_it(tmp_path: Path, run: Callable[..., tuple[set[
     openvino = "from dnc.runtime.runners.openvino import _without_telemetry as f\nimport sys\n"
     agreed = tmp_path / "home" / "intel" / "openvino_telemetry"
     agreed.parent.mkdir()
-    for text, kept in (("1", False), ("0", True), ("", True)):
-        agreed.write_text(text)
-        run(openvino + f"with f(): assert ('openvino_telemetry' in sys.modules) is {kept}")
-    # What an application imported stays its own.
     run(
         openvino
-        + "sys.modules['openvino_telemetry'] = sys\nwith f(): pass\nassert sys.modules['openvino_telemetry'] is sys"
+        + f"""
+for text, kept in (("1", False), ("0", True), ("", True)):
+    with open({str(agreed)!r}, "w") as file: file.write(text)
+    with f(): assert ("openvino_telemetry" in sys.modules) is kept, text
+    assert "openvino_telemetry" not in sys.modules
+# What an application imported stays its own.
+sys.modules["openvino_telemetry"] = sys
+with f(): pass
+assert sys.modules["openvino_telemetry"] is sys
+"""
     )
-    run(openvino + "with f(): pass\nassert 'openvino_telemetry' not in sys.modules")
