@@ -128,9 +128,9 @@ def test_same_bytes_everywhere(tmp_path: Path, write: Write) -> None:
 
 
 def test_another_network_has_another_digest(cfg: Path, write: Write) -> None:
-    first = dnc.compile(cfg, out=cfg.with_name("e")).manifest
-    second = dnc.compile(write("tiny", seed=1), out=cfg.with_name("f")).manifest
-    third = dnc.compile(write("tiny", TINY + "# more\n"), out=cfg.with_name("g")).manifest
+    first = dnc.compile(cfg, out=cfg.with_name("e"), target="onnx").manifest
+    second = dnc.compile(write("tiny", seed=1), out=cfg.with_name("f"), target="onnx").manifest
+    third = dnc.compile(write("tiny", TINY + "# more\n"), out=cfg.with_name("g"), target="onnx").manifest
     assert len({manifest.network["digest"] for manifest in (first, second, third)}) == 3
 
 
