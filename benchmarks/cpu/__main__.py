@@ -54,6 +54,7 @@ from dnc.runtime.arithmetic import this_isa
 from dnc.runtime.runners.openvino import openvino_core, reason
 from dnc.runtime.timing import Run, device_name, interleave
 from dnc.targets import targets
+from dnc.targets.tvm.compile import machine_for
 
 TARGETS = ("onnx", "openvino", "tvm")
 ENGINES = (
@@ -260,8 +261,15 @@ def machine(arguments: argparse.Namespace) -> dict[str, Any]:
             found[name] = version(distribution)
         except PackageNotFoundError:
             continue
-    told = {"cpu": device_name(), "threads": arguments.threads, "date": str(datetime.date.today()), "versions": found}
+    told = {"cpu": _processor(), "threads": arguments.threads, "date": str(datetime.date.today()), "versions": found}
     return {**told, "isa": this_isa(), "held": os.environ.get("HELD_ISA", "")}
+
+
+def _processor() -> str:
+    """The processor's name, and LLVM's, which says more: what its maker sells under one name may differ by half."""
+    if targets["tvm"]().missing():
+        return device_name()
+    return f"{device_name()} ({machine_for('', 'host').mcpu})"
 
 
 def parse(words: Sequence[str]) -> argparse.Namespace:
