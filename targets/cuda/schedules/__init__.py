@@ -123,7 +123,7 @@ def _kernel(segment: Segment, stages: Sequence[Stage], device: Device) -> Kernel
         kernel = _slide(segment, window, device) if not device.new else _joining(segment, window, stages, device)
     if kernel is not None:
         return kernel
-    kernel = signs(segment, stages) or scaled(segment, stages, device) or injective(segment)
+    kernel = signs(segment) or scaled(segment, stages, device) or injective(segment)
     kernel = kernel or reduction(segment, device)
     if kernel is None:
         raise Unmatched(f"no rule for block {segment.anchor.name}")

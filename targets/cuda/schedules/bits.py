@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 from tvm import tirx
 
@@ -24,7 +23,7 @@ from dnc.targets.cuda.schedules.tiled import SCALAR_TILES, Scalar
 from dnc.targets.tvm.schedules.injective import unflattened
 from dnc.targets.tvm.schedules.kernel import Kernel
 from dnc.targets.tvm.schedules.loops import Expr, Stmt, allocate, index, sequence, unrolled
-from dnc.targets.tvm.schedules.stages import Segment, Stage, dims, loads, replaced
+from dnc.targets.tvm.schedules.stages import Segment, dims, replaced
 from dnc.targets.tvm.schedules.window import Window
 
 __all__ = ["BIT_TILES", "bit_product", "signs"]
@@ -65,7 +64,7 @@ def bit_product(segment: Segment, window: Window, device: Device) -> Kernel:
     return kind.write(form)
 
 
-def signs(segment: Segment, stages: Sequence[Stage]) -> Kernel | None:
+def signs(segment: Segment) -> Kernel | None:
     """The kernel of what packs truths into words, lane by lane of a warp; None for others."""
     stage = segment.anchor
     if segment.rest or not stage.straight or sum(stage.reduced) != 1 or not isinstance(stage.value, tirx.Add):
@@ -79,7 +78,6 @@ def signs(segment: Segment, stages: Sequence[Stage]) -> Kernel | None:
         return None
     if str(truth.value.ty.dtype) != "bool" or stage.extents[stage.reduced.index(True)] != _WARP:
         return None
-    value, left_out = _through(truth.value, stages)
     shape, axes = dims(stage.buffer), [other for other in stage.axes if not other.same_as(axis)]
     total, words = math.prod(shape), _EACH * (_THREADS // _WARP)
     ragged = total % words > 0
@@ -91,7 +89,7 @@ def signs(segment: Segment, stages: Sequence[Stage]) -> Kernel | None:
 
         def vote(turn: Expr) -> Stmt:
             at = [*unflattened(first + turn, shape), lane]
-            positive = replaced(value, [*axes, axis], at)
+            positive = replaced(truth.value, [*axes, axis], at)
             if ragged:
                 positive = tirx.if_then_else(first + turn < total, positive, tirx.const(False, "bool"))
             keep = tirx.BufferStore(word, tirx.BufferLoad(voted, [index(0)]), [index(0)])
@@ -102,22 +100,4 @@ def signs(segment: Segment, stages: Sequence[Stage]) -> Kernel | None:
         put = tirx.BufferStore(stage.buffer, tirx.BufferLoad(word, [index(0)]), unflattened(number, shape))
         return scoped([voted, word], unrolled(_EACH, vote), when(inside, put))
 
-    return Kernel("signs", kernel([-(-total // words)], _THREADS, block), replaces=left_out)
-
-
-def _through(value: Expr, stages: Sequence[Stage]) -> tuple[Expr, tuple[Any, ...]]:
-    """An expression with what stages compute where it alone reads them, and their buffers."""
-    left_out: list[Any] = []
-    for stage in reversed(stages):
-        readers = [load for other in stages for load in loads(other.value) if load.source.same_as(stage.buffer)]
-        own = [load for load in loads(value) if load.source.same_as(stage.buffer)]
-        if not stage.plain or len(own) != 1 or len(readers) != 1:
-            continue
-
-        def load(read: Any, stage: Stage = stage) -> Expr:
-            inside = read.source.same_as(stage.buffer)
-            return replaced(stage.value, stage.axes, read.indices) if inside else read
-
-        value = replaced(value, (), (), load)
-        left_out.append(stage.buffer)
-    return value, tuple(left_out)
+    return Kernel("signs", kernel([-(-total // words)], _THREADS, block))
