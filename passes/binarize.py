@@ -5,14 +5,13 @@ weights' signs w, and pads s by -1. `form` says how that is computed for an engi
 
     sum of s * w = sum of b * 2 w - sum of w,    bits b = (x > 0) in {0, 1}, padded by 0
 
-1. `bits`: Conv on float32, with 2 w as weights and -sum(w) as biases. Any engine runs it. On OpenVINO a layer is 1.0 to
-   1.07 times as fast as lowered, on ONNX Runtime's CPU 1.03 to 1.25 times (yolov3-tiny, all but its first layer xnor:
-   1.04); but with 5 x 5 taps on small maps, where that engine's kernel is slow along padded borders, 0.8.
-2. `integer`: ConvInteger on uint8, then -sum(w) is added in float32. The weights are uint8 with the zero point 2, hence
-   0 and 4, because ONNX Runtime's kernel for int8 weights is 4 to 6 times slower. On its CPU a layer is 1.05 to 1.7
-   times as fast as lowered (yolov3-tiny 1.23, Darknet-19 1.18, EfficientNet-B0 1.16), on a 7 x 7 map 0.97; with fewer
-   than 24 channels `bits` is faster, and is taken. OpenVINO gains nothing by it, TVM does not import it, and on CUDA
-   and Myriad X it was not tried.
+1. `bits`: Conv on float32, with 2 w as weights and -(sum of w) as biases. Any engine runs it. On OpenVINO a layer is
+   1.0 to 1.07 times as fast as on signs.
+2. `integer`: ConvInteger on uint8, then -(sum of w) is added in float32. The weights are uint8 with the zero point 2,
+   hence 0 and 4, because ONNX Runtime's kernel for int8 weights is 4 to 6 times slower. On its CPU a layer is 1.05 to
+   1.7 times as fast as on signs (yolov3-tiny 1.23, Darknet-19 1.18, EfficientNet-B0 1.16), on a 7 x 7 map 0.97; of 1 to
+   20 channels it takes 0.61 to 0.95 of what bits take. OpenVINO gains nothing by it, TVM does not import it, and on
+   CUDA and Myriad X it was not tried.
 
 All sums are of whole numbers below 2^24, so both forms give what the composite does, to the bit.
 """
@@ -32,8 +31,6 @@ from dnc.graph.rewriting import Remarks
 from dnc.passes import Pass, passes
 from dnc.runtime.options import Option, one_of
 
-_FEWEST = 24
-"""Input channels from which on integers pay: with 16, on bits a layer is 1.1 times as fast, with 24 0.84."""
 _ZERO = np.uint8(2)
 """The zero point of the weights; 2 w is -2 or 2."""
 
@@ -53,12 +50,12 @@ class Binarize(Pass):
 
     def rewrite(self, model: ir.Model) -> Remarks:
         remarks = Remarks()
+        write, what = {"bits": (_bits, "on bits"), "integer": (_integers, "on integers")}[self.options["form"]]
         for node in list(model.graph):
             if is_composite(node, BINARY_CONVOLUTION):
                 binary = Binary(node, model.graph)
-                integer = self.options["form"] == "integer" and binary.channels >= _FEWEST
-                binary.finish((_integers if integer else _bits)(binary))
-                remarks.apply(node, "on integers" if integer else "on bits")
+                binary.finish(write(binary))
+                remarks.apply(node, what)
         remove_uncalled(model)
         return remarks
 

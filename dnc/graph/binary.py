@@ -117,11 +117,16 @@ class Binary:
         tensor = lazy(compute, packed, f"{packed.name}{suffix}", shape=[outputs, channels, *kernel], dtype=dtype)
         return self._in_place_of(1, tensor)
 
-    def convolve(self, op_type: str, *inputs: ir.Value, name: str = "", **attributes: Any) -> ir.Value:
-        """The output of a Conv, or of what has the attributes of one, with those of the call but for `attributes`."""
+    def convolve(self, op_type: str, *inputs: ir.Value, **attributes: Any) -> ir.Value:
+        """The sums by a Conv, or by what has the attributes of one, with those of the call but for `attributes`.
+
+        After a Conv, Round changes none of them. It keeps the scale out of the weights, into which passes and engines
+        would multiply it: such products add up to nearly 0 where signs do to 0, and the sign of that is any.
+        """
         given = {key: self.call.attributes[key].as_ints() for key in _SPATIAL} | attributes
         kernel = self.packed.shape.numpy()[1:3]
-        return self.node(op_type, *inputs, name=name, kernel_shape=kernel, group=1, **given)
+        sums = self.node(op_type, *inputs, kernel_shape=kernel, group=1, **given)
+        return self.node("Round", sums) if op_type == "Conv" else sums
 
     def finish(self, sums: ir.Value) -> None:
         """Scales the sums, adds the biases, and puts what comes of it in the place of the call."""
