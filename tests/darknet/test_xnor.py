@@ -37,11 +37,11 @@ def xnor_networks(draw: st.DrawFn, *, exact: bool = False) -> str:
     channels = draw(st.sampled_from([1, 2, 3, 7, 8, 9, 16, 24, 31, 32, 33, 40, 64, 65]))
     text = f"[net]\nwidth={draw(st.integers(5, 9))}\nheight={draw(st.integers(5, 9))}\nchannels={channels}\n"
     activations = ["linear", "relu", "leaky", "swish", "logistic"][: 2 if exact else None]
-    shapes = []
+    shapes: list[tuple[int, int, int]] = []
     for _ in range(draw(st.integers(1, 4))):
         filters = draw(st.sampled_from([1, 5, 8, 24, 31, 32, 33]))
         size = draw(st.integers(1, 4))
-        options = {"xnor": draw(st.sampled_from([1, 1, 1, 0])), "filters": filters, "size": size}
+        options: dict[str, Any] = {"xnor": draw(st.sampled_from([1, 1, 1, 0])), "filters": filters, "size": size}
         if size == 3 and draw(st.booleans()):
             options |= {"pad": 1, "dilation": draw(st.integers(1, 2))}
         else:
@@ -89,7 +89,7 @@ def every_layer(built: ir.Model, x: np.ndarray, expected: list[np.ndarray], tole
 
 def built_and_run(network: Network, target: str, x: np.ndarray, skip: str = "") -> np.ndarray:
     """What an engine gives."""
-    chosen = targets[target]()
+    (chosen,) = targets[target]().candidates()
     pipeline = chosen.pipeline()
     built = lower(network)
     inline_composites(built, keep=chosen.composites | pipeline.expanded([skip]))
