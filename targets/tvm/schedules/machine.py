@@ -7,8 +7,9 @@
     counts      whether it counts the bits of numbers in vectors: see binary.py
     cache       bytes of a core's second-level cache that a kernel may count on
     near        bytes of its first-level cache that weights may take
+    loads       loads that it starts in a cycle: 2, on aarch64 1, which is all that Cortex-A53 to A72 do
 
-LLVM knows all but the last two of every `mcpu`. Nobody knows those: they are so small that most processors have them.
+LLVM knows all but the last three of every `mcpu`. Those are so small that most processors have them.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ class Machine:
     registers: int = 32
     cache: int = _CACHE
     near: int = _NEAR
+    loads: int = 2
     rank: int = 0
     """Which tile convolutions take: 0 the best by the count of tiles.py, 1 the next one, ...: see tuning.py."""
     dots: Mapping[tuple[str, int], str] = field(default_factory=dict)
@@ -60,7 +62,8 @@ class Machine:
             lanes, registers = 8, 16
         shuffles = {size: name for extension, size, name in _SHUFFLES if extension in features}
         counts = 32 if "avx512vpopcntdq" in features else 8 if "neon" in features else 0
-        return cls(lanes, registers, dots=dots(features), shuffles=shuffles, counts=counts)
+        loads = 1 if "neon" in features else 2
+        return cls(lanes, registers, loads=loads, dots=dots(features), shuffles=shuffles, counts=counts)
 
 
 _SHUFFLES = (

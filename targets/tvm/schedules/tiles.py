@@ -4,7 +4,7 @@ A tile is `width` pixels times `blocks` vectors of output channels. Each step of
 weights and `width` numbers of the input, and multiplies all pairs. So it takes the largest of
 
     blocks width / 2        multiplications, of which the processor starts two at once
-    (blocks + width) / 2    loads, likewise
+    (blocks + width) / 2    loads, likewise; by 1 on aarch64, of whose processors many start one
     (blocks width + blocks + width + 3) / 3.75
                             instructions, with those of the loop: nearly four at once. With 16 registers this decides
                             between 4 x 3 and 6 x 2, of which the first is the faster one where both fit
@@ -117,7 +117,10 @@ def choose(columns: int, vectors: int, machine: Machine, spare: int = 0, even: b
         bands = bands_of(vectors, blocks)
         widest = min((machine.registers - 1 - spare - blocks) // blocks, _LONGEST // (4 * machine.lanes), columns)
         streams = depth * blocks * 4 * machine.lanes > machine.near
-        cost = [sum(band.count * _cycles(band.blocks, width, streams) for band in bands) for width in range(widest + 1)]
+        cost = [
+            sum(band.count * _cycles(band.blocks, width, streams, machine.loads) for band in bands)
+            for width in range(widest + 1)
+        ]
         cost[0] = 0.0
         for width in range(1, widest + 1):
             if even:
@@ -142,8 +145,13 @@ def bands_of(vectors: int, blocks: int) -> tuple[Band, ...]:
     return tuple(bands)
 
 
-def _cycles(blocks: int, width: int, streams: bool) -> float:
-    """Of a step of a tile; `streams` says whether the weights come from the second-level cache."""
+def _cycles(blocks: int, width: int, streams: bool, at_once: int) -> float:
+    """Of a step of a tile.
+
+    Args:
+        streams: whether the weights come from the second-level cache.
+        at_once: loads that the processor starts in a cycle.
+    """
     products, loads = blocks * width, blocks + width
-    bounds = (products / 2, loads / 2, (products + loads + _STEP) / _ISSUED, _LATENCY, _STREAM * blocks * streams)
+    bounds = (products / 2, loads / at_once, (products + loads + _STEP) / _ISSUED, _LATENCY, _STREAM * blocks * streams)
     return max(bounds) + _LOOP

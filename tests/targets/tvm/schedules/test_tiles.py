@@ -12,7 +12,7 @@ from dnc.targets.tvm.schedules.machine import Machine
 from dnc.targets.tvm.schedules.tiles import Band, Channels, choose
 from dnc.targets.tvm.schedules.window import Window, spans
 
-MACHINES = {"AVX-512": Machine(16, 32), "AVX": Machine(8, 16), "NEON": Machine(4, 32), "SSE": Machine(4, 16)}
+MACHINES = {"AVX-512": Machine(16, 32), "AVX": Machine(8, 16), "NEON": Machine(4, 32, loads=1), "SSE": Machine(4, 16)}
 
 
 @pytest.mark.parametrize("machine", MACHINES.values(), ids=MACHINES.keys())
@@ -52,6 +52,13 @@ def test_weights_from_the_second_level_cache() -> None:
     """Three vectors, each for two or three pixels, would wait for them."""
     near, far = (choose(11, 63, MACHINES["AVX"], depth=depth).bands[0].blocks for depth in (27, 2304))
     assert (near, far) == (3, 2)
+
+
+def test_fewer_loads_where_one_is_started_at_once() -> None:
+    """14 pixels by 2 vectors are 16 loads for 28 products."""
+    tiling = choose(2704, 64, MACHINES["NEON"])
+    blocks = tiling.bands[0].blocks
+    assert 2 * (blocks + tiling.width) <= blocks * tiling.width
 
 
 @pytest.mark.parametrize("machine", MACHINES.values(), ids=MACHINES.keys())
