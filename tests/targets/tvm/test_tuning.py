@@ -252,7 +252,8 @@ def test_never_slower(
         assert best == {"rule"}
         assert found["dropped"] == "no kernel is faster than the rule's"
     else:
-        assert "tile 1" in best if winner == "tiles" else "MetaSchedule" in best
+        # Which tile comes first, the formula says, and whether the next one makes other loops.
+        assert any(one.startswith("tile " if winner == "tiles" else "MetaSchedule") for one in best)
     functions = engine.manifest.report["functions"]
     assert ("MetaSchedule" in functions) == (kept and winner == "MetaSchedule")
     assert ((engine.folder / MODEL).read_bytes() != (plain.folder / MODEL).read_bytes()) is kept
