@@ -332,8 +332,8 @@ def gain(form: Form, output: tuple[int, int, int, int], inputs: int, machine: Ma
 
         products      half a cycle each; here 1.3 times that, as they were measured: what is multiplied comes from the
                       second-level cache, and sums go there
-        transforms    1.5 n n n for a tile and a vector of channels, which was measured too: 2 n sides of n log n
-                      operations, and n n numbers that are read and written
+        transforms    1.5 n n n for a tile and a vector of channels, measured as well, with n n vectors that are read
+                      and written
         weights       one for 4 bytes of them, where they are so many that memory keeps them
 
     Args:
