@@ -67,6 +67,11 @@ class Machine:
         return schedules.Machine.of(self.target).eights
 
     @property
+    def floats(self) -> bool:
+        """Whether it computes with floats, not by functions; of architectures that need not, as LLVM's features say."""
+        return self.architecture in ("x86_64", "aarch64") or bool(self.features & {"f", "vfp2", "vfp2sp"})
+
+    @property
     def is_host(self) -> bool:
         """Whether it is this machine's architecture."""
         return self.architecture == architecture()

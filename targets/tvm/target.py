@@ -153,7 +153,13 @@ class Tvm(TvmTarget):
         """Writes the model in Relax when it is called."""
         # No number is of 8 bits where the processor does not multiply them.
         eights = machine.eights or "uint8"
-        return partial(emit, for_one_image(model), eights=eights, bfloat16=self.options["precision"] == "bf16")
+        return partial(
+            emit,
+            for_one_image(model),
+            eights=eights,
+            bfloat16=self.options["precision"] == "bf16",
+            fences=machine.floats,
+        )
 
     def _machine(self) -> Machine:
         return machine_for(self.options["triple"], self.options["mcpu"])

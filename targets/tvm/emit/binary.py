@@ -106,7 +106,9 @@ def _reals(b: RelaxBuilder, sums: Tensor, products: int, scale: Array, bias: Arr
             if b.gpu:
                 product = tir.call_pure_extern("float32", "__fmul_rn", whole, factor(i[-1]))
             else:
-                product = tir.call_llvm_pure_intrin("float32", _FENCE, whole * factor(i[-1]))
+                product = whole * factor(i[-1])
+                if b.fences:
+                    product = tir.call_llvm_pure_intrin("float32", _FENCE, product)
             return product + shift(i[-1])
 
         return b.te.compute(data.shape, at, name="reals")

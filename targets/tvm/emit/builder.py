@@ -74,15 +74,15 @@ class RelaxBuilder:
     """A Relax function that is being built, for a GPU or for CPUs.
 
     Args:
-        fill: see `dnc.targets.tvm.emit.emit`.
+        fill, fences: see `dnc.targets.tvm.emit.emit`.
     """
 
-    def __init__(self, gpu: bool = False, fill: int = 0) -> None:
+    def __init__(self, gpu: bool = False, fill: int = 0, fences: bool = True) -> None:
         from tvm import relax, te, tirx
 
         self.relax, self.te, self.tir = relax, te, tirx
         self.op = relax.op
-        self.gpu, self.fill = gpu, fill
+        self.gpu, self.fill, self.fences = gpu, fill, fences
         self.block = relax.BlockBuilder()
         self.nodes: list[str] = []
         """Those that were written so far, by name; variables are called after the last: see provenance.py."""

@@ -42,8 +42,8 @@ __all__ = ["emit", "shared_outputs", "unsupported"]
 class _Emitter:
     """Translates one graph. `_values` has what was translated so far, by name."""
 
-    def __init__(self, eights: str, halves: Collection[ir.Node], gpu: bool, fill: int, composites: Composites) -> None:
-        self._b = RelaxBuilder(gpu, fill)
+    def __init__(self, eights: str, halves: Collection[ir.Node], b: RelaxBuilder, composites: Composites) -> None:
+        self._b, gpu = b, b.gpu
         self._composites, self._apart = composites, gpu
         self._values: dict[str, Value | Dequantized] = {}
         self._reals: dict[str, Value] = {}
@@ -193,6 +193,7 @@ def emit(
     bfloat16: bool = False,
     gpu: bool = False,
     fill: int = 0,
+    fences: bool = True,
     composites: Composites = _COMPOSITES,
 ) -> Any:
     """The tvm.IRModule of a model in which `unsupported` finds nothing. The model stays as it is.
@@ -204,10 +205,11 @@ def emit(
             of its own, `prepare`.
         fill: convolutions of float16 that read fewer channels than these, an odd number of them, read zeros behind
             them, so that a pixel's can be copied at once; 0 for none.
+        fences: LLVM can keep a product and a sum apart for the processor: one without floats has none.
         composites: what writes them.
     """
     chosen = halves.convolutions(model.graph) if bfloat16 else ()
-    return _Emitter("int8" if gpu else eights, chosen, gpu, fill, composites).module(model.graph)
+    return _Emitter("int8" if gpu else eights, chosen, RelaxBuilder(gpu, fill, fences), composites).module(model.graph)
 
 
 def shared_outputs(model: ir.Model) -> list[str]:

@@ -16,7 +16,7 @@ import tvm
 from tvm import relax
 
 from dnc.targets.tvm import schedules
-from dnc.targets.tvm.compile import fused
+from dnc.targets.tvm.compile import fused, machine_for
 from dnc.targets.tvm.emit.binary import convolution, signs
 from dnc.targets.tvm.emit.builder import MAIN, NODES, RelaxBuilder, Tensor
 from dnc.targets.tvm.functions import lowered
@@ -163,3 +163,20 @@ def test_in_a_row(mcpu: str, rules: str) -> None:
     x = cases[0].input()
     wanted = np.maximum(cases[1].expected(np.maximum(cases[0].expected(x), 0)), 0)
     np.testing.assert_array_equal(virtual["main"](tvm.runtime.tensor(x)).numpy(), wanted)
+
+
+@pytest.mark.parametrize(
+    ("triple", "mcpu", "floats"),
+    [("riscv64", "host", False), ("riscv64", "sifive-u74", True), ("aarch64", "host", True)],
+)
+def test_no_floats(triple: str, mcpu: str, floats: bool) -> None:
+    """LLVM ends the process where it finds a fence behind a float that the processor does not compute with."""
+    assert machine_for(triple, mcpu).floats == floats
+    b = RelaxBuilder(fences=floats)
+    x = Tensor(b.relax.Var("x", b.relax.TensorType((1, 5, 5, 8), "float32")), (1, 8, 5, 5), "float32", last=True)
+    case = Case(5, 5, 8, 8)
+    b.nodes.append("node")
+    with b.block.function(MAIN, [x.expr]):
+        value = convolution(b, case.node, signs(b, x), [x, *case.parameters()])
+        b.block.emit_func_output(value.expr)
+    assert ("arithmetic.fence" in b.block.finalize().script()) == floats
