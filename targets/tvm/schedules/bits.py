@@ -78,8 +78,10 @@ class Bordered:
         """One row of one image."""
         _, height, width, given = self.window.source
         top, left = self.window.padding
+        # Windows far apart may end before the border does.
+        left = min(left, self.columns)
         start, row = number * self.line, number % self.rows - top
-        inside = max(0, min(width, self.columns - left))
+        inside = min(width, self.columns - left)
         source = ((number // self.rows) * height + row) * width * given
         # Where pixels are as long as before, they are copied at once.
         many, length = (1, inside * given) if self.cell == given else (inside, given)
@@ -101,7 +103,7 @@ class Bordered:
 
         parts = [cleared(0, left * self.cell), loop(many, pixel) if inside else None]
         parts.append(cleared((left + inside) * self.cell, self.line))
-        known = sequence(*parts) if any(part is not None for part in parts) else tirx.Evaluate(index(0))
+        known = sequence(*parts)
         if top == 0 and self.rows <= height:
             return known
         return tirx.IfThenElse(tirx.all(row >= 0, row < height), known, cleared(0, self.line))

@@ -45,8 +45,8 @@ def constant(value: float, dtype: str) -> Expr:
 
 
 def sequence(*statements: Stmt | None) -> Stmt:
-    """Puts one statement after the other; None is left out."""
-    given = [statement for statement in statements if statement is not None]
+    """Puts one statement after the other; None is left out, and of nothing else comes one that does nothing."""
+    given = [statement for statement in statements if statement is not None] or [tirx.Evaluate(index(0))]
     return given[0] if len(given) == 1 else tirx.SeqStmt(given)
 
 

@@ -98,6 +98,7 @@ SPATIAL = {
     "one pixel": Conv(1, 1, 24, 24, padding=SAME),
     "a border larger than the map": Conv(2, 3, 4, 4, (7, 7), padding=(3, 3, 3, 3)),
     "nothing but border": Conv(1, 1, 4, 4, (1, 1), padding=(2, 2, 2, 2)),
+    "tiles of nothing but border": Conv(2, 1, 8, 64, (1, 1), padding=(16, 16, 16, 16)),
     "batch": Conv(7, 5, 24, 17, padding=SAME, images=2),
     "beyond the cache": Conv(4, 5, 131, 137, padding=SAME),
     "maps beyond the cache": Conv(71, 83, 3, 17, padding=SAME),
@@ -113,6 +114,7 @@ DEPTHWISE = {
     "large": Conv(12, 31, 17, 17, (9, 9), padding=(4, 4, 4, 4), groups=17),
     "one pixel": Conv(1, 1, 40, 40, padding=SAME, groups=40),
     "batch": Conv(7, 7, 20, 20, padding=SAME, groups=20, images=2),
+    "tiles of nothing but border": Conv(1, 2, 16, 16, (1, 1), padding=(16, 16, 16, 16), groups=16),
     "maps beyond the cache": Conv(83, 71, 19, 19, padding=SAME, groups=19),
     "stride 2 beyond the cache": Conv(83, 71, 19, 19, (5, 5), (2, 2), (2, 2, 2, 2), groups=19),
 }
