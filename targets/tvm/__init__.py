@@ -1,18 +1,15 @@
-"""Target `tvm`: from the graph to machine code (`compile`), and from there to numbers (`session`).
+"""Target `tvm`: from the graph to machine code, which `dnc.runtime.runners.tvm` runs.
 
+target      what can be asked for; common: what it has in common with back end tvm of target cuda
+winograd    which convolutions are computed with fewer multiplications; transforms: how, and what that rounds
 emit        the graph -> Relax, channels last
-joining     which functions become one, where TVM does not see it
+compile     the passes of TVM in order, and model.so
+joining     which functions become one, where TVM does not see it; calls: functions taken apart and made anew
 provenance  which nodes of the graph each function computes
 schedules   how the loops of each function run
-winograd    which convolutions are computed with fewer multiplications; transforms: how, and what that rounds
 functions   exp, sigmoid, tanh, ... as polynomials on vectors
-processor   what machine code may use, and whether a processor has it
-compile     the passes of TVM in order, and model.so
-session     runs model.so; needs TVM's runtime alone
-instrument  times of single functions
 tuning      --tune: kernels chosen by measuring them; cpu_tuning: what is tried for CPUs
-gpu         the same for NVIDIA's GPUs
-target      what both are as targets
+forms       what there is of a kernel to choose from; trials: what was measured, kept for the next time
 remote      machines that measure: this one, or a device behind TVM's RPC
 """
 

@@ -23,8 +23,8 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from dnc.graph.rewriting import attribute
 from dnc.targets.tvm.emit.builder import JOINS, SIGNS, Array, RelaxBuilder, Tensor, Value
+from dnc.targets.tvm.emit.convolutions import convolved
 
 __all__ = ["convolution", "signs"]
 
@@ -64,35 +64,14 @@ def convolution(b: RelaxBuilder, node: ir.Node, bits: Tensor, inputs: Sequence[V
     assert isinstance(weights, np.ndarray)
     assert isinstance(scale, np.ndarray)
     assert isinstance(bias, np.ndarray)
-    te, tir = b.te, b.tir
-    down, across = attribute(node, "strides", [1, 1])
-    tall, wide = attribute(node, "dilations", [1, 1])
-    top, left, bottom, right = attribute(node, "pads", [0] * 4)
-
-    def conv2d(bits: Any, kernel: Any) -> Any:
-        from tvm import topi
-
-        padded = topi.nn.pad(bits, (0, top, left, 0), (0, bottom, right, 0), name="pad_temp")
-        count, height, width, _ = padded.shape
-        ky, kx, i = (te.reduce_axis((0, kernel.shape[axis]), name=name) for axis, name in enumerate(("ky", "kx", "i")))
-        shape = (
-            count,
-            (height - (kernel.shape[0] - 1) * tall - 1) // down + 1,
-            (width - (kernel.shape[1] - 1) * wide - 1) // across + 1,
-            kernel.shape[3],
-        )
-
-        def at(n: Any, y: Any, x: Any, o: Any) -> Any:
-            differing = padded[n, y * down + ky * tall, x * across + kx * wide, i] ^ kernel[ky, kx, i, o]
-            return te.sum(tir.popcount(differing).astype("int32"), axis=[ky, kx, i])
-
-        return te.compute(shape, at, name="conv2d")
-
     if b.gpu:
         missing = -weights.shape[3] % (_WORD // _BYTE)
         weights = np.pad(weights, [(0, 0), (0, 0), (0, 0), (0, missing)]).view("<u4")
-    kernel = np.ascontiguousarray(weights.transpose(1, 2, 3, 0))
-    sums = b.compute(conv2d, bits.expr, b.relax.const(kernel), last=True, name="conv2d", attributes={JOINS: "sums"})
+
+    def differing(read: Any, weight: Any) -> Any:
+        return b.tir.popcount(read ^ weight).astype("int32")
+
+    sums = convolved(b, node, bits, weights.transpose(0, 3, 1, 2), differing)
     return _reals(b, sums, data.shape[1] * math.prod(weights.shape[1:3]), scale, bias)
 
 

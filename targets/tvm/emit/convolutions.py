@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -19,14 +20,14 @@ def convolved(
     node: ir.Node,
     data: Tensor,
     weights: Array,
-    number: Callable[[Any], Any] = lambda held: held,
+    term: Callable[[Any, Any], Any] = operator.mul,
     marks: Mapping[str, Any] | None = None,
 ) -> Tensor:
-    """What a Conv of one group gives before its bias.
+    """The sums of a Conv of one group, or of what has the attributes of one, without its bias.
 
     Args:
         weights: (O, I, kh, kw).
-        number: makes a float32 of what data and weights hold.
+        term: what is added up, of a number of the data and one of the weights.
         marks: annotations of the block that adds up.
     """
     te, x = b.te, b.last(data)
@@ -49,7 +50,7 @@ def convolved(
 
         def at(n: Any, y: Any, x: Any, o: Any) -> Any:
             read = padded[n, y * down + ky * tall, x * across + kx * wide, i]
-            return te.sum(number(read) * number(kernel[ky, kx, i, o]), axis=[ky, kx, i])
+            return te.sum(term(read, kernel[ky, kx, i, o]), axis=[ky, kx, i])
 
         return te.compute(shape, at, name="conv2d", attrs=dict(marks or {}))
 

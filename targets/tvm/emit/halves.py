@@ -77,7 +77,7 @@ def convolution(b: RelaxBuilder, node: ir.Node, data: Tensor, inputs: Sequence[V
     def real(bits: Any) -> Any:
         return tir.reinterpret("float32", bits.astype("uint32") << tir.const(16, "uint32"))
 
-    result = convolved(b, node, data, _halves(weights), number=real)
+    result = convolved(b, node, data, _halves(weights), lambda read, weight: real(read) * real(weight))
     if len(inputs) > 2 and inputs[2] is not None:
         assert isinstance(inputs[2], np.ndarray)
         result = b.emit(b.op.add(result.expr, b.constant(inputs[2].reshape(-1, 1, 1), "float32", True)), last=True)

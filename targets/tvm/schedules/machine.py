@@ -3,8 +3,8 @@
     lanes       float32 numbers in a vector register: 16 with AVX-512, 8 with AVX, 4 with SSE and NEON
     registers   vector registers: 32 with AVX-512 and on aarch64, 16 on other x86
     dots        instructions that add up several products of small numbers at once: see dot.py
-    shuffles    instructions that look bytes up in a table of 16: see binary.py
-    counts      whether it counts the bits of numbers in vectors: see binary.py
+    shuffles    instructions that look bytes up in a table of 16: see tables.py
+    counts      bits of the numbers in vectors whose bits it counts, 0 if it counts none: see binary.py
     cache       bytes of a core's second-level cache that a kernel may count on
     near        bytes of its first-level cache that weights may take
     loads       loads that it starts in a cycle: 2, on aarch64 1, which is all that Cortex-A53 to A72 do

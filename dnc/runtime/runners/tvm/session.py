@@ -10,8 +10,8 @@ The code of an engine for batches of any size is for one image: the first side o
 for others; what is left when they are fewer than the processors runs one after the other on all of them.
 
 Inputs are read where they lie, if they lie as TVM wants it (one block, on a border of 64 bytes), else copied once;
-outputs are memory of TVM's that the arrays keep, but for those
-that the graph takes over from elsewhere (`emit.shared_outputs`), and those of a batch.
+outputs are memory of TVM's that the arrays keep, but for those that the graph takes over from elsewhere
+(`emit.shared_outputs`), and those of a batch.
 """
 
 from __future__ import annotations
@@ -261,7 +261,9 @@ class TvmSession(Session):
     def _worker(self, threads: int | None) -> Iterator[_Worker]:
         """A worker of so many threads that nobody else has meanwhile."""
         if self._owner != os.getpid():
-            self._owner, self._free = os.getpid(), defaultdict(deque)
+            # In this order: another thread must not see the parent's workers as its own.
+            self._free = defaultdict(deque)
+            self._owner = os.getpid()
         try:
             worker = self._free[threads].pop()
         except IndexError:
