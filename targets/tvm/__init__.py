@@ -1,7 +1,7 @@
 """Target `tvm`: from the graph to machine code, which `dnc.runtime.runners.tvm` runs.
 
 target      what can be asked for; common: what it has in common with back end tvm of target cuda
-winograd    which convolutions are computed with fewer multiplications; transforms: how, and what that rounds
+winograd    which convolutions are computed with fewer multiplications; minimal_filtering: how, and what that rounds
 emit        the graph -> Relax, channels last
 compile     the passes of TVM in order, and model.so
 joining     which functions become one, where TVM does not see it; calls: functions taken apart and made anew

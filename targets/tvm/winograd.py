@@ -3,13 +3,15 @@
     --option winograd=1e-5      each may be off by 1e-5 of its largest output
 
 Of each convolution of 3 x 3 taps, stride 1, no dilation and one group, in float32, both forms of
-`dnc.targets.tvm.transforms` are considered that promise to be faster than the definition by a tenth
+`dnc.targets.tvm.minimal_filtering` are considered that promise to be faster than the definition by a tenth
 (`dnc.targets.tvm.schedules.gain`), the faster one first. Their error is measured on what the convolution reads
 when the network runs on noise and on a photograph, the same that prove passes; the first one with a fourth of the error
 that is allowed, or less, is taken: of 56 other photographs the worst had 2.3 times as much in a layer of yolov3-tiny.
 
 What is chosen is metadata of the node, which stays the Conv that it is: other readers compute it by its definition, and
 the proof of passes sees no difference. The remarks say what was chosen, what its error is, and why others stay.
+
+The pass is this target's own, not one of `dnc.passes`: it depends on the processor, and the option switches it.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from dnc.graph.running import Running
 from dnc.graph.verification import feeds_for
 from dnc.runtime.preprocessing import Preprocessing
 from dnc.targets.tvm.emit.halves import convolutions
-from dnc.targets.tvm.transforms import FORMS, WINOGRAD, Form
+from dnc.targets.tvm.minimal_filtering import FORMS, WINOGRAD, Form
 from dnc.typing import Array
 
 if TYPE_CHECKING:

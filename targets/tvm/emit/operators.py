@@ -16,7 +16,7 @@ from dnc.graph.rewriting import attribute, constant_array
 from dnc.targets.tvm.emit.builder import RelaxBuilder, Tensor, Value, integers
 from dnc.targets.tvm.emit.convolutions import convolved
 from dnc.targets.tvm.functions import softplus
-from dnc.targets.tvm.transforms import WINOGRAD
+from dnc.targets.tvm.minimal_filtering import WINOGRAD
 
 __all__ = ["OPERATORS", "filled", "unsuitable"]
 

@@ -22,8 +22,8 @@ import tvm_ffi
 from tvm import ir, s_tir, tirx
 from tvm.sym import Analyzer
 
+from dnc.targets.tvm.minimal_filtering import WINOGRAD
 from dnc.targets.tvm.schedules.loops import Expr, Stmt, allocate, loop, sequence, unrolled, vector
-from dnc.targets.tvm.transforms import WINOGRAD
 
 __all__ = [
     "Segment",

@@ -1,4 +1,4 @@
-"""Convolutions of 3 x 3 taps by Winograd's minimal filtering (`dnc.targets.tvm.transforms`), where the graph says so.
+"""Convolutions of 3 x 3 taps by Winograd's form (`dnc.targets.tvm.minimal_filtering`), where the graph says so.
 
     V[t, i, tile]   = B' d B         inputs transformed, t = 0 ... n n - 1
     M[t, o, tile]  += V[t, i, tile] * U[t, i, o]
@@ -26,6 +26,7 @@ from typing import Any
 
 from tvm import tirx
 
+from dnc.targets.tvm.minimal_filtering import FORMS, Form
 from dnc.targets.tvm.schedules.kernel import Kernel, Packed
 from dnc.targets.tvm.schedules.loops import (
     STACK,
@@ -45,7 +46,6 @@ from dnc.targets.tvm.schedules.spatial import WORTH
 from dnc.targets.tvm.schedules.stages import Segment
 from dnc.targets.tvm.schedules.tiles import Band, Channels, choose
 from dnc.targets.tvm.schedules.window import Window
-from dnc.targets.tvm.transforms import FORMS, Form
 from dnc.typing import Array
 
 __all__ = ["gain", "winograd"]

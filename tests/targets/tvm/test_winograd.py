@@ -15,8 +15,8 @@ import dnc
 from dnc.errors import TargetError
 from dnc.graph.rewriting import Remarks
 from dnc.runtime.options import parse_options
+from dnc.targets.tvm.minimal_filtering import FORMS, WINOGRAD, Form
 from dnc.targets.tvm.target import Tvm
-from dnc.targets.tvm.transforms import FORMS, WINOGRAD, Form
 from dnc.typing import Array
 from tests import models
 
