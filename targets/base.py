@@ -254,7 +254,7 @@ class TunableTarget(Target):
     """A target whose engines have parts that can be chosen by measuring them: `--tune`."""
 
     def unproven(self) -> Target | None:
-        """The same target with what no device has run yet, if tuning tries that as well: the other way of `proven`."""
+        """The same target with what no device has run yet, if tuning tries that as well: the opposite of `proven`."""
         return None
 
     @abstractmethod

@@ -8,7 +8,8 @@ weights. Float32 stay:
    of boxes, softmax, suppression). It is little work, and coordinates need more than 11 bits: in float16 the last of
    76 columns is right to 1/32 of a cell.
 3. What a comparison (Greater, Sign, a cast to integers) that a product comes after depends on: all of it. The least
-   change may turn such a result, and then the output is another one. So may it the signs that BinaryConvolution takes.
+   change may turn such a result, and then the output is another one. The signs that BinaryConvolution takes are such
+   results, too.
 4. Sections with Exp, Pow or Softmax: e^11.1 and 256^2 are more than float16 holds. BatchNormalization, by itself: a
    small variance is nothing in float16; fold-batchnorm leaves few of them.
 5. What is computed with 8 bits (`dnc.passes.quantize`), and what is computed element by element of one such product

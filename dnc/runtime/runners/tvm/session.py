@@ -5,9 +5,10 @@ in a process that forks. So a session never runs in the caller's thread: it has 
 at the same time, each with its own pool of `threads` workers and its own virtual machine; they share the code and the
 weights. A forked child starts new ones.
 
-The code of an engine for batches of any size is for one image: the first side of what it takes and gives of each is
-"N" in model.json. The images of a batch run at the same time, each on a processor of its own, so that no kernel waits
-for others; what is left when they are fewer than the processors runs one after the other on all of them.
+An engine for batches of any size has code for one image: in model.json, "N" is the first side of those inputs and
+outputs of which each image has its own. The images of a batch run at the same time, each on a processor of its own, so
+that no kernel waits for others. The last ones, when they are fewer than the processors, run one after the other on all
+of them.
 
 Inputs are read where they lie, if they lie as TVM wants it (one block, on a border of 64 bytes), else copied once;
 outputs are memory of TVM's that the arrays keep, but for those that the graph takes over from elsewhere
@@ -64,7 +65,7 @@ _POOLED = 2
 _CPU = 1
 """DLPack's device type."""
 _FREE = "N"
-"""The first side of what there is of each image, where a run takes any number of them."""
+"""The first side of inputs and outputs of which each image has its own, where a run takes any number of images."""
 SETTINGS = {
     # By default it binds the caller's thread to processors, for good, and half of all threads are thought to be
     # hyper-threads.
