@@ -61,3 +61,11 @@ def test_what_is_left(suite: pytest.Pytester) -> None:
         suite.runpytest("-p", "no:cacheprovider", "--outcomes", "record", "-k", selected)
         left = suite.runpytest("-p", "no:cacheprovider", "--left", "record").parseoutcomes()
         assert left == {"skipped": 3, "deselected": 1, "xfailed": 1}
+
+
+def test_where_nothing_is_left(suite: pytest.Pytester) -> None:
+    """A step of which everything has passed is no failure."""
+    suite.runpytest("-p", "no:cacheprovider", "--outcomes", "record", "-k", "runs")
+    assert suite.runpytest("-p", "no:cacheprovider", "-k", "runs").ret == pytest.ExitCode.OK
+    assert suite.runpytest("-p", "no:cacheprovider", "-k", "runs", "--left", "record").ret == pytest.ExitCode.OK
+    assert suite.runpytest("-p", "no:cacheprovider", "-k", "nothing").ret == pytest.ExitCode.NO_TESTS_COLLECTED

@@ -168,7 +168,7 @@ def _batches(rows: Sequence[Row]) -> str:
                 continue
             single = seconds.get(f"{engine}, 1")
             one = f"{single * 1e3:.2f}" if single else ""
-            lines.append([row["network"], engine, one, f"{whole * 1e3 / 16:.2f}", f"{ratios[name][0]:.2f}"])
+            lines.append([row["network"], engine, one, f"{whole * 1e3 / int(count):.2f}", f"{ratios[name][0]:.2f}"])
     heads = ["network", "engine", "1 image, ms", "of 16 images each, ms", "of the fastest peer's time"]
     return "### Batches\n\nOne engine, run with 1 image and with 16.\n\n" + _table(heads, lines)
 
