@@ -161,8 +161,8 @@ def measure(cfg: Path, arguments: argparse.Namespace, folder: Path) -> dict[str,
     x = np.random.default_rng(0).random((1, *network.input_shape), np.float32)
     precisions = ["fp32", "bf16"]
     if arguments.images is not None:
-        images = find_images([arguments.images], limit=CALIBRATED_ON)
         with bench.leaving_out("dnc int8"):
+            images = find_images([arguments.images], limit=CALIBRATED_ON)
             calibrate(network, preprocessing_for(network, weights), images).write(folder / "calibration.json")
             precisions.append("int8")
     for target, precision in ENGINES:

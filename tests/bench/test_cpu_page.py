@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,7 @@ def test_a_cpu_without_bfloat16(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
 
 
 def test_what_fails_is_left_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Whichever error it is, and wherever: a compile, a first run, a peer that is not installed."""
+    """Whichever error it is, and wherever: images, a compile, a first run, a peer that is not installed."""
     real = cpu.dnc.compile
 
     def compile(cfg: Path, weights: Path, target: str, *rest: Any, **options: Any) -> Any:
@@ -63,10 +64,12 @@ def test_what_fails_is_left_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     monkeypatch.setattr(cpu.peers, "openvino", absent)
     monkeypatch.setattr(cpu.peers, "onnx_runtime", lambda *_: broken)
     monkeypatch.setattr(cpu.targets["openvino"], "missing", lambda self: "")
-    row = cpu.measure(_write(tmp_path, "tiny", TINY), ARGUMENTS, tmp_path)
+    arguments = argparse.Namespace(**{**vars(ARGUMENTS), "images": str(tmp_path)})
+    row = cpu.measure(_write(tmp_path, "tiny", TINY), arguments, tmp_path)
     assert list(row["seconds"]) == ["dnc onnx"]
     assert row["to"] == "dnc onnx"
     assert row["notes"] == [
+        "dnc int8: no images in the folder",
         "dnc openvino: it cannot be opened here",
         "plain ONNX Runtime: no such instruction",
         "plain OpenVINO: openvino is not installed",
