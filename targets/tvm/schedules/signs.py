@@ -38,6 +38,9 @@ MASKS = "".join(_MASKS.format(lanes=lanes) for lanes in _LANES)
 """For LLVM: vectors of truths have no form in memory that TVM reads as it wrote them."""
 _TASK, _WORTH = 1_024, 65_536
 """Bytes of a task, and from how many numbers on threads are woken."""
+_FEW = 256
+"""Numbers below which TVM puts a buffer on the stack. There LLVM joins vectors that are read with narrower ones that
+were written, and may end with values that are used before they are known."""
 
 
 def importing(text: str, body: Stmt) -> Stmt:
@@ -117,6 +120,7 @@ def _flat(buffer: Any, place: Expr) -> list[Expr]:
 def _run(numbers: Any, bits: Any, to: Expr, count: int, first: Expr | None = None) -> Stmt:
     """So many bytes of bits, of numbers that lie one after the other from `first` on."""
     start = to * BYTE if first is None else first
+    lanes = BYTE if math.prod(dims(numbers)) < _FEW else _LANES[0]
 
     def part(low: int, lanes: int, vectors: int) -> Stmt:
         def step(number: Expr) -> Stmt:
@@ -125,7 +129,7 @@ def _run(numbers: Any, bits: Any, to: Expr, count: int, first: Expr | None = Non
 
         return loop(vectors, step)
 
-    return sequence(*(part(*stretch) for stretch in stretches(count, _LANES[0] // BYTE)))
+    return sequence(*(part(*stretch) for stretch in stretches(count, lanes // BYTE)))
 
 
 def _rest(numbers: Any, first: Expr, bits: Any, to: Expr, count: int) -> Stmt:

@@ -27,6 +27,18 @@ from tests.targets.tvm.schedules.harness import machine
 @settings(max_examples=2)
 def test_random(mcpu: str, text: str, seed: int) -> None:
     """To the bit, for a batch."""
+    compared(mcpu, text, seed)
+
+
+def test_few_numbers() -> None:
+    """TVM holds them on the stack, where LLVM could not join vectors of four to those whose signs are taken."""
+    text = "[net]\nwidth=1\nheight=5\nchannels=8\n"
+    text += "[convolutional]\nfilters=40\nsize=1\npadding=2\nstride=3\nactivation=linear\n"
+    compared("x86-64-v2", text + "[convolutional]\nxnor=1\nfilters=9\nsize=1\nactivation=relu\n", 0)
+
+
+def compared(mcpu: str, text: str, seed: int) -> None:
+    """An engine's numbers with the reference's."""
     machine(mcpu)
     network = of_units(Network.parse(text).with_random_weights(seed), seed)
     x = inputs(network, seed)
