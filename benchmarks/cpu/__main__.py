@@ -42,6 +42,7 @@ import numpy as np
 import dnc
 from benchmarks import held
 from benchmarks.cpu import page, peers
+from benchmarks.cpu.page import BATCH
 from dnc.bench.peers import Peer, Plain
 from dnc.bench.prepare import weights_or_random
 from dnc.compiler.source import preprocessing_for
@@ -68,7 +69,6 @@ CALIBRATED_ON = 20
 ROUNDS = (9, 400)
 PEERS = {"opencv": "OpenCV", "ncnn": "ncnn"}
 KINDS = ("networks", "xnor", "batches")
-BATCH = 16
 _CONVOLUTION = "[convolutional]\nfilters=256\nsize=3\nstride=1\npad=1\nactivation=linear\n"
 _SMALL = "[net]\nwidth=26\nheight=26\nchannels=256\n"
 XNOR = {

@@ -35,6 +35,8 @@ _TITLES = {
     "avx2": "AVX2",
 }
 _EIGHTS = ("bf16", "int8")
+BATCH = 16
+"""How many images are run as one."""
 Row = Mapping[str, Any]
 
 
@@ -168,9 +170,9 @@ def _batches(rows: Sequence[Row]) -> str:
                 continue
             single = seconds.get(f"{engine}, 1")
             one = f"{single * 1e3:.2f}" if single else ""
-            lines.append([row["network"], engine, one, f"{whole * 1e3 / int(count):.2f}", f"{ratios[name][0]:.2f}"])
-    heads = ["network", "engine", "1 image, ms", "of 16 images each, ms", "of the fastest peer's time"]
-    return "### Batches\n\nOne engine, run with 1 image and with 16.\n\n" + _table(heads, lines)
+            lines.append([row["network"], engine, one, f"{whole * 1e3 / BATCH:.2f}", f"{ratios[name][0]:.2f}"])
+    heads = ["network", "engine", "1 image, ms", f"of {BATCH} images each, ms", "of the fastest peer's time"]
+    return f"### Batches\n\nOne engine, run with 1 image and with {BATCH}.\n\n" + _table(heads, lines)
 
 
 _KINDS: Mapping[str, Callable[[Sequence[Row]], str]] = {"networks": _networks, "xnor": _xnor, "batches": _batches}
