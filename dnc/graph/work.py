@@ -257,7 +257,7 @@ def _read_onnx(
         reads, writes = [name for name in node.input if name], [name for name in node.output if name]
         sides = [shapes.get(name, ()) for name in node.input]
         per_output = 0.0
-        if node.op_type in ("Conv", "ConvTranspose") and len(sides) > 1:
+        if node.op_type in ("Conv", "ConvInteger", "ConvTranspose") and len(sides) > 1:
             per_output = 2.0 * math.prod(sides[1][1:])
             if node.op_type == "ConvTranspose":
                 # Every input meets every weight, rather than every output.
