@@ -58,6 +58,8 @@ def append(path: Path, machine: Row, row: Row) -> None:
 def write(path: Path) -> None:
     """Keeps the rows of a file beside this module, and writes their tables into the page."""
     rows = read(path)
+    if not rows:
+        raise SystemExit(f"{path} holds nothing that was measured: --results writes it")
     page = PAGE.read_text(encoding="utf-8")
     before, begin, rest = page.partition(_BEGIN)
     _, end, after = rest.partition(_END)

@@ -27,7 +27,20 @@ def few_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_page_is_what_was_measured() -> None:
     """Whoever changes one of them runs `python -m benchmarks.cpu --page benchmarks/cpu/measured.jsonl`."""
-    assert page.tables(page.read(page.MEASURED)) in page.PAGE.read_text(encoding="utf-8")
+    tables = page.tables(page.read(page.MEASURED))
+    assert tables.count("\n## ") + tables.startswith("## ") >= 1
+    assert tables in page.PAGE.read_text(encoding="utf-8")
+
+
+def test_nothing_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The page stays where there is nothing to write into it."""
+    kept = page.PAGE.read_bytes()
+    for name in ("PAGE", "MEASURED"):
+        (tmp_path / name).write_bytes(getattr(page, name).read_bytes())
+        monkeypatch.setattr(page, name, tmp_path / name)
+    with pytest.raises(SystemExit, match="nothing that was measured"):
+        page.write(tmp_path / "missing.jsonl")
+    assert page.PAGE.read_bytes() == kept
 
 
 def test_a_cpu_without_bfloat16(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
