@@ -43,6 +43,7 @@ import dnc
 from benchmarks import held
 from benchmarks.cpu import page, peers
 from benchmarks.cpu.page import BATCH
+from benchmarks.measured import read
 from dnc.bench.peers import Peer, Plain
 from dnc.bench.prepare import weights_or_random
 from dnc.compiler.source import preprocessing_for
@@ -238,7 +239,7 @@ def measure_batches(cfg: Path, arguments: argparse.Namespace, folder: Path) -> d
 def rows(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """What is asked for and is not among the results yet, each measured when it is its turn."""
     isa = this_isa()
-    known = {(row.get("isa"), row.get("kind"), row.get("network")) for row in page.read(arguments.results)}
+    known = {(row.get("isa"), row.get("kind"), row.get("network")) for row in read(arguments.results)}
     jobs: dict[str, Any] = {}
     if arguments.kind == "xnor":
         jobs = {name: partial(measure_xnor, networks) for name, networks in XNOR.items()}
@@ -312,7 +313,7 @@ def main() -> None:
         told = {"machine": machine(arguments)}
         for row in rows(arguments):
             page.append(arguments.results, told, row)
-        print(page.tables(page.read(arguments.results)), file=answers, flush=True)
+        print(page.tables(read(arguments.results)), file=answers, flush=True)
 
 
 if __name__ == "__main__":

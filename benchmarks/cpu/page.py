@@ -16,16 +16,13 @@ import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-__all__ = ["MEASURED", "PAGE", "append", "read", "tables", "write"]
+from benchmarks.measured import Row, keep, put, read
+
+__all__ = ["MEASURED", "PAGE", "append", "tables", "write"]
 
 MEASURED = Path(__file__).with_name("measured.jsonl")
 PAGE = MEASURED.parent.with_suffix(".md")
-_BEGIN, _END = (
-    "<!-- measured: python -m benchmarks.cpu --page FILE writes what follows -->",
-    "<!-- end of what was measured -->",
-)
 _ORDER = ("host", "amx", "avx512vnni", "avxvnni", "avx512", "avx2", "sse", "i8mm", "dotprod", "neon", "unknown")
 _TITLES = {
     "amx": "AVX-512 with AMX",
@@ -37,14 +34,6 @@ _TITLES = {
 _EIGHTS = ("bf16", "int8")
 BATCH = 16
 """How many images are run as one."""
-Row = Mapping[str, Any]
-
-
-def read(path: Path) -> list[dict[str, Any]]:
-    """The lines of a file; none if there is no file."""
-    if not path.is_file():
-        return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
 
 
 def append(path: Path, machine: Row, row: Row) -> None:
@@ -60,13 +49,8 @@ def write(path: Path) -> None:
     rows = read(path)
     if not rows:
         raise SystemExit(f"{path} holds nothing that was measured: --results writes it")
-    page = PAGE.read_text(encoding="utf-8")
-    before, begin, rest = page.partition(_BEGIN)
-    _, end, after = rest.partition(_END)
-    if not (begin and end):
-        raise SystemExit(f"{PAGE} does not say where the tables are: {_BEGIN} … {_END}")
-    MEASURED.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    PAGE.write_text(f"{before}{_BEGIN}\n\n{tables(rows)}{_END}{after}", encoding="utf-8")
+    keep(MEASURED, rows)
+    put(PAGE, tables(rows))
 
 
 def tables(rows: Sequence[Row]) -> str:

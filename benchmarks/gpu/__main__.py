@@ -44,6 +44,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.gpu import building, checking, page
+from benchmarks.measured import read
 from dnc.errors import TargetError
 from dnc.runtime.gpus import gpus
 from dnc.runtime.timing import device_name, interleave
@@ -324,7 +325,7 @@ def main() -> None:
         parser.error(f"{', '.join(unknown)}: not there; there is {', '.join(known)}")
     rows_file = place.folder / "rows.jsonl"
     place.folder.mkdir(parents=True, exist_ok=True)
-    rows = page.read(rows_file)
+    rows = read(rows_file)
     done = {(row["network"], row["precision"], row["images"], row["peer"]) for row in rows if "network" in row}
     with rows_file.open("a", encoding="utf-8") as file:
 

@@ -11,28 +11,22 @@ A file is one run. A line {"machine": …} says on what, by which versions and w
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-__all__ = ["PAGE", "keep", "read", "table", "tables", "write"]
+from benchmarks import measured
+from benchmarks.measured import Row, read
+
+__all__ = ["PAGE", "keep", "table", "tables", "write"]
 
 _HERE = Path(__file__).parent
 PAGE = _HERE.parent / "gpu.md"
-_BEGIN, _END = "<!-- measured: python -m benchmarks.gpu writes what follows -->", "<!-- end of what was measured -->"
 _OWN = ("dnc", "dnc new", "dnc tuned", "dnc single kernels")
 _SHORT = {"dnc single kernels": "dnc, single"}
-Rows = Sequence[Mapping[str, Any]]
-
-
-def read(path: Path) -> list[dict[str, Any]]:
-    """The lines of a file; none if there is no file."""
-    if not path.is_file():
-        return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+Rows = Sequence[Row]
 
 
 def keep(path: Path) -> None:
@@ -40,16 +34,12 @@ def keep(path: Path) -> None:
     rows = read(path)
     machine = next(row["machine"] for row in reversed(rows) if "machine" in row)
     title = re.sub(r"\W+", "-", machine["gpu"].partition(" (")[0].removeprefix("NVIDIA ")).lower()
-    text = "".join(json.dumps(row) + "\n" for row in rows)
-    (_HERE / f"{title}-{machine['date']}.jsonl").write_text(text, encoding="utf-8")
+    measured.keep(_HERE / f"{title}-{machine['date']}.jsonl", rows)
 
 
 def write() -> None:
     """Writes the tables into the page, the last run first."""
-    page = PAGE.read_text(encoding="utf-8")
-    before, _, rest = page.partition(_BEGIN)
-    _, _, after = rest.partition(_END)
-    PAGE.write_text(f"{before}{_BEGIN}\n\n{tables()}{_END}{after}", encoding="utf-8")
+    measured.put(PAGE, tables())
 
 
 def tables() -> str:

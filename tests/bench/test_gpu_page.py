@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from importlib import import_module
+from pathlib import Path
+
+import pytest
 
 # Benchmarks are no part of what types are checked of.
 page = import_module("benchmarks.gpu.page")
@@ -22,3 +25,12 @@ def test_behind_is_said() -> None:
     text = page.table([{"machine": machine}, *rows])
     assert "| net | 3 | 1 | 4 | 2 | 1.50 |" in text
     assert "behind in 1: net fp16 1 1.50" in text
+
+
+def test_a_page_without_a_place_for_tables(tmp_path: Path) -> None:
+    """It stays as it is."""
+    lost = tmp_path / "gpu.md"
+    lost.write_text("# GPUs\n")
+    with pytest.raises(SystemExit, match="does not say where the tables are"):
+        import_module("benchmarks.measured").put(lost, "| a |\n")
+    assert lost.read_text() == "# GPUs\n"
