@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from dnc.compiler.compiling import compile as compile
     from dnc.darknet.network import Network as Network
+    from dnc.destinations.exporting import export as export
     from dnc.errors import DncError as DncError
     from dnc.runtime.conversions import to_supervision as to_supervision
     from dnc.runtime.decoding import Classification as Classification
@@ -21,7 +22,10 @@ if TYPE_CHECKING:
     from dnc.runtime.engine import load as load
 
 __version__ = "0.1.0"
-__all__ = ["Classification", "Detection", "DncError", "Engine", "Network", "compile", "load", "to_supervision"]
+__all__ = [
+    *("Classification", "Detection", "DncError", "Engine", "Network"),
+    *("compile", "export", "load", "to_supervision"),
+]
 
 _HOMES = {
     "Classification": "dnc.runtime.decoding",
@@ -30,6 +34,7 @@ _HOMES = {
     "Engine": "dnc.runtime.engine",
     "Network": "dnc.darknet.network",
     "compile": "dnc.compiler.compiling",
+    "export": "dnc.destinations.exporting",
     "load": "dnc.runtime.engine",
     "to_supervision": "dnc.runtime.conversions",
 }

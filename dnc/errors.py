@@ -121,6 +121,10 @@ class BundleError(DncError):
     """An engine folder that is damaged, made by a newer dnc, or cannot be written."""
 
 
+class DestinationError(DncError):
+    """A program that an engine is exported for cannot take it, or what is written for it cannot be written."""
+
+
 class ZooError(DncError):
     """Weights that could not be fetched from any of their sources."""
 

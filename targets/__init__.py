@@ -11,11 +11,11 @@ from collections.abc import Mapping
 
 from dnc.errors import TargetError, close_match
 from dnc.registry import Registry
-from dnc.targets.base import Destination, Target
+from dnc.targets.base import Selectable, Target
 
-__all__ = ["Destination", "Target", "find", "maker_of", "targets"]
+__all__ = ["Selectable", "Target", "find", "maker_of", "targets"]
 
-targets: Registry[type[Destination]] = Registry("dnc.targets")
+targets: Registry[type[Selectable]] = Registry("dnc.targets")
 
 _MEANT = {
     **dict.fromkeys(("gpu", "nvidia", "tensorrt", "trt"), "cuda"),
@@ -29,7 +29,7 @@ _MEANT = {
 """What people call a target besides."""
 
 
-def find(name: str) -> type[Destination]:
+def find(name: str) -> type[Selectable]:
     """The target of this name, installed or not; raises TargetError if there is none."""
     if name not in targets:
         hint = close_match(name, targets, meant=_MEANT) or f"one of: {', '.join(targets)}"

@@ -26,10 +26,10 @@ from dnc.runtime.options import CALIBRATED, Option, check_names, parse_options
 from dnc.runtime.runners import Runner
 from dnc.typing import Array, Progress, silent
 
-__all__ = ["Candidate", "Destination", "Target", "TunableTarget", "Tuning", "UnsupportedError"]
+__all__ = ["Candidate", "Selectable", "Target", "TunableTarget", "Tuning", "UnsupportedError"]
 
 
-class Destination(ABC):
+class Selectable(ABC):
     """What can be compiled for: a target, or a choice among several.
 
     Args:
@@ -76,7 +76,7 @@ class Destination(ABC):
         return f'pip install "darknet-compiler[{self.extra}]", or pip install {self.missing()}'
 
 
-class Target(Destination):
+class Target(Selectable):
     """One engine. A target's only state is its options: all else it needs is in the model or in the engine folder."""
 
     runs: ClassVar[type[Runner]]

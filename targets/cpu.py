@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from dnc.runtime.arithmetic import HOST
 from dnc.runtime.options import Option
-from dnc.targets import Destination, Target, targets
+from dnc.targets import Selectable, Target, targets
 from dnc.targets.onnx import Onnx
 from dnc.targets.openvino import Openvino
 from dnc.targets.tvm.target import PRECISIONS, Tvm
@@ -16,7 +16,7 @@ __all__ = ["Cpu"]
 
 
 @targets.register
-class Cpu(Destination):
+class Cpu(Selectable):
     """A choice among the targets for CPUs. The engine is the chosen one's."""
 
     name: ClassVar[str] = "cpu"

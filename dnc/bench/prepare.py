@@ -18,14 +18,15 @@ from dnc.bench.remote import RemoteSubject
 from dnc.bench.subject import Subject, engine_name, unique
 from dnc.compiler.compiling import compile_engine
 from dnc.compiler.options import CompileOptions
+from dnc.compiler.source import is_engine
 from dnc.darknet.cfg import bundled_cfg, find_cfg, missing_hint
 from dnc.darknet.network import Network
 from dnc.darknet.weights import write_weights
 from dnc.errors import DncError, close_match, warn
-from dnc.evaluation.datasets import is_folder
 from dnc.graph.verification import photograph
 from dnc.runtime.manifest import MANIFEST
 from dnc.runtime.options import CALIBRATED
+from dnc.runtime.package import SUFFIX
 from dnc.targets import find
 from dnc.targets.tvm.remote import Device
 from dnc.typing import Progress, silent
@@ -33,7 +34,6 @@ from dnc.typing import Progress, silent
 __all__ = [
     "BenchOptions",
     "find_here",
-    "is_engine",
     "make_peers",
     "make_subjects",
     "network_of",
@@ -41,7 +41,7 @@ __all__ = [
     "weights_or_random",
 ]
 
-PACKAGE, RANDOM = ".dnc", "random.weights"
+RANDOM = "random.weights"
 
 
 @dataclass(frozen=True)
@@ -71,11 +71,6 @@ class BenchOptions:
         check_names([*self.peers, *self.interpreters])
 
 
-def is_engine(path: str | Path) -> bool:
-    """Whether this is an engine folder or package, by its looks, rather than a cfg."""
-    return is_folder(path) or Path(path).suffix.lower() == PACKAGE
-
-
 def find_here(folder: Path) -> str:
     """The only engine of a folder, or the folder itself, or else its only cfg. Raises DncError if there is none, or
     there are several."""
@@ -85,7 +80,7 @@ def find_here(folder: Path) -> str:
         inside = sorted(folder.iterdir())
     except OSError as error:
         raise DncError(f"cannot read the folder: {error.strerror or error}", folder) from error
-    engines = [path for path in inside if path.suffix == PACKAGE or (path / MANIFEST).is_file()]
+    engines = [path for path in inside if path.suffix == SUFFIX or (path / MANIFEST).is_file()]
     paths = engines or [path for path in inside if path.suffix == ".cfg"]
     if len(paths) == 1:
         return str(paths[0])

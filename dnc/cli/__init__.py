@@ -58,7 +58,7 @@ _COMPILER = ("onnx", "onnx_ir", "PIL", "rich")
 _MEANT = {
     **dict.fromkeys(("run", "infer", "predict", "demo", "test"), "detect"),
     **dict.fromkeys(("map", "val", "valid", "validate", "recall"), "eval"),
-    **dict.fromkeys(("convert", "build", "export"), "compile"),
+    **dict.fromkeys(("convert", "build"), "compile"),
     **dict.fromkeys(("download", "fetch"), "dnc zoo fetch"),
     "quantize": "calibrate",
     "train": "dnc does not train",

@@ -130,7 +130,8 @@ def command(
     """
     from dataclasses import replace
 
-    from dnc.bench.prepare import BenchOptions, is_engine
+    from dnc.bench.prepare import BenchOptions
+    from dnc.compiler.source import is_engine
     from dnc.files.writing import scratch_folder
     from dnc.runtime.timing import processors
 
@@ -196,7 +197,8 @@ def _device(remote: str | None, threads: int | None, progress: Progress) -> Abst
 
 
 def _subjects(what: tuple[str, ...], chosen: BenchOptions, scratch: Path, progress: Progress) -> list[Subject]:
-    from dnc.bench.prepare import find_here, is_engine, make_subjects
+    from dnc.bench.prepare import find_here, make_subjects
+    from dnc.compiler.source import is_engine
 
     what = what or (find_here(Path()),)
     if all(map(is_engine, what)) and (chosen.targets or chosen.precisions or chosen.weights or chosen.calibration):
@@ -305,8 +307,9 @@ def _differences(
 ) -> list[Difference]:
     from dnc.bench.difference import Difference, compare_recordings
     from dnc.bench.measure import measure, read_recording
-    from dnc.bench.prepare import is_engine, make_subjects
+    from dnc.bench.prepare import make_subjects
     from dnc.bench.timing import CONFIDENCE
+    from dnc.compiler.source import is_engine
 
     engines = [is_engine(path) for path in given]
     if any(engines) and not all(engines):

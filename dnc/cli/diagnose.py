@@ -109,7 +109,8 @@ def command(
     the layers that would win most in float32, and the images on which boxes come and go. Noise is in dB beside the
     signal: -20 dB is 10 % of its size.
     """
-    from dnc.diagnosis.diagnosing import Wanted, diagnose, is_engine
+    from dnc.compiler.source import is_engine
+    from dnc.diagnosis.diagnosing import Wanted, diagnose
     from dnc.diagnosis.overlays import for_model_explorer, for_netron, write_overlay
     from dnc.diagnosis.page import write_page
     from dnc.diagnosis.times import read_times

@@ -28,9 +28,9 @@ def command(
     layers.
     """
     from dnc.compiler.explaining import explain, explain_engine
-    from dnc.evaluation.datasets import is_folder
+    from dnc.compiler.source import is_engine
 
-    if is_folder(what) or what.endswith(".dnc"):
+    if is_engine(what):
         refuse(context, ("weights", *fields), "is for a cfg: an engine is compiled already")
         explanation = explain_engine(what)
     else:

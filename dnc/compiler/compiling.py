@@ -22,7 +22,7 @@ from dnc.graph.verification import feeds_for
 from dnc.quantization.sensitivity import drop
 from dnc.runtime.engine import Engine, load
 from dnc.runtime.manifest import Manifest, write_folder
-from dnc.targets import Destination, Target, find
+from dnc.targets import Selectable, Target, find
 from dnc.targets.base import Candidate, TunableTarget, Tuning, UnsupportedError
 from dnc.typing import Progress, silent
 
@@ -117,7 +117,7 @@ _SHORT = {"aarch64": ("tvm", {"triple": "aarch64"})}
 """Targets with options that have a name of their own."""
 
 
-def find_target(name: str, options: Mapping[str, str] | None = None) -> Destination:
+def find_target(name: str, options: Mapping[str, str] | None = None) -> Selectable:
     """The target of this name; raises TargetError if it or an option is unknown, or it is not installed."""
     name, more = _SHORT.get(name, (name, {}))
     target = find(name)({**more, **(options or {})})

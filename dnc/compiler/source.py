@@ -17,16 +17,17 @@ from dnc.darknet.cfg import find_cfg, read_cfg
 from dnc.darknet.layers.base import layer_value
 from dnc.darknet.network import Network
 from dnc.errors import CalibrationError, CfgError, DncError, WeightsError, tolerate, warn
-from dnc.evaluation.datasets import read_names
+from dnc.evaluation.datasets import is_folder, read_names
 from dnc.files.reading import check_foreign
 from dnc.quantization.calibration import Calibration
 from dnc.runtime.decoding import ClassifierHead, Head
 from dnc.runtime.options import CALIBRATED
+from dnc.runtime.package import SUFFIX
 from dnc.runtime.preprocessing import COLORS, MODES, Preprocessing
 from dnc.targets import Target
 from dnc.zoo.recorded import read_recorded, recorded_path
 
-__all__ = ["Source", "find_labels", "find_weights", "heads_of", "preprocessing_for"]
+__all__ = ["Source", "find_labels", "find_weights", "heads_of", "is_engine", "preprocessing_for"]
 
 
 _ANOTHER = "does it belong to another network? Delete it to do without, or say what is right: --preprocess, --mean, …"
@@ -111,6 +112,11 @@ def _calibration(
     calibration = Calibration.read(path)
     calibration.check(network, lenient)
     return calibration
+
+
+def is_engine(path: str | PathLike[str]) -> bool:
+    """Whether it is an engine folder or a package, by its looks, rather than a cfg."""
+    return is_folder(path) or Path(path).suffix.lower() == SUFFIX
 
 
 def find_weights(cfg: str | PathLike[str], weights: str | PathLike[str] | None) -> Path:

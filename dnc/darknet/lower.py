@@ -15,6 +15,7 @@ import onnx_ir as ir
 from dnc.darknet.layers.base import Layer, layer_value
 from dnc.darknet.network import Network
 from dnc.errors import DncError
+from dnc.graph.boxes import emit_scores, undecodable
 from dnc.graph.builder import Builder
 from dnc.graph.composites import add_functions
 from dnc.graph.preprocessing import emit_pixels
@@ -100,15 +101,22 @@ def _emit_decoded(b: Builder, network: Network, values: dict[int, ir.Value], nms
     if not boxes or len(boxes) < len(heads):
         raise DncError("only boxes can be decoded in the graph", network.file, "leave --decode at host")
 
-    def decoder(layer: Layer) -> Decode:
+    found = undecodable([head for _, head in boxes])
+    if found is not None:
+        layer = next(layer for layer, head in boxes if head == found[0])
+        layer.fail(found[1], "leave --decode at host")
+
+    def decoder(layer: Layer, head: BoxHead) -> Decode:
         def decode(body: Builder, output: ir.Value) -> tuple[ir.Value, ir.Value]:
             body.enter(f"{layer.index:03d}_{layer.name}_decode", layer.where)
-            return layer.emit_boxes(body, output)
+            return emit_scores(body, head, output, layer.shape)
 
         return decode
 
     last, head = boxes[-1]
-    places, scores = emit_decoded(b, [(values[layer.index], decoder(layer)) for layer, _ in boxes], head.classes)
+    places, scores = emit_decoded(
+        b, [(values[layer.index], decoder(layer, head)) for layer, head in boxes], head.classes
+    )
     if not nms:
         b.output(places, "boxes")
         b.output(scores, "scores")

@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from dnc.compiler.options import CompileOptions
+from dnc.compiler.source import is_engine
 from dnc.darknet.layers.base import layer_value
 from dnc.darknet.network import Network
 from dnc.diagnosis.finding import find
@@ -40,7 +41,7 @@ from dnc.diagnosis.report import (
 from dnc.diagnosis.subjects import Subject, float32, from_cfg, from_engine, written
 from dnc.diagnosis.weighing import NAMES, Powers, Sums, by_channel, decibels, score, weigh
 from dnc.errors import DncError
-from dnc.evaluation.datasets import Dataset, evenly, is_folder, read_dataset
+from dnc.evaluation.datasets import Dataset, evenly, read_dataset
 from dnc.files.places import cache_dir
 from dnc.files.reading import read_bounded
 from dnc.files.writing import scratch_folder
@@ -54,7 +55,7 @@ from dnc.runtime.inputs import Inputs, Prepared
 from dnc.targets.onnx import Onnx
 from dnc.typing import Array, Progress, silent
 
-__all__ = ["Wanted", "diagnose", "images_of", "is_engine"]
+__all__ = ["Wanted", "diagnose", "images_of"]
 
 _ADDED = (1, 4)
 """How many images noise is added on, at least and at most."""
@@ -133,11 +134,6 @@ def diagnose(
             )
         dataset = images_of(options, subject.source.calibration, wanted.compared)
         return _Diagnosing(subject, other, dataset, wanted, times or {}, scratch, progress).diagnosis()
-
-
-def is_engine(path: str | PathLike[str]) -> bool:
-    """Whether it is an engine folder or a package by its name, and no cfg."""
-    return is_folder(Path(path)) or Path(path).suffix == ".dnc"
 
 
 def images_of(options: CompileOptions, calibration: Calibration | None, most: int) -> Dataset:

@@ -26,7 +26,7 @@ import secrets
 import shutil
 import stat
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO
@@ -40,7 +40,7 @@ except ImportError:
     # Without locks nobody can know whether an owner lives, and nothing is removed for others.
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["check_places", "put_back", "scratch_folder", "sweep", "whole_file", "whole_folder"]
+__all__ = ["check_places", "guarded_folder", "put_back", "scratch_folder", "sweep", "whole_file", "whole_folder"]
 
 _LEFT = re.compile(r".+\.[0-9a-f]{8}\.dnc-part", re.DOTALL)
 _LOCK, _NEW, _OLD = "lock", "new", "old"
@@ -120,6 +120,37 @@ def whole_folder(path: str | os.PathLike[str], *, durable: bool = True) -> Itera
         _put(new, place)
         if durable:
             _sync(place.parent)
+
+
+@contextmanager
+def guarded_folder(path: str | os.PathLike[str], refuse: Callable[[Path], None]) -> Iterator[Path]:
+    """`whole_folder`, in place of a folder that may only be replaced if it is of the same kind. Folders above it are
+    made where they are missing, and removed again where the block fails.
+
+    Args:
+        refuse: raises for a place that holds what has to stay. It is asked before the block and once more behind it,
+            which may be hours later.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    # A link is followed, so that what it points to is replaced.
+    place = Path(os.path.realpath(path))
+    made: list[Path] = []
+    try:
+        put_back(place)
+        refuse(place)
+        for parent in [folder for folder in reversed(place.parents) if not folder.exists()]:
+            parent.mkdir(exist_ok=True)
+            made.append(parent)
+        with whole_folder(place) as folder:
+            yield folder
+            refuse(place)
+        made.clear()
+    finally:
+        for parent in reversed(made):
+            with suppress(OSError):
+                parent.rmdir()
 
 
 @contextmanager

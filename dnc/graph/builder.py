@@ -9,7 +9,7 @@ written (`lazy`), so that a pass may rewrite every weight of a network without h
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, MutableSequence, Sequence
 from typing import Any
 
 import numpy as np
@@ -54,8 +54,8 @@ class Builder:
     def __init__(self, batch: int | str = "N") -> None:
         self.batch = batch
         self.nodes: list[ir.Node] = []
-        self.inputs: list[ir.Value] = []
-        self.outputs: list[ir.Value] = []
+        self.inputs: MutableSequence[ir.Value] = []
+        self.outputs: MutableSequence[ir.Value] = []
         self.states: dict[str, ir.Value] = {}
         """The states of the recurrent layer that is being emitted; it puts their successors in `next_states`."""
         self.next_states: dict[str, ir.Value] = {}
@@ -66,10 +66,11 @@ class Builder:
         self._prefix = ""
         self._metadata: dict[str, str] = {}
 
-    def enter(self, prefix: str, where: Where | None = None) -> None:
+    def enter(self, prefix: str, where: Where | str = "") -> None:
         """Names and places of what is added from now on."""
         self._prefix = prefix
-        self._metadata = {} if where is None else {WHERE: where.short}
+        place = where.short if isinstance(where, Where) else where
+        self._metadata = {WHERE: place} if place else {}
 
     def _unique(self, hint: str) -> str:
         name = f"{self._prefix}/{hint}" if self._prefix else hint

@@ -1,6 +1,6 @@
 """Decoding and non-maximum suppression inside the graph: `--decode graph` and `--decode graph+nms`.
 
-Every head emits its boxes and scores (`Layer.emit_boxes`); here they are put together and suppressed, as
+Every head emits its boxes and scores (`dnc.graph.boxes`); here they are put together and suppressed, as
 `dnc.runtime.decoding` does on the host. Greedy suppression is sequential, but has one fixed point, which a few products
 with the matrix of who-suppresses-whom reach:
 

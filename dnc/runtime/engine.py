@@ -32,7 +32,7 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Callable, Container, Generator, Iterable, Iterator, Mapping, MutableMapping, Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import partial
 from os import PathLike
 from pathlib import Path
@@ -177,6 +177,13 @@ class Engine:
         self.check_trust()
         with self._files.opening():
             return (MANIFEST, *self._files.listed)
+
+    @contextmanager
+    def reading(self) -> Iterator[Path]:
+        """Its folder, while files of it are read by their names. Raises as `files`."""
+        self.check_trust()
+        with self._files.opening():
+            yield self.folder
 
     def __enter__(self) -> Engine:
         return self

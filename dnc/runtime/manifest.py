@@ -30,7 +30,7 @@ import math
 import os
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, is_dataclass
 from pathlib import Path
 from types import UnionType
@@ -38,7 +38,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from dnc.errors import BundleError
 from dnc.files.reading import open_regular, parse_json
-from dnc.files.writing import put_back, whole_folder
+from dnc.files.writing import guarded_folder, put_back
 from dnc.runtime.decoding import Head, head_from_json
 from dnc.runtime.memory import carried_states
 from dnc.runtime.preprocessing import Preprocessing
@@ -409,27 +409,12 @@ def write_folder(out: str | Path) -> Iterator[Writer]:
     Raises:
         BundleError: `out` cannot be written, or holds something that is no engine.
     """
-    # A link is followed, so that what it points to is replaced.
-    place = Path(os.path.realpath(out))
-    made: list[Path] = []
     try:
-        put_back(place)
-        _refuse_strangers(place, out)
-        for parent in [folder for folder in reversed(place.parents) if not folder.exists()]:
-            parent.mkdir(exist_ok=True)
-            made.append(parent)
-        with whole_folder(place) as folder:
+        with guarded_folder(out, lambda place: _refuse_strangers(place, out)) as folder:
             yield Writer(folder)
-            # Writing it may have taken hours.
-            _refuse_strangers(place, out)
-        made.clear()
     except OSError as error:
         hint = "is the disk full, or the folder read-only?"
         raise BundleError(f"cannot write the engine: {_reason(error)}", str(out), hint) from error
-    finally:
-        for parent in reversed(made):
-            with suppress(OSError):
-                parent.rmdir()
 
 
 def _refuse_strangers(place: Path, out: str | Path) -> None:

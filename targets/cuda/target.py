@@ -24,7 +24,7 @@ from typing import ClassVar
 from dnc.errors import TargetError
 from dnc.runtime.gpus import gpus
 from dnc.runtime.options import Option
-from dnc.targets import Destination, Target, targets
+from dnc.targets import Selectable, Target, targets
 from dnc.targets.cuda.kernels import CudaKernels
 from dnc.targets.cuda.onnxruntime import CudaOnnxRuntime
 from dnc.targets.cuda.options import OPTIONS
@@ -40,7 +40,7 @@ BACKENDS: Mapping[str, type[Target]] = {"onnxruntime": CudaOnnxRuntime, "tvm": C
 
 
 @targets.register
-class Cuda(Destination):
+class Cuda(Selectable):
     """A choice among the back ends."""
 
     name: ClassVar[str] = "cuda"

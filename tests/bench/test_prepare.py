@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 import dnc
-from dnc.bench.prepare import BenchOptions, find_here, is_engine, make_peers, make_subjects, network_of, sections
+from dnc.bench.prepare import BenchOptions, find_here, make_peers, make_subjects, network_of, sections
+from dnc.compiler.source import is_engine
 from dnc.errors import DncError, TargetError
 from tests.conftest import _write
 from tests.networks import TINY

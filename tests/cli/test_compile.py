@@ -16,7 +16,7 @@ from dnc.compiler.compiling import find_target
 from dnc.compiler.options import CompileOptions, split_passes
 from dnc.darknet.lower import DECODE
 from dnc.runtime.preprocessing import COLORS, INTERPOLATIONS, MODES
-from dnc.targets import Destination, targets
+from dnc.targets import Selectable, targets
 from dnc.zoo.recorded import write_recorded
 from tests.conftest import Result
 from tests.networks import TINY
@@ -110,7 +110,7 @@ def test_short_names(command: Command, write: Write, tmp_path: Path, monkeypatch
     """They reach the target; one that it does not have is refused as if it were spelled out."""
     told: list[Mapping[str, str]] = []
 
-    def remember(name: str, options: Mapping[str, str]) -> Destination:
+    def remember(name: str, options: Mapping[str, str]) -> Selectable:
         told.append(options)
         return find_target(name)
 

@@ -15,7 +15,7 @@ from dnc.errors import TargetError
 from dnc.passes import Pass
 from dnc.runtime.runners import Session
 from dnc.runtime.runners.onnx import import_onnxruntime
-from dnc.targets import Destination, targets
+from dnc.targets import Selectable, targets
 from dnc.targets.onnx import Onnx
 
 Write = Callable[..., Path]
@@ -30,7 +30,7 @@ def folder(write: Write, tmp_path: Path) -> Path:
 def test_every_target(name: str) -> None:
     """What the interface asks for: passes with different names, something to install, one line about it."""
     target = targets[name]()
-    assert isinstance(target, Destination)
+    assert isinstance(target, Selectable)
     assert target.name == name
     assert "\n" not in target.summary
     assert target.extra

@@ -177,10 +177,6 @@ class Layer(ABC):
         """Decoder of this layer's output into boxes or classes on the host; None for anything but a head."""
         return None
 
-    def emit_boxes(self, b: Builder, output: Value) -> tuple[Value, Value]:
-        """Boxes (N, K, 4), center and size in fractions of the input, and scores (N, K, classes) of a head."""
-        self.fail(f"the boxes of [{self.name}] cannot be decoded in the graph", "leave --decode at host")
-
     def flops(self) -> float:
         """Floating-point operations of one image as Darknet counts them (2 per multiply-add)."""
         return 0.0

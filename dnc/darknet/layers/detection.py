@@ -72,20 +72,5 @@ class Detection(Layer):
         output, where = layer_value(self.index), self.where.short
         return DetectionHead(output, where, self.classes, side=self.side, num=self.count, sqrt=self.sqrt)
 
-    def emit_boxes(self, b: Builder, output: Value) -> tuple[Value, Value]:
-        cells = self.side * self.side
-        first, second = cells * self.classes, cells * (self.classes + self.count)
-        classes = b.reshape(b.slice(output, 1, 0, first), [cells, 1, self.classes])
-        confidence = b.reshape(b.slice(output, 1, first, second), [cells, self.count, 1])
-        scores = b.reshape(b.op("Mul", classes, confidence), [-1, self.classes])
-        boxes = b.reshape(b.slice(output, 1, second, self.shape[0]), [cells, self.count, 4])
-        row, column = np.divmod(np.arange(cells, dtype=np.float32), self.side)
-        offsets = b.constant(np.stack([column, row], axis=-1).reshape(1, cells, 1, 2), "cells")
-        centers = b.op("Div", b.op("Add", b.slice(boxes, 3, 0, 2), offsets), b.constant(float(self.side)))
-        sizes = b.slice(boxes, 3, 2, 4)
-        if self.sqrt:
-            sizes = b.op("Mul", sizes, sizes)
-        return b.reshape(b.op("Concat", centers, sizes, axis=3), [-1, 4]), scores
-
     def describe(self) -> str:
         return f"{self.side} x {self.side} cells, {self.count} boxes, {self.classes} classes"

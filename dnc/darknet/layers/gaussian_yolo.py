@@ -15,7 +15,7 @@ from dnc.darknet.cfg import Section
 from dnc.darknet.layers import layers
 from dnc.darknet.layers.activations import sigmoid
 from dnc.darknet.layers.base import Array, Arrays, Builder, States, Value
-from dnc.darknet.layers.yolo import Yolo, emit_centers, emit_rows, emit_sizes, emit_spread
+from dnc.darknet.layers.yolo import Yolo, emit_spread
 from dnc.runtime.decoding import YOLO_POINTS, GaussianYoloHead, Head
 
 
@@ -57,16 +57,3 @@ class GaussianYolo(Yolo):
 
     def head(self) -> Head:
         return GaussianYoloHead(**self._head_fields(), yolo_point=self.yolo_point)
-
-    def emit_boxes(self, b: Builder, output: Value) -> tuple[Value, Value]:
-        _, height, width = self.shape
-        x = b.reshape(output, self._split())
-        centers = emit_centers(b, b.slice(x, 2, 0, 3, 2), height, width)
-        sizes = emit_sizes(b, b.slice(x, 2, 4, 7, 2), self.anchors, self.input_size)
-        if self.yolo_point != "center":
-            half = b.op("Mul", sizes, b.constant(0.5 if self.yolo_point == "left_top" else -0.5))
-            centers = b.op("Add", centers, half)
-        mean = b.op("ReduceMean", b.slice(x, 2, 1, 8, 2), axes=[2], keepdims=1)
-        scores = b.op("Mul", b.slice(x, 2, 9, 9 + self.classes), b.slice(x, 2, 8, 9))
-        scores = b.op("Mul", scores, b.op("Sub", b.constant(1.0), mean))
-        return emit_rows(b, b.op("Concat", centers, sizes, axis=2), 4), emit_rows(b, scores, self.classes)

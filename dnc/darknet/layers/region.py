@@ -14,7 +14,7 @@ from dnc.darknet.layers import layers
 from dnc.darknet.layers.activations import sigmoid
 from dnc.darknet.layers.base import Array, Arrays, Builder, Context, Layer, States, Value, common, layer_value
 from dnc.darknet.layers.tree import emit_tree_softmax, parse_map, parse_tree, softmax, tree_softmax
-from dnc.darknet.layers.yolo import check_channels, emit_centers, emit_rows, emit_sizes, parse_anchors
+from dnc.darknet.layers.yolo import check_channels, parse_anchors
 from dnc.runtime.decoding import Head, RegionHead
 
 
@@ -87,22 +87,6 @@ class Region(Layer):
             tree=self.tree,
             classfix=self.classfix,
         )
-
-    def emit_boxes(self, b: Builder, output: Value) -> tuple[Value, Value]:
-        """Boxes (N, K, 4) and scores (N, K, classes); a tree's single class per box is left to the host."""
-        if self.tree:
-            self.fail("the class tree of [region] cannot be decoded in the graph", "leave --decode at host")
-        _, height, width = self.shape
-        x = b.reshape(output, [height, width, len(self.anchors), 5 + self.classes])
-        x = b.op("Transpose", x, perm=[0, 3, 4, 1, 2])
-        centers = emit_centers(b, b.op("Sigmoid", b.slice(x, 2, 0, 2)), height, width)
-        sizes = emit_sizes(b, b.slice(x, 2, 2, 4), self.anchors, (width, height))
-        objectness = b.slice(x, 2, 4, 5)
-        if self.classfix == -1:
-            low = b.op("Less", objectness, b.constant(0.5))
-            objectness = b.op("Where", low, b.constant(0.0), objectness)
-        scores = b.op("Mul", b.slice(x, 2, 5, 5 + self.classes), objectness)
-        return emit_rows(b, b.op("Concat", centers, sizes, axis=2), 4), emit_rows(b, scores, self.classes)
 
     def describe(self) -> str:
         return f"{len(self.anchors)} anchors, {self.classes} classes"

@@ -2,9 +2,7 @@
 
 Of each anchor (n * (5 + classes) channels in all) x, y, objectness and classes go through the logistic function, unless
 new_coords=1 (the convolution before has done it); then x, y become x * scale_x_y - (scale_x_y - 1) / 2. What `forward`
-gives is this map. Boxes are, for a cell (column, row), the grid w x h and an input of W x H pixels:
-
-    ((column + x) / w, (row + y) / h, e^tw * anchor_w / W, e^th * anchor_h / H)      4 * t^2 for new_coords=1"""
+gives is this map; what its boxes are, `dnc.graph.boxes` says."""
 
 from __future__ import annotations
 
@@ -79,25 +77,6 @@ def emit_spread(b: Builder, x: Value, scale_x_y: float) -> Value:
     return b.op("Sub", b.op("Mul", x, b.constant(scale_x_y)), b.constant(0.5 * (scale_x_y - 1)))
 
 
-def emit_centers(b: Builder, xy: Value, height: int, width: int) -> Value:
-    """(x, y) of maps (N, n, 2, h, w), relative to their cells, as fractions of the input."""
-    row, column = np.indices((height, width), np.float32)
-    cells = b.constant(np.stack([column, row])[None, None], "cells")
-    grid = b.constant(np.array([width, height], np.float32).reshape(1, 1, 2, 1, 1), "grid")
-    return b.op("Div", b.op("Add", xy, cells), grid)
-
-
-def emit_sizes(b: Builder, wh: Value, anchors: Sequence[tuple[float, float]], unit: Sequence[int]) -> Value:
-    """e^wh * anchor / unit of maps (N, n, 2, h, w)."""
-    scale = (np.array(anchors, np.float32) / np.array(unit, np.float32)).reshape(1, -1, 2, 1, 1)
-    return b.op("Mul", b.op("Exp", wh), b.constant(scale, "anchors"))
-
-
-def emit_rows(b: Builder, x: Value, length: int) -> Value:
-    """Maps (N, n, length, h, w) as rows (N, h * w * n, length): cell by cell, as Darknet lists boxes."""
-    return b.reshape(b.op("Transpose", x, perm=[0, 3, 4, 1, 2]), [-1, length])
-
-
 @layers.register
 class Yolo(Layer):
     """The head, one anchor after the other along the channels."""
@@ -165,21 +144,6 @@ class Yolo(Layer):
 
     def head(self) -> Head:
         return YoloHead(**self._head_fields(), new_coords=self.new_coords)
-
-    def emit_boxes(self, b: Builder, output: Value) -> tuple[Value, Value]:
-        """Boxes (N, K, 4) as fractions of the input and scores (N, K, classes), of the activated map."""
-        _, height, width = self.shape
-        x = b.reshape(output, self._split())
-        centers = emit_centers(b, b.slice(x, 2, 0, 2), height, width)
-        wh = b.slice(x, 2, 2, 4)
-        if self.new_coords:
-            unit = np.array(self.input_size, np.float32)
-            scale = (np.array(self.anchors, np.float32) * 4 / unit).reshape(1, -1, 2, 1, 1)
-            sizes = b.op("Mul", b.op("Mul", wh, wh), b.constant(scale, "anchors"))
-        else:
-            sizes = emit_sizes(b, wh, self.anchors, self.input_size)
-        scores = b.op("Mul", b.slice(x, 2, 5, 5 + self.classes), b.slice(x, 2, 4, 5))
-        return emit_rows(b, b.op("Concat", centers, sizes, axis=2), 4), emit_rows(b, scores, self.classes)
 
     def describe(self) -> str:
         extra = f"  scale_x_y {self.scale_x_y:g}" if self.scale_x_y != 1 else ""

@@ -1,0 +1,267 @@
+"""What every destination is: which engines a program takes, and the files that are written for it.
+
+    NET.cfg ──compile──▶ Engine ──Destination.write──▶ a model in the layout that the program reads, its
+                                                       configuration, labels and README.md
+
+The decoding of boxes is added to the engine's graph from the heads in its manifest: a destination goes on from
+`Export.boxes` to its own layout.
+"""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import onnx_ir as ir
+
+from dnc.compiler.options import CompileOptions
+from dnc.errors import BundleError, DestinationError
+from dnc.graph.boxes import Boxes, count_of, emit_boxes, undecodable
+from dnc.graph.builder import where_of
+from dnc.graph.extension import Extension
+from dnc.graph.serialization import check, serialize_to
+from dnc.passes import passes
+from dnc.runtime.decoding import BoxHead, ClassifierHead, label_of
+from dnc.runtime.engine import Engine
+from dnc.runtime.manifest import Manifest
+from dnc.runtime.options import Option, check_names, parse_options
+from dnc.runtime.preprocessing import Preprocessing
+from dnc.runtime.runners.onnx import MODEL
+
+__all__ = ["Destination", "Export"]
+
+
+@dataclass(frozen=True)
+class Export:
+    """An engine, and what was asked for."""
+
+    engine: Engine
+    confidence: float = 0.25
+    """From which score on the program shall report a box."""
+    iou: float = 0.45
+    """From which overlap on a box suppresses another one."""
+    told: Mapping[str, Any] = field(default_factory=dict)
+    """The destination's options by name, parsed."""
+    calibration: Path | None = None
+    """What --calibration named, for destinations that write one beside the model (`Destination.calibrated`)."""
+
+    @property
+    def manifest(self) -> Manifest:
+        """engine.json."""
+        return self.engine.manifest
+
+    @property
+    def name(self) -> str:
+        """The network's name, in letters, digits and `_.-` alone: files and models are called by it."""
+        return re.sub(r"[^A-Za-z0-9_.-]", "_", self.manifest.name).lstrip(".-") or "network"
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The name of each class; its number where there are no labels. Empty for a network without heads."""
+        heads = self.manifest.heads
+        return tuple(label_of(self.manifest.labels, number) for number in range(heads[-1].classes if heads else 0))
+
+    @property
+    def is_classifier(self) -> bool:
+        """Whether the network gives classes of whole images, and no boxes."""
+        return bool(self.manifest.heads) and isinstance(self.manifest.heads[-1], ClassifierHead)
+
+    def preprocessing(self) -> Preprocessing:
+        """How images become the input; raises DestinationError if the network takes none."""
+        found = self.manifest.preprocessing
+        if found is None:
+            raise self.refusal("the network takes no images", hint="it can be run by `dnc.load(…).forward`")
+        return found
+
+    def box_heads(self) -> tuple[BoxHead, ...]:
+        """The heads of a detector, in the order of the cfg.
+
+        Raises:
+            DestinationError: the network has others, none, or such as cannot be decoded in one graph; or the engine
+                decodes already.
+        """
+        heads = self.manifest.heads
+        boxes = tuple(head for head in heads if isinstance(head, BoxHead))
+        if len(boxes) < len(heads) or not boxes:
+            other = next((head.where for head in heads if not isinstance(head, BoxHead)), None)
+            raise self.refusal("the network gives no boxes, or more than boxes", other, "it is for detectors")
+        self._need_maps()
+        found = undecodable(boxes)
+        if found is not None:
+            raise self.refusal(found[1], found[0].where, "no layout of one tensor holds them; `dnc detect` runs it")
+        return boxes
+
+    def box_count(self) -> int:
+        """How many boxes K `boxes` gives; raises DestinationError as `box_heads`."""
+        return sum(count_of(head, self._shapes[head.output]) for head in self.box_heads())
+
+    @property
+    def _shapes(self) -> dict[str, tuple[int, ...]]:
+        return dict(zip(self.manifest.outputs, self.manifest.output_shapes, strict=True))
+
+    def classifier(self) -> ClassifierHead:
+        """The head of a classifier; raises DestinationError if the network is none, or has a class tree."""
+        heads = self.manifest.heads
+        head = heads[-1] if len(heads) == 1 else None
+        if not isinstance(head, ClassifierHead):
+            raise self.refusal(
+                "the network is no classifier", heads[0].where if heads else None, "it is for classifiers"
+            )
+        if head.tree:
+            what = "the class tree of [softmax] cannot be read as one list of classes"
+            raise self.refusal(what, head.where, "`dnc classify` reads it")
+        return head
+
+    def _need_maps(self) -> None:
+        if self.manifest.decode != "host":
+            what = f"the engine gives what --decode {self.manifest.decode} made of its heads, no longer their maps"
+            raise self.refusal(what, hint="compile it with --decode host, or name the cfg in place of the engine")
+
+    def need_floats(self) -> None:
+        """Raises DestinationError for an engine that takes pixels, where the program feeds floats (N, C, H, W)."""
+        if self.manifest.input_dtype != "float32":
+            what = "the engine takes pixels, and this program feeds float32 (N, C, H, W)"
+            raise self.refusal(what, hint="compile it with --input f32, or name the cfg in place of the engine")
+
+    def refusal(self, message: str, where: object | None = None, hint: str = "") -> DestinationError:
+        """The error of something that the destination cannot hold: at a section of the cfg, or at the engine."""
+        return DestinationError(message, self.manifest.network.get("cfg", self.name) if where is None else where, hint)
+
+    def model(self) -> ir.Model:
+        """The graph of the engine's model.onnx, a new one each time, with the outputs that it was compiled with.
+
+        Raises:
+            BundleError: it is damaged, or was replaced meanwhile.
+        """
+        with self.engine.reading() as folder:
+            try:
+                model = ir.load(folder / MODEL)
+            except Exception as error:
+                # Protobuf and onnx_ir raise whatever they meet first in what is no model.
+                what = f"{MODEL} cannot be read: {error}"
+                raise BundleError(what, folder / MODEL, "build the engine again") from error
+        if any(isinstance(value.const_value, ir.ExternalTensor) for value in model.graph.initializers.values()):
+            what = f"{MODEL} names files outside of the engine"
+            raise BundleError(what, self.engine.folder / MODEL, "build the engine again")
+        return model
+
+    def take_plain(self, model: ir.Model, name: str) -> None:
+        """Calls the input of a model of `model()` by this name, and lets it be RGB, or gray, pixels / 255: a mean, a
+        std and BGR move into the graph, for programs whose configuration has no place for them."""
+        p, b = self.preprocessing(), Extension(model)
+        [entry] = [value for value in model.graph.inputs if value.name == "input"]
+        readers = list(entry.uses())
+        entry.name = name
+        b.enter("export/input")
+        value = entry
+        if p.color == "bgr":
+            value = b.op("Gather", value, b.constant(np.array([2, 1, 0, *range(3, p.channels)], np.int64)), axis=1)
+        if (p.scale, set(p.mean), set(p.std)) != (1 / 255, {0.0}, {1.0}):
+            mean, std = (np.array(numbers, np.float32).reshape(1, -1, 1, 1) for numbers in (p.mean, p.std))
+            value = b.op("Mul", value, b.constant(np.float32(255 * p.scale)))
+            value = b.op("Div", b.op("Sub", value, b.constant(mean)), b.constant(std))
+        if value is not entry:
+            for node, index in readers:
+                node.replace_input_with(index, value)
+            model.graph.sort()
+
+    def boxes(self, model: ir.Model) -> Boxes:
+        """Adds the decoding of all heads to a model of `model()`, and gives all their boxes in the order of the cfg.
+        The model's outputs stay as they are; what goes on from the boxes is an `Extension` of the model.
+
+        Raises:
+            DestinationError: as `box_heads`.
+        """
+        maps = {value.name: value for value in model.graph.outputs}
+        b = Extension(model)
+        parts = []
+        for head in self.box_heads():
+            b.enter(f"{head.output}/boxes", head.where)
+            parts.append(emit_boxes(b, head, maps[head.output], self._shapes[head.output]))
+        b.enter("export")
+        if len(parts) == 1:
+            return parts[0]
+        boxes, objectness, classes = (b.op("Concat", *values, axis=1) for values in zip(*parts, strict=True))
+        return Boxes(boxes, objectness, classes)
+
+    def save(self, model: ir.Model, path: Path, metadata: Mapping[str, str] | None = None) -> None:
+        """Writes a model, without what its outputs do not need.
+
+        Args:
+            model: with the outputs that the program reads.
+            path: the .onnx file.
+            metadata: for the model's `metadata_props`.
+
+        Raises:
+            DncError: the graph is invalid, or over 2 GiB.
+            OSError: it cannot be written.
+        """
+        passes["eliminate-dead-code"]().rewrite(model)
+        model.metadata_props.update(metadata or {})
+        check(model, "exporting")
+        serialize_to(model, path)
+
+
+class Destination(ABC):
+    """A program that runs engines in a form of its own. Its only state is its options.
+
+    Args:
+        given: options by name, as text; those that are not given have their defaults.
+
+    Raises:
+        DestinationError: an option is unknown, or has a value that is not allowed.
+    """
+
+    name: ClassVar[str]
+    summary: ClassVar[str]
+    """One line for `dnc export --list`: who reads it, and what is written."""
+    target: ClassVar[str] = "onnx"
+    """What a cfg is compiled for where --target is not given."""
+    runners: ClassVar[frozenset[str]] = frozenset({"onnx"})
+    """Whose engines it takes, by the names of runners."""
+    suffix: ClassVar[str] = ""
+    """Of the one file that -o may name in place of a folder; empty if it is always a folder."""
+    calibrated: ClassVar[bool] = False
+    """Whether it writes the calibration that --calibration names, which then need not be for the compiler."""
+    known_options: ClassVar[Sequence[Option]] = ()
+    """Its own, given as --option KEY=VALUE; others go to the target of a cfg."""
+
+    def __init__(self, given: Mapping[str, str] | None = None) -> None:
+        title = f"destination {self.name}"
+        check_names(title, self.known_options, given or {}, DestinationError)
+        self.options: dict[str, Any] = parse_options(title, self.known_options, given or {}, DestinationError)
+
+    def prepared(self, options: CompileOptions) -> CompileOptions:
+        """The options that a cfg is compiled with: as given, but for what the program needs."""
+        return options
+
+    def check(self, export: Export) -> None:
+        """Raises DestinationError for what it cannot hold, before anything is written. This refuses networks that have
+        a memory, and such as take no images; what derives from it goes on from there."""
+        states = list(export.manifest.states)
+        if states:
+            hint = "programs that run images one by one forget it; `dnc.load` carries it on"
+            raise export.refusal("the network remembers what it saw", _reader(export, states[0]), hint)
+        export.preprocessing()
+
+    @abstractmethod
+    def write(self, export: Export, folder: Path) -> None:
+        """Writes all files into an empty folder, README.md among them, which appears whole or not at all.
+
+        Raises:
+            OSError: something cannot be written.
+        """
+
+
+def _reader(export: Export, state: str) -> str | None:
+    """The section of the cfg that reads a state, as far as the engine says it."""
+    if (export.engine.folder / MODEL).is_file():
+        for value in export.model().graph.inputs:
+            if value.name == state and value.uses():
+                return where_of(next(iter(value.uses())).node)
+    return None

@@ -1,0 +1,65 @@
+"""README.md of an export: what is in the folder, how it is run, and what the numbers that it has mean."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from dnc.destinations.base import Export
+from dnc.runtime.preprocessing import Preprocessing
+
+__all__ = ["preparation", "readme"]
+
+README = "README.md"
+
+
+def readme(export: Export, reader: str, files: Mapping[str, str], command: str, notes: Sequence[str] = ()) -> str:
+    """The text of README.md.
+
+    Args:
+        reader: the program that reads the folder, by the name that people know it by.
+        files: what is in each file, by its path in the folder.
+        command: what runs it, in the folder: lines of a shell or, where they begin with `>>> `, of Python.
+        notes: whatever else is to be known, a sentence or two each.
+    """
+    listed = "\n".join(f"| `{name}` | {text} |" for name, text in files.items())
+    language, code = ("python", command.replace(">>> ", "")) if command.startswith(">>> ") else ("sh", command)
+    facts = [f"Images: {preparation(export.preprocessing())}."]
+    if not export.is_classifier:
+        facts.append(f"Thresholds: confidence {export.confidence:g}, IoU {export.iou:g}.")
+    bullets = "\n".join(f"- {fact}" for fact in (*facts, *notes))
+    return f"""# {export.name} for {reader}
+
+| file | what it is |
+| --- | --- |
+{listed}
+
+```{language}
+{code}
+```
+
+{bullets}
+"""
+
+
+def preparation(preprocessing: Preprocessing) -> str:
+    """How an image becomes the network's input, in words."""
+    p = preprocessing
+    size = f"{p.width} x {p.height} pixels"
+    fitted = {
+        "resize": f"stretched to {size}, without keeping the ratio of the sides",
+        "resize-half-pixel": f"stretched to {size} as cv2.resize does, without keeping the ratio of the sides",
+        "letterbox": f"brought to {size} with the ratio of the sides kept, in the middle of gray (half of white)",
+        "center-crop": f"the middle of the image, its short side brought to {p.short_side} pixels and cut to {size}",
+    }[p.mode]
+    colors = {"rgb": "RGB", "bgr": "BGR", "gray": "gray"}[p.color]
+    if p.channels not in (1, 3):
+        colors = f"{p.channels} channels"
+    low, factor = [f"{_numbers(values)}" for values in (p.mean, p.std)]
+    plain = set(p.mean) == {0.0} and set(p.std) == {1.0}
+    unit = f"pixel / {1 / p.scale:.4g}"
+    return f"{fitted}; {colors}; {unit}" if plain else f"{fitted}; {colors}; ({unit} - {low}) / {factor}"
+
+
+def _numbers(values: Sequence[float]) -> str:
+    texts = [f"{value:.6g}" for value in values]
+    return texts[0] if len(texts) == 1 else f"[{', '.join(texts)}]"

@@ -1,0 +1,122 @@
+"""Destination `ultralytics`: an .onnx as Ultralytics' own exporter writes it, for its `YOLO` class and whatever else
+reads YOLOv8's.
+
+    input     images   (N, C, H, W) float32, RGB / 255; the batch is fixed
+    output    output0  detectors: (N, 4 + classes, K) float32: center x, center y, width, height in pixels of the
+                       input, then a score for each class; classifiers: (N, classes)
+
+Its metadata are those of `ultralytics.engine.exporter.Exporter` that `ultralytics.nn.backends` reads. A free batch
+would be taken for free sides as well (`ONNXBackend.dynamic`), so there is none; lists of images are run in parts.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import onnx_ir as ir
+
+from dnc import __version__
+from dnc.compiler.options import CompileOptions
+from dnc.destinations import destinations
+from dnc.destinations.base import Destination, Export
+from dnc.destinations.readme import README, readme
+from dnc.graph.extension import Extension
+from dnc.graph.rewriting import for_one_image
+
+__all__ = ["Ultralytics", "pixels"]
+
+_TAKEN_FOR_DECODED = 6
+"""Boxes in all: `non_max_suppression` takes a last axis of that length for (left, top, right, bottom, score, class)."""
+
+
+def pixels(b: Extension, boxes: ir.Value, export: Export) -> ir.Value:
+    """Boxes (N, K, 4) in pixels of the input, of those in fractions of it."""
+    p = export.preprocessing()
+    return b.op("Mul", boxes, b.constant(np.array([p.width, p.height, p.width, p.height], np.float32)))
+
+
+def stride(export: Export) -> int:
+    """The pixels of the input that a cell of the coarsest grid has, if they part the input's sides: they are rounded up
+    to whole strides otherwise, and then no longer fit."""
+    p = export.preprocessing()
+    shapes = dict(zip(export.manifest.outputs, export.manifest.output_shapes, strict=True))
+    grids = [shape for head in export.manifest.heads if len(shape := shapes[head.output]) == 3]
+    found = max((math.ceil(p.height / shape[1]) for shape in grids), default=32)
+    return found if p.height % found == p.width % found == 0 else math.gcd(p.height, p.width)
+
+
+@destinations.register
+class Ultralytics(Destination):
+    """Ultralytics' library and those that read its models."""
+
+    name: ClassVar[str] = "ultralytics"
+    summary: ClassVar[str] = "Ultralytics' YOLO(…), and what reads YOLOv8's ONNX: [N, 4 + classes, K] with its metadata"
+    suffix: ClassVar[str] = ".onnx"
+
+    def prepared(self, options: CompileOptions) -> CompileOptions:
+        return options if options.batch is not None else dataclasses.replace(options, batch=1)
+
+    def check(self, export: Export) -> None:
+        super().check(export)
+        export.need_floats()
+        if export.is_classifier:
+            export.classifier()
+            return
+        heads = export.box_heads()
+        if export.box_count() == _TAKEN_FOR_DECODED:
+            what = f"the network gives {_TAKEN_FOR_DECODED} boxes, which Ultralytics takes for detections"
+            raise export.refusal(what, heads[0].where, "another size of the input gives more")
+
+    def write(self, export: Export, folder: Path) -> None:
+        model = for_one_image(export.model())
+        export.take_plain(model, "images")
+        b = Extension(model)
+        if export.is_classifier:
+            [output] = [value for value in b.outputs if value.name == export.classifier().output]
+            b.outputs.clear()
+            b.enter("export")
+            b.output(b.reshape(output, [len(export.labels)]), "output0", [b.batch, len(export.labels)])
+        else:
+            boxes, objectness, classes = export.boxes(model)
+            b = Extension(model)
+            b.outputs.clear()
+            b.enter("export")
+            rows = b.op("Concat", pixels(b, boxes, export), b.op("Mul", classes, objectness), axis=2)
+            shape = [b.batch, 4 + len(export.labels), export.box_count()]
+            b.output(b.op("Transpose", rows, perm=[0, 2, 1]), "output0", shape)
+        file = f"{export.name}.onnx"
+        export.save(model, folder / file, self._metadata(export))
+        p = export.preprocessing()
+        notes = []
+        if p.mode != "letterbox" and not export.is_classifier:
+            notes.append(
+                "Ultralytics letterboxes images, on gray 114, where this network was trained on stretched ones"
+            )
+        told = f"conf={export.confidence:g}, iou={export.iou:g}"
+        command = f'>>> from ultralytics import YOLO\n>>> YOLO("{file}").predict("image.jpg", {told})'
+        text = readme(
+            export, "Ultralytics", {file: "the model, with names, task and size of the input"}, command, notes
+        )
+        (folder / README).write_text(text, encoding="utf-8")
+
+    def _metadata(self, export: Export) -> dict[str, str]:
+        p, batch = export.preprocessing(), export.manifest.batch
+        batch = batch if isinstance(batch, int) else 1
+        fields = {
+            "description": f"{export.name} of Darknet, written by dnc",
+            "author": "dnc",
+            "version": __version__,
+            "stride": stride(export),
+            "task": "classify" if export.is_classifier else "detect",
+            "batch": batch,
+            "imgsz": [p.height, p.width],
+            "names": dict(enumerate(export.labels)),
+            "channels": p.channels,
+            "end2end": False,
+            "args": {"batch": batch, "dynamic": False, "nms": False},
+        }
+        return {name: str(value) for name, value in fields.items()}

@@ -1,0 +1,164 @@
+"""`dnc.export` and `dnc export`: what is compiled, where it is written, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import dnc
+from dnc.compiler.options import CompileOptions
+from dnc.destinations import destinations, find
+from dnc.errors import DestinationError, DncError
+from dnc.runtime.engine import Engine
+
+Engines = Callable[[str], Engine]
+Command = Callable[..., Any]
+
+
+def test_destinations_are_classes_with_what_the_help_says() -> None:
+    for name, kind in destinations.items():
+        assert name == kind.name
+        assert kind.summary
+        assert kind({}).options.keys() == {option.name for option in kind.known_options}
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"), [("yolov8", "'ultralytics'"), ("ultralytic", "'ultralytics'"), ("x", "one of")]
+)
+def test_unknown(name: str, hint: str) -> None:
+    with pytest.raises(DestinationError, match=f"unknown destination '{name}'") as caught:
+        find(name)
+    assert hint in caught.value.hint
+
+
+def test_they_are_listed(command: Command) -> None:
+    code, out, _ = command("export", "--list")
+    assert code == 0
+    assert all(f"\n {name} " in out or f"\n{name} " in out for name in destinations)
+
+
+def test_a_cfg_is_compiled_on_the_way(write: Callable[..., Path], tmp_path: Path, command: Command) -> None:
+    cfg = write("tiny")
+    code, out, err = command("export", cfg, "--for", "yolov5", "-o", tmp_path / "out", "--json")
+    assert (code, err) == (0, "")
+    made = json.loads(out)
+    assert (made["network"], made["destination"], made["path"]) == ("tiny", "yolov5", str(tmp_path / "out"))
+    assert set(made["files"]) == {"README.md", "export.json", "tiny.onnx"}
+    assert {path.name: path.stat().st_size for path in (tmp_path / "out").iterdir()} == made["files"]
+    assert not list(tmp_path.glob("*.engine"))
+    # As of the engine, and once more in the same place.
+    dnc.compile(cfg, None, "onnx", tmp_path / "tiny.engine")
+    before = (tmp_path / "out" / "tiny.onnx").read_bytes()
+    assert dnc.export(tmp_path / "tiny.engine", "yolov5", tmp_path / "out") == tmp_path / "out"
+    assert (tmp_path / "out" / "tiny.onnx").read_bytes() == before
+
+
+def test_one_file(engine: Engines, tmp_path: Path) -> None:
+    out = tmp_path / "net.onnx"
+    assert dnc.export(engine("yolo").folder, "yolov5", out) == out
+    dnc.export(engine("yolo").folder, "yolov5", tmp_path / "folder")
+    assert out.read_bytes() == (tmp_path / "folder" / "yolo.onnx").read_bytes()
+    assert {path.name for path in tmp_path.iterdir()} == {"net.onnx", "folder"}
+
+
+def test_a_package(engine: Engines, tmp_path: Path) -> None:
+    from dnc.runtime.package import package
+
+    file = package(engine("yolo").folder, tmp_path / "yolo.dnc")
+    one = dnc.export(file, "yolov5", tmp_path / "one.onnx")
+    other = dnc.export(engine("yolo").folder, "yolov5", tmp_path / "other.onnx")
+    assert one.read_bytes() == other.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        (lambda out: (out / "mine.txt").write_text("x"), "mine.txt, which is not of the export there"),
+        (lambda out: (out / "README.md").write_text("mine"), "README.md, which was changed since it was exported"),
+        (lambda out: (out / "export.json").unlink(), "README.md in a folder without export.json"),
+        (lambda out: (out / "export.json").write_text("{"), "export.json, which is damaged"),
+    ],
+)
+def test_what_is_not_an_export_stays(
+    engine: Engines, tmp_path: Path, change: Callable[[Path], object], found: str
+) -> None:
+    out = tmp_path / "out"
+    dnc.export(engine("yolo").folder, "yolov5", out)
+    change(out)
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    with pytest.raises(DestinationError, match="something stands in the way") as caught:
+        dnc.export(engine("yolo").folder, "yolov5", out)
+    assert found in caught.value.message
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_another_destinations_export_stays(engine: Engines, tmp_path: Path) -> None:
+    dnc.export(engine("yolo").folder, "yolov5", tmp_path / "out")
+    with pytest.raises(DestinationError, match="an export for yolov5"):
+        dnc.export(engine("yolo").folder, "ultralytics", tmp_path / "out")
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(DestinationError, match="in the way: a file"):
+        dnc.export(engine("yolo").folder, "ultralytics", tmp_path / "file")
+
+
+def test_options_of_the_compiler_are_for_a_cfg(engine: Engines, tmp_path: Path, command: Command) -> None:
+    folder = engine("yolo").folder
+    for given in (
+        {"batch": 1},
+        {"weights": "a.weights"},
+        {"options": {"precision": "fp16"}},
+        {"calibration": "c.json"},
+    ):
+        with pytest.raises(
+            DestinationError, match=f"{next(iter(given)) if 'options' not in given else 'precision'} is"
+        ):
+            dnc.export(folder, "yolov5", tmp_path / "out", **given)
+    code, _, err = command("export", folder, "--for", "yolov5", "--batch", "1", "-o", tmp_path / "out")
+    assert code == 2
+    assert "--batch is for a cfg" in err
+    code, _, err = command("export", folder, "--for", "yolov5", "--option", "x=1", "-o", tmp_path / "out")
+    assert code == 1
+    assert "destination yolov5 has no option 'x'" in err
+    assert not list(tmp_path.iterdir())
+
+
+def test_thresholds_are_shares(engine: Engines, tmp_path: Path) -> None:
+    with pytest.raises(DestinationError, match="confidence=2 is not from 0 to 1"):
+        dnc.export(engine("yolo").folder, "yolov5", tmp_path / "out", confidence=2)
+    with pytest.raises(DestinationError, match="iou=nan"):
+        dnc.export(engine("yolo").folder, "yolov5", tmp_path / "out", iou=float("nan"))
+
+
+def test_engines_of_other_targets(write: Callable[..., Path], tmp_path: Path) -> None:
+    cfg = write("tiny")
+    with pytest.raises(DestinationError, match="yolov5 takes engines of target onnx, not of openvino") as caught:
+        dnc.export(cfg, "yolov5", tmp_path / "out", target="openvino")
+    assert caught.value.hint == "--target onnx"
+    pytest.importorskip("openvino")
+    engine = dnc.compile(cfg, None, "openvino", tmp_path / "engine", verify=False)
+    with pytest.raises(DestinationError, match="yolov5 takes engines of target onnx, not of openvino"):
+        dnc.export(engine.folder, "yolov5", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_target_is_the_destinations() -> None:
+    assert CompileOptions.target != find("yolov5").target
+
+
+def test_damaged_engines(engine: Engines, tmp_path: Path) -> None:
+    import shutil
+
+    folder = tmp_path / "engine"
+    shutil.copytree(engine("yolo").folder, folder)
+    model = folder / "model.onnx"
+    model.write_bytes(model.read_bytes()[:-10])
+    with pytest.raises(DncError, match="bytes, not"):
+        dnc.export(folder, "yolov5", tmp_path / "out")
+    with pytest.raises(DncError, match="the folder does not exist"):
+        dnc.export(tmp_path / "nothing.dnc", "yolov5", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
