@@ -85,7 +85,10 @@ class Plain:
         inline_composites(graph)
         serialize_to(graph, model)
         np.save(saved, x)
-        return cls(Path(network.file), weights, model, saved)
+        cfg = folder / Path(network.file).name
+        # Of the size that the engine has, which may not be the file's.
+        cfg.write_bytes(network.cfg_with({}))
+        return cls(cfg, weights, model, saved)
 
 
 class Peer:

@@ -57,6 +57,8 @@ class BenchOptions:
     """For a cfg: cpu if there is none."""
     precisions: Sequence[str] = ()
     weights: Path | None = None
+    width: int | None = None
+    height: int | None = None
     calibration: Path | None = None
     peers: Sequence[str] = ()
     interpreters: Mapping[str, str] = field(default_factory=dict)
@@ -140,7 +142,14 @@ def _compile(
             title = " ".join(filter(None, [cfg.stem, target if options.targets else "", precision]))
             place = scratch / f"{target}-{precision}"
             calibration = options.calibration if precision in CALIBRATED else None
-            wanted = CompileOptions(target=target, precision=precision or None, calibration=calibration, verify=False)
+            wanted = CompileOptions(
+                target=target,
+                width=options.width,
+                height=options.height,
+                precision=precision or None,
+                calibration=calibration,
+                verify=False,
+            )
             tell = partial(_tell, progress, title)
             engine = compile_engine(cfg, weights, place, wanted, tell)
             if target == "cpu" and engine.manifest.target != target:
@@ -184,7 +193,7 @@ def network_of(
             except DncError:
                 continue
             if network is not None and weights is not None and network.digest == subject.manifest.network.get("digest"):
-                return network, weights
+                return network.sized(subject.manifest.input_shape), weights
     return None
 
 

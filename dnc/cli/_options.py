@@ -11,7 +11,7 @@ from click.core import ParameterSource
 from dnc.cli._lists import names, numbers
 from dnc.compiler.options import CompileOptions, Setting, split_passes
 
-__all__ = ["compile_options", "compile_options_of", "preprocessing_options", "refuse"]
+__all__ = ["compile_options", "compile_options_of", "preprocessing_options", "refuse", "size_options"]
 
 _PREPROCESSING = ("preprocess", "color", "mean", "std", "crop", "interpolation")
 _SHORT = (
@@ -72,6 +72,11 @@ def _with_fields(command: Command, fields: Collection[str]) -> Command:
 def preprocessing_options(command: Command) -> Command:
     """Gives a command the options that say how images become the input, with the names of `CompileOptions`' fields."""
     return _with_fields(command, _PREPROCESSING)
+
+
+def size_options(command: Command) -> Command:
+    """Gives a command --width and --height, in place of the cfg's."""
+    return _with_fields(command, ("width", "height"))
 
 
 def compile_options(command: Command) -> Command:

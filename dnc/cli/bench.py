@@ -10,6 +10,7 @@ import click
 
 from dnc.cli import Exit, print_json, progress, say_files
 from dnc.cli._lists import POSITIVE, WHOLE, exif_option, names
+from dnc.cli._options import refuse, size_options
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -49,6 +50,7 @@ def _threshold(context: click.Context, parameter: click.Parameter, value: str) -
     "--precision", "precisions", callback=names, metavar="P,…", help="Compile it in these precisions; else fp32."
 )
 @click.option("--weights", "-w", type=_PATH, help="Of a cfg; else beside it, the zoo's, or random ones.")
+@size_options
 @click.option("--calibration", type=_PATH, help="What dnc calibrate wrote, for --precision int8 and mixed.")
 @click.option(
     "--against",
@@ -201,8 +203,9 @@ def _subjects(what: tuple[str, ...], chosen: BenchOptions, scratch: Path, progre
     from dnc.compiler.source import is_engine
 
     what = what or (find_here(Path()),)
-    if all(map(is_engine, what)) and (chosen.targets or chosen.precisions or chosen.weights or chosen.calibration):
-        raise click.UsageError("--target, --precision, --weights and --calibration are for a cfg; these are engines")
+    if all(map(is_engine, what)):
+        of_cfg = ("targets", "precisions", "weights", "width", "height", "calibration")
+        refuse(click.get_current_context(), of_cfg, "is for a cfg; these are engines")
     return make_subjects(what, chosen, scratch, progress)
 
 
@@ -264,8 +267,9 @@ def _show_recording(
     from dnc.bench.behind import behind
     from dnc.bench.report import behind_report, layers_report, recording_report
 
-    # Sections of one network are the same ones.
-    networks = {figures.network.get("digest") for figures in recording.figures if figures.kind == "engine"}
+    # Sections of one network are the same ones, and at one size do the same work.
+    engines = [figures.network for figures in recording.figures if figures.kind == "engine"]
+    networks = {(network.get("digest"), network.get("bflops")) for network in engines}
     compared = behind(tables) if len(tables) > 1 and len(networks) == 1 else []
     if as_json:
         every = {"layers": [asdict(layers) for layers in tables], "behind": [asdict(one) for one in compared]}

@@ -9,7 +9,7 @@ import click
 
 from dnc.cli import print_json, progress, say_files
 from dnc.cli._lists import exif_option, workers_options
-from dnc.cli._options import preprocessing_options
+from dnc.cli._options import preprocessing_options, size_options
 from dnc.errors import CalibrationError
 from dnc.files.reading import check_foreign
 
@@ -79,6 +79,7 @@ _COUNT = 100
 @click.option("--lenient", is_flag=True, help="Warn about what Darknet takes in silence, instead of failing.")
 @workers_options
 @click.option("--json", "as_json", is_flag=True, help="Print the calibration.")
+@size_options
 @preprocessing_options
 def command(
     files: tuple[str, ...],
@@ -101,6 +102,8 @@ def command(
     scheduler: str | None,
     workers: int | None,
     as_json: bool,
+    width: int | None,
+    height: int | None,
     **preprocessing: object,
 ) -> None:
     """Measure the range of every layer on images, for 8-bit engines.
@@ -135,7 +138,7 @@ def command(
     given = sources or [item for item in (data or named.get("data"), named.get("images")) if item is not None]
     with progress(not as_json) as report:
         report("reading the network")
-        network = Network.load(cfg, place, lenient=lenient)
+        network = Network.load(cfg, place, lenient=lenient, width=width, height=height)
         if table is not None:
             calibration = tables = read_table(table, network, lenient=lenient)
         else:

@@ -8,6 +8,7 @@ import click
 
 from dnc.cli import Exit, print_json, progress, say_files
 from dnc.cli._lists import exif_option
+from dnc.cli._options import size_options
 from dnc.cli._report import comparison_json, comparison_table, verdict
 
 
@@ -33,6 +34,7 @@ from dnc.cli._report import comparison_json, comparison_table, verdict
     help="The largest error allowed, relative to the largest value of an output.",
 )
 @click.option("--skip", multiple=True, metavar="PASS", help="Leave a pass out; may be repeated.")
+@size_options
 @click.option("--cutoff", type=int, metavar="N", help="Take the first N layers, as darknet partial.")
 @click.option("--lenient", is_flag=True, help="Warn about what Darknet takes in silence, instead of failing.")
 @click.option("--json", "as_json", is_flag=True, help="Print one object.")

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from dnc.cli import print_json, say_files
+from dnc.cli._options import refuse, size_options
 from dnc.cli._report import (
     calibration_json,
     calibration_table,
@@ -21,10 +24,14 @@ from dnc.cli._report import (
 @click.argument("what", metavar="CFG|ENGINE|CALIBRATION", type=click.Path())
 @click.option("--weights", "-w", type=click.Path(), help="Check that this .weights file fits the cfg.")
 @click.option("--cfg", type=click.Path(), metavar="CFG", help="Of a calibration, the network that it may belong to.")
+@size_options
 @click.option("--cutoff", type=int, metavar="N", help="Take the first N layers, as darknet partial.")
 @click.option("--lenient", is_flag=True, help="Warn about what Darknet takes in silence, instead of failing.")
 @click.option("--json", "as_json", is_flag=True, help="Print one object.")
-def command(what: str, weights: str | None, cfg: str | None, cutoff: int | None, lenient: bool, as_json: bool) -> None:
+@click.pass_context
+def command(
+    context: click.Context, /, what: str, weights: str | None, cfg: str | None, as_json: bool, **reading: Any
+) -> None:
     """Show a network's layers, what an engine says, or a calibration.
 
     The layers are the table that Darknet prints. A calibration is dnc's own, Darknet's line input_calibration in a file
@@ -37,15 +44,16 @@ def command(what: str, weights: str | None, cfg: str | None, cutoff: int | None,
     from dnc.quantization.tables import is_table
 
     if is_table(what):
-        _show_calibration(what, cfg, weights, cutoff, lenient, as_json)
+        if cfg is None:
+            refuse(context, ("weights", "width", "height", "cutoff"), "is for a calibration's --cfg")
+        _show_calibration(what, cfg, weights, as_json, **reading)
         return
     if cfg is not None:
         raise click.UsageError("--cfg is for calibrations; name the cfg alone")
     if is_folder(what):
         from dnc.runtime.manifest import read_manifest
 
-        if weights is not None or cutoff is not None or lenient:
-            raise click.UsageError("an engine takes neither --weights nor --cutoff nor --lenient")
+        refuse(context, ("weights", *reading), "is for a cfg: an engine is compiled already")
         manifest = read_manifest(what)
         if as_json:
             print_json(engine_json(manifest, Path(what)))
@@ -55,7 +63,7 @@ def command(what: str, weights: str | None, cfg: str | None, cutoff: int | None,
     from dnc.darknet.cfg import find_cfg
     from dnc.darknet.network import Network
 
-    network = Network.load(find_cfg(what), weights, lenient=lenient, cutoff=cutoff)
+    network = Network.load(find_cfg(what), weights, **reading)
     say_files(network.file, network.weights)
     if as_json:
         print_json(network_json(network, weights))
@@ -65,19 +73,17 @@ def command(what: str, weights: str | None, cfg: str | None, cutoff: int | None,
 
 
 def _show_calibration(
-    what: str, cfg: str | None, weights: str | None, cutoff: int | None, lenient: bool, as_json: bool
+    what: str, cfg: str | None, weights: str | None, as_json: bool, *, lenient: bool, **reading: Any
 ) -> None:
     from dnc.compiler.source import find_weights
     from dnc.darknet.cfg import find_cfg
     from dnc.darknet.network import Network
     from dnc.quantization.tables import read_table
 
-    if cfg is None and (weights is not None or cutoff is not None):
-        raise click.UsageError("a calibration takes --weights and --cutoff with --cfg alone")
     network = None
     if cfg is not None:
         path = find_cfg(cfg)
-        network = Network.load(path, find_weights(path, weights), lenient=lenient, cutoff=cutoff)
+        network = Network.load(path, find_weights(path, weights), lenient=lenient, **reading)
         say_files(network.file, network.weights)
     calibration = read_table(what, None, lenient=lenient)
     if network is not None and not calibration.digest:

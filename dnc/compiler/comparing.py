@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -50,6 +51,8 @@ def compare_files(
     skip: Sequence[str] = (),
     lenient: bool = False,
     cutoff: int | None = None,
+    width: int | None = None,
+    height: int | None = None,
     progress: Progress = silent,
 ) -> Comparison:
     """Compares what files hold; the command `dnc compare` has the same options.
@@ -67,7 +70,8 @@ def compare_files(
         exif: whether the image is turned as its EXIF says; see `Engine.__call__`.
         seed: of random inputs and weights.
         tolerance: see the module's docstring.
-        skip, lenient, cutoff: as for `dnc.compile`.
+        skip, lenient, cutoff, width, height: as for `dnc.compile`; a network that an engine is compared with
+            has the engine's size if none is given.
 
     Raises:
         DncError: something cannot be read, there is nothing to compare with, or sizes differ.
@@ -83,7 +87,8 @@ def compare_files(
             if not recording.carries_network:
                 raise DncError("this recording carries no network", a, f"dnc compare NET.cfg --golden {a}")
             a, weights = recording.write_network(scratch)
-        loader = _Loader(scratch, weights, random_weights, seed, lenient, cutoff)
+        reading = {"lenient": lenient, "cutoff": cutoff, "width": width, "height": height}
+        loader = _Loader(scratch, weights, random_weights, seed, reading)
         network: Network | None = None
         actual: Side
         if is_folder(a):
@@ -102,6 +107,8 @@ def compare_files(
             expected = ReferenceSide(loader.network(b)[0])
             if isinstance(actual, EngineSide):
                 _warn_of_another(actual.engine, expected.network)
+                if width is None and height is None:
+                    expected = ReferenceSide(expected.network.sized(actual.engine.manifest.input_shape))
         elif recording is not None:
             expected = recording
         elif network is None:
@@ -132,22 +139,22 @@ class _Loader:
     weights: str | PathLike[str] | None
     random_weights: bool
     seed: int
-    lenient: bool
-    cutoff: int | None
+    reading: Mapping[str, Any]
+    """How cfgs are read: arguments of `Network.load`, and fields of `CompileOptions`."""
     files: list[dict[str, str]] = dataclasses.field(default_factory=list)
 
     def network(self, cfg: str | PathLike[str]) -> tuple[Network, Path]:
         """The network and its .weights file."""
         cfg = find_cfg(cfg)
         if self.random_weights:
-            bare = Network.load(cfg, lenient=self.lenient, cutoff=self.cutoff)
+            bare = Network.load(cfg, **self.reading)
             weights = self.folder / "random.weights"
             with weights.open("wb") as file:
                 write_weights(file, bare.layers, bare.with_random_weights(self.seed).arrays)
         else:
             weights = find_weights(cfg, self.weights)
         self.files.append({"cfg": str(cfg), "weights": "random" if self.random_weights else str(weights)})
-        return Network.load(cfg, weights, lenient=self.lenient, cutoff=self.cutoff), weights
+        return Network.load(cfg, weights, **self.reading), weights
 
     def compiled(self, network: Network, weights: Path, target: str, skip: Sequence[str], progress: Progress) -> Side:
         """An engine of the network with the outputs of all layers, or the reference interpreter."""
@@ -157,7 +164,7 @@ class _Loader:
             hint = close_match(target, [*targets, REFERENCE]) or f"one of: {', '.join([*targets, REFERENCE])}"
             raise TargetError(f"unknown target '{target}'", hint=hint)
         cfg = Path(network.file)
-        options = CompileOptions(target=target, skip=skip, keep_layers=True, lenient=self.lenient, cutoff=self.cutoff)
+        options = CompileOptions(target=target, skip=skip, keep_layers=True, **self.reading)
         engine = compile_engine(cfg, weights, self.folder / f"{cfg.stem}.engine", options, progress)
         return EngineSide(engine, network, f"{cfg.name} for {engine.manifest.target}")
 

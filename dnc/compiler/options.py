@@ -51,6 +51,10 @@ class CompileOptions:
 
     target: str = _setting("cpu", "What to compile for; `dnc targets` lists them.", flags=("--target", "-t"))
     labels: Paths | None = _setting(None, "A file with one class name a line; else CFG's name with .names.", "path")
+    width: int | None = _setting(
+        None, "The input's width in pixels, as if the cfg said so; else the cfg's.", "whole", low=1
+    )
+    height: int | None = _setting(None, "Its height; else the cfg's.", "whole", low=1)
     batch: int | None = _setting(None, "Fix the batch size; else any.", "whole", low=1)
     input: str = _setting(
         "f32", "u8: the graph takes pixels (N, height, width, channels) and preprocesses them.", choices=("f32", "u8")

@@ -72,7 +72,9 @@ class Source:
         """
         cfg = find_cfg(cfg)
         found = zoo.weights_for(cfg) if random and weights is None else find_weights(cfg, weights)
-        network = Network.load(cfg, found, lenient=options.lenient, cutoff=options.cutoff)
+        network = Network.load(
+            cfg, found, lenient=options.lenient, cutoff=options.cutoff, width=options.width, height=options.height
+        )
         if found is None:
             network = network.with_random_weights()
         heads = heads_of(network)

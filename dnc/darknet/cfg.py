@@ -22,7 +22,7 @@ from dnc.errors import CfgError, Where, close_match, plain, printable, tolerate,
 from dnc.files.places import packaged
 from dnc.files.reading import check_foreign, read_piped
 
-__all__ = ["Option", "Section", "parse_cfg", "read_cfg"]
+__all__ = ["Option", "Section", "parse_cfg", "read_cfg", "with_net"]
 
 _TRAINING_KEYS = """
     batch subdivisions time_steps max_batches learning_rate learning_rate_min sgdr_cycle sgdr_mult momentum decay track
@@ -323,6 +323,22 @@ def read_cfg(path: str | Path, lenient: bool = False) -> tuple[list[Section], by
     if data[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
         raise CfgError("the file is UTF-16, which Darknet does not read", str(path), "save it as UTF-8")
     return parse_cfg(data.decode("utf-8", errors="replace"), str(path), lenient), data
+
+
+def with_net(sections: list[Section], data: bytes, options: Mapping[str, str]) -> bytes:
+    """A cfg's bytes with these options first in [net], in place of those that it has of them; nothing else changes.
+
+    Args:
+        sections, data: as `read_cfg` gives them.
+    """
+    end = b"\r\n" if b"\r\n" in data else b"\n"
+    rows = data.splitlines()
+    first = sections[0].where.line
+    last = sections[1].where.line - 1 if len(sections) > 1 else len(rows)
+    keys = {key.encode() for key in options}
+    rest = [row for row in rows[first:last] if re.sub(rb"\s", b"", row.partition(b"=")[0]) not in keys]
+    rows[first:last] = [*(f"{key} = {value}".encode() for key, value in options.items()), *rest]
+    return end.join(rows) + end
 
 
 def find_cfg(cfg: str | os.PathLike[str]) -> Path:

@@ -10,14 +10,17 @@ import dataclasses
 import hashlib
 import math
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from dnc.darknet.cfg import Section, find_cfg, parse_cfg, read_cfg
+from dnc.darknet.cfg import Section, find_cfg, parse_cfg, read_cfg, with_net
 from dnc.darknet.layers import Context, Layer, Shape, layers
 from dnc.darknet.layers.base import MAX_ELEMENTS, Arrays
+from dnc.darknet.sizing import MAX_SIDE, build_sized
 from dnc.darknet.weights import count, random_arrays, read_weights
-from dnc.errors import CfgError, WeightsError, Where, close_match
+from dnc.errors import CfgError, WeightsError, Where, close_match, listening
 from dnc.files.reading import open_regular
 
 __all__ = ["MAX_PARAMETERS", "Network"]
@@ -56,11 +59,18 @@ class Network:
     """Options of layers that act in training only, in words; empty if there are none. Those of [net], of heads and of
     losses are not among them: nobody takes them for a part of the network."""
     digest: str = ""
-    """sha256 of the cfg's and the weights' bytes: what calibrations and caches are bound to."""
+    """sha256 of the cfg's and the weights' bytes, whatever the size of the input: what calibrations are bound to."""
 
     @classmethod
     def load(
-        cls, cfg: str | Path, weights: str | Path | None = None, *, lenient: bool = False, cutoff: int | None = None
+        cls,
+        cfg: str | Path,
+        weights: str | Path | None = None,
+        *,
+        lenient: bool = False,
+        cutoff: int | None = None,
+        width: int | None = None,
+        height: int | None = None,
     ) -> Network:
         """Reads a .cfg, and a .weights where one is given.
 
@@ -69,13 +79,16 @@ class Network:
             weights: the .weights file; without it the network has shapes alone.
             lenient: what Darknet takes in silence warns instead of failing.
             cutoff: takes the first so many layers, of the cfg and of the weights (as `darknet partial`).
+            width, height: of the input, in pixels, in place of the cfg's.
 
         Raises:
-            CfgError, WeightsError: see `dnc.darknet.cfg` and `dnc.darknet.weights`.
+            CfgError, WeightsError: see `dnc.darknet.cfg`, `dnc.darknet.sizing` and `dnc.darknet.weights`.
         """
         cfg = find_cfg(cfg)
         sections, data = read_cfg(cfg, lenient)
-        network = cls.build(sections, str(cfg), lenient=lenient, cutoff=cutoff)
+        build = partial(cls.build, file=str(cfg), lenient=lenient, cutoff=cutoff)
+        size = {key: side for key, side in (("width", width), ("height", height)) if side is not None}
+        network = build_sized(build, sections, size) if size else build(sections)
         digest = hashlib.sha256(data)
         if cutoff is not None:
             digest.update(f"cutoff={cutoff}".encode())
@@ -143,6 +156,34 @@ class Network:
         rest = [layer for layer in self.layers if layer.name != "cost"] or self.layers
         return heads or (rest[-1],)
 
+    def sized(self, shape: Shape) -> Network:
+        """The same files, for inputs of another (channels, height, width); the network itself if that is its own.
+
+        Raises CfgError where the size does not fit.
+        """
+        if shape == self.input_shape or len(shape) != 3:
+            return self
+        _, height, width = shape
+        # What there is to warn of has been said of this one.
+        with listening():
+            network = Network.load(
+                self.file, self.weights or None, lenient=True, cutoff=len(self.layers), width=width, height=height
+            )
+        return dataclasses.replace(network, digest=self.digest)
+
+    def cfg_with(self, options: Mapping[str, str]) -> bytes:
+        """The text of its cfg, in which [net] has these options, and says the size that this network has.
+
+        Raises CfgError where it cannot be read anew.
+        """
+        with listening():
+            sections, data = read_cfg(self.file, lenient=True)
+            size = dict(zip(("height", "width"), self.input_shape[1:], strict=False))
+            changed = {key: str(side) for key, side in size.items() if sections[0].integer(key, 0) != side}
+            if changed and "inputs" in sections[0].options:
+                changed["inputs"] = str(math.prod(self.input_shape))
+        return with_net(sections, data, {**options, **changed})
+
     def parameters(self) -> int:
         """Number of floats in the .weights file."""
         return sum(count(layer) for layer in self.layers)
@@ -167,8 +208,8 @@ def _input_shape(net: Section) -> Shape:
     dims = [net.integer(key, 0) for key in ("channels", "height", "width")]
     inputs = net.integer("inputs", 0)
     for key, dim in zip(("channels", "height", "width"), dims, strict=True):
-        if dim < 0 or dim > 1 << 16:
-            net.fail(f"{key}={dim} must be from 1 to {1 << 16}", key, "is there a typing error?")
+        if dim < 0 or dim > MAX_SIDE:
+            net.fail(f"{key}={dim} must be from 1 to {MAX_SIDE}", key, "is there a typing error?")
     if all(dims):
         if math.prod(dims) > MAX_ELEMENTS:
             text = " x ".join(map(str, dims))

@@ -179,9 +179,12 @@ def from_engine(
     if precision == "mixed":
         target = _as_int8(target)
     network, found = _network_of(engine, cfg, weights)
+    height, width = manifest.input_shape[1:] if len(manifest.input_shape) == 3 else (None, None)
     options = CompileOptions(
         target=target.name,
         options=target.given,
+        width=width,
+        height=height,
         batch=1,
         keep=_kept(manifest),
         calibration=calibration if precision in CALIBRATED else None,

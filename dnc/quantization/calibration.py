@@ -6,7 +6,8 @@
      "channels": {"layer000": {"minimum": "-0.25 -1.5 …", "maximum": "3.5 0.75 …", "mean": "1.25 -0.5 …"}}}
 
 It says what was measured and nothing of what is done with it: which layers are quantized, and to what, is decided by
-the pass that reads it. It holds for one network, cfg and weights, by their digest, and for one preprocessing.
+the pass that reads it. It holds for one network, cfg and weights, by their digest, at any size, and for one
+preprocessing.
 
 A scale is a float32 in every engine and every table. A threshold is therefore 127 times one (`as_threshold`), so that
 no table loses a bit of it.
@@ -21,7 +22,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
-from dnc.errors import CalibrationError, tolerate
+from dnc.errors import CalibrationError, tolerate, warn
 from dnc.files.reading import read_json
 from dnc.files.writing import whole_file
 from dnc.graph.quantization import Channels, Range
@@ -114,11 +115,21 @@ class Calibration:
             file.write((json.dumps(self.to_json(), indent=1) + "\n").encode())
 
     def check(self, network: Network, lenient: bool = False) -> None:
-        """Raises CalibrationError if this was measured on another network, or warns if `lenient`."""
+        """Raises CalibrationError if this was measured on another network, or warns if `lenient`.
+
+        Warns, too, where that network had another size: ranges of the same weights hardly depend on it.
+        """
         if self.digest != network.digest:
             message = f"the calibration belongs to another network ({self.digest[:12]}…, not {network.digest[:12]}…)"
             hint = "cfg and weights must be the same files; " + _HINT
             tolerate(CalibrationError(message, network.file, hint), lenient)
+        measured = [self.preprocessing.get(key) for key in ("width", "height")]
+        size = list(network.input_shape[:0:-1])
+        if self.preprocessing and measured != size:
+            there, here = (" x ".join(map(str, sides)) for sides in (measured, size))
+            message = f"the calibration was measured at {there}, and the network's input is {here}"
+            hint = "ranges hardly change with the size; `dnc calibrate --width W --height H` measures those of this one"
+            warn(CalibrationError(message, network.file, hint))
 
 
 _KINDS: dict[str, type] = {

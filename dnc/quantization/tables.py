@@ -80,14 +80,7 @@ def write_darknet(calibration: Calibration, network: Network, path: str | os.Pat
     if Path(path).suffix.lower() != ".cfg":
         text = f"{line}\n".encode()
     else:
-        sections, data = read_cfg(network.file, lenient=True)
-        end = b"\r\n" if b"\r\n" in data else b"\n"
-        rows = data.splitlines()
-        first = sections[0].where.line
-        last = sections[1].where.line - 1 if len(sections) > 1 else len(rows)
-        old = re.compile(rb"\s*" + _KEY.encode() + rb"\s*=")
-        rows[first:last] = [line.encode(), *(row for row in rows[first:last] if not old.match(row))]
-        text = end.join(rows) + end
+        text = network.cfg_with({_KEY: line.partition("=")[2].strip()})
     with whole_file(path) as file:
         file.write(text)
 

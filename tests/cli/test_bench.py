@@ -130,7 +130,7 @@ def test_mistakes(
 def test_more_mistakes(command: Command, engines: Path, tmp_path: Path) -> None:
     result = command("bench", engines / "tiny.engine", "--target", "onnx")
     assert result.code == 2
-    assert "are for a cfg; these are engines" in result.err
+    assert "--target is for a cfg; these are engines" in result.err
     (tmp_path / "a.json").write_text("{}", encoding="utf-8")
     result = command("bench", "--diff", engines / "tiny.engine", tmp_path / "a.json")
     assert result.code == 2

@@ -228,7 +228,12 @@ def test_preprocessing_that_is_none(command: Command, table: Path) -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [("calibration.json", "-w", "tiny.weights"), ("tiny.cfg", "--cfg", "tiny.cfg"), ("cache", "--cutoff", "1")],
+    [
+        ("calibration.json", "-w", "tiny.weights"),
+        ("tiny.cfg", "--cfg", "tiny.cfg"),
+        ("cache", "--cutoff", "1"),
+        ("cache", "--width", "8"),
+    ],
 )
 def test_options_of_calibrations(command: Command, table: Path, arguments: tuple[str, ...]) -> None:
     assert command("info", *arguments).code == 2
@@ -241,6 +246,7 @@ def test_what_is_neither(command: Command, engines: Path, tmp_path: Path) -> Non
     assert "hint: check the path\n" in command("info", tmp_path / "yolov4-tinny.cfg").err
     assert "the folder has no engine.json" in command("info", tmp_path).err
     assert "binary data" in command("info", engines / "tiny.weights").err
-    result = command("info", engines / "tiny.engine", "--cutoff", "1")
-    assert result.code == 2
-    assert "an engine takes neither" in result.err
+    for option in ("--cutoff", "--width"):
+        result = command("info", engines / "tiny.engine", option, "1")
+        assert result.code == 2
+        assert f"{option} is for a cfg" in result.err

@@ -129,6 +129,8 @@ class Layer(ABC):
     name: ClassVar[str]
     """The section's name; `aliases` are other spellings that Darknet takes."""
     aliases: ClassVar[tuple[str, ...]] = ()
+    placed: ClassVar[bool] = False
+    """Whether each place of the input has weights of its own, which fit no other size of the network."""
 
     where: Where
     index: int

@@ -67,6 +67,7 @@ class Connected(Layer):
 
     name = "connected"
     aliases = ("conn",)
+    placed = True
 
     dense: Dense
     dontloadscales: bool

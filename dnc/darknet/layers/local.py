@@ -26,6 +26,7 @@ class Local(Layer):
     """An unshared convolution."""
 
     name = "local"
+    placed = True
 
     axes: tuple[Axis, Axis]
     activation: str

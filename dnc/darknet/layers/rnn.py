@@ -28,6 +28,8 @@ class Cell(Layer):
     Darknet's dontloadscales does not reach the parts.
     """
 
+    placed = True
+
     parts: tuple[Dense, ...]
 
     def weights(self) -> dict[str, Shape]:
