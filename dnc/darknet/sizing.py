@@ -10,7 +10,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from fractions import Fraction
 from typing import TYPE_CHECKING
 
 from dnc.darknet.cfg import Option, Section
@@ -41,7 +42,9 @@ def build_sized(build: Build, sections: list[Section], size: Size) -> Network:
     for key, side in size.items():
         if not 1 <= side <= MAX_SIDE:
             raise CfgError(f"--{key} {side} must be from 1 to {MAX_SIDE}", sections[0].where)
-    own = _attempt(build, sections, {})
+    own = None
+    with suppress(CfgError), listening():
+        own = build(_with(sections, {}))
     if own is not None and len(own.input_shape) != 3:
         (number,) = own.input_shape
         what = f"{_said(size)}: this network takes no images, but vectors of {number} numbers"
@@ -51,7 +54,7 @@ def build_sized(build: Build, sections: list[Section], size: Size) -> Network:
     except CfgError as error:
         if own is None:
             raise
-        raise _misfit(build, sections, size, own, error) from error
+        raise _Trials(build, sections, own).misfit(size, error) from error
     if own is not None:
         _check_places(network, own, size)
     return network
@@ -70,13 +73,6 @@ def _with(sections: Sequence[Section], size: Size) -> list[Section]:
     return [replace(net, options=options), *rest]
 
 
-def _attempt(build: Build, sections: list[Section], size: Size) -> Network | None:
-    """The network of this size, if there can be one; warnings are left to whoever takes it."""
-    with suppress(CfgError), listening():
-        return build(_with(sections, size))
-    return None
-
-
 def _check_places(network: Network, own: Network, size: Size) -> None:
     """Raises CfgError for a layer with weights of their own for each place, which the other size moves."""
     for layer, known in zip(network.layers, own.layers, strict=True):
@@ -89,40 +85,68 @@ def _check_places(network: Network, own: Network, size: Size) -> None:
             )
 
 
-def _misfit(build: Build, sections: list[Section], size: Size, own: Network, error: CfgError) -> CfgError:
-    """The error of a layer, as one of the size that it is asked for, with the nearest sizes that do fit."""
-    wrong = {key: side for key, side in size.items() if _attempt(build, sections, {key: side}) is None}
-    if not wrong:
-        return CfgError(f"{_said(size)} do not fit this network: {error.message}", error.where, error.hint)
-    hints = []
-    for key, side in wrong.items():
-        stride = _stride(own, key)
-        near = [
-            next((other for other in others if _attempt(build, sections, {key: other}) is not None), None)
-            for others in _multiples(side, stride)
-        ]
-        fitting = " or ".join(str(other) for other in near if other is not None)
-        if fitting:
-            hints.append(f"--{key} can be {fitting}" + (f": multiples of {stride}" if stride > 1 else ""))
-    what = f"{_said(wrong)} does not fit this network: {error.message}"
-    return CfgError(what, error.where, "; ".join(hints) or error.hint)
+@dataclass(frozen=True)
+class _Trials:
+    """Which sizes fit, found by trying them: shapes alone take milliseconds."""
+
+    build: Build
+    sections: list[Section]
+    own: Network
+
+    def misfit(self, size: Size, error: CfgError) -> CfgError:
+        """The error of a layer, as one of the size that was asked for, with the nearest sizes that do fit."""
+        wrong = {key: side for key, side in size.items() if not self._fits(key, side)}
+        if not wrong:
+            return CfgError(f"{_said(size)} do not fit this network: {error.message}", error.where, error.hint)
+        hints = filter(None, (self._fitting(key, side) for key, side in wrong.items()))
+        verb = "does" if len(wrong) == 1 else "do"
+        what = f"{_said(wrong)} {verb} not fit this network: {error.message}"
+        return CfgError(what, error.where, "; ".join(hints) or error.hint)
+
+    def _fits(self, key: str, side: int) -> bool:
+        """Whether one side may be this, while the other stays; warnings are left to whoever takes it."""
+        with suppress(CfgError), listening():
+            _check_places(self.build(_with(self.sections, {key: side})), self.own, {})
+            return True
+        return False
+
+    def _fitting(self, key: str, side: int) -> str:
+        """The nearest multiples of the stride that fit, on either side; empty where none does."""
+        stride = _stride(self.own, -1 if key == "width" else -2)
+        near = [next((one for one in some if self._fits(key, one)), 0) for some in _multiples(side, stride)]
+        fitting = [str(one) for one in near if one]
+        if not fitting:
+            return ""
+        # Where the next one fits as well, it is no chance.
+        rule = stride > 1 and self._fits(key, max(near) + stride)
+        return f"--{key} can be {' or '.join(fitting)}" + (f": multiples of {stride}" if rule else "")
 
 
 def _multiples(side: int, stride: int) -> tuple[Sequence[int], Sequence[int]]:
     """The multiples of a stride below a size, and above it, nearest first."""
     below, above = (side - 1) // stride, side // stride + 1
-    numbers = range(below, max(0, below - _FARTHEST), -1), range(above, above + _FARTHEST)
+    largest = min(above + _FARTHEST, MAX_SIDE // stride + 1)
+    numbers = range(below, max(0, below - _FARTHEST), -1), range(above, largest)
     smaller, larger = ([number * stride for number in part] for part in numbers)
-    return smaller, [other for other in larger if other <= MAX_SIDE]
+    return smaller, larger
 
 
-def _stride(network: Network, key: str) -> int:
+def _stride(network: Network, axis: int) -> int:
     """How many pixels of the input one step of the coarsest map is, along one side: 32 for most detectors."""
-    axis = -1 if key == "width" else -2
-    side = network.input_shape[axis]
-    maps = [layer.shape[axis] for layer in network.layers if len(layer.shape) == 3 and max(layer.shape[1:]) > 1]
-    steps = [max(1, round(side / length)) for length in maps]
-    return min(math.lcm(*steps), MAX_SIDE)
+    sides = {-1: network.input_shape[axis]}
+    steps = {-1: Fraction(1)}
+    for layer in network.layers:
+        side = layer.shape[axis] if len(layer.shape) == 3 else 1
+        sides[layer.index] = side
+        # Each layer's own stride is whole, whatever its padding; a map of one place has none.
+        found = [
+            steps[source] * (Fraction(round(sides[source] / side)) or Fraction(1, side // sides[source]))
+            for source in layer.sources
+            if source in steps and side > 1
+        ]
+        if found:
+            steps[layer.index] = max(found)
+    return min(math.lcm(*(math.ceil(step) for step in steps.values())), MAX_SIDE)
 
 
 def _said(size: Size) -> str:
