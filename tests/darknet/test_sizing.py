@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import warnings
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -63,7 +64,7 @@ def _bare(layer: Layer) -> Layer:
 
 @pytest.mark.parametrize("name", ["yolo", "attention", "convolutions", "autoencoder"])
 @pytest.mark.parametrize("size", [{"width": 64}, {"height": 96}, {"width": 32, "height": 128}, {}])
-def test_as_if_the_cfg_said_so(name: str, size: dict[str, int], tmp_path: Path) -> None:
+def test_as_if_the_cfg_said_so(name: str, size: dict[str, Any], tmp_path: Path) -> None:
     """All layers, heads among them, are those of a cfg that is edited; what is not named stays."""
     text = NETWORKS[name]
     path = _write(tmp_path, text)
@@ -107,7 +108,7 @@ def test_the_numbers_of_darknet_with_an_edited_cfg(tmp_path: Path) -> None:
         ({"width": 65536, "height": 65536}, "--width 65536 --height 65536 do not fit", "at most 2147483647"),
     ],
 )
-def test_sizes_that_do_not_fit(size: dict[str, int], message: str, hint: str, tmp_path: Path) -> None:
+def test_sizes_that_do_not_fit(size: dict[str, Any], message: str, hint: str, tmp_path: Path) -> None:
     """The option is named, the section where shapes part, and the nearest sizes that do, which are tried."""
     path = _write(tmp_path, DETECTOR)
     with pytest.raises(CfgError) as caught:
@@ -145,7 +146,8 @@ def test_weights_for_places(section: str, tmp_path: Path) -> None:
     """Also where there would be as many: 4 x 8 places are not 8 x 4."""
     text = f"[net]\nwidth=8\nheight=4\nchannels=2\n[convolutional]\nfilters=2\nsize=1\n{section}\n"
     path = _write(tmp_path, text)
-    for size in ({"width": 16}, {"width": 4, "height": 8}):
+    sizes: list[dict[str, Any]] = [{"width": 16}, {"width": 4, "height": 8}]
+    for size in sizes:
         with pytest.raises(CfgError) as caught:
             Network.load(path, **size)
         assert f"the weights of {section} are for an input of 2 x 4 x 8" in caught.value.message
