@@ -9,7 +9,7 @@
 Threads: one engine may be used from any number of them at once. Processes: a child that was forked opens the engine
 anew, because the threads of the engine's library stay behind in the parent; what the parent had opened is left as it
 is, since releasing it would wait for those threads. A fork waits for runs that are under way. A pickled engine is its
-folder or package.
+folder or package; one that was loaded from memory is its bytes.
 
 Memory: a network with recurrent layers (`manifest.carried`) takes its images for the frames of one sequence, as Darknet
 does in one process.
@@ -41,19 +41,19 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar, overload
 import numpy as np
 import numpy.typing as npt
 
-from dnc.errors import BundleError, DncError, TargetError, warn
+from dnc.errors import DncError, TargetError, warn
 from dnc.files.places import as_text
-from dnc.files.reading import check_foreign
 from dnc.runtime.arithmetic import loss, this_isa
 from dnc.runtime.decoding import BoxHead, Classification, ClassifierHead, Detection
 from dnc.runtime.forking import at_work
 from dnc.runtime.images import Pixels
 from dnc.runtime.inputs import Feeds, Image, Inputs, Prepared
-from dnc.runtime.manifest import MANIFEST, Files, Manifest, read_engine
+from dnc.runtime.manifest import MANIFEST, Manifest
 from dnc.runtime.memory import Memory, States
 from dnc.runtime.options import CALIBRATED, check_names
 from dnc.runtime.postprocessing import Postprocess, Result
 from dnc.runtime.runners import Pending, Runner, Session, find
+from dnc.runtime.source import Bytes, Source, closed, find_source
 from dnc.runtime.timing import processors
 from dnc.typing import Array
 
@@ -67,12 +67,17 @@ _Value = TypeVar("_Value")
 Observer = Callable[[str], None]
 
 
-def load(folder: str | PathLike[str], *, threads: int | None = None, trust: bool = False, **options: str) -> Engine:
+def load(
+    folder: str | PathLike[str] | Bytes, *, threads: int | None = None, trust: bool = False, **options: str
+) -> Engine:
     """Reads an engine. Its library is loaded at the first use, which raises BundleError where the folder was replaced
     or changed since.
 
     Args:
-        folder: what `dnc compile` wrote, or the one file that `dnc package` made of it.
+        folder: what `dnc compile` wrote, or the one file that `dnc package` made of it, or what is in that file:
+            ONNX Runtime and OpenVINO take it from there, and nothing is written to a disk (nor is what OpenVINO
+            compiled kept for the next start). For other libraries it is unpacked as the file would be. bytes are not
+            copied; others, which somebody may change, once.
         threads: how many threads one run uses; the engine's own choice if not given.
         trust: runs a package's machine code. Without, a package for TVM is read, but refused when it is to run: what
             looks like data, and comes from anywhere, would do all that the process may. A folder is trusted, as a
@@ -83,26 +88,20 @@ def load(folder: str | PathLike[str], *, threads: int | None = None, trust: bool
         BundleError: it is no engine, is damaged, or was made by a newer dnc.
         TargetError: its target is unknown here, needs a library that is not installed, or has no such option.
     """
-    path = Path(folder)
-    check_foreign(path, BundleError)
-    package = path if path.exists() and not path.is_dir() else None
-    if package is not None:
-        from dnc.runtime.package import open_package
-
-        path, manifest, files = open_package(package)
-    else:
-        manifest, files = read_engine(path)
+    source = find_source(folder)
+    manifest = source.manifest
     kind = runner_of(manifest)
     anew = [option for option in kind.known_options if option.at_load]
     fixed = [name for name in options if name in _built_in(kind, manifest)]
     if fixed:
-        raise TargetError(f"{fixed[0]} is built into the engine", path, f"`dnc compile --option {fixed[0]}=…`")
+        raise TargetError(f"{fixed[0]} is built into the engine", source.where, f"`dnc compile --option {fixed[0]}=…`")
     check_names(f"target {manifest.target}", anew, options)
     runner = kind({**manifest.options, **options})
     missing = runner.missing()
     if missing:
-        raise TargetError(f"target {runner.name} needs {missing}, which is not installed", path, runner.remedy())
-    return Engine(path, manifest, files, runner, threads, options, package, trust)
+        what = f"target {runner.name} needs {missing}, which is not installed"
+        raise TargetError(what, source.where, runner.remedy())
+    return Engine(source, runner, threads, options, trust)
 
 
 def runner_of(manifest: Manifest) -> type[Runner]:
@@ -121,31 +120,25 @@ class Engine:
 
     def __init__(
         self,
-        folder: Path,
-        manifest: Manifest,
-        files: Files,
+        source: Source,
         runner: Runner,
         threads: int | None = None,
         options: Mapping[str, str] | None = None,
-        package: Path | None = None,
         trust: bool = False,
     ) -> None:
-        self.folder = folder
-        """Of a package, where it is unpacked."""
-        self.manifest = manifest
-        self.inputs = Inputs(manifest, folder)
+        self.manifest = source.manifest
+        self.inputs = Inputs(self.manifest, source.where)
         """Makes what a run is fed."""
-        self.postprocess = Postprocess(manifest, folder)
+        self.postprocess = Postprocess(self.manifest, source.where)
         """Makes results of what a run gives."""
         self.observer: Observer | None = None
         """Is told when a stage of a run begins, in the thread that runs: "preprocess", "infer", "postprocess", and
         "done" after the last one, one batch after the other. Files are read before the first one; `forward` has the
         second one alone."""
-        self._files = files
+        self._source = source
         self._runner = runner
         self._threads = threads
         self._options = dict(options or {})
-        self._package = package
         self._trust = trust
         self._opened: Session | None = None
         self._closed = False
@@ -159,12 +152,25 @@ class Engine:
         _engines.add(self)
 
     def __repr__(self) -> str:
-        return f"<dnc.Engine {self.manifest.name} for {self.manifest.target} at {self.folder}>"
+        return f"<dnc.Engine {self.manifest.name} for {self.manifest.target} at {self._source.where}>"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickled, as multiprocessing does it, an engine is its folder or package: it is opened again over there."""
-        again = partial(load, **self.given, trust=self._trust)
-        return again, ((self._package or self.folder).absolute(),)
+        """Pickled, as multiprocessing does it, an engine is its folder or package: it is opened again over there.
+
+        Raises:
+            DncError: it was loaded from memory and is closed.
+        """
+        return partial(load, **self.given, trust=self._trust), (self._source.again,)
+
+    @property
+    def folder(self) -> Path:
+        """Of a package, where it is unpacked: one that was loaded from memory when somebody asks for it.
+
+        Raises:
+            BundleError: it cannot be unpacked.
+            DncError: it was loaded from memory and is closed.
+        """
+        return self._source.folder
 
     @property
     def given(self) -> dict[str, Any]:
@@ -175,8 +181,9 @@ class Engine:
         """The names of the files in its folder that it consists of, for whoever takes them elsewhere. Raises as
         `session`, but for what its library says."""
         self.check_trust()
-        with self._files.opening():
-            return (MANIFEST, *self._files.listed)
+        files = self._source.files
+        with files.opening():
+            return (MANIFEST, *files.listed)
 
     @contextmanager
     def reading(self) -> Iterator[Path]:
@@ -192,7 +199,8 @@ class Engine:
         self.close()
 
     def close(self) -> None:
-        """Releases what the engine's library holds, and ends the threads of `detect_async`, after what they are at.
+        """Releases what the engine's library holds, and the bytes that the engine was loaded from if it was; and ends
+        the threads of `detect_async`, after what they are at.
 
         Runs that other threads have begun end as they would have. Whatever is begun afterwards raises DncError. An
         engine may be closed twice.
@@ -200,6 +208,7 @@ class Engine:
         with self._lock:
             self._closed = True
             self._opened = None
+            self._source.release()
             pool, self._pool = self._pool, None
         if pool is not None:
             pool.shutdown()
@@ -226,15 +235,15 @@ class Engine:
 
     def _open(self, runner: Runner) -> Session:
         self.check_trust()
-        if self._package is not None and not self.folder.exists():
-            # Opened so late that it was pruned.
-            from dnc.runtime.package import open_package
-
-            open_package(self._package)
         self._tell_of_arithmetic(runner)
-        with at_work, self._files.opening():
-            session = runner.open(as_text(self.folder), self._threads)
-        session.opening = self._files.opening
+        contents = self._source.contents
+        with at_work:
+            session = None if contents is None else runner.open_memory(contents, self._threads)
+        if session is None:
+            files = self._source.files
+            with at_work, files.opening():
+                session = runner.open(as_text(self.folder), self._threads)
+            session.opening = files.opening
         return session
 
     def _tell_of_arithmetic(self, runner: Runner) -> None:
@@ -246,18 +255,20 @@ class Engine:
         self._told = True
         what = loss(self.manifest.arithmetic, runner.arithmetic)
         if what:
-            warn(TargetError(what, self.folder, f"compile it again here, or elsewhere with --option isa={this_isa()}"))
+            hint = f"compile it again here, or elsewhere with --option isa={this_isa()}"
+            warn(TargetError(what, self._source.where, hint))
 
     def check_trust(self) -> None:
         """Raises DncError if running it would run a package's machine code that nobody trusts: see `load`."""
-        if self._package is not None and self._runner.runs_code and not self._trust:
+        package = self._source.package
+        if package is not None and self._runner.runs_code and not self._trust:
             what = "the package holds machine code, which would run with all your rights"
             hint = "where you know who made it: dnc.load(…, trust=True), or `dnc package --unpack`"
-            raise DncError(what, self._package, hint)
+            raise DncError(what, package if isinstance(package, Path) else self._source.where, hint)
 
     def _check_open(self) -> None:
         if self._closed:
-            raise DncError("the engine is closed", self.folder, "load it again, or close it later")
+            raise closed(self._source.where)
 
     def _after_fork(self) -> None:
         """What a forked child begins with: the locks and threads of the parent are not its own."""
@@ -354,7 +365,7 @@ class Engine:
     def _check_kind(self, kind: type, what: str, other: str) -> None:
         heads = self.manifest.heads
         if heads and not any(isinstance(head, kind) for head in heads):
-            raise DncError(f"this network gives no {what}", self.folder, f"use {other}()")
+            raise DncError(f"this network gives no {what}", self._source.where, f"use {other}()")
 
     async def detect_async(self, image: Any, **options: Any) -> Any:
         """As `detect`, in a thread of the engine's own, so that the event loop goes on meanwhile.
@@ -439,12 +450,12 @@ class Engine:
         """
         size = self.manifest.batch
         if batch is not None and (batch < 1 or (isinstance(size, int) and batch != size)):
-            raise DncError(f"batch={batch}: the engine takes {size}", self.folder, "leave it out")
+            raise DncError(f"batch={batch}: the engine takes {size}", self._source.where, "leave it out")
         if self.manifest.carried and isinstance(size, str) and batch not in (None, 1):
             what = f"batch={batch}: each frame needs what the network remembers of the one before"
-            raise DncError(what, self.folder, "leave it out; for several cameras, open a stream for each")
+            raise DncError(what, self._source.where, "leave it out; for several cameras, open a stream for each")
         if workers is not None and workers < 1:
-            raise DncError(f"workers={workers} must be at least 1", self.folder)
+            raise DncError(f"workers={workers} must be at least 1", self._source.where)
         self.inputs.check(color)
         self.postprocess.check()
         settings = _Settings(confidence, iou, top, color, exif, max_candidates)

@@ -75,7 +75,7 @@ class Inputs:
         where: the engine, for messages.
     """
 
-    def __init__(self, manifest: Manifest, where: Path | None = None) -> None:
+    def __init__(self, manifest: Manifest, where: Path | str | None = None) -> None:
         self._manifest, self._where = manifest, where
 
     def check(self, color: str = "rgb") -> None:

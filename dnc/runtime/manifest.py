@@ -43,10 +43,12 @@ from dnc.runtime.decoding import Head, head_from_json
 from dnc.runtime.memory import carried_states
 from dnc.runtime.preprocessing import Preprocessing
 
-__all__ = ["Files", "Manifest", "parse_manifest", "read_engine", "read_manifest", "write_folder"]
+__all__ = ["Files", "Manifest", "parse_manifest", "read_contents", "read_engine", "read_manifest", "write_folder"]
 
 SCHEMA = 2
 MANIFEST = "engine.json"
+IN_MEMORY = "the package in memory"
+"""The place of an engine that is in no folder, for messages."""
 LABELS = "labels.txt"
 MANIFEST_LIMIT = 16 << 20
 """Bytes; those of the largest network in cfg/ are 20,000."""
@@ -122,7 +124,7 @@ class Manifest:
         return carried_states(self.states)
 
     @classmethod
-    def from_json(cls, fields: Mapping[str, Any], labels: tuple[str, ...], where: Path) -> Manifest:
+    def from_json(cls, fields: Mapping[str, Any], labels: tuple[str, ...], where: Path | str) -> Manifest:
         """The inverse; raises BundleError."""
         try:
             missing = {item.name for item in dataclasses.fields(cls)} - {*_OPTIONAL, *fields}
@@ -199,6 +201,18 @@ def read_engine(folder: str | Path) -> tuple[Manifest, Files]:
         except OSError as error:
             raise BundleError(f"cannot read the engine: {_reason(error)}", folder, _DAMAGED) from error
     raise BundleError("the engine is replaced again and again", folder, "try it again")
+
+
+def read_contents(fields: Mapping[str, Any], labels: bytes | None, where: Path | str) -> Manifest:
+    """As `read_manifest`, of an engine in memory.
+
+    Args:
+        fields: engine.json, as `parse_manifest` gives it.
+        labels: labels.txt if there is one, whose digest was compared.
+        where: the engine, for messages.
+    """
+    names = () if labels is None else _parse_labels(labels, where)
+    return Manifest.from_json(fields, names, where)
 
 
 class _Folder:
@@ -322,7 +336,7 @@ def _stamp(found: os.stat_result) -> _Stamp:
     return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
 
 
-def parse_manifest(content: bytes, where: Path) -> dict[str, Any]:
+def parse_manifest(content: bytes, where: Path | str) -> dict[str, Any]:
     """What engine.json says, when it is known to be what a dnc wrote that is not newer; `files` are then names without
     a folder, each with its size and sha256.
 
@@ -364,12 +378,21 @@ def _read_labels(folder: _Folder, files: Files) -> tuple[str, ...]:
         if files.listed[LABELS]["size"] > LABELS_LIMIT:
             raise OSError(errno.EFBIG, f"it has more than {LABELS_LIMIT >> 20} MiB")
         content = folder.read(LABELS, LABELS_LIMIT)
-        if hashlib.sha256(content).hexdigest() != files.listed[LABELS]["sha256"]:
-            raise BundleError(f"the contents of {LABELS} have changed", path, _DAMAGED)
-        # Not splitlines(): a name may hold one of the rarer characters that end a line there.
-        text = io.TextIOWrapper(io.BytesIO(content), encoding="utf-8").read()
     except (OSError, ValueError) as error:
         raise BundleError(f"cannot read the labels: {_reason(error)}", path, "build the engine again") from error
+    if hashlib.sha256(content).hexdigest() != files.listed[LABELS]["sha256"]:
+        raise BundleError(f"the contents of {LABELS} have changed", path, _DAMAGED)
+    return _parse_labels(content, path)
+
+
+def _parse_labels(content: bytes, where: Path | str) -> tuple[str, ...]:
+    try:
+        if len(content) > LABELS_LIMIT:
+            raise ValueError(f"they have more than {LABELS_LIMIT >> 20} MiB")
+        # Not splitlines(): a name may hold one of the rarer characters that end a line there.
+        text = io.TextIOWrapper(io.BytesIO(content), encoding="utf-8").read()
+    except ValueError as error:
+        raise BundleError(f"cannot read the labels: {error}", where, "build the engine again") from error
     return tuple(text.removesuffix("\n").split("\n"))
 
 

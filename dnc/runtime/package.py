@@ -4,14 +4,19 @@
     ...             exactly the files that it lists, side by side
 
 Members are stored, in the order of their names, without times: the same engine gives the same bytes everywhere,
-whatever zlib is installed, and weights hardly shrink anyway (those of yolov3-tiny by 7 %). What other tools pack is
-read as well, deflated or in another order.
+whatever zlib is installed, and weights hardly shrink anyway (those of yolov3-tiny by 7 %). Each begins at a multiple of
+64 bytes (`ALIGNMENT`, as zipalign does it: by an extra field that other tools skip), so that libraries can use it where
+a package lies in memory. What other tools pack is read as well, deflated or in another order.
 
-Every engine's library wants files: it maps weights into memory, where processes share them, or loads a library. So
-`open_package` unpacks once, into the cache folder packages/ under the engine's digest: beside its place, checked, then
+Libraries map weights of files into memory, where processes share them, or load a file as a library. So `open_package`
+unpacks once, into the cache folder packages/ under the engine's digest: beside its place, checked, then
 renamed, so that processes that do it at once find it whole. What is there is checked at every opening, as any engine
 folder, and the package too: a damaged one is refused even where its contents are unpacked. Of these folders the 16 last
 opened stay, and those opened within a day; after 30 days the rest goes.
+
+A package that is in memory is read there (`read_package`), by libraries that can (ONNX Runtime, OpenVINO). For the
+others, or when somebody asks for the engine's folder, it is unpacked into the same cache. So TVM's model.so is a file
+there, not one in memory only: processes share its pages, and debuggers and profilers find it by its name.
 
 A package may come from anywhere. Nothing of it is written before names, kinds and sizes are known to be what
 engine.json lists; members are read no further than their size; what does not fit is refused:
@@ -26,6 +31,7 @@ machine code, which may do all that the process may: `dnc.load` runs it with tru
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import shutil
 import stat
@@ -42,11 +48,26 @@ from dnc.errors import BundleError
 from dnc.files.places import cache_dir
 from dnc.files.reading import check_foreign
 from dnc.files.writing import sweep, whole_file, whole_folder
-from dnc.runtime.manifest import MANIFEST, MANIFEST_LIMIT, Files, Manifest, parse_manifest, read_engine, write_folder
+from dnc.runtime.manifest import (
+    IN_MEMORY,
+    LABELS,
+    MANIFEST,
+    MANIFEST_LIMIT,
+    Files,
+    Manifest,
+    parse_manifest,
+    read_contents,
+    read_engine,
+    write_folder,
+)
 
-__all__ = ["SUFFIX", "open_package", "package", "unpack"]
+__all__ = ["SUFFIX", "open_package", "package", "read_package", "unpack"]
 
 SUFFIX = ".dnc"
+ALIGNMENT = 64
+"""Bytes: what the widest vectors of CPUs take at once, and TVM wants of every array."""
+_ALIGNING = 0xD935
+"""The kind of an extra field by which zipalign moves a member to where it is to begin."""
 LIMIT = 4 << 30
 """Bytes that a package holds; Darknet's largest networks have 250 MB of weights."""
 RATIO = 200
@@ -86,14 +107,21 @@ def package(folder: str | os.PathLike[str], out: str | os.PathLike[str] | None =
     check_foreign(folder, BundleError)
     _, files = read_engine(folder)
     place = Path(out) if out is not None else Path(folder.resolve().name.removesuffix(".engine") + SUFFIX)
-    with whole_file(place) as file, zipfile.ZipFile(file, "w") as archive, files.opening():
-        archive.writestr(_member(MANIFEST), files.manifest)
+    with whole_file(place) as file:
+        pack(folder, files, file)
+    return place
+
+
+def pack(folder: Path, files: Files, out: IO[bytes]) -> None:
+    """Writes the package of an engine folder into a file that is empty. Raises BundleError if the engine was replaced
+    meanwhile, OSError if the file cannot be written."""
+    with zipfile.ZipFile(out, "w") as archive, files.opening():
+        archive.writestr(_member(MANIFEST, out.tell()), files.manifest)
         for name in sorted(files.listed):
-            info = _member(name)
+            info = _member(name, out.tell())
             info.file_size = files.listed[name]["size"]
             with (folder / name).open("rb") as source, archive.open(info, "w") as member:
                 shutil.copyfileobj(source, member, _CHUNK)
-    return place
 
 
 def unpack(file: str | os.PathLike[str], out: str | os.PathLike[str] | None = None) -> Path:
@@ -113,10 +141,15 @@ def unpack(file: str | os.PathLike[str], out: str | os.PathLike[str] | None = No
     return place
 
 
-def open_package(file: str | os.PathLike[str]) -> tuple[Path, Manifest, Files]:
+def open_package(file: Path | bytes) -> tuple[Path, Manifest, Files]:
     """The engine folder of a package in the cache, unpacked if it is not there, and what `read_engine` makes of it.
-    Raises BundleError if the package is damaged or was made by a newer dnc, or the cache cannot be written."""
-    file = Path(file)
+
+    Args:
+        file: the package, or what is in it.
+
+    Raises:
+        BundleError: the package is damaged or was made by a newer dnc, or the cache cannot be written.
+    """
     with _opened(file) as (archive, fields):
         place = cache_dir(to_write=True) / "packages" / fields["sha256"]
         sweep(place.parent)
@@ -139,21 +172,49 @@ def open_package(file: str | os.PathLike[str]) -> tuple[Path, Manifest, Files]:
     return place, *engine
 
 
-def _member(name: str) -> zipfile.ZipInfo:
+def read_package(data: bytes) -> tuple[Manifest, dict[str, memoryview]]:
+    """The engine of a package that is in memory, and what is in each of its files but engine.json, by their names, as
+    parts of `data` where they are stored.
+
+    Raises:
+        BundleError: the package is damaged or was made by a newer dnc.
+    """
+    with _opened(data) as (archive, fields):
+        _extract(archive, fields, data, None)
+        files = {name: _content(archive, name, data) for name in fields["files"]}
+        labels = bytes(files[LABELS]) if LABELS in files else None
+        return read_contents(fields, labels, IN_MEMORY), files
+
+
+def _content(archive: zipfile.ZipFile, name: str, data: bytes) -> memoryview:
+    """What is in a member of an archive in memory, which was read once without an error."""
+    info = archive.getinfo(name)
+    if info.compress_type != zipfile.ZIP_STORED:
+        return memoryview(archive.read(name))
+    lengths = struct.unpack_from("<HH", data, info.header_offset + 26)
+    start = info.header_offset + 30 + sum(lengths)
+    return memoryview(data)[start : start + info.file_size]
+
+
+def _member(name: str, at: int) -> zipfile.ZipInfo:
+    """A member whose header is at that byte of the archive."""
     info = zipfile.ZipInfo(name)
+    padding = -(at + 36 + len(name.encode())) % ALIGNMENT
+    info.extra = struct.pack("<HHH", _ALIGNING, 2 + padding, ALIGNMENT) + bytes(padding)
     info.create_system = 3
     info.external_attr = (stat.S_IFREG | 0o644) << 16
     return info
 
 
 @contextmanager
-def _opened(file: Path) -> Iterator[tuple[zipfile.ZipFile, dict[str, Any]]]:
+def _opened(package: Path | bytes) -> Iterator[tuple[zipfile.ZipFile, dict[str, Any]]]:
     """The archive and its engine.json, after all that can be known without reading the members."""
-    if file.exists() and not file.is_file():
+    file = _place(package)
+    if isinstance(package, Path) and package.exists() and not package.is_file():
         # Of a pipe nobody knows whether it will ever be written to.
         raise BundleError("not an engine: neither a folder nor a file", file, "make one with `dnc package`")
     try:
-        with file.open("rb") as raw:
+        with package.open("rb") if isinstance(package, Path) else io.BytesIO(package) as raw:
             _check_end(raw, file)
             try:
                 archive = zipfile.ZipFile(raw)
@@ -165,7 +226,11 @@ def _opened(file: Path) -> Iterator[tuple[zipfile.ZipFile, dict[str, Any]]]:
         raise BundleError(f"cannot read the package: {error.strerror or error}", file, _DAMAGED) from error
 
 
-def _check_end(raw: IO[bytes], file: Path) -> None:
+def _place(package: Path | bytes) -> Path | str:
+    return package if isinstance(package, Path) else IN_MEMORY
+
+
+def _check_end(raw: IO[bytes], file: Path | str) -> None:
     """Refuses what is no archive, or has a directory that is too long to be read."""
     size = raw.seek(0, os.SEEK_END)
     raw.seek(max(0, size - (1 << 16) - 42))
@@ -186,7 +251,7 @@ def _starts_as_archive(raw: IO[bytes]) -> bool:
     return raw.read(4) == b"PK\3\4"
 
 
-def _listing(archive: zipfile.ZipFile, file: Path) -> dict[str, Any]:
+def _listing(archive: zipfile.ZipFile, file: Path | str) -> dict[str, Any]:
     """engine.json; raises BundleError if the members are not exactly what it lists."""
 
     def refuse(what: str) -> BundleError:
@@ -222,7 +287,7 @@ def _listing(archive: zipfile.ZipFile, file: Path) -> dict[str, Any]:
     return fields
 
 
-def _extract(archive: zipfile.ZipFile, fields: Mapping[str, Any], file: Path, folder: Path | None) -> None:
+def _extract(archive: zipfile.ZipFile, fields: Mapping[str, Any], package: Path | bytes, folder: Path | None) -> None:
     """Reads and checks every member, and writes it into the folder if there is one."""
     for name in (MANIFEST, *fields["files"]):
         digest = hashlib.sha256()
@@ -235,7 +300,7 @@ def _extract(archive: zipfile.ZipFile, fields: Mapping[str, Any], file: Path, fo
             # Beyond its size there is nothing, and this is what makes zipfile compare its own checksum.
             left = left or -len(member.read(1))
         if left or (name != MANIFEST and digest.hexdigest() != fields["files"][name]["sha256"]):
-            raise BundleError(f"the contents of {name} have changed", file, _DAMAGED)
+            raise BundleError(f"the contents of {name} have changed", _place(package), _DAMAGED)
 
 
 def _unpacked(place: Path) -> tuple[Manifest, Files] | None:

@@ -69,7 +69,7 @@ class Postprocess:
         where: the engine, for messages.
     """
 
-    def __init__(self, manifest: Manifest, where: Path | None = None) -> None:
+    def __init__(self, manifest: Manifest, where: Path | str | None = None) -> None:
         self._manifest, self._where = manifest, where
         self._heads = [head for head in manifest.heads if isinstance(head, BoxHead)]
         self._places = {name: place for place, name in enumerate(manifest.outputs)}

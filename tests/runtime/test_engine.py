@@ -225,7 +225,7 @@ def test_unknown_target(engine: dnc.Engine, monkeypatch: pytest.MonkeyPatch) -> 
 def test_model_that_onnxruntime_refuses(engine: dnc.Engine, monkeypatch: pytest.MonkeyPatch, x: np.ndarray) -> None:
     other = dnc.load(engine.folder)
     (engine.folder / "model.onnx").write_bytes(b"nonsense")
-    monkeypatch.setattr(other._files, "opening", nullcontext)
+    monkeypatch.setattr(other._source.files, "opening", nullcontext)
     with pytest.raises(TargetError, match="ONNX Runtime refuses the model"):
         other.forward(x)
 

@@ -207,3 +207,11 @@ class Runner(ABC):
         Raises:
             TargetError: the engine's library is missing or refuses the model.
         """
+
+    def open_memory(self, files: Mapping[str, memoryview], threads: int | None = None) -> Session | None:
+        """As `open`, for an engine that is in memory and on no disk; None where its library takes nothing but files.
+
+        Args:
+            files: what is in its files, by their names, which nobody changes.
+        """
+        return None

@@ -44,15 +44,18 @@ def import_onnxruntime() -> ModuleType:
 
 
 class OnnxSession(Session):
-    """An onnxruntime.InferenceSession."""
+    """An onnxruntime.InferenceSession of a file, or of what is in one."""
 
-    def __init__(self, path: Path, providers: Sequence[str], threads: int | None, spin: bool = True) -> None:
-        self._path, self._threads, self._spin = path, threads, spin
+    def __init__(
+        self, model: Path | memoryview, providers: Sequence[str], threads: int | None, spin: bool = True
+    ) -> None:
+        self._model, self._threads, self._spin = model, threads, spin
         try:
             self._session = self._open(providers, self._options())
         except Exception as error:
             # onnxruntime raises classes of its own that have no common base but Exception.
-            raise TargetError(f"ONNX Runtime refuses the model: {error}", path, "build the engine again") from error
+            where = model if isinstance(model, Path) else None
+            raise TargetError(f"ONNX Runtime refuses the model: {error}", where, "build the engine again") from error
         self.providers: list[str] = self._session.get_providers()
         self.device = self.providers[0].removesuffix("ExecutionProvider")
 
@@ -66,7 +69,8 @@ class OnnxSession(Session):
         return options
 
     def _open(self, providers: Sequence[str], options: Any) -> Any:
-        return import_onnxruntime().InferenceSession(str(self._path), options, providers=list(providers))
+        model = str(self._model) if isinstance(self._model, Path) else bytes(self._model)
+        return import_onnxruntime().InferenceSession(model, options, providers=list(providers))
 
     def run(self, inputs: Mapping[str, Array]) -> list[Array]:
         try:
@@ -201,7 +205,13 @@ class OnnxRunner(Runner):
         return "" if importlib.util.find_spec("onnxruntime") else "onnxruntime"
 
     def open(self, folder: Path, threads: int | None = None) -> Session:
-        return OnnxSession(folder / MODEL, ["CPUExecutionProvider"], threads, self.options["spin"] == "on")
+        return self._session(folder / MODEL, threads)
+
+    def open_memory(self, files: Mapping[str, memoryview], threads: int | None = None) -> Session:
+        return self._session(files.get(MODEL, memoryview(b"")), threads)
+
+    def _session(self, model: Path | memoryview, threads: int | None) -> Session:
+        return OnnxSession(model, ["CPUExecutionProvider"], threads, self.options["spin"] == "on")
 
     def taking_turns(self) -> Self:
         """Returns a runner without busy waiting."""

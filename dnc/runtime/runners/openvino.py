@@ -10,11 +10,13 @@
 The last column holds for CPUs and GPUs. An NPU has neither float32 nor bfloat16, and chooses by itself.
 
 A model with batches of any size is compiled a second time, for batches of 1: fixed shapes are faster. What OpenVINO
-compiled is kept in the cache folder, by the engine's sha256; without the weights, which it reads from the engine.
+compiled is kept in the cache folder, by the engine's sha256; without the weights, which it reads from the engine. Of an
+engine in memory nothing is kept; its weights are read where they lie.
 """
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import hashlib
 import importlib
@@ -123,24 +125,25 @@ def reason(error: Exception) -> str:
 class OpenvinoSession(Session):
     """Compiled models, and infer requests for each thread that runs at the same time."""
 
-    def __init__(self, path: Path, device: str, config: Mapping[str, Any]) -> None:
+    def __init__(self, source: Path | tuple[memoryview, memoryview], device: str, config: Mapping[str, Any]) -> None:
         openvino = import_openvino()
-        self._path = path
+        self._source = source
+        """The file, or what is in model.xml and model.bin, which has to be there as long as what is compiled of it."""
         self._asked = device
         self._config = dict(config)
         self._lock = threading.Lock()
         try:
             self._core = openvino_core()
             self._check(device)
-            model = self._core.read_model(path)
+            model = self._read()
             # A port has several names where an output is an input unchanged; the node has ours.
             self._types = {port.node.friendly_name: np.dtype(port.element_type.to_dtype()) for port in model.inputs}
             self._alone = model if _fix_batch(model, openvino.PartialShape) else None
-            first = self._compile(self._path if self._alone is None else self._alone)
+            first = self._compile(self._alone)
             running = first.get_property("EXECUTION_DEVICES")
         except RuntimeError as error:
-            hint = "build the engine again"
-            raise TargetError(f"OpenVINO refuses the model: {reason(error)}", path, hint) from error
+            hint, where = "build the engine again", source if isinstance(source, Path) else None
+            raise TargetError(f"OpenVINO refuses the model: {reason(error)}", where, hint) from error
         self._any: _Requests | None = None if self._alone is not None else _Requests(first)
         self._one: _Requests | None = None if self._alone is None else _Requests(first)
         self.device = ", ".join(running) if isinstance(running, list) else str(running)
@@ -154,8 +157,17 @@ class OpenvinoSession(Session):
                 hint = f"there is {', '.join(available)}; a GPU or NPU needs its driver"
                 raise TargetError(f"OpenVINO sees no device {name}", hint=hint)
 
-    def _compile(self, model: Any) -> Any:
-        """A model, or the file with it, which starts faster from the cache."""
+    def _read(self) -> Any:
+        """The model as it was written."""
+        if isinstance(self._source, Path):
+            return self._core.read_model(self._source)
+        xml, weights = self._source
+        return self._core.read_model(bytes(xml).decode(errors="replace"), _tensor_of(weights))
+
+    def _compile(self, model: Any = None) -> Any:
+        """A model; if not given the engine's, of its file, which starts faster from the cache."""
+        if model is None:
+            model = self._source if isinstance(self._source, Path) else self._read()
         return self._core.compile_model(model, self._asked, self._config)
 
     def _requests(self, count: int) -> _Requests:
@@ -166,7 +178,7 @@ class OpenvinoSession(Session):
                 return self._one
             if self._any is None:
                 with self.opening():
-                    self._any = _Requests(self._compile(self._path))
+                    self._any = _Requests(self._compile())
             return self._any
 
     def run(self, inputs: Mapping[str, Array]) -> list[Array]:
@@ -186,7 +198,7 @@ class OpenvinoSession(Session):
         config = {name: value for name, value in self._config.items() if name not in _CACHING}
         try:
             with self.opening():
-                model = self._core.read_model(self._path)
+                model = self._read()
             model.reshape({name: openvino.PartialShape(array.shape) for name, array in inputs.items()})
             compiled = self._core.compile_model(model, self._asked, {**config, "PERF_COUNT": True})
             request = compiled.create_infer_request()
@@ -201,6 +213,14 @@ class OpenvinoSession(Session):
         ran = openvino.ProfilingInfo.Status.EXECUTED
         pairs = zip(counters, typical(np.array(table)), strict=True)
         return [(counter.node_name, float(seconds)) for counter, seconds in pairs if counter.status == ran]
+
+
+def _tensor_of(content: memoryview) -> Any:
+    """Bytes for OpenVINO, where they lie. It writes into no weights, but takes no array that is only to be read."""
+    array = np.frombuffer(content, np.uint8)
+    if array.size:
+        array = np.ctypeslib.as_array((ctypes.c_uint8 * array.size).from_address(array.ctypes.data))
+    return import_openvino().Tensor(array, shared_memory=array.size > 0)
 
 
 def _fix_batch(model: Any, shape_of: Any) -> bool:
@@ -265,16 +285,25 @@ class OpenvinoRunner(Runner):
         return "" if importlib.util.find_spec("openvino") else "openvino"
 
     def open(self, folder: Path, threads: int | None = None) -> Session:
+        device, config = self._config(threads)
+        cache = _cache(folder) if self.options["cache"] == "on" else None
+        if cache is not None:
+            config |= {"CACHE_DIR": str(cache), "CACHE_MODE": "OPTIMIZE_SIZE", "WEIGHTS_PATH": str(folder / WEIGHTS)}
+        return OpenvinoSession(folder / MODEL, device, config)
+
+    def open_memory(self, files: Mapping[str, memoryview], threads: int | None = None) -> Session:
+        xml, weights = (files.get(name, memoryview(b"")) for name in (MODEL, WEIGHTS))
+        return OpenvinoSession((xml, weights), *self._config(threads))
+
+    def _config(self, threads: int | None) -> tuple[str, dict[str, Any]]:
+        """The device, and what OpenVINO is told."""
         device = self.options["device"]
         config: dict[str, Any] = {"PERFORMANCE_HINT": self.options["hint"].upper()}
         if not device.startswith("NPU"):
             config["INFERENCE_PRECISION_HINT"] = self._arithmetic(device)
         if threads is not None and device.startswith(("CPU", "AUTO")):
             config["INFERENCE_NUM_THREADS"] = threads
-        cache = _cache(folder) if self.options["cache"] == "on" else None
-        if cache is not None:
-            config |= {"CACHE_DIR": str(cache), "CACHE_MODE": "OPTIMIZE_SIZE", "WEIGHTS_PATH": str(folder / WEIGHTS)}
-        return OpenvinoSession(folder / MODEL, device, config)
+        return device, config
 
     def _arithmetic(self, device: str) -> str:
         precision: str = self.options["precision"]

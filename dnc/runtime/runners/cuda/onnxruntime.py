@@ -297,7 +297,7 @@ class CudaSession(OnnxSession):
     def _open(self, providers: Sequence[str], options: Any) -> Any:
         # Where it fell back by itself it would print that, among what a program prints.
         return import_onnxruntime().InferenceSession(
-            str(self._path),
+            str(self._model),
             options,
             providers=[(name, dict(self._settings.get(name, {}))) for name in providers],
             enable_fallback=0,
