@@ -166,6 +166,8 @@ class Export:
             value = b.op("Mul", value, b.constant(np.float32(255 * p.scale)))
             value = b.op("Div", b.op("Sub", value, b.constant(mean)), b.constant(std))
         if value is not entry:
+            # Of which a calibration has the range.
+            value.name = "input"
             for node, index in readers:
                 node.replace_input_with(index, value)
             model.graph.sort()
