@@ -189,7 +189,7 @@ class Engine:
     def reading(self) -> Iterator[Path]:
         """Its folder, while files of it are read by their names. Raises as `files`."""
         self.check_trust()
-        with self._files.opening():
+        with self._source.files.opening():
             yield self.folder
 
     def __enter__(self) -> Engine:
