@@ -98,10 +98,11 @@ class Export:
 
     def box_count(self) -> int:
         """How many boxes K `boxes` gives; raises DestinationError as `box_heads`."""
-        return sum(count_of(head, self._shapes[head.output]) for head in self.box_heads())
+        return sum(count_of(head, self.shapes[head.output]) for head in self.box_heads())
 
     @property
-    def _shapes(self) -> dict[str, tuple[int, ...]]:
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shape of each output of the engine by its name, without the batch."""
         return dict(zip(self.manifest.outputs, self.manifest.output_shapes, strict=True))
 
     def classifier(self) -> ClassifierHead:
@@ -184,7 +185,7 @@ class Export:
         parts = []
         for head in self.box_heads():
             b.enter(f"{head.output}/boxes", head.where)
-            parts.append(emit_boxes(b, head, maps[head.output], self._shapes[head.output]))
+            parts.append(emit_boxes(b, head, maps[head.output], self.shapes[head.output]))
         b.enter("export")
         if len(parts) == 1:
             return parts[0]

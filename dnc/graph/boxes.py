@@ -2,7 +2,8 @@
 `dnc.runtime.decoding` computes on the host, for all K places of the head's grid and without a threshold.
 
 `emit_scores` gives what `--decode graph` puts out, `emit_boxes` the same with objectness and classes apart, as the
-programs want it that the engine is exported for: one score is the product of the two.
+programs want it that the engine is exported for: one score is the product of the two. `emit_maps` leaves boxes where
+they are in the grid, for programs that have a formula of their own.
 
 Of the map each head takes its parts, in which a cell (column, row) of the grid w x h and an input of W x H pixels give
 
@@ -24,8 +25,9 @@ import onnx_ir as ir
 
 from dnc.graph.builder import Builder
 from dnc.runtime.decoding import BoxHead, DetectionHead, GaussianYoloHead, RegionHead, YoloHead
+from dnc.typing import Array
 
-__all__ = ["Boxes", "count_of", "emit_boxes", "emit_scores", "undecodable"]
+__all__ = ["Boxes", "Maps", "count_of", "emit_boxes", "emit_maps", "emit_scores", "undecodable"]
 
 
 class Boxes(NamedTuple):
@@ -37,6 +39,19 @@ class Boxes(NamedTuple):
     """(N, K, 1)"""
     classes: ir.Value
     """(N, K, classes): the probabilities, for the certainty of [Gaussian_yolo] multiplied by it."""
+
+
+class Maps(NamedTuple):
+    """The boxes of a head where they are in its grid of w x h cells, n in each: maps (N, n, length, h, w)."""
+
+    shifts: ir.Value
+    """Length 2: from the left upper corner of the cell to the center of the box, in cells."""
+    sizes: ir.Value
+    """Length 2: width and height, in fractions of the input."""
+    objectness: ir.Value
+    """Length 1."""
+    classes: ir.Value
+    """One for each class, as those of `Boxes`."""
 
 
 def undecodable(heads: Sequence[BoxHead]) -> tuple[BoxHead, str] | None:
@@ -62,13 +77,15 @@ def count_of(head: BoxHead, shape: Sequence[int]) -> int:
 def emit_boxes(b: Builder, head: BoxHead, output: ir.Value, shape: Sequence[int]) -> Boxes:
     """The boxes of a head's map (N, *shape)."""
     parts = _parts(b, head, output, shape)
-    classes = parts.classes
-    if parts.certainty is not None:
-        # There and not in the objectness, which Darknet compares with the threshold as it is.
-        classes = b.op("Mul", classes, parts.certainty)
     return Boxes(
-        parts.rows(parts.box(b), 4), parts.rows(parts.objectness, 1), parts.rows(parts.spread(classes), head.classes)
+        parts.rows(parts.box(b), 4), parts.rows(parts.objectness, 1), parts.rows(parts.certain(b), head.classes)
     )
+
+
+def emit_maps(b: Builder, head: BoxHead, output: ir.Value, shape: Sequence[int]) -> Maps:
+    """The boxes of a head's map (N, *shape), in their cells."""
+    parts = _parts(b, head, output, shape)
+    return Maps(*map(parts.maps, (parts.shifts, parts.sizes, parts.objectness, parts.certain(b))))
 
 
 def emit_scores(b: Builder, head: BoxHead, output: ir.Value, shape: Sequence[int]) -> tuple[ir.Value, ir.Value]:
@@ -83,10 +100,14 @@ def emit_scores(b: Builder, head: BoxHead, output: ir.Value, shape: Sequence[int
 class _Parts(NamedTuple):
     """A map in parts, each with its channels along `axis`."""
 
-    centers: ir.Value
+    shifts: ir.Value
     sizes: ir.Value
     objectness: ir.Value
     classes: ir.Value
+    cells: Array
+    """Column and row of each cell, to be added to `shifts`."""
+    grid: Array
+    """(w, h), by which to divide them then."""
     axis: int
     rows: Callable[[ir.Value, int], ir.Value]
     """Makes (N, K, length) of a part of that many channels."""
@@ -94,8 +115,20 @@ class _Parts(NamedTuple):
     spread: Callable[[ir.Value], ir.Value] = lambda classes: classes
     """Makes classes for each box of those that several share."""
 
+    maps: Callable[[ir.Value], ir.Value] = lambda part: part
+    """Makes (N, n, length, h, w) of a part."""
+
     def box(self, b: Builder) -> ir.Value:
-        return b.op("Concat", self.centers, self.sizes, axis=self.axis)
+        """Center and size, in fractions of the input."""
+        cells, grid = b.constant(self.cells, "cells"), b.constant(self.grid, "grid")
+        centers = b.op("Div", b.op("Add", self.shifts, cells), grid)
+        return b.op("Concat", centers, self.sizes, axis=self.axis)
+
+    def certain(self, b: Builder) -> ir.Value:
+        """The classes of each box, times the certainty: there and not in the objectness, which Darknet compares with
+        the threshold as it is."""
+        classes = self.classes if self.certainty is None else b.op("Mul", self.classes, self.certainty)
+        return self.spread(classes)
 
 
 def _parts(b: Builder, head: BoxHead, output: ir.Value, shape: Sequence[int]) -> _Parts:
@@ -112,8 +145,7 @@ def _parts(b: Builder, head: BoxHead, output: ir.Value, shape: Sequence[int]) ->
 def _yolo(b: Builder, head: YoloHead, output: ir.Value, shape: Sequence[int]) -> _Parts:
     _, height, width = shape
     x = b.reshape(output, [len(head.anchors), 5 + head.classes, height, width])
-    centers = _centers(b, b.slice(x, 2, 0, 2), height, width)
-    wh = b.slice(x, 2, 2, 4)
+    shifts, wh = b.slice(x, 2, 0, 2), b.slice(x, 2, 2, 4)
     if head.new_coords:
         unit = np.array(head.input_size, np.float32)
         scale = (np.array(head.anchors, np.float32) * 4 / unit).reshape(1, -1, 2, 1, 1)
@@ -121,21 +153,22 @@ def _yolo(b: Builder, head: YoloHead, output: ir.Value, shape: Sequence[int]) ->
     else:
         sizes = _sizes(b, wh, head.anchors, head.input_size)
     classes, objectness = b.slice(x, 2, 5, 5 + head.classes), b.slice(x, 2, 4, 5)
-    return _Parts(centers, sizes, objectness, classes, 2, _by_cell(b))
+    return _Parts(shifts, sizes, objectness, classes, *_cells(height, width), 2, _by_cell(b))
 
 
 def _gaussian(b: Builder, head: GaussianYoloHead, output: ir.Value, shape: Sequence[int]) -> _Parts:
     _, height, width = shape
     x = b.reshape(output, [len(head.anchors), 9 + head.classes, height, width])
-    centers = _centers(b, b.slice(x, 2, 0, 3, 2), height, width)
+    shifts = b.slice(x, 2, 0, 3, 2)
     sizes = _sizes(b, b.slice(x, 2, 4, 7, 2), head.anchors, head.input_size)
+    cells, grid = _cells(height, width)
     if head.yolo_point != "center":
-        half = b.op("Mul", sizes, b.constant(0.5 if head.yolo_point == "left_top" else -0.5))
-        centers = b.op("Add", centers, half)
+        half = grid * np.float32(0.5 if head.yolo_point == "left_top" else -0.5)
+        shifts = b.op("Add", shifts, b.op("Mul", sizes, b.constant(half, "half")))
     mean = b.op("ReduceMean", b.slice(x, 2, 1, 8, 2), axes=[2], keepdims=1)
     certainty = b.op("Sub", b.constant(1.0), mean)
     classes, objectness = b.slice(x, 2, 9, 9 + head.classes), b.slice(x, 2, 8, 9)
-    return _Parts(centers, sizes, objectness, classes, 2, _by_cell(b), certainty)
+    return _Parts(shifts, sizes, objectness, classes, cells, grid, 2, _by_cell(b), certainty)
 
 
 def _region(b: Builder, head: RegionHead, output: ir.Value, shape: Sequence[int]) -> _Parts:
@@ -144,13 +177,14 @@ def _region(b: Builder, head: RegionHead, output: ir.Value, shape: Sequence[int]
     # Its memory is ordered by cell, whatever the shape says.
     x = b.reshape(output, [height, width, len(head.anchors), 5 + head.classes])
     x = b.op("Transpose", x, perm=[0, 3, 4, 1, 2])
-    centers = _centers(b, b.op("Sigmoid", b.slice(x, 2, 0, 2)), height, width)
+    shifts = b.op("Sigmoid", b.slice(x, 2, 0, 2))
     sizes = _sizes(b, b.slice(x, 2, 2, 4), head.anchors, (width, height))
     objectness = b.slice(x, 2, 4, 5)
     if head.classfix == -1:
         low = b.op("Less", objectness, b.constant(0.5))
         objectness = b.op("Where", low, b.constant(0.0), objectness)
-    return _Parts(centers, sizes, objectness, b.slice(x, 2, 5, 5 + head.classes), 2, _by_cell(b))
+    classes = b.slice(x, 2, 5, 5 + head.classes)
+    return _Parts(shifts, sizes, objectness, classes, *_cells(height, width), 2, _by_cell(b))
 
 
 def _detection(b: Builder, head: DetectionHead, output: ir.Value) -> _Parts:
@@ -161,26 +195,28 @@ def _detection(b: Builder, head: DetectionHead, output: ir.Value) -> _Parts:
     objectness = b.reshape(b.slice(output, 1, first, second), [cells, head.num, 1])
     boxes = b.reshape(b.slice(output, 1, second, end), [cells, head.num, 4])
     row, column = np.divmod(np.arange(cells, dtype=np.float32), head.side)
-    offsets = b.constant(np.stack([column, row], axis=-1).reshape(1, cells, 1, 2), "cells")
-    centers = b.op("Div", b.op("Add", b.slice(boxes, 3, 0, 2), offsets), b.constant(float(head.side)))
-    sizes = b.slice(boxes, 3, 2, 4)
+    offsets = np.stack([column, row], axis=-1).reshape(1, cells, 1, 2)
+    shifts, sizes = b.slice(boxes, 3, 0, 2), b.slice(boxes, 3, 2, 4)
     if head.sqrt:
         sizes = b.op("Mul", sizes, sizes)
 
     def spread(shared: ir.Value) -> ir.Value:
         return shared if head.num == 1 else b.op("Concat", *[shared] * head.num, axis=2)
 
-    return _Parts(
-        centers, sizes, objectness, classes, 3, lambda part, length: b.reshape(part, [-1, length]), spread=spread
-    )
+    def rows(part: ir.Value, length: int) -> ir.Value:
+        return b.reshape(part, [-1, length])
+
+    def maps(part: ir.Value) -> ir.Value:
+        return b.op("Transpose", b.reshape(part, [head.side, head.side, head.num, -1]), perm=[0, 3, 4, 1, 2])
+
+    grid = np.array(head.side, np.float32)
+    return _Parts(shifts, sizes, objectness, classes, offsets, grid, 3, rows, spread=spread, maps=maps)
 
 
-def _centers(b: Builder, xy: ir.Value, height: int, width: int) -> ir.Value:
-    """(x, y) of maps (N, n, 2, h, w), relative to their cells, as fractions of the input."""
+def _cells(height: int, width: int) -> tuple[Array, Array]:
+    """Column and row of the cells of maps (N, n, 2, h, w), and how many there are of each."""
     row, column = np.indices((height, width), np.float32)
-    cells = b.constant(np.stack([column, row])[None, None], "cells")
-    grid = b.constant(np.array([width, height], np.float32).reshape(1, 1, 2, 1, 1), "grid")
-    return b.op("Div", b.op("Add", xy, cells), grid)
+    return np.stack([column, row])[None, None], np.array([width, height], np.float32).reshape(1, 1, 2, 1, 1)
 
 
 def _sizes(b: Builder, wh: ir.Value, anchors: Sequence[tuple[float, float]], unit: Sequence[int]) -> ir.Value:

@@ -147,13 +147,26 @@ class Myriad(Target):
     def build(
         self, model: ir.Model, folder: Path, manifest: Manifest | None = None, progress: Progress = silent
     ) -> Mapping[str, str]:
-        damage = toolchain.damage(_NAME, thorough=True)
-        if damage:
-            raise TargetError(f"the Myriad X toolchain is damaged: {damage}", hint=f"{self.remedy()} again")
         preprocessing = manifest.preprocessing if manifest is not None else None
         bytes_in = preprocessing is not None and self.options["input"] == "u8"
         pixels = pixels_for(preprocessing, self.options["color"]) if bytes_in and preprocessing is not None else None
-        prepared = prepare(model, pixels)
+        job, layers = self.write_blob(prepare(model, pixels), folder, pixels)
+        _write(folder / STAGES, {"layers": layers})
+        return self._report(model, folder, manifest, pixels, job, layers)
+
+    def write_blob(self, prepared: ir.Model, folder: Path, pixels: Pixels | None) -> tuple[Job, Layers]:
+        """Compiles a graph that `prepare` made, and writes model.onnx, model.blob and model.json.
+
+        Args:
+            pixels: what makes the network's image of bytes, in the graph already; None where it takes no bytes.
+
+        Raises:
+            TargetError: the toolchain is damaged, or does not take the graph.
+            OSError: something cannot be written.
+        """
+        damage = toolchain.damage(_NAME, thorough=True)
+        if damage:
+            raise TargetError(f"the Myriad X toolchain is damaged: {damage}", hint=f"{self.remedy()} again")
         serialize_to(prepared, folder / MODEL)
         precisions = {value.name or "": "FP16" for value in (*prepared.graph.inputs, *prepared.graph.outputs)}
         if pixels is not None:
@@ -162,9 +175,8 @@ class Myriad(Target):
         limits = Limits(self.options["seconds"], megabytes << 20) if megabytes else Limits(self.options["seconds"])
         job = Job(toolchain.folder(_NAME), folder / MODEL, limits)
         layers = self._compile(job, prepared, precisions, folder / BLOB)
-        _write(folder / STAGES, {"layers": layers})
         _write(folder / MODEL_JSON, self._description(prepared, precisions, pixels))
-        return self._report(model, folder, manifest, pixels, job, layers)
+        return job, layers
 
     def _compile(self, job: Job, prepared: ir.Model, precisions: Mapping[str, str], blob: Path) -> Layers:
         places = {value.name or "": where_of(node) for node in prepared.graph for value in node.outputs}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 from dnc.errors import TargetError, warn
 from dnc.files.reading import read_json
@@ -14,10 +14,33 @@ from dnc.runtime.runners.myriad.pixels import IMAGE, Pixels
 from dnc.runtime.runners.myriad.process import Job, infer
 from dnc.typing import Array
 
-__all__ = ["MODEL_JSON", "BLOB", "MODEL", "MyriadRunner"]
+__all__ = ["BLOB", "MODEL", "MODEL_JSON", "Description", "MyriadRunner", "read_description"]
 
 BLOB, MODEL, MODEL_JSON = "model.blob", "model.onnx", "model.json"
 _NAME = "myriad"
+
+
+class Description(NamedTuple):
+    """What model.json says."""
+
+    tensors: Mapping[str, str]
+    """For each output of the network the name of the blob's tensor."""
+    pixels: Pixels | None
+    """What makes the network's image of bytes; None where it takes no bytes."""
+    color: str | None
+    """The order of the channels of its image: bgr or rgb; None if it has fewer than two, or takes no bytes."""
+
+
+def read_description(folder: Path) -> Description:
+    """Reads model.json of an engine folder; raises TargetError if it is not what target `myriad` writes."""
+    try:
+        description = read_json(folder / MODEL_JSON)
+        tensors = {output["name"]: output["tensor"] for output in description["outputs"]}
+        given, color = description["pixels"], description["color"]
+        pixels = None if given is None else Pixels(*(tuple(given[key]) for key in Pixels._fields))
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise TargetError(f"cannot read {MODEL_JSON}: {error}", folder, "build the engine again") from error
+    return Description(tensors, pixels, color)
 
 
 class PluginSession(Session):
@@ -26,13 +49,7 @@ class PluginSession(Session):
     device = "CPU plugin of the Myriad X toolchain"
 
     def __init__(self, folder: Path) -> None:
-        try:
-            description = read_json(folder / MODEL_JSON)
-            self._outputs: dict[str, str] = {output["name"]: output["tensor"] for output in description["outputs"]}
-            pixels = description["pixels"]
-            self._pixels = None if pixels is None else Pixels(*(tuple(pixels[key]) for key in Pixels._fields))
-        except (OSError, ValueError, LookupError, TypeError) as error:
-            raise TargetError(f"cannot read {MODEL_JSON}: {error}", folder, "build the engine again") from error
+        self._outputs, self._pixels, _ = read_description(folder)
         self._model = folder / MODEL
 
     def run(self, inputs: Mapping[str, Array]) -> list[Array]:
