@@ -22,7 +22,7 @@ from tests import ROOT
 
 ORDER = (
     *("ground", "runtime", "graph", "darknet", "zoo", "passes", "targets"),
-    *("evaluation", "quantization", "compiler", "destinations", "bench", "diagnosis", "cli"),
+    *("evaluation", "quantization", "compiler", "destinations", "opencv", "bench", "diagnosis", "cli"),
 )
 GROUND = ("errors", "files", "registry", "tables", "typing")
 FOLDERS = {"dnc.passes": "passes", "dnc.targets": "targets", "dnc": "dnc"}
@@ -233,7 +233,7 @@ def test_the_runtime_imports_the_ground_alone() -> None:
 def test_entries_of_the_package() -> None:
     entries = [path for path in (ROOT / "dnc").iterdir() if path.suffix in ("", ".py") and path.name != "__pycache__"]
     assert len(entries) <= 19, sorted(path.name for path in entries)
-    packages = {path.name for path in entries if path.is_dir()} | {"passes", "targets"}
+    packages = {path.name for path in entries if path.is_dir()} | {"passes", "targets", "opencv"}
     assert packages - {*GROUND} == set(ORDER) - {"ground"}
 
 

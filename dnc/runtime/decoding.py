@@ -301,6 +301,8 @@ class RegionHead(BoxHead):
     are then objectness times absolute probability. () as in `detector test`: every node is a class."""
     classfix: int = 0
     """With -1, an objectness under 0.5 counts as 0."""
+    thresh: float | None = None
+    """Not used here, as not by Darknet but in training: what the section says, by which OpenCV 4 leaves out scores."""
 
     def candidates(self, output: Floats, threshold: float) -> Candidates:
         width, height = self._grid(output)

@@ -32,6 +32,7 @@ class Region(Layer):
     tree: tuple[int, ...]
     map: tuple[int, ...]
     classfix: int
+    thresh: float | None
 
     @classmethod
     def parse(cls, section: Section, context: Context) -> Self:
@@ -53,6 +54,7 @@ class Region(Layer):
             tree=parse_tree(section, classes),
             map=parse_map(section, classes),
             classfix=section.integer("classfix", 0),
+            thresh=section.number("thresh", 0.0) if "thresh" in section.options else None,
         )
 
     def emit(self, b: Builder, inputs: Sequence[Value], arrays: Arrays) -> Value:
@@ -86,6 +88,7 @@ class Region(Layer):
             anchors=self.anchors,
             tree=self.tree,
             classfix=self.classfix,
+            thresh=self.thresh,
         )
 
     def describe(self) -> str:
