@@ -40,6 +40,7 @@ from dnc.graph.builder import where_of
 from dnc.graph.extension import Extension
 from dnc.quantization.calibration import Calibration
 from dnc.quantization.tables import TENSORRT, tensorrt_cache
+from dnc.runtime.decoding import exponent_of
 from dnc.runtime.options import CALIBRATED, Option
 from dnc.runtime.preprocessing import Preprocessing
 from dnc.runtime.runners.onnx import MODEL
@@ -116,6 +117,7 @@ class DeepStream(Destination):
         if not export.is_classifier:
             sources = resources.files("dnc.destinations") / "deepstream_parser"
             files |= {source.name: source.read_text("utf-8") for source in sources.iterdir()}
+            files["Makefile"] = files["Makefile"].replace("NMS ?=", f"NMS ?= {_suppression(export)}".rstrip())
         written = {name: text for name, text in files.items() if text}
         written[README] = self._readme(export, written)
         for name, text in written.items():
@@ -179,7 +181,7 @@ class DeepStream(Destination):
             "num-detected-classes": len(export.labels),
             "parse-bbox-func-name": PARSER,
             "custom-lib-path": LIBRARY,
-            "cluster-mode": 2,
+            "cluster-mode": 4 if _suppression(export) else 2,
             # What rounding puts a hair beyond the frame is dropped otherwise.
             "crop-objects-to-roi-boundary": 1,
         }
@@ -188,7 +190,7 @@ class DeepStream(Destination):
             boxes["filter-out-class-ids"] = ";".join(hidden)
         suppression = {
             "pre-cluster-threshold": export.confidence,
-            "nms-iou-threshold": export.iou,
+            **({} if _suppression(export) else {"nms-iou-threshold": export.iou}),
             # No limit, as in Darknet.
             "topk": export.box_count(),
         }
@@ -223,15 +225,26 @@ class DeepStream(Destination):
             notes.append("For a detector's objects: process-mode=2, gie-unique-id=2 and operate-on-gie-id=1.")
             return readme(export, "DeepStream", self._listed(known, files), f"deepstream-app -c {APPLICATION}", notes)
         notes.append("Of each box DeepStream keeps the best class; Darknet lists every class over the threshold.")
-        kind = export.box_heads()[-1].nms[0]
-        if kind in ("greedynms", "diounms"):
-            notes.append(f"DeepStream suppresses by the IoU alone, where the cfg has nms_kind={kind}.")
-        notes.append("DeepStream-Yolo's parser, NvDsInferParseYolo, reads the same output.")
+        yolo = "DeepStream-Yolo's parser, NvDsInferParseYolo, reads the same output"
+        if _suppression(export):
+            kind = export.box_heads()[-1].nms[0]
+            notes.append(
+                f"The parser suppresses boxes, as nms_kind={kind} of the cfg wants it; `make NMS=` leaves it out."
+            )
+            yolo += f"; then, as without NMS, cluster-mode=2 and nms-iou-threshold={export.iou:g}"
+        notes.append(f"{yolo}.")
         return readme(export, "DeepStream", self._listed(known, files), f"make\ndeepstream-app -c {APPLICATION}", notes)
 
     @staticmethod
     def _listed(known: Mapping[str, str], files: Mapping[str, str]) -> dict[str, str]:
         return {MODEL: "the network", **{name: text for name, text in known.items() if name in files}}
+
+
+def _suppression(export: Export) -> str:
+    """What the parser is compiled with to suppress boxes as the last head says, by an overlap that Gst-nvinfer does not
+    have; empty if it has, the IoU."""
+    exponent = exponent_of(*export.box_heads()[-1].nms)
+    return "" if exponent is None else f"-DDNC_IOU={float(export.iou)}f -DDNC_EXPONENT={exponent}"
 
 
 def _precision(export: Export) -> str:

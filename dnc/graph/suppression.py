@@ -25,6 +25,7 @@ import onnx_ir as ir
 
 from dnc.graph.builder import Builder
 from dnc.graph.composites import DECODE_BOXES, NON_MAX_SUPPRESSION, call_composite
+from dnc.runtime.decoding import exponent_of
 
 __all__ = ["MAX_CANDIDATES", "Decode", "emit_decoded", "emit_nms"]
 
@@ -68,7 +69,7 @@ def emit_nms(b: Builder, boxes: ir.Value, scores: ir.Value, kind: str, beta: flo
         centers = b.op("Div", b.op("Sub", b.slice(boxes, 2, 0, 2), origin), ratio)
         sizes = b.op("Mul", b.slice(boxes, 2, 2, 4), b.op("Reciprocal", ratio))
         boxes = b.op("Concat", centers, sizes, axis=2)
-    exponent = {"greedynms": 0.6, "diounms": beta}.get(kind)
+    exponent = exponent_of(kind, beta)
 
     def write(body: Builder, *values: ir.Value) -> Sequence[ir.Value]:
         return [_emit(body, exponent, *values)]

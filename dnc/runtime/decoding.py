@@ -42,6 +42,7 @@ __all__ = [
     "YoloHead",
     "best_candidates",
     "darknet_order",
+    "exponent_of",
     "head_from_json",
     "label_of",
     "non_maximum_suppression",
@@ -449,7 +450,7 @@ def non_maximum_suppression(
     """
     if kind not in NMS_KINDS:
         raise BundleError(f"unknown nms_kind '{kind}'", hint=f"known: {', '.join(NMS_KINDS)}")
-    exponent = {"greedynms": 0.6, "diounms": float(np.float32(beta))}.get(kind)
+    exponent = exponent_of(kind, beta)
     scores = candidates.scores.copy()
     order = np.arange(len(scores))
     for class_id in np.flatnonzero(scores.any(axis=0)):
@@ -460,6 +461,11 @@ def non_maximum_suppression(
         suppressed = _suppressed(candidates.boxes[ranked], np.float32(threshold), exponent)
         scores[ranked[suppressed], class_id] = 0
     return scores
+
+
+def exponent_of(kind: str, beta: float) -> float | None:
+    """That of the overlap of `non_maximum_suppression`; None where it is the IoU alone."""
+    return {"greedynms": 0.6, "diounms": float(np.float32(beta))}.get(kind)
 
 
 def label_of(labels: Sequence[str], class_id: int) -> str:

@@ -133,7 +133,7 @@ class Nvinfer:
 
     def detect(self, tensors: Array) -> list[list[Object]]:
         """The objects of each image, on the network's input."""
-        assert (self.property["network-type"], self.property["cluster-mode"]) == (0, 2)
+        assert self.property["network-type"] == 0
         assert self.property["parse-bbox-func-name"] == "NvDsInferParseDnc"
         assert self._parser is not None
         _, height, width = self.property["infer-dims"]
@@ -143,7 +143,9 @@ class Nvinfer:
             objects = self._parser(rows, (width, height), [self.suppression["pre-cluster-threshold"]] * classes)
             assert objects is not None
             assert all(item.confidence >= self.suppression["pre-cluster-threshold"] for item in objects)
-            kept = suppress(objects, self.suppression["nms-iou-threshold"], self.suppression["topk"])
+            # cluster-mode=4 leaves all of them.
+            mode, most = self.property["cluster-mode"], self.suppression["topk"]
+            kept = suppress(objects, self.suppression["nms-iou-threshold"] if mode == 2 else 1.0, most)
             hidden = self.property.get("filter-out-class-ids", ())
             found.append([item for item in kept if item.classId not in hidden])
         return found

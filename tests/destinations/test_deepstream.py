@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -40,8 +41,9 @@ def parser(tmp_path_factory: pytest.TempPathFactory) -> Parser:
     return Parser(build(SOURCES / "nvdsinfer_dnc.cpp", tmp_path_factory.mktemp("parser") / "parser.so"))
 
 
-def best_boxes(engine: Engine, tensors: Array, confidence: float, iou: float = 0.45) -> list[list[Box]]:
-    """dnc's own boxes in such tensors, of which only the best class counts, suppressed as they are cut to the input."""
+def best_boxes(engine: Engine, tensors: Array, confidence: float, kind: str = "default") -> list[list[Box]]:
+    """dnc's own boxes in such tensors, of which only the best class counts. Gst-nvinfer suppresses them as they are cut
+    to the input, the parser as they are."""
     _, height, width = engine.manifest.input_shape
     outputs = engine.forward(tensors)
     sides = np.array([width, height], np.float32)
@@ -50,10 +52,13 @@ def best_boxes(engine: Engine, tensors: Array, confidence: float, iou: float = 0
         candidates = engine.postprocess.candidates(outputs, threshold=confidence, position=image)
         low, high = (candidates.boxes[:, :2] + side * candidates.boxes[:, 2:] / 2 for side in (-1, 1))
         low, high = np.clip(low, 0, 1), np.clip(high, 0, 1)
+        visible = (high > low).all(axis=1, keepdims=True)
         best = candidates.scores == candidates.scores.max(axis=1, keepdims=True)
-        scores = np.where(best & (high > low).all(axis=1, keepdims=True), candidates.scores, np.float32(0))
-        boxes = np.hstack([(low + high) / 2, high - low]).astype(np.float32)
-        left = non_maximum_suppression(candidates._replace(boxes=boxes, scores=scores), "default", iou)
+        if kind == "default":
+            boxes = np.hstack([(low + high) / 2, high - low]).astype(np.float32)
+            candidates, best = candidates._replace(boxes=boxes), best & visible
+        scores = np.where(best, candidates.scores, np.float32(0))
+        left = non_maximum_suppression(candidates._replace(scores=scores), kind) * visible
         places = zip(*np.nonzero(left), strict=True)
         found.append([(int(k), float(left[b, k]), *(low[b] * sides), *(high[b] * sides)) for b, k in places])
     return found
@@ -141,11 +146,11 @@ def test_the_parser_refuses_an_output_without_memory(parser: Parser) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("deepstream", [8, 9])
-def test_damaged_outputs_under_sanitizers(tmp_path: Path, deepstream: int) -> None:
+@pytest.mark.parametrize(("deepstream", "flags"), [(8, []), (9, ["-DDNC_IOU=0.45f", "-DDNC_EXPONENT=0.6"])])
+def test_damaged_outputs_under_sanitizers(tmp_path: Path, deepstream: int, flags: list[str]) -> None:
     program, source = tmp_path / "damaged", SOURCES / "nvdsinfer_dnc.cpp"
     line = ["g++", "-std=c++14", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", *WARNINGS]
-    line += [f"-DDEEPSTREAM={deepstream}", "-DPARSER=NvDsInferParseDnc", f"-I{HEADER}"]
+    line += [f"-DDEEPSTREAM={deepstream}", "-DPARSER=NvDsInferParseDnc", f"-I{HEADER}", *flags]
     files = [source, HEADER / "harness.cpp", HEADER / "damaged.cpp"]
     subprocess.run([*line, *files, "-o", program], check=True)
     subprocess.run([program], check=True, stderr=subprocess.DEVNULL)
@@ -169,6 +174,27 @@ def test_boxes(engine: Engines, parser: Parser, tmp_path: Path, name: str) -> No
     tensors = pixels(network, seed=1, images=3)
     for objects, expected in zip(nvinfer.detect(tensors), best_boxes(network, tensors, confidence), strict=True):
         same(boxes_of(objects), expected)
+
+
+@pytest.mark.parametrize("kind", ["greedynms", pytest.param("diounms", marks=pytest.mark.slow)])
+def test_boxes_that_the_parser_suppresses(engine: Engines, tmp_path: Path, kind: str) -> None:
+    network = engine("non_square")
+    export = with_preprocessing(network)
+    heads = (dataclasses.replace(network.manifest.heads[-1], nms_kind=kind, beta_nms=0.6),)  # type: ignore[call-arg]
+    export.engine.manifest = dataclasses.replace(network.manifest, heads=heads)
+    DeepStream().write(dataclasses.replace(export, confidence=0.02), tmp_path)
+    [flags] = re.findall(r"^NMS \?= (.*)$", (tmp_path / "Makefile").read_text(), re.MULTILINE)
+    assert flags == "-DDNC_IOU=0.45f -DDNC_EXPONENT=" + ("0.6" if kind == "greedynms" else "0.6000000238418579")
+    nvinfer = Nvinfer(tmp_path, Parser(build(tmp_path / "nvdsinfer_dnc.cpp", tmp_path / "p.so", 9, *flags.split())))
+    assert (nvinfer.property["cluster-mode"], list(nvinfer.suppression)) == (4, ["pre-cluster-threshold", "topk"])
+    assert f"nms_kind={kind}" in (tmp_path / "README.md").read_text()
+    tensors = pixels(network, seed=1, images=3)
+    by_iou = best_boxes(network, tensors, 0.02)
+    for objects, expected, other in zip(
+        nvinfer.detect(tensors), best_boxes(network, tensors, 0.02, kind), by_iou, strict=True
+    ):
+        same(boxes_of(objects), expected)
+        assert len(other) < len(expected)
 
 
 def test_a_fixed_batch_runs_in_smaller_ones_too(engine: Engines, parser: Parser, tmp_path: Path) -> None:
