@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import json
 import os
 import resource
@@ -35,6 +36,7 @@ from typing import Any, NoReturn
 from unittest import mock
 
 import numpy as np
+import onnx
 from PIL import Image
 
 import dnc
@@ -233,6 +235,46 @@ class Open(Scenario):
         return {"cache", "cache/packages", *(f"{place}{name}" for name in names)}
 
 
+class Export(Scenario):
+    """An export in place of an earlier one."""
+
+    def prepare(self) -> None:
+        dnc.export(self.material / "old.engine", "ultralytics", self.root / "x")
+
+    def run(self) -> None:
+        dnc.export(self.material / "new.engine", "ultralytics", self.root / "x")
+
+    def state(self) -> str:
+        writing.put_back(self.root / "x")
+        record = json.loads((self.root / "x" / "export.json").read_text())
+        for name, digest in record["files"].items():
+            assert hashlib.sha256((self.root / "x" / name).read_bytes()).hexdigest() == digest
+        return str(record["network"])
+
+    def expected(self) -> set[str]:
+        network = self.state()
+        return {"x", *(f"x/{name}" for name in ("README.md", "export.json", f"{network}.onnx"))}
+
+
+class ExportFile(Scenario):
+    """One file, of a cfg that is compiled on the way."""
+
+    was = ""
+
+    def run(self) -> None:
+        dnc.export(self.material / "new.cfg", "yolov5", self.root / "x.onnx", verify=False)
+
+    def state(self) -> str:
+        file = self.root / "x.onnx"
+        if not file.exists():
+            return ""
+        onnx.checker.check_model(onnx.load(file), full_check=True)
+        return "new"
+
+    def expected(self) -> set[str]:
+        return {"x.onnx"}
+
+
 class Install(Scenario):
     """A toolchain that replaces a damaged one."""
 
@@ -366,15 +408,13 @@ SCENARIOS: dict[str, type[Scenario]] = {
     kind.__name__.lower(): kind
     for kind in (
         *(Engine, FirstEngine, Compile, CompileCpu, CompileOpenvino, CompileTvm, Package, Unpack, Open),
-        *(Install, Remove, Fetch, Table, Calibrate, Scratch),
+        *(Export, ExportFile, Install, Remove, Fetch, Table, Calibrate, Scratch),
     )
 }
 
 
 def dnc_sha(text: str) -> str:
     """Digest of a text."""
-    import hashlib
-
     return hashlib.sha256(text.encode()).hexdigest()
 
 

@@ -21,6 +21,8 @@ FAULTS = ("kill", "kill-aside", "ENOSPC", "EIO", "EACCES", "full")
 COMPILERS = {
     "calibrate": ("kill", "ENOSPC", "full"),
     "compile": ("kill", "ENOSPC", "full"),
+    "export": ("kill", "ENOSPC", "full"),
+    "exportfile": ("full",),
     "compileopenvino": ("kill", "ENOSPC", "full"),
     "compilecpu": ("kill",),
     "compiletvm": ("full",),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from dnc.destinations.base import Export
+from dnc.runtime.decoding import BoxHead
 from dnc.runtime.preprocessing import Preprocessing
 
 __all__ = ["preparation", "readme"]
@@ -26,6 +27,7 @@ def readme(export: Export, reader: str, files: Mapping[str, str], command: str, 
     facts = [f"Images: {preparation(export.preprocessing())}."]
     if not export.is_classifier:
         facts.append(f"Thresholds: confidence {export.confidence:g}, IoU {export.iou:g}.")
+        facts += _suppression(export)
     bullets = "\n".join(f"- {fact}" for fact in (*facts, *notes))
     return f"""# {export.name} for {reader}
 
@@ -39,6 +41,18 @@ def readme(export: Export, reader: str, files: Mapping[str, str], command: str, 
 
 {bullets}
 """
+
+
+def _suppression(export: Export) -> list[str]:
+    """Where the cfg's suppression is not the one by IoU that the programs have."""
+    head = export.manifest.heads[-1]
+    kind, _ = head.nms if isinstance(head, BoxHead) else ("default", 0.0)
+    if kind not in ("greedynms", "diounms"):
+        return []
+    return [
+        f"Suppression: Darknet's nms_kind={kind} of this network subtracts the distance of the centers from the IoU. "
+        f"By IoU alone, neighbours of one class are suppressed that Darknet keeps: a higher threshold keeps more."
+    ]
 
 
 def preparation(preprocessing: Preprocessing) -> str:

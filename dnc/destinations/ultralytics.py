@@ -90,18 +90,18 @@ class Ultralytics(Destination):
             b.output(b.op("Transpose", rows, perm=[0, 2, 1]), "output0", shape)
         file = f"{export.name}.onnx"
         export.save(model, folder / file, self._metadata(export))
-        p = export.preprocessing()
         notes = []
-        if p.mode != "letterbox" and not export.is_classifier:
-            notes.append(
-                "Ultralytics letterboxes images, on gray 114, where this network was trained on stretched ones"
-            )
+        if export.is_classifier:
+            if "[softmax]" not in export.classifier().where:
+                notes.append("The network ends without [softmax]: what it gives are no probabilities.")
+        else:
+            notes.append("`predict` gives the best class of each box; Darknet gives each class over the threshold.")
+            if export.preprocessing().mode != "letterbox":
+                notes.append("Ultralytics letterboxes images, on gray 114; Darknet stretches them for this network.")
         told = f"conf={export.confidence:g}, iou={export.iou:g}"
         command = f'>>> from ultralytics import YOLO\n>>> YOLO("{file}").predict("image.jpg", {told})'
-        text = readme(
-            export, "Ultralytics", {file: "the model, with names, task and size of the input"}, command, notes
-        )
-        (folder / README).write_text(text, encoding="utf-8")
+        files = {file: "the model, with names, task and size of the input"}
+        (folder / README).write_text(readme(export, "Ultralytics", files, command, notes), encoding="utf-8")
 
     def _metadata(self, export: Export) -> dict[str, str]:
         p, batch = export.preprocessing(), export.manifest.batch

@@ -53,6 +53,6 @@ class Yolov5(Destination):
         )
         notes = []
         if p.mode != "letterbox":
-            notes.append("YOLOv5 letterboxes images, on gray 114, where this network was trained on stretched ones.")
+            notes.append("YOLOv5 letterboxes images, on gray 114; Darknet stretches them for this network.")
         files = {file: "the model, with the names of the classes"}
         (folder / README).write_text(readme(export, "YOLOv5", files, command, notes), encoding="utf-8")

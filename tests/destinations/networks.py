@@ -46,9 +46,8 @@ NETWORKS = {
     "region": Small(_net() + _head("region", 16, "anchors=1.1,1.2, 3.4,4.4\nclasses=3\nnum=2\ncoords=4\nsoftmax=1")),
     "gaussian": Small(_net() + _head("Gaussian_yolo", 24, _ANCHORS + "classes=3")),
     "detection": Small(
-        _net()
-        + "[connected]\noutput=36\nactivation=linear\n\n[detection]\nclasses=3\ncoords=4\nside=2\nnum=1\n\n"
-        "softmax=1\nsqrt=1\n".replace("output=36", "output=32")
+        _net() + "[connected]\noutput=52\nactivation=logistic\n\n"
+        "[detection]\nclasses=3\ncoords=4\nside=2\nnum=2\nsqrt=1\n"
     ),
     "one_class": Small(_net() + _head("yolo", 12, _ANCHORS + "classes=1")),
     "non_square": Small(_net(width=64) + _YOLO),

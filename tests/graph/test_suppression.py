@@ -249,6 +249,13 @@ def test_forward_gives_the_decoded_arrays(engines: Callable[..., dict[str, Engin
             "leave --decode at host",
         ),
         (
+            f"{yolo()}[route]\nlayers=0\n[upsample]\n{conv(21)}[yolo]\nclasses=2\n{ANCHORS}",
+            "graph",
+            "a head of 3 classes and one of 2 cannot be decoded in one graph",
+            "[yolo] #2",
+            "leave --decode at host",
+        ),
+        (
             REGION + "tree=a.tree\n",
             "graph",
             "the class tree of [region] cannot be decoded in the graph",
