@@ -24,7 +24,7 @@ from dnc.graph.builder import Builder
 from dnc.graph.composites import PREPROCESS, Body, attributes_of, call_composite
 from dnc.runtime.preprocessing import CUBIC_ONE, Preprocessing
 
-__all__ = ["Preprocess", "emit_pixels"]
+__all__ = ["Preprocess", "emit_on_image", "emit_pixels", "emit_prepared"]
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,11 @@ class _Samples(NamedTuple):
 
 def emit_pixels(b: Builder, p: Preprocessing) -> ir.Value:
     """Adds the uint8 input `input` and what makes the network's float input of it."""
-    pixels = b.input("input", ["height", "width", p.channels], ir.DataType.UINT8)
+    return emit_prepared(b, p, b.input("input", ["height", "width", p.channels], ir.DataType.UINT8))
+
+
+def emit_prepared(b: Builder, p: Preprocessing, pixels: ir.Value) -> ir.Value:
+    """The network's float input, made of pixels (N, H, W, C) of uint8."""
     b.enter("preprocessing")
     equal = ("width", "height", "channels", "mode", "color", "interpolation", "short_side")
     given = {name: getattr(p, name) for name in equal}
@@ -72,6 +76,30 @@ def emit_pixels(b: Builder, p: Preprocessing) -> ir.Value:
     given["gain"] = ir.Tensor(np.ones((1, p.channels, 1, 1), np.float32), name="gain")
     sides = [b.batch, p.channels, p.height, p.width]
     return call_composite(b, PREPROCESS, [pixels], lambda body, x: [_emit(body, p, x)], [sides], **given)[0]
+
+
+def emit_on_image(
+    b: Builder, p: Preprocessing, boxes: ir.Value, image_width: ir.Value, image_height: ir.Value
+) -> ir.Value:
+    """Boxes (N, K, 4) on the network's input, mapped to an image of this size (scalars, int64), both in fractions: what
+    `BoxTransform` does, in the same precision."""
+    if p.mode not in ("letterbox", "center-crop"):
+        return boxes
+    offsets, ratios = [], []
+    for new, side in zip(_new_size(b, p, image_width, image_height), (p.width, p.height), strict=True):
+        missing, full = b.op("Sub", _scalar(b, side), new), _double(b, _scalar(b, side))
+        if p.mode == "letterbox":
+            # Halved exactly, though the picture is put at a whole pixel: as correct_yolo_boxes does.
+            half = b.op("Div", _double(b, missing), _double(b, _scalar(b, 2)))
+        else:
+            half = _double(b, b.op("Div", missing, _scalar(b, 2)))
+        offsets.append(b.op("Reshape", b.op("Div", half, full), b.constant(np.array([1], np.int64))))
+        ratios.append(b.op("Reshape", b.op("Div", _double(b, new), full), b.constant(np.array([1], np.int64))))
+    offset, ratio = b.op("Concat", *offsets, axis=0), _float(b, b.op("Concat", *ratios, axis=0))
+    centers = b.op("Sub", _double(b, b.slice(boxes, 2, 0, 2)), offset)
+    centers = _float(b, b.op("Div", centers, _double(b, ratio)))
+    sizes = b.op("Mul", b.slice(boxes, 2, 2, 4), b.op("Reciprocal", ratio))
+    return b.op("Concat", centers, sizes, axis=2)
 
 
 def _rounded(numbers: Sequence[float]) -> tuple[float, ...]:

@@ -27,7 +27,7 @@ from dnc.graph.builder import Builder
 from dnc.graph.composites import DECODE_BOXES, NON_MAX_SUPPRESSION, call_composite
 from dnc.runtime.decoding import exponent_of
 
-__all__ = ["MAX_CANDIDATES", "Decode", "emit_decoded", "emit_nms"]
+__all__ = ["MAX_CANDIDATES", "Decode", "emit_decoded", "emit_nms", "emit_suppressed"]
 
 MAX_CANDIDATES = 4096
 """Of the scores of a batch over the threshold, the best so many are suppressed and given, because the matrix grows with
@@ -69,6 +69,13 @@ def emit_nms(b: Builder, boxes: ir.Value, scores: ir.Value, kind: str, beta: flo
         centers = b.op("Div", b.op("Sub", b.slice(boxes, 2, 0, 2), origin), ratio)
         sizes = b.op("Mul", b.slice(boxes, 2, 2, 4), b.op("Reciprocal", ratio))
         boxes = b.op("Concat", centers, sizes, axis=2)
+    return emit_suppressed(b, boxes, scores, confidence, iou, kind, beta)
+
+
+def emit_suppressed(
+    b: Builder, boxes: ir.Value, scores: ir.Value, confidence: ir.Value, iou: ir.Value, kind: str, beta: float
+) -> ir.Value:
+    """Detections (D, 7), as `emit_nms`, of boxes (N, K, 4), scores (N, K, classes) and both thresholds (1,)."""
     exponent = exponent_of(kind, beta)
 
     def write(body: Builder, *values: ir.Value) -> Sequence[ir.Value]:
