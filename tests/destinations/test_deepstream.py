@@ -31,7 +31,13 @@ from tests.destinations.nvinfer import HEADER, WARNINGS, Nvinfer, Object, Parser
 
 Engines = Callable[[str], Engine]
 SOURCES = Path(deepstream.__file__).with_name("deepstream_parser")
-DETECTORS = ("yolo", "scaled", "new_coords", "region", "gaussian", "detection", "one_class", "non_square", "letterbox")
+DETECTORS = (
+    *("yolo", "region", "detection", "non_square"),
+    *(
+        pytest.param(name, marks=pytest.mark.slow)
+        for name in ("scaled", "new_coords", "gaussian", "one_class", "letterbox")
+    ),
+)
 INT8 = {"backend": "onnxruntime", "precision": "int8"}
 
 
@@ -454,6 +460,13 @@ def test_engines_that_it_cannot_hold(
     with pytest.raises(DestinationError, match=message) as caught:
         written(engine, tmp_path)
     assert caught.value.hint
+
+
+def test_machine_code_is_no_onnx(engine: Engines, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Engine, "files", lambda self: ("engine.json", "model.so"))
+    with pytest.raises(DestinationError, match="the engine has no ONNX") as caught:
+        DeepStream().check(Export(engine("yolo")))
+    assert "backend=onnxruntime" in caught.value.hint
 
 
 def test_other_channels_and_integers(write: Callable[..., Path], tmp_path: Path) -> None:
