@@ -72,7 +72,7 @@ extern "C" {
 typedef enum dnc_status DNC_ENUM {
     DNC_OK = 0,
     DNC_ERROR_ARGUMENT = 1, /* the call makes no sense: NULL, another shape, an index out of range */
-    DNC_ERROR_ENGINE = 2,   /* the folder is no engine, is damaged, or was made by a newer dnc */
+    DNC_ERROR_ENGINE = 2,   /* the folder or package is no engine, is damaged, or was made by a newer dnc */
     DNC_ERROR_TARGET = 3,   /* this library cannot run the engine's target, or the target's own library refuses */
     DNC_ERROR_IMAGE = 4,    /* the image does not fit the network, or its sizes contradict each other */
     DNC_ERROR_MEMORY = 5,   /* there is not enough memory */
@@ -130,8 +130,9 @@ typedef struct dnc_open_options {
     int threads;                /* how many threads one run uses; 0: the engine's own choice */
     const char* const* options; /* "KEY=VALUE" for the target, ended by NULL, as "device=GPU"; or NULL */
     size_t max_candidates;      /* dnc_detect suppresses the best so many scores of an image; 0: 100000 */
+    int trust;                  /* 1: a package's machine code (target tvm) may run, which may do all that you may */
 } dnc_open_options;
-#define DNC_OPEN_OPTIONS_INIT {sizeof(dnc_open_options), 0, NULL, 0}
+#define DNC_OPEN_OPTIONS_INIT {sizeof(dnc_open_options), 0, NULL, 0, 0}
 
 typedef struct dnc_image {
     size_t size;
@@ -202,10 +203,18 @@ DNC_API const char* dnc_targets(void);
 DNC_API const char* dnc_last_error(void);
 DNC_API dnc_status dnc_last_status(void);
 
-/* Opens the folder that `dnc compile` wrote: checks every file against its sha256, and loads the network. `options` may
- * be NULL. Target openvino takes device=CPU|GPU|NPU|AUTO..., hint=latency|throughput and cache=FOLDER, where it keeps
+/* Opens the folder that `dnc compile` wrote, or the file that `dnc package` made of it, which is read into memory: checks
+ * every file against its sha256, and loads the network. `options` may be NULL. Target openvino takes device=CPU|GPU|NPU|AUTO..., hint=latency|throughput and cache=FOLDER, where it keeps
  * what it compiled (which starts 2 to 4 times faster then; nothing is written unless asked for). */
 DNC_API dnc_status dnc_open(const char* folder, const dnc_open_options* options, dnc_engine** engine);
+
+/* As dnc_open, for a package that is in memory: the bytes of such a file, or what `dnc package --as-c` made part of the
+ * program. Nothing is copied and no file is written: the bytes have to stay where they are, and as they are, until
+ * dnc_close of the engine and of its streams; what is part of a program always does. At an address that 64 divides,
+ * libraries read weights where they lie; at others they may copy them. A TVM engine's libraries become files in memory
+ * (Linux), elsewhere temporary ones, as long as the engine is open. */
+DNC_API dnc_status dnc_open_memory(const void* data, size_t bytes, const dnc_open_options* options,
+                                   dnc_engine** engine);
 DNC_API void dnc_close(dnc_engine* engine);
 
 /* Another handle of an engine, which loads nothing again: what one camera sees, for a network with memory. It begins with

@@ -59,6 +59,7 @@ struct Options {
     int threads = 0;                            // how many one run uses; 0: the engine's own choice
     std::map<std::string, std::string> target;  // as {"device", "GPU"}
     std::size_t max_candidates = 0;             // detect suppresses the best so many scores of an image; 0: 100000
+    bool trust = false;                         // a package's machine code may run
 };
 
 // What an input or an output has to be. A side of DNC_ANY may have any length.
@@ -183,22 +184,22 @@ private:
     std::unique_ptr<dnc_outputs, detail::Free> handle_;
 };
 
-// An engine folder, opened. Movable.
+// An engine folder or package, opened. Movable.
 class Engine {
 public:
     explicit Engine(const std::string& folder, const Options& options = Options()) {
-        std::vector<std::string> words;
-        for (const auto& [key, value] : options.target) words.push_back(key + "=" + value);
-        std::vector<const char*> pointers;
-        for (const std::string& word : words) pointers.push_back(word.c_str());
-        pointers.push_back(nullptr);
-        dnc_open_options own = DNC_OPEN_OPTIONS_INIT;
-        own.threads = options.threads;
-        own.options = pointers.data();
-        own.max_candidates = options.max_candidates;
-        dnc_engine* engine = nullptr;
-        detail::check(dnc_open(folder.c_str(), &own, &engine));
-        handle_.reset(engine);
+        open(options, [&](const dnc_open_options* own, dnc_engine** engine) {
+            return dnc_open(folder.c_str(), own, engine);
+        });
+    }
+
+    // Of a package in memory, which is not copied: it has to stay as it is as long as the engine and its streams do.
+    static Engine from_memory(const void* package, std::size_t bytes, const Options& options = Options()) {
+        Engine engine(nullptr);
+        engine.open(options, [&](const dnc_open_options* own, dnc_engine** opened) {
+            return dnc_open_memory(package, bytes, own, opened);
+        });
+        return engine;
     }
 
     // The same engine, which is not loaded again, with a memory of its own: for a network with memory, one for each
@@ -292,6 +293,23 @@ public:
 
 private:
     explicit Engine(dnc_engine* handle) : handle_(handle) {}
+
+    template <class Opener>
+    void open(const Options& options, const Opener& opener) {
+        std::vector<std::string> words;
+        for (const auto& [key, value] : options.target) words.push_back(key + "=" + value);
+        std::vector<const char*> pointers;
+        for (const std::string& word : words) pointers.push_back(word.c_str());
+        pointers.push_back(nullptr);
+        dnc_open_options own = DNC_OPEN_OPTIONS_INIT;
+        own.threads = options.threads;
+        own.options = pointers.data();
+        own.max_candidates = options.max_candidates;
+        own.trust = options.trust ? 1 : 0;
+        dnc_engine* engine = nullptr;
+        detail::check(opener(&own, &engine));
+        handle_.reset(engine);
+    }
 
     template <class Describe>
     std::vector<Description> descriptions(Describe describe, std::size_t count) const {

@@ -109,6 +109,35 @@ const Struct* item(const Struct* first, std::size_t index) {
     return reinterpret_cast<const Struct*>(reinterpret_cast<const char*>(first) + index * first->size);
 }
 
+dnc_runtime::OpenOptions told(const dnc_open_options* options) {
+    const dnc_open_options defaults = DNC_OPEN_OPTIONS_INIT;
+    const dnc_open_options own = options == nullptr ? defaults : known(options, defaults, "the options");
+    dnc_runtime::OpenOptions found;
+    found.threads = own.threads;
+    found.max_candidates = own.max_candidates;
+    found.trust = own.trust != 0;
+    if (found.threads < 0) throw Error(DNC_ERROR_ARGUMENT, std::to_string(found.threads) + " threads");
+    for (const char* const* each = own.options; each != nullptr && *each != nullptr; ++each) {
+        const char* mark = std::strchr(*each, '=');
+        if (mark == nullptr) throw Error(DNC_ERROR_ARGUMENT, std::string("option '") + *each + "' is no KEY=VALUE");
+        found.options[std::string(*each, mark)] = mark + 1;
+    }
+    return found;
+}
+
+// Opens what `read` reads.
+template <class Read>
+dnc_status open_engine(const dnc_open_options* options, dnc_engine** engine, const Read& read) noexcept {
+    if (engine != nullptr) *engine = nullptr;
+    return guarded([&] {
+        need(engine != nullptr, "where to put the engine");
+        const dnc_runtime::OpenOptions own = told(options);
+        auto made = std::make_unique<dnc_engine>();
+        made->engine = std::make_shared<const dnc_runtime::Engine>(read(), own);
+        *engine = made.release();
+    });
+}
+
 dnc_array described(const Tensor& tensor) {
     dnc_array array = DNC_ARRAY_INIT;
     array.name = tensor.name.c_str();
@@ -175,24 +204,16 @@ const char* dnc_last_error(void) { return last.text; }
 dnc_status dnc_last_status(void) { return last.status; }
 
 dnc_status dnc_open(const char* folder, const dnc_open_options* options, dnc_engine** engine) {
-    if (engine != nullptr) *engine = nullptr;
-    return guarded([&] {
+    return open_engine(options, engine, [&] {
         need(folder != nullptr, "the folder");
-        need(engine != nullptr, "where to put the engine");
-        const dnc_open_options defaults = DNC_OPEN_OPTIONS_INIT;
-        const dnc_open_options own = options == nullptr ? defaults : known(options, defaults, "the options");
-        dnc_runtime::OpenOptions told;
-        told.threads = own.threads;
-        told.max_candidates = own.max_candidates;
-        if (told.threads < 0) throw Error(DNC_ERROR_ARGUMENT, std::to_string(told.threads) + " threads");
-        for (const char* const* each = own.options; each != nullptr && *each != nullptr; ++each) {
-            const char* mark = std::strchr(*each, '=');
-            if (mark == nullptr) throw Error(DNC_ERROR_ARGUMENT, std::string("option '") + *each + "' is no KEY=VALUE");
-            told.options[std::string(*each, mark)] = mark + 1;
-        }
-        auto made = std::make_unique<dnc_engine>();
-        made->engine = std::make_shared<const dnc_runtime::Engine>(folder, told);
-        *engine = made.release();
+        return dnc_runtime::read_bundle(folder);
+    });
+}
+
+dnc_status dnc_open_memory(const void* data, size_t bytes, const dnc_open_options* options, dnc_engine** engine) {
+    return open_engine(options, engine, [&] {
+        need(data != nullptr, "the package");
+        return dnc_runtime::read_bundle({static_cast<const char*>(data), bytes}, "the package in memory");
     });
 }
 

@@ -36,6 +36,7 @@ public:
 
 struct OpenOptions {
     int threads = 0;                             // 0: the library's own choice
+    bool trust = false;                          // a package's code may run
     std::map<std::string, std::string> options;  // of the target
     std::size_t max_candidates = 0;              // 0: default_candidates
 };

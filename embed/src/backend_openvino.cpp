@@ -172,8 +172,11 @@ public:
             if (given.threads > 0 && counts) config_["INFERENCE_NUM_THREADS"] = given.threads;
             if (const std::string cache = options.cache(); !cache.empty()) {
                 config_["CACHE_DIR"] = cache;
-                config_["CACHE_MODE"] = std::string("OPTIMIZE_SIZE");
-                config_["WEIGHTS_PATH"] = weights;
+                // What it compiled of a package has the weights in it, for they are in no file.
+                if (!bundle.packed) {
+                    config_["CACHE_MODE"] = std::string("OPTIMIZE_SIZE");
+                    config_["WEIGHTS_PATH"] = weights;
+                }
             }
             read(bundle);
         } catch (const Error&) {
@@ -237,7 +240,7 @@ private:
     }
 
     void read(const Bundle& bundle) {
-        const std::shared_ptr<ov::Model> model = core_.read_model(path_);
+        const std::shared_ptr<ov::Model> model = read_model();
         std::vector<std::string> names{"input"};
         for (const auto& state : bundle.states) names.push_back(state.first);
         if (bundle.decode == Bundle::Decode::graph_nms) names.insert(names.end(), {"confidence", "iou"});
@@ -289,9 +292,21 @@ private:
         return free;
     }
 
-    // Of the file, OpenVINO starts faster from its cache.
+    // The model as it was written; of a package it reads the weights where they lie.
+    std::shared_ptr<ov::Model> read_model() {
+        const std::string_view *xml = files_->contents("model.xml"), *weights = files_->contents("model.bin");
+        if (xml == nullptr || weights == nullptr) return core_.read_model(path_);
+        // OpenVINO does not write into weights, but has no type for what is only read.
+        char* const data = const_cast<char*>(weights->data());
+        const ov::Tensor own(ov::element::u8, {weights->size()}, data);
+        return core_.read_model(std::string(*xml), weights->empty() ? ov::Tensor() : own);
+    }
+
+    // Of a file, OpenVINO starts faster from its cache.
     ov::CompiledModel compile(bool alone) {
-        return alone ? core_.compile_model(alone_, asked_, config_) : core_.compile_model(path_, asked_, config_);
+        if (alone) return core_.compile_model(alone_, asked_, config_);
+        const bool packed = files_->contents("model.xml") != nullptr;
+        return packed ? core_.compile_model(read_model(), asked_, config_) : core_.compile_model(path_, asked_, config_);
     }
 
     // Those for batches of this size, compiled at the first use.

@@ -48,7 +48,10 @@ std::string reason(const std::exception& error) {
     return text.substr(0, text.find('\n'));
 }
 
-std::string read(const std::string& path) {
+// What is in a file of the engine.
+std::string read(const Bundle& bundle, const std::string& name) {
+    const std::string path = bundle.path(name);
+    if (const std::string_view* content = bundle.files->contents(name)) return std::string(*content);
     std::ifstream file(path, std::ios::binary);
     std::ostringstream text;
     text << file.rdbuf();
@@ -116,8 +119,9 @@ struct About {
     std::vector<Port> outputs;
     std::vector<bool> shared;  // which outputs are memory of the graph's own
 
-    About(const Bundle& bundle, const std::string& path) {
-        const Json json = Json::parse(read(path));
+    explicit About(const Bundle& bundle) {
+        const std::string path = bundle.path("model.json");
+        const Json json = Json::parse(read(bundle, "model.json"));
         const auto text = [&](const char* name) {
             const Json* value = json.find(name);
             const std::string* found = value == nullptr ? nullptr : value->string();
@@ -151,25 +155,6 @@ struct About {
     }
 };
 
-// TVM's runtime in this process, which can have one: that which is there already, else the engine's.
-void load_runtime(const Bundle& bundle) {
-    static std::mutex mutex;
-    const std::lock_guard<std::mutex> lock(mutex);
-    // By default it binds the caller's thread to processors for good, and idle workers wait busily for milliseconds.
-    setenv("TVM_BIND_THREADS", "0", 0);
-    setenv("TVM_NUM_THREADS", std::to_string(std::max(1U, std::thread::hardware_concurrency())).c_str(), 0);
-    setenv("TVM_THREAD_POOL_SPIN_COUNT", "3000", 0);
-    if (ffi::Function::GetGlobal("runtime.config_threadpool").has_value()) return;
-    const std::string name = "libtvm_runtime.so";
-    const bool own = bundle.files->listed().count(name) != 0;
-    const std::string path = own ? bundle.path(name) : name;
-    if (dlopen(path.c_str(), RTLD_NOW | RTLD_GLOBAL) == nullptr) {
-        const char* said = dlerror();
-        throw Error(DNC_ERROR_TARGET, std::string("TVM's runtime cannot be loaded: ") + (said == nullptr ? "" : said),
-                    bundle.folder, "build the engine with --option runtime=bundled");
-    }
-}
-
 // A spelling of a library's path that no other file has had in this process. The system's loader goes by names: while a
 // library is loaded, it takes what has the same name for that library, even where another file has taken its place.
 std::string own_name(const std::string& library) {
@@ -186,6 +171,43 @@ std::string own_name(const std::string& library) {
     for (std::size_t rest = number; rest != 0; rest /= 2) nothing.insert(0, rest % 2 != 0 ? "./" : "/");
     const std::size_t name = library.find_last_of('/') + 1;
     return library.substr(0, name) + nothing + library.substr(name);
+}
+
+// A path by which the loader finds a library of the engine, as long as this is there.
+class Library {
+public:
+    Library(const Bundle& bundle, const std::string& name) : path_(bundle.path(name)) {
+        if (const std::string_view* content = bundle.files->contents(name)) {
+            own_ = std::make_unique<Loadable>(*content);
+            path_ = own_->path();
+        }
+    }
+
+    const std::string& path() const { return path_; }
+
+private:
+    std::string path_;
+    std::unique_ptr<Loadable> own_;
+};
+
+// TVM's runtime in this process, which can have one: that which is there already, else the engine's.
+void load_runtime(const Bundle& bundle) {
+    static std::mutex mutex;
+    const std::lock_guard<std::mutex> lock(mutex);
+    // By default it binds the caller's thread to processors for good, and idle workers wait busily for milliseconds.
+    setenv("TVM_BIND_THREADS", "0", 0);
+    setenv("TVM_NUM_THREADS", std::to_string(std::max(1U, std::thread::hardware_concurrency())).c_str(), 0);
+    setenv("TVM_THREAD_POOL_SPIN_COUNT", "3000", 0);
+    if (ffi::Function::GetGlobal("runtime.config_threadpool").has_value()) return;
+    const std::string name = "libtvm_runtime.so";
+    std::optional<Library> own;
+    if (bundle.files->listed().count(name) != 0) own.emplace(bundle, name);
+    const std::string path = own ? own_name(own->path()) : name;
+    if (dlopen(path.c_str(), RTLD_NOW | RTLD_GLOBAL) == nullptr) {
+        const char* said = dlerror();
+        throw Error(DNC_ERROR_TARGET, std::string("TVM's runtime cannot be loaded: ") + (said == nullptr ? "" : said),
+                    bundle.folder, "build the engine with --option runtime=bundled");
+    }
 }
 
 // Memory that belongs to somebody else.
@@ -273,7 +295,9 @@ private:
         }
         const auto wide = (*ffi::Function::GetGlobal("runtime.NumThreads"))().cast<std::int64_t>();
         wide_ = static_cast<std::size_t>(std::max<std::int64_t>(wide, 1));
-        const ffi::Module library = ffi::Module::LoadFromFile(path);
+        // Not by Module::LoadFromFile, which wants a suffix.
+        const ffi::Function load = *ffi::Function::GetGlobal("ffi.Module.load_from_file.so");
+        const auto library = load(path, "so").cast<ffi::Module>();
         machine_ = (*library->GetFunction("vm_load_executable"))().cast<ffi::Module>();
         (*(*machine_)->GetFunction("vm_initialization"))(static_cast<int>(kDLCPU), 0, pooled);
         main_ = (*machine_)->GetFunction("main").value();
@@ -404,7 +428,8 @@ private:
 class TvmBackend : public Backend {
 public:
     TvmBackend(const Bundle& bundle, const OpenOptions& given)
-        : files_(bundle.files), path_(bundle.path("model.so")), threads_(given.threads), about_(bundle, bundle.path("model.json")) {
+        : files_(bundle.files), path_(bundle.path("model.so")), threads_(given.threads), about_(bundle),
+          library_(bundle, "model.so") {
         if (!given.options.empty()) {
             const std::string option = given.options.begin()->first + "=" + given.options.begin()->second;
             throw Error(DNC_ERROR_ARGUMENT, "target tvm takes no options when an engine is opened", bundle.folder,
@@ -413,7 +438,7 @@ public:
         load_runtime(bundle);
         try {
             // The first one shows whether the engine loads at all.
-            auto first = std::make_unique<Worker>(own_name(path_), threads_);
+            auto first = std::make_unique<Worker>(own_name(library_.path()), threads_);
             processors_ = first->threads();
             give(std::move(first), threads_);
         } catch (const std::exception& error) {
@@ -501,7 +526,7 @@ private:
                 return worker;
             }
         }
-        return files_->opening([this, threads] { return std::make_unique<Worker>(own_name(path_), threads); });
+        return files_->opening([this, threads] { return std::make_unique<Worker>(own_name(library_.path()), threads); });
     }
 
     void give(std::unique_ptr<Worker> worker, int threads) {
@@ -513,6 +538,7 @@ private:
     std::string path_;
     int threads_;
     About about_;
+    Library library_;
     std::size_t processors_ = 1;  // threads of a run
     std::mutex mutex_;
     std::map<int, std::vector<std::unique_ptr<Worker>>> free_;  // by their threads

@@ -7,12 +7,14 @@
 #include <filesystem>
 #include <initializer_list>
 #include <memory>
+#include <new>
 #include <set>
 #include <stdexcept>
 #include <system_error>
 
 #include "error.hpp"
 #include "json.hpp"
+#include "package.hpp"
 #include "sha256.hpp"
 
 namespace dnc_runtime {
@@ -30,6 +32,7 @@ constexpr long long max_anchors = 1 << 10;
 constexpr long long max_grid = 1 << 12;
 constexpr long long max_int = 2147483647;
 constexpr int max_tries = 100;
+constexpr std::align_val_t alignment{64};  // of members of a package, from its first byte on
 
 std::string read_text(const Folder& folder, const std::string& name) {
     File file(folder, name);
@@ -44,7 +47,7 @@ std::string read_text(const Folder& folder, const std::string& name) {
     return text;
 }
 
-std::string digest_of(const std::string& text) {
+std::string digest_of(std::string_view text) {
     Sha256 digest;
     digest.update(text.data(), text.size());
     return digest.finish();
@@ -414,10 +417,8 @@ std::map<std::string, Listed> list_files(const Json& json, const std::string& ma
     return found;
 }
 
-// What lies in a folder, which read_bundle has opened.
-Bundle read(const Folder& folder) {
-    const std::string manifest = folder.path() + "/engine.json";
-    const std::string content = read_text(folder, "engine.json");
+// engine.json, when it is known to be what a dnc wrote that is not newer. `manifest` is its place.
+Json read_manifest(const std::string& content, const std::string& manifest) {
     Json json;
     try {
         json = Json::parse(content);
@@ -437,14 +438,38 @@ Bundle read(const Folder& folder) {
         *expected->string() != digest_of(json.canonical("sha256"))) {
         throw Error(DNC_ERROR_ENGINE, "engine.json was changed after it was written", manifest, damaged);
     }
-    auto files = std::make_shared<Files>(folder, list_files(json, manifest));
-    Bundle bundle;
+    return json;
+}
+
+// What is in labels.txt, whose digest was compared.
+std::vector<std::string> read_labels(const std::string& names, const std::string& place) {
+    if (!is_utf8(names)) {
+        throw Error(DNC_ERROR_ENGINE, "cannot read the labels: they are no UTF-8", place, "build the engine again");
+    }
+    return lines(names);
+}
+
+Bundle read(const Json& json, const std::string& manifest) {
     try {
-        bundle = parse(json);
+        return parse(json);
     } catch (const std::invalid_argument& error) {
         const std::string what = std::string("engine.json is not what dnc writes: ") + error.what();
         throw Error(DNC_ERROR_ENGINE, what, manifest, "build the engine again");
     }
+}
+
+void number_labels(Bundle& bundle) {
+    for (std::size_t index = bundle.labels.size(); index < bundle.classes(); ++index) {
+        bundle.labels.push_back(std::to_string(index));
+    }
+}
+
+// What lies in a folder, which read_bundle has opened.
+Bundle read(const Folder& folder) {
+    const std::string manifest = folder.path() + "/engine.json";
+    const Json json = read_manifest(read_text(folder, "engine.json"), manifest);
+    auto files = std::make_shared<Files>(folder, list_files(json, manifest));
+    Bundle bundle = read(json, manifest);
     bundle.folder = folder.path();
     bundle.files = files;
     const auto labels = files->listed().find("labels.txt");
@@ -453,15 +478,27 @@ Bundle read(const Folder& folder) {
         if (digest_of(names) != labels->second.sha256) {
             throw Error(DNC_ERROR_ENGINE, "the contents of labels.txt have changed", place, damaged);
         }
-        if (!is_utf8(names)) {
-            throw Error(DNC_ERROR_ENGINE, "cannot read the labels: they are no UTF-8", place, "build the engine again");
-        }
-        bundle.labels = lines(names);
+        bundle.labels = read_labels(names, place);
     }
-    for (std::size_t index = bundle.labels.size(); index < bundle.classes(); ++index) {
-        bundle.labels.push_back(std::to_string(index));
-    }
+    number_labels(bundle);
     return bundle;
+}
+
+// A package's file, read into memory: what is written into it afterwards is no matter.
+Bundle read_file(const std::string& path) {
+    const std::filesystem::path place(path);
+    const Folder folder(place.has_parent_path() ? place.parent_path().string() : ".");
+    File file(folder, place.filename().string());
+    if (file.size() > max_package) {
+        throw Error(DNC_ERROR_ENGINE, "the package is too large to be an engine", path, damaged);
+    }
+    const auto size = static_cast<std::size_t>(file.size());
+    const auto free = [](char* bytes) { ::operator delete(bytes, alignment); };
+    const std::shared_ptr<char> bytes(static_cast<char*>(::operator new(std::max<std::size_t>(size, 1), alignment)),
+                                      free);
+    std::size_t there = 0;
+    while (const std::size_t count = file.read(bytes.get() + there, size - there)) there += count;
+    return read_bundle({bytes.get(), there}, path, bytes);
 }
 
 }  // namespace
@@ -495,9 +532,8 @@ Bundle read_bundle(const std::string& folder) {
         try {
             opened.emplace(folder);
         } catch (const std::system_error& error) {
-            if (error.code() == std::errc::not_a_directory) {
-                throw Error(DNC_ERROR_ENGINE, "not an engine: a file, not a folder", folder,
-                            "a package of `dnc package` is a zip: unpack it into a folder");
+            if (error.code() == std::errc::not_a_directory && std::filesystem::exists(folder, none)) {
+                return read_file(folder);
             }
             if (error.code() != std::errc::no_such_file_or_directory) {
                 throw Error(DNC_ERROR_ENGINE, "cannot read the engine: " + error.code().message(), folder, damaged);
@@ -516,6 +552,42 @@ Bundle read_bundle(const std::string& folder) {
         }
     }
     throw Error(DNC_ERROR_ENGINE, "the engine is replaced again and again", folder, "try it again");
+}
+
+Bundle read_bundle(std::string_view package, const std::string& where, std::shared_ptr<const void> owner) {
+    std::map<std::string, std::string_view> members = read_package(package, where);
+    const auto own = members.find("engine.json");
+    if (own == members.end()) refuse_package("it has no engine.json", where);
+    if (own->second.size() > max_text) refuse_package("engine.json is too large", where);
+    const Json json = read_manifest(std::string(own->second), where);
+    const std::map<std::string, Listed> listed = list_files(json, where);
+    members.erase(own);
+    for (const auto& [name, expected] : listed) {
+        const auto member = members.find(name);
+        if (member == members.end()) refuse_package(name + " is missing", where);
+        const std::string_view content = member->second;
+        if (expected.size < 0 || content.size() != static_cast<unsigned long long>(expected.size)) {
+            const std::string sizes = std::to_string(content.size()) + " bytes, not " + std::to_string(expected.size);
+            refuse_package(name + " has " + sizes, where);
+        }
+    }
+    for (const auto& [name, content] : members) {
+        if (listed.count(name) == 0) refuse_package(name + " is not listed in engine.json", where);
+        if (digest_of(content) != listed.at(name).sha256) {
+            throw Error(DNC_ERROR_ENGINE, "the contents of " + name + " have changed", where, damaged);
+        }
+    }
+    Bundle bundle = read(json, where);
+    bundle.folder = where;
+    bundle.packed = true;
+    const auto labels = members.find("labels.txt");
+    if (labels != members.end()) {
+        if (labels->second.size() > max_text) refuse_package("labels.txt is too large", where);
+        bundle.labels = read_labels(std::string(labels->second), where);
+    }
+    number_labels(bundle);
+    bundle.files = std::make_shared<Files>(listed, std::move(members), std::move(owner));
+    return bundle;
 }
 
 }  // namespace dnc_runtime

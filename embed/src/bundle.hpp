@@ -1,4 +1,5 @@
-// The engine folder: engine.json, read and checked as dnc/bundle.py does, and the digests of its files.
+// The engine, a folder or a package: engine.json, read and checked as dnc/runtime/manifest.py does, and the digests of
+// its files.
 #pragma once
 
 #include <cstddef>
@@ -6,6 +7,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -21,7 +23,8 @@ using Shape = std::vector<std::size_t>;
 struct Bundle {
     enum class Decode { host, graph, graph_nms };
 
-    std::string folder;
+    std::string folder;  // or the package's file, or that it is in memory: for messages
+    bool packed = false;  // it is a package, whose code runs with trust alone
     std::string name;
     std::string target;
     std::string runner;     // what opens it: the target's name, if engine.json does not say
@@ -51,7 +54,11 @@ struct Bundle {
     std::string path(const std::string& file) const;
 };
 
-// Reads and checks a folder. Throws Error if it is no engine, is damaged, or was made by a newer dnc.
+// Reads and checks a folder, or the file of a package, which is then in memory. Throws Error if it is no engine, is
+// damaged, or was made by a newer dnc.
 Bundle read_bundle(const std::string& folder);
+
+// Reads and checks a package in memory, which is not copied. `owner` keeps it there, if that is not the caller's affair.
+Bundle read_bundle(std::string_view package, const std::string& where, std::shared_ptr<const void> owner = nullptr);
 
 }  // namespace dnc_runtime

@@ -14,25 +14,32 @@ namespace dnc_runtime {
 
 namespace {
 
-using Opener = std::function<std::unique_ptr<Backend>(const Bundle&, const OpenOptions&)>;
+struct Opener {
+    std::string name;
+    std::function<std::unique_ptr<Backend>(const Bundle&, const OpenOptions&)> open;
+    bool runs_code;  // an engine is machine code
+};
 
-const std::vector<std::pair<std::string, Opener>>& openers() {
-    static const std::vector<std::pair<std::string, Opener>> known{
+const std::vector<Opener>& openers() {
+    static const std::vector<Opener> known{
 #ifdef DNC_WITH_OPENVINO
-        {"openvino", open_openvino},
+        {"openvino", open_openvino, false},
 #endif
 #ifdef DNC_WITH_TVM
-        {"tvm", open_tvm},
+        {"tvm", open_tvm, true},
 #endif
     };
     return known;
 }
 
 std::unique_ptr<Backend> open(const Bundle& bundle, const OpenOptions& options) {
-    for (const auto& [name, opener] : openers()) {
-        if (name != bundle.runner) continue;
-        const Opener& open_with = opener;
-        return bundle.files->opening([&] { return open_with(bundle, options); });
+    for (const Opener& opener : openers()) {
+        if (opener.name != bundle.runner) continue;
+        if (bundle.packed && opener.runs_code && !options.trust) {
+            throw Error(DNC_ERROR_ARGUMENT, "the package holds machine code, which would run with all your rights",
+                        bundle.folder, "where you know who made it: trust = 1 in dnc_open_options");
+        }
+        return bundle.files->opening([&] { return opener.open(bundle, options); });
     }
     throw Error(DNC_ERROR_TARGET, "this library runs no engines of target '" + bundle.target + "'", bundle.folder,
                 known_targets().empty()
@@ -79,14 +86,14 @@ private:
 const std::string& known_targets() {
     static const std::string names = [] {
         std::string joined;
-        for (const auto& opener : openers()) joined += (joined.empty() ? "" : ", ") + opener.first;
+        for (const Opener& opener : openers()) joined += (joined.empty() ? "" : ", ") + opener.name;
         return joined;
     }();
     return names;
 }
 
-Engine::Engine(const std::string& folder, const OpenOptions& options)
-    : bundle_(read_bundle(folder)), backend_(open(bundle_, options)), device_(backend_->device()),
+Engine::Engine(Bundle bundle, const OpenOptions& options)
+    : bundle_(std::move(bundle)), backend_(open(bundle_, options)), device_(backend_->device()),
       max_candidates_(options.max_candidates == 0 ? default_candidates : options.max_candidates) {
     const std::size_t batch = bundle_.batch == 0 ? DNC_ANY : bundle_.batch;
     const Shape pixels{batch, DNC_ANY, DNC_ANY, bundle_.input_shape[0]};

@@ -38,7 +38,7 @@ private:
 class Engine {
 public:
     // Throws Error.
-    Engine(const std::string& folder, const OpenOptions& options);
+    Engine(Bundle bundle, const OpenOptions& options);
 
     const Bundle& bundle() const { return bundle_; }
     const std::string& device() const { return device_; }

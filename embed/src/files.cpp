@@ -4,10 +4,14 @@
 #include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
+#ifdef __linux__
+#include <sys/mman.h>
+#endif
 
 #include <algorithm>
 #include <cerrno>
 #include <chrono>
+#include <cstdlib>
 #include <cstring>
 #include <filesystem>
 #include <system_error>
@@ -118,6 +122,15 @@ Files::Files(const Folder& folder, std::map<std::string, Listed> listed)
     check(folder);
 }
 
+Files::Files(std::map<std::string, Listed> listed, std::map<std::string, std::string_view> contents,
+             std::shared_ptr<const void> owner)
+    : listed_(std::move(listed)), contents_(std::move(contents)), owner_(std::move(owner)) {}
+
+const std::string_view* Files::contents(const std::string& name) const {
+    const auto found = contents_.find(name);
+    return found == contents_.end() ? nullptr : &found->second;
+}
+
 void Files::check(const Folder& folder) {
     std::vector<char> buffer(1 << 18);
     std::map<std::string, std::optional<Stamp>> stamps;
@@ -156,6 +169,36 @@ void Files::check_again() {
         throw Error(DNC_ERROR_ENGINE, "the engine was replaced or changed since it was opened", folder_,
                     "open it again");
     }
+}
+
+// When the other constructor is through, the destructor cleans up after this one.
+Loadable::Loadable(std::string_view content) : Loadable() {
+#ifdef __linux__
+    descriptor_ = ::memfd_create("dnc", MFD_CLOEXEC);
+    path_ = "/proc/self/fd/" + std::to_string(descriptor_);
+    if (descriptor_ >= 0 && ::access(path_.c_str(), R_OK) != 0) {
+        ::close(descriptor_);
+        descriptor_ = -1;
+    }
+#endif
+    if (descriptor_ < 0) {
+        std::error_code none;
+        path_ = (std::filesystem::temp_directory_path(none) / "dnc-XXXXXX").string();
+        descriptor_ = ::mkstemp(path_.data());
+        temporary_ = descriptor_ >= 0;
+    }
+    while (!content.empty()) {
+        const ssize_t count = ::write(descriptor_, content.data(), content.size());
+        if (count < 0 && errno != EINTR) {
+            throw Error(DNC_ERROR_TARGET, std::string("cannot make a file for the loader: ") + std::strerror(errno), path_);
+        }
+        content.remove_prefix(count < 0 ? 0 : static_cast<std::size_t>(count));
+    }
+}
+
+Loadable::~Loadable() {
+    if (descriptor_ >= 0) ::close(descriptor_);
+    if (temporary_) ::unlink(path_.c_str());
 }
 
 bool put_back(const std::string& folder) {

@@ -1,5 +1,6 @@
 // The files of an engine: read out of one folder, whatever takes its place meanwhile, and known to be those that were
-// checked when a library opens them by their names. As dnc/runtime/manifest.py and dnc/files/reading.py do it.
+// checked when a library opens them by their names, as dnc/runtime/manifest.py and dnc/files/reading.py do it; or parts
+// of a package in memory.
 #pragma once
 
 #include <array>
@@ -9,6 +10,7 @@
 #include <mutex>
 #include <optional>
 #include <string>
+#include <string_view>
 
 namespace dnc_runtime {
 
@@ -78,6 +80,14 @@ public:
     // Checks all of them; throws Error if one is not what is listed.
     Files(const Folder& folder, std::map<std::string, Listed> listed);
 
+    // Those of a package: their contents, which were checked and which nobody changes, and what keeps them in memory,
+    // if that is not the caller's affair.
+    Files(std::map<std::string, Listed> listed, std::map<std::string, std::string_view> contents,
+          std::shared_ptr<const void> owner);
+
+    // Of a package, what is in a file that is listed; null for a folder.
+    const std::string_view* contents(const std::string& name) const;
+
     const std::map<std::string, Listed>& listed() const { return listed_; }
 
     // What `open` gives, which lets a library open files of the engine by their names. Throws Error if they are not
@@ -96,8 +106,30 @@ private:
 
     std::string folder_;
     std::map<std::string, Listed> listed_;
+    std::map<std::string, std::string_view> contents_;
+    std::shared_ptr<const void> owner_;
     std::mutex mutex_;
-    std::map<std::string, std::optional<Stamp>> stamps_;
+    std::map<std::string, std::optional<Stamp>> stamps_;  // none of a package
+};
+
+// A path by which a library can open what is in memory, as long as this is there: that of a file which is in memory
+// too, or, where the system has none, of a temporary one that nobody else may read.
+class Loadable {
+public:
+    // Throws Error.
+    explicit Loadable(std::string_view content);
+    ~Loadable();
+    Loadable(const Loadable&) = delete;
+    Loadable& operator=(const Loadable&) = delete;
+
+    const std::string& path() const { return path_; }
+
+private:
+    Loadable() = default;
+
+    std::string path_;
+    int descriptor_ = -1;
+    bool temporary_ = false;
 };
 
 // Whether to look again for a folder that was not there: it is being replaced, or its replacing ended between two

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -27,6 +28,17 @@ def test_there_and_back(command: Command, engines: Path, photographs: Path, tmp_
     assert command("package", "--unpack", "tiny.dnc", "-o", "again.engine") == (0, "again.engine\n", "")
     for path in engine.iterdir():
         assert (tmp_path / "again.engine" / path.name).read_bytes() == path.read_bytes()
+
+
+def test_as_part_of_a_program(command: Command, engines: Path, tmp_path: Path) -> None:
+    assert command("package", engines / "tiny.engine", "--as-c") == (0, "tiny.c\ntiny.h\n", "")
+    made = json.loads(command("package", engines / "tiny.engine", "--as-c", "-o", "my-net.c", "--json").out)
+    size = made.pop("bytes")
+    assert made == {"files": ["my-net.c", "my-net.h"], "symbol": "dnc_my_net"}
+    assert json.loads(command("package", engines / "tiny.engine", "--json").out) == {"files": ["tiny.dnc"]}
+    assert size == (tmp_path / "tiny.dnc").stat().st_size
+    result = command("package", engines / "tiny.engine", "--cc", "gcc")
+    assert (result.code, result.err) == (1, "dnc: error: --cc is for --as-object\n  hint: leave it out\n")
 
 
 def test_errors(command: Command, engines: Path) -> None:

@@ -2,6 +2,7 @@
 // tabs; what they give on stdout, ended by a line "end". An error is a line "error STATUS TEXT".
 //
 //     bundle FOLDER                                        name, target and how many heads it has
+//     package FILE                                         the same of a package, in just the bytes that it has
 //     loss FOLDER                                          what is lost on this CPU
 //     detect FOLDER NUMBERS CONFIDENCE IOU WIDTH HEIGHT    boxes of an image of that size: class, confidence, box
 //     classify FOLDER NUMBERS TOP                          class, confidence
@@ -78,6 +79,12 @@ void run(const std::vector<std::string>& words) {
             digest.update(content.data() + place, std::min(size, content.size() - place));
         }
         std::cout << digest.finish() << '\n';
+        return;
+    }
+    if (command == "package") {
+        const std::vector<char> content = read(words.at(1));
+        const Bundle bundle = read_bundle({content.data(), content.size()}, "the package in memory");
+        std::cout << bundle.name << ' ' << bundle.target << ' ' << bundle.heads.size() << '\n';
         return;
     }
     const Bundle bundle = read_bundle(words.at(1));

@@ -59,7 +59,7 @@ TYPES = ("uint8", "uint16", "float32")
 """Six formats of each, in this order."""
 _SECONDS_KEPT = 24 * 3600
 """Other checkouts may have theirs there."""
-_PARTS = ("arithmetic", "bundle", "decode", "files", "json", "preprocess", "sha256")
+_PARTS = ("arithmetic", "bundle", "decode", "files", "json", "package", "preprocess", "sha256")
 
 
 def _built(name: str, words: Sequence[str], make: Callable[[Path], None]) -> Path:
@@ -220,7 +220,10 @@ class NativeError(Exception):
 
 
 class _OpenOptions(c.Structure):
-    _fields_ = [("size", c.c_size_t), ("threads", c.c_int), ("options", c.POINTER(c.c_char_p))]
+    _fields_ = [
+        *(("size", c.c_size_t), ("threads", c.c_int), ("options", c.POINTER(c.c_char_p))),
+        *(("max_candidates", c.c_size_t), ("trust", c.c_int)),
+    ]
 
 
 class _Image(c.Structure):
@@ -277,6 +280,7 @@ def library(path: Path) -> c.CDLL:
         "dnc_last_error": (c.c_char_p,),
         "dnc_last_status": (c.c_int,),
         "dnc_open": (c.c_int, c.c_char_p, c.POINTER(_OpenOptions), out),
+        "dnc_open_memory": (c.c_int, c.c_void_p, size, c.POINTER(_OpenOptions), out),
         "dnc_open_stream": (c.c_int, handle, out),
         "dnc_reset": (c.c_int, handle),
         "dnc_close": (None, handle),
@@ -330,15 +334,26 @@ class Engine:
     """An engine as the library opens it."""
 
     def __init__(
-        self, native: c.CDLL, folder: object, threads: int = 0, options: Sequence[str] = (), of: Engine | None = None
+        self,
+        native: c.CDLL,
+        folder: object,
+        threads: int = 0,
+        options: Sequence[str] = (),
+        of: Engine | None = None,
+        trust: bool = False,
     ) -> None:
+        """`folder` may be bytes, which have to stay: a package in memory."""
         self.native = native
         self.handle = c.c_void_p()
         if of is not None:
             self.check(native.dnc_open_stream(of.handle, c.byref(self.handle)))
             return
         words = (c.c_char_p * (len(options) + 1))(*[word.encode() for word in options], None)
-        told = _OpenOptions(c.sizeof(_OpenOptions), threads, words)
+        told = _OpenOptions(c.sizeof(_OpenOptions), threads, words, 0, trust)
+        if isinstance(folder, bytes):
+            place = c.cast(c.c_char_p(folder), c.c_void_p)
+            self.check(native.dnc_open_memory(place, len(folder), c.byref(told), c.byref(self.handle)))
+            return
         self.check(native.dnc_open(os.fsencode(str(folder)), c.byref(told), c.byref(self.handle)))
 
     def check(self, status: int) -> None:

@@ -20,7 +20,7 @@ from dnc.darknet.network import Network
 from dnc.darknet.weights import write_weights
 from dnc.targets import targets
 from tests import ROOT
-from tests.embed import test_bundle, test_decode, test_preprocess
+from tests.embed import test_bundle, test_decode, test_package, test_preprocess
 from tests.embed.conftest import Folder
 from tests.embed.native import EMBED, TYPES, WARNINGS, Harness, NativeError, build_harness, run
 from tests.networks import REMEMBERING, TINY
@@ -334,6 +334,9 @@ def test_sanitized_folders(sanitized: Harness, folder: Folder, tmp_path: Path) -
         refusal = sanitized.refusal("json", path)
         assert refusal is None or refusal.status == 2
     test_bundle.test_sha256(tmp_path, sanitized)
+    test_package.hold_refusals(sanitized, test_package.small(tmp_path), tmp_path / "x.dnc", 4000, 1)
+    (tmp_path / "other").mkdir()
+    test_package.test_what_is_no_package_of_ours(sanitized, tmp_path / "other")
 
 
 @pytest.mark.slow

@@ -163,7 +163,7 @@ def test_no_engine(tmp_path: Path, harness: Harness) -> None:
     refused(harness, tmp_path / "missing", "not an engine: the folder does not exist", "make one with `dnc compile`")
     refused(harness, tmp_path, "not an engine: the folder has no engine.json")
     (tmp_path / "net.dnc").write_text("x")
-    refused(harness, tmp_path / "net.dnc", "not an engine: a file, not a folder", "unpack it")
+    refused(harness, tmp_path / "net.dnc", "not an engine: a file that is no package", "`dnc package`")
     (tmp_path / "engine.json").mkdir()
     refused(harness, tmp_path, "cannot read engine.json")
 

@@ -479,6 +479,8 @@ class Runtime(Engine):
     """Engine folders in the C runtime, under sanitizers of addresses and of undefined behaviour."""
 
     name = "runtime"
+    file: ClassVar[str] = ""
+    """Of a case, what is opened; the folder itself if nothing."""
 
     def missing(self) -> str:
         return "" if shutil.which("g++") and find_spec("openvino") else "needs g++ and openvino"
@@ -493,10 +495,23 @@ class Runtime(Engine):
 
     def run(self, folder: Path, allow: Allow) -> None:
         with allow():
-            status, _, message = _answer(self.program, folder).partition(" ")
+            status, _, message = _answer(self.program, folder / self.file).partition(" ")
             assert status != "6", message
             if status != "0":
                 raise DncError(message)
+
+
+class Packed(Runtime):
+    """Packages in the C runtime, from their file and from memory, under sanitizers."""
+
+    name = "packed"
+    file = "net.dnc"
+
+    def seeds(self) -> list[Case]:
+        return [case for case in Package().seeds() if b"model.xml" in case["net.dnc"]]
+
+    def mutate(self, case: Case, other: Case, random: Random) -> Case:
+        return Fuzzer.mutate(self, case, other, random)
 
 
 _SANITIZERS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer")
@@ -530,6 +545,6 @@ def _answer(program: Path, folder: Path) -> str:
 
 
 FUZZERS: dict[str, Fuzzer] = {
-    each.name: each() for each in (Cfg, Weights, Engine, Package, Image, Checkpoint, Calibration, Data, Runtime)
+    each.name: each() for each in (Cfg, Weights, Engine, Package, Image, Checkpoint, Calibration, Data, Runtime, Packed)
 }
 """All, by name."""

@@ -1,11 +1,14 @@
-// The C interface on engine folders that may be anything: a path a line on stdin; on stdout a line with a dnc_status and
-// what was wrong. Sanitizers watch; what they find ends the program.
+// The C interface on engine folders and packages that may be anything: a path a line on stdin; on stdout a line with a
+// dnc_status and what was wrong. What is in a package's file is opened from memory too, where no byte more than there is
+// belongs to it. Sanitizers watch; what they find ends the program.
 
 #include <dlfcn.h>
 #include <dnc.h>
 
 #include <cstdlib>
+#include <fstream>
 #include <iostream>
+#include <iterator>
 #include <string>
 #include <vector>
 
@@ -63,11 +66,7 @@ std::string said(dnc_status status) {
     return std::to_string(static_cast<int>(status)) + ' ' + (status == DNC_OK ? "" : dnc_last_error());
 }
 
-std::string use(const char* folder) {
-    dnc_engine* engine = nullptr;
-    dnc_open_options options = DNC_OPEN_OPTIONS_INIT;
-    options.threads = 1;
-    const dnc_status opened = dnc_open(folder, &options, &engine);
+std::string use(dnc_status opened, dnc_engine* engine) {
     if (opened != DNC_OK) return said(opened);
     std::string all = dnc_engine_name(engine);
     all += dnc_engine_device(engine);
@@ -100,7 +99,18 @@ std::string use(const char* folder) {
 
 int main() {
     for (std::string line; std::getline(std::cin, line);) {
-        std::string answer = use(line.c_str());
+        dnc_engine* engine = nullptr;
+        dnc_open_options options = DNC_OPEN_OPTIONS_INIT;
+        options.threads = 1;
+        const dnc_status opened = dnc_open(line.c_str(), &options, &engine);
+        std::string answer = use(opened, engine);
+        if (line.size() > 4 && line.substr(line.size() - 4) == ".dnc") {
+            std::ifstream file(line, std::ios::binary);
+            const std::vector<char> content{std::istreambuf_iterator<char>(file), {}};
+            const dnc_status again = dnc_open_memory(content.empty() ? "" : content.data(), content.size(), &options, &engine);
+            const std::string other = use(again, engine);
+            if (other[0] != answer[0]) answer = "6 from memory: " + other + " from the file: " + answer;
+        }
         for (char& letter : answer) letter = letter == '\n' ? ' ' : letter;
         std::cout << answer << std::endl;
     }

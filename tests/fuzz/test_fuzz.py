@@ -24,7 +24,7 @@ CASES = {"cfg": 50, "weights": 30, "engine": 30, "package": 30}
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name == "runtime")) for name in FUZZERS]
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in ("runtime", "packed"))) for name in FUZZERS]
 )
 def test_fuzzer(name: str) -> None:
     if missing := FUZZERS[name].missing():
@@ -37,7 +37,7 @@ def test_fuzzer(name: str) -> None:
     assert campaign.new > 8
 
 
-@pytest.mark.parametrize("name", sorted(set(FUZZERS) - {"package", "runtime"}))
+@pytest.mark.parametrize("name", sorted(set(FUZZERS) - {"package", "packed", "runtime"}))
 def test_a_seed_repeats_itself(name: str) -> None:
     fuzzer = FUZZERS[name]
     seeds = fuzzer.seeds()
