@@ -181,9 +181,8 @@ class Engine:
         """The names of the files in its folder that it consists of, for whoever takes them elsewhere. Raises as
         `session`, but for what its library says."""
         self.check_trust()
-        files = self._source.files
-        with files.opening():
-            return (MANIFEST, *files.listed)
+        with self.reading():
+            return (MANIFEST, *self._source.files.listed)
 
     @contextmanager
     def reading(self) -> Iterator[Path]:
