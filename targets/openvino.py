@@ -38,7 +38,7 @@ from dnc.targets import Target, targets
 from dnc.targets.onnx import optimizations
 from dnc.typing import Progress, silent
 
-__all__ = ["Openvino"]
+__all__ = ["Openvino", "read_graph", "save_graph"]
 
 _END = np.iinfo(np.int32).max
 """Of a Slice that goes to the end."""
@@ -76,26 +76,11 @@ class Openvino(Target):
     def build(
         self, model: ir.Model, folder: Path, manifest: Manifest | None = None, progress: Progress = silent
     ) -> Mapping[str, str]:
-        openvino = import_openvino()
-        read = _read(_strides_apart(model))
+        graph = read_graph(model)
         if manifest is not None:
             for key, text in _model_info(manifest).items():
-                read.set_rt_info(text, ["model_info", key])
-        for port, value in zip(read.inputs, model.graph.inputs, strict=True):
-            # An output that is an input unchanged has taken its name.
-            port.add_names({value.name})
-            port.node.friendly_name = value.name
-        for place, op in enumerate(read.get_ordered_ops()):
-            # Nodes that OpenVINO made are numbered by how many this process has made so far.
-            if re.fullmatch(rf"{op.get_type_name()}_\d+", op.friendly_name):
-                op.friendly_name = f"{op.get_type_name()}/{place}"
-            # ONNX gives equal scores in their order, and so does Darknet; there are many where a letterbox is gray.
-            if op.get_type_name() == "TopK":
-                op.set_attribute("stable", True)
-        try:
-            openvino.save_model(read, str(folder / MODEL), compress_to_fp16=self.options["precision"] == "fp16")
-        except RuntimeError as error:
-            raise OSError(errno.EIO, f"OpenVINO: {reason(error)}", str(folder)) from error
+                graph.set_rt_info(text, ["model_info", key])
+        save_graph(graph, folder / MODEL, half=self.options["precision"] == "fp16")
         return {}
 
     def versions(self) -> dict[str, str]:
@@ -107,6 +92,32 @@ class Openvino(Target):
         from importlib.metadata import version
 
         return f"OpenVINO {version('openvino')} {self.options['precision']}"
+
+
+def read_graph(model: ir.Model) -> Any:
+    """The model as an openvino.Model: with its names, the same ones in every process, and with what ONNX promises and
+    OpenVINO does not. Raises TargetError with the places in the cfg that OpenVINO names."""
+    graph = _read(_strides_apart(model))
+    for port, value in zip(graph.inputs, model.graph.inputs, strict=True):
+        # An output that is an input unchanged has taken its name.
+        port.add_names({value.name})
+        port.node.friendly_name = value.name
+    for place, op in enumerate(graph.get_ordered_ops()):
+        # Nodes that OpenVINO made are numbered by how many this process has made so far.
+        if re.fullmatch(rf"{op.get_type_name()}_\d+", op.friendly_name):
+            op.friendly_name = f"{op.get_type_name()}/{place}"
+        # ONNX gives equal scores in their order, and so does Darknet; there are many where a letterbox is gray.
+        if op.get_type_name() == "TopK":
+            op.set_attribute("stable", True)
+    return graph
+
+
+def save_graph(graph: Any, path: Path, half: bool = False) -> None:
+    """Writes an openvino.Model, its weights beside it as .bin, in float16 if `half`; raises OSError."""
+    try:
+        import_openvino().save_model(graph, str(path), compress_to_fp16=half)
+    except RuntimeError as error:
+        raise OSError(errno.EIO, f"OpenVINO: {reason(error)}", str(path.parent)) from error
 
 
 def _strides_apart(model: ir.Model) -> ir.Model:

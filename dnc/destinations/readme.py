@@ -13,7 +13,15 @@ __all__ = ["preparation", "readme"]
 README = "README.md"
 
 
-def readme(export: Export, reader: str, files: Mapping[str, str], command: str, notes: Sequence[str] = ()) -> str:
+def readme(
+    export: Export,
+    reader: str,
+    files: Mapping[str, str],
+    command: str,
+    notes: Sequence[str] = (),
+    *,
+    thresholds: str = "",
+) -> str:
     """The text of README.md.
 
     Args:
@@ -21,11 +29,14 @@ def readme(export: Export, reader: str, files: Mapping[str, str], command: str, 
         files: what is in each file, by its path in the folder.
         command: what runs it, in the folder: lines of a shell or, where they begin with `>>> `, of Python.
         notes: whatever else is to be known, a sentence or two each.
+        thresholds: how boxes are chosen, where that is not by the export's thresholds and the IoU alone.
     """
     listed = "\n".join(f"| `{name}` | {text} |" for name, text in files.items())
     language, code = ("python", command.replace(">>> ", "")) if command.startswith(">>> ") else ("sh", command)
     facts = [f"Images: {preparation(export.preprocessing())}."]
-    if not export.is_classifier:
+    if thresholds:
+        facts.append(thresholds)
+    elif not export.is_classifier:
         facts.append(f"Thresholds: confidence {export.confidence:g}, IoU {export.iou:g}.")
         facts += _suppression(export)
     bullets = "\n".join(f"- {fact}" for fact in (*facts, *notes))
