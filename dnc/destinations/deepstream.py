@@ -108,11 +108,12 @@ class DeepStream(Destination):
         self._table(export)
 
     def write(self, export: Export, folder: Path) -> None:
+        table = self._table(export)
         files = {
-            CONFIG: _text(self._config(export)),
+            CONFIG: _text(self._config(export, bool(table))),
             APPLICATION: _text(_application(_batch(export))),
             LABELS: _labels(export),
-            TABLE: self._table(export),
+            TABLE: table,
         }
         if not export.is_classifier:
             sources = resources.files("dnc.destinations") / "deepstream_parser"
@@ -133,7 +134,7 @@ class DeepStream(Destination):
         """The calibration; empty where there is none.
 
         Raises:
-            DestinationError: one is given, but TensorRT reads none.
+            DestinationError: one is given, but this TensorRT reads none, or not for such a model.
             CalibrationError: it cannot be read, or belongs to another network.
         """
         version = ".".join(map(str, self.options["tensorrt"]))
@@ -144,6 +145,10 @@ class DeepStream(Destination):
         if self._is_typed:
             what, hint = f"TensorRT {version} reads no calibrations", "--precision int8 puts its ranges into the model"
             raise export.refusal(what, export.calibration, hint)
+        if _precision(export) == "fp16":
+            # Gst-nvinfer sets either flag.
+            what, hint = "a calibration is for a model of float32, not of float16", "leave --precision out"
+            raise export.refusal(what, export.calibration, hint)
         calibration = Calibration.read(export.calibration)
         if calibration.digest != export.manifest.network.get("digest"):
             what, hint = "the calibration belongs to another network", "measure it again with `dnc calibrate`"
@@ -153,11 +158,10 @@ class DeepStream(Destination):
             warn(CalibrationError(what, export.calibration, "`dnc calibrate --symmetric` chooses better ones"))
         return tensorrt_cache(calibration, version)
 
-    def _config(self, export: Export) -> Groups:
+    def _config(self, export: Export, table: bool) -> Groups:
         p, batch = export.preprocessing(), _batch(export)
-        table = bool(self._table(export))
         mode = "fp32" if self._is_typed else "int8" if table else "fp16" if _precision(export) == "fp16" else "fp32"
-        property: dict[str, object] = {
+        keys: dict[str, object] = {
             "gpu-id": 0,
             "gie-unique-id": 1,
             "process-mode": 1,
@@ -175,7 +179,7 @@ class DeepStream(Destination):
             "output-blob-names": OUTPUT,
         }
         if export.is_classifier:
-            return {"property": {**property, "network-type": 1, "classifier-threshold": 0}}
+            return {"property": {**keys, "network-type": 1, "classifier-threshold": 0}}
         boxes: dict[str, object] = {
             "network-type": 0,
             "num-detected-classes": len(export.labels),
@@ -194,7 +198,7 @@ class DeepStream(Destination):
             # No limit, as in Darknet.
             "topk": export.box_count(),
         }
-        return {"property": property | boxes, "class-attrs-all": suppression}
+        return {"property": keys | boxes, "class-attrs-all": suppression}
 
     def _readme(self, export: Export, files: Mapping[str, str]) -> str:
         known = {

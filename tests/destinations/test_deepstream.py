@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import shutil
 import subprocess
 from collections.abc import Callable
+from ctypes.util import find_library
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,10 @@ from dnc.runtime.preprocessing import Preprocessing
 from dnc.typing import Array
 from tests.destinations.conftest import Box, pixels, same
 from tests.destinations.nvinfer import HEADER, WARNINGS, Nvinfer, Object, Parser, build, read_key_file
+
+pytestmark = pytest.mark.skipif(
+    shutil.which("g++") is None or find_library("glib-2.0") is None, reason="needs g++ and GLib, as DeepStream does"
+)
 
 Engines = Callable[[str], Engine]
 SOURCES = Path(deepstream.__file__).with_name("deepstream_parser")
@@ -419,6 +425,8 @@ def test_8_bits_and_halves_for_each_tensorrt(write: Callable[..., Path], tmp_pat
         assert found == (mode, typed, calibrated)
         assert (folder / "out" / "calib.table").exists() == calibrated
         assert nvinfer.run(pixels(network)).shape == (1, 128, 6)
+    with pytest.raises(DestinationError, match="not of float16"):
+        written(half, tmp_path / "0", calibration=table)
     graph = ir.load(tmp_path / "3" / "out" / "model.onnx").graph
     assert any(node.op_type == "QuantizeLinear" for node in graph)
 
