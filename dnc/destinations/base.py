@@ -90,7 +90,7 @@ class Export:
         if len(boxes) < len(heads) or not boxes:
             other = next((head.where for head in heads if not isinstance(head, BoxHead)), None)
             raise self.refusal("the network gives no boxes, or more than boxes", other, "it is for detectors")
-        self._need_maps()
+        self.need_maps()
         found = undecodable(boxes)
         if found is not None:
             raise self.refusal(found[1], found[0].where, "no layout of one tensor holds them; `dnc detect` runs it")
@@ -118,7 +118,8 @@ class Export:
             raise self.refusal(what, head.where, "`dnc classify` reads it")
         return head
 
-    def _need_maps(self) -> None:
+    def need_maps(self) -> None:
+        """Raises DestinationError for an engine that decodes in its graph."""
         if self.manifest.decode != "host":
             what = f"the engine gives what --decode {self.manifest.decode} made of its heads, no longer their maps"
             raise self.refusal(what, hint="compile it with --decode host, or name the cfg in place of the engine")

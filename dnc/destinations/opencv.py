@@ -93,9 +93,13 @@ class OpenCV(Destination):
     def check(self, export: Export) -> None:
         super().check(export)
         export.need_floats()
-        if export.manifest.decode != "host":
-            what = f"the engine gives what --decode {export.manifest.decode} made of its heads, no longer their maps"
-            raise export.refusal(what, hint="compile it with --decode host, or name the cfg in place of the engine")
+        export.need_maps()
+        precision = export.manifest.options.get("precision", "fp32")
+        signs = any(step["name"] == "binarize" and step["applied"] for step in export.manifest.passes)
+        if precision != "fp32" or signs:
+            what = "OpenCV cannot multiply signs as bits" if signs else f"OpenCV reads float32, and no {precision}"
+            hint = "compile it with --skip binarize" if signs else "compile it without --precision"
+            raise export.refusal(what, hint=f"{hint}, or name the cfg in place of the engine")
         for head in export.manifest.heads:
             if getattr(head, "tree", ()):
                 what = "OpenCV knows no class trees"

@@ -56,8 +56,8 @@ def readme(
 
 def _suppression(export: Export) -> list[str]:
     """Where the cfg's suppression is not the one by IoU that the programs have."""
-    head = export.manifest.heads[-1]
-    kind, _ = head.nms if isinstance(head, BoxHead) else ("default", 0.0)
+    heads = export.manifest.heads
+    kind, _ = heads[-1].nms if heads and isinstance(heads[-1], BoxHead) else ("default", 0.0)
     if kind not in ("greedynms", "diounms"):
         return []
     return [

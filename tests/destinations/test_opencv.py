@@ -16,6 +16,8 @@ import onnx
 import pytest
 
 import dnc
+from dnc.darknet.network import Network
+from dnc.darknet.reference import run_all
 from dnc.destinations.opencv import LEGACY_NAMES
 from dnc.errors import CfgError, DestinationError, DncError, WeightsError
 from dnc.runtime.engine import Engine
@@ -29,7 +31,7 @@ from tests.golden.record_opencv import CASES, Case, input_of, text_of
 Engines = Callable[[str], Engine]
 
 TOLERANCE = 1e-4
-"""Of OpenCV 4's own: it adds 1e-6 to a variance, Darknet to its root, and numbers up to 4 are off by 2e-5 then."""
+"""Of OpenCV 4's own: it adds 1e-6 to the variances of batch normalization, Darknet 1e-5."""
 
 
 def recorded() -> tuple[dict[str, list[str]], dict[str, Array]]:
@@ -225,12 +227,24 @@ def test_refused(name: str, said: str, engine: Engines, tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("options", [{"input": "u8"}, {"decode": "graph"}])
+@pytest.mark.parametrize("options", [{"input": "u8"}, {"decode": "graph"}, {"precision": "fp16"}])
 def test_engines_in_another_form_are_refused(options: dict[str, Any], tmp_path: Path) -> None:
     cfg, weights = files_of(Case("yolo_plain"), tmp_path)
     with pytest.raises(DestinationError, match="engine"):
         dnc.export(cfg, "opencv", tmp_path / "net.onnx", weights=weights, verify=False, **options)
     assert not (tmp_path / "net.onnx").exists()
+
+
+def test_signs_are_multiplied_as_numbers(tmp_path: Path) -> None:
+    """An engine has integers for them, which OpenCV has not."""
+    cfg, weights = files_of(Case("xnor"), tmp_path)
+    dnc.compile(cfg, weights, "onnx", tmp_path / "xnor.engine", verify=False)
+    with pytest.raises(DestinationError, match="signs"):
+        dnc.export(tmp_path / "xnor.engine", "opencv", tmp_path / "net.onnx")
+    dnc.export(cfg, "opencv", tmp_path / "net.onnx", weights=weights, verify=False)
+    [found] = run(tmp_path / "net.onnx", input_of(Case("xnor"))).values()
+    expected = dict(run_all(Network.load(cfg, weights), input_of(Case("xnor"))))
+    assert np.abs(found - expected[max(expected)]).max() < TOLERANCE
 
 
 def test_readme(engine: Engines, tmp_path: Path) -> None:
