@@ -189,7 +189,7 @@ def _is_file(kind: type[Destination], out: Path) -> bool:
 def _another_engine(kind: type[Destination], target: str, where: object) -> DestinationError:
     runners = " or ".join(sorted(kind.runners))
     what = f"{kind.name} takes engines of target {runners}, not of {target}"
-    return DestinationError(what, where, f"--target {sorted(kind.runners)[0]}")
+    return DestinationError(what, where, f"compile it with --target {kind.target}")
 
 
 def _write(engine: Engine, destination: Destination, wanted: Wanted, out: Path, progress: Progress) -> Exported:
@@ -261,12 +261,10 @@ def _stranger(kind: type[Destination], place: Path) -> str:
         return ""
     if not place.is_dir():
         return "a file"
-    paths = sorted(path for path in place.rglob("*") if not path.is_dir() or path.is_symlink())
-    names = {path.relative_to(place).as_posix(): path for path in paths}
-    if not names:
-        return ""
-    if RECORD not in names:
-        return f"{next(iter(names))} in a folder without {RECORD}"
+    if not (place / RECORD).is_file():
+        # Not looked through: it may be anybody's home.
+        first = min((path.name for path in place.iterdir()), default="")
+        return first and f"{first} in a folder without {RECORD}"
     try:
         fields = read_json(place / RECORD, _RECORD_LIMIT)
         listed, name = dict(fields["files"]), fields["destination"]
@@ -274,9 +272,12 @@ def _stranger(kind: type[Destination], place: Path) -> str:
         return f"{RECORD}, which is damaged"
     if name != kind.name:
         return f"an export for {name}"
-    for name, path in names.items():
-        if name != RECORD and name not in listed:
-            return f"{name}, which is not of the export there"
-        if name != RECORD and (path.is_symlink() or _digest(path) != listed[name]):
-            return f"{name}, which was changed since it was exported"
+    for path in place.rglob("*"):
+        file = path.relative_to(place).as_posix()
+        if file == RECORD or (path.is_dir() and not path.is_symlink()):
+            continue
+        if file not in listed:
+            return f"{file}, which is not of the export there"
+        if path.is_symlink() or not path.is_file() or _digest(path) != listed[file]:
+            return f"{file}, which was changed since it was exported"
     return ""

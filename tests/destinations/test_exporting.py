@@ -79,6 +79,8 @@ def test_a_package(engine: Engines, tmp_path: Path) -> None:
     [
         (lambda out: (out / "mine.txt").write_text("x"), "mine.txt, which is not of the export there"),
         (lambda out: (out / "README.md").write_text("mine"), "README.md, which was changed since it was exported"),
+        (lambda out: (out / "export.json").write_text('{"files": [1], "destination": "yolov5"}'), "which is damaged"),
+        (lambda out: (out / "README.md").unlink() or (out / "README.md").symlink_to(out / "yolo.onnx"), "was changed"),
         (lambda out: (out / "export.json").unlink(), "README.md in a folder without export.json"),
         (lambda out: (out / "export.json").write_text("{"), "export.json, which is damaged"),
     ],
@@ -138,7 +140,7 @@ def test_engines_of_other_targets(write: Callable[..., Path], tmp_path: Path) ->
     cfg = write("tiny")
     with pytest.raises(DestinationError, match="yolov5 takes engines of target onnx, not of openvino") as caught:
         dnc.export(cfg, "yolov5", tmp_path / "out", target="openvino")
-    assert caught.value.hint == "--target onnx"
+    assert caught.value.hint == "compile it with --target onnx"
     pytest.importorskip("openvino")
     engine = dnc.compile(cfg, None, "openvino", tmp_path / "engine", verify=False)
     with pytest.raises(DestinationError, match="yolov5 takes engines of target onnx, not of openvino"):
