@@ -300,9 +300,7 @@ def test_blob_of_an_engine(compiler: None, write: Write, tmp_path: Path) -> None
     cfg = write("tiny")
     options = {"shaves": "3", "numerics": "no", "color": "rgb"}
     made = dnc.compile(cfg, target="myriad", out=tmp_path / "e", options=options)
-    config, blob = exported(made.folder, tmp_path)
-    again, other = exported(cfg, tmp_path, options=options)
-    assert (config, blob) == (again, other)
+    assert exported(made.folder, tmp_path) == exported(cfg, tmp_path, options=options)
     folder = dnc.export(made.folder, "nnarchive", tmp_path / "f")
     text = (folder / "README.md").read_text(encoding="utf-8")
     program = text.split("```python\n")[1].split("```")[0]
@@ -329,32 +327,51 @@ def test_luxonis_schema(name: str, engine: Engines, tmp_path: Path) -> None:
     assert type(read.model.heads[0].metadata).__name__ == kind
 
 
+def through_depthai(kind: Callable[[Any], Any], archive: Any, maps: Mapping[str, Array]) -> Any:
+    """What a parser of DepthAI, on the host, makes of the outputs of one image."""
+    import depthai
+
+    with depthai.Pipeline(createImplicitDevice=False) as pipeline:
+        parser = pipeline.create(kind)
+        parser.setRunOnHost(True)
+        parser.setNNArchive(archive)
+        given, results = parser.input.createInputQueue(), parser.out.createOutputQueue()
+        pipeline.start()
+        data = depthai.NNData()
+        for output, array in maps.items():
+            data.addTensor(output, np.ascontiguousarray(array[0]), depthai.TensorInfo.DataType.FP32)
+        data.setTransformation(depthai.ImgTransformation(*archive.getInputSize()))
+        given.send(data)
+        return results.get()
+
+
 @pytest.mark.parametrize("name", ["yolo", "region", "gaussian", "detection", "non_square"])
 def test_depthai_s_parser(name: str, engine: Engines, tmp_path: Path) -> None:
-    """DepthAI opens it, and its parser, on the host, finds the same boxes."""
+    """DepthAI opens it, and its parser finds the same boxes."""
     depthai = pytest.importorskip("depthai", minversion="3.9")
     made = engine(name)
     config, model = exported(made.folder, tmp_path)
     archive = depthai.NNArchive(str(tmp_path / "n.tar.xz"))
     x = pixels(made)
     width, height = archive.getInputSize()
-    with depthai.Pipeline(createImplicitDevice=False) as pipeline:
-        parser = pipeline.create(depthai.node.DetectionParser)
-        parser.setRunOnHost(True)
-        parser.setNNArchive(archive)
-        given, results = parser.input.createInputQueue(), parser.out.createOutputQueue()
-        pipeline.start()
-        data = depthai.NNData()
-        for output, array in run(model, config, x).items():
-            data.addTensor(output, np.ascontiguousarray(array[0]), depthai.TensorInfo.DataType.FP32)
-        data.setTransformation(depthai.ImgTransformation(width, height))
-        given.send(data)
-        detections = results.get().detections
+    detections = through_depthai(depthai.node.DetectionParser, archive, run(model, config, x)).detections
     found = [
         (box.label, box.confidence, box.xmin * width, box.ymin * height, box.xmax * width, box.ymax * height)
         for box in detections
     ]
     same(found, expected(made, x))
+
+
+def test_depthai_s_classes(engine: Engines, tmp_path: Path) -> None:
+    depthai = pytest.importorskip("depthai", minversion="3.12")
+    made = engine("classifier")
+    config, model = exported(made.folder, tmp_path)
+    archive = depthai.NNArchive(str(tmp_path / "n.tar.xz"))
+    x = pixels(made)
+    found = through_depthai(depthai.beta.node.ClassificationParser, archive, run(model, config, x))
+    values = made.forward(x)[0].reshape(-1)
+    assert found.getTopClass() == str(values.argmax())
+    np.testing.assert_allclose(found.scores, np.sort(values)[::-1], rtol=1e-5)
 
 
 real = pytest.mark.skipif(not INSTALLED, reason="the toolchain is not installed: dnc toolchain install myriad")
