@@ -66,8 +66,7 @@ _PIPELINE = """\
 >>>     archive = dai.NNArchive("{archive}")
 >>>     camera = pipeline.create(dai.node.Camera).build()
 >>>     network = pipeline.create(dai.node.{node}).build(camera, archive, resizeMode=dai.ImgResizeMode.{fit})
->>>     parser = {parser}
->>>     queue = parser.out.createOutputQueue()
+>>>     queue = {parser}.out.createOutputQueue()
 >>>     pipeline.start()
 >>>     while pipeline.isRunning():
 >>>         found = queue.get()
@@ -308,6 +307,7 @@ def _readme(export: Export, archive: str) -> str:
     notes = []
     if _is_blob(export):
         text = f"{what} for cameras with the Myriad X (RVC2)"
+        notes.append("The blob takes bytes as the camera gives them, and makes the network's input of them itself")
         if export.is_classifier:
             node, say = "NeuralNetwork", "print(found.getTopClass(), found.getTopScore())"
             parser = "pipeline.create(dai.beta.node.ClassificationParser).build(network.out, archive)"

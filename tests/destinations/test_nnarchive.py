@@ -327,10 +327,8 @@ def test_luxonis_schema(name: str, engine: Engines, tmp_path: Path) -> None:
     assert type(read.model.heads[0].metadata).__name__ == kind
 
 
-def through_depthai(kind: Callable[[Any], Any], archive: Any, maps: Mapping[str, Array]) -> Any:
+def through_depthai(depthai: Any, kind: Any, archive: Any, maps: Mapping[str, Array]) -> Any:
     """What a parser of DepthAI, on the host, makes of the outputs of one image."""
-    import depthai
-
     with depthai.Pipeline(createImplicitDevice=False) as pipeline:
         parser = pipeline.create(kind)
         parser.setRunOnHost(True)
@@ -354,7 +352,7 @@ def test_depthai_s_parser(name: str, engine: Engines, tmp_path: Path) -> None:
     archive = depthai.NNArchive(str(tmp_path / "n.tar.xz"))
     x = pixels(made)
     width, height = archive.getInputSize()
-    detections = through_depthai(depthai.node.DetectionParser, archive, run(model, config, x)).detections
+    detections = through_depthai(depthai, depthai.node.DetectionParser, archive, run(model, config, x)).detections
     found = [
         (box.label, box.confidence, box.xmin * width, box.ymin * height, box.xmax * width, box.ymax * height)
         for box in detections
@@ -368,7 +366,7 @@ def test_depthai_s_classes(engine: Engines, tmp_path: Path) -> None:
     config, model = exported(made.folder, tmp_path)
     archive = depthai.NNArchive(str(tmp_path / "n.tar.xz"))
     x = pixels(made)
-    found = through_depthai(depthai.beta.node.ClassificationParser, archive, run(model, config, x))
+    found = through_depthai(depthai, depthai.beta.node.ClassificationParser, archive, run(model, config, x))
     values = made.forward(x)[0].reshape(-1)
     assert found.getTopClass() == str(values.argmax())
     np.testing.assert_allclose(found.scores, np.sort(values)[::-1], rtol=1e-5)
