@@ -90,7 +90,7 @@ class Triton(Destination):
     def _check_options(self, export: Export) -> None:
         """Raises DestinationError where the options contradict each other or the engine."""
         kind, accelerator, runner = self.options["kind"], self.options["accelerator"], _runner(export)
-        if not (export.engine.folder / _FILES[runner][0]).is_file():
+        if _FILES[runner][0] not in export.engine.files():
             what = "the engine is machine code by TVM, for which Triton has no backend"
             raise export.refusal(what, hint="compile it with --option backend=onnxruntime")
         if runner == "openvino" and (kind == "gpu" or accelerator != "none"):
@@ -126,10 +126,12 @@ class Triton(Destination):
         """config.pbtxt of the network."""
         manifest, lead = export.manifest, _lead(export)
         outputs = []
-        for name, shape in zip(manifest.outputs, manifest.output_shapes, strict=True):
+        for name, shape in export.shapes.items():
             if export.is_classifier and name == manifest.heads[-1].output:
-                classes = _tensor(name, "FP32", [*lead, manifest.heads[-1].classes], label_filename=_LABELS)
-                outputs.append(classes if len(shape) == 1 else {**classes, "reshape": {"shape": [*lead, *shape]}})
+                # Triton counts the labels through the whole tensor, but for an axis of the batch that is its own.
+                named = {} if _several(export) else {"label_filename": _LABELS}
+                shaped = {"reshape": {"shape": [*lead, *shape]}} if len(shape) > 1 else {}
+                outputs.append(_tensor(name, "FP32", [*lead, manifest.heads[-1].classes], **shaped, **named))
             else:
                 outputs.append(_tensor(name, "FP32", [*lead, *shape]))
         most = 0 if lead else self.options["max_batch"]
@@ -220,7 +222,7 @@ python {_CLIENT} dog.jpg"""
             notes.append("Leave out `--gpus all` where there is no GPU.")
         if _runner(export) == "openvino":
             notes.append("On CPUs with bfloat16, OpenVINO computes in it, which Triton's backend cannot turn off.")
-        return readme(export, "Triton Inference Server", files, command, notes)
+        return readme(export, "Triton Inference Server", files, command, notes, suppressed=True)
 
 
 def _put(export: Export, repository: Path, suffix: str, config: Fields, model: ir.Model | None = None) -> None:
@@ -293,8 +295,7 @@ def _config_after(export: Export) -> Fields:
 
 def _maps(export: Export) -> dict[str, tuple[int, ...]]:
     """The outputs of a detector's heads, and their shapes."""
-    shapes = dict(zip(export.manifest.outputs, export.manifest.output_shapes, strict=True))
-    return {head.output: shapes[head.output] for head in export.box_heads()}
+    return {head.output: export.shapes[head.output] for head in export.box_heads()}
 
 
 def _ensemble(export: Export) -> Fields:

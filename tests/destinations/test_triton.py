@@ -32,6 +32,10 @@ SIZE = (45, 70)
 """Height and width of the images: neither a multiple of the network's, nor of its shape."""
 
 
+def slow(*values: Any) -> Any:
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
 def pictures(engine: Engine, count: int = 1) -> Array:
     """Noise (N, H, W, C) of uint8."""
     channels = engine.manifest.input_shape[0]
@@ -56,9 +60,7 @@ def config(repository: Path, name: str) -> Message:
     return parse((repository / name / "config.pbtxt").read_text())
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[] if name in FAST else pytest.mark.slow) for name in DETECTORS]
-)
+@pytest.mark.parametrize("name", [name if name in FAST else slow(name) for name in DETECTORS])
 def test_boxes_are_those_of_the_engine(engine: Engines, tmp_path: Path, name: str) -> None:
     made = engine(name)
     triton = SmallTriton(exported(made, tmp_path))
@@ -95,6 +97,21 @@ def test_classes(engine: Engines, tmp_path: Path) -> None:
     assert (repository / "classifier" / "labels.txt").read_text().splitlines() == ["0", "1", "2", "3", "4"]
 
 
+@pytest.mark.parametrize("batch", [None, 2])
+def test_classes_of_another_rank(write: Callable[..., Path], tmp_path: Path, batch: int | None) -> None:
+    # Its last layer gives (3, 1, 1).
+    cfg = write("net", NETWORKS["classifier"].cfg.replace("filters=5", "filters=3").replace("\n[softmax]\n", ""))
+    made = dnc.compile(cfg, None, "onnx", tmp_path / "net.engine", verify=False, batch=batch)
+    assert made.manifest.output_shapes == ((3, 1, 1),)
+    repository = exported(made, tmp_path)
+    triton = SmallTriton(repository)
+    several = pictures(made, 2)
+    found = triton.infer("net_ensemble", image=several[0] if batch is None else several)["probabilities"]
+    assert found.shape == ((3,) if batch is None else (2, 3))
+    for values, image in zip(found.reshape(-1, 3), several, strict=False):
+        assert [answer.class_id for answer in made(image)] == np.argsort(-values).tolist()
+
+
 def test_nothing_found(engine: Engines, tmp_path: Path) -> None:
     made = engine("one_class")
     triton = SmallTriton(exported(made, tmp_path, confidence=1.0))
@@ -122,10 +139,10 @@ GPU = 'gpu_execution_accelerator { name: "cuda" parameters { key: "use_tf32" val
     ("options", "texts"),
     [
         ({}, ["max_batch_size: 8\n", "count: 1 kind: KIND_AUTO", "dynamic_batching { }", GPU]),
-        ({"max_batch": "2"}, ["max_batch_size: 2\n"]),
-        ({"kind": "cpu", "instances": "3"}, ["instance_group { count: 3 kind: KIND_CPU }\n"]),
-        ({"kind": "gpu"}, ["kind: KIND_GPU", GPU]),
-        ({"accelerator": "openvino"}, ['cpu_execution_accelerator { name: "openvino" }', "kind: KIND_CPU"]),
+        slow({"max_batch": "2"}, ["max_batch_size: 2\n"]),
+        slow({"kind": "cpu", "instances": "3"}, ["instance_group { count: 3 kind: KIND_CPU }\n"]),
+        slow({"kind": "gpu"}, ["kind: KIND_GPU", GPU]),
+        slow({"accelerator": "openvino"}, ['cpu_execution_accelerator { name: "openvino" }', "kind: KIND_CPU"]),
         (
             {"accelerator": "tensorrt"},
             [
