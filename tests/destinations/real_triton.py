@@ -13,10 +13,12 @@ import socket
 import subprocess
 import sys
 import sysconfig
-import threading
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from tests.patience import PATIENCE, until
 
 __all__ = ["find_server", "serving_for_real"]
 
@@ -111,22 +113,27 @@ def serving_for_real(repository: Path, scratch: Path) -> Iterator[str]:
         "--allow-metrics=false",
         "--disable-auto-complete-config",
         "--strict-readiness=true",
+        "--exit-timeout-secs=1",
     ]
     environment = {**os.environ, "LD_LIBRARY_PATH": ":".join(libraries)}
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env=environment)
-    assert process.stderr is not None
-    said, loaded = [], False
-    for line in process.stderr:
-        said.append(line)
-        if "Started HTTPService" in line:
-            loaded = True
-            break
-    drain = threading.Thread(target=process.stderr.read)
-    drain.start()
+    log = scratch / "log"
+    with log.open("wb") as file:
+        process = subprocess.Popen(command, stderr=file, stdout=file, env=environment)
+
+    def is_ready() -> bool:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/v2/health/ready", timeout=PATIENCE) as answer:
+                ready: bool = answer.status == 200
+                return ready
+        except OSError:
+            return False
+
     try:
-        assert loaded, "".join(said)
+        try:
+            until(is_ready, lambda: process.poll() is None)
+        except AssertionError as error:
+            raise AssertionError(log.read_text()) from error
         yield f"127.0.0.1:{port}"
     finally:
         process.terminate()
         process.wait()
-        drain.join()
