@@ -102,7 +102,7 @@ def serving_for_real(repository: Path, scratch: Path) -> Iterator[str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    libraries = [str(server.parents[1] / "nvidia_pytriton.libs"), sysconfig.get_config_var("LIBDIR")]
+    libraries = [str(server.parents[1] / "nvidia_pytriton.libs"), str(sysconfig.get_config_var("LIBDIR"))]
     command = [
         str(scratch / "tritonserver"),
         f"--model-repository={repository}",
@@ -117,8 +117,8 @@ def serving_for_real(repository: Path, scratch: Path) -> Iterator[str]:
     ]
     environment = {**os.environ, "LD_LIBRARY_PATH": ":".join(libraries)}
     log = scratch / "log"
-    with log.open("wb") as file:
-        process = subprocess.Popen(command, stderr=file, stdout=file, env=environment)
+    with log.open("wb") as said:
+        process = subprocess.Popen(command, stderr=said, stdout=said, env=environment)
 
     def is_ready() -> bool:
         try:
