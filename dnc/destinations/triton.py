@@ -211,18 +211,25 @@ python {_CLIENT} dog.jpg"""
         if count > 1:
             sent += f" A request has {count} images of one size."
         notes = [sent]
-        if not export.is_classifier:
-            notes.append(
-                f"Both thresholds are part of {name}_postprocess: export again for others (--confidence, --iou). "
-                f"Of the scores over the confidence, the best {MAX_CANDIDATES:,} count."
-            )
+        thresholds = (
+            f"Thresholds: confidence {export.confidence:g}, IoU {export.iou:g}. They are part of {name}_postprocess, "
+            "which suppresses boxes as the cfg says: export again for others. Of the scores over the confidence, the "
+            f"best {MAX_CANDIDATES:,} count."
+        )
         if not _lead(export):
             notes.append(f"Triton runs up to {self.options['max_batch']} requests as one batch (--option max_batch).")
         if self._kind(export) == "auto":
             notes.append("Leave out `--gpus all` where there is no GPU.")
         if _runner(export) == "openvino":
             notes.append("On CPUs with bfloat16, OpenVINO computes in it, which Triton's backend cannot turn off.")
-        return readme(export, "Triton Inference Server", files, command, notes, suppressed=True)
+        return readme(
+            export,
+            "Triton Inference Server",
+            files,
+            command,
+            notes,
+            thresholds="" if export.is_classifier else thresholds,
+        )
 
 
 def _put(export: Export, repository: Path, suffix: str, config: Fields, model: ir.Model | None = None) -> None:
