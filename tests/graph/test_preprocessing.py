@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import onnx_ir as ir
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -24,7 +25,9 @@ from dnc.darknet.lower import lower
 from dnc.darknet.network import Network
 from dnc.darknet.weights import Header
 from dnc.errors import DncError
-from dnc.graph.running import Running
+from dnc.graph.builder import Builder
+from dnc.graph.preprocessing import emit_on_image
+from dnc.graph.running import Running, run
 from dnc.runtime.engine import Engine
 from dnc.runtime.preprocessing import MODES, Preprocessing
 
@@ -211,3 +214,18 @@ def test_vectors_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DncError) as caught:
         compile(cfg, weights, "onnx", tmp_path / "engine", input="u8")
     assert str(caught.value) == f"this network does not take images, so --input u8 has no meaning\n  at {cfg}"
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(("height", "width"), [(31, 70), (70, 31), (12, 16), (1, 90)])
+def test_boxes_are_mapped_to_the_image(mode: str, height: int, width: int) -> None:
+    p = Preprocessing(21, 12, 3, mode)
+    b = Builder(1)
+    boxes = b.input("boxes", [5, 4])
+    size = ir.Value(name="size", shape=ir.Shape([2]), type=ir.TensorType(ir.DataType.INT64))
+    b.inputs.append(size)
+    across, down = (b.op("Gather", size, b.constant(np.array(place, np.int64))) for place in (0, 1))
+    b.output(emit_on_image(b, p, boxes, across, down), "mapped", [1, 5, 4])
+    given = np.random.default_rng(0).random((1, 5, 4), np.float32)
+    mapped = run(b.model("mapping", {}), {"boxes": given, "size": np.array([width, height])})["mapped"]
+    np.testing.assert_array_equal(mapped[0], p.transform(width, height)(given[0]))
