@@ -1,11 +1,12 @@
 """Destination `ovms`: OpenVINO Model Server, which a client sends image files and gets boxes or classes of.
 
-    image (N,) files ──the server, by OpenCV──▶ (N, H, W, any) uint8, blue first ─┐
-                                                                    `_front`      ▼
-                                            the network's input, and where the image lies in it
-                                                                    the engine    ▼
-                                                                    `_back`       ▼
-                              detections (D, 7), or scores (N, classes) ◀─────────┘
+    files ──the server, by OpenCV──▶ image (N, H, W, any) of uint8, blue first
+                                       │ `_front`
+                                       ▼
+                                     the engine's input, the image's size
+                                       │ the engine, `_back`
+                                       ▼
+                                     detections (D, 7), or scores (N, classes)
 
 Of the server's options mean, scale, color_format and precision are for its command line alone: its config.json has no
 place for them (src/schema.cpp). So what comes before and after the network is part of the graph, in Darknet's own
@@ -221,7 +222,7 @@ def _readme(export: Export) -> str:
         f"--config_path /models/{CONFIG} --rest_port 8000\npython3 {CLIENT} IMAGE.jpg",
         [
             f"Requests: {request}. The answer is {scores if export.is_classifier else rows}.",
-            "The server decodes files by OpenCV; the graph does the rest.",
+            "Files are sent as they are: the server decodes them by OpenCV, and the graph prepares them.",
         ],
         thresholds=thresholds,
     )

@@ -152,6 +152,20 @@ def test_files(tmp_path: Path) -> None:
     assert gone.stderr.startswith(url)
 
 
+@pytest.mark.slow
+def test_classes_that_the_client_prints(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    engine = compiled(tmp_path, "classifier")
+    image = tmp_path / "image.png"
+    image.write_bytes(file_of(picture()))
+    with asking(engine, tmp_path / "out"), serving(tmp_path / "out" / "config.json") as url:
+        monkeypatch.setattr(sys, "argv", ["client.py", "--url", url, str(image)])
+        runpy.run_path(str(tmp_path / "out" / "client.py"), run_name="__main__")
+    classes = engine(picture())
+    assert capsys.readouterr().out.splitlines() == [f"{image}:", *(f"  {c.label} {c.confidence:.4f}" for c in classes)]
+
+
 @pytest.mark.parametrize(
     ("options", "device", "hint"),
     [
