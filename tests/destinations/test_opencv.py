@@ -344,6 +344,36 @@ def test_detection_model(across: bool, opencv: Any, tmp_path: Path) -> None:
         assert [(k, score, *box) for k, score, box in zip(*(part.tolist() for part in found), strict=True)] == expected
 
 
+def test_detection_model_of_the_file(opencv: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """As in C++, where nothing of dnc is: by the environment."""
+    import cv2
+
+    cfg, weights = files_of(Case("yolo_two_heads"), tmp_path)
+    dnc.export(cfg, "opencv", tmp_path / "net.onnx", weights=weights, verify=False)
+    monkeypatch.setenv(LEGACY_NAMES, "1")
+    frame = (np.random.default_rng(0).random((64, 64, 3)) * 255).astype(np.uint8)
+    found = []
+    for model in (cv2.dnn.DetectionModel(str(tmp_path / "net.onnx")), opencv.DetectionModel(weights, cfg)):
+        model.setInputParams(scale=1 / 255, size=(64, 64))
+        found.append([np.asarray(part).tolist() for part in model.detect(frame, 0.3, 0.4)])
+    assert len(found[0][0]) > 5
+    assert found[0] == found[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in goldens.MICRO if name not in ("conv_lstm", "crnn")])
+def test_every_feature(name: str, opencv: Any, tmp_path: Path) -> None:
+    """OpenCV computes what Darknet did, of layers that it never had a reader for as well; heads stand above."""
+    cfg, weights = files_of(Case(name), tmp_path)
+    net = opencv.readNetFromDarknet(cfg, weights)
+    net.setInput(input_of(Case(name)), "data")
+    found = net.forward()
+    assert np.isfinite(found).all()
+    if not re.match("yolo|gaussian|detection", net.getLayerNames()[-1]):
+        *_, (_, expected) = run_all(Network.load(cfg, weights), input_of(Case(name)))
+        assert np.abs(found.ravel() - expected.ravel()).max() <= TOLERANCE
+
+
 def test_classification_model(opencv: Any, tmp_path: Path) -> None:
     cfg = _write(tmp_path, "classifier", NETWORKS["classifier"].cfg)
     files = str(cfg.with_suffix(".weights")), str(cfg)

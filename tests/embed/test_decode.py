@@ -59,7 +59,7 @@ HEADS: dict[str, tuple[BoxHead, tuple[int, ...]]] = {
     },
     "gaussian new_coords": (GaussianYoloHead(**YOLO, new_coords=True), (36, 4, 6)),
     "region": (RegionHead(**REGION, classes=3), (16, 4, 6)),
-    "region classfix": (RegionHead(**REGION, classes=3, classfix=-1), (16, 4, 6)),
+    "region classfix": (RegionHead(**REGION, classes=3, classfix=-1, thresh=0.6), (16, 4, 6)),
     "region tree": (RegionHead(**REGION, classes=7, tree=TREE), (24, 4, 6)),
     "region tree, sure": (RegionHead(**REGION, classes=7, tree=TREE, tree_threshold=0.2), (24, 4, 6)),
     "region tree, map": (RegionHead(**REGION, classes=7, tree=TREE, map=(6, 0, 3)), (24, 4, 6)),
@@ -217,7 +217,7 @@ def test_every_field_is_covered() -> None:
     known = {
         "YoloHead": {"anchors", "input_size", "scale_x_y", "new_coords", "nms_kind", "beta_nms"},
         "GaussianYoloHead": {"anchors", "input_size", "scale_x_y", "new_coords", "nms_kind", "beta_nms", "yolo_point"},
-        "RegionHead": {"anchors", "tree", "tree_threshold", "map", "classfix"},
+        "RegionHead": {"anchors", "tree", "tree_threshold", "map", "classfix", "thresh"},
         "DetectionHead": {"side", "num", "sqrt"},
         "ClassifierHead": {"tree"},
     }
