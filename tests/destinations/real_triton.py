@@ -113,7 +113,6 @@ def serving_for_real(repository: Path, scratch: Path) -> Iterator[str]:
         "--allow-metrics=false",
         "--disable-auto-complete-config",
         "--strict-readiness=true",
-        "--exit-timeout-secs=1",
     ]
     environment = {**os.environ, "LD_LIBRARY_PATH": ":".join(libraries)}
     log = scratch / "log"
