@@ -6,6 +6,7 @@
 #   make check      ruff, its form, and mypy
 #   make format     ruff's form, written
 #   make coverage   the quick tests, and which lines they ran
+#   make docs       the documentation site, build/docs/index.html
 #   make fuzz       files that are broken in every way, SECONDS=60 of each kind; SEED=N repeats a run
 #   make soak       engines opened, run and closed, SECONDS=60 of it, while nothing piles up
 #   make hooks      `make check` before each commit, by pre-commit
@@ -17,7 +18,7 @@ BIN := $(VENV)/bin
 
 SECONDS := 60
 
-.PHONY: demo test check format coverage fuzz soak hooks ci install clean
+.PHONY: demo test check format coverage docs fuzz soak hooks ci install clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python examples/demo.py
@@ -37,6 +38,9 @@ format: $(VENV)/.installed
 coverage: $(VENV)/.installed
 	$(BIN)/python -m pytest -n auto --cov --cov-report term --cov-report html:build/coverage
 
+docs: $(VENV)/.docs
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs build/docs
+
 fuzz: $(VENV)/.installed
 	$(BIN)/python -m tests.fuzz --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))
 
@@ -55,6 +59,12 @@ $(VENV)/.installed: pyproject.toml setup.py
 	$(PYTHON) -c 'import sys; sys.exit("dnc needs Python 3.11 or newer") if sys.version_info < (3, 11) else None'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev]"
+	touch $@
+
+# Apart from .installed: the site takes none of what developing does.
+$(VENV)/.docs: pyproject.toml setup.py
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[docs]"
 	touch $@
 
 clean:

@@ -67,7 +67,7 @@ def main() -> None:
             for label, command in commands.items():
                 results[label].append(measure(command, folder))
         size = weights.stat().st_size / 2**20
-        print(f"### {name}, weights of {size:.0f} MiB, {arguments.repeats} repeats\n")
+        print(f"## {name}, weights of {size:.0f} MiB, {arguments.repeats} repeats\n")
         print("| process | CPU s, median (min, max) | against dnc | peak MiB | peak / weights |")
         print("| --- | --- | --- | --- | --- |")
         base = _median(results["dnc compile"][1:], 0)

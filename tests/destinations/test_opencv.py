@@ -432,10 +432,10 @@ def test_the_environment_is_as_it_was(opencv: Any, monkeypatch: pytest.MonkeyPat
 def test_the_page_runs(
     opencv: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, command: Callable[..., Any]
 ) -> None:
-    """docs/leaving-opencv.md, with small networks in place of those that it names."""
+    """docs/guides/leaving-opencv.md, with small networks in place of those that it names."""
     import cv2
 
-    page = (ROOT / "docs" / "leaving-opencv.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "guides" / "leaving-opencv.md").read_text(encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     _write(tmp_path, "yolov4-tiny", NETWORKS["yolo"].cfg)
     _write(tmp_path, "darknet19", NETWORKS["classifier"].cfg)

@@ -1,0 +1,43 @@
+"""The Sphinx extension that writes the pages made from code, before Sphinx looks for pages.
+
+Each maker gives the Markdown of its pages by their names below docs/. They stand in folders of their own, which git
+ignores; a page that has not changed is not written, so that Sphinx does not read it again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from docs._ext import documents
+
+if TYPE_CHECKING:
+    from sphinx.application import Sphinx
+
+__all__ = ["FOLDERS", "MAKERS", "setup", "write"]
+
+MAKERS: tuple[Callable[[], Mapping[str, str]], ...] = (documents.pages,)
+FOLDERS = ("explanation/measured", "project")
+"""Where made pages stand, and nothing else; .gitignore has them as well."""
+
+
+def write(docs: Path) -> None:
+    """Writes what has changed of the made pages, and removes pages that are not made any more."""
+    pages = {docs / name: text for maker in MAKERS for name, text in maker().items()}
+    for folder in FOLDERS:
+        for path in (docs / folder).rglob("*"):
+            if path.is_file() and path not in pages:
+                path.unlink()
+    for path, text in pages.items():
+        if not any(path.is_relative_to(docs / folder) for folder in FOLDERS):
+            raise ValueError(f"{path} would stand among pages that are written by hand")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.is_file() or path.read_text("utf-8") != text:
+            path.write_text(text, "utf-8")
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    """Called by Sphinx."""
+    app.connect("builder-inited", lambda app: write(Path(app.srcdir)))
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
