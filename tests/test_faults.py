@@ -16,7 +16,7 @@ from tests.faults import SCENARIOS
 if sys.platform != "linux":
     pytest.skip("children are forked, and files locked", allow_module_level=True)
 
-QUICK = [("engine", "kill"), ("engine", "kill-aside"), ("table", "ENOSPC"), ("scratch", "kill")]
+QUICK = [("engine", "kill"), ("table", "ENOSPC"), ("scratch", "kill")]
 FAULTS = ("kill", "kill-aside", "ENOSPC", "EIO", "EACCES", "full")
 COMPILERS = {
     "calibrate": ("kill", "ENOSPC", "full"),

@@ -119,7 +119,9 @@ def test_cfg(name: str, command: Command, tiny: Path) -> None:
     assert text != TINY
     cfg = tiny.with_name("net.cfg")
     cfg.write_text(text)
-    result = command("compile", cfg, "-w", tiny.with_suffix(".weights"), "-o", tiny.with_name("net.engine"))
+    result = command(
+        "compile", "-t", "onnx", cfg, "-w", tiny.with_suffix(".weights"), "-o", tiny.with_name("net.engine")
+    )
     places = line_of(text, line) if line else ("net.cfg:",)
     left = {"tiny.cfg", "tiny.weights", "net.cfg"}
     refuse(result, message, *places, "\n  hint: ", hint, folder=tiny.parent, left=left)
@@ -154,7 +156,9 @@ def test_no_cfg(name: str, command: Command, tiny: Path) -> None:
     data, part = FILES[name]
     cfg = tiny.with_name("net.cfg")
     cfg.write_bytes(data)
-    result = command("compile", cfg, "-w", tiny.with_suffix(".weights"), "-o", tiny.with_name("net.engine"))
+    result = command(
+        "compile", "-t", "onnx", cfg, "-w", tiny.with_suffix(".weights"), "-o", tiny.with_name("net.engine")
+    )
     refuse(result, "net.cfg", part, "hint: ", folder=tiny.parent, left={"tiny.cfg", "tiny.weights", "net.cfg"})
     assert "\x9b" not in result.err
 
@@ -164,7 +168,7 @@ def test_cfg_path(path: str, command: Command, tiny: Path, monkeypatch: pytest.M
     monkeypatch.chdir(tiny.parent)
     for weights in ([], ["-w", "tiny.weights"]):
         left = {"tiny.cfg", "tiny.weights"}
-        refuse(command("compile", path, *weights), "cannot read the cfg", folder=tiny.parent, left=left)
+        refuse(command("compile", "-t", "onnx", path, *weights), "cannot read the cfg", folder=tiny.parent, left=left)
 
 
 SILENT = "momentum=0.9\nlearning_rate=.001\nsteps=1,2\nburn_in=1\nmosaic=1"
@@ -172,13 +176,13 @@ SILENT = "momentum=0.9\nlearning_rate=.001\nsteps=1,2\nburn_in=1\nmosaic=1"
 
 def test_training_keys_are_silent(command: Command, tiny: Path) -> None:
     tiny.write_text(TINY.replace("channels=3", f"channels=3\n{SILENT}").replace("num=2", "num=2\njitter=.3\nrandom=1"))
-    result = command("compile", tiny, "-o", tiny.with_name("e"))
+    result = command("compile", "-t", "onnx", tiny, "-o", tiny.with_name("e"))
     assert (result.code, result.err) == (0, "")
 
 
 def test_far_unknown_key_warns(command: Command, tiny: Path) -> None:
     tiny.write_text(TINY.replace("stride=2", "stride=2\nxyzzy=5"))
-    result = command("compile", tiny, "-o", tiny.with_name("e"))
+    result = command("compile", "-t", "onnx", tiny, "-o", tiny.with_name("e"))
     assert result.code == 0
     assert result.err == (
         "dnc: warning: nothing in [convolutional] reads 'xyzzy'\n"
@@ -189,7 +193,7 @@ def test_far_unknown_key_warns(command: Command, tiny: Path) -> None:
 def test_many_unknown_keys_are_few_warnings(command: Command, tiny: Path) -> None:
     keys = "\n".join(f"xq{number}z=1" for number in range(1000))
     tiny.write_text(TINY.replace("stride=2", f"stride=2\n{keys}"))
-    result = command("compile", tiny, "-o", tiny.with_name("e"))
+    result = command("compile", "-t", "onnx", tiny, "-o", tiny.with_name("e"))
     assert result.code == 0
     assert result.err.count("warning") == 51
     assert "nothing reads 950 more options" in result.err
@@ -214,8 +218,8 @@ def test_lenient_warns_and_compiles(name: str, command: Command, tiny: Path) -> 
     old, new, part = LENIENT[name]
     tiny.write_text(TINY.replace(old, new, 1))
     out = tiny.with_name("tiny.engine")
-    assert command("compile", tiny, "-o", out).code == 1
-    result = command("compile", tiny, "-o", out, "--lenient")
+    assert command("compile", "-t", "onnx", tiny, "-o", out).code == 1
+    result = command("compile", "-t", "onnx", tiny, "-o", out, "--lenient")
     assert result.code == 0
     assert "dnc: warning: " in result.err
     assert part in result.err
@@ -263,7 +267,7 @@ def test_weights(name: str, command: Command, tiny: Path) -> None:
     if data is not None:
         other.write_bytes(data)
     left = {"tiny.cfg", "tiny.weights"} | ({"other.weights"} if data is not None else set())
-    result = command("compile", tiny, "-w", other, "-o", tiny.with_name("e"))
+    result = command("compile", "-t", "onnx", tiny, "-w", other, "-o", tiny.with_name("e"))
     refuse(result, *parts, "hint: ", folder=tiny.parent, left=left)
     if name in ("truncated", "nan"):
         assert "tiny.cfg:" in result.err
@@ -274,7 +278,7 @@ def test_weights_of_another_network(command: Command, tiny: Path) -> None:
     for old, new in (("filters=8", "filters=16"), ("filters=8", "filters=4")):
         other = tiny.with_name("other.cfg")
         other.write_text(TINY.replace(old, new))
-        result = command("compile", other, "-w", tiny.with_suffix(".weights"), "-o", tiny.with_name("e"))
+        result = command("compile", "-t", "onnx", other, "-w", tiny.with_suffix(".weights"), "-o", tiny.with_name("e"))
         refuse(result, "another", folder=tiny.parent, left={"tiny.cfg", "tiny.weights", "other.cfg"})
 
 
@@ -284,7 +288,7 @@ def test_lenient_weights(name: str, command: Command, tiny: Path) -> None:
     data = WEIGHTS[name][0](*_floats(weights))
     assert data is not None
     weights.write_bytes(data)
-    result = command("compile", tiny, "-o", tiny.with_name("e"), "--lenient")
+    result = command("compile", "-t", "onnx", tiny, "-o", tiny.with_name("e"), "--lenient")
     assert result.code == 0
     assert result.err.startswith("dnc: warning: ")
     outputs = dnc.load(tiny.with_name("e")).forward(np.ones((3, 16, 16)))
@@ -302,10 +306,10 @@ def test_labels(command: Command, tiny: Path) -> None:
     bad = {b"a\n": "1 labels for 2 classes", b"\xff\xfe\n": "this name is not in UTF-8", b"": "there is no name"}
     for data, part in bad.items():
         names.write_bytes(data)
-        result = command("compile", tiny, "--labels", names, "-o", tiny.with_name("e"))
+        result = command("compile", "-t", "onnx", tiny, "--labels", names, "-o", tiny.with_name("e"))
         refuse(result, part, "x.names", folder=tiny.parent, left=left)
     names.unlink()
-    result = command("compile", tiny, "--labels", names, "-o", tiny.with_name("e"))
+    result = command("compile", "-t", "onnx", tiny, "--labels", names, "-o", tiny.with_name("e"))
     refuse(result, "cannot read the file: No such file", folder=tiny.parent, left=left - {"x.names"})
 
 
@@ -313,7 +317,7 @@ def test_other_names_are_no_concern(command: Command, tiny: Path) -> None:
     """A file of labels that nobody asked for is passed over where it cannot be read."""
     tiny.with_name("latin.names").write_bytes(b"gar\xe7on\n")
     tiny.with_name("right.names").write_text("a\nb\n")
-    assert command("compile", tiny, "-o", tiny.with_name("e")).code == 0
+    assert command("compile", "-t", "onnx", tiny, "-o", tiny.with_name("e")).code == 0
     assert dnc.load(tiny.with_name("e")).labels == ("a", "b")
 
 
@@ -332,13 +336,13 @@ OPTIONS = {
 @pytest.mark.parametrize("name", OPTIONS)
 def test_options(name: str, command: Command, tiny: Path) -> None:
     arguments, *parts = OPTIONS[name]
-    result = command("compile", tiny, "-o", tiny.with_name("e"), *arguments)
+    result = command("compile", "-t", "onnx", tiny, "-o", tiny.with_name("e"), *arguments)
     refuse(result, *parts, folder=tiny.parent, left={"tiny.cfg", "tiny.weights"})
 
 
 @pytest.mark.parametrize("arguments", [["--frobnicate"], ["--batch", "0"], ["--mean", "x"], ["a", "b"], []])
 def test_usage(arguments: list[str], command: Command) -> None:
-    assert command("compile", *arguments).code == 2
+    assert command("compile", "-t", "onnx", *arguments).code == 2
 
 
 @pytest.mark.parametrize("options", [{"batch": 0}, {"batch": -3}, {"decode": "x"}, {"input": "x"}, {"mean": ()}])
@@ -363,7 +367,7 @@ def test_output(out: str, command: Command, tiny: Path, monkeypatch: pytest.Monk
     Path("engine_of_another_tool/engine.json").write_text('{"files": {"plan": 1}}')
     Path("engine_of_another_tool/photo.jpg").write_text("mine")
     left = {path.name for path in folder.iterdir()}
-    result = command("compile", tiny, "-o", out)
+    result = command("compile", "-t", "onnx", tiny, "-o", out)
     refuse(result, "in the way" if out in OUTPUTS[3:7] else "cannot write", "hint: ", folder=folder, left=left)
     assert [path.read_text() for path in sorted(folder.glob("*/photo.jpg"))] == ["mine", "mine"]
 
@@ -373,7 +377,7 @@ def test_folders_that_were_made_are_removed(command: Command, tiny: Path, monkey
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr("dnc.targets.onnx.Onnx.build", full)
-    result = command("compile", tiny, "-o", tiny.with_name("a") / "b" / "c")
+    result = command("compile", "-t", "onnx", tiny, "-o", tiny.with_name("a") / "b" / "c")
     refuse(result, "No space left on device", "disk full", folder=tiny.parent, left={"tiny.cfg", "tiny.weights"})
 
 
@@ -395,7 +399,7 @@ def test_disk_full(writes: int, command: Command, tiny: Path, monkeypatch: pytes
         return Full(file, "w") if mode == "wb" else opened(file, mode, *arguments, **options)
 
     monkeypatch.setattr(io, "open", patched)
-    result = command("compile", tiny, "-o", tiny.with_name("e"))
+    result = command("compile", "-t", "onnx", tiny, "-o", tiny.with_name("e"))
     names = {"tiny.cfg", "tiny.weights", "tiny.names"}
     refuse(result, "No space left on device", "is the disk full", folder=tiny.parent, left=names)
 
@@ -404,7 +408,7 @@ def test_disk_full(writes: int, command: Command, tiny: Path, monkeypatch: pytes
 def test_interrupt(step: str, command: Command, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ctrl-C in a pass, and while the model is written: the old engine stays."""
     out = tiny.with_name("e")
-    assert command("compile", tiny, "-o", out).code == 0
+    assert command("compile", "-t", "onnx", tiny, "-o", out).code == 0
     before = {path.name: path.read_bytes() for path in out.iterdir()}
 
     def interrupted(*arguments: Any) -> None:
@@ -413,7 +417,7 @@ def test_interrupt(step: str, command: Command, tiny: Path, monkeypatch: pytest.
         raise KeyboardInterrupt
 
     monkeypatch.setattr(step, interrupted)
-    result = command("compile", tiny, "-o", out)
+    result = command("compile", "-t", "onnx", tiny, "-o", out)
     refuse(result, "interrupted", folder=tiny.parent, left={"tiny.cfg", "tiny.weights", "e"}, code=130)
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
 
@@ -423,7 +427,7 @@ def test_memory_runs_out(command: Command, tiny: Path, monkeypatch: pytest.Monke
         raise MemoryError
 
     monkeypatch.setattr("dnc.targets.onnx.Onnx.build", out_of_memory)
-    result = command("compile", tiny, "-o", tiny.with_name("e"))
+    result = command("compile", "-t", "onnx", tiny, "-o", tiny.with_name("e"))
     refuse(result, "there is not enough memory", folder=tiny.parent, left={"tiny.cfg", "tiny.weights"})
 
 
@@ -434,7 +438,7 @@ def test_bug_is_a_traceback(command: Command, tiny: Path, monkeypatch: pytest.Mo
         raise ZeroDivisionError
 
     monkeypatch.setattr("dnc.passes.fold_batchnorm.FoldBatchNorm.rewrite", broken)
-    result = command("compile", tiny, "-o", tiny.with_name("e"))
+    result = command("compile", "-t", "onnx", tiny, "-o", tiny.with_name("e"))
     assert result.code == 70
     assert "Traceback" in result.err
     assert "in pass fold-batchnorm" in result.err
@@ -502,7 +506,7 @@ def test_tmpfs(tiny: Path) -> None:
         pytest.skip("tmpfs cannot be mounted here")
     try:
         with pytest.raises(BundleError, match="No space left on device"):
-            dnc.compile(tiny, out=disk / "e")
+            dnc.compile(tiny, target="onnx", out=disk / "e")
         assert list(disk.iterdir()) == []
     finally:
         subprocess.run(["umount", str(disk)], check=True)
@@ -593,7 +597,7 @@ def image_bytes(image: Image.Image, kind: str, **options: Any) -> bytes:
 
 @pytest.fixture
 def engine(tiny: Path) -> dnc.Engine:
-    return dnc.compile(tiny, out=tiny.with_name("e"))
+    return dnc.compile(tiny, target="onnx", out=tiny.with_name("e"))
 
 
 def test_bad_images(engine: dnc.Engine, tmp_path: Path) -> None:
@@ -683,7 +687,7 @@ def test_no_onnxruntime(tiny: Path, command: Command, monkeypatch: pytest.Monkey
     out = tiny.with_name("e")
     assert command("compile", tiny, "-o", out, "-t", "onnx").code == 0
     monkeypatch.setattr("importlib.util.find_spec", lambda name, package=None: None)
-    result = command("compile", tiny, "-o", tiny.with_name("f"))
+    result = command("compile", "-t", "onnx", tiny, "-o", tiny.with_name("f"))
     left = {"tiny.cfg", "tiny.weights", "e"}
     refuse(result, "onnxruntime, which is not installed", 'darknet-compiler[onnx]"', folder=tiny.parent, left=left)
     with pytest.raises(TargetError, match="not installed"):

@@ -238,17 +238,17 @@ def test_a_recording_of_several_inputs(write: Write, tmp_path: Path) -> None:
         arrays[f"{name}_layer001"] = dict(run_all(network, arrays[f"input_{name}"][None]))[1][0]
     arrays["two_layer001"] = arrays["two_layer001"] * 2
     path = save(tmp_path / "several.npz", **arrays)
-    comparison = compare_files(cfg, golden=path)
+    comparison = compare_files(cfg, target="onnx", golden=path)
     assert [(row.sample, row.name) for row in comparison.rows] == [("one", "layer001"), ("two", "layer001")]
     assert comparison.first == comparison.rows[1]
-    assert compare_files(cfg, path).rows == comparison.rows
+    assert compare_files(cfg, path, target="onnx").rows == comparison.rows
     other_name = path.rename(tmp_path / "several.golden")
-    assert compare_files(cfg, golden=other_name).rows == comparison.rows
+    assert compare_files(cfg, target="onnx", golden=other_name).rows == comparison.rows
     path = other_name.rename(path)
     with pytest.raises(DncError, match="carries no network"):
         compare_files(path)
     with pytest.raises(DncError, match="has its own input"):
-        compare_files(cfg, golden=path, input=tmp_path / "x.npy")
+        compare_files(cfg, target="onnx", golden=path, input=tmp_path / "x.npy")
 
 
 def test_recordings_that_cannot_be_read(tmp_path: Path) -> None:
@@ -330,41 +330,41 @@ def test_inputs(folder: Path, tmp_path: Path) -> None:
     generator = np.random.default_rng(5)
     Image.fromarray(generator.integers(0, 256, (16, 16, 3), np.uint8)).save(tmp_path / "x.png")
     cfg = folder / "tiny.cfg"
-    assert names(compare_files(cfg, image=tmp_path / "x.png")) == ALL
+    assert names(compare_files(cfg, target="onnx", image=tmp_path / "x.png")) == ALL
     assert names(compare_files(folder / "u8", folder / "all", image=tmp_path / "x.png")) == ALL
     for shape in ((3, 16, 16), (1, 3, 16, 16), (2, 3, 16, 16)):
         np.save(tmp_path / "x.npy", generator.random(shape))
-        assert names(compare_files(cfg, input=tmp_path / "x.npy")) == ALL
+        assert names(compare_files(cfg, target="onnx", input=tmp_path / "x.npy")) == ALL
     with pytest.raises(DncError, match="this engine takes pixels"):
         compare_files(folder / "u8", cfg, input=tmp_path / "x.npy")
     for bad in (np.zeros((3, 16, 8)), np.zeros((3, 16, 16), "U3"), np.zeros(())):
         np.save(tmp_path / "bad.npy", bad)
         with pytest.raises(DncError, match="the input is "):
-            compare_files(cfg, input=tmp_path / "bad.npy")
+            compare_files(cfg, target="onnx", input=tmp_path / "bad.npy")
     with pytest.raises(DncError, match="the input is several arrays"):
-        compare_files(cfg, input=save(tmp_path / "x.npz", a=np.zeros(3)))
+        compare_files(cfg, target="onnx", input=save(tmp_path / "x.npz", a=np.zeros(3)))
     with pytest.raises(DncError, match="cannot read the input"):
-        compare_files(cfg, input=tmp_path / "x.png")
+        compare_files(cfg, target="onnx", input=tmp_path / "x.png")
     with pytest.raises(DncError, match="two inputs"):
-        compare_files(cfg, input=tmp_path / "x.npy", image=tmp_path / "x.png")
+        compare_files(cfg, target="onnx", input=tmp_path / "x.npy", image=tmp_path / "x.png")
     with pytest.raises(ImageError, match="no such image"):
-        compare_files(cfg, image=tmp_path / "none.png")
+        compare_files(cfg, target="onnx", image=tmp_path / "none.png")
 
 
 def test_networks_that_take_no_images(write: Write, tmp_path: Path) -> None:
     cfg = write("vector")
-    assert len(names(compare_files(cfg))) == 4
+    assert len(names(compare_files(cfg, target="onnx"))) == 4
     with pytest.raises(ImageError, match="takes no images"):
-        compare_files(cfg, image=tmp_path / "x.png")
-    assert len(names(compare_files(write("rnn")))) == 5
+        compare_files(cfg, target="onnx", image=tmp_path / "x.png")
+    assert len(names(compare_files(write("rnn"), target="onnx"))) == 5
 
 
 def test_random_weights(folder: Path, tmp_path: Path) -> None:
     cfg = tmp_path / "net.cfg"
     cfg.write_text(TINY, encoding="utf-8")
     with pytest.raises(DncError, match="no weights beside the cfg"):
-        compare_files(cfg)
-    assert names(compare_files(cfg, random_weights=True)) == ALL
+        compare_files(cfg, target="onnx")
+    assert names(compare_files(cfg, target="onnx", random_weights=True)) == ALL
     assert sorted(path.name for path in tmp_path.iterdir()) == ["net.cfg"]
     # An engine of other weights differs from the first layer on, and the reason is given.
     with pytest.warns(DncWarning, match="made from another cfg or other weights"):

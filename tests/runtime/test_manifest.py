@@ -300,7 +300,7 @@ def test_old_engine_is_replaced(cfg: Path, engine: Path) -> None:
 
 def test_damaged_engine_is_replaced(cfg: Path, engine: Path) -> None:
     (engine / "engine.json").write_bytes(b"\0")
-    dnc.compile(cfg, out=engine)
+    dnc.compile(cfg, target="onnx", out=engine)
     read_manifest(engine)
 
 
@@ -311,16 +311,16 @@ def test_strangers_are_left_alone(cfg: Path, engine: Path) -> None:
         if manifest is not None:
             (engine / "engine.json").write_bytes(manifest)
         with pytest.raises(BundleError, match=r"stands in the way: notes\.txt"):
-            dnc.compile(cfg, out=engine)
+            dnc.compile(cfg, target="onnx", out=engine)
     assert (engine / "notes.txt").read_text() == "mine"
 
 
 def test_empty_folder_and_link(cfg: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    dnc.compile(cfg, out=tmp_path / "empty")
+    dnc.compile(cfg, target="onnx", out=tmp_path / "empty")
     (tmp_path / "link").symlink_to("real")
-    dnc.compile(cfg, out=tmp_path / "link")
-    dnc.compile(cfg, out=tmp_path / "link")
+    dnc.compile(cfg, target="onnx", out=tmp_path / "link")
+    dnc.compile(cfg, target="onnx", out=tmp_path / "link")
     assert (tmp_path / "link").is_symlink()
     assert dnc.load(tmp_path / "real").manifest == dnc.load(tmp_path / "link").manifest
     names = {"empty", "link", "real", "tiny.cfg", "tiny.weights", "tiny.names"}
@@ -335,7 +335,7 @@ def test_failed_replacement_brings_the_old_one_back(cfg: Path, engine: Path, mon
 
     monkeypatch.setattr("dnc.files.writing._exchange", broken)
     with pytest.raises(BundleError, match="No space left"):
-        dnc.compile(cfg, out=engine, skip=["fold-batchnorm"])
+        dnc.compile(cfg, target="onnx", out=engine, skip=["fold-batchnorm"])
     assert {path.name: path.read_bytes() for path in engine.iterdir()} == before
     assert sorted(path.name for path in cfg.parent.iterdir()) == ["e", "tiny.cfg", "tiny.names", "tiny.weights"]
 
@@ -414,7 +414,7 @@ def test_killed_between_two_renames(number: int, engine: Path, cfg: Path, monkey
     else:
         (aside / "notes.txt").write_text("mine")
         with pytest.raises(BundleError, match=r"stands in the way: notes\.txt"):
-            dnc.compile(cfg, out=engine)
+            dnc.compile(cfg, target="onnx", out=engine)
         (engine / "notes.txt").unlink()
     assert {path.name: path.read_bytes() for path in engine.iterdir()} == before
     assert sorted(path.name for path in cfg.parent.iterdir()) == ["e", "tiny.cfg", "tiny.names", "tiny.weights"]
@@ -447,7 +447,7 @@ def test_names_that_are_no_utf_8(cfg: Path, tmp_path: Path) -> None:
 def test_labels_with_odd_characters(cfg: Path, tmp_path: Path) -> None:
     names = tmp_path / "odd.names"
     names.write_bytes("猫\nchien\u2009d\u2019eau\n".encode())
-    assert dnc.compile(cfg, out=tmp_path / "e", labels=names).labels == ("猫", "chien\u2009d\u2019eau")
+    assert dnc.compile(cfg, target="onnx", out=tmp_path / "e", labels=names).labels == ("猫", "chien\u2009d\u2019eau")
 
 
 def test_what_could_not_be_read_is_not_written(engine: Path, tmp_path: Path) -> None:

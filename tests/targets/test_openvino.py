@@ -265,7 +265,7 @@ def test_devices(engine: dnc.Engine, x: np.ndarray) -> None:
     assert copy._options == {"device": "AUTO"}
 
 
-@pytest.mark.parametrize("name", ["yolo", "tiny"])
+@pytest.mark.parametrize("name", ["tiny", pytest.param("yolo", marks=pytest.mark.slow)])
 def test_cache(name: str, write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One folder for each engine, that of another network is not taken; off means off; damaged files do no harm."""
     monkeypatch.setattr(module, "_cache", CACHE)

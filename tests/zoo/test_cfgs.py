@@ -82,8 +82,15 @@ def test_engine_is_the_reference(name: str, write: Write, tmp_path: Path) -> Non
 
 
 @pytest.mark.filterwarnings("ignore:no GPU", "ignore:no Myriad X")
-@pytest.mark.parametrize("target", targets)
-@pytest.mark.parametrize("name", SHOWCASES)
+@pytest.mark.parametrize(
+    ("name", "target"),
+    [
+        # Target cpu builds what the others build, and takes one of it.
+        pytest.param(name, target, marks=[pytest.mark.slow] if target == "cpu" and name != SHOWCASES[0] else [])
+        for name in SHOWCASES
+        for target in targets
+    ],
+)
 def test_showcase_for_every_target(name: str, target: str, write: Write, tmp_path: Path) -> None:
     if missing := targets[target]().missing():
         pytest.skip(missing)

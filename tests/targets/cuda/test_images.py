@@ -137,14 +137,15 @@ def _limits(confidence: float, iou: float) -> dict[str, npt.NDArray[np.float32]]
     return {"confidence": np.array([confidence], np.float32), "iou": np.array([iou], np.float32)}
 
 
-def test_suppression_is_the_hosts(tmp_path: Path) -> None:
+@pytest.mark.parametrize("seeds", [(0, 3, 5, 6), pytest.param((1, 2, 4, 7), marks=pytest.mark.slow)])
+def test_suppression_is_the_hosts(seeds: tuple[int, ...], tmp_path: Path) -> None:
     """Boxes on a coarse grid, so that many are equal, touch, contain each other or have no size; many equal scores. Of
     few candidates, and of more than are compared at once."""
     kinds = {"default": 0.6, "greedynms": 0.9, "diounms": 0.25}
     images, places = 8, 150
     models = {kind: _alone(kind, beta, (images, places, 1)) for kind, beta in kinds.items()}
     feeds = []
-    for seed in range(8):
+    for seed in seeds:
         generator = np.random.default_rng(seed)
         boxes = (generator.integers(0, generator.integers(2, 7), (images, places, 4)) / 8).astype(np.float32)
         scores = (generator.integers(0, 30, (images, places, 1)) / 30).astype(np.float32)
@@ -166,14 +167,13 @@ def test_suppression_is_the_hosts(tmp_path: Path) -> None:
             np.testing.assert_array_equal(_detections(rows), np.array(expected).reshape(-1, 7))
 
 
-def test_more_than_are_given(tmp_path: Path) -> None:
+@pytest.mark.parametrize("values", [3, *(pytest.param(values, marks=pytest.mark.slow) for values in (500, 10**6))])
+def test_more_than_are_given(values: int, tmp_path: Path) -> None:
     """The best of them, sorted; of equal ones the first, which decide who is the last."""
     generator = np.random.default_rng(0)
     boxes = generator.random((1, 3000, 4)).astype(np.float32)
-    feeds = []
-    for values in (500, 3, 10**6):
-        scores = (generator.integers(-values // 9, values, (1, 3000, 2)) / values).astype(np.float32)
-        feeds.append({"boxes": boxes, "scores": scores, **_limits(-1.0, 1.0)})
+    scores = (generator.integers(-values // 9, values, (1, 3000, 2)) / values).astype(np.float32)
+    feeds = [{"boxes": boxes, "scores": scores, **_limits(-1.0, 1.0)}]
     found = _compute(tmp_path, {"nms": _alone("default", 0.6, (1, 3000, 2))}, {"nms": feeds})["nms"]
     for given, (rows,) in zip(feeds, found, strict=True):
         scores = given["scores"].ravel()
@@ -235,9 +235,10 @@ def _heads(folder: Path, heads: Sequence[str], kinds: Sequence[str] = ("graph+nm
                 same(_read(rows, image), _read(expected[0], image))
 
 
-def test_two_heads(tmp_path: Path) -> None:
+@pytest.mark.parametrize("decode", ["graph+nms", pytest.param("graph", marks=pytest.mark.slow)])
+def test_two_heads(decode: str, tmp_path: Path) -> None:
     """From maps of two sizes; decoded, and suppressed by a distance of centers."""
-    _heads(tmp_path, ["two heads"], ["graph", "graph+nms"])
+    _heads(tmp_path, ["two heads"], [decode])
 
 
 @pytest.mark.slow

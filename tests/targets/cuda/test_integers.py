@@ -76,17 +76,29 @@ def _convolutions(zero: int, names: list[str], images: int = 2) -> tuple[ir.Mode
     return models.model(text, **given), feeds, wanted
 
 
-@pytest.mark.parametrize("arch", ["sm_75", "sm_90"])
-def test_convolutions(arch: str, tmp_path: Path) -> None:
+EVERY = list(FORMS)
+
+
+@pytest.mark.parametrize(
+    ("arch", "names"),
+    [
+        ("sm_75", EVERY[::2]),
+        ("sm_90", EVERY[1::2]),
+        pytest.param("sm_75", EVERY[1::2], marks=pytest.mark.slow),
+        pytest.param("sm_90", EVERY[::2], marks=pytest.mark.slow),
+    ],
+)
+def test_convolutions(arch: str, names: list[str], tmp_path: Path) -> None:
     """All by the tensor cores but a window that is too large, and what target tvm's machine code gives."""
-    built, feeds, wanted = _convolutions(77, list(FORMS))
+    built, feeds, wanted = _convolutions(77, names)
     (tmp_path / "c.arch").write_text(arch)
     found, rules = _compute(tmp_path, {"c": built}, {"c": feeds})["c"]
     here, _ = compute(built, *feeds.values(), eights="int8")
     for y, exact, own in zip(found, wanted, here, strict=True):
         np.testing.assert_allclose(y, exact, rtol=0, atol=EXACT * np.abs(exact).max())
         np.testing.assert_allclose(y, own, rtol=0, atol=FUSED * np.abs(exact).max())
-    assert sum(rule.startswith("int8-product") for rule in rules.values()) == len(FORMS) - 1
+    fitting = len(set(names) - {"no window lies inside"})
+    assert sum(rule.startswith("int8-product") for rule in rules.values()) == fitting
     assert not [rule for rule in rules.values() if "none" in rule]
 
 
@@ -120,13 +132,14 @@ def _layers(channels: int, more: str = "") -> ir.Model:
     return models.model(text, **given)
 
 
-def test_layers(tmp_path: Path) -> None:
+@pytest.mark.parametrize("sizes", [(32, 12), pytest.param((6,), marks=pytest.mark.slow)])
+def test_layers(sizes: tuple[int, ...], tmp_path: Path) -> None:
     """Numbers that stay of 8 bits from layer to layer, with as many channels as words hold, and with others: the same
     as target tvm's, but for a few that are rounded to the other side."""
-    built = {str(channels): _layers(channels, "y = Identity(o)") for channels in (32, 12, 6)}
+    built = {str(channels): _layers(channels, "y = Identity(o)") for channels in sizes}
     rng = np.random.default_rng(5)
     feeds = {name: {"x": rng.normal(0, 1, (1, int(name), 8, 10)).astype(np.float32)} for name in built}
-    for name in ("32", "6"):
+    for name in {"32", "6"} & built.keys():
         (tmp_path / f"{name}.arch").write_text("sm_90 new")
     found = _compute(tmp_path, built, feeds)
     for name, (outputs, rules) in found.items():

@@ -28,6 +28,7 @@ from tests import ROOT
 from tests.models import model, run
 from tests.networks import NETWORKS
 from tests.targets.cuda.emulation import make_driver
+from tests.thinning import thinned
 
 pytestmark = [
     pytest.mark.skipif(cuda_runtime() is None, reason="needs apache-tvm"),
@@ -339,7 +340,7 @@ def test_squeeze_and_excitation(precision: str, tmp_path: Path) -> None:
     assert all("scaled" in each and not any("none" in rule for rule in each) for each in rules.values())
 
 
-@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("precision", thinned(["fp16", "fp32"]))
 def test_truths(precision: str, tmp_path: Path) -> None:
     """What chooses by a comparison, behind every kind of kernel that has vectors."""
     rng = np.random.default_rng(5)
@@ -376,7 +377,7 @@ def test_means_in_float16(tmp_path: Path) -> None:
     np.testing.assert_allclose(found, 12.5 * feeds["x"].mean((2, 3), keepdims=True), rtol=2e-3)
 
 
-@pytest.mark.parametrize("arch", ["sm_75", "sm_90"])
+@pytest.mark.parametrize("arch", thinned(["sm_90", "sm_75"]))
 def test_few_outputs_in_float16(arch: str, tmp_path: Path) -> None:
     """By the ordinary units, in float32, with windows that reach out of a map whose vectors have eight numbers."""
     built = _convolution(16, 3, size=3, pad=1)

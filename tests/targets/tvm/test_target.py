@@ -268,7 +268,8 @@ def test_decoded_in_the_graph(name: str, write: Write, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("name", "more"), [
-    ("yolo", {}), ("yolo", {"decode": "graph", "mean": [0.5], "std": [0.25, 0.5, 1]}),
+    pytest.param("yolo", {}, marks=pytest.mark.slow),
+    ("yolo", {"decode": "graph", "mean": [0.5], "std": [0.25, 0.5, 1]}),
     ("classifier", {"preprocess": "resize", "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}),
     ("classifier", {"preprocess": "resize-half-pixel", "color": "bgr"}),
     ("classifier", {"interpolation": "bicubic", "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}),

@@ -20,6 +20,7 @@ from dnc.targets.tvm.compile import fused
 from dnc.targets.tvm.emit import emit
 from dnc.targets.tvm.functions import lowered
 from tests.targets.tvm.schedules.harness import machine
+from tests.thinning import crossed
 
 EIGHTS = ("uint8", "int8", "int16")
 """Types that numbers are held in."""
@@ -81,9 +82,7 @@ FORMS: dict[str, tuple[tuple[int, ...], tuple[int, ...], tuple[int, int], tuple[
 }
 
 
-@pytest.mark.parametrize("eights", EIGHTS)
-@pytest.mark.parametrize("zero", [0, 77])
-@pytest.mark.parametrize("form", list(FORMS))
+@pytest.mark.parametrize(("form", "zero", "eights"), crossed(FORMS, [0, 77], EIGHTS))
 def test_convolution(form: str, zero: int, eights: str) -> None:
     """Borders are the real 0, whatever number stands for it."""
     shape, pads, strides, dilations = FORMS[form]

@@ -137,7 +137,14 @@ MACHINES = {
 }
 
 
-@pytest.mark.parametrize(("mcpu", "name"), [(mcpu, name) for mcpu, names in MACHINES.items() for name in names])
+@pytest.mark.parametrize(
+    ("mcpu", "name"),
+    [
+        pytest.param(mcpu, name, marks=[pytest.mark.slow] if names is SOME and (place + turn) % 2 else [])
+        for turn, (mcpu, names) in enumerate(MACHINES.items())
+        for place, name in enumerate(names)
+    ],
+)
 def test_sums(mcpu: str, name: str) -> None:
     case = CASES[name]
     x = case.input()

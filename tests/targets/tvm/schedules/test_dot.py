@@ -103,8 +103,14 @@ def test_other_processors(mcpu: str, name: str) -> None:
     np.testing.assert_array_equal(found, conv.reference())
 
 
-@pytest.mark.parametrize("kind", [Words, Extremes])
-@pytest.mark.parametrize("mcpu", ["x86-64-v2", "x86-64-v3", "x86-64-v4"])
+@pytest.mark.parametrize(
+    ("kind", "mcpu"),
+    [
+        *((Extremes, mcpu) for mcpu in ("x86-64-v2", "x86-64-v3", "x86-64-v4")),
+        (Words, "x86-64-v3"),
+        *(pytest.param(Words, mcpu, marks=pytest.mark.slow) for mcpu in ("x86-64-v2", "x86-64-v4")),
+    ],
+)
 def test_numbers_in_16_bits(mcpu: str, kind: type[Integers]) -> None:
     """Vectors of each length, without VNNI: exact, whatever the pairs add up to."""
     for name in ("pointwise", "uneven", "groups", "few channels", "batch", "the largest sums"):

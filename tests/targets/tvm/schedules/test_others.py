@@ -14,6 +14,7 @@ from tvm import relax, te
 from dnc.targets.tvm import schedules
 from dnc.typing import Array
 from tests.targets.tvm.schedules.harness import close, legalized, machine, run
+from tests.thinning import crossed
 
 ROUNDING = 1e-6
 """Of the largest number: some additions of float32."""
@@ -74,8 +75,10 @@ def test_product(rows: int, inputs: int, outputs: int) -> None:
     close(found, np.maximum(x.astype(np.float64) @ weights + bias, 0), SUM)
 
 
-@pytest.mark.parametrize("shape", [(1, 7, 7, 1280), (2, 13, 11, 7), (1, 1, 1, 24)])
-@pytest.mark.parametrize("axes", [(1, 2), (3,), (1, 2, 3), (1,)])
+@pytest.mark.parametrize(
+    ("shape", "axes"),
+    crossed([(1, 7, 7, 1280), (2, 13, 11, 7), (1, 1, 1, 24)], [(1, 2), (3,), (1, 2, 3), (1,)], every=2),
+)
 def test_mean(shape: tuple[int, ...], axes: tuple[int, ...]) -> None:
     x = image(*shape)
     found, rules = run(lambda v: relax.op.mean(v, axes, keepdims=True), x)
@@ -83,8 +86,7 @@ def test_mean(shape: tuple[int, ...], axes: tuple[int, ...]) -> None:
     close(found, x.mean(axis=axes, keepdims=True, dtype=np.float64), SUM)
 
 
-@pytest.mark.parametrize("name", ["max", "min", "sum", "prod"])
-@pytest.mark.parametrize("axis", [1, 2])
+@pytest.mark.parametrize(("name", "axis"), crossed(["max", "min", "sum", "prod"], [1, 2], every=2))
 def test_extremes_and_products(name: str, axis: int) -> None:
     x = image(3, 19, 23) * np.float32(0.3)
     found, rules = run(lambda v: getattr(relax.op, name)(v, axis), x)
