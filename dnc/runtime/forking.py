@@ -2,13 +2,15 @@
 
 A forked child has but one thread, and of all others the locks and half-done work that they had at that moment. The
 pools of threads of OpenVINO and of ONNX Runtime cope with that while they rest; a child that is forked while they work
-may wait for a thread that it does not have, as soon as it opens an engine of its own.
+may wait for a thread that it does not have, as soon as it opens an engine of its own. What a library would hand to a
+child although its threads stay behind is let go of before, by a call that its runner leaves here (`at_rest`).
 """
 
 from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Callable
 
 __all__ = ["at_work"]
 
@@ -20,6 +22,11 @@ class _AtWork:
         self._changed = threading.Condition()
         self._working = self._forking = 0
         self._own = threading.local()
+        self._at_rest: list[Callable[[], None]] = []
+
+    def at_rest(self, call: Callable[[], None]) -> None:
+        """Has this called before each fork, in the thread that forks, when the others are at work no more."""
+        self._at_rest.append(call)
 
     def __enter__(self) -> None:
         depth = getattr(self._own, "depth", 0)
@@ -41,6 +48,8 @@ class _AtWork:
             self._forking += 1
             # A thread that forks in the middle of its own work has nobody to wait for but the others.
             self._changed.wait_for(lambda: self._working <= own)
+        for call in self._at_rest:
+            call()
 
     def after_fork_in_parent(self) -> None:
         with self._changed:

@@ -702,6 +702,33 @@ print("all")
     assert (result.stdout, result.returncode) == ("all\n", 0), result.stderr
 
 
+@pytest.mark.parametrize("target", ["onnx", "openvino"])
+def test_a_forked_child_does_without_what_was_released(target: str, write: Write, tmp_path: Path) -> None:
+    """OpenVINO keeps the threads of a model that was released for the next one, which a child does not have."""
+    pytest.importorskip({"onnx": "onnxruntime"}.get(target, target))
+    engine = dnc.compile(write("tiny"), out=tmp_path / "e", target=target, verify=False)
+    code = """
+import os, signal, sys, numpy as np, dnc
+x = np.ones((3, 3, 16, 16), np.float32)
+with dnc.load(sys.argv[1]) as engine:
+    # Two models, of one image and of any number.
+    expected = engine.forward(x[:1])[0]
+    engine.forward(x)
+engine = dnc.load(sys.argv[1])
+for opened in (False, True):
+    child = os.fork()
+    if child == 0:
+        signal.alarm(600)
+        os._exit(0 if np.allclose(engine.forward(x[:1])[0], expected, rtol=0, atol=1e-5) else 1)
+    assert os.waitpid(child, 0)[1] == 0, opened
+    engine.forward(x[:1])
+print("all")
+"""
+    command = [sys.executable, "-c", code, str(engine.folder)]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
+    assert (result.stdout, result.returncode) == ("all\n", 0), result.stderr
+
+
 def test_a_forked_child_of_async_work(engine: dnc.Engine, frames: list[np.ndarray]) -> None:
     expected = asyncio.run(engine.detect_async(frames[0], confidence=0.2))
     child = os.fork()

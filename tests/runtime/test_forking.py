@@ -60,3 +60,25 @@ def test_work_that_fails() -> None:
     with pytest.raises(ValueError), at_work:
         raise ValueError
     at_work.before_fork()
+
+
+def test_what_is_called_at_rest() -> None:
+    at_work, order = _AtWork(), list[str]()
+    at_work.at_rest(lambda: order.append("rest"))
+    begun, go_on = threading.Event(), threading.Event()
+
+    def work() -> None:
+        with at_work:
+            begun.set()
+            go_on.wait()
+            order.append("work")
+
+    threads = [threading.Thread(target=task) for task in (work, at_work.before_fork)]
+    threads[0].start()
+    begun.wait()
+    threads[1].start()
+    until(lambda: at_work._forking == 1)
+    go_on.set()
+    for thread in threads:
+        thread.join()
+    assert order == ["work", "rest"]

@@ -27,7 +27,7 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar
@@ -37,6 +37,7 @@ import numpy as np
 from dnc.errors import DncError, TargetError
 from dnc.files.places import as_text, cache_dir, prune
 from dnc.runtime.arithmetic import Arithmetic, of_isa
+from dnc.runtime.forking import at_work
 from dnc.runtime.manifest import MANIFEST
 from dnc.runtime.options import Option, one_of
 from dnc.runtime.runners import Runner, Session, runners
@@ -77,7 +78,27 @@ def openvino_core() -> Any:
 
 @functools.cache
 def _core(process: int) -> Any:
-    return import_openvino().Core()
+    core = import_openvino().Core()
+    _end_idle_threads_at_forks()
+    return core
+
+
+@functools.cache
+def _end_idle_threads_at_forks() -> None:
+    at_work.at_rest(_end_idle_threads)
+
+
+def _end_idle_threads() -> None:
+    """Ends the pools of threads that OpenVINO keeps of models that were released, for the next one like them.
+
+    All Cores of a process share them. In a forked child, where the pools have no threads any more, such a model would
+    be compiled by one of them, and that waits for ever. When the CPU's plugin goes, it gives up those that are
+    idle; this one comes and goes in one thread, so that signals find the stack that they had (`openvino_core`).
+    """
+    core = import_openvino().Core()
+    # Where there is no such plugin, there are no such pools.
+    with suppress(RuntimeError):
+        core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 @contextmanager
