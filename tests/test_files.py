@@ -69,6 +69,20 @@ def test_what_is_no_file_stays(tmp_path: Path) -> None:
     assert names(tmp_path) == ["folder"]
 
 
+def test_files_of_an_engine_stay(tmp_path: Path) -> None:
+    (tmp_path / "engine.json").write_text('{"files": {"model.onnx": {}}}')
+    for name in ("model.onnx", "beside"):
+        (tmp_path / name).write_bytes(b"old")
+    for name in ("engine.json", "model.onnx"):
+        with pytest.raises(DncError, match="a file of an engine stands in the way"), whole_file(tmp_path / name):
+            pass
+    with whole_file(tmp_path / "beside") as file:
+        file.write(b"new")
+    (tmp_path / "engine.json").write_text("[]")
+    with whole_file(tmp_path / "engine.json") as file:
+        file.write(b"any program's")
+
+
 def test_a_place_is_checked_before_it_is_written_to(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "a").write_bytes(b"old")

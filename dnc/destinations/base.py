@@ -57,8 +57,10 @@ class Export:
 
     @property
     def name(self) -> str:
-        """The network's name, in letters, digits and `_.-` alone: files and models are called by it."""
-        return re.sub(r"[^A-Za-z0-9_.-]", "_", self.manifest.name).lstrip(".-") or "network"
+        """The network's name, in letters, digits and `_.-` alone, and like no file's (client.py): files, folders and
+        models are called by it."""
+        name = re.sub(r"[^A-Za-z0-9_.-]", "_", self.manifest.name).lstrip(".-") or "network"
+        return re.sub(r"\.(?=[A-Za-z]\w*$)", "_", name)
 
     @property
     def labels(self) -> tuple[str, ...]:

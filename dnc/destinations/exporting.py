@@ -147,12 +147,12 @@ def export_cfg(
     if kind.calibrated and options.told.get("precision") not in CALIBRATED:
         options = dataclasses.replace(options, calibration=None)
     options = destination.prepared(options)
-    offered = {offer.runs.name for offer in offers_for(options)}
-    if not offered & kind.runners:
+    if not kind.runners.issuperset(offer.runs.name for offer in offers_for(options)):
+        # Of several, target cpu would take the fastest, whichever that is.
         raise _another_engine(kind, options.target, place)
     with scratch_folder("export") as scratch:
         engine = compile_engine(place, found, scratch / f"{place.stem}.engine", options, progress)
-        return _write(engine, destination, wanted, out, progress)
+        return _write(engine, place, destination, wanted, out, progress)
 
 
 def export_engine(engine: str | PathLike[str], wanted: Wanted, progress: Progress = silent) -> Exported:
@@ -161,7 +161,8 @@ def export_engine(engine: str | PathLike[str], wanted: Wanted, progress: Progres
     if wanted.calibration is not None and not kind.calibrated:
         check_of_cfg(["calibration"])
     loaded = load(engine)
-    return _write(loaded, kind(wanted.options), wanted, _place(wanted, loaded.manifest.name), progress)
+    out = _place(wanted, loaded.manifest.name)
+    return _write(loaded, engine, kind(wanted.options), wanted, out, progress)
 
 
 def _place(wanted: Wanted, name: str) -> Path:
@@ -171,7 +172,7 @@ def _place(wanted: Wanted, name: str) -> Path:
     if _is_file(kind, out):
         check_places([out])
         return out
-    foreign = [other for other in destinations.values() if other.suffix and out.name.endswith(other.suffix)]
+    foreign = [other for other in destinations.values() if _is_file(other, out)]
     if foreign:
         hint = f"one file ending in {kind.suffix}, or a folder" if kind.suffix else "it is a folder"
         raise DestinationError(f"{kind.name} does not write a file {out.name}", str(out), hint)
@@ -183,7 +184,7 @@ def _place(wanted: Wanted, name: str) -> Path:
 
 
 def _is_file(kind: type[Destination], out: Path) -> bool:
-    return bool(kind.suffix) and out.name.endswith(kind.suffix)
+    return bool(kind.suffix) and out.name.lower().endswith(kind.suffix)
 
 
 def _another_engine(kind: type[Destination], target: str, where: object) -> DestinationError:
@@ -192,10 +193,12 @@ def _another_engine(kind: type[Destination], target: str, where: object) -> Dest
     return DestinationError(what, where, f"compile it with --target {kind.target}")
 
 
-def _write(engine: Engine, destination: Destination, wanted: Wanted, out: Path, progress: Progress) -> Exported:
+def _write(
+    engine: Engine, source: object, destination: Destination, wanted: Wanted, out: Path, progress: Progress
+) -> Exported:
     kind, manifest = wanted.kind, engine.manifest
     if (manifest.runner or manifest.target) not in kind.runners:
-        raise _another_engine(kind, manifest.target, engine.folder)
+        raise _another_engine(kind, manifest.target, source)
     calibration = None if wanted.calibration is None or not kind.calibrated else Path(wanted.calibration)
     given = Export(engine, wanted.confidence, wanted.iou, destination.options, calibration)
     progress(f"writing it for {kind.name}")

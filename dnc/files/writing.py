@@ -20,6 +20,7 @@ but not the contents when the power fails. Only caches do without, whose content
 from __future__ import annotations
 
 import errno
+import json
 import os
 import re
 import secrets
@@ -63,12 +64,15 @@ def whole_file(path: str | os.PathLike[str], *, durable: bool = True) -> Iterato
         durable: as for `whole_folder`.
 
     Raises:
-        DncError: the file cannot be written (the block does nothing but write), or a folder or device is in its place.
+        DncError: the file cannot be written (the block does nothing but write), or a folder, a device or a file of an
+            engine is in its place.
     """
     place = Path(os.path.realpath(path))
     try:
         if place.exists() and not place.is_file():
             raise DncError("something that is no file stands in the way", str(path), "choose another name")
+        if _is_of_engine(place):
+            raise DncError("a file of an engine stands in the way", str(path), "choose another name")
         with _owned(place.parent, f".{place.name}") as own:
             with (own / _NEW).open("xb") as file:
                 yield file
@@ -80,6 +84,17 @@ def whole_file(path: str | os.PathLike[str], *, durable: bool = True) -> Iterato
     except OSError as error:
         hint = "is the disk full, or the folder missing or read-only?"
         raise DncError(f"cannot write the file: {error.strerror or error}", str(path), hint) from error
+
+
+def _is_of_engine(place: Path) -> bool:
+    """Whether a file is one of those that the engine.json beside it lists."""
+    if not place.exists():
+        return False
+    try:
+        listed = json.loads(place.with_name("engine.json").read_bytes())["files"]
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        return False
+    return place.name == "engine.json" or (isinstance(listed, dict) and place.name in listed)
 
 
 class _Enough(Exception):

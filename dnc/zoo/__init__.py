@@ -193,13 +193,14 @@ def weights_for(cfg_path: str | os.PathLike[str]) -> Path | None:
     cfg = Path(cfg_path)
     beside = [cfg.with_name(f"{cfg.stem}{suffix}.weights") for suffix in _TRAINED]
     for path in beside:
-        if path.is_file():
+        # Unlike Path.is_file, it raises nothing where the name is too long.
+        if os.path.isfile(path):  # noqa: PTH113
             return path
     for entry in entries():
         if Path(entry.cfg).stem == cfg.stem:
             return cached(entry)
     path = cache_dir() / f"{cfg.stem}.weights"
-    return path if path.is_file() else None
+    return path if os.path.isfile(path) else None  # noqa: PTH113
 
 
 @functools.cache

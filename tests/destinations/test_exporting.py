@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,8 +15,11 @@ import pytest
 import dnc
 from dnc.compiler.options import CompileOptions
 from dnc.destinations import destinations, find
-from dnc.errors import DestinationError, DncError
+from dnc.destinations.base import Export
+from dnc.errors import DestinationError, DncError, WeightsError
 from dnc.runtime.engine import Engine
+from dnc.runtime.package import package
+from tests.destinations.networks import NETWORKS
 
 Engines = Callable[[str], Engine]
 Command = Callable[..., Any]
@@ -66,12 +72,56 @@ def test_one_file(engine: Engines, tmp_path: Path) -> None:
 
 
 def test_a_package(engine: Engines, tmp_path: Path) -> None:
-    from dnc.runtime.package import package
-
     file = package(engine("yolo").folder, tmp_path / "yolo.dnc")
     one = dnc.export(file, "yolov5", tmp_path / "one.onnx")
     other = dnc.export(engine("yolo").folder, "yolov5", tmp_path / "other.onnx")
     assert one.read_bytes() == other.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("name", "called"),
+    [
+        ("client.py", "client_py"),
+        ("README.md", "README_md"),
+        ("yolo-fastest-1.1-xl", "yolo-fastest-1.1-xl"),
+        ("-a b.c d", "a_b_c_d"),
+        ("..", "network"),
+    ],
+)
+def test_names_are_like_no_files(engine: Engines, name: str, called: str) -> None:
+    manifest = dataclasses.replace(engine("yolo").manifest, name=name)
+    assert Export(SimpleNamespace(manifest=manifest)).name == called  # type: ignore[arg-type]
+
+
+def test_files_beside_a_folder_of_the_networks_name(write: Callable[..., Path], tmp_path: Path) -> None:
+    cfg = write("client.py", NETWORKS["one_class"].cfg)
+    out = dnc.export(cfg, "triton", tmp_path / "out", verify=False)
+    assert (out / "client.py").is_file()
+    assert (out / "client_py" / "config.pbtxt").is_file()
+
+
+def test_a_name_as_long_as_a_name_can_be(write: Callable[..., Path], tmp_path: Path) -> None:
+    """NAME.preprocess.json, which need not be there, would be longer."""
+    cfg = write("x" * 245, NETWORKS["one_class"].cfg)
+    weights = cfg.with_suffix(".weights").rename(tmp_path / "short.weights")
+    dnc.export(cfg, "opencv", tmp_path / "net.onnx", weights=weights, verify=False)
+    with pytest.raises(WeightsError, match="no weights beside the cfg"):
+        dnc.export(cfg, "opencv", tmp_path / "net.onnx")
+
+
+def test_the_engine_itself_is_not_written_over(engine: Engines, tmp_path: Path) -> None:
+    folder = tmp_path / "engine"
+    shutil.copytree(engine("yolo").folder, folder)
+    before = (folder / "model.onnx").read_bytes()
+    with pytest.raises(DncError, match="a file of an engine stands in the way"):
+        dnc.export(folder, "opencv", folder / "model.onnx")
+    assert (folder / "model.onnx").read_bytes() == before
+
+
+def test_suffixes_in_capitals(engine: Engines, tmp_path: Path) -> None:
+    assert dnc.export(engine("yolo").folder, "yolov5", tmp_path / "NET.ONNX").is_file()
+    with pytest.raises(DestinationError, match=r"triton does not write a file NET\.ONNX"):
+        dnc.export(engine("yolo").folder, "triton", tmp_path / "NET.ONNX")
 
 
 @pytest.mark.parametrize(
@@ -141,10 +191,16 @@ def test_engines_of_other_targets(write: Callable[..., Path], tmp_path: Path) ->
     with pytest.raises(DestinationError, match="yolov5 takes engines of target onnx, not of openvino") as caught:
         dnc.export(cfg, "yolov5", tmp_path / "out", target="openvino")
     assert caught.value.hint == "compile it with --target onnx"
+    with pytest.raises(DestinationError, match="not of cpu"):
+        # Whose choice would be a matter of chance.
+        dnc.export(cfg, "yolov5", tmp_path / "out", target="cpu")
     pytest.importorskip("openvino")
     engine = dnc.compile(cfg, None, "openvino", tmp_path / "engine", verify=False)
-    with pytest.raises(DestinationError, match="yolov5 takes engines of target onnx, not of openvino"):
-        dnc.export(engine.folder, "yolov5", tmp_path / "out")
+    file = package(engine.folder, tmp_path / "net.dnc")
+    for given in (engine.folder, file):
+        with pytest.raises(DestinationError, match="yolov5 takes engines of target onnx, not of openvino") as caught:
+            dnc.export(given, "yolov5", tmp_path / "out")
+        assert caught.value.where == given
     assert not (tmp_path / "out").exists()
 
 
@@ -153,8 +209,6 @@ def test_the_target_is_the_destinations() -> None:
 
 
 def test_damaged_engines(engine: Engines, tmp_path: Path) -> None:
-    import shutil
-
     folder = tmp_path / "engine"
     shutil.copytree(engine("yolo").folder, folder)
     model = folder / "model.onnx"
