@@ -1,7 +1,7 @@
 # Needs nothing but Python with venv and pip. Everything else goes into .venv.
 #
+#   make demo       fetches a network and a photograph, compiles, and draws what it finds; installs what running takes
 #   make install    .venv with dnc, editable, and what developing it needs
-#   make demo       compiles a network and runs it
 #   make test       the tests that are quick; -m slow and -m network are left out
 #   make check      ruff, its form, and mypy
 #   make format     ruff's form, written
@@ -11,6 +11,7 @@
 #   make soak       engines opened, run and closed, SECONDS=60 of it, while nothing piles up
 #   make hooks      `make check` before each commit, by pre-commit
 #   make ci         what must pass before anything lands: about 40 minutes
+#   make help       this list
 #   make clean      removes all of it
 PYTHON ?= python3
 VENV := .venv
@@ -18,9 +19,9 @@ BIN := $(VENV)/bin
 
 SECONDS := 60
 
-.PHONY: demo test check format coverage docs fuzz soak hooks ci install clean
+.PHONY: demo test check format coverage docs fuzz soak hooks ci help install clean
 
-demo: $(VENV)/.installed
+demo: $(VENV)/.running
 	$(BIN)/python examples/demo.py
 
 test: $(VENV)/.installed
@@ -55,17 +56,32 @@ ci:
 
 install: $(VENV)/.installed
 
-$(VENV)/.installed: pyproject.toml setup.py
-	$(PYTHON) -c 'import sys; sys.exit("dnc needs Python 3.11 or newer") if sys.version_info < (3, 11) else None'
+define into_venv
+	@echo "Installing dnc[$(1)] into $(VENV)"
+	@$(PYTHON) -c 'import sys; sys.exit("dnc needs Python 3.11 or newer") if sys.version_info < (3, 11) else None'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev]"
+	$(BIN)/python -m pip install --disable-pip-version-check -e ".[$(1)]"
+endef
+
+# What runs the demo; what developing takes, which is twice as much and has all of that. They go into one environment,
+# so never at the same time.
+.NOTPARALLEL:
+
+$(VENV)/.running: pyproject.toml setup.py
+	$(call into_venv,onnx)
 	touch $@
+
+$(VENV)/.installed: pyproject.toml setup.py
+	$(call into_venv,dev)
+	touch $@ $(VENV)/.running
 
 # Apart from .installed: the site takes none of what developing does.
 $(VENV)/.docs: pyproject.toml setup.py
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[docs]"
+	$(call into_venv,docs)
 	touch $@
+
+help:
+	@sed -n 's/^#   //p' Makefile
 
 clean:
 	rm -rf $(VENV) build demo *.egg-info

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dnc.cli._drawing import PALETTE, draw
+from dnc.cli._drawing import PALETTE, _place, draw
 from dnc.errors import ImageError
 from dnc.runtime.decoding import Detection
 
@@ -57,6 +57,54 @@ def test_one_box_of_two_classes_has_one_caption() -> None:
         return int((np.asarray(picture)[90] == PALETTE[1]).all(axis=1).sum())
 
     assert caption_width(two) > 1.5 * caption_width(one)
+
+
+def test_captions_of_boxes_in_one_place_are_all_there() -> None:
+    """Three classes, a little apart so that each is a box of its own, with captions of the same size."""
+    boxes = [Detection(number, "thing", 0.9 - number / 10, 0.5, 0.625 + number / 1e3, 0.5, 0.25) for number in range(3)]
+    drawn = np.asarray(draw(BLANK, boxes)).reshape(-1, 3).tolist()
+    alone = [np.asarray(draw(BLANK, [each])).reshape(-1, 3).tolist() for each in boxes]
+    frame = 2 * (150 + 50)
+    for number, each in enumerate(alone):
+        color = list(PALETTE[number])
+        caption = each.count(color) - frame
+        assert caption > 100
+        assert drawn.count(color) >= caption
+
+
+@settings(max_examples=60)
+@given(st.data())
+def test_no_caption_covers_another_or_leaves_the_picture(data: st.DataObject) -> None:
+    width, height = data.draw(st.integers(20, 300)), data.draw(st.integers(15, 300))
+    taken: list[tuple[int, int, int, int]] = []
+    for _ in range(data.draw(st.integers(1, 12))):
+        left, right = sorted(data.draw(st.lists(st.integers(0, width - 1), min_size=2, max_size=2)))
+        top, bottom = sorted(data.draw(st.lists(st.integers(0, height - 1), min_size=2, max_size=2)))
+        size = data.draw(st.integers(5, 20)), data.draw(st.integers(5, 15))
+        place = _place((left, top, right, bottom), size, (width, height), taken)
+        assert place is not None or taken
+        if place is not None:
+            assert (place[2] - place[0], place[3] - place[1]) == size
+            assert min(place) >= 0
+            assert place[2] <= width
+            assert place[3] <= height
+            for other in taken:
+                apart = (place[2] <= other[0], other[2] <= place[0], place[3] <= other[1], other[3] <= place[1])
+                assert any(apart)
+            taken.append(place)
+
+
+def test_a_caption_wider_than_the_picture_is_shortened() -> None:
+    image = np.zeros((300, 60, 3), np.uint8)
+    drawn = np.asarray(draw(image, [Detection(1, "a label that is long", 0.5, 0.5, 0.5, 0.5, 0.1)]))
+    [rows] = np.nonzero((drawn == PALETTE[1]).all(axis=2).sum(axis=1) > 30)
+    assert 8 < len(rows) < 40
+
+
+def test_colors_of_classes_differ() -> None:
+    """person and diningtable of COCO are 60 apart."""
+    assert len(set(PALETTE[:80])) >= 60
+    assert PALETTE[0] != PALETTE[60]
 
 
 def test_gray_images_are_drawn_in_color() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -22,6 +24,22 @@ Write = Callable[..., Path]
 def run(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(EXAMPLES / name), *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
+
+
+@pytest.mark.network
+def test_demo(tmp_path: Path) -> None:
+    """In a checkout of its own. Six people at lunch, of whom none is found twice."""
+    for name in ("examples/demo.py", "cfg/yolov3-tiny.cfg"):
+        (tmp_path / name).parent.mkdir()
+        shutil.copy(ROOT / name, tmp_path / name)
+    command = [sys.executable, str(tmp_path / "examples" / "demo.py")]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
+    assert result.returncode == 0, result.stderr
+    found = re.findall(r"^  (\w+) +\d+\.\d%", result.stdout, re.MULTILINE)
+    assert found.count("person") == 6
+    assert set(found) == {"person", "chair", "bowl", "diningtable"}
+    assert re.search(r"^Speed: \d+ ms a picture, .* in float32 by \w+", result.stdout, re.MULTILINE)
+    assert (tmp_path / "demo" / "lunch.detected.jpg").is_file()
 
 
 def test_webcam(write: Write, tmp_path: Path) -> None:
