@@ -57,7 +57,7 @@ def test_all_are_dnc_errors() -> None:
     kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, Exception)]
     assert {kind.__name__ for kind in kinds} == {
         *("DncError", "CfgError", "WeightsError", "ImageError", "PassError", "TargetError", "BundleError"),
-        *("ZooError", "DncWarning"),
+        *("ZooError", "DestinationError", "DncWarning"),
     } | {kind.__name__ for kind in kinds if kind.__name__ in ("CalibrationError", "DatasetError")}
     assert all(issubclass(kind, DncError) for kind in kinds if not issubclass(kind, Warning))
 
