@@ -108,7 +108,13 @@ class Network:
 
     @classmethod
     def build(cls, sections: list[Section], file: str, *, lenient: bool = False, cutoff: int | None = None) -> Network:
-        """Gives each section to its Layer class, which sees the layers before it."""
+        """Gives each section to its Layer class, which sees the layers before it.
+
+        Keys:
+            channels, height, width: the size of the input, in pixels; 3 channels are red, green and blue.
+            inputs: how many numbers the input has, where the network takes no images.
+            letter_box: 1 keeps the proportions of an image and fills the rest with gray; else it is stretched.
+        """
         net, *rest = sections
         shape = _input_shape(net)
         letter_box = net.boolean("letter_box")

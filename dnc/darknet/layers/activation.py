@@ -15,7 +15,11 @@ from dnc.darknet.layers.base import Array, Arrays, Builder, Context, Layer, Stat
 
 @layers.register
 class Activation(Layer):
-    """An activation that stands alone."""
+    """An activation that stands alone.
+
+    Keys:
+        activation: the function.
+    """
 
     name = "activation"
 

@@ -145,7 +145,7 @@ class Layer(ABC):
     @classmethod
     @abstractmethod
     def parse(cls, section: Section, context: Context) -> Self:
-        """Reads the section's options; raises CfgError."""
+        """Reads the section's options, those below `Keys:` in the docstring of the class; raises CfgError."""
 
     def weights(self) -> dict[str, Shape]:
         """Names and shapes of the arrays that the .weights file holds for this layer, in the file's order."""

@@ -63,7 +63,14 @@ def arrange_dense(name: str, stored: Array, shape: Shape, transposed: bool) -> A
 
 @layers.register
 class Connected(Layer):
-    """A fully connected layer."""
+    """A fully connected layer.
+
+    Keys:
+        output: how many numbers come out.
+        batch_normalize: 1 normalises the result by the mean and variance in the .weights file.
+        activation: what each number of the result goes through; [activation] has the list.
+        dontloadscales: 1: the .weights file has no scales, means and variances of this layer.
+    """
 
     name = "connected"
     aliases = ("conn",)

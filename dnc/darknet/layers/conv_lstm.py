@@ -45,7 +45,17 @@ _LSTM_ACTIVATIONS = ("tanh", "leaky", "linear")
 
 @layers.register
 class ConvLstm(ConvolutionalCell):
-    """A long short-term memory of convolutions."""
+    """A long short-term memory of convolutions.
+
+    Keys:
+        `CellConvolution`
+        output: the channels of the output and of the memory.
+        peephole: 1: the gates see the cell as well.
+        bottleneck: 1 replaces four convolutions of the memory by one over memory and input together.
+        shortcut: 1, with bottleneck=1, adds half of what the bottleneck gives to half of the output.
+        lstm_activation: the function of the cell.
+        state_constrain: the cell stays within this number and its negative; 0: no limit.
+    """
 
     name = "conv_lstm"
 

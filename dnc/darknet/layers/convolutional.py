@@ -68,7 +68,20 @@ def emit_batch_norm(b: Builder, x: Value, arrays: Arrays, prefix: str = "") -> V
 
 @dataclass(frozen=True, kw_only=True)
 class Convolution:
-    """The arithmetic of one convolution with batch normalisation and activation, in whichever layer it stands."""
+    """The arithmetic of one convolution with batch normalisation and activation, in whichever layer it stands.
+
+    Keys:
+        size: the height and width of the kernel.
+        stride: how far a window is from the next, along both axes.
+        pad: 1 pads by size/2, whatever padding says.
+        padding: pixels of 0 around the input.
+        dilation: the distance of the taps.
+        groups: parts of the channels that are convolved apart; as many as channels: depthwise. With xnor=1 it counts as
+            1.
+        batch_normalize: 1 normalises the result by the mean and variance in the .weights file.
+        activation: what each number of the result goes through; [activation] has the list.
+        xnor: 1 multiplies signs, of weights and of inputs.
+    """
 
     input_shape: tuple[int, int, int]
     filters: int
@@ -263,7 +276,21 @@ def blur(shape: tuple[int, int, int], antialiasing: int, stride_x: int, stride_y
 
 @layers.register
 class Convolutional(Layer):
-    """A convolution, with the options that only the [convolutional] section has."""
+    """A convolution, batch normalisation and an activation.
+
+    Keys:
+        `Convolution`
+        filters: how many, the channels of the output.
+        stride_x, stride_y: the stride along one axis, in place of `stride`.
+        cbn: 1 is batch_normalize=1, with what is for training besides.
+        binary: 1 takes of weights the sign, times the mean magnitude of their filter.
+        bin_output: 1 leaves the activation out, before a layer with xnor=1; not if another layer reads this one by
+            index.
+        antialiasing: 1 or 2 blurs before it takes every stride-th pixel.
+        share_index: the layer whose weights this one uses; negative counts back.
+        dontloadscales: 1: the .weights file has no scales, means and variances of this layer.
+        flipped: 1: the .weights file holds the transpose.
+    """
 
     name = "convolutional"
     aliases = ("conv",)

@@ -32,7 +32,12 @@ __all__ = ["CellConvolution", "ConvolutionalCell", "Crnn"]
 @dataclass(frozen=True, kw_only=True)
 class CellConvolution(Convolution):
     """A convolution inside of [crnn] or [conv_lstm]: it keeps the size, knows no stride_x and stride_y, and xnor is as
-    said above."""
+    said above.
+
+    Keys:
+        `Convolution`
+        xnor: 1 multiplies signs, of weights and of inputs, otherwise than in [convolutional]; see below.
+    """
 
     usual_size: ClassVar[int] = 3
     stride_keys: ClassVar[tuple[str, ...]] = ()
@@ -89,7 +94,14 @@ class ConvolutionalCell(Layer):
 
 @layers.register
 class Crnn(ConvolutionalCell):
-    """A plain recurrent layer of convolutions."""
+    """A plain recurrent layer of convolutions.
+
+    Keys:
+        `CellConvolution`
+        output: the channels of the output.
+        hidden: the channels of the memory.
+        shortcut: 1 adds the memory to what becomes of it.
+    """
 
     name = "crnn"
 

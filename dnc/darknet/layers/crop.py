@@ -12,7 +12,12 @@ from dnc.darknet.layers.base import Array, Arrays, Builder, Context, Layer, Stat
 
 @layers.register
 class Crop(Layer):
-    """A centre crop."""
+    """A centre crop.
+
+    Keys:
+        crop_height, crop_width: the size of the part in the middle.
+        noadjust: 1 leaves the numbers as they are; else x becomes 2x - 1.
+    """
 
     name = "crop"
 

@@ -19,7 +19,17 @@ from dnc.runtime.decoding import DetectionHead, Head
 
 @layers.register
 class Detection(Layer):
-    """The head of YOLOv1."""
+    """The head of YOLOv1.
+
+    Keys:
+        classes: how many.
+        side: the cells along each axis.
+        num: the boxes of a cell.
+        coords: the numbers of a box, 4.
+        softmax: 1 takes the softmax of the classes of each cell.
+        sqrt: 1: width and height were trained as square roots, and are squared.
+        reorg: nothing; Darknet reads it, and does nothing with it.
+    """
 
     name = "detection"
 

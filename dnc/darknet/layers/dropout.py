@@ -60,7 +60,11 @@ class Cost(_Nothing):
 
 @layers.register
 class Contrastive(Cost):
-    """The contrastive loss of embedding networks."""
+    """The contrastive loss of embedding networks.
+
+    Keys:
+        classes: nothing at inference; it is read so that a typing error in it shows.
+    """
 
     name = "contrastive"
 

@@ -21,7 +21,12 @@ from dnc.runtime.decoding import YOLO_POINTS, GaussianYoloHead, Head
 
 @layers.register
 class GaussianYolo(Yolo):
-    """The head with eight box channels an anchor."""
+    """The head with eight box channels an anchor.
+
+    Keys:
+        `Yolo` without new_coords
+        yolo_point: what x and y are of a box.
+    """
 
     name = "Gaussian_yolo"
 

@@ -28,7 +28,12 @@ __all__ = ["Gru"]
 
 @layers.register
 class Gru(Cell):
-    """A gated recurrent unit."""
+    """A gated recurrent unit.
+
+    Keys:
+        output: how many numbers come out; the memory has as many.
+        batch_normalize: 1 normalises the six parts by the means and variances in the .weights file.
+    """
 
     name = "gru"
 

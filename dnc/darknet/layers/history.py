@@ -23,7 +23,11 @@ __all__ = ["History"]
 
 @layers.register
 class History(Layer):
-    """A sliding window over the frames."""
+    """A sliding window over the frames.
+
+    Keys:
+        history_size: how many frames, the newest included.
+    """
 
     name = "history"
 

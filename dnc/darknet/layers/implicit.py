@@ -15,7 +15,12 @@ from dnc.darknet.layers.base import Array, Arrays, Builder, Context, Layer, Shap
 
 @layers.register
 class Implicit(Layer):
-    """A learned constant."""
+    """A learned constant.
+
+    Keys:
+        filters: the channels of the constant.
+        atoms: the rows of the constant.
+    """
 
     name = "implicit"
 

@@ -23,7 +23,15 @@ from dnc.darknet.layers.windows import Axis, windows
 
 @layers.register
 class Local(Layer):
-    """An unshared convolution."""
+    """An unshared convolution.
+
+    Keys:
+        filters: how many, the channels of the output.
+        size: the height and width of the kernels.
+        stride: how far a window is from the next, along both axes.
+        pad: pixels of 0 around the input.
+        activation: what each number of the result goes through; [activation] has the list.
+    """
 
     name = "local"
     placed = True

@@ -30,7 +30,12 @@ _ACTIVATIONS = ("logistic", "logistic", "tanh", "logistic")
 
 @layers.register
 class Lstm(Cell):
-    """A long short-term memory."""
+    """A long short-term memory.
+
+    Keys:
+        output: how many numbers come out; the memory has as many, twice.
+        batch_normalize: 1 normalises the eight parts by the means and variances in the .weights file.
+    """
 
     name = "lstm"
 

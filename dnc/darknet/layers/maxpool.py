@@ -49,7 +49,14 @@ def _emit_windows(b: Builder, op_type: str, x: Value, vertical: Axis, horizontal
 
 
 class Pool(Layer):
-    """Base of both kinds of pool."""
+    """Base of both kinds of pool.
+
+    Keys:
+        size: the height and width of the windows; else the stride.
+        stride: how far a window is from the next, along both axes.
+        stride_x, stride_y: the stride along one axis; else stride.
+        padding: how much the map is made larger, on both sides together; else size - 1.
+    """
 
     axes: tuple[Axis, Axis]
     """The windows along height and width."""
@@ -83,7 +90,14 @@ class Pool(Layer):
 
 @layers.register
 class MaxPool(Pool):
-    """The maximum of each window, or of groups of channels."""
+    """The maximum of each window, or of groups of channels.
+
+    Keys:
+        `Pool`
+        maxpool_depth: 1 takes the maximum over channels, not over windows.
+        out_channels: with maxpool_depth=1, the channels of the output.
+        antialiasing: 1 or 2 blurs before it takes every stride-th pixel.
+    """
 
     name = "maxpool"
     aliases = ("max",)
@@ -168,7 +182,11 @@ class MaxPool(Pool):
 
 @layers.register
 class LocalAvgPool(Pool):
-    """The mean of the part of each window that lies inside the map."""
+    """The mean of the part of each window that lies inside the map.
+
+    Keys:
+        `Pool`
+    """
 
     name = "local_avgpool"
     aliases = ("local_avg",)

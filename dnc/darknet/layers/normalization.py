@@ -21,7 +21,12 @@ from dnc.darknet.layers.base import Array, Arrays, Builder, Context, Layer, Stat
 
 @layers.register
 class Normalization(Layer):
-    """Local response normalisation as Darknet computes it."""
+    """Local response normalisation as Darknet computes it.
+
+    Keys:
+        size: how many channels a window has.
+        alpha, beta, kappa: the numbers of the formula.
+    """
 
     name = "normalization"
     aliases = ("lrn",)

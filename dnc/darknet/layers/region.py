@@ -20,7 +20,20 @@ from dnc.runtime.decoding import Head, RegionHead
 
 @layers.register
 class Region(Layer):
-    """The head of YOLOv2."""
+    """The head of YOLOv2.
+
+    Keys:
+        classes: how many.
+        num: the anchors.
+        anchors: width and height of each, in cells, separated by commas.
+        coords: the numbers of a box, 4.
+        softmax: 1 takes the softmax of the classes of each box.
+        tree: a file with a class tree: one softmax for each group of it.
+        map: a file with the tree's node of each class that is reported.
+        classfix: -1: an objectness under 0.5 counts as 0.
+        thresh: nothing but in the file that `dnc export --for opencv` writes: scores up to it are 0, as in OpenCV 4.
+        log, sqrt: nothing; Darknet reads them, and does nothing with them.
+    """
 
     name = "region"
 

@@ -76,7 +76,12 @@ class _Reorg(Layer):
 
 @layers.register
 class Reorg3d(_Reorg):
-    """Space to depth, block offset before channel."""
+    """Space to depth, block offset before channel.
+
+    Keys:
+        stride: the side of the blocks.
+        reverse: 1: depth to space.
+    """
 
     name = "reorg3d"
 
@@ -89,7 +94,12 @@ class Reorg3d(_Reorg):
 
 @layers.register
 class Reorg(_Reorg):
-    """The legacy permutation of YOLOv2."""
+    """The legacy permutation of YOLOv2.
+
+    Keys:
+        stride: the side of the blocks.
+        reverse: 1: depth to space.
+    """
 
     name = "reorg"
 

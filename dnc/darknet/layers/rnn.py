@@ -51,7 +51,16 @@ class Cell(Layer):
 
 @layers.register
 class Rnn(Cell):
-    """A plain recurrent layer."""
+    """A plain recurrent layer.
+
+    Keys:
+        output: how many numbers come out.
+        hidden: the numbers of the memory.
+        activation: what each number of each part goes through; [activation] has the list.
+        logistic: 1 or 2: what is fed back goes through logistic, or loggy, in place of the activation.
+        batch_normalize: 1 normalises the three parts by the means and variances in the .weights file.
+        shortcut: 1 adds the memory to what becomes of it.
+    """
 
     name = "rnn"
 

@@ -18,7 +18,13 @@ from dnc.darknet.layers.base import Array, Arrays, Builder, Context, Layer, Stat
 
 @layers.register
 class Route(Layer):
-    """Concatenation of (slices of) earlier layers."""
+    """Concatenation of (slices of) earlier layers.
+
+    Keys:
+        layers: which, separated by commas; negative counts back from here.
+        groups: in how many parts the channels of each are cut.
+        group_id: which of these parts is taken, from 0.
+    """
 
     name = "route"
 

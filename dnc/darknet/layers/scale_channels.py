@@ -48,7 +48,13 @@ class _Product(Layer):
 
 @layers.register
 class ScaleChannels(_Product):
-    """Multiplication by a factor per channel, or per pixel."""
+    """Multiplication by a factor per channel, or per pixel.
+
+    Keys:
+        from: the layer that is multiplied; negative counts back from here.
+        scale_wh: 1: a factor for each pixel, not for each channel.
+        activation: what each number of the result goes through; [activation] has the list.
+    """
 
     name = "scale_channels"
 
@@ -61,7 +67,12 @@ class ScaleChannels(_Product):
 
 @layers.register
 class Sam(_Product):
-    """Multiplication by a factor per element."""
+    """Multiplication by a factor per element.
+
+    Keys:
+        from: the layer that is multiplied; negative counts back from here.
+        activation: what each number of the result goes through; [activation] has the list.
+    """
 
     name = "sam"
 

@@ -32,7 +32,14 @@ _SMALLEST = np.float32(1e-3)
 
 @layers.register
 class Shortcut(Layer):
-    """A (weighted) sum of layers, then an activation."""
+    """A (weighted) sum of layers, then an activation.
+
+    Keys:
+        from: the layers that are added, separated by commas; negative counts back from here.
+        activation: what each number of the sum goes through; [activation] has the list.
+        weights_type: which learned factors the layers have.
+        weights_normalization: how these factors are made to add up to one.
+    """
 
     name = "shortcut"
 

@@ -20,7 +20,14 @@ from dnc.runtime.decoding import ClassifierHead, Head
 
 @layers.register
 class Softmax(Layer):
-    """The head of classifiers."""
+    """The head of classifiers.
+
+    Keys:
+        groups: equal parts, with a softmax each.
+        temperature: what the numbers are divided by before.
+        spatial: 1 takes the softmax over the channels of each pixel.
+        tree: a file with a class tree: a softmax for each group of it.
+    """
 
     name = "softmax"
     aliases = ("soft",)

@@ -16,7 +16,12 @@ from dnc.darknet.layers.base import Array, Arrays, Builder, Context, Layer, Stat
 
 @layers.register
 class Upsample(Layer):
-    """Nearest-neighbour upsampling, or summing of blocks."""
+    """Nearest-neighbour upsampling, or summing of blocks.
+
+    Keys:
+        stride: how often each pixel stands along each axis; negative: blocks of so many are summed.
+        scale: a factor.
+    """
 
     name = "upsample"
 

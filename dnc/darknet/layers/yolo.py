@@ -79,7 +79,20 @@ def emit_spread(b: Builder, x: Value, scale_x_y: float) -> Value:
 
 @layers.register
 class Yolo(Layer):
-    """The head, one anchor after the other along the channels."""
+    """The head, one anchor after the other along the channels.
+
+    Keys:
+        classes: how many.
+        num: how many anchors `anchors` lists.
+        anchors: width and height of each, in pixels of the input, separated by commas.
+        mask: the anchors that this head uses, by their numbers from 0; else all.
+        scale_x_y: how far x and y reach out of their cell.
+        new_coords: 1: the convolution before has the logistic function, and width and height are (2 x)^2 times the
+            anchor's.
+        nms_kind: how boxes are suppressed; the last head's counts.
+        beta_nms: of diounms, the exponent.
+        map: nothing; the classes' numbers in Darknet's own reports.
+    """
 
     name = "yolo"
 

@@ -1,0 +1,132 @@
+"""A page for each target, destination and pass: the docstring of its module, and the options that it declares."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterator, Mapping
+
+from dnc.destinations import destinations
+from dnc.destinations.base import Destination
+from dnc.graph.pipeline import Step
+from dnc.graph.rewriting import Pass
+from dnc.passes import passes
+from dnc.targets import Target, targets
+from dnc.targets.base import Selectable
+from docs._ext.remarks import remarks_of
+from docs._ext.text import code, definitions, options, prose, toctree
+
+__all__ = ["pages"]
+
+Page = Callable[[str], Iterator[str]]
+
+
+def pages() -> Mapping[str, str]:
+    """The pages by their places, and a list of each kind."""
+    kinds: dict[str, tuple[Mapping[str, type], str, str, Page, Callable[[str], str]]] = {
+        "targets": (
+            targets,
+            "Targets",
+            "What `dnc compile --target NAME` compiles for, and what `--option KEY=VALUE` tells it.",
+            _target,
+            lambda name: targets[name].summary,
+        ),
+        "destinations": (
+            destinations,
+            "Destinations",
+            "Programs that `dnc export --for NAME` writes networks for, in a form of their own.",
+            _destination,
+            lambda name: destinations[name].summary,
+        ),
+        "passes": (
+            passes,
+            "Passes",
+            "Rewritings of the graph. Each target runs some, in an order of its own; `--passes NAME:KEY=VALUE,…` runs "
+            "others, `--skip NAME` leaves one out, and `dnc explain` shows what each did at which section.",
+            _pass,
+            lambda name: _first(passes[name]),
+        ),
+    }
+    made = {}
+    for folder, (registry, title, text, page, summary) in kinds.items():
+        rows = [(f"[`{name}`]({name}.md)", prose(summary(name))) for name in registry]
+        index = [f"# {title}", text, definitions(rows), toctree(registry, hidden="")]
+        made[f"reference/{folder}/index.md"] = "\n\n".join(index) + "\n"
+        for name in registry:
+            made[f"reference/{folder}/{name}.md"] = "\n\n".join(page(name)) + "\n"
+    return made
+
+
+def _first(kind: type) -> str:
+    """The first paragraph of a class's docstring."""
+    return " ".join((kind.__doc__ or "").partition("\n\n")[0].split())
+
+
+def _module_text(kind: type) -> str:
+    return prose(importlib.import_module(kind.__module__).__doc__ or "")
+
+
+def _options(kind: type[Selectable | Destination | Pass], how: str) -> Iterator[str]:
+    if kind.known_options:
+        yield "## Options"
+        yield how
+        yield options(kind.known_options)
+
+
+def _target(name: str) -> Iterator[str]:
+    kind = targets[name]
+    yield f"# Target {name}"
+    yield prose(f"{kind.summary[:1].upper()}{kind.summary[1:]}.")
+    yield f'`pip install "darknet-compiler[{kind.extra}]"` has what it takes.'
+    yield "## How it works"
+    yield _module_text(kind)
+    yield from _options(kind, f"`dnc compile NET.cfg --target {name} --option KEY=VALUE`:")
+    if issubclass(kind, Target):
+        yield "## Passes"
+        yield "In this order, with its options as they are by default:"
+        steps = [(f"[`{step.name}`](../passes/{step.name}.md)", step.why) for step in _steps(kind())]
+        yield definitions((term, f"{prose(why)}.") for term, why in steps)
+
+
+def _steps(target: Target) -> list[Step]:
+    return [step for step in target.pipeline() if isinstance(step, Step)]
+
+
+def _destination(name: str) -> Iterator[str]:
+    kind = destinations[name]
+    yield f"# Destination {name}"
+    yield prose(f"{kind.summary}.")
+    engines = ", ".join(code(each) for each in sorted(kind.runners))
+    yield f"A cfg is compiled for target `{kind.target}` unless told otherwise; engines that {engines} runs are taken."
+    if kind.suffix:
+        yield f"`-o` may name the one file, `{kind.suffix}`, in place of a folder."
+    yield "## What is written"
+    yield _module_text(kind)
+    yield from _options(kind, f"`dnc export NET.cfg --for {name} --option KEY=VALUE`; others go to the target:")
+
+
+def _pass(name: str) -> Iterator[str]:
+    kind = passes[name]
+    yield f"# Pass {name}"
+    tolerance = f"by {kind.tolerance:g} of the largest value at most" if kind.tolerance else "not at all: it is exact"
+    rows = [("What it does", prose(_first(kind))), ("Changes outputs", tolerance)]
+    rows += [("Applies to", prose(kind.applies_to))] * bool(kind.applies_to)
+    rows += [("An error where there is no", prose(kind.needs))] * bool(kind.needs)
+    users = [each for each, target in targets.items() if issubclass(target, Target) and _runs(target, name)]
+    rows.append(("Run by targets", ", ".join(f"[`{each}`](../targets/{each}.md)" for each in users) or "none unasked"))
+    yield definitions(rows)
+    yield "## Algebra"
+    yield _module_text(kind)
+    yield from _options(kind, f"`dnc compile NET.cfg --passes {name}:KEY=VALUE`:")
+    done, left = remarks_of(importlib.import_module(kind.__module__))
+    if done or left:
+        yield "## Remarks"
+        yield "What `dnc explain` may say of a node; … stands for what depends on it."
+        yield definitions(
+            (term, "\n".join(f"- {prose(text)}" for text in texts))
+            for term, texts in (("Done", done), ("Left as it is", left))
+            if texts
+        )
+
+
+def _runs(target: type[Target], name: str) -> bool:
+    return any(step.name == name for step in _steps(target()))

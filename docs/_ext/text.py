@@ -1,0 +1,95 @@
+"""Text of the code as Markdown: what docstrings and help say, and lists of terms."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
+
+from dnc.runtime.options import Option
+
+__all__ = ["attribute_texts", "code", "definitions", "fenced", "options", "prose", "toctree"]
+
+_SPAN = re.compile(r"`[^`\n]+`")
+
+
+def prose(text: str) -> str:
+    """A docstring's paragraphs, lists and indented blocks; only what stands in backticks or indented is code."""
+    lines = inspect.cleandoc(text).splitlines()
+    return "\n".join(line if line.startswith("    ") else _escaped(line) for line in lines).strip()
+
+
+def _escaped(line: str) -> str:
+    parts, end = [], 0
+    for span in _SPAN.finditer(line):
+        parts += [_plain(line[end : span.start()]), span[0]]
+        end = span.end()
+    return "".join(parts) + _plain(line[end:])
+
+
+def _plain(text: str) -> str:
+    """Without what Markdown would take for emphasis, HTML or links; `[net]` stays as it is read."""
+    return re.sub(r"([*<>\\])|(?<=\])(\()|(?<!\w)(_)|(_)(?!\w)", r"\\\g<0>", text)
+
+
+def code(text: str) -> str:
+    """Text as a code span, with whatever is in it."""
+    fence = "``" if "`" in text else "`"
+    return f"{fence}{text}{fence}"
+
+
+def fenced(text: str, language: str = "text") -> str:
+    """A block of code."""
+    return f"```{language}\n{text.rstrip()}\n```"
+
+
+def definitions(terms: Iterable[tuple[str, str]]) -> str:
+    """A list of terms, Markdown both, and what each means."""
+    return "\n\n".join(f"{term}\n: " + (text.replace("\n", "\n  ") or "\N{EN DASH}") for term, text in terms)
+
+
+def options(known: Sequence[Option]) -> str:
+    """Declared options: name, default, what is allowed and what it does."""
+    return definitions((code(f"{option.name}={option.default}"), _about(option)) for option in known)
+
+
+def _about(option: Option) -> str:
+    said = [f"{prose(option.summary)}."]
+    allowed, *words = _allowed(option)
+    if allowed and not all(word in option.summary for word in words or [allowed]):
+        said.append(f"Allowed is {prose(allowed)}.")
+    if option.at_load:
+        said.append("May be given anew when the engine is loaded.")
+    return " ".join(said)
+
+
+def _allowed(option: Option) -> Sequence[str]:
+    """What `Option.parse` says of a value that nothing can mean, and the words that are allowed; ("",) for any text."""
+    try:
+        option.parse("\0")
+    except ValueError as error:
+        return [str(each) for each in error.args] or [""]
+    return [""]
+
+
+def toctree(names: Iterable[str], **settings: str) -> str:
+    """A list of pages for the navigation."""
+    head = "".join(f":{key}: {value}".rstrip() + "\n" for key, value in settings.items())
+    return "```{toctree}\n" + head + "\n" + "\n".join(names) + "\n```"
+
+
+def attribute_texts(kind: type) -> Mapping[str, str]:
+    """The strings that stand below the attributes of a class, by the attributes' names."""
+    tree = ast.parse(textwrap.dedent(inspect.getsource(kind)))
+    assert isinstance(tree.body[0], ast.ClassDef)
+    found, name = {}, ""
+    for node in tree.body[0].body:
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+            if name:
+                found[name] = inspect.cleandoc(node.value.value)
+            continue
+        target = node.target if isinstance(node, ast.AnnAssign) else getattr(node, "targets", [None])[0]
+        name = target.id if isinstance(target, ast.Name) else ""
+    return found
