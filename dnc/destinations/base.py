@@ -20,7 +20,7 @@ import numpy as np
 import onnx_ir as ir
 
 from dnc.compiler.options import CompileOptions
-from dnc.errors import BundleError, DestinationError
+from dnc.errors import BundleError, DestinationError, DncError
 from dnc.graph.boxes import Boxes, count_of, emit_boxes, undecodable
 from dnc.graph.builder import where_of
 from dnc.graph.extension import Extension
@@ -34,6 +34,8 @@ from dnc.runtime.preprocessing import Preprocessing
 from dnc.runtime.runners.onnx import MODEL
 
 __all__ = ["Destination", "Export"]
+
+_AGAIN = "build the engine again"
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,7 @@ class Export:
         Raises:
             DestinationError: the network has others, none, or such as cannot be decoded in one graph; or the engine
                 decodes already.
+            BundleError: one does not fit its output.
         """
         heads = self.manifest.heads
         boxes = tuple(head for head in heads if isinstance(head, BoxHead))
@@ -121,10 +124,15 @@ class Export:
         return head
 
     def need_maps(self) -> None:
-        """Raises DestinationError for an engine that decodes in its graph."""
+        """Raises DestinationError for an engine that decodes in its graph, and BundleError where a map does not fit its
+        head."""
         if self.manifest.decode != "host":
             what = f"the engine gives what --decode {self.manifest.decode} made of its heads, no longer their maps"
             raise self.refusal(what, hint="compile it with --decode host, or name the cfg in place of the engine")
+        for head in self.manifest.heads:
+            if isinstance(head, BoxHead):
+                # Which raises BundleError for a head that does not fit.
+                head.candidates(np.zeros(self.shapes[head.output], np.float32), np.inf)
 
     def need_floats(self) -> None:
         """Raises DestinationError for an engine that takes pixels, where the program feeds floats (N, C, H, W)."""
@@ -145,14 +153,30 @@ class Export:
         with self.engine.reading() as folder:
             try:
                 model = ir.load(folder / MODEL)
-            except Exception as error:
-                # Protobuf and onnx_ir raise whatever they meet first in what is no model.
-                what = f"{MODEL} cannot be read: {error}"
-                raise BundleError(what, folder / MODEL, "build the engine again") from error
-        if any(isinstance(value.const_value, ir.ExternalTensor) for value in model.graph.initializers.values()):
-            what = f"{MODEL} names files outside of the engine"
-            raise BundleError(what, self.engine.folder / MODEL, "build the engine again")
+                if any(isinstance(value.const_value, ir.ExternalTensor) for value in model.graph.initializers.values()):
+                    raise ValueError("it names files outside of the engine")
+                check(model, "reading it")
+                self._compare(model)
+            except Exception as raised:
+                # Protobuf, onnx_ir and ONNX's checker raise whatever they meet first in what is no model.
+                error: BaseException = raised
+                while error.__cause__ is not None and not isinstance(error, DncError):
+                    error = error.__cause__
+                said = error.message if isinstance(error, DncError) else str(error) or repr(error)
+                message = said.strip().splitlines()[0]
+                raise BundleError(f"{MODEL} cannot be read: {message}", folder / MODEL, _AGAIN) from raised
         return model
+
+    def _compare(self, model: ir.Model) -> None:
+        """Raises ValueError for a model whose input or outputs are not those that the manifest names."""
+        given = {value.name: list(value.shape or ())[1:] for value in (*model.graph.inputs, *model.graph.outputs)}
+        expected = {"input": self.manifest.input_shape, **self.shapes} if self.manifest.decode == "host" else {}
+        for name, shape in expected.items():
+            sides = list(shape)
+            if self.manifest.input_dtype == "uint8" and name == "input":
+                sides = [*shape[1:], shape[0]]
+            if given.get(name) != sides:
+                raise ValueError(f"{name} has the shape {given.get(name)}, and not {sides}")
 
     def take_plain(self, model: ir.Model, name: str) -> None:
         """Calls the input of a model of `model()` by this name, and lets it be RGB, or gray, pixels / 255: a mean, a

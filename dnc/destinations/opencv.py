@@ -35,7 +35,7 @@ from dnc.graph.boxes import emit_boxes
 from dnc.graph.builder import where_of
 from dnc.graph.extension import Extension
 from dnc.graph.rewriting import add_initializer, constant_array
-from dnc.graph.serialization import check, serialize_to
+from dnc.graph.serialization import serialize_to
 from dnc.passes import passes
 from dnc.runtime.decoding import BoxHead, ClassifierHead, DetectionHead, Head, RegionHead, YoloHead
 
@@ -159,7 +159,6 @@ def _notes(export: Export, model: ir.Model) -> Iterator[str]:
 def form(export: Export) -> ir.Model:
     """The engine's graph with OpenCV 4's outputs. Raises as `Export.model`."""
     model = export.model()
-    check(model, "reading the engine")
     graph, b = model.graph, Extension(model)
     heads = {head.output: head for head in export.manifest.heads}
     shapes = dict(zip(export.manifest.outputs, export.manifest.output_shapes, strict=True))
@@ -199,7 +198,7 @@ def _name(export: Export, value: ir.Value, head: Head | None) -> str:
     found = re.search(r"\[(\w+)\] #(\d+)$", place)
     if found is None:
         return value.name or ""
-    kind, number, last = found[1], int(found[2]), export.manifest.network["layers"] - 1
+    kind, number, last = found[1], int(found[2]), export.manifest.network.get("layers", 0) - 1
     if isinstance(head, ClassifierHead) and number < last:
         # Nothing but [cost] and [dropout] comes after the classes.
         kind, number = "cost", last

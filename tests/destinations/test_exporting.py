@@ -10,14 +10,16 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import onnx
 import pytest
 
 import dnc
 from dnc.compiler.options import CompileOptions
 from dnc.destinations import destinations, find
 from dnc.destinations.base import Export
-from dnc.errors import DestinationError, DncError, WeightsError
+from dnc.errors import BundleError, DestinationError, DncError, WeightsError
 from dnc.runtime.engine import Engine
+from dnc.runtime.manifest import Writer, read_manifest
 from dnc.runtime.package import package
 from tests.destinations.networks import NETWORKS
 
@@ -217,4 +219,44 @@ def test_damaged_engines(engine: Engines, tmp_path: Path) -> None:
         dnc.export(folder, "yolov5", tmp_path / "out")
     with pytest.raises(DncError, match="the folder does not exist"):
         dnc.export(tmp_path / "nothing.dnc", "yolov5", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def _renamed(name: str, value: str) -> Callable[[onnx.ModelProto], object]:
+    return lambda model: setattr(getattr(model.graph, name)[0], "name", value)
+
+
+@pytest.mark.parametrize(
+    ("change", "manifest", "message"),
+    [
+        (_renamed("input", "other"), {}, "cannot be read"),
+        (_renamed("output", "other"), {}, "cannot be read"),
+        (lambda model: model.graph.ClearField("output"), {}, "layer002 has the shape None"),
+        (lambda model: model.Clear(), {}, "cannot be read"),
+        (lambda model: None, {"anchors": ()}, "output 'layer002' of shape"),
+    ],
+)
+@pytest.mark.parametrize("name", ["yolov5", "opencv"])
+def test_models_that_are_not_of_their_engine(
+    engine: Engines,
+    tmp_path: Path,
+    name: str,
+    change: Callable[[onnx.ModelProto], object],
+    manifest: dict[str, Any],
+    message: str,
+) -> None:
+    """With right digests: made so."""
+    folder = tmp_path / "engine"
+    shutil.copytree(engine("yolo").folder, folder)
+    given = read_manifest(folder)
+    model = onnx.load(folder / "model.onnx")
+    change(model)
+    onnx.save(model, folder / "model.onnx")
+    (folder / "engine.json").unlink()
+    (folder / "labels.txt").unlink(missing_ok=True)
+    first, *others = given.heads
+    heads = (dataclasses.replace(first, **manifest), *others)
+    Writer(folder).finish(dataclasses.replace(given, heads=heads))
+    with pytest.raises(BundleError, match=message):
+        dnc.export(folder, name, tmp_path / "out")
     assert not (tmp_path / "out").exists()
