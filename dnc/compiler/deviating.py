@@ -37,7 +37,7 @@ def with_deviation(
     manifest: Manifest, folder: Path, source: Source, options: CompileOptions, progress: Progress
 ) -> Manifest:
     """What engine.json says, with what the engine in a folder deviates by; as it is, if it has no 8-bit numbers."""
-    if manifest.options.get("precision") not in CALIBRATED:
+    if manifest.precision not in CALIBRATED:
         return manifest
     try:
         found = _measure(manifest, folder, source, options, progress)

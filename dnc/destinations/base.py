@@ -219,6 +219,18 @@ class Export:
         boxes, objectness, classes = (b.op("Concat", *values, axis=1) for values in zip(*parts, strict=True))
         return Boxes(boxes, objectness, classes)
 
+    def scores(self, model: ir.Model) -> ir.Value:
+        """What a classifier gives in a model of `model()`, as (N, classes). The model's outputs stay as they are.
+
+        Raises:
+            DestinationError: as `classifier`.
+        """
+        head = self.classifier()
+        [values] = [value for value in model.graph.outputs if value.name == head.output]
+        b = Extension(model)
+        b.enter("export")
+        return b.reshape(values, [head.classes])
+
     def save(self, model: ir.Model, path: Path, metadata: Mapping[str, str] | None = None) -> None:
         """Writes a model, without what its outputs do not need.
 

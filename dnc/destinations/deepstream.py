@@ -138,14 +138,14 @@ class DeepStream(Destination):
             CalibrationError: it cannot be read, or belongs to another network.
         """
         version = ".".join(map(str, self.options["tensorrt"]))
-        if _precision(export) in CALIBRATED:
+        if export.manifest.precision in CALIBRATED:
             return "" if self._is_typed else tensorrt_cache(Calibration("", "", True, {}, {}, {}), version)
         if export.calibration is None:
             return ""
         if self._is_typed:
             what, hint = f"TensorRT {version} reads no calibrations", "--precision int8 puts its ranges into the model"
             raise export.refusal(what, export.calibration, hint)
-        if _precision(export) == "fp16":
+        if export.manifest.precision == "fp16":
             # Gst-nvinfer sets either flag.
             what, hint = "a calibration is for a model of float32, not of float16", "leave --precision out"
             raise export.refusal(what, export.calibration, hint)
@@ -160,7 +160,8 @@ class DeepStream(Destination):
 
     def _config(self, export: Export, table: bool) -> Groups:
         p, batch = export.preprocessing(), _batch(export)
-        mode = "fp32" if self._is_typed else "int8" if table else "fp16" if _precision(export) == "fp16" else "fp32"
+        half = export.manifest.precision == "fp16"
+        mode = "fp32" if self._is_typed else "int8" if table else "fp16" if half else "fp32"
         keys: dict[str, object] = {
             "gpu-id": 0,
             "gie-unique-id": 1,
@@ -251,10 +252,6 @@ def _suppression(export: Export) -> str:
     return "" if exponent is None else f"-DDNC_IOU={float(export.iou)}f -DDNC_EXPONENT={exponent}"
 
 
-def _precision(export: Export) -> str:
-    return export.manifest.options.get("precision", "fp32")
-
-
 def _batch(export: Export) -> int:
     return export.manifest.batch if isinstance(export.manifest.batch, int) else 1
 
@@ -262,7 +259,7 @@ def _batch(export: Export) -> int:
 def _check_numbers(export: Export) -> None:
     """Raises DestinationError for numbers and operators that TensorRT does not take."""
     hint = "name the cfg, or an engine of --target cuda --option backend=onnxruntime"
-    if _precision(export) == "bf16":
+    if export.manifest.precision == "bf16":
         raise export.refusal("Gst-nvinfer has no mode for bfloat16", hint="compile it with --precision fp16")
     for node in export.model().graph:
         if node.op_type == "ConvInteger":
@@ -278,10 +275,8 @@ def _model(export: Export) -> ir.Model:
     if _is_by_channel(export.preprocessing()):
         export.take_plain(model, "image")
     if export.is_classifier:
-        [output] = [value for value in model.graph.outputs if value.name == export.classifier().output]
-        b, row = Extension(model), [len(export.labels)]
-        b.enter("export")
-        output = b.reshape(output, row)
+        output, row = export.scores(model), [len(export.labels)]
+        b = Extension(model)
     else:
         found, row = export.boxes(model), [export.box_count(), 6]
         b = Extension(model)

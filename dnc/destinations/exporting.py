@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import os
 import shutil
@@ -21,7 +20,7 @@ from dnc.darknet.cfg import find_cfg
 from dnc.destinations import destinations, find
 from dnc.destinations.base import Destination, Export
 from dnc.errors import DestinationError, DncError
-from dnc.files.reading import read_json
+from dnc.files.reading import digest_of, read_json
 from dnc.files.writing import check_places, guarded_folder, scratch_folder, whole_file
 from dnc.runtime.engine import Engine, load
 from dnc.runtime.options import CALIBRATED
@@ -197,7 +196,7 @@ def _write(
     engine: Engine, source: object, destination: Destination, wanted: Wanted, out: Path, progress: Progress
 ) -> Exported:
     kind, manifest = wanted.kind, engine.manifest
-    if (manifest.runner or manifest.target) not in kind.runners:
+    if manifest.runner_name not in kind.runners:
         raise _another_engine(kind, manifest.target, source)
     calibration = None if wanted.calibration is None or not kind.calibrated else Path(wanted.calibration)
     given = Export(engine, wanted.confidence, wanted.iou, destination.options, calibration)
@@ -239,16 +238,11 @@ def _record(kind: type[Destination], given: Export, folder: Path) -> dict[str, i
         "network": given.name,
         "digest": given.manifest.network.get("digest", ""),
         "dnc": __version__,
-        "files": {name: _digest(path) for name, path in zip(names, paths, strict=True)},
+        "files": {name: digest_of(path) for name, path in zip(names, paths, strict=True)},
     }
     record = folder / RECORD
     record.write_text(json.dumps(fields, indent=1) + "\n", encoding="utf-8")
     return {name: path.stat().st_size for name, path in zip([*names, RECORD], [*paths, record], strict=True)}
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _refuse_strangers(kind: type[Destination], place: Path, out: Path) -> None:
@@ -281,6 +275,6 @@ def _stranger(kind: type[Destination], place: Path) -> str:
             continue
         if file not in listed:
             return f"{file}, which is not of the export there"
-        if path.is_symlink() or not path.is_file() or _digest(path) != listed[file]:
+        if path.is_symlink() or not path.is_file() or digest_of(path) != listed[file]:
             return f"{file}, which was changed since it was exported"
     return ""

@@ -29,7 +29,7 @@ from dnc.compiler.options import CompileOptions
 from dnc.destinations import destinations
 from dnc.destinations.base import Destination, Export
 from dnc.destinations.readme import README, readme
-from dnc.destinations.ultralytics import pixels
+from dnc.destinations.ultralytics import columns
 from dnc.errors import printable
 from dnc.graph.extension import Extension
 from dnc.graph.rewriting import for_one_image
@@ -106,15 +106,14 @@ def _layout(export: Export) -> ir.Model:
     """The model with the one output that yolo-generic reads."""
     model = for_one_image(export.model())
     export.take_plain(model, "images")
-    boxes, objectness, classes = export.boxes(model)
+    found = columns(export, model)
     b = Extension(model)
     b.outputs.clear()
     b.enter("export")
-    rows = b.op("Concat", pixels(b, boxes, export), b.op("Mul", classes, objectness), axis=2)
-    width, count = 4 + len(export.labels), export.box_count()
-    if count <= width:
-        rows = b.op("Pad", rows, b.constant(np.array([0, 0, 0, 0, width + 1 - count, 0], np.int64)))
-    b.output(b.op("Transpose", rows, perm=[0, 2, 1]), "output0", [b.batch, width, max(count, width + 1)])
+    rows, count = 4 + len(export.labels), export.box_count()
+    if count <= rows:
+        found = b.op("Pad", found, b.constant(np.array([0, 0, 0, 0, 0, rows + 1 - count], np.int64)))
+    b.output(found, "output0", [b.batch, rows, max(count, rows + 1)])
     return model
 
 

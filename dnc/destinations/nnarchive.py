@@ -111,8 +111,8 @@ class NnArchive(Destination):
             if _described(export).pixels is None:
                 what = "the blob takes numbers that a program prepared, and cameras give bytes"
                 raise export.refusal(what, hint="leave --option input out")
-        elif _precision(export) not in _PRECISIONS:
-            what = f"an NN Archive knows no weights in {_precision(export)}"
+        elif export.manifest.precision not in _PRECISIONS:
+            what = f"an NN Archive knows no weights in {export.manifest.precision}"
             raise export.refusal(what, hint="--precision fp16 or fp32")
         if export.is_classifier:
             export.classifier()
@@ -141,7 +141,7 @@ class NnArchive(Destination):
                     "metadata": {
                         "name": export.name,
                         "path": inner,
-                        "precision": "float16" if blob else _PRECISIONS[_precision(export)],
+                        "precision": "float16" if blob else _PRECISIONS[export.manifest.precision],
                     },
                     "inputs": [_input(export, model)],
                     "outputs": [
@@ -155,16 +155,12 @@ class NnArchive(Destination):
 
 
 def _is_blob(export: Export) -> bool:
-    return (export.manifest.runner or export.manifest.target) == "myriad"
+    return export.manifest.runner_name == "myriad"
 
 
 def _described(export: Export) -> Description:
     with export.engine.reading() as folder:
         return read_description(folder)
-
-
-def _precision(export: Export) -> str:
-    return export.manifest.options.get("precision", "fp32")
 
 
 def _grids(export: Export) -> list[_Grid]:
@@ -230,19 +226,17 @@ def _detect(export: Export, model: ir.Model) -> tuple[list[dict[str, Any]], list
 
 def _classify(export: Export, model: ir.Model) -> tuple[list[dict[str, Any]], list[tuple[str, dict[str, Any]]]]:
     """Makes the classes the only output; returns heads and outputs for config.json."""
-    head = export.classifier()
-    b = Extension(model)
-    [values] = [value for value in b.outputs if value.name == head.output]
+    scores, count = export.scores(model), len(export.labels)
     metadata = {
         "classes": list(export.labels),
-        "n_classes": len(export.labels),
-        "is_softmax": _are_probabilities(values, head.classes),
+        "n_classes": count,
+        "is_softmax": _are_probabilities(scores, count),
     }
+    b = Extension(model)
     b.outputs.clear()
-    b.enter("export")
-    b.output(b.reshape(values, [head.classes]), "classes", [1, head.classes])
+    b.output(scores, "classes", [1, count])
     parser = {"name": "classes", "parser": "ClassificationParser", "outputs": ["classes"], "metadata": metadata}
-    return [parser], [("classes", {"shape": [1, head.classes], "layout": "NC"})]
+    return [parser], [("classes", {"shape": [1, count], "layout": "NC"})]
 
 
 def _are_probabilities(value: ir.Value, classes: int) -> bool:

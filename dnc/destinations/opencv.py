@@ -94,7 +94,7 @@ class OpenCV(Destination):
         super().check(export)
         export.need_floats()
         export.need_maps()
-        precision = export.manifest.options.get("precision", "fp32")
+        precision = export.manifest.precision
         signs = any(step["name"] == "binarize" and step["applied"] for step in export.manifest.passes)
         if precision != "fp32" or signs:
             what = "OpenCV cannot multiply signs as bits" if signs else f"OpenCV reads float32, and no {precision}"
@@ -161,7 +161,7 @@ def form(export: Export) -> ir.Model:
     model = export.model()
     graph, b = model.graph, Extension(model)
     heads = {head.output: head for head in export.manifest.heads}
-    shapes = dict(zip(export.manifest.outputs, export.manifest.output_shapes, strict=True))
+    shapes = export.shapes
     thresh = export.confidence if export.confidence < _THRESH else None
     outputs: dict[str, ir.Value] = {}
     for value in [value for value in graph.outputs if value.name in shapes]:

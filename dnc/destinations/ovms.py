@@ -154,7 +154,7 @@ def _back(export: Export) -> tuple[Any, Sequence[str]]:
     """From what the engine gives to what the server answers."""
     manifest = export.manifest
     b = Builder(manifest.batch)
-    shapes = dict(zip(manifest.outputs, manifest.output_shapes, strict=True))
+    shapes = export.shapes
     if export.is_classifier:
         head = export.classifier()
         scores = b.reshape(b.input(head.output, shapes[head.output]), [head.classes])
@@ -187,14 +187,13 @@ def _read(b: Builder) -> Any:
 
 def _config(export: Export) -> dict[str, Any]:
     """config.json; the path is relative to its folder."""
-    told = export.manifest.options
-    device = told.get("device", "CPU")
+    device = export.manifest.options.get("device", "CPU")
     config: dict[str, Any] = {"name": export.name, "base_path": export.name, "target_device": device}
     if not device.startswith("NPU"):
         # Else OpenVINO takes bfloat16 or float16 where it finds them, whatever the engine was compiled for. What is
         # beside 8 bits stays in float32 here, as boxes are placed by it: bfloat16 is off by a pixel of 400.
         half = "f16" if device.startswith("GPU") else "f32"
-        hint = {"bf16": "bf16", "fp16": half}.get(told.get("precision", "fp32"), "f32")
+        hint = {"bf16": "bf16", "fp16": half}.get(export.manifest.precision, "f32")
         config["plugin_config"] = {"INFERENCE_PRECISION_HINT": hint}
     return {"model_config_list": [{"config": config}]}
 

@@ -89,7 +89,7 @@ class Triton(Destination):
 
     def _check_options(self, export: Export) -> None:
         """Raises DestinationError where the options contradict each other or the engine."""
-        kind, accelerator, runner = self.options["kind"], self.options["accelerator"], _runner(export)
+        kind, accelerator, runner = self.options["kind"], self.options["accelerator"], export.manifest.runner_name
         if _FILES[runner][0] not in export.engine.files():
             what = "the engine is machine code by TVM, for which Triton has no backend"
             raise export.refusal(what, hint="compile it with --option backend=onnxruntime")
@@ -102,7 +102,7 @@ class Triton(Destination):
         if (accelerator, kind) in (("tensorrt", "cpu"), ("openvino", "gpu")):
             what = f"accelerator={accelerator} contradicts kind={kind}"
             raise export.refusal(what, hint="tensorrt is for GPUs, openvino for CPUs")
-        if accelerator == "tensorrt" and runner == "onnx" and _precision(export) in CALIBRATED:
+        if accelerator == "tensorrt" and runner == "onnx" and export.manifest.precision in CALIBRATED:
             what = "TensorRT takes 8-bit numbers that are symmetric about 0, and those of target onnx are not"
             raise export.refusal(what, hint="--target cuda --option backend=onnxruntime, from a symmetric calibration")
 
@@ -114,7 +114,7 @@ class Triton(Destination):
             _put(export, folder, "_postprocess", _config_after(export), _postprocess(export))
         _put(export, folder, "_ensemble", _ensemble(export))
         with export.engine.reading() as engine:
-            for file in _FILES[_runner(export)]:
+            for file in _FILES[export.manifest.runner_name]:
                 shutil.copyfile(engine / file, folder / name / _VERSION / file)
         # An ensemble has no model, but a version, and stores like S3 have no empty folders.
         (folder / f"{name}_ensemble" / _VERSION / ".keep").touch()
@@ -137,7 +137,7 @@ class Triton(Destination):
         most = 0 if lead else self.options["max_batch"]
         kind = self._kind(export)
         return {
-            "backend": "openvino" if _runner(export) == "openvino" else "onnxruntime",
+            "backend": "openvino" if export.manifest.runner_name == "openvino" else "onnxruntime",
             "max_batch_size": most,
             "input": [_tensor("input", "FP32", [*lead, *manifest.input_shape])],
             "output": outputs,
@@ -150,15 +150,16 @@ class Triton(Destination):
         kind: str = self.options["kind"]
         if kind != "auto":
             return kind
-        if _runner(export) == "cuda" or self.options["accelerator"] == "tensorrt":
+        runner, accelerator = export.manifest.runner_name, self.options["accelerator"]
+        if runner == "cuda" or accelerator == "tensorrt":
             return "gpu"
         # Triton's OpenVINO backend takes no other, on whatever device OpenVINO then computes.
-        return "cpu" if _runner(export) == "openvino" or self.options["accelerator"] == "openvino" else "auto"
+        return "cpu" if "openvino" in (runner, accelerator) else "auto"
 
     def _backend(self, export: Export, most: int) -> Fields:
         """What Triton's backend is told: to compute as dnc's runner of the engine does."""
-        precision = _precision(export)
-        if _runner(export) == "openvino":
+        precision, runner = export.manifest.precision, export.manifest.runner_name
+        if runner == "openvino":
             device = export.manifest.options.get("device", "CPU")
             told = {"HINT_BF16": "YES"} if precision in ("bf16", "int8") else {}
             told |= {} if device == "CPU" else {"TARGET_DEVICE": device}
@@ -170,7 +171,7 @@ class Triton(Destination):
         # Left to itself, ONNX Runtime rounds the factors of products to TF32.
         accelerators = [{"name": "cuda", "parameters": _map({"use_tf32": str(int(precision == "tf32"))})}]
         warmup: list[Fields] = []
-        if self.options["accelerator"] == "tensorrt" or (_runner(export) == "cuda" and precision in CALIBRATED):
+        if self.options["accelerator"] == "tensorrt" or (runner == "cuda" and precision in CALIBRATED):
             mode = {"fp16": "FP16", "int8": "INT8", "mixed": "INT8"}.get(precision, "FP32")
             sides = list(export.manifest.input_shape)
             settings = {"precision_mode": mode}
@@ -220,7 +221,7 @@ python {_CLIENT} dog.jpg"""
             notes.append(f"Triton runs up to {self.options['max_batch']} requests as one batch (--option max_batch).")
         if self._kind(export) == "auto":
             notes.append("Leave out `--gpus all` where there is no GPU.")
-        if _runner(export) == "openvino":
+        if export.manifest.runner_name == "openvino":
             notes.append("On CPUs with bfloat16, OpenVINO computes in it, which Triton's backend cannot turn off.")
         return readme(
             export,
@@ -243,14 +244,6 @@ def _put(export: Export, repository: Path, suffix: str, config: Fields, model: i
         export.save(model, version / MODEL)
 
 
-def _runner(export: Export) -> str:
-    return export.manifest.runner or export.manifest.target
-
-
-def _precision(export: Export) -> str:
-    return export.manifest.options.get("precision", "fp32")
-
-
 def _count(export: Export) -> int:
     """Images of a request."""
     return export.manifest.batch if isinstance(export.manifest.batch, int) else 1
@@ -261,7 +254,7 @@ def _lead(export: Export) -> list[int]:
     Its OpenVINO backend would fix that at max_batch_size, and fill it up with zeros."""
     if isinstance(export.manifest.batch, int):
         return [export.manifest.batch]
-    return [-1] if _runner(export) == "openvino" else []
+    return [-1] if export.manifest.runner_name == "openvino" else []
 
 
 def _several(export: Export) -> list[int]:

@@ -27,7 +27,7 @@ from dnc.destinations.readme import README, readme
 from dnc.graph.extension import Extension
 from dnc.graph.rewriting import for_one_image
 
-__all__ = ["Ultralytics", "pixels"]
+__all__ = ["Ultralytics", "columns", "pixels", "stride"]
 
 _TAKEN_FOR_DECODED = 6
 """Boxes in all: `non_max_suppression` takes a last axis of that length for (left, top, right, bottom, score, class)."""
@@ -39,12 +39,21 @@ def pixels(b: Extension, boxes: ir.Value, export: Export) -> ir.Value:
     return b.op("Mul", boxes, b.constant(np.array([p.width, p.height, p.width, p.height], np.float32)))
 
 
+def columns(export: Export, model: ir.Model) -> ir.Value:
+    """The boxes of a model of `Export.model` as YOLOv8 lays them out, (N, 4 + classes, K): center x, center y, width,
+    height in pixels of the input, then a score for each class."""
+    boxes, objectness, classes = export.boxes(model)
+    b = Extension(model)
+    b.enter("export")
+    rows = b.op("Concat", pixels(b, boxes, export), b.op("Mul", classes, objectness), axis=2)
+    return b.op("Transpose", rows, perm=[0, 2, 1])
+
+
 def stride(export: Export) -> int:
     """The pixels of the input that a cell of the coarsest grid has, if they part the input's sides: they are rounded up
     to whole strides otherwise, and then no longer fit."""
     p = export.preprocessing()
-    shapes = dict(zip(export.manifest.outputs, export.manifest.output_shapes, strict=True))
-    grids = [shape for head in export.manifest.heads if len(shape := shapes[head.output]) == 3]
+    grids = [shape for head in export.manifest.heads if len(shape := export.shapes[head.output]) == 3]
     found = max((math.ceil(p.height / shape[1]) for shape in grids), default=32)
     return found if p.height % found == p.width % found == 0 else math.gcd(p.height, p.width)
 
@@ -74,20 +83,13 @@ class Ultralytics(Destination):
     def write(self, export: Export, folder: Path) -> None:
         model = for_one_image(export.model())
         export.take_plain(model, "images")
-        b = Extension(model)
         if export.is_classifier:
-            [output] = [value for value in b.outputs if value.name == export.classifier().output]
-            b.outputs.clear()
-            b.enter("export")
-            b.output(b.reshape(output, [len(export.labels)]), "output0", [b.batch, len(export.labels)])
+            output, row = export.scores(model), [len(export.labels)]
         else:
-            boxes, objectness, classes = export.boxes(model)
-            b = Extension(model)
-            b.outputs.clear()
-            b.enter("export")
-            rows = b.op("Concat", pixels(b, boxes, export), b.op("Mul", classes, objectness), axis=2)
-            shape = [b.batch, 4 + len(export.labels), export.box_count()]
-            b.output(b.op("Transpose", rows, perm=[0, 2, 1]), "output0", shape)
+            output, row = columns(export, model), [4 + len(export.labels), export.box_count()]
+        b = Extension(model)
+        b.outputs.clear()
+        b.output(output, "output0", [b.batch, *row])
         file = f"{export.name}.onnx"
         export.save(model, folder / file, self._metadata(export))
         notes = []

@@ -4,6 +4,7 @@ of them than a limit."""
 from __future__ import annotations
 
 import errno
+import hashlib
 import io
 import json
 import os
@@ -15,7 +16,7 @@ from typing import Any
 
 from dnc.errors import DncError
 
-__all__ = ["check_foreign", "open_regular", "parse_json", "read_bounded", "read_json", "read_piped"]
+__all__ = ["check_foreign", "digest_of", "open_regular", "parse_json", "read_bounded", "read_json", "read_piped"]
 
 _IMPORTED = {".onnx": "ONNX", **dict.fromkeys((".pt", ".pth", ".safetensors"), "PyTorch")}
 _FOREIGN = {
@@ -165,3 +166,9 @@ def parse_json(content: bytes, values: int = JSON_VALUES) -> Any:
 def read_json(path: str | os.PathLike[str], limit: int = 1 << 24, values: int = JSON_VALUES) -> Any:
     """The value of a JSON file of up to `limit` bytes; raises as `read_bounded` and `parse_json`."""
     return parse_json(read_bounded(path, limit), values)
+
+
+def digest_of(path: Path) -> str:
+    """The sha256 of a file, in hexadecimal digits; raises OSError if it cannot be read."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

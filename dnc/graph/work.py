@@ -287,7 +287,7 @@ def _read_openvino(path: Path, manifest: Manifest, batch: int) -> tuple[list[Nod
             free = [batch, *manifest.input_shape[1:], manifest.input_shape[0]]
         shapes[port.any_name] = openvino.PartialShape(free)
     model.reshape(shapes)
-    half = manifest.options.get("precision") in ("fp16", "bf16")
+    half = manifest.precision in ("fp16", "bf16")
     nodes, sizes, constants = [], {}, []
     for op in model.get_ordered_ops():
         kind, name = op.get_type_name(), op.friendly_name

@@ -106,7 +106,7 @@ def load(
 
 def runner_of(manifest: Manifest) -> type[Runner]:
     """What opens an engine; raises TargetError if there is no such runner here."""
-    return find(manifest.runner or manifest.target, manifest.options)
+    return find(manifest.runner_name, manifest.options)
 
 
 def _built_in(kind: type[Runner], manifest: Manifest) -> set[str]:
@@ -248,8 +248,8 @@ class Engine:
     def _tell_of_arithmetic(self, runner: Runner) -> None:
         """Warns, once, where its 8-bit numbers are added up in another way than it was made for, and that costs
         something."""
-        precision = self.manifest.options.get("precision")
-        if self._told or not (self.manifest.arithmetic or precision in CALIBRATED) or runner.arithmetic is None:
+        eight = self.manifest.arithmetic or self.manifest.precision in CALIBRATED
+        if self._told or not eight or runner.arithmetic is None:
             return
         self._told = True
         what = loss(self.manifest.arithmetic, runner.arithmetic)

@@ -37,7 +37,7 @@ from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from dnc.errors import BundleError
-from dnc.files.reading import open_regular, parse_json
+from dnc.files.reading import digest_of, open_regular, parse_json
 from dnc.files.writing import guarded_folder, put_back
 from dnc.runtime.decoding import Head, head_from_json
 from dnc.runtime.memory import carried_states
@@ -117,6 +117,16 @@ class Manifest:
             "preprocessing": self.preprocessing.to_json() if self.preprocessing else None,
             "heads": [head.to_json() for head in self.heads],
         }
+
+    @property
+    def runner_name(self) -> str:
+        """The name of the runner that opens it."""
+        return self.runner or self.target
+
+    @property
+    def precision(self) -> str:
+        """What it computes in, as --precision says it."""
+        return self.options.get("precision", "fp32")
 
     @property
     def carried(self) -> tuple[str, ...]:
@@ -476,19 +486,13 @@ class Writer:
         manifest._check()
         if manifest.labels:
             (self.folder / LABELS).write_bytes("".join(f"{label}\n" for label in manifest.labels).encode())
-        files = {
-            path.name: {"size": path.stat().st_size, "sha256": _digest(path)} for path in sorted(self.folder.iterdir())
-        }
+        paths = sorted(self.folder.iterdir())
+        files = {path.name: {"size": path.stat().st_size, "sha256": digest_of(path)} for path in paths}
         fields = {**manifest.to_json(), "files": files}
         fields["sha256"] = _digest_of(fields)
         text = json.dumps(fields, indent=1, ensure_ascii=False) + "\n"
         # A file's name may hold bytes that are no UTF-8: lone surrogates, which JSON can only escape.
         (self.folder / MANIFEST).write_bytes(text.encode("utf-8", "backslashreplace"))
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _digest_of(fields: Mapping[str, Any]) -> str:

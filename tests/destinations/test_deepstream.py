@@ -251,7 +251,7 @@ def test_classes(engine: Engines, tmp_path: Path) -> None:
         ("yolo", {"mean": (0.485, 0.456, 0.406), "std": (0.225,)}),
         ("yolo", {"mean": (0.1, 0.2, 0.3), "std": (0.5, 0.5, 0.5), "color": "bgr"}),
         ("bgr", {}),
-        ("yolo", {"mean": (0.5,), "std": (0.2, 0.3, 0.4)}),
+        ("yolo", {"scale": 1.0, "mean": (127.0,), "std": (50.0, 75.0, 100.0)}),
         ("gray", {"mean": (0.5,), "std": (0.25,)}),
         ("yolo", {"scale": 1.0, "mean": (127.0,), "std": (128.0,)}),
     ],

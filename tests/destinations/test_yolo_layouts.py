@@ -21,7 +21,7 @@ from tests.destinations.conftest import Box, boxes_of, pixels, same
 from tests.destinations.networks import NETWORKS, REFUSED
 
 Engines = Callable[[str], Engine]
-_QUICK = ("yolo", "gaussian", "detection", "bgr")
+_QUICK = ("yolo", "non_square", "detection", "bgr")
 DETECTORS = [
     pytest.param(name, marks=[] if name in _QUICK else pytest.mark.slow) for name in NETWORKS if name != "classifier"
 ]
@@ -89,7 +89,8 @@ def test_ultralytics(engine: Engines, tmp_path: Path, name: str) -> None:
     read = {key: ast.literal_eval(metadata[key]) for key in ("stride", "batch", "channels", "imgsz", "names", "args")}
     assert read["names"] == {number: str(number) for number in range(classes)}
     assert (read["imgsz"], read["batch"], read["channels"]) == ([p.height, p.width], batch, p.channels)
-    assert p.width % read["stride"] == p.height % read["stride"] == 0
+    # Of two grids, the coarser one's; without any, YOLOv8's.
+    assert read["stride"] == {"yolo": 8, "detection": 32}.get(name, 4)
     assert (metadata["task"], metadata["end2end"], read["args"]["nms"]) == ("detect", "False", False)
 
 
@@ -199,3 +200,15 @@ def test_readme_says_what_differs(engine: Engines, tmp_path: Path, write: Callab
     assert "confidence 0.3, IoU 0.45" in text
     text = (dnc.export(engine("yolo").folder, "ultralytics", tmp_path / "other") / "README.md").read_text()
     assert "nms_kind" not in text
+
+
+@pytest.mark.parametrize(
+    ("destination", "said"),
+    [
+        ("ultralytics", 'YOLO("non_square.onnx").predict("image.jpg", conf=0.3, iou=0.6)'),
+        ("yolov5", "--weights non_square.onnx --imgsz 32 64 --conf-thres 0.3 --iou-thres 0.6 "),
+    ],
+)
+def test_the_command_has_size_and_thresholds(engine: Engines, tmp_path: Path, destination: str, said: str) -> None:
+    out = dnc.export(engine("non_square").folder, destination, tmp_path / "out", confidence=0.3, iou=0.6)
+    assert said in (out / "README.md").read_text()

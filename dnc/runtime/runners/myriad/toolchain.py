@@ -12,7 +12,6 @@ files, under the name that the Myriad plugin looks for, is libusb. `dnc.targets.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from typing import Any
 
 from dnc.errors import TargetError, close_match
 from dnc.files.places import cache_dir
+from dnc.files.reading import digest_of
 
 __all__ = ["TOOLCHAINS", "File", "Toolchain", "check_files", "damage", "find", "folder", "missing"]
 
@@ -101,15 +101,10 @@ def check_files(toolchain: Toolchain, place: Path, thorough: bool) -> str:
     for file in toolchain.files:
         path = place / file.name
         try:
-            if path.stat().st_size != file.size or (thorough and _digest(path) != file.sha256):
+            if path.stat().st_size != file.size or (thorough and digest_of(path) != file.sha256):
                 return f"{file.name} in {place} is not what it was"
         except FileNotFoundError:
             return f"{file.name} in {place} is gone"
         except OSError as error:
             return f"{file.name} in {place} cannot be read: {error.strerror or error}"
     return ""
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
