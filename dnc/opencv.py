@@ -26,8 +26,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from dnc.destinations.exporting import export
-from dnc.destinations.opencv import LEGACY_NAMES
+from dnc.compiler.options import CompileOptions
+from dnc.destinations.exporting import Wanted, export_cfg
+from dnc.destinations.opencv import LEGACY_NAMES, OpenCV
 from dnc.errors import DestinationError
 from dnc.files.writing import scratch_folder
 
@@ -44,8 +45,8 @@ _LOCK = threading.Lock()
 
 
 def readNetFromDarknet(
-    cfgFile: File | Buffer = "",
-    darknetModel: File | Buffer = "",
+    cfgFile: File | Buffer | None = "",
+    darknetModel: File | Buffer | None = "",
     *,
     bufferCfg: Buffer | None = None,
     bufferModel: Buffer | None = None,
@@ -54,20 +55,23 @@ def readNetFromDarknet(
 
     Args:
         cfgFile: the .cfg file, or its bytes.
-        darknetModel: the .weights file, or its bytes; looked for beside the cfg where it is not given.
+        darknetModel: the .weights file, or its bytes; looked for beside the cfg where it is not given, or None.
         bufferCfg, bufferModel: the same, by the names that OpenCV 4 has for bytes.
 
     Raises:
         CfgError, WeightsError: a file cannot be read or does not fit; place and line are said.
-        DestinationError: OpenCV cannot hold the network, or is not installed, or too old.
+        DestinationError: OpenCV cannot hold the network, or is not installed, or too old; or no cfg is given.
     """
     library = _opencv()
     with scratch_folder("opencv") as folder:
         cfg = _file(cfgFile if bufferCfg is None else bufferCfg, folder / "network.cfg")
         weights = _file(darknetModel if bufferModel is None else bufferModel, folder / "network.weights")
+        if not cfg:
+            raise DestinationError("no .cfg file is given", weights or None, "readNetFromDarknet(cfg, weights)")
         # What the passes do is proven where they are tested, and a program that starts does not wait for it.
-        made = export(cfg, "opencv", folder / "network.onnx", weights=weights or None, verify=False)
-        return _net(library, made, cfg)
+        options = CompileOptions(target=OpenCV.target, verify=False)
+        wanted = Wanted(OpenCV.name, folder / "network.onnx")
+        return _net(library, export_cfg(cfg, weights or None, wanted, options).path, cfg)
 
 
 def readNet(
@@ -82,11 +86,11 @@ def readNet(
     """
     if named.keys() & {"bufferModel", "bufferConfig"} or not isinstance(config, str | PathLike):
         weights, cfg = named.get("bufferModel", config), named.get("bufferConfig", framework if model else "")
-        if (model or framework) == "darknet":
+        if str(model or framework).lower() == "darknet":
             return readNetFromDarknet(cfg, weights)
     else:
         files = [os.fspath(model), os.fspath(config)]
-        if framework == "darknet" or any(file.endswith((".cfg", ".weights")) for file in files):
+        if str(framework).lower() == "darknet" or any(file.endswith((".cfg", ".weights")) for file in files):
             if files[0].endswith(".cfg") or files[1].endswith(".weights"):
                 files.reverse()
             return readNetFromDarknet(files[1], files[0])
@@ -137,8 +141,10 @@ def _opencv() -> Any:
     return cv2
 
 
-def _file(given: File | Buffer, place: Path) -> str:
-    """The path of a file; bytes are written to `place`."""
+def _file(given: File | Buffer | None, place: Path) -> str:
+    """The path of a file, empty for None; bytes are written to `place`."""
+    if given is None:
+        return ""
     if isinstance(given, str | PathLike):
         return os.fspath(given)
     content: Any = given

@@ -280,10 +280,10 @@ def test_read_net_takes_what_opencvs_does(opencv: Any, tmp_path: Path) -> None:
         opencv.readNetFromDarknet(cfg, weights),
         opencv.readNetFromDarknet(cfgFile=texts[0], darknetModel=texts[1]),
         opencv.readNetFromDarknet(bufferCfg=data[0], bufferModel=bytearray(data[1])),
-        opencv.readNetFromDarknet(texts[0]),
+        opencv.readNetFromDarknet(texts[0], None),
         opencv.readNet(*texts),
         opencv.readNet(texts[1], config=texts[0]),
-        opencv.readNet(*texts, "darknet"),
+        opencv.readNet(*texts, "Darknet"),
         opencv.readNet("darknet", np.frombuffer(data[1], np.uint8), np.frombuffer(data[0], np.uint8)),
         opencv.readNet("darknet", bufferModel=data[1], bufferConfig=data[0]),
         opencv.readNet(framework="darknet", bufferModel=data[1], bufferConfig=data[0]),
@@ -402,6 +402,14 @@ def test_mistakes_are_said(opencv: Any, tmp_path: Path) -> None:
     with pytest.raises(CfgError, match=r"yoolo") as caught:
         opencv.readNetFromDarknet(cfg, weights)
     assert f"{cfg}:" in str(caught.value)
+
+
+def test_without_a_cfg(opencv: Any, engine: Engines, tmp_path: Path) -> None:
+    for read in (opencv.readNetFromDarknet, lambda: opencv.readNet("net.weights")):
+        with pytest.raises(DestinationError, match=r"no \.cfg file is given"):
+            read()
+    with pytest.raises(DncError, match="cannot read the cfg: Is a directory"):
+        opencv.readNetFromDarknet(engine("one_class").folder)
 
 
 def test_opencv_is_missing_or_old(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
