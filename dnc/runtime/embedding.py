@@ -26,7 +26,7 @@ from dnc.files.places import packaged
 from dnc.files.reading import check_foreign
 from dnc.files.writing import check_places, scratch_folder, whole_file
 from dnc.runtime.manifest import read_engine
-from dnc.runtime.package import ALIGNMENT, pack
+from dnc.runtime.package import ALIGNMENT, SUFFIX, pack, unpack
 
 __all__ = ["Embedded", "as_c", "as_object"]
 
@@ -48,13 +48,14 @@ class Embedded(NamedTuple):
 
 
 def as_c(folder: str | os.PathLike[str], out: str | os.PathLike[str] | None = None) -> Embedded:
-    """Writes the package of an engine folder as NAME.c and NAME.h.
+    """Writes the package of an engine as NAME.c and NAME.h.
 
     Args:
-        out: NAME.c; if not given, the folder's name with .c for .engine, in the current folder.
+        folder: an engine folder, or a package.
+        out: NAME.c; if not given, the engine's name with .c for .engine or .dnc, in the current folder.
 
     Raises:
-        BundleError: the folder is no engine, is damaged, or was replaced meanwhile.
+        BundleError: it is no engine, is damaged, or was replaced meanwhile.
         DncError: `out` does not end in .c, gives a name that dnc.h has, or cannot be written.
     """
     place, header, symbol = _places(folder, out, ".c")
@@ -66,9 +67,10 @@ def as_c(folder: str | os.PathLike[str], out: str | os.PathLike[str] | None = No
 def as_object(
     folder: str | os.PathLike[str], out: str | os.PathLike[str] | None = None, compiler: str = "cc"
 ) -> Embedded:
-    """Writes the package of an engine folder as NAME.o and NAME.h.
+    """Writes the package of an engine as NAME.o and NAME.h.
 
     Args:
+        folder: as for `as_c`.
         out: as for `as_c`, with .o.
         compiler: the C compiler for the machine that the program is for, with its options, as in a shell.
 
@@ -83,7 +85,8 @@ def as_object(
 
 def _places(folder: str | os.PathLike[str], out: str | os.PathLike[str] | None, suffix: str) -> tuple[Path, Path, str]:
     check_foreign(folder, BundleError)
-    place = Path(out) if out is not None else Path(Path(folder).resolve().name.removesuffix(".engine") + suffix)
+    name = Path(folder).resolve().name.removesuffix(".engine").removesuffix(SUFFIX)
+    place = Path(out) if out is not None else Path(name + suffix)
     if place.suffix != suffix:
         raise DncError(f"the name of the file does not end in {suffix}", place, f"-o {place.stem or 'net'}{suffix}")
     symbol = "dnc_" + re.sub(r"\W", "_", place.stem, flags=re.ASCII)
@@ -91,11 +94,17 @@ def _places(folder: str | os.PathLike[str], out: str | os.PathLike[str] | None, 
     if re.search(rf"\b({symbol}|{symbol}_bytes)\b", own):
         raise DncError(f"dnc.h has another thing of the name {symbol}", place, "choose another file name with -o")
     header = place.with_suffix(".h")
+    if header.name.lower() == "dnc.h" or re.search(r'["\x00-\x1f]', header.name):
+        # Which would be taken for the runtime's, or could not be included.
+        raise DncError("no header can have this name", header, "choose another file name with -o")
     check_places([place, header])
     return place, header, symbol
 
 
 def _packed(folder: str | os.PathLike[str]) -> bytes:
+    if os.path.isfile(folder):  # noqa: PTH113 (Path.is_file raises OSError where a name is too long)
+        with scratch_folder("package") as scratch:
+            return _packed(unpack(folder, scratch / "engine"))
     _, files = read_engine(Path(folder))
     packed = io.BytesIO()
     pack(Path(folder), files, packed)

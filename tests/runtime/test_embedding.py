@@ -47,6 +47,20 @@ def test_c_has_the_package(engine: Path, tmp_path: Path) -> None:
     assert (again.source.read_text(), again.header.read_text()) == (source, header)
 
 
+def test_a_package_becomes_the_same(engine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = package(engine, tmp_path / "net.dnc")
+    file.write_bytes(file.read_bytes() + b"\n")
+    expected = as_c(engine, tmp_path / "net.c").source.read_bytes()
+    (tmp_path / "out").mkdir()
+    monkeypatch.chdir(tmp_path / "out")
+    assert as_c(file).source == Path("net.c")
+    assert Path("net.c").read_bytes() == expected
+    file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(DncError, match="no package|cut off"):
+        as_c(file, "other.c")
+    assert not Path("other.c").exists()
+
+
 def test_any_bytes_are_escaped() -> None:
     generator = random.Random(0)
     for data in (b"", bytes(range(256)), b'\0001\x7f9"\\??=\n%', generator.randbytes(5000)):
@@ -78,6 +92,9 @@ def test_what_is_refused_leaves_nothing(engine: Path, tmp_path: Path, monkeypatc
     # dnc_detect and dnc_engine_name are functions of dnc.h, DNC_OK a value.
     for name in ("detect.c", "engine-name.c", "engine.c"):
         with pytest.raises(DncError, match=r"dnc\.h has another thing of the name dnc_"):
+            as_c(engine, name)
+    for name in ("dnc.c", "DNC.c", 'a"b.c', "a\nb.c"):
+        with pytest.raises(DncError, match="no header can have this name"):
             as_c(engine, name)
     for name in ("net", "net.h", "net.cpp", ".c"):
         with pytest.raises(DncError, match=r"does not end in \.c"):
