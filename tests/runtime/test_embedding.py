@@ -56,7 +56,7 @@ def test_a_package_becomes_the_same(engine: Path, tmp_path: Path, monkeypatch: p
     assert as_c(file).source == Path("net.c")
     assert Path("net.c").read_bytes() == expected
     file.write_bytes(file.read_bytes()[:100])
-    with pytest.raises(DncError, match="no package|cut off"):
+    with pytest.raises(DncError, match=r"no package|cut off"):
         as_c(file, "other.c")
     assert not Path("other.c").exists()
 
