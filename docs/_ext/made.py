@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from docs._ext import commands, cpp, documents, extras, headers, plugins, schema, sections
+from docs._ext import commands, cpp, documents, extras, headers, pictures, plugins, schema, sections
 
 if TYPE_CHECKING:
     from sphinx.application import Sphinx
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 __all__ = ["FOLDERS", "MAKERS", "setup", "write"]
 
 MAKERS: tuple[Callable[[], Mapping[str, str]], ...] = tuple(
-    module.pages for module in (commands, cpp, documents, extras, headers, plugins, schema, sections)
+    module.pages for module in (commands, cpp, documents, extras, headers, pictures, plugins, schema, sections)
 )
 _REFERENCE = ("cfg", "commands", "destinations", "embed", "engine", "extras", "passes", "targets")
-FOLDERS = ("explanation/measured", "project", *(f"reference/{name}" for name in _REFERENCE))
+FOLDERS = ("explanation/measured", "explanation/pictures", "project", *(f"reference/{name}" for name in _REFERENCE))
 """Where made pages stand, and nothing else; .gitignore has them as well."""
 
 

@@ -18,34 +18,16 @@ import dnc.diagnosis.page
 from dnc.diagnosis.page import write_page
 from dnc.diagnosis.report import Box, Diagnosis, Histogram, Kept
 from dnc.errors import DncError, DncWarning
+from tests import browser as browsers
+from tests.browser import DESKTOP, PHONE, Browser, asked_for, fits, resize
 from tests.diagnosis.made_up import made_up
 
-FLAGS = (
-    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
-    *("--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage"),
-)
-DESKTOP, PHONE = 1280, 390
 HOSTILE = "</script><script>window.hacked = 1</script><img src=x onerror='window.hacked = 1'>\u2028${title}"
-
-Browser = Any
-"""A selenium.webdriver.Chrome, which has no types of its own for much of it."""
 
 
 @pytest.fixture(scope="module")
 def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    webdriver = pytest.importorskip("selenium.webdriver")
-    service = pytest.importorskip("selenium.webdriver.chrome.service")
-    browser, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if browser is None or driver is None:
-        pytest.skip("there is no chromium, or no chromedriver")
-    options = webdriver.ChromeOptions()
-    options.binary_location = browser
-    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('chromium')}"):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    chrome = webdriver.Chrome(options=options, service=service.Service(driver))
-    yield chrome
-    chrome.quit()
+    yield from browsers.chromium(tmp_path_factory.mktemp("chromium"))
 
 
 @pytest.fixture
@@ -56,8 +38,7 @@ def opened(chromium: Browser, tmp_path: Path) -> Iterator[Callable[..., Browser]
 
     def opened(diagnosis: Diagnosis, width: int = DESKTOP) -> Browser:
         write_page(diagnosis, path)
-        window = {"width": width, "height": 850, "deviceScaleFactor": 1, "mobile": width == PHONE}
-        chromium.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", window)
+        resize(chromium, width)
         chromium.get(path.as_uri())
         # Otherwise a click waits for nobody knows how long a scroll.
         chromium.execute_script("document.documentElement.style.scrollBehavior = 'auto'")
@@ -68,9 +49,7 @@ def opened(chromium: Browser, tmp_path: Path) -> Iterator[Callable[..., Browser]
         chromium.get_log(kind)
     yield opened
     assert chromium.get_log("browser") == []
-    messages = [json.loads(entry["message"])["message"] for entry in chromium.get_log("performance")]
-    asked = [item["params"]["request"]["url"] for item in messages if item["method"] == "Network.requestWillBeSent"]
-    assert {url for url in asked if not url.startswith("data:")} == {path.as_uri()}
+    assert asked_for(chromium) == {path.as_uri()}
 
 
 @pytest.fixture(scope="module")
@@ -80,13 +59,6 @@ def photograph() -> Path:
 
 def text(browser: Browser, selector: str) -> str:
     return str(browser.find_element("css selector", selector).text)
-
-
-def fits(browser: Browser, width: int) -> bool:
-    """Whether all of the page is within a window that is so wide: one for phones grows with what is not, another one
-    gets a bar to scroll by."""
-    script = "const root = document.documentElement; return [innerWidth, root.scrollWidth - root.clientWidth]"
-    return bool(browser.execute_script(script) == [width, 0])
 
 
 def click(browser: Browser, selector: str) -> None:
