@@ -36,7 +36,7 @@ from dnc.compiler.compiling import find_target
 from dnc.compiler.options import CompileOptions
 from dnc.destinations import destinations
 from dnc.destinations.base import Destination, Export
-from dnc.destinations.readme import README, readme
+from dnc.destinations.readme import README, cropped, readme
 from dnc.files.writing import scratch_folder
 from dnc.graph.boxes import emit_maps
 from dnc.graph.extension import Extension
@@ -301,7 +301,7 @@ def _readme(export: Export, archive: str) -> str:
     notes = []
     if _is_blob(export):
         text = f"{what} for cameras with the Myriad X (RVC2)"
-        notes.append("The blob takes bytes as the camera gives them, and makes the network's input of them itself")
+        notes.append("The blob takes bytes as the camera gives them, and makes the network's input of them itself.")
         if export.is_classifier:
             node, say = "NeuralNetwork", "print(found.getTopClass(), found.getTopScore())"
             parser = "pipeline.create(dai.beta.node.ClassificationParser).build(network.out, archive)"
@@ -315,16 +315,15 @@ def _readme(export: Export, archive: str) -> str:
         text = f"{what}, as ModelConverter takes it"
         command = f"pip install modelconv\nmodelconverter convert rvc4 --path {archive}"
         notes.append(
-            "`rvc4` is the camera's processor; for the Myriad X of RVC2, `dnc export --target myriad` needs no more"
+            "`rvc4` is the camera's processor; for the Myriad X of RVC2, `dnc export --target myriad` needs no more."
         )
     if not export.is_classifier:
         notes.append(
             "DepthAI keeps the best class of each box, and of boxes that overlap the best one, whatever their classes "
-            "are; Darknet looks at each class alone"
+            "are; Darknet looks at each class alone."
         )
-        notes.append("Strides are in config.json, which DepthAI reads from 3.9 on")
+        notes.append("Strides are in config.json, which DepthAI reads from 3.9 on.")
     if p.mode == "letterbox":
-        notes.append("DepthAI pads with black, not with gray")
-    if p.crop < 1:
-        notes.append(f"DepthAI keeps the whole short side, of which the network was trained on {p.crop:g}")
+        notes.append("DepthAI pads with black, not with gray.")
+    notes += cropped(export, "DepthAI")
     return readme(export, "DepthAI 3", {archive: f"{text}: model and {CONFIG}"}, command, notes)

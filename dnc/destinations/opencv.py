@@ -30,7 +30,7 @@ import onnx_ir as ir
 from dnc.compiler.options import CompileOptions
 from dnc.destinations import destinations
 from dnc.destinations.base import Destination, Export
-from dnc.destinations.readme import README, readme
+from dnc.destinations.readme import README, cropped, readme
 from dnc.graph.boxes import emit_boxes
 from dnc.graph.builder import where_of
 from dnc.graph.extension import Extension
@@ -73,6 +73,11 @@ _ACTIVATIONS = {
 _ACTIVATED = ("convolutional", "connected", "shortcut", "scale_channels")
 _BOUND = {"Expand", "Flatten", "Gemm", "MatMul", "Pad", "Reshape", "Tile"}
 """Operators that hold the size of the image, or may."""
+_FITTED = {
+    "center-crop": ", mode=cv2.dnn.DNN_PMODE_CROP_CENTER",
+    "letterbox": ", mode=cv2.dnn.DNN_PMODE_LETTERBOX, borderValue=(127.5, 127.5, 127.5)",
+}
+"""What Image2BlobParams is told where images are not stretched; its default border is black."""
 _SMALL = 1024
 """Bytes up to which a constant may be a parameter of a node, or a number for all elements."""
 
@@ -118,20 +123,24 @@ class OpenCV(Destination):
 
 def _command(export: Export, file: str) -> str:
     p = export.preprocessing()
-    factors, means = [p.scale / number for number in p.std], [number / p.scale for number in p.mean]
+    # A number for each channel: of fewer, OpenCV takes the others for 0.
+    factors = [p.scale / number for number in (p.std if len(p.std) > 1 else p.std * p.channels)]
+    means = [number / p.scale for number in (p.mean if len(p.mean) > 1 else p.mean * p.channels)]
+    size = f"({p.width}, {p.height})"
     more = f", mean={_numbers(means)}" if any(means) else ""
     more += ", swapRB=True" if p.color == "rgb" and p.channels == 3 else ""
-    size = f"({p.width}, {p.height})"
-    if len(set(factors)) == 1:
+    if len(set(factors)) == 1 and p.mode != "letterbox":
         crop = ", crop=True" if p.mode == "center-crop" else ""
         blob = f"blobFromImage(image, {factors[0]:.7g}, {size}{more}{crop})"
     else:
-        crop = ", paddingmode=cv2.dnn.DNN_PMODE_CROP_CENTER" if p.mode == "center-crop" else ""
-        said = f"scalefactor={_numbers(factors)}, size={size}{more}{crop}"
+        said = f"scalefactor={_numbers(factors)}, size={size}{more}{_FITTED.get(p.mode, '')}"
         blob = f"blobFromImageWithParams(image, cv2.dnn.Image2BlobParams({said}))"
     lines = [
+        "import cv2",
+        f'image = cv2.imread("image.jpg"{", cv2.IMREAD_GRAYSCALE" if p.channels == 1 else ""})',
+        f"blob = cv2.dnn.{blob}",
         f'net = cv2.dnn.readNetFromONNX("{file}")',
-        f"net.setInput(cv2.dnn.{blob})",
+        "net.setInput(blob)",
         "outputs = net.forward(net.getUnconnectedOutLayersNames())",
     ]
     return "\n".join(f">>> {line}" for line in lines)
@@ -143,9 +152,11 @@ def _numbers(values: Sequence[float]) -> str:
 
 def _notes(export: Export, model: ir.Model) -> Iterator[str]:
     names = ", ".join(f"`{value.name}`" for value in model.graph.outputs)
+    yield from cropped(export, "OpenCV")
     if export.is_classifier:
         yield f"Outputs: {names}."
         return
+    yield "The thresholds are for `cv2.dnn.NMSBoxes`, or for `detect` of `cv2.dnn.DetectionModel`."
     yield (
         f"Outputs: {names}; a row for each box: center x, center y, width, height in fractions of the input, "
         "objectness, and a score for each class, 0 where it is no higher than OpenCV 4 wanted it (0.2 for [yolo])."
@@ -211,12 +222,14 @@ def _name(export: Export, value: ir.Value, head: Head | None) -> str:
 
 def _plain(b: Extension, head: Head | None, value: ir.Value) -> ir.Value:
     """An output that is no boxes: [softmax] of a map is one of a single pixel for OpenCV 4, and [connected] is none."""
+    row: list[int] = []
     if isinstance(head, ClassifierHead) and "[soft" in head.where and len(_sides(_read_by(value))) == 4:
-        return b.reshape(value, [head.classes, 1, 1])
-    if isinstance(head, ClassifierHead) and "[connected]" in head.where:
-        return b.reshape(value, [head.classes])
-    made = b.op("Identity", value)
-    made.type, made.shape = value.type, value.shape
+        row = [head.classes, 1, 1]
+    elif isinstance(head, ClassifierHead) and "[connected]" in head.where:
+        row = [head.classes]
+    made = b.reshape(value, row) if row else b.op("Identity", value)
+    # OpenCV 5 reads no output without a type.
+    made.type, made.shape = ir.TensorType(ir.DataType.FLOAT), ir.Shape([b.batch, *row]) if row else value.shape
     return made
 
 

@@ -8,7 +8,7 @@ from dnc.destinations.base import Export
 from dnc.runtime.decoding import BoxHead
 from dnc.runtime.preprocessing import Preprocessing
 
-__all__ = ["preparation", "readme"]
+__all__ = ["README", "cropped", "preparation", "readme"]
 
 README = "README.md"
 
@@ -64,6 +64,14 @@ def _suppression(export: Export) -> list[str]:
         f"Suppression: Darknet's nms_kind={kind} of this network subtracts the distance of the centers from the IoU. "
         f"By IoU alone, neighbours of one class are suppressed that Darknet keeps: a higher threshold keeps more."
     ]
+
+
+def cropped(export: Export, reader: str) -> list[str]:
+    """What is to be known of a program that cuts out the largest square where the network takes less."""
+    p = export.preprocessing()
+    if p.crop >= 1:
+        return []
+    return [f"{reader} keeps the whole short side, of which the network was trained on {p.crop:g}."]
 
 
 def preparation(preprocessing: Preprocessing) -> str:

@@ -23,7 +23,7 @@ from dnc import __version__
 from dnc.compiler.options import CompileOptions
 from dnc.destinations import destinations
 from dnc.destinations.base import Destination, Export
-from dnc.destinations.readme import README, readme
+from dnc.destinations.readme import README, cropped, readme
 from dnc.graph.extension import Extension
 from dnc.graph.rewriting import for_one_image
 
@@ -93,15 +93,17 @@ class Ultralytics(Destination):
         file = f"{export.name}.onnx"
         export.save(model, folder / file, self._metadata(export))
         notes = []
+        told = f", conf={export.confidence:g}, iou={export.iou:g}"
         if export.is_classifier:
+            told = ""
+            notes += cropped(export, "Ultralytics")
             if "[softmax]" not in export.classifier().where:
                 notes.append("The network ends without [softmax]: what it gives are no probabilities.")
         else:
             notes.append("`predict` gives the best class of each box; Darknet gives each class over the threshold.")
             if export.preprocessing().mode != "letterbox":
                 notes.append("Ultralytics letterboxes images, on gray 114; Darknet stretches them for this network.")
-        told = f"conf={export.confidence:g}, iou={export.iou:g}"
-        command = f'>>> from ultralytics import YOLO\n>>> YOLO("{file}").predict("image.jpg", {told})'
+        command = f'>>> from ultralytics import YOLO\n>>> YOLO("{file}").predict("image.jpg"{told})'
         files = {file: "the model, with names, task and size of the input"}
         (folder / README).write_text(readme(export, "Ultralytics", files, command, notes), encoding="utf-8")
 
