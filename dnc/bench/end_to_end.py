@@ -14,7 +14,6 @@ and takes the newest one after that. Files are read as fast as they can be witho
 
 from __future__ import annotations
 
-import importlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -29,7 +28,7 @@ from dnc.errors import DncError
 from dnc.runtime.engine import load
 from dnc.runtime.images import Pixels, read_image
 
-__all__ = ["STAGES", "EndToEnd", "Files", "Source", "Video", "run"]
+__all__ = ["STAGES", "EndToEnd", "Files", "Source", "run"]
 
 STAGES = ("decode", "preprocess", "infer", "postprocess")
 
@@ -38,8 +37,11 @@ class Source(Protocol):
     """Frames."""
 
     name: str
-    rate: float
-    """Frames a second that come by themselves, of a camera; 0 if they wait to be read."""
+
+    @property
+    def pace(self) -> float:
+        """Frames a second that come by themselves, of a camera; 0 if they wait to be read."""
+        ...
 
     def read(self) -> Pixels | None:
         """The next frame, decoded: (H, W, C) in RGB; None after the last one."""
@@ -56,9 +58,10 @@ class Files:
     Raises ImageError where one cannot be read.
     """
 
+    pace = 0.0
+
     def __init__(self, paths: Sequence[Path], channels: int, exif: bool | None = None) -> None:
         self.name = f"{len(paths)} images"
-        self.rate = 0.0
         self._paths, self._channels, self._exif, self._next = paths, channels, exif, 0
 
     def read(self) -> Pixels | None:
@@ -71,45 +74,6 @@ class Files:
         """There is always another one."""
         self._next += 1
         return True
-
-
-class Video:
-    """A video file or a camera, read by OpenCV.
-
-    Args:
-        what: the file, or the camera's number.
-
-    Raises:
-        DncError: OpenCV is not installed, or cannot open it.
-    """
-
-    def __init__(self, what: Path | int) -> None:
-        try:
-            self._cv2 = importlib.import_module("cv2")
-        except ImportError as error:
-            hint = 'pip install "darknet-compiler[video]", or pip install opencv-python-headless'
-            raise DncError("videos and cameras need OpenCV, which is not installed", str(what), hint) from error
-        camera = isinstance(what, int)
-        self.name = what.name if isinstance(what, Path) else f"camera {what}"
-        if isinstance(what, Path) and not what.is_file():
-            raise DncError("there is no such video", what)
-        self._capture = self._cv2.VideoCapture(what if camera else str(what))
-        if not self._capture.isOpened():
-            hint = "is it plugged in, and may this user read /dev/video*?" if camera else "OpenCV knows no such format"
-            raise DncError("the camera cannot be opened" if camera else "the video cannot be read", self.name, hint)
-        self.rate = float(self._capture.get(self._cv2.CAP_PROP_FPS)) if camera else 0.0
-
-    def read(self) -> Pixels | None:
-        """The next frame."""
-        good, frame = self._capture.read()
-        if not good:
-            return None
-        pixels: npt.NDArray[np.uint8] = frame[:, :, ::-1] if frame.ndim == 3 else frame
-        return pixels
-
-    def skip(self) -> bool:
-        """Its pixels are not made."""
-        return bool(self._capture.grab())
 
 
 @dataclass(frozen=True)
@@ -160,7 +124,7 @@ def run(
     """
     if subject.manifest.preprocessing is None:
         raise DncError("this network takes no images", subject.folder)
-    paced = rate or source.rate
+    paced = rate or source.pace
     table: list[list[float]] = []
     results = dropped = 0
     moments: list[float] = []
@@ -174,7 +138,7 @@ def run(
             if paced:
                 newest = int((clock() - start) * paced)
                 # What a camera's driver could not hand over is gone; of a file, the frames that are late are passed by.
-                while number < newest and (source.rate or source.skip()):
+                while number < newest and (source.pace or source.skip()):
                     missed += 1
                     number += 1
                 sleep(max(0.0, start + number / paced - clock()))

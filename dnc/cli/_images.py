@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from dnc.cli import progress
 from dnc.errors import DncError, ImageError, warn
 from dnc.evaluation.datasets import ARRAYS, SUFFIXES, is_folder, is_there
+from dnc.evaluation.videos import FORMATS, Source
 from dnc.files.writing import whole_file
 from dnc.runtime.decoding import BoxHead
 from dnc.runtime.engine import Engine, load
@@ -26,7 +27,8 @@ __all__ = ["Seen", "in_color", "open_engine", "picture_paths", "run_images", "sa
 
 
 def open_engine(path: str, threads: int | None, device: str | None, *, boxes: bool) -> Engine:
-    """Opens a detector (`boxes`) or a classifier; raises DncError where the engine is the other, or neither."""
+    """Opens a detector (`boxes`) or a classifier; raises DncError where it is the other, or neither, or takes no
+    images."""
     options: dict[str, Any] = {} if device is None else {"device": device}
     engine = load(path, threads=threads, **options)
     heads = engine.manifest.heads
@@ -34,6 +36,10 @@ def open_engine(path: str, threads: int | None, device: str | None, *, boxes: bo
         other = f"use `dnc {'classify' if boxes else 'detect'} {path}`"
         hint = other if heads else "its outputs come from Engine.forward()"
         raise DncError(f"this network {'has no detection layer' if boxes else 'is no classifier'}", path, hint)
+    if engine.manifest.preprocessing is None:
+        shape = ", ".join(map(str, engine.manifest.input_shape))
+        hint = f"use forward() of dnc.load({str(engine.folder)!r}) with an array (N, {shape})"
+        raise DncError("this network takes no images", engine.folder, hint)
     return engine
 
 
@@ -59,12 +65,7 @@ def run_images(
 
     Raises:
         ImageError: an image cannot be read, or none can.
-        DncError: the network takes no images.
     """
-    if engine.manifest.preprocessing is None:
-        shape = ", ".join(map(str, engine.manifest.input_shape))
-        hint = f"use forward() of dnc.load({str(engine.folder)!r}) with an array (N, {shape})"
-        raise DncError("this network takes no images", engine.folder, hint)
     good = 0
     with progress(quiet or not sys.stdout.isatty()) as report:
         report("opening the engine")
@@ -95,33 +96,40 @@ def in_color(seen: Seen, exif: bool | None) -> Pixels:
     return pixels if pixels.shape[2:] == (3,) else read_image(seen.path, exif=exif)
 
 
-def picture_paths(out: Path, images: Sequence[Path]) -> dict[Path, Path]:
-    """Paths of the pictures to write: `out`, or for several images a file of the same name in the folder `out`.
+def picture_paths(out: Path, sources: Sequence[Path | Source]) -> dict[Path | Source, Path]:
+    """Paths of the pictures and videos to write: `out`, or for several sources a file of the same name in the folder
+    `out`.
 
     Raises:
-        DncError: `out` is of the wrong kind, a suffix is no image format, two pictures would have the same name, or
-            one would replace its image.
+        DncError: `out` is of the wrong kind, a suffix is no format that can be written, two pictures would have the
+            same name, or one would replace its image.
     """
     from PIL import Image
 
-    single = len(images) == 1 and not is_folder(out)
-    if not single and not is_folder(out) and (is_there(out) or out.suffix.lower() in SUFFIXES):
-        raise DncError(f"{len(images)} pictures cannot go into one file", out, "give a folder with -o")
-    formats = Image.registered_extensions()
-    sources: dict[Path, Path] = {}
-    for image in dict.fromkeys(images):
-        writable = formats.get(image.suffix.lower()) in Image.SAVE
-        picture = out if single else out / (image.name if writable else f"{image.stem}.png")
-        if formats.get(picture.suffix.lower()) not in Image.SAVE:
-            hint = f"for instance {', '.join(sorted(SUFFIXES))}"
-            raise DncError(f"'{picture.suffix}' is no image format that can be written", picture, hint)
-        if is_there(picture) and is_there(image) and picture.samefile(image):
-            raise DncError("the picture would replace its image", picture, "give another name or folder with -o")
-        if picture in sources:
-            what = f"{sources[picture]} and {image} would have the same picture"
+    single = len(sources) == 1 and not is_folder(out)
+    if not single and not is_folder(out) and (is_there(out) or out.suffix.lower() in SUFFIXES | FORMATS.keys()):
+        raise DncError(f"{len(sources)} pictures cannot go into one file", out, "give a folder with -o")
+    writable = {suffix for suffix, format in Image.registered_extensions().items() if format in Image.SAVE}
+    taken: dict[Path, Path | Source] = {}
+    for source in dict.fromkeys(sources):
+        video = isinstance(source, Source)
+        suffixes, usual = (FORMATS.keys(), ".mp4") if video else (writable, ".png")
+        name = Path(source.file_name if isinstance(source, Source) else source.name)
+        fitting = name.name if name.suffix.lower() in suffixes else f"{name.stem}{usual}"
+        picture = out if single else out / fitting
+        if picture.suffix.lower() not in suffixes:
+            kind, known = ("video", FORMATS) if video else ("image", SUFFIXES)
+            hint = f"for instance {', '.join(sorted(known))}"
+            raise DncError(f"'{picture.suffix}' is no {kind} format that can be written", picture, hint)
+        original = source.what if isinstance(source, Source) else source
+        if isinstance(original, Path) and is_there(picture) and is_there(original) and picture.samefile(original):
+            what = f"the {'video' if video else 'picture'} would replace its {'source' if video else 'image'}"
+            raise DncError(what, picture, "give another name or folder with -o")
+        if picture in taken:
+            what = f"{taken[picture]} and {source} would have the same picture"
             raise DncError(what, picture, "run them one after the other, into different folders")
-        sources[picture] = image
-    return {image: picture for picture, image in sources.items()}
+        taken[picture] = source
+    return {source: picture for picture, source in taken.items()}
 
 
 def save_picture(picture: Image, path: Path) -> None:

@@ -246,8 +246,9 @@ def _frames(
     scratch: Path,
     progress: Progress,
 ) -> list[EndToEnd]:
-    from dnc.bench.end_to_end import Files, Source, Video, run
+    from dnc.bench.end_to_end import Files, Source, run
     from dnc.evaluation.datasets import find_images
+    from dnc.evaluation.videos import Video
 
     paths = find_images(images) if images else []
     subjects = _subjects(what, chosen, scratch, progress)

@@ -11,9 +11,9 @@ from dnc.cli._lists import SHARE, WHOLE, exif_option
 from dnc.errors import printable
 
 
-@click.command(epilog="Example: dnc detect yolov4-tiny.engine dog.jpg -o dog.detected.jpg")
+@click.command(epilog="Example: dnc detect yolov4-tiny.engine dog.jpg street.mp4 -o detected")
 @click.argument("engine", type=click.Path())
-@click.argument("images", nargs=-1, required=True, metavar="IMAGE...")
+@click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
 @click.option(
     "--confidence",
     "-c",
@@ -38,54 +38,75 @@ from dnc.errors import printable
     help="Of the scores of an image over the confidence, take the best N; 100000 with a warning if there are more.",
 )
 @click.option(
-    "--out", "-o", type=click.Path(), help="Draw the boxes into this file, or for several images this folder."
+    "--out", "-o", type=click.Path(), help="Draw the boxes into this file, or for several sources this folder."
 )
+@click.option("--every", type=WHOLE, metavar="N", help="Of a video, look at the first frame and every N-th after it.")
+@click.option("--track", is_flag=True, help="Follow the objects of a video, with the package trackers.")
 @click.option("--threads", type=WHOLE, metavar="N", help="Threads for one image; else the engine's choice.")
 @click.option("--device", metavar="NAME", help="Where to run, for openvino: CPU, GPU, NPU or AUTO.")
 @exif_option
-@click.option("--skip-bad", is_flag=True, help="Warn about an image that cannot be read, and go on.")
+@click.option("--skip-bad", is_flag=True, help="Warn about an image or video that cannot be read, and go on.")
 @click.option("--json", "as_json", is_flag=True, help="Print what `darknet detector test -out` writes.")
+@click.option(
+    "--json-lines", is_flag=True, help="Print an object a line for each image or frame, as soon as it is there."
+)
 def command(
     engine: str,
-    images: tuple[str, ...],
+    sources: tuple[str, ...],
     confidence: float,
     iou: float,
     max_candidates: int | None,
     out: str | None,
+    every: int | None,
+    track: bool,
     threads: int | None,
     device: str | None,
     exif: bool | None,
     skip_bad: bool,
     as_json: bool,
+    json_lines: bool,
 ) -> None:
-    """Find objects in images: files, folders or quoted globs.
+    """Find objects in images, videos and what cameras see.
 
-    A box is printed as its label, its confidence and the pixels left, top, right and bottom.
+    SOURCE is a file, a folder of images, a quoted glob, the number of a camera, or an address (rtsp://…, http://…).
+
+    A box is printed as its label, its confidence and the pixels left, top, right and bottom; a frame of a video, if
+    nothing is drawn, as a line of what is in it. Ctrl-C ends a video or a camera: what was drawn so far is a file.
     """
+    import json
+    from itertools import count, groupby
     from pathlib import Path
 
     from dnc.cli._drawing import draw
-    from dnc.cli._images import in_color, open_engine, picture_paths, run_images, save_picture
-    from dnc.evaluation.datasets import find_images
+    from dnc.cli._images import Seen, in_color, open_engine, picture_paths, run_images, save_picture
+    from dnc.cli._videos import Looked, find_sources, look, tracking
+    from dnc.errors import ImageError, warn
+    from dnc.evaluation.videos import Source
 
+    if as_json and json_lines:
+        raise click.UsageError("give one of --json and --json-lines")
     loaded = open_engine(engine, threads, device, boxes=True)
-    paths = find_images(images, skip_bad)
-    pictures = picture_paths(Path(out), paths) if out is not None else {}
+    found = find_sources(sources, skip_bad)
+    if not any(isinstance(source, Source) for source in found) and (track or every is not None):
+        raise click.UsageError(f"{'--track' if track else '--every'} is for videos and cameras, of which there is none")
+    begin = tracking(confidence) if track else None
+    pictures = picture_paths(Path(out), found) if out is not None else {}
+    asked: dict[str, Any] = {"confidence": confidence, "iou": iou, "max_candidates": max_candidates, "exif": exif}
+    machine = as_json or json_lines
     frames: list[dict[str, Any]] = []
-    asked: dict[str, Any] = {
-        "exif": exif,
-        "confidence": confidence,
-        "iou": iou,
-        "max_candidates": max_candidates,
-    }
-    for seen in run_images(loaded, paths, skip_bad=skip_bad, quiet=as_json, **asked):
-        height, width = seen.pixels.shape[:2]
+    ids = count(1)
+
+    def put(source: object, fields: dict[str, Any]) -> None:
+        frame = {"frame_id": next(ids), "filename": str(source), **fields}
+        click.echo(json.dumps(frame)) if json_lines else frames.append(frame)
+
+    def show_image(seen: Seen) -> None:
         if seen.path in pictures:
             save_picture(draw(in_color(seen, exif), seen.result), pictures[seen.path])
-        if as_json:
-            objects = [box.to_json() for box in sorted(seen.result, key=lambda box: box.place)]
-            frames.append({"frame_id": len(frames) + 1, "filename": str(seen.path), "objects": objects})
-            continue
+        if machine:
+            put(seen.path, {"objects": [box.to_json() for box in sorted(seen.result, key=lambda box: box.place)]})
+            return
+        height, width = seen.pixels.shape[:2]
         click.echo(f"{seen.path}: {width} x {height}, {seen.seconds * 1000:.1f} ms")
         # A label comes out of the engine, which may come from anywhere.
         labels = [printable(box.label) for box in seen.result]
@@ -94,5 +115,31 @@ def command(
             left, top, right, bottom = box.pixels()
             place = f"{left:>5} {top:>5} {right:>5} {bottom:>5}"
             click.echo(f"  {label:<{longest}} {box.confidence:>6.1%} {place}")
+
+    def look_at(source: Source) -> None:
+        out = pictures.get(source)
+        drawn = out is not None and not machine
+
+        def show(looked: Looked) -> None:
+            if machine:
+                put(source, looked.to_json())
+            elif not drawn:
+                click.echo(f"{source} {looked.number}: {looked}")
+
+        try:
+            look(loaded, source, show, every=every or 1, begin=begin, out=out, quiet=machine or drawn, **asked)
+        except ImageError as error:
+            if not skip_bad:
+                raise
+            warn(error)
+
+    for _, group in groupby(found, key=type):
+        part = list(group)
+        for source in part:
+            if isinstance(source, Source):
+                look_at(source)
+        images = [source for source in part if isinstance(source, Path)]
+        for seen in run_images(loaded, images, skip_bad=skip_bad, quiet=machine, **asked) if images else ():
+            show_image(seen)
     if as_json:
         print_json(frames)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from dnc.bench.end_to_end import STAGES, Files, Video, run
+from dnc.bench.end_to_end import STAGES, Files, run
 from dnc.bench.subject import Subject
 from dnc.errors import DncError, ImageError
 from dnc.runtime.images import Pixels
@@ -35,7 +34,7 @@ class Frames:
     name = "frames"
 
     def __init__(self, world: World, count: int, rate: float = 0.0) -> None:
-        self.rate = rate
+        self.pace = rate
         self.read_ones: list[int] = []
         self._world, self._count, self._next = world, count, 0
 
@@ -143,37 +142,3 @@ def test_networks_without_images_and_sources_without_frames(engines: Path, subje
         run(Subject("vector", engines / "vector.engine", 1), Frames(world, 3), seconds=1)
     with pytest.raises(DncError, match="no frame"):
         run(subject, Frames(world, 0), seconds=1, clock=world, sleep=world.sleep)
-
-
-def test_videos_need_opencv(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setitem(sys.modules, "cv2", None)
-    with pytest.raises(DncError, match="need OpenCV") as caught:
-        Video(tmp_path / "a.avi")
-    assert "darknet-compiler[video]" in caught.value.hint
-
-
-def test_a_video(tmp_path: Path) -> None:
-    cv2 = pytest.importorskip("cv2")
-    path = tmp_path / "a.avi"
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 10, (32, 16))
-    for _ in range(3):
-        frame = np.zeros((16, 32, 3), np.uint8)
-        frame[:, :, 0] = 255
-        writer.write(frame)
-    writer.release()
-    if not path.exists() or not path.stat().st_size:
-        pytest.skip("this OpenCV writes no video")
-    video = Video(path)
-    first = video.read()
-    assert first is not None
-    assert first.shape == (16, 32, 3)
-    # OpenCV gives blue first; JPEG changes it a little.
-    assert first[:, :, 2].mean() > 200 > 50 > first[:, :, 0].mean()
-    assert video.skip()
-    assert video.read() is not None
-    assert video.read() is None
-    with pytest.raises(DncError, match="no such video"):
-        Video(tmp_path / "none.avi")
-    (tmp_path / "bad.avi").write_bytes(b"no video")
-    with pytest.raises(DncError, match="cannot be read"):
-        Video(tmp_path / "bad.avi")

@@ -14,6 +14,7 @@ import dnc
 from tests.conftest import Result
 from tests.networks import REMEMBERING
 from tests.remembering import interpreted, noise
+from tests.videos import read_video, write_video
 
 Command = Callable[..., Result]
 Write = Callable[..., Path]
@@ -49,6 +50,19 @@ def test_detect(engine: dnc.Engine, command: Command, paths: list[Path]) -> None
     for one, boxes in zip(found, expected, strict=True):
         np.testing.assert_allclose(one, sorted((box.class_id, box.confidence) for box in boxes), atol=1e-5)
     assert sum(map(len, found)) > 20
+
+
+def test_a_video_is_a_sequence_of_its_own(engine: dnc.Engine, command: Command, tmp_path: Path) -> None:
+    """Its frames in their order, whatever was looked at before."""
+    clip = write_video(tmp_path / "a.avi", 6)
+    expected = interpreted(engine, read_video(clip)[0], confidence=0.2)
+    result = command("detect", engine.folder, clip, clip, "-c", 0.2, "--json-lines")
+    assert result.code == 0, result.err
+    frames = [json.loads(line)["objects"] for line in result.out.splitlines()]
+    for one, boxes in zip(frames, [*expected, *expected], strict=True):
+        found = sorted((item["class_id"], item["confidence"]) for item in one)
+        np.testing.assert_allclose(found, sorted((box.class_id, box.confidence) for box in boxes), atol=1e-5)
+    assert frames[0] != frames[1]
 
 
 def test_classify(write: Write, command: Command, paths: list[Path]) -> None:

@@ -7,10 +7,8 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 import dnc
@@ -18,7 +16,6 @@ from tests import ROOT
 from tests.patience import PATIENCE
 
 EXAMPLES = ROOT / "examples"
-Write = Callable[..., Path]
 
 
 def run(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
@@ -40,33 +37,6 @@ def test_demo(tmp_path: Path) -> None:
     assert set(found) == {"person", "chair", "bowl", "diningtable"}
     assert re.search(r"^Speed: \d+ ms a picture, .* in float32 by \w+", result.stdout, re.MULTILINE)
     assert (tmp_path / "demo" / "lunch.detected.jpg").is_file()
-
-
-def test_webcam(write: Write, tmp_path: Path) -> None:
-    """A video of twelve frames in, one with boxes on them out."""
-    cv2 = pytest.importorskip("cv2")
-    engine = dnc.compile(write("yolo"), out=tmp_path / "e", target="onnx")
-    generator = np.random.default_rng(0)
-    video = cv2.VideoWriter(str(tmp_path / "in.avi"), cv2.VideoWriter.fourcc(*"MJPG"), 5, (64, 48))
-    if not video.isOpened():
-        pytest.skip("this OpenCV writes no videos")
-    for _ in range(12):
-        # Gray, so that what is green was drawn.
-        shade = np.kron(generator.integers(0, 256, (6, 8, 1), np.uint8), np.ones((8, 8, 3), np.uint8))
-        video.write(shade)
-    video.release()
-    result = run("webcam.py", engine.folder, tmp_path / "in.avi", "-o", tmp_path / "out.avi", "-c", "0.1")
-    assert result.returncode == 0, result.stderr
-    assert result.stdout.startswith("12 frames, ")
-    copy = cv2.VideoCapture(str(tmp_path / "out.avi"))
-    frames = []
-    while (read := copy.read())[0]:
-        frames.append(read[1].astype(int))
-    assert len(frames) == 12
-    assert all((frame[:, :, 1] - frame[:, :, 0] > 60).any() for frame in frames)
-    result = run("webcam.py", engine.folder, tmp_path / "absent.avi")
-    assert result.returncode == 1
-    assert "cannot open" in result.stderr
 
 
 def test_oak_camera(tmp_path: Path) -> None:
