@@ -21,7 +21,7 @@ INSIDE = ("passes", "targets")
 def main() -> int:
     """Lays the tree out anew and runs mypy in it; returns its exit status."""
     shutil.rmtree(TREE, ignore_errors=True)
-    for name in ("dnc", "cfg", "docs", "tests", *INSIDE):
+    for name in ("dnc", "cfg", "docs", "tests", "tools", *INSIDE):
         for path in (ROOT / name).rglob("*.py"):
             copy = TREE / ("dnc" if name in INSIDE else "") / path.relative_to(ROOT)
             copy.parent.mkdir(parents=True, exist_ok=True)

@@ -1,11 +1,13 @@
 """dnc embed: what a C or C++ compiler needs to build applications that run engines, in the manner of python3-config.
 
 The sources of libdnc_runtime are part of this installation. A back end is there if the library of its target is
-installed with headers: the wheels of openvino and of apache-tvm-ffi have them.
+installed with headers: the wheels of openvino and of apache-tvm-ffi have them. The distribution libdnc_runtime has the
+library compiled, with all back ends: where it is installed, programs are linked with that.
 """
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,7 +15,7 @@ import click
 
 from dnc import __version__
 from dnc.cli import print_json
-from dnc.errors import DncError, TargetError
+from dnc.errors import DncError, TargetError, warn
 from dnc.files.places import packaged
 from dnc.files.writing import whole_folder
 from dnc.tables import Table
@@ -45,22 +47,27 @@ def command(what: str | None, out: str | None, as_json: bool) -> None:
         _copy(sources, Path(out))
         click.echo(out)
         return
-    libraries = _libraries()
+    libraries, compiled = _libraries(), _compiled()
     if what == "flags":
-        click.echo(" ".join(_words(_flags(sources, _some(libraries)))))
+        words = _flags(sources, _some(libraries)) if compiled is None else import_module("libdnc_runtime").flags()
+        click.echo(" ".join(_words(words)))
     elif what == "prefix":
-        click.echo(";".join(str(library.cmake) for library in _some(libraries)))
+        folders = [library.cmake for library in _some(libraries)] if compiled is None else [compiled]
+        click.echo(";".join(map(str, folders)))
     elif as_json:
         back_ends = [
             {"target": built.target, "library": str(built.file), "cmake": str(built.cmake)} for built in libraries
         ]
-        print_json({"version": __version__, "sources": str(sources), "back_ends": back_ends})
+        prefix = str(compiled) if compiled is not None else None
+        print_json({"version": __version__, "sources": str(sources), "compiled": prefix, "back_ends": back_ends})
     else:
         table = Table.of("target", "library", folds=["library"])
         for library in libraries:
             table.add(library.target, str(library.file))
         table.show()
         click.echo(f"the sources are {sources}", err=True)
+        if compiled is not None:
+            click.echo(f"compiled, the library is in {compiled / 'lib'}", err=True)
 
 
 def _libraries() -> list[_Library]:
@@ -96,6 +103,21 @@ def _tvm() -> _Library | None:
         library = root / "lib" / "libtvm_ffi.so"
         if library.is_file() and (root / "include").is_dir():
             return _Library("tvm", library, root / "include", root, ())
+    return None
+
+
+def _compiled() -> Path | None:
+    """The folder with include/ and lib/ of libdnc_runtime, if it is installed and of this version."""
+    from importlib.util import find_spec
+
+    spec = find_spec("libdnc_runtime")
+    for place in (spec.submodule_search_locations or ()) if spec is not None else ():
+        header = Path(place) / "include" / "dnc.h"
+        if header.is_file():
+            if f'#define DNC_VERSION "{__version__}"' in header.read_text(encoding="utf-8"):
+                return header.parents[1]
+            what = "the installed libdnc_runtime has another version than dnc, and is not used"
+            warn(DncError(what, header, f"pip install libdnc_runtime=={__version__}"))
     return None
 
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import shutil
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from dnc import __version__
 from dnc.cli import embed
 from tests import ROOT
 from tests.conftest import Result
@@ -73,6 +76,36 @@ def test_nothing_installed(option: str, command: Command, monkeypatch: pytest.Mo
         '  hint: pip install "darknet-compiler[openvino]", or apache-tvm-ffi for engines of target tvm\n'
     )
     assert command("embed").code == 0
+
+
+@pytest.fixture
+def compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """What the wheel of libdnc_runtime looks like, of this version; that one is made is in tests/packaging."""
+    root = tmp_path / "site" / "libdnc_runtime"
+    shutil.copytree(ROOT / "packages" / "native" / "libdnc_runtime", root)
+    shutil.copytree(EMBED / "include", root / "include")
+    monkeypatch.syspath_prepend(str(root.parent))
+    yield root
+    sys.modules.pop("libdnc_runtime", None)
+
+
+def test_compiled(command: Command, wheel: Path, compiled: Path) -> None:
+    """Programs are linked with the library of the wheel, and no source is compiled."""
+    assert command("embed", "--prefix-path").out == f"{compiled}\n"
+    library = compiled / "lib"
+    expected = [f"-I{compiled / 'include'}", f"-L{library}", "-ldnc_runtime", f"-Wl,-rpath,{library}"]
+    assert command("embed", "--flags").out.split() == expected
+    assert json.loads(command("embed", "--json").out)["compiled"] == str(compiled)
+    assert f"compiled, the library is in {library}" in command("embed").err
+
+
+def test_compiled_of_another_version(command: Command, wheel: Path, compiled: Path) -> None:
+    header = compiled / "include" / "dnc.h"
+    header.write_text(header.read_text().replace(f'DNC_VERSION "{__version__}"', 'DNC_VERSION "0.0.7"'))
+    result = command("embed", "--prefix-path")
+    assert result.out == f"{wheel / 'cmake'}\n"
+    assert "another version than dnc, and is not used" in result.err
+    assert f"pip install libdnc_runtime=={__version__}" in result.err
 
 
 def test_blank_in_a_path(command: Command, wheel: Path, monkeypatch: pytest.MonkeyPatch) -> None:

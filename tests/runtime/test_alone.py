@@ -15,10 +15,12 @@ import pytest
 import dnc
 from tests import ROOT
 from tests.patience import PATIENCE
+from tools.packages import RUNTIME
 
 Write = Callable[..., Path]
 
-GROUND = ("__init__.py", "errors.py", "files", "registry.py", "typing.py")
+GROUND = tuple(name.removeprefix("dnc/") for name in RUNTIME if name not in ("dnc/runtime", "dnc/py.typed"))
+"""What darknet-runtime has beside dnc.runtime."""
 CODE = """
 import sys
 ground = ("dnc.errors", "dnc.files", "dnc.registry", "dnc.typing", "dnc.runtime")

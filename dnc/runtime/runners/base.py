@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dnc.errors import TargetError
+from dnc.files.installed import to_install
 from dnc.runtime.arithmetic import Arithmetic
 from dnc.runtime.devices import Lent, is_on_device
 from dnc.runtime.options import Option, parse_options
@@ -191,7 +192,7 @@ class Runner(ABC):
 
     def remedy(self) -> str:
         """The command that installs what is missing."""
-        return f'pip install "darknet-compiler[{self.extra}]", or pip install {self.missing()}'
+        return f"{to_install(self.extra)}, or pip install {self.missing()}"
 
     def taking_turns(self) -> Self:
         """This runner for engines that are timed in turn with others: nothing of one may run on after its turn."""

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import ClassVar, Self
 
 from dnc.errors import TargetError
+from dnc.files.installed import is_whole, to_install
 from dnc.runtime.gpus import arch
 from dnc.runtime.options import CALIBRATED, Option, one_of, whole
 from dnc.runtime.runners import Runner, Session, runners
@@ -100,7 +101,7 @@ class CudaRunner(Runner):
         return ""
 
     def remedy(self) -> str:
-        return 'pip install "darknet-compiler[cuda]", or pip install "onnxruntime-gpu[cuda,cudnn]"'
+        return to_install(self.extra) + ', or pip install "onnxruntime-gpu[cuda,cudnn]"'
 
     def open(self, folder: Path, threads: int | None = None) -> Session:
         from dnc.runtime.runners.cuda.onnxruntime import open_engine
@@ -135,7 +136,8 @@ class KernelsRunner(Runner):
 
     def remedy(self) -> str:
         """TVM, with NVIDIA's compiler; what runs engines is less."""
-        return 'pip install "darknet-compiler[cuda-tvm]"; to run engines, "…[runtime-cuda-tvm]" is enough'
+        less = '; to run engines, "…[runtime-cuda-tvm]" is enough' if is_whole() else ""
+        return to_install(self.extra) + less
 
     def open(self, folder: Path, threads: int | None = None) -> Session:
         from dnc.runtime.runners.cuda.kernels import GpuSession

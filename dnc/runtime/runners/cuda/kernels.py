@@ -51,6 +51,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dnc.errors import TargetError
+from dnc.files.installed import to_install
 from dnc.files.reading import read_json
 from dnc.runtime.devices import DeviceArray, Lent, borrow, is_on_device
 from dnc.runtime.inputs import noise
@@ -574,7 +575,7 @@ def load_cuda(ffi: ModuleType, folder: Path, versions: Mapping[str, str]) -> Non
         if "libcuda.so" in str(error):
             hint = "install NVIDIA's driver; containers need --gpus all, or --runtime nvidia"
             raise TargetError("there is no NVIDIA driver: libcuda.so.1 cannot be loaded", folder, hint) from error
-        hint = 'pip install "darknet-compiler[runtime-cuda-tvm]"' if "libcudart" in str(error) else _AGAIN
+        hint = to_install("cuda-tvm") if "libcudart" in str(error) else _AGAIN
         raise TargetError(f"TVM's runtime for CUDA cannot be loaded: {error}", library, hint) from error
 
 

@@ -6,6 +6,7 @@ import importlib.util
 from pathlib import Path
 from typing import ClassVar
 
+from dnc.files.installed import is_whole, to_install
 from dnc.runtime.runners import Runner, Session, runners
 
 __all__ = ["FFI", "TvmRunner"]
@@ -26,7 +27,8 @@ class TvmRunner(Runner):
         return "" if importlib.util.find_spec("tvm_ffi") else FFI
 
     def remedy(self) -> str:
-        return 'pip install "darknet-compiler[tvm]"; to run engines, "darknet-compiler[runtime-tvm]" is enough'
+        less = '; to run engines, "darknet-compiler[runtime-tvm]" is enough' if is_whole() else ""
+        return to_install(self.extra) + less
 
     def open(self, folder: Path, threads: int | None = None) -> Session:
         from dnc.runtime.runners.tvm.session import TvmSession

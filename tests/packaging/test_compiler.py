@@ -1,16 +1,13 @@
-"""The wheel: all that belongs into it is there, and it works in an environment of its own."""
+"""darknet-compiler's wheel: all that belongs into it is there, and it works in an environment of its own."""
 
 from __future__ import annotations
 
 import json
-import os
 import re
-import shutil
 import subprocess
 import sys
 import venv
 import zipfile
-from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -21,11 +18,9 @@ from dnc.darknet.weights import write_weights
 from dnc.runtime.package import package
 from tests import ROOT
 from tests.networks import TINY
+from tests.packaging.conftest import DEPENDENCIES, python
 
 pytestmark = pytest.mark.slow
-
-DEPENDENCIES = "".join(f"{path}\n" for path in sys.path if path.endswith("site-packages"))
-"""Where this environment has its libraries: a path, which brings no editable dnc."""
 
 
 def sources() -> set[str]:
@@ -37,24 +32,9 @@ def sources() -> set[str]:
         found |= {f"{place}{path}" for path in files if "__pycache__" not in path.parts}
     found |= {f"dnc/cfg/{path.name}" for path in (ROOT / "cfg").iterdir() if path.suffix in (".cfg", ".py")}
     inside = (path.relative_to(ROOT / "embed") for path in (ROOT / "embed").rglob("*") if path.is_file())
-    return found | {f"dnc/embed/{path}" for path in inside}
-
-
-def python(
-    environment: Path, *arguments: object, more: Mapping[str, str] | None = None, **options: object
-) -> subprocess.CompletedProcess[str]:
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")} | dict(more or {})
-    command = [str(environment / "bin" / "python"), *map(str, arguments)]
-    return subprocess.run(command, env=clean, capture_output=True, text=True, **options)  # type: ignore[call-overload, no-any-return]
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the checkout, without what building or testing left there; a folder to work in beside it."""
-    place = tmp_path_factory.mktemp("packaging")
-    left = ("build", "dist", "demo", "*.egg-info", "__pycache__", "*.engine", ".*")
-    shutil.copytree(ROOT, place / "source", symlinks=True, ignore=shutil.ignore_patterns(*left))
-    return place
+    found |= {f"dnc/embed/{path}" for path in inside}
+    # The licence is in the wheel's metadata.
+    return found - {"dnc/zoo/labels/LICENSE-WordNet"}
 
 
 def build(environment: Path, what: Path, out: Path) -> Path:
@@ -65,13 +45,6 @@ def build(environment: Path, what: Path, out: Path) -> Path:
     assert result.returncode == 0, result.stderr
     (wheel,) = out.glob("*.whl")
     return wheel
-
-
-@pytest.fixture(scope="module")
-def environment(place: Path) -> Path:
-    """An environment with pip alone."""
-    venv.create(place / "venv", with_pip=True)
-    return place / "venv"
 
 
 @pytest.fixture(scope="module")
@@ -136,18 +109,6 @@ print(dnc.__file__, dnc.passes.__file__, bundled_cfg(sys.argv[1]), sep="\\n")
     assert result.stdout.split() == [
         str(place / "source" / part) for part in ("dnc/__init__.py", "passes/__init__.py", f"cfg/{name}")
     ], result.stderr
-
-
-def test_source_distribution(place: Path, environment: Path, wheel: Path) -> None:
-    """What is on PyPI beside the wheel makes the same wheel."""
-    result = python(environment, "-m", "pip", "install", "--quiet", "setuptools>=77")
-    if result.returncode:
-        pytest.skip("setuptools cannot be fetched to build with")
-    code = "import sys; from setuptools import build_meta; build_meta.build_sdist(sys.argv[1])"
-    result = python(environment, "-c", code, place / "sdist", cwd=place / "source")
-    assert result.returncode == 0, result.stderr
-    (archive,) = (place / "sdist").glob("*.tar.gz")
-    assert names(build(environment, archive, place / "again")) == names(wheel)
 
 
 @pytest.fixture(scope="module")
