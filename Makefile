@@ -10,6 +10,7 @@
 #   make fuzz       files that are broken in every way, SECONDS=60 of each kind; SEED=N repeats a run
 #   make soak       engines opened, run and closed, SECONDS=60 of it, while nothing piles up
 #   make hooks      `make check` before each commit, by pre-commit
+#   make release    VERSION=1.2.3: changelog, commit, tag, and dist/ with its SHA256SUMS; DRY_RUN=1 keeps the repository as it is
 #   make ci         what must pass before anything lands: about 40 minutes
 #   make help       this list
 #   make clean      removes all of it
@@ -19,7 +20,7 @@ BIN := $(VENV)/bin
 
 SECONDS := 60
 
-.PHONY: demo test check format coverage docs fuzz soak hooks ci help install clean
+.PHONY: demo test check format coverage docs fuzz soak hooks release ci help install clean
 
 demo: $(VENV)/.running
 	$(BIN)/python examples/demo.py
@@ -51,6 +52,9 @@ soak: $(VENV)/.installed
 hooks: $(VENV)/.installed
 	$(BIN)/pre-commit install
 
+release: $(VENV)/.release
+	$(BIN)/python -m tools.release $(VERSION) $(if $(DRY_RUN),--dry-run)
+
 ci:
 	.ci/run
 
@@ -80,8 +84,12 @@ $(VENV)/.docs: pyproject.toml setup.py
 	$(call into_venv,docs)
 	touch $@
 
+$(VENV)/.release: pyproject.toml setup.py
+	$(call into_venv,release)
+	touch $@
+
 help:
 	@sed -n 's/^#   //p' Makefile
 
 clean:
-	rm -rf $(VENV) build demo *.egg-info
+	rm -rf $(VENV) build demo dist *.egg-info

@@ -45,4 +45,12 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'dnc' has no attribute {name!r}")
     import importlib
 
-    return getattr(importlib.import_module(_HOMES[name]), name)
+    try:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    except ModuleNotFoundError as error:
+        if _HOMES[name].startswith("dnc.runtime"):
+            raise
+        from dnc.files.installed import to_compile
+
+        what = f"dnc.{name} needs {error.name}, which is not installed: only the runtime is; for the compiler: "
+        raise ModuleNotFoundError(f"{what}{to_compile()}", name=error.name) from error

@@ -30,6 +30,8 @@ def python(
 def new_environment(place: Path, *packages: object) -> Path:
     """An environment with distributions, as files; their dependencies are those of this environment."""
     venv.create(place, with_pip=True)
+    # The one that Python 3.11 puts there is too old, and would come before this environment's.
+    python(place, "-m", "pip", "uninstall", "--yes", "--quiet", "setuptools")
     for package in packages:
         result = python(place, "-m", "pip", "install", "--no-deps", "--no-index", "--quiet", package)
         assert result.returncode == 0, result.stderr
@@ -38,17 +40,12 @@ def new_environment(place: Path, *packages: object) -> Path:
     return place
 
 
-def built(*names: str, out: Path) -> dict[str, Path]:
-    """Distributions of the checkout: "darknet-compiler.whl", "darknet-runtime.tar.gz", ..."""
+def built(*arguments: str, out: Path) -> dict[str, Path]:
+    """Distributions, by python -m tools.packages: "darknet-compiler.whl", "darknet-runtime.tar.gz", ..."""
     pytest.importorskip("build")
-    command = [sys.executable, "-m", "tools.packages", *names, "--out", str(out)]
+    command = [sys.executable, "-m", "tools.packages", *arguments, "--out", str(out)]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
-    return named(out)
-
-
-def named(out: Path) -> dict[str, Path]:
-    """The distributions in a folder, by their names."""
     found = {}
     for path in out.iterdir():
         name, suffix = path.name.split("-")[0], ".whl" if path.suffix == ".whl" else ".tar.gz"

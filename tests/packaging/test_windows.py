@@ -1,0 +1,116 @@
+"""Windows, as far as Linux can imitate it (windows.py): what is imported, and what the commands do there."""
+
+from __future__ import annotations
+
+import pkgutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path, PureWindowsPath
+
+import pytest
+
+import dnc
+import dnc.passes
+import dnc.targets
+from dnc.darknet.network import Network
+from dnc.darknet.weights import write_weights
+from tests import ROOT
+from tests.networks import TINY
+from tests.packaging import windows
+
+POSIX = {
+    "dnc.runtime.runners.myriad.child": "runs the compiler for Myriad X, which is a library for Linux, in a process",
+}
+"""Modules that Windows cannot import: why."""
+
+
+def imitated(code: str, *arguments: object, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "tests.packaging.windows", code, *map(str, arguments)]
+    # The folder of the checkout is where `tests` lies.
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, env=None)
+
+
+def modules() -> Iterator[str]:
+    for package in (dnc, dnc.passes, dnc.targets):
+        for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+            if not module.name.endswith("__main__") and module.name not in POSIX:
+                yield module.name
+
+
+def test_no_symbolic_links() -> None:
+    """Git for Windows checks them out as files with a path in them."""
+    if not (ROOT / ".git").exists():
+        pytest.skip("git does not know what belongs to it")
+    listed = subprocess.run(["git", "ls-files", "-s"], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert [line for line in listed.stdout.splitlines() if line.startswith("120000")] == []
+
+
+def test_names_of_files() -> None:
+    """Those that Windows can have: no device, no letter of its own, and none twice but for capitals."""
+    if not (ROOT / ".git").exists():
+        pytest.skip("git does not know what belongs to it")
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True)
+    names = listed.stdout.split("\0")[:-1]
+    for name in names:
+        assert not PureWindowsPath(name).is_reserved(), name
+        assert not set('<>:"|?*\\') & set(name), name
+        assert not any(part.endswith((".", " ")) for part in name.split("/")), name
+        assert len(name) < 160, name
+    assert len({name.lower() for name in names}) == len(names)
+
+
+@pytest.mark.slow
+def test_imports() -> None:
+    """Every module but those that POSIX names, where the modules and functions of Unix are absent."""
+    code = """
+import importlib, os, signal, sys
+assert sys.platform == "win32" and not hasattr(os, "fork") and not hasattr(signal, "SIGKILL")
+failed = []
+for name in sys.argv[1:]:
+    try:
+        importlib.import_module(name)
+    except (ImportError, AttributeError) as error:
+        # Libraries that are not installed are none of Windows' faults.
+        if not isinstance(error, ModuleNotFoundError) or (error.name or "").split(".")[0] in POSIX:
+            failed.append(f"{name}: {error!r}")
+print(*failed, sep="\\n")
+""".replace("POSIX", repr(windows.MODULES))
+    names = list(modules())
+    assert len(names) > 150
+    result = imitated(code, *names)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.strip() == ""
+
+
+@pytest.mark.slow
+def test_what_only_posix_has() -> None:
+    """The list above is not longer than need be."""
+    code = "import importlib, sys; importlib.import_module(sys.argv[1])"
+    for name in POSIX:
+        assert imitated(code, name).returncode != 0, name
+
+
+@pytest.mark.slow
+def test_commands(tmp_path: Path) -> None:
+    """info, compile, detect and the package, with paths as Windows has them where they are names alone."""
+    pytest.importorskip("onnxruntime")
+    cfg = tmp_path / "tiny.cfg"
+    cfg.write_text(TINY)
+    network = Network.parse(TINY).with_random_weights(0)
+    with cfg.with_suffix(".weights").open("wb") as file:
+        write_weights(file, network.layers, network.arrays)
+    run = "import sys; from dnc.__main__ import main; main()"
+    photograph, engine = ROOT / "dnc" / "graph" / "photograph.jpg", tmp_path / "tiny.engine"
+    for arguments in (
+        ["info", cfg],
+        ["compile", cfg, "--target", "onnx", "-o", engine],
+        ["detect", engine, photograph, "--confidence", "0.1", "-o", tmp_path / "found.png"],
+        ["package", engine, "-o", tmp_path / "tiny.dnc"],
+        ["detect", tmp_path / "tiny.dnc", photograph, "--confidence", "0.1"],
+    ):
+        result = imitated(run, *arguments)
+        assert result.returncode == 0, (arguments, result.stderr)
+        assert "Traceback" not in result.stderr
+    assert (tmp_path / "found.png").is_file()
+    assert not [path for path in tmp_path.iterdir() if path.name.endswith("dnc-part")]
