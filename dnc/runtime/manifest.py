@@ -3,20 +3,6 @@
 engine.json says all that is needed to run the engine, and holds the sha256 of each file and of itself, so that a
 damaged engine is refused rather than run. The same network and options give the same bytes: there are no paths of a
 machine in it, no times but those that something was chosen by, and of what was measured besides only the deviation.
-
-    schema      2 (1 had no runner and no remarks); a higher number was written by a newer dnc
-    target      what it was compiled for; runner: what opens it
-    network     cfg name, digest, input shape, layers, parameters, operations
-    input       name, dtype ("float32": (N, C, H, W) in [0, 1]; "uint8": (N, H, W, C) pixels of any size), batch
-    outputs     names and shapes, in order; states of recurrent layers apart
-    preprocessing, heads, decode    see dnc.runtime.preprocessing, dnc.runtime.decoding
-    passes, tools, files
-    remarks     what each pass did at which section, and what it missed and why
-    tuning      with --autotune and target cpu: what was measured, and what was chosen
-    options     what the target was told (--option)
-    arithmetic  the kind of 8-bit arithmetic that its 8-bit numbers are for (dnc.runtime.arithmetic)
-    deviation   how far an engine with 8-bit numbers was from float32 where it was compiled (dnc.evaluation.deviation)
-    report      what the target has to say about the engine, by topic
 """
 
 from __future__ import annotations
@@ -46,6 +32,7 @@ from dnc.runtime.preprocessing import Preprocessing
 __all__ = ["Files", "Manifest", "parse_manifest", "read_contents", "read_engine", "read_manifest", "write_folder"]
 
 SCHEMA = 2
+"""1 had no runner and no remarks; a higher number was written by a newer dnc."""
 MANIFEST = "engine.json"
 IN_MEMORY = "the package in memory"
 """The place of an engine that is in no folder, for messages."""
@@ -68,27 +55,37 @@ class Manifest:
     """What engine.json says."""
 
     name: str
+    """Of the network: that of the cfg, without its suffix."""
     target: str
+    """What it was compiled for."""
     network: Mapping[str, Any]
+    """The cfg's name, a digest of the cfg and the weights, how many layers, parameters and operations there are."""
     input_shape: tuple[int, ...]
     """(C, H, W), or (inputs,)."""
     batch: int | str
     """A number if the engine takes batches of that size alone."""
     outputs: tuple[str, ...]
+    """Their names, in the order of the heads; those of states come after them."""
     output_shapes: tuple[tuple[int, ...], ...]
     """Without the batch axis; () for what has no fixed shape."""
     preprocessing: Preprocessing | None
-    """None for networks on vectors; of an older dnc also for those of other than 1, 3 or 4 channels."""
+    """How an image becomes the input. None for networks on vectors; of an older dnc also for those of other than 1, 3
+    or 4 channels."""
     input_dtype: str = "float32"
+    """float32: (N, C, H, W) in [0, 1]; uint8: (N, H, W, C), pixels of an image of any size."""
     decode: str = "host"
+    """Where boxes are decoded and suppressed: on the host, in the graph, or decoded there and suppressed too."""
     heads: tuple[Head, ...] = ()
+    """What it takes to read the outputs, in the order of the cfg."""
     extra_inputs: tuple[str, ...] = ()
     """Inputs of a graph with non-maximum suppression inside: confidence, iou, window (see dnc.graph.suppression)."""
     states: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     """Names of state inputs and their shapes; each has a successor among the model's outputs, after `outputs`."""
     labels: tuple[str, ...] = ()
     passes: tuple[Mapping[str, Any], ...] = ()
+    """The name of each pass that ran, in order, and how often it was applied."""
     tools: Mapping[str, str] = field(default_factory=dict)
+    """The versions of dnc and of the libraries that made the engine."""
     tuning: Mapping[str, Any] = field(default_factory=dict)
     """What --autotune and target cpu (`candidates`) measured and chose."""
     options: Mapping[str, str] = field(default_factory=dict)

@@ -13,7 +13,7 @@ from dnc.passes import passes
 from dnc.targets import Target, targets
 from dnc.targets.base import Selectable
 from docs._ext.remarks import remarks_of
-from docs._ext.text import code, definitions, options, prose, toctree
+from docs._ext.text import allowed, code, definitions, options, prose, toctree
 
 __all__ = ["pages"]
 
@@ -82,13 +82,28 @@ def _target(name: str) -> Iterator[str]:
     yield from _options(kind, f"`dnc compile NET.cfg --target {name} --option KEY=VALUE`:")
     if issubclass(kind, Target):
         yield "## Passes"
-        yield "In this order, with its options as they are by default:"
-        steps = [(f"[`{step.name}`](../passes/{step.name}.md)", step.why) for step in _steps(kind())]
-        yield definitions((term, f"{prose(why)}.") for term, why in steps)
+        pipelines = _pipelines(kind)
+        usual = pipelines.pop("")
+        yield "In this order, unless told otherwise:"
+        yield _listed(usual)
+        for precision, steps in pipelines.items():
+            more = [step for step in steps if step.name not in {each.name for each in usual}]
+            if more:
+                yield f"With `precision={precision}` besides:"
+                yield _listed(more)
 
 
-def _steps(target: Target) -> list[Step]:
-    return [step for step in target.pipeline() if isinstance(step, Step)]
+def _listed(steps: list[Step]) -> str:
+    return definitions((f"[`{step.name}`](../passes/{step.name}.md)", f"{prose(step.why)}.") for step in steps)
+
+
+def _pipelines(kind: type[Target]) -> dict[str, list[Step]]:
+    """The passes of a target by its precision, "" without one."""
+    told = next((allowed(option)[1:] for option in kind.known_options if option.name == "precision"), ())
+    given = {"": {}, **{precision: {"precision": precision} for precision in told}}
+    return {
+        name: [step for step in kind(options).pipeline() if isinstance(step, Step)] for name, options in given.items()
+    }
 
 
 def _destination(name: str) -> Iterator[str]:
@@ -96,7 +111,7 @@ def _destination(name: str) -> Iterator[str]:
     yield f"# Destination {name}"
     yield prose(f"{kind.summary}.")
     engines = ", ".join(code(each) for each in sorted(kind.runners))
-    yield f"A cfg is compiled for target `{kind.target}` unless told otherwise; engines that {engines} runs are taken."
+    yield f"It takes engines of {engines}; a cfg is compiled for target `{kind.target}` unless told otherwise."
     if kind.suffix:
         yield f"`-o` may name the one file, `{kind.suffix}`, in place of a folder."
     yield "## What is written"
@@ -111,8 +126,10 @@ def _pass(name: str) -> Iterator[str]:
     rows = [("What it does", prose(_first(kind))), ("Changes outputs", tolerance)]
     rows += [("Applies to", prose(kind.applies_to))] * bool(kind.applies_to)
     rows += [("An error where there is no", prose(kind.needs))] * bool(kind.needs)
-    users = [each for each, target in targets.items() if issubclass(target, Target) and _runs(target, name)]
-    rows.append(("Run by targets", ", ".join(f"[`{each}`](../targets/{each}.md)" for each in users) or "none unasked"))
+    users = [
+        user for each, target in targets.items() if issubclass(target, Target) for user in _user(each, target, name)
+    ]
+    rows.append(("Run by targets", ", ".join(users) or "none unasked"))
     yield definitions(rows)
     yield "## Algebra"
     yield _module_text(kind)
@@ -128,5 +145,9 @@ def _pass(name: str) -> Iterator[str]:
         )
 
 
-def _runs(target: type[Target], name: str) -> bool:
-    return any(step.name == name for step in _steps(target()))
+def _user(name: str, target: type[Target], of: str) -> Iterator[str]:
+    """A target that runs a pass, and with which precisions if not always."""
+    precisions = [each for each, steps in _pipelines(target).items() if any(step.name == of for step in steps)]
+    if precisions:
+        only = "" if "" in precisions else f" with {', '.join(map(code, precisions))}"
+        yield f"[`{name}`](../targets/{name}.md){only}"

@@ -53,7 +53,11 @@ def schema() -> Mapping[str, Any]:
     """The schema, of draft 2020-12."""
     whole = _record(Manifest, without=("labels",))
     whole["properties"] = {
-        "schema": {"description": "The version of this form.", "type": "integer", "maximum": manifest.SCHEMA},
+        "schema": {
+            "description": "The version of this form; a higher one was written by a newer dnc.",
+            "type": "integer",
+            "maximum": manifest.SCHEMA,
+        },
         **whole["properties"],
         "files": _FILES,
         "sha256": {"description": "Of all the rest, as JSON with sorted keys and no line breaks.", **_DIGEST},

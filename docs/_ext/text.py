@@ -10,15 +10,38 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from dnc.runtime.options import Option
 
-__all__ = ["attribute_texts", "code", "definitions", "fenced", "options", "prose", "toctree"]
+__all__ = ["allowed", "attribute_texts", "code", "definitions", "fenced", "options", "prose", "toctree"]
 
 _SPAN = re.compile(r"`[^`\n]+`")
 
 
 def prose(text: str) -> str:
     """A docstring's paragraphs, lists and indented blocks; only what stands in backticks or indented is code."""
-    lines = inspect.cleandoc(text).splitlines()
-    return "\n".join(line if line.startswith("    ") else _escaped(line) for line in lines).strip()
+    blocks = re.split(r"((?:^    .*\n?)+)", inspect.cleandoc(text), flags=re.MULTILINE)
+    return "".join(_indented(block) if block.startswith("    ") else _unindented(block) for block in blocks).strip()
+
+
+def _unindented(block: str) -> str:
+    return "\n".join(map(_escaped, block.split("\n")))
+
+
+def _indented(block: str) -> str:
+    """A block of terms in one column and texts in another becomes a list of terms; any other is code."""
+    entries: list[tuple[str, str]] = []
+    column = None
+    for line in block.splitlines():
+        entry = re.match(r"    (\S.*?)  +(?=\S)", line)
+        if column is None and entry:
+            column = entry.end()
+        if column and re.match(r"    \S", line) and re.match(r" \S", line[column - 1 :]):
+            entries.append((line[:column].strip(), line[column:]))
+        elif entries and column and not line[:column].strip() and line[column : column + 1].strip():
+            entries[-1] = (entries[-1][0], f"{entries[-1][1]} {line.strip()}")
+        else:
+            return block
+    if len(entries) < 2:
+        return block
+    return definitions((code(term), _escaped(said)) for term, said in entries) + "\n"
 
 
 def _escaped(line: str) -> str:
@@ -56,16 +79,20 @@ def options(known: Sequence[Option]) -> str:
 
 
 def _about(option: Option) -> str:
-    said = [f"{prose(option.summary)}."]
-    allowed, *words = _allowed(option)
-    if allowed and not all(word in option.summary for word in words or [allowed]):
-        said.append(f"Allowed is {prose(allowed)}.")
+    summary = option.summary
+    if not re.match(r"[\w.+-]+[:;,]", summary):
+        # Otherwise it begins with a value of the option.
+        summary = summary[:1].upper() + summary[1:]
+    said = [prose(summary) + "." * (not summary.endswith(("…", ".")))]
+    what, *words = allowed(option)
+    if what and not all(word in option.summary for word in words or [what]):
+        said.append(f"Allowed is {prose(what)}.")
     if option.at_load:
         said.append("May be given anew when the engine is loaded.")
     return " ".join(said)
 
 
-def _allowed(option: Option) -> Sequence[str]:
+def allowed(option: Option) -> Sequence[str]:
     """What `Option.parse` says of a value that nothing can mean, and the words that are allowed; ("",) for any text."""
     try:
         option.parse("\0")

