@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -22,7 +24,7 @@ def test_dockerfiles() -> None:
 @pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.name)
 def test_lint(path: Path) -> None:
     """hadolint has nothing to say, of the shell in it neither."""
-    tool = shutil.which("hadolint")
+    tool = shutil.which("hadolint", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     if tool is None:
         pytest.skip("hadolint is not installed")
     result = subprocess.run([tool, "--no-color", str(path)], capture_output=True, text=True)

@@ -12,7 +12,6 @@ import os
 import select
 import signal
 import sys
-import time
 
 MODULES = ("crypt", "fcntl", "grp", "nis", "posix", "pty", "pwd", "resource", "spwd", "syslog", "termios", "tty")
 """Python's own that are for Unix alone: importing them fails."""
@@ -33,7 +32,6 @@ NAMES = {
         *("sigwait", "sigpending", "siginterrupt", "pause"),
     ),
     select: ("poll", "epoll", "EPOLLIN"),
-    time: ("clock_gettime", "clock_settime", "pthread_getcpuclockid", "tzset"),
 }
 """Functions and constants that are absent there."""
 _LOADED = (
