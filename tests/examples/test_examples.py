@@ -94,3 +94,12 @@ def test_oak_camera_reads_what_the_target_writes(tmp_path: Path, monkeypatch: py
     assert said["setAnchorMasks"] == ({"side4": [0]},)
     assert said["setBlobPath"] == (str(tmp_path / "model.blob"),)
     assert said["setConfidenceThreshold"] == (0.3,)
+
+
+def test_each_is_short_and_listed() -> None:
+    text = (EXAMPLES / "README.md").read_text(encoding="utf-8")
+    files = [path for path in EXAMPLES.rglob("*.*") if path.suffix in (".c", ".cpp", ".go", ".ipynb", ".py", ".rs")]
+    listed = re.findall(r"^\| \[(.+?)\]\(", text, re.MULTILINE)
+    assert sorted(listed) == sorted(path.relative_to(EXAMPLES).as_posix() for path in files)
+    lines = {path.name: len(path.read_text(encoding="utf-8").splitlines()) for path in files if path.suffix != ".ipynb"}
+    assert {name for name, count in lines.items() if count > 80} <= {"demo.py", "detect.cpp"}
