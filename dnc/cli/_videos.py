@@ -162,6 +162,8 @@ def look(
     def tell() -> None:
         seconds = time.perf_counter() - start
         speed = f"{count} frame{'s' * (count != 1)} in {seconds:.1f} s, {count / seconds:.1f} a second"
+        dropped = (last - 1) // every + 1 - count
+        speed += f" ({dropped} dropped)" if dropped else ""
         written = f"; drawn into {out}, without sound" if out is not None else ""
         click.echo(f"dnc: {source}: {speed}, {found} box{'es' * (found != 1)}{written}", err=True)
 

@@ -57,6 +57,7 @@ def test_a_line_for_each_frame(detect: Command, engines: Path, clip: Path) -> No
     assert any(line.endswith("cat") or "black dog" in line for line in expected)
     assert result.err.startswith(f"dnc: {clip}: 12 frames in ")
     assert " a second, " in result.err
+    assert "dropped" not in result.err
     assert "drawn" not in result.err
 
 
@@ -209,6 +210,7 @@ def test_what_a_camera_dropped_takes_its_time(
     result = detect("0", "-o", tmp_path / "out.avi")
     assert result.code == 0
     assert result.err.startswith("dnc: camera 0: 3 frames in ")
+    assert " a second (2 dropped), " in result.err
     assert len(read_video(tmp_path / "out.avi")[0]) == 5
 
 
