@@ -204,23 +204,31 @@ def _film(path: Path, rate: float) -> Iterator[Callable[[Image, int], None]]:
     Raises DncError where it cannot be written.
     """
     place = Path(os.path.realpath(path))
-    try:
+    with _naming(path):
         place.parent.mkdir(parents=True, exist_ok=True)
-        # It can be drawn again.
-        with scratch_folder(place.name, place.parent) as folder:
-            film = _Film(folder / f"new{place.suffix.lower()}", path, rate)
-            ended: KeyboardInterrupt | None = None
-            try:
-                yield film.write
-            except KeyboardInterrupt as interrupt:
-                ended = interrupt
-            finally:
-                film.close()
-            if film.count:
-                film.check()
+    # It can be drawn again.
+    with scratch_folder(place.name, place.parent) as folder:
+        film = _Film(folder / f"new{place.suffix.lower()}", path, rate)
+        ended: KeyboardInterrupt | None = None
+        try:
+            yield film.write
+        except KeyboardInterrupt as interrupt:
+            ended = interrupt
+        finally:
+            film.close()
+        if film.count:
+            film.check()
+            with _naming(path):
                 film.new.replace(place)
-            if ended is not None:
-                raise ended
+        if ended is not None:
+            raise ended
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """What goes wrong with a file is said of the video; the results, which may have no place either, are another's."""
+    try:
+        yield
     except OSError as error:
         raise DncError(f"cannot write the video: {error.strerror or error}", path, _ROOM) from error
 

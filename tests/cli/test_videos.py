@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 import types
 from collections import Counter
@@ -19,6 +20,7 @@ from dnc.errors import DncError
 from dnc.evaluation.videos import Frame, Video
 from dnc.runtime.decoding import Detection
 from tests.conftest import Result
+from tests.patience import PATIENCE
 from tests.videos import RATE, read_video, red, write_video
 
 SURE = "0.25"
@@ -168,6 +170,25 @@ def test_a_full_disk(suffix: str, detect: Command, clip: Path, tmp_path: Path) -
     assert "cannot write the video" in result.err
     assert "is the disk full" in result.err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_results_without_a_place(engines: Path, clip: Path, tmp_path: Path) -> None:
+    """They are told apart from the video."""
+    full = Path("/dev/full")
+    if not full.exists():
+        pytest.skip("there is no /dev/full")
+    command = [sys.executable, "-m", "dnc", "detect", engines / "tiny.engine", clip, "--json-lines"]
+    with full.open("wb") as stdout:
+        options: dict[str, Any] = {"stdout": stdout, "stderr": subprocess.PIPE, "text": True, "timeout": PATIENCE}
+        result = subprocess.run([*command, "-o", tmp_path / "out.avi"], **options)
+    assert result.returncode == 1
+    assert "cannot write the results" in result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_cannot_be(detect: Command, clip: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    refused(detect(clip, "-o", tmp_path / "file" / "out.avi"), 1, "cannot write the video", "read-only")
 
 
 def test_frames_whose_size_changes(
