@@ -109,17 +109,17 @@ def test_engines_that_take_pixels(tmp_path: Path, name: str) -> None:
 
 def test_files(tmp_path: Path) -> None:
     """The client as it is, what it prints, and what the server is told."""
-    engine = compiled(tmp_path, "one_class", batch=1)
+    engine = compiled(tmp_path, "scaled", batch=1)
     dnc.export(engine.folder, "ovms", tmp_path / "out", confidence=CONFIDENCE, iou=0.3)
     names = {path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.*")}
-    model = {"one_class/1/model.xml", "one_class/1/model.bin"}
+    model = {"scaled/1/model.xml", "scaled/1/model.bin"}
     assert names == {"README.md", "client.py", "config.json", "export.json", "labels.txt", *model}
     assert json.loads((tmp_path / "out" / "config.json").read_text()) == {
         "model_config_list": [
             {
                 "config": {
-                    "name": "one_class",
-                    "base_path": "one_class",
+                    "name": "scaled",
+                    "base_path": "scaled",
                     "target_device": "CPU",
                     "plugin_config": {"INFERENCE_PRECISION_HINT": "f32"},
                 }
