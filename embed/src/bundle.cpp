@@ -264,8 +264,8 @@ Head head_of(const Json& json) {
         if (const Json* fix = fields.maybe("classfix")) {
             head.classfix = static_cast<int>(whole(*fix, "classfix", -max_int, max_int));
         }
-        // For other programs: see RegionHead.
-        fields.maybe("thresh");
+        // For other programs, see RegionHead: not used here, but refused where Python refuses it.
+        if (const Json* low = fields.maybe("thresh"); low != nullptr && !low->is_null()) number(*low, "thresh");
     }
     if (head.kind == HeadKind::detection) {
         head.side = count(fields.need("side"), "side", max_grid);
