@@ -27,7 +27,6 @@ A call that fails leaves the memory as it was. A forked child and a pickled engi
 from __future__ import annotations
 
 import itertools
-import os
 import threading
 import weakref
 from collections import deque
@@ -45,7 +44,7 @@ from dnc.errors import DncError, TargetError, warn
 from dnc.files.places import as_text
 from dnc.runtime.arithmetic import loss, this_isa
 from dnc.runtime.decoding import BoxHead, Classification, ClassifierHead, Detection
-from dnc.runtime.forking import at_work
+from dnc.runtime.forking import at_work, never_release
 from dnc.runtime.images import Pixels
 from dnc.runtime.inputs import Feeds, Image, Inputs, Prepared
 from dnc.runtime.manifest import MANIFEST, Manifest
@@ -149,7 +148,7 @@ class Engine:
         self._turns: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = (
             weakref.WeakKeyDictionary()
         )
-        _engines.add(self)
+        at_work.in_child(self, Engine._after_fork)
 
     def __repr__(self) -> str:
         return f"<dnc.Engine {self.manifest.name} for {self.manifest.target} at {self._source.where}>"
@@ -276,7 +275,7 @@ class Engine:
         self._pool = None
         self._turns = weakref.WeakKeyDictionary()
         if self._opened is not None:
-            _never_release(self._opened)
+            never_release(self._opened)
             self._opened = None
 
     def reset(self) -> None:
@@ -652,27 +651,8 @@ class _Batch(NamedTuple):
 _END: Any = object()
 """What no frame is."""
 
-_engines: weakref.WeakSet[Engine] = weakref.WeakSet()
-
 
 def _workers() -> int:
     """Threads that run images: one more than there are processors, for while some compute, others wait for memory or
     for Python's lock (benchmarks/embedding.md); 4 at most, because an engine by itself uses all processors."""
     return min(processors() + 1, 4)
-
-
-def _never_release(session: Session) -> None:
-    """Keeps a session as long as the process lives, and while Python ends it: the destructors of OpenVINO and of ONNX
-    Runtime wait for threads that a forked child does not have."""
-    import ctypes
-
-    ctypes.pythonapi.Py_IncRef(ctypes.py_object(session))
-
-
-def _after_fork() -> None:
-    for engine in list(_engines):
-        engine._after_fork()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)

@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import os
 import threading
+import weakref
 from collections.abc import Callable
+from typing import Any
 
-__all__ = ["at_work"]
+__all__ = ["at_work", "never_release"]
 
 
 class _AtWork:
@@ -23,10 +25,15 @@ class _AtWork:
         self._working = self._forking = 0
         self._own = threading.local()
         self._at_rest: list[Callable[[], None]] = []
+        self._in_child: weakref.WeakKeyDictionary[Any, Callable[[Any], None]] = weakref.WeakKeyDictionary()
 
     def at_rest(self, call: Callable[[], None]) -> None:
         """Has this called before each fork, in the thread that forks, when the others are at work no more."""
         self._at_rest.append(call)
+
+    def in_child(self, thing: Any, call: Callable[[Any], None]) -> None:
+        """Has this called with a thing in each forked child, as long as the thing is there."""
+        self._in_child[thing] = call
 
     def __enter__(self) -> None:
         depth = getattr(self._own, "depth", 0)
@@ -59,6 +66,16 @@ class _AtWork:
     def after_fork_in_child(self) -> None:
         self._changed = threading.Condition()
         self._working, self._forking = getattr(self._own, "depth", 0), 0
+        for thing, call in list(self._in_child.items()):
+            call(thing)
+
+
+def never_release(session: object) -> None:
+    """Keeps a session as long as the process lives, and while Python ends it: the destructors of OpenVINO and of ONNX
+    Runtime wait for threads that a forked child does not have."""
+    import ctypes
+
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(session))
 
 
 at_work = _AtWork()
