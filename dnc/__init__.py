@@ -45,12 +45,13 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'dnc' has no attribute {name!r}")
     import importlib
 
-    try:
+    if _HOMES[name].startswith("dnc.runtime"):
         return getattr(importlib.import_module(_HOMES[name]), name)
-    except ModuleNotFoundError as error:
-        if _HOMES[name].startswith("dnc.runtime"):
-            raise
-        from dnc.files.installed import to_compile
+    from dnc.files.installed import of_the_compiler
 
-        what = f"dnc.{name} needs {error.name}, which is not installed: only the runtime is; for the compiler: "
-        raise ModuleNotFoundError(f"{what}{to_compile()}", name=error.name) from error
+    with of_the_compiler(f"dnc.{name}"):
+        return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -11,7 +11,7 @@ import re
 import threading
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -131,6 +131,27 @@ class ZooError(DncError):
 
 class DncWarning(UserWarning):
     """Something that Darknet ignores or guesses, and that a user may want to know of."""
+
+
+def how_to_report(what: str) -> str:
+    """What to do about a bug of dnc: it is told to whoever dnc was installed from.
+
+    Args:
+        what: what they need to see besides the version.
+    """
+    return f"please report it to {_origin()}, with {what}"
+
+
+def _origin() -> str:
+    """Where this installation came from, as pip recorded it."""
+    import json
+    from importlib.metadata import PackageNotFoundError, distribution
+
+    for name in ("darknet-compiler", "darknet-runtime"):
+        with suppress(PackageNotFoundError, KeyError, ValueError, TypeError):
+            record = distribution(name).read_text("direct_url.json")
+            return f"whoever made {json.loads(record or '{}')['url']}, which dnc was installed from"
+    return "whoever you have dnc from"
 
 
 def close_match(word: str, known: Iterable[str], cutoff: float = 0.6, meant: Mapping[str, str] | None = None) -> str:

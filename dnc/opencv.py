@@ -26,11 +26,14 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from dnc.compiler.options import CompileOptions
-from dnc.destinations.exporting import Wanted, export_cfg
-from dnc.destinations.opencv import LEGACY_NAMES, OpenCV
 from dnc.errors import DestinationError
+from dnc.files.installed import of_the_compiler
 from dnc.files.writing import scratch_folder
+
+with of_the_compiler("dnc.opencv"):
+    from dnc.compiler.options import CompileOptions
+    from dnc.destinations.exporting import Wanted, export_cfg
+    from dnc.destinations.opencv import LEGACY_NAMES, OpenCV
 
 if TYPE_CHECKING:
     import cv2

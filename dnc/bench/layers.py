@@ -11,6 +11,7 @@ row, or less in it: the neighbour's time includes it, and its row names it.
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -192,6 +193,8 @@ def attribute(
         bound = bound if least else ""
         once = shortest[node.place]
         rows.append(Layer(where, seconds, node.operations, node.bytes, share, bound, roof, others, node.bits, once))
+    # An engine's order is not the cfg's; what belongs to no section comes last.
+    rows.sort(key=lambda row: int(row.place[1:]) if row.place[1:].isdecimal() else sys.maxsize)
     joined = [
         places.get(node.place, node.where)
         for node in work

@@ -10,10 +10,12 @@ from dnc.bench.end_to_end import STAGES, EndToEnd
 from dnc.bench.layers import BETWEEN, Layers
 from dnc.bench.machine import describe
 from dnc.bench.measure import Figures, Recording
-from dnc.tables import Column, Table
+from dnc.tables import Column, Table, show_line
 
 __all__ = ["Report", "behind_report", "frames_report", "layers_report", "layers_table", "markdown", "recording_report"]
 
+_BEYOND = 1.1
+"""Of the peak of arithmetic, which nothing can exceed; less may be noise."""
 _LAYERS_FIT = 0.15
 """By which share layers may miss the network's time before there is a remark."""
 
@@ -40,7 +42,7 @@ class Report:
             if table is not None:
                 table.show()
             for line in lines:
-                click.echo(line)
+                show_line(line)
 
     def markdown(self) -> str:
         """The same for a README or a summary of CI."""
@@ -118,8 +120,12 @@ def _ms(seconds: float) -> str:
     return f"{seconds * 1e3:.4g}" if seconds < 1 else f"{seconds * 1e3:.0f}"
 
 
-def layers_report(layers: Layers, report: Report) -> None:
-    """Adds the layers of an engine."""
+def layers_report(layers: Layers, report: Report, top: int = 0) -> None:
+    """Adds the layers of an engine.
+
+    Args:
+        top: so many, those that take longest first; 0 for all in their order.
+    """
     peaks = layers.peaks
     lines = []
     if peaks is not None:
@@ -130,19 +136,27 @@ def layers_report(layers: Layers, report: Report) -> None:
         )
     if layers.joined:
         lines.append(f"joined with their neighbours: {', '.join(layers.joined)}")
+    if any(row.bound == "compute" and row.roof > _BEYOND for row in layers.rows):
+        lines.append(
+            "layers compute faster than the peak that was measured: other programs disturbed it, so that shares of the "
+            "roof are too high; measure again on a quiet machine"
+        )
     if abs(layers.between) > _LAYERS_FIT * layers.seconds:
         lines.append("the layers do not add up to the network: was the machine busy? measure again")
-    report.add(f"{layers.engine}, layer by layer", lines, layers_table(layers))
+    shown = "" if not 0 < top < len(layers.rows) else f": the {top} that take longest"
+    report.add(f"{layers.engine}, layer by layer{shown}", lines, layers_table(layers, top))
 
 
-def behind_report(tables: Sequence[Layers], compared: Sequence[Behind], report: Report) -> None:
-    """Adds where the first of several engines is behind the others: what there is most to win first."""
+def behind_report(tables: Sequence[Layers], compared: Sequence[Behind], report: Report, top: int = 0) -> None:
+    """Adds where the first of several engines is behind the others: what there is most to win first, and so many of
+    these as `top` says, or all."""
     first, *others = tables
     lost = [one for one in compared if one.lost > 0]
     sums = [sum(one.seconds[number] for one in compared) for number in range(len(tables))]
     numbers = [*(f"{layers.engine}, µs" for layers in tables), "behind, µs", f"of {first.engine}"]
     table = Table.of("layer", *numbers, right=numbers)
-    for one in lost:
+    shown = lost[: top or None]
+    for one in shown:
         cells = [f"{seconds * 1e6:.1f}" for seconds in (*one.seconds, one.lost)]
         table.add(one.where, *cells, f"{one.lost / sums[0]:.1%}")
     whole = ", ".join(f"{layers.engine} {seconds * 1e6:.1f}" for layers, seconds in zip(tables, sums, strict=True))
@@ -151,17 +165,24 @@ def behind_report(tables: Sequence[Layers], compared: Sequence[Behind], report: 
         f"behind in {len(lost)} of {len(compared)}, by {total * 1e6:.1f} µs, {total / sums[0]:.1%}; least times, which "
         f"add up to {whole} µs"
     ]
+    if len(shown) < len(lost):
+        lines.append(f"…and {len(lost) - len(shown)} more: --top 0")
     names = " or ".join(layers.engine for layers in others)
     report.add(f"Where {first.engine} is behind {names}", lines, table)
 
 
-def layers_table(layers: Layers) -> Table:
-    """A row for each section, for what is between them, and for the network."""
+def layers_table(layers: Layers, top: int = 0) -> Table:
+    """A row for each section, for what is between them, and for the network; `top` as for `layers_report`."""
     single = any(row.bits for row in layers.rows)
     bits = ["MBOP", "GBOP/s"] * single
     titles = ("layer", "µs", "share", "MFLOP", "MB", "GFLOP/s", "GB/s", *bits, "bound by", "of the roof")
-    table = Table([Column(title, right=title not in ("layer", "bound by")) for title in titles])
-    for row in layers.rows:
+    spare = ("MB", "MFLOP", "MBOP", "bound by", "GB/s", "GBOP/s")
+    table = Table([Column(title, right=title not in ("layer", "bound by")) for title in titles], spare=spare)
+    rows, rest = list(layers.rows), []
+    if 0 < top < len(rows):
+        slowest = sorted(rows, key=lambda row: row.seconds, reverse=True)
+        rows, rest = slowest[:top], slowest[top:]
+    for row in rows:
         table.add(
             " + ".join([row.where, *row.also]),
             f"{row.seconds * 1e6:.1f}",
@@ -172,8 +193,12 @@ def layers_table(layers: Layers) -> Table:
             _rate(row.bytes, row.seconds),
             *([f"{row.bits / 1e6:.3f}" if row.bits else "", _rate(row.bits, row.seconds)] * single),
             row.bound,
-            f"{row.roof:.0%}" if row.roof else "",
+            _roof(row.roof),
         )
+    if rest:
+        seconds = sum(row.seconds for row in rest)
+        cells = [f"{seconds * 1e6:.1f}", f"{seconds / layers.seconds:.1%}"]
+        table.add(f"…and {len(rest)} more: --top 0", *cells, *[""] * (len(titles) - 3))
     operations, moved = sum(row.operations for row in layers.rows), sum(row.bytes for row in layers.rows)
     between = f"{layers.between / layers.seconds:.1%}"
     table.add(BETWEEN, f"{layers.between * 1e6:.1f}", between, *[""] * (len(titles) - 3))
@@ -184,6 +209,11 @@ def layers_table(layers: Layers) -> Table:
         totals += [f"{every / 1e6:.3f}", _rate(every, layers.seconds)]
     table.add("network", f"{layers.seconds * 1e6:.1f}", "100.0%", *totals, "", "")
     return table
+
+
+def _roof(share: float) -> str:
+    """What is beyond the peaks says no more than that: caches are faster than memory, or the peaks were disturbed."""
+    return f"{share:.0%}" if 0 < share <= 1 else ">100%" if share else ""
 
 
 def _rate(count: float, seconds: float) -> str:

@@ -191,7 +191,7 @@ def compete(
                 progress(f"opening {name}, {number + 1}")
                 opened[name] = stack.enter_context(candidates[name]())
                 warm_up(opened[name], clock)
-            progress(f"timing {', '.join(names)}: {_so_far(timings)}")
+            progress(f"timing {', '.join(names)}, {begin - start:.0f} of {seconds:.0f} s: {_so_far(timings)}")
             rounds = 0
             while rounds < _ROUNDS or clock() - begin < seconds / _PLANNED:
                 before, idle = clock(), waiting()

@@ -3,12 +3,13 @@
 To add one: a file here with a click command called `command`, and a test beside the others in tests/cli/. Its module
 imports what it needs inside the command, so that `dnc --help` stays instant. Files that start with _ are no commands.
 
-Exit codes are those of `Exit`. Results go to stdout, everything else to stderr.
+Exit codes are those of `Exit`. Results go to stdout, everything else to stderr: remarks by `remark`, which -q silences.
 """
 
 from __future__ import annotations
 
 import importlib
+import logging
 import pkgutil
 import signal
 import sys
@@ -23,13 +24,17 @@ from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 import click
 
 from dnc import __version__
+from dnc.cli import _progress, _project
+from dnc.cli._logging import logging_to_stderr, remark
+from dnc.cli._progress import progress_bar
+from dnc.cli._shared import share, shared_options
 from dnc.cli._streams import open_streams, results
-from dnc.errors import DncError, DncWarning, close_match
+from dnc.errors import DncError, DncWarning, close_match, how_to_report
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["Exit", "cli", "main", "print_json", "progress", "progress_bar", "say_files"]
+__all__ = ["Exit", "cli", "main", "print_json", "progress", "progress_bar", "remark", "say_files"]
 
 
 class Exit(IntEnum):
@@ -77,12 +82,20 @@ class _Commands(click.Group):
         if cmd_name not in self.list_commands(ctx):
             return None
         command: click.Command = importlib.import_module(f"{__name__}.{cmd_name}").command
+        share(command)
         return command
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        # Help needs no project, and has to come where its file is damaged.
+        if not ctx.resilient_parsing and not {"--no-config", "--help", "-h", "--version"} & set(args):
+            ctx.default_map = _project.default_map(ctx, self)
+        return super().parse_args(ctx, args)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        if args and not args[0].startswith("-") and self.get_command(ctx, args[0]) is None:
+        unknown = args and not args[0].startswith("-") and self.get_command(ctx, args[0]) is None
+        if unknown and not ctx.resilient_parsing:
             hint = close_match(args[0], self.list_commands(ctx), meant=_MEANT)
             ctx.fail(f"no command '{args[0]}'" + (f": {hint}" if hint else ""))
         return super().resolve_command(ctx, args)
@@ -97,7 +110,12 @@ _CODES = """Exit codes: 0 done, 1 an error that can be mended, 2 wrong usage, 3 
 differ; `dnc bench --diff`: slower), 70 a bug of dnc, 130 Ctrl-C, 143 SIGTERM."""
 
 
-@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]}, epilog=_CODES)
+@click.group(
+    cls=_Commands,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog=_CODES,
+    params=shared_options(hidden=False),
+)
 @click.version_option(__version__, prog_name="dnc")
 def cli() -> None:
     """Compiles Darknet networks (.cfg + .weights) to engines for CPUs, GPUs and VPUs.
@@ -105,6 +123,8 @@ def cli() -> None:
     \b
     dnc compile yolov4-tiny.cfg -o yolov4-tiny.engine
     dnc detect yolov4-tiny.engine dog.jpg
+
+    These options stand before or behind the command.
     """
 
 
@@ -120,7 +140,7 @@ def main() -> None:
         signal.signal(signal.SIGINT, _end)
     code: int = Exit.DONE
     try:
-        with results():
+        with logging_to_stderr(), results():
             code = cli.main(standalone_mode=False, prog_name="dnc") or Exit.DONE
         if _ended:
             raise KeyboardInterrupt
@@ -138,6 +158,8 @@ def _failure(error: BaseException) -> int:
         return _say(f"error: {error}", Exit.ERROR)
     if isinstance(error, click.ClickException):
         error.show()
+        if isinstance(error, click.UsageError) and error.ctx is not None and (given := _project.given(error.ctx)):
+            click.echo(f"{given}; --no-config does without", err=True)
         return error.exit_code
     if isinstance(error, MemoryError):
         return _say("error: there is not enough memory", Exit.ERROR)
@@ -150,7 +172,8 @@ def _failure(error: BaseException) -> int:
     import traceback
 
     traceback.print_exception(error)
-    return _say("this is a bug of dnc; please report it with the lines above", Exit.BUG)
+    what = f"the lines above, dnc's version ({__version__}), and the files or how to get them"
+    return _say(f"this is a bug of dnc; {how_to_report(what)}", Exit.BUG)
 
 
 def _stands_nowhere() -> bool:
@@ -188,13 +211,12 @@ def _show_warning(
     line: str | None = None,
 ) -> None:
     if issubclass(category, DncWarning):
-        # To where sys.stderr points now: `progress` puts it above its line.
-        print(f"dnc: warning: {message}", file=sys.stderr, flush=True)
+        logging.getLogger("dnc").warning("%s", message)
 
 
 def say_files(cfg: object, weights: object) -> None:
     """Says on stderr which files a command took: they may have been found by name."""
-    _say(f"{cfg} " + (f"with {weights}" if weights else "without weights"), Exit.DONE)
+    remark(f"{cfg} " + (f"with {weights}" if weights else "without weights"))
 
 
 def print_json(value: object) -> None:
@@ -207,44 +229,5 @@ def print_json(value: object) -> None:
 @contextmanager
 def progress(enabled: bool = True) -> Iterator[Callable[[str], None]]:
     """Shows what goes on in one line of a terminal; silent elsewhere, and where not `enabled`."""
-    if not enabled or not sys.stderr.isatty():
-        yield _go_on
-        return
-    from rich.console import Console
-    from rich.live import Live
-    from rich.spinner import Spinner
-    from rich.text import Text
-
-    spinner = Spinner("dots", Text("starting"))
-    # Results may be printed meanwhile: rich would redirect them to the console, which is stderr.
-    with Live(spinner, console=Console(stderr=True), transient=True, redirect_stdout=False):
-
-        def tell(text: str) -> None:
-            _go_on(text)
-            spinner.update(text=Text(text))
-
+    with _progress.progress(_go_on, enabled) as tell:
         yield tell
-
-
-@contextmanager
-def progress_bar(title: str, total: int, *, bytes_: bool = False) -> Iterator[Callable[[int, int | None], None]]:
-    """Shows a bar on a terminal, for a callback that is given how much of `total` is done; silent elsewhere."""
-    if not sys.stderr.isatty():
-        yield lambda done, of: None
-        return
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        DownloadColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-        TransferSpeedColumn,
-    )
-
-    counts = (DownloadColumn(), TransferSpeedColumn()) if bytes_ else (MofNCompleteColumn(),)
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), *counts, TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True, redirect_stdout=False) as bars:
-        task = bars.add_task(title, total=total)
-        yield lambda done, of: bars.update(task, completed=done)

@@ -5,6 +5,7 @@ a time limit, one for each target that is installed: a library that crashes or h
 
     works      the outputs are right; `device` is what they were computed on
     missing    something is not installed; `remedy` installs it
+    no GPU     it compiles, but nothing here can run what it makes
     fails      it is installed, but raised an error, gave other numbers, crashed, or took too long: `reason`
 """
 
@@ -24,10 +25,11 @@ from typing import Any
 
 import dnc
 from dnc.bench.machine import machine
+from dnc.cli._project import find
 from dnc.darknet.network import Network
 from dnc.darknet.reference import run
 from dnc.darknet.weights import write_weights
-from dnc.errors import DncError, DncWarning
+from dnc.errors import DncError, DncWarning, how_to_report
 from dnc.files.places import cache_dir, can_be_written
 from dnc.files.writing import scratch_folder
 from dnc.runtime.gpus import gpus
@@ -76,10 +78,12 @@ def examine(seconds: float = SECONDS, progress: Progress = silent) -> dict[str, 
         seconds: how long each target may take.
     """
     states = []
-    for target in (*targets, *([_BY_TVM] if "cuda" in targets else [])):
-        progress(f"trying target {target}")
+    names = [*targets, *([_BY_TVM] if "cuda" in targets else [])]
+    for place, target in enumerate(names, 1):
+        progress(f"trying target {target}, {place} of {len(names)}")
         states.append(asdict(_state(target, seconds)))
     progress("looking at the machine")
+    project = find()
     return {
         "dnc": dnc.__version__,
         "folder": str(Path(dnc.__file__).parent),
@@ -90,6 +94,7 @@ def examine(seconds: float = SECONDS, progress: Progress = silent) -> dict[str, 
         "toolchains": [_toolchain(name) for name in toolchain.TOOLCHAINS],
         "tools": {name: path for name in TOOLS if (path := shutil.which(name))},
         "cache": _cache(),
+        "project": str(project or ""),
         "warnings": _conflicts(),
     }
 
@@ -124,7 +129,7 @@ def try_target(name: str) -> State:
         expected = run(network, x[None])[-1][0]
     off = float(np.abs(output - expected).max() / np.abs(expected).max())
     if not off <= TOLERANCE:
-        remedy = "please report it, with what `dnc doctor --json` prints"
+        remedy = how_to_report("what `dnc doctor --json` prints")
         return State(name, "fails", device, f"its numbers are {off:.1%} off", remedy)
     notes = [str(warning.message).splitlines()[0] for warning in told if issubclass(warning.category, DncWarning)]
     return State(name, "works", device, "; ".join(notes))
@@ -136,6 +141,9 @@ def _state(name: str, seconds: float) -> State:
     missing = target.missing()
     if missing:
         return State(name, "missing", reason=missing, remedy=target.remedy())
+    if target_name == "cuda" and not gpus():
+        reason = "engines are compiled for GPUs, but there is none of NVIDIA's here to run them on, or no driver for it"
+        return State(name, "no GPU", reason=reason)
     command = [sys.executable, "-c", _CHILD, name]
     again = f'pip install --force-reinstall "darknet-compiler[{target.extra}]"'
     if target.extra in toolchain.TOOLCHAINS:

@@ -43,8 +43,8 @@ def _click_option(name: str, setting: Setting, default: Any) -> Callable[[Comman
     rest: dict[str, Any] = {"help": setting.help, "metavar": setting.metavar}
     if setting.choices:
         rest["type"] = click.Choice(setting.choices)
-    elif setting.form == "path":
-        rest["type"] = click.Path()
+    elif setting.form in ("path", "paths"):
+        rest |= {"type": click.Path(), "multiple": setting.form == "paths"}
     elif setting.form == "whole":
         rest["type"] = int if setting.low is None else click.IntRange(min=int(setting.low))
     elif setting.form == "number":

@@ -61,7 +61,10 @@ def network_table(network: Network) -> Table:
     """A row for each layer."""
     bits = any(layer.bit_operations() for layer in network.layers)
     titles = ["layer", "type", "filters", "size/stride", "input", "output", "BFLOPs"] + ["BOPs"] * bits
-    table = Table([Column(title, right=title not in ("type", "size/stride")) for title in titles])
+    left = ("type", "size/stride")
+    columns = [Column(title, right=title not in left, folds=title == "size/stride") for title in titles]
+    # What most layers read is the output of the one above.
+    table = Table(columns, spare=["input"])
     for layer in network.layers:
         filters, settings = _settings(layer)
         read = dims(layer.input_shape) if layer.sources == (layer.index - 1,) else ""
@@ -336,7 +339,7 @@ def comparison_table(comparison: Comparison) -> Table:
     several = len({row.sample for row in comparison.rows}) > 1
     noted = any(row.note for row in comparison.rows)
     titles = ["input"] * several + ["output", "section", "shape", "max error", "relative"] + ["note"] * noted
-    table = Table.of(*titles, right=["max error", "relative"], folds=["section", "note"])
+    table = Table.of(*titles, right=["max error", "relative"], folds=["section", "note"], spare=["shape"])
     for row in comparison.rows:
         errors = ("", "") if row.skipped else (f"{row.absolute:.2e}", f"{row.relative:.2e}")
         cells = [row.sample] * several + [row.name, row.where, _array(row.shape), *errors] + [row.note] * noted

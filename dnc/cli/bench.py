@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dnc.cli import Exit, print_json, progress, say_files
+from dnc.cli._completion import complete_networks
 from dnc.cli._lists import POSITIVE, WHOLE, exif_option, names
 from dnc.cli._options import refuse, size_options
 
@@ -44,7 +45,7 @@ def _threshold(context: click.Context, parameter: click.Parameter, value: str) -
 
 
 @click.command(epilog="Example: dnc bench yolov4-tiny.cfg --target onnx,openvino --against opencv --layers")
-@click.argument("what", nargs=-1, metavar="[ENGINE|CFG]...", type=click.Path())
+@click.argument("what", nargs=-1, metavar="[ENGINE|CFG]...", type=click.Path(), shell_complete=complete_networks)
 @click.option("--target", "-t", "targets", callback=names, metavar="T,…", help="Compile a cfg for these; else cpu.")
 @click.option(
     "--precision", "precisions", callback=names, metavar="P,…", help="Compile it in these precisions; else fp32."
@@ -79,7 +80,17 @@ def _threshold(context: click.Context, parameter: click.Parameter, value: str) -
     help="Time for all engines together; less if the intervals are narrow earlier.",
 )
 @click.option("--layers", is_flag=True, help="Time by section of the cfg, against the machine's measured peaks.")
-@click.option("--images", multiple=True, metavar="PATH", help="From image files to boxes; may be repeated.")
+@click.option(
+    "--top",
+    type=click.IntRange(min=0),
+    metavar="N",
+    default=20,
+    show_default=True,
+    help="With --layers, show those that take longest, this many; 0 for all, in their order.",
+)
+@click.option(
+    "--images", multiple=True, type=click.Path(), metavar="PATH", help="From image files to boxes; may be repeated."
+)
 @exif_option
 @click.option("--video", type=click.Path(), metavar="FILE", help="From a video to boxes.")
 @click.option("--camera", type=click.IntRange(min=0), metavar="N", help="From a camera to boxes.")
@@ -111,6 +122,7 @@ def command(
     /,
     what: tuple[str, ...],
     layers: bool,
+    top: int,
     images: tuple[str, ...],
     exif: bool | None,
     video: str | None,
@@ -182,7 +194,7 @@ def command(
     elif sources:
         _show_frames(frames, chosen, as_json, markdown)
     else:
-        _show_recording(recording, tables, chosen, as_json, markdown)
+        _show_recording(recording, tables, top, chosen, as_json, markdown)
 
 
 def _device(remote: str | None, threads: int | None, progress: Progress) -> AbstractContextManager[Device | None]:
@@ -263,7 +275,7 @@ def _frames(
 
 
 def _show_recording(
-    recording: Recording, tables: list[Layers], chosen: BenchOptions, as_json: bool, markdown: bool
+    recording: Recording, tables: list[Layers], top: int, chosen: BenchOptions, as_json: bool, markdown: bool
 ) -> None:
     from dnc.bench.behind import behind
     from dnc.bench.report import behind_report, layers_report, recording_report
@@ -278,9 +290,9 @@ def _show_recording(
         return
     report = recording_report(recording)
     for table in tables:
-        layers_report(table, report)
+        layers_report(table, report, top)
     if compared:
-        behind_report(tables, compared, report)
+        behind_report(tables, compared, report, top)
     click.echo(report.markdown()) if markdown else report.show()
 
 

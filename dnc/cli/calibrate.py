@@ -25,7 +25,13 @@ _COUNT = 100
 @click.command(epilog="Example: dnc calibrate obj.data yolov4-tiny.cfg yolov4-tiny.weights -input_calibration 100")
 @click.argument("files", nargs=-1, required=True, metavar="FILE...")
 @click.option("--data", type=click.Path(), help="The .data file whose list of images is taken.")
-@click.option("--images", multiple=True, metavar="SOURCE", help="A list, folder, glob or image instead; or how many.")
+@click.option(
+    "--images",
+    multiple=True,
+    type=click.Path(),
+    metavar="SOURCE",
+    help="A list, folder, glob or image instead; or how many.",
+)
 @click.option("--weights", "-w", type=click.Path(), help="The .weights; else beside the cfg, else the zoo's.")
 @click.option(
     "-input_calibration",

@@ -6,14 +6,15 @@ from typing import Any
 
 import click
 
-from dnc.cli import Exit, print_json, progress, say_files
+from dnc.cli import Exit, print_json, progress, remark, say_files
+from dnc.cli._completion import complete_networks
 from dnc.cli._lists import exif_option
 from dnc.cli._options import size_options
 from dnc.cli._report import comparison_json, comparison_table, verdict
 
 
 @click.command(epilog="Example: dnc compare yolov4-tiny.cfg --target cpu --image dog.jpg")
-@click.argument("a", type=click.Path())
+@click.argument("a", type=click.Path(), shell_complete=complete_networks)
 @click.argument("b", type=click.Path(), required=False)
 @click.option("--golden", type=click.Path(), metavar="X.npz", help="Compare with layers that Darknet computed.")
 @click.option("--weights", "-w", type=click.Path(), help="The .weights of the cfg; else as for dnc compile.")
@@ -61,7 +62,7 @@ def command(context: click.Context, /, a: str, b: str | None, as_json: bool, **o
     if as_json:
         print_json(comparison_json(comparison))
     else:
-        click.echo(f"{comparison.actual} against {comparison.expected}", err=True)
+        remark(f"{comparison.actual} against {comparison.expected}")
         comparison_table(comparison).show()
         click.echo(verdict(comparison))
     if comparison.first is not None:

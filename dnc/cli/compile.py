@@ -5,12 +5,13 @@ from __future__ import annotations
 import click
 
 from dnc.cli import print_json, progress, say_files
+from dnc.cli._completion import complete_networks
 from dnc.cli._options import compile_options, compile_options_of
 from dnc.cli._report import eight_bits, operations
 
 
 @click.command(epilog="Example: dnc compile yolov4-tiny.cfg --weights yolov4-tiny.weights --target onnx -o yolo.engine")
-@click.argument("cfg", type=click.Path())
+@click.argument("cfg", type=click.Path(), shell_complete=complete_networks)
 @click.option("--weights", "-w", type=click.Path(), help="The .weights; else beside the cfg, else the zoo's.")
 @click.option("--out", "-o", type=click.Path(), help="The engine folder; else CFG's name with .engine, here.")
 @compile_options

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from dnc.cli import print_json, progress
+from dnc.cli import print_json, progress, remark
 from dnc.cli._lists import SHARE, WHOLE
 from dnc.cli._options import compile_options, compile_options_of, refuse
 from dnc.tables import Table
@@ -138,7 +138,7 @@ def command(
         _show(found)
     if html is not None:
         write_page(found, html)
-        click.echo(f"the page is {html}", err=True)
+        remark(f"the page is {html}")
     for path, overlay in ((model_explorer, for_model_explorer), (netron, for_netron)):
         if path is not None:
             write_overlay(overlay(found, places), path)

@@ -14,11 +14,14 @@ from typing import NamedTuple
 import click
 
 from dnc import __version__
-from dnc.cli import print_json
+from dnc.cli import print_json, remark
 from dnc.errors import DncError, TargetError, warn
 from dnc.files.places import packaged
 from dnc.files.writing import whole_folder
 from dnc.tables import Table
+
+_NONE = "no library of a target with headers for C++ is installed"
+_TO_INSTALL = 'pip install "darknet-compiler[openvino]", or apache-tvm-ffi for engines of target tvm'
 
 
 class _Library(NamedTuple):
@@ -65,9 +68,11 @@ def command(what: str | None, out: str | None, as_json: bool) -> None:
         for library in libraries:
             table.add(library.target, str(library.file))
         table.show()
-        click.echo(f"the sources are {sources}", err=True)
+        if not libraries:
+            click.echo(f"{_NONE}; to install one: {_TO_INSTALL}")
+        remark(f"the sources are {sources}")
         if compiled is not None:
-            click.echo(f"compiled, the library is in {compiled / 'lib'}", err=True)
+            remark(f"compiled, the library is in {compiled / 'lib'}")
 
 
 def _libraries() -> list[_Library]:
@@ -123,8 +128,7 @@ def _compiled() -> Path | None:
 
 def _some(libraries: list[_Library]) -> list[_Library]:
     if not libraries:
-        hint = 'pip install "darknet-compiler[openvino]", or apache-tvm-ffi for engines of target tvm'
-        raise TargetError("no library of a target with headers for C++ is installed", hint=hint)
+        raise TargetError(_NONE, hint=_TO_INSTALL)
     return libraries
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dnc.cli import print_json, progress_bar
+from dnc.cli import print_json, progress_bar, remark
 from dnc.cli._lists import SHARE, WHOLE, exif_option, workers_options
 from dnc.tables import Column, Table
 
@@ -20,7 +20,11 @@ if TYPE_CHECKING:
 @click.argument("engines", nargs=-1, required=True, metavar="ENGINE...", type=click.Path())
 @click.option("--data", type=click.Path(), metavar="X.data", help="Darknet's .data file; its `valid` list is taken.")
 @click.option(
-    "--images", multiple=True, metavar="PATH", help="Instead, a list, a folder, a quoted glob or an image; repeatable."
+    "--images",
+    multiple=True,
+    type=click.Path(),
+    metavar="PATH",
+    help="Instead, a list, a folder, a quoted glob or an image; repeatable.",
 )
 @click.option("--train", is_flag=True, help="Take the `train` list of the .data file.")
 @click.option(
@@ -99,9 +103,9 @@ def command(
     loaded = [load(engine, threads=threads) for engine in engines]
     source = images if data is None else data
     dataset = read_dataset(source, key="train" if train else "valid", limit=limit, seed=seed, skip_bad=skip_bad)
-    click.echo(str(dataset), err=True)
+    remark(str(dataset))
     if any(engine.manifest.arithmetic for engine in loaded):
-        click.echo(f"measured on {this_isa()}, {of_isa()}", err=True)
+        remark(f"measured on {this_isa()}, {of_isa()}")
     reports = []
     with cluster(scheduler, workers) as others:
         for engine in loaded:

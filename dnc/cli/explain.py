@@ -7,13 +7,14 @@ from typing import Any
 
 import click
 
-from dnc.cli import print_json, progress, say_files
+from dnc.cli import print_json, progress, remark, say_files
+from dnc.cli._completion import complete_networks
 from dnc.cli._options import compile_options, compile_options_of, refuse
 from dnc.tables import Table
 
 
 @click.command(epilog="Example: dnc explain yolov4-tiny.cfg --pass fold-batchnorm")
-@click.argument("what", metavar="CFG|ENGINE", type=click.Path())
+@click.argument("what", metavar="CFG|ENGINE", type=click.Path(), shell_complete=complete_networks)
 @click.option("--weights", "-w", type=click.Path(), help="The .weights; else as for dnc compile; else random ones.")
 @click.option("--pass", "only", multiple=True, metavar="PASS", help="Show this pass alone; may be repeated.")
 @compile_options
@@ -44,7 +45,7 @@ def command(
         print_json(shown)
         return
     if not explanation.real:
-        click.echo("there are no weights: random ones stand in", err=True)
+        remark("there are no weights: random ones stand in")
     _show(shown)
     if explanation.training:
         click.echo(f"\nact in training only: {explanation.training}")
@@ -57,8 +58,8 @@ def _show(passes: Sequence[Mapping[str, Any]]) -> None:
             table.add(item["name"], "", "0", "applies nowhere", "")
         for verdict, remarks in (("applied", item["applied"]), ("missed", item["missed"])):
             places: dict[str, list[str]] = {}
-            for remark in remarks:
-                places.setdefault(remark["text"], []).append(remark["where"])
+            for one in remarks:
+                places.setdefault(one["text"], []).append(one["where"])
             for text, found in places.items():
                 table.add(item["name"], verdict, str(len(found)), text, _layers(found))
         if item.get("error") is not None:

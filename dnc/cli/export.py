@@ -8,6 +8,7 @@ import click
 from click.core import ParameterSource
 
 from dnc.cli import print_json, progress, say_files
+from dnc.cli._completion import complete_networks, complete_plugins
 from dnc.cli._lists import SHARE
 from dnc.cli._options import compile_options, compile_options_of, refuse
 from dnc.tables import Table
@@ -29,8 +30,15 @@ def _list(context: click.Context, parameter: click.Parameter, value: bool) -> No
 
 
 @click.command(epilog="Example: dnc export yolov4-tiny.cfg --for ultralytics -o yolov4-tiny.onnx")
-@click.argument("what", metavar="ENGINE|CFG", type=click.Path())
-@click.option("--for", "name", metavar="NAME", required=True, help="The program; --list shows them.")
+@click.argument("what", metavar="ENGINE|CFG", type=click.Path(), shell_complete=complete_networks)
+@click.option(
+    "--for",
+    "name",
+    metavar="NAME",
+    required=True,
+    help="The program; --list shows them.",
+    shell_complete=complete_plugins("destinations"),
+)
 @click.option("--list", is_flag=True, is_eager=True, expose_value=False, callback=_list, help="List the programs.")
 @click.option("--out", "-o", type=click.Path(), help="The folder, or of some the file; else WHAT's name with .NAME.")
 @click.option("--weights", "-w", type=click.Path(), help="The .weights; else as for dnc compile.")
@@ -80,7 +88,7 @@ def command(
             made = export_engine(what, wanted, tell)
     else:
         options = compile_options_of(**{**fields, "options": rest})  # type: ignore[arg-type]
-        if context.get_parameter_source("target") is not ParameterSource.COMMANDLINE:
+        if context.get_parameter_source("target") is ParameterSource.DEFAULT:
             options = dataclasses.replace(options, target=kind.target)
         with progress(not as_json) as tell:
             made = export_cfg(what, weights, wanted, options, tell)

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from dnc.cli import print_json, say_files
+from dnc.cli._completion import complete_networks
 from dnc.cli._options import refuse, size_options
 from dnc.cli._report import (
     calibration_json,
@@ -21,7 +22,7 @@ from dnc.cli._report import (
 
 
 @click.command(epilog="Example: dnc info yolov4.cfg --weights yolov4.weights")
-@click.argument("what", metavar="CFG|ENGINE|CALIBRATION", type=click.Path())
+@click.argument("what", metavar="CFG|ENGINE|CALIBRATION", type=click.Path(), shell_complete=complete_networks)
 @click.option("--weights", "-w", type=click.Path(), help="Check that this .weights file fits the cfg.")
 @click.option("--cfg", type=click.Path(), metavar="CFG", help="Of a calibration, the network that it may belong to.")
 @size_options

@@ -5,12 +5,13 @@ from __future__ import annotations
 import click
 
 from dnc.cli import print_json
+from dnc.cli._completion import complete_plugins
 from dnc.cli._report import options_json, show_options, summary
 from dnc.tables import Table
 
 
 @click.command(epilog="Example: dnc passes --json")
-@click.argument("name", required=False)
+@click.argument("name", required=False, shell_complete=complete_plugins("passes"))
 @click.option("--target", "-t", metavar="TARGET", help="Those of a target in their order, and why they stand so.")
 @click.option("--json", "as_json", is_flag=True, help="Print a list of objects.")
 def command(name: str | None, target: str | None, as_json: bool) -> None:
@@ -42,7 +43,7 @@ def command(name: str | None, target: str | None, as_json: bool) -> None:
         )
         return
     texts = ("what it does", "where it applies")
-    table = Table.of("pass", "tolerance", *texts, "options", folds=texts)
+    table = Table.of("pass", "tolerance", *texts, "options", folds=(*texts, "options"), spare=["options"])
     for key, plugin in passes.items():
         tolerance = f"{plugin.tolerance:g}" if plugin.tolerance else "exact"
         options = " ".join(f"{option.name}={option.default}" for option in plugin.known_options)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import click
 
 from dnc.cli import print_json
+from dnc.cli._completion import complete_plugins
 from dnc.cli._report import show_options
 from dnc.tables import Table
 
 
 @click.command(epilog="Example: dnc targets myriad")
-@click.argument("name", required=False)
+@click.argument("name", required=False, shell_complete=complete_plugins("targets"))
 @click.option("--json", "as_json", is_flag=True, help="Print a list of objects.")
 def command(name: str | None, as_json: bool) -> None:
     """List the targets and what each needs, or the options of NAME.

@@ -49,21 +49,30 @@ def list_(as_json: bool) -> None:
 @command.command("install", epilog="Example: dnc toolchain install myriad")
 @click.argument("name")
 @click.option("--force", is_flag=True, help="Fetch again what is here already.")
-def install(name: str, force: bool) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print an object.")
+def install(name: str, force: bool, as_json: bool) -> None:
     """Fetch a toolchain with pip, verify it, try it, and print its folder. A damaged one is replaced."""
     from dnc.targets.myriad import installing
 
     with progress() as report:
         place = installing.install(name, force=force, progress=report)
-    click.echo(str(place))
+    if as_json:
+        print_json({"name": name, "folder": str(place)})
+    else:
+        click.echo(str(place))
 
 
 @command.command("remove", epilog="Example: dnc toolchain remove myriad")
 @click.argument("name")
-def remove_(name: str) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print an object.")
+def remove_(name: str, as_json: bool) -> None:
     """Remove a toolchain from the cache."""
     from dnc.runtime.runners.myriad import toolchain
     from dnc.targets.myriad.installing import remove
 
     place = toolchain.folder(name)
-    click.echo(f"removed {place}" if remove(name) else f"{place} was not there")
+    removed = remove(name)
+    if as_json:
+        print_json({"name": name, "folder": str(place), "removed": removed})
+    else:
+        click.echo(f"removed {place}" if removed else f"{place} was not there")

@@ -18,7 +18,8 @@ def command() -> None:
 @click.option("--out", "-o", type=click.Path(), required=True, help="The .weights file; replaced if it is there.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Equal seeds, equal files.")
 @click.option("--lenient", is_flag=True, help="Warn about what Darknet takes in silence, instead of failing.")
-def random(cfg: str, out: str, seed: int, lenient: bool) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print an object.")
+def random(cfg: str, out: str, seed: int, lenient: bool, as_json: bool) -> None:
     """Write random weights that fit a cfg, to measure speed with or to test.
 
     They keep the activations of a deep network near 1. What it finds in images is nonsense.
@@ -32,7 +33,11 @@ def random(cfg: str, out: str, seed: int, lenient: bool) -> None:
     say_files(network.file, "random weights")
     with whole_file(out) as file:
         write_weights(file, network.layers, network.arrays)
-    click.echo(f"{out}: {network.parameters():,} floats, {Path(out).stat().st_size:,} bytes")
+    size = Path(out).stat().st_size
+    if as_json:
+        print_json({"file": out, "cfg": network.file, "seed": seed, "floats": network.parameters(), "bytes": size})
+    else:
+        click.echo(f"{out}: {network.parameters():,} floats, {size:,} bytes")
 
 
 @command.command("inspect", epilog="Example: dnc weights inspect yolov4.cfg yolov4.weights --json")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import click
 
-from dnc.cli import print_json, progress_bar
+from dnc.cli import print_json, progress_bar, remark
+from dnc.cli._completion import complete_published
 from dnc.files.places import cache_dir
 from dnc.tables import Table
 
@@ -30,12 +31,12 @@ def list_(as_json: bool) -> None:
             ]
         )
         return
-    table = Table.of("name", "cfg", "MB", "here", "labels", "license", right=["MB"], folds=["license"])
+    table = Table.of("name", "cfg", "MB", "here", "labels", "license", right=["MB"], folds=["license"], spare=["cfg"])
     for entry, path in rows:
         here = "yes" if path else "no"
         table.add(entry.name, entry.cfg, f"{entry.size / 1e6:.1f}", here, entry.labels, entry.license)
     table.show()
-    click.echo(f"the cache is {cache_dir()}", err=True)
+    remark(f"the cache is {cache_dir()}")
 
 
 @command.command("networks", epilog="Example: dnc zoo networks, then dnc info peleenet")
@@ -56,13 +57,19 @@ def networks(as_json: bool) -> None:
 
 
 @command.command("fetch", epilog="Example: dnc zoo fetch yolov3-tiny yolov4-tiny")
-@click.argument("names", nargs=-1, required=True, metavar="NAME...")
+@click.argument("names", nargs=-1, required=True, metavar="NAME...", shell_complete=complete_published)
 @click.option("--force", is_flag=True, help="Fetch again what is here already.")
-def fetch(names: tuple[str, ...], force: bool) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print a list of objects.")
+def fetch(names: tuple[str, ...], force: bool, as_json: bool) -> None:
     """Fetch weights into the cache, verify them, and print their paths."""
     from dnc import zoo
 
+    rows = []
     for entry in [zoo.find(name) for name in names]:
         with progress_bar(entry.file, entry.size, bytes_=True) as bar:
             fetched = zoo.fetch(entry.name, progress=bar, force=force)
-        click.echo(str(fetched))
+        rows.append({"name": entry.name, "path": str(fetched), "bytes": fetched.stat().st_size})
+        if not as_json:
+            click.echo(str(fetched))
+    if as_json:
+        print_json(rows)

@@ -19,7 +19,7 @@ __all__ = ["CompileOptions", "Setting", "split_passes"]
 
 Paths = str | PathLike[str]
 _SECONDS = {"s": 1, "m": 60, "h": 3600}
-Form = Literal["text", "path", "whole", "number", "flag", "names", "numbers", "passes", "several", "pairs"]
+Form = Literal["text", "path", "paths", "whole", "number", "flag", "names", "numbers", "passes", "several", "pairs"]
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Setting:
 
     help: str
     form: Form = "text"
-    """names, numbers, passes: in one word, with commas between; several, pairs: the option may be repeated."""
+    """names, numbers, passes: in one word, with commas between; several, paths, pairs: the option may be repeated."""
     choices: tuple[str, ...] = ()
     metavar: str | None = None
     low: float | None = None
@@ -115,7 +115,7 @@ class CompileOptions:
         low=0,
     )
     data: Sequence[str] = _setting(
-        (), "What a drop, and 8 bits, are measured on; else what was calibrated on.", "several", metavar="SOURCE"
+        (), "What a drop, and 8 bits, are measured on; else what was calibrated on.", "paths", metavar="SOURCE"
     )
     autotune: bool = _setting(False, "Measure how each grouped convolution runs fastest on this machine.", "flag")
     tune: int | str | None = _setting(

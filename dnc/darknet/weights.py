@@ -36,6 +36,7 @@ from dnc.files.writing import whole_file
 __all__ = ["Header", "count", "random_arrays", "read_weights", "write_partial", "write_weights"]
 
 _BLOCK = 1 << 20
+_MISSING = "check the path; published weights are listed by `dnc zoo list`, and fetched by `dnc zoo fetch NAME`"
 """Floats that are checked at a time, so that checking takes no memory of the file's size."""
 
 
@@ -106,7 +107,7 @@ def open_floats(path: Path) -> tuple[Header, npt.NDArray[np.float32], int]:
                 return header, np.zeros(0, np.float32), size
             return header, np.memmap(file, "<f4", "r", start, ((size - start) // 4,)), size
     except OSError as error:
-        raise WeightsError(f"cannot read the weights: {error.strerror or error}", path, "check the path") from error
+        raise WeightsError(f"cannot read the weights: {error.strerror or error}", path, _MISSING) from error
 
 
 def count(layer: Layer) -> int:

@@ -6,9 +6,11 @@ compiler and its libraries. One of them belongs into an environment: pip removes
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["conflict", "is_whole", "to_compile", "to_install"]
+__all__ = ["conflict", "is_whole", "of_the_compiler", "to_compile", "to_install"]
 
 _COMPILER = "darknet-compiler"
 _RUNTIME = "darknet-runtime"
@@ -29,6 +31,23 @@ def to_compile() -> str:
     """The command that installs the compiler where only the runtime is."""
     first = "" if is_whole() else f"pip uninstall {_RUNTIME}; "
     return f'{first}pip install "{_COMPILER}[compiler]"'
+
+
+@contextmanager
+def of_the_compiler(what: str) -> Iterator[None]:
+    """A block that imports what an installation of the runtime alone does not have.
+
+    Args:
+        what: what is asked for, for the message.
+
+    Raises:
+        ModuleNotFoundError: it is not there; the message says what to install.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        missing = f"{what} needs {error.name}, which is not installed: only the runtime is"
+        raise ModuleNotFoundError(f"{missing}; for the compiler: {to_compile()}", name=error.name) from error
 
 
 def conflict() -> str:

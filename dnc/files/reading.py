@@ -7,6 +7,7 @@ import errno
 import hashlib
 import io
 import json
+import logging
 import os
 import select
 import stat
@@ -18,6 +19,7 @@ from dnc.errors import DncError
 
 __all__ = ["check_foreign", "digest_of", "open_regular", "parse_json", "read_bounded", "read_json", "read_piped"]
 
+_LOG = logging.getLogger(__name__)
 _IMPORTED = {".onnx": "ONNX", **dict.fromkeys((".pt", ".pth", ".safetensors"), "PyTorch")}
 _FOREIGN = {
     **{suffix: f"a file of {name}" for suffix, name in _IMPORTED.items()},
@@ -66,6 +68,7 @@ def open_regular(path: str | os.PathLike[str], folder: int | None = None) -> io.
         if stat.S_ISDIR(mode):
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
         raise OSError(errno.EINVAL, "it is a pipe or a device, not a file", os.fspath(path))
+    _LOG.debug("reading %s", os.fspath(path))
     return os.fdopen(descriptor, "rb")
 
 

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import errno
 import json
+import logging
 import os
 import re
 import secrets
@@ -43,6 +44,7 @@ except ImportError:
 
 __all__ = ["check_places", "guarded_folder", "put_back", "scratch_folder", "sweep", "whole_file", "whole_folder"]
 
+_LOG = logging.getLogger(__name__)
 _LEFT = re.compile(r".+\.[0-9a-f]{8}\.dnc-part", re.DOTALL)
 _LOCK, _NEW, _OLD = "lock", "new", "old"
 _TRIES = 100
@@ -81,6 +83,7 @@ def whole_file(path: str | os.PathLike[str], *, durable: bool = True) -> Iterato
             (own / _NEW).replace(place)
             if durable:
                 _sync(place.parent)
+            _LOG.debug("wrote %s", path)
     except OSError as error:
         hint = "is the disk full, or the folder missing or read-only?"
         raise DncError(f"cannot write the file: {error.strerror or error}", str(path), hint) from error
@@ -135,6 +138,7 @@ def whole_folder(path: str | os.PathLike[str], *, durable: bool = True) -> Itera
         _put(new, place)
         if durable:
             _sync(place.parent)
+        _LOG.debug("wrote %s", place)
 
 
 @contextmanager

@@ -9,6 +9,7 @@ onnx_ir has a PassManager, but it hides which pass failed and why; this is all t
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -24,6 +25,8 @@ from dnc.graph.serialization import check, serialize_to
 from dnc.graph.verification import Verifier
 
 __all__ = ["Applied", "Decision", "Pipeline", "Step"]
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -113,7 +116,7 @@ class Pipeline:
             skip: passes to leave out, also of those that a decision gives.
             dump: a folder for `00-lowered.onnx`, `.txt` and the same after each pass.
             verify: compares the outputs after each pass that changed something with those before it.
-            progress: is told the name of each pass before it runs.
+            progress: is told the name of each pass before it runs, and how many may follow.
             watch: is shown each step and the model as it is before it; it leaves the model as it is.
 
         Raises:
@@ -133,9 +136,10 @@ class Pipeline:
             if isinstance(step, Decision):
                 waiting.extendleft(reversed(step.decide(model)))
             elif step.name not in skip:
-                progress(step.name)
+                progress(f"pass {len(applied) + 1} of {len(applied) + 1 + len(waiting)}: {step.name}")
                 watch(step, model)
                 applied.append(_apply(model, step, verify))
+                _LOG.debug("%s: applied %d times in %.3f s", step.name, applied[-1].count, applied[-1].seconds)
                 if dump is not None:
                     _dump(model, dump, len(applied), step.name)
         return applied

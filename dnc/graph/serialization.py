@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from dnc.errors import DncError
+from dnc.errors import DncError, how_to_report
 
 __all__ = ["check", "serialize", "serialize_to", "small_model", "with_outputs"]
 
@@ -62,7 +62,7 @@ def check(model: ir.Model, after: str) -> None:
         onnx.checker.check_model(proto, full_check=True)
         inferred = onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        hint = "this is a bug of dnc; please report it"
+        hint = f"this is a bug of dnc; {how_to_report('the cfg')}"
         raise DncError(f"{after} made an invalid graph: {error}", hint=hint) from error
     infos = {info.name: info for info in (*inferred.graph.value_info, *inferred.graph.output)}
     for node in model.graph:

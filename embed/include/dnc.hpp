@@ -13,6 +13,7 @@
 #include <memory>
 #include <stdexcept>
 #include <string>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -24,6 +25,7 @@ namespace dnc {
 class Error : public std::runtime_error {
 public:
     Error() : std::runtime_error(dnc_last_error()), status_(dnc_last_status()) {}
+    Error(dnc_status status, const std::string& text) : std::runtime_error(text), status_(status) {}
 
     dnc_status status() const noexcept { return status_; }
 
@@ -31,11 +33,27 @@ private:
     dnc_status status_;
 };
 
+// How many pixels, of any integer type: libraries of images count in int. Throws Error for a negative number.
+class Side {
+public:
+    template <class Number, class = std::enable_if_t<std::is_integral_v<Number>>>
+    Side(Number count) : count_(static_cast<std::size_t>(count)) {
+        if constexpr (std::is_signed_v<Number>) {
+            if (count < 0) throw Error(DNC_ERROR_ARGUMENT, "a side of " + std::to_string(count) + " pixels");
+        }
+    }
+
+    operator std::size_t() const noexcept { return count_; }
+
+private:
+    std::size_t count_;
+};
+
 // Pixels that lie somewhere: they are not copied.
 struct Image {
     const void* data = nullptr;
-    std::size_t width = 0;
-    std::size_t height = 0;
+    Side width = 0;
+    Side height = 0;
     dnc_pixels format = DNC_RGB8;
     std::size_t stride = 0;    // bytes from a row to the next; 0: no gap between them
     std::size_t channels = 0;  // of a pixel of DNC_MANY8, DNC_MANY16 and DNC_MANYF32

@@ -26,9 +26,20 @@ def test_text(command: Command) -> None:
     assert (result.code, result.err) == (0, "")
     lines = {line.split("  ")[0]: line for line in result.out.splitlines() if line}
     assert lines["onnx"].split()[:3] == ["onnx", "works", "CPU"]
-    assert 'pip install "darknet-compiler[cuda]"' in lines["cuda"]
-    assert 'pip install "darknet-compiler[cuda-tvm]"' in lines["cuda by tvm"]
+    assert lines["cuda"].split()[1:] == ["missing", "what", "it", "needs"]
+    # Commands stand in lines of their own.
+    assert '  cuda         pip install "darknet-compiler[cuda]"' in result.out
+    assert '  cuda by tvm  pip install "darknet-compiler[cuda-tvm]"' in result.out
     assert "\ncache " in result.out
+
+
+def test_no_gpu(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is to be mended where there is no GPU: no library is taken away from target onnx."""
+    monkeypatch.setattr(doctor, "targets", {"cuda": targets["cuda"]})
+    monkeypatch.setattr(targets["cuda"], "missing", lambda _: "")
+    monkeypatch.setattr(doctor, "gpus", tuple)
+    found = json.loads(command("doctor", "--json").out)
+    assert [(each["state"], each["remedy"]) for each in found["targets"]] == [("no GPU", "")] * 2
 
 
 def test_json(command: Command) -> None:

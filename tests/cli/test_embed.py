@@ -40,7 +40,14 @@ def test_table(command: Command, wheel: Path) -> None:
     result = command("embed")
     assert result.code == 0
     assert result.out.split() == ["target", "library", "openvino", str(wheel / "libs" / "libopenvino.so.2641")]
-    assert result.err.startswith("the sources are ")
+    assert result.err.startswith("dnc: the sources are ")
+
+
+def test_none(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no library is installed, it says so in place of an empty table."""
+    monkeypatch.setattr(embed, "_libraries", list)
+    assert "to install one: pip install" in command("embed").out
+    assert command("embed").out.count("\n") == 1
 
 
 def test_json(command: Command, wheel: Path) -> None:

@@ -30,7 +30,9 @@ def data(tmp_path: Path, photographs: Path) -> Path:
 def test_one_engine_like_darknet(command: Command, engines: Path, data: Path) -> None:
     result = command("eval", engines / "tiny.engine", "--data", data, "--like-darknet")
     assert result.code == 0
-    assert result.err.startswith(f"3 images of {data.parent}/valid.list, the first of which is {data.parent}/a.png")
+    assert result.err.startswith(
+        f"dnc: 3 images of {data.parent}/valid.list, the first of which is {data.parent}/a.png"
+    )
     assert "unique_truth_count = 3" in result.out
     assert "class_id = 1, name = dog, ap = 0.00%" in result.out
     assert "mean average precision (mAP@0.50) = " in result.out.splitlines()[-1]

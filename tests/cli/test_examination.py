@@ -107,7 +107,7 @@ def test_examine(monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
     }
     (myriad,) = found["toolchains"]
     assert (myriad["state"], myriad["remedy"]) == ("missing", "dnc toolchain install myriad")
-    assert "trying target onnx" in told
+    assert "trying target onnx, 1 of 1" in told
 
 
 def test_builds_that_overwrite_each_other(monkeypatch: pytest.MonkeyPatch) -> None:

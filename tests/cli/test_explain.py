@@ -59,7 +59,7 @@ def test_without_weights(command: Command, write: Write) -> None:
     cfg.with_suffix(".weights").unlink()
     result = command("explain", cfg, "--target", "onnx")
     assert result.code == 0
-    assert result.err == "there are no weights: random ones stand in\n"
+    assert result.err == "dnc: there are no weights: random ones stand in\n"
 
 
 def test_unknown_pass(command: Command, write: Write) -> None:

@@ -45,7 +45,7 @@ def test_list(command: Command, cache: Path, source: zoo.Entry) -> None:
         ["name", "cfg", "MB", "here", "labels", "license"],
         ["net", "net.cfg", "0.0", "no", "coco", "MIT"],
     ]
-    assert result.err == f"the cache is {cache}\n"
+    assert result.err == f"dnc: the cache is {cache}\n"
     (cache / "net.weights").write_bytes(b"weights")
     assert " yes " in command("zoo", "list").out
 

@@ -361,7 +361,7 @@ def test_a_shape_that_onnx_sees_otherwise_is_a_bug(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(layers["avgpool"], "emit", wrong)
     with pytest.raises(DncError, match="Inferred shape and existing shape differ in dimension 2") as caught:
         lower(network)
-    assert caught.value.hint == "this is a bug of dnc; please report it"
+    assert caught.value.hint.startswith("this is a bug of dnc; please report it")
 
 
 @pytest.mark.parametrize("cfg", thinned(sorted((ROOT / "cfg").glob("*.cfg"))), ids=lambda p: p.stem)

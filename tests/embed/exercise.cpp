@@ -69,7 +69,9 @@ int main(int argc, char** argv) {
     dnc::Engine first(argv[1], options);
     const dnc::Engine engine = std::move(first);
     const std::vector<unsigned char> pixels = noise(64 * 48 * 3, 1);
-    const dnc::Image image{pixels.data(), 64, 48, DNC_BGR8, 0};
+    // As cv::Mat has them.
+    const int columns = 64, rows = 48;
+    const dnc::Image image{pixels.data(), columns, rows, DNC_BGR8, 0};
     const std::vector<float> alone = everything(engine, image);
     std::vector<int> same(8, 1);
     std::vector<std::thread> threads;
@@ -79,6 +81,7 @@ int main(int argc, char** argv) {
                 if (everything(engine, image) != alone) same[thread] = 0;
                 if (!fails([&] { engine.classify(image); }) || !fails([&] { engine.run({}); })) same[thread] = 0;
                 if (!fails([&] { engine.detect({pixels.data(), 64, 0}); })) same[thread] = 0;
+                if (!fails([&] { engine.detect({pixels.data(), columns, -rows}); })) same[thread] = 0;
                 // A C program may hand over any int as an enum.
                 for (const int any : {77, 5, -1, INT_MIN, INT_MAX}) {
                     const auto format = static_cast<dnc_pixels>(any);
