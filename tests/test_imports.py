@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import pkgutil
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -124,3 +125,19 @@ def test_help_is_instant() -> None:
     code += "\nused = resource.getrusage(resource.RUSAGE_CHILDREN); print(used.ru_utime + used.ru_stime)"
     result = run(code)
     assert float(result.stdout) < 0.5
+
+
+COMPILER = ("click", "onnx", "onnx_ir", "PIL", "rich", "cv2")
+
+
+@pytest.mark.parametrize("what", ["import dnc.opencv", "import dnc; dnc.compile", "import dnc; dnc.export"])
+def test_the_runtime_alone_says_what_to_install(what: str) -> None:
+    result = run(what, blocked=COMPILER)
+    *_, said = result.stderr.splitlines()
+    name = what.removeprefix("import dnc; ").removeprefix("import ")
+    assert re.match(rf"ModuleNotFoundError: {name} needs onnx\w*, which is not installed: only the runtime is; ", said)
+    assert said.endswith('pip install "darknet-compiler[compiler]"')
+
+
+def test_dir_shows_the_api() -> None:
+    assert set(dnc.__all__) < set(dir(dnc))

@@ -14,10 +14,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import click
 import numpy as np
 
-from dnc.cli import progress
+from dnc.cli import progress, remark
 from dnc.cli._drawing import draw
 from dnc.errors import DncError, printable, warn
 from dnc.evaluation.datasets import find_images
@@ -165,7 +164,7 @@ def look(
         dropped = (last - 1) // every + 1 - count
         speed += f" ({dropped} dropped)" if dropped else ""
         written = f"; drawn into {out}, without sound" if out is not None else ""
-        click.echo(f"dnc: {source}: {speed}, {found} box{'es' * (found != 1)}{written}", err=True)
+        remark(f"{source}: {speed}, {found} box{'es' * (found != 1)}{written}")
 
     start = time.perf_counter()
     try:
