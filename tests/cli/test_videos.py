@@ -177,10 +177,10 @@ def test_results_without_a_place(engines: Path, clip: Path, tmp_path: Path) -> N
     full = Path("/dev/full")
     if not full.exists():
         pytest.skip("there is no /dev/full")
-    command = [sys.executable, "-m", "dnc", "detect", engines / "tiny.engine", clip, "--json-lines"]
+    command = [sys.executable, "-m", "dnc", "detect", str(engines / "tiny.engine"), str(clip), "--json-lines"]
     with full.open("wb") as stdout:
         options: dict[str, Any] = {"stdout": stdout, "stderr": subprocess.PIPE, "text": True, "timeout": PATIENCE}
-        result = subprocess.run([*command, "-o", tmp_path / "out.avi"], **options)
+        result = subprocess.run([*command, "-o", str(tmp_path / "out.avi")], **options)
     assert result.returncode == 1
     assert "cannot write the results" in result.stderr
     assert list(tmp_path.iterdir()) == []
