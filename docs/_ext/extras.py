@@ -32,6 +32,7 @@ FOR = {
     "all": "ONNX Runtime and OpenVINO.",
     "docs": "What `make docs` takes.",
     "dev": "What developing dnc takes.",
+    "release": "What makes the distributions, and looks them over.",
 }
 """What each extra is for; a test holds the names to those of pyproject.toml."""
 
