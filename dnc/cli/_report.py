@@ -151,17 +151,18 @@ def network_json(network: Network, weights: str | Path | None = None) -> dict[st
 
 
 def engine_json(manifest: Manifest, folder: Path) -> dict[str, Any]:
-    """engine.json's contents, the labels, and what the folder takes."""
+    """engine.json's contents, the labels, and what the folder, or the package, takes."""
     labels = list(manifest.labels)
     return {"folder": str(folder), **manifest.to_json(), "labels": labels, "bytes": _folder_bytes(folder)}
 
 
 def _folder_bytes(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
+    files = [folder] if folder.is_file() else folder.iterdir()
+    return sum(path.stat().st_size for path in files if path.is_file())
 
 
 def engine_text(manifest: Manifest, folder: Path) -> str:
-    """Describes an engine by its engine.json, a line or a few for each entry."""
+    """Describes an engine, a folder or a package, by its engine.json, a line or a few for each entry."""
     network = manifest.network
     outputs = [f"{name} {_array(shape)}" for name, shape in zip(manifest.outputs, manifest.output_shapes, strict=True)]
     shape = manifest.input_shape

@@ -41,7 +41,7 @@ def command(
     """
     from pathlib import Path
 
-    from dnc.evaluation.datasets import is_folder
+    from dnc.compiler.source import is_engine
     from dnc.quantization.tables import is_table
 
     if is_table(what):
@@ -51,11 +51,12 @@ def command(
         return
     if cfg is not None:
         raise click.UsageError("--cfg is for calibrations; name the cfg alone")
-    if is_folder(what):
+    if is_engine(what):
         from dnc.runtime.manifest import read_manifest
+        from dnc.runtime.source import find_source
 
         refuse(context, ("weights", *reading), "is for a cfg: an engine is compiled already")
-        manifest = read_manifest(what)
+        manifest = find_source(what).manifest if Path(what).is_file() else read_manifest(what)
         if as_json:
             print_json(engine_json(manifest, Path(what)))
         else:

@@ -12,6 +12,7 @@ import dnc
 from dnc.cli import _report
 from dnc.graph.quantization import Range
 from dnc.quantization.calibration import Calibration
+from dnc.runtime.package import package
 from tests.conftest import Result, _write
 
 Command = Callable[..., Result]
@@ -116,6 +117,14 @@ def test_engine(command: Command, engines: Path) -> None:
     assert info["labels"] == ["cat", "black dog"]
     assert info["target"] == "onnx"
     assert info["bytes"] == sum(path.stat().st_size for path in folder.iterdir())
+
+
+def test_package(command: Command, engines: Path, tmp_path: Path) -> None:
+    file = package(engines / "tiny.engine", tmp_path / "tiny.dnc")
+    of_folder, of_file = (json.loads(command("info", what, "--json").out) for what in (engines / "tiny.engine", file))
+    assert of_file == {**of_folder, "folder": str(file), "bytes": file.stat().st_size}
+    file.write_bytes(b"PK")
+    assert "not an engine" in command("info", file).err
 
 
 def test_engine_on_vectors(command: Command, engines: Path) -> None:
