@@ -6,6 +6,7 @@ import click
 
 from dnc.cli import print_json, say_files
 from dnc.files.writing import whole_file
+from dnc.tables import show_line
 
 
 @click.group(epilog="Example: dnc weights inspect yolov4.cfg yolov4.weights")
@@ -61,4 +62,4 @@ def inspect(cfg: str, weights: str, lenient: bool, as_json: bool) -> None:
         return
     inspection.table().show()
     for line in inspection.summary:
-        click.echo(line)
+        show_line(line)

@@ -138,7 +138,9 @@ class Inspection:
         """Tabulates the arrays, a row for each."""
         titles = ("layer", "type", "array", "shape", "offset", "min", "max", "mean", "std", "zeros", "remarks")
         left = ("type", "array", "shape", "remarks")
-        table = Table.of(*titles, right=set(titles) - {*left}, folds=["remarks"], spare=["std", "mean", "offset"])
+        table = Table.of(
+            *titles, right=set(titles) - {*left}, folds=["remarks"], spare=["std", "mean", "offset", "type"]
+        )
         for record in self.arrays:
             values = (record.min, record.max, record.mean, record.std)
             cells = [str(record.layer), record.section, record.name, " x ".join(map(str, record.shape))]

@@ -53,6 +53,15 @@ def test_nodes_are_added_up() -> None:
     assert first.share == pytest.approx(0.4)
 
 
+def test_order_is_that_of_the_cfg() -> None:
+    """Whatever the order of the engine's nodes; what belongs to no section comes last."""
+    work = [Work(place, place, 1e6, 1e6) for place in ("nms", "#10", "#2", "#0")]
+    nodes = [("nms", 0.1), ("layer010", 0.1), ("layer002", 0.1), ("layer000", 0.1)]
+    layers = attribute("e", work, [(0.5, nodes)], PEAKS, {})
+    assert [row.where for row in layers.rows if row.where.startswith("#")] == ["#0", "#2", "#10"]
+    assert not layers.rows[-1].where.startswith("#")
+
+
 def test_peaks_that_are_not_known() -> None:
     """As a GPU's: times stay, roofs are left out."""
     layers = attribute("e", WORK, [(0.010, [("000_convolutional/Conv", 0.008)])], None, {})

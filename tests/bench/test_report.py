@@ -40,6 +40,32 @@ def test_layers() -> None:
     assert "do not add up" in text
 
 
+def test_layers_that_take_longest() -> None:
+    """They stand first; the others are summed up, so that all rows still add up to the network."""
+    rows = [Layer(f"a.cfg:{n} [convolutional] #{n}", n / 1000, 1e6, 1e6, n / 10, "memory", 0.5) for n in range(1, 5)]
+    layers = dataclasses.replace(LAYERS, rows=tuple(rows), between=0.0)
+    first, second, rest, *_ = (line.split("  ")[0] for line in layers_table(layers, 2).text().splitlines()[1:])
+    assert (first, second) == (rows[3].where, rows[2].where)
+    assert rest == "…and 2 more: --top 0"
+    assert layers_table(layers, 2).rows[2][1:3] == ("3000.0", "30.0%")
+    for all_of_them in (0, 4, 9):
+        assert [row[0] for row in layers_table(layers, all_of_them).rows][:4] == [row.where for row in rows]
+    report = Report()
+    layers_report(layers, report, 2)
+    assert "e, layer by layer: the 2 that take longest" in report.markdown()
+
+
+@pytest.mark.parametrize(("bound", "disturbed"), [("compute", True), ("memory", False)])
+def test_shares_beyond_the_roof(bound: str, disturbed: bool) -> None:
+    """Caches are faster than memory, but nothing computes faster than the machine: the peak was measured too low."""
+    row = dataclasses.replace(ROWS[0], bound=bound, roof=9.77)
+    report = Report()
+    layers_report(dataclasses.replace(LAYERS, rows=(row,)), report)
+    text = report.markdown()
+    assert ("| >100% |" in text or "&gt;100%" in text, "977" in text) == (True, False)
+    assert ("layers compute faster than the peak" in text) == disturbed
+
+
 def test_layers_on_bits() -> None:
     rows = (ROWS[0], Layer("b.cfg:9 [convolutional] #2", 0.002, 0.0, 1e6, 0.2, "compute", 0.25, bits=8e6))
     layers = dataclasses.replace(LAYERS, rows=rows, peaks=Peaks(4e9, 1e9, 2, "fp32", bits=16e9))

@@ -25,6 +25,11 @@ Command = Callable[..., Result]
 Write = Callable[..., Path]
 
 
+def test_missing_weights_say_what_can_be_fetched(command: Command, engines: Path) -> None:
+    result = command("compile", engines / "tiny.cfg", "--weights", "no.weights", "-t", "onnx")
+    assert (result.code, "`dnc zoo fetch NAME`" in result.err) == (1, True)
+
+
 def test_options_are_those_of_the_library() -> None:
     short = {"shaves", "mcpu", "backend", "arch", "allow_fallback"}
     options = {parameter.name for parameter in compile_command.params if parameter.expose_value} - {"as_json"} - short

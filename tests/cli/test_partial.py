@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,6 +19,8 @@ def test_first_layer(command: Command, engines: Path, tmp_path: Path) -> None:
     assert result.out == f"{out}: 1 of 3 layers, 248 floats, 1,012 bytes\n"
     assert out.read_bytes() == Header().pack() + (engines / "tiny.weights").read_bytes()[20 : 20 + 4 * 248]
     assert list(tmp_path.iterdir()) == [out]
+    shown = json.loads(command("partial", engines / "tiny.cfg", engines / "tiny.weights", out, 1, "--json").out)
+    assert (shown["file"], shown["layers"], shown["floats"], shown["bytes"]) == (str(out), 1, 248, 1012)
 
 
 def test_more_layers_than_there_are(command: Command, engines: Path, tmp_path: Path) -> None:

@@ -48,7 +48,8 @@ def test_install(command: Command, cache: Path, monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(installing, "install", install)
     assert command("toolchain", "install", "myriad") == Result(0, f"{cache}/toolchains/myriad\n", "")
-    assert command("toolchain", "install", "myriad", "--force").code == 0
+    result = command("toolchain", "install", "myriad", "--force", "--json")
+    assert json.loads(result.out) == {"name": "myriad", "folder": f"{cache}/toolchains/myriad"}
     assert asked == [("myriad", False), ("myriad", True)]
 
 

@@ -81,7 +81,8 @@ def test_fetch_prints_the_path(command: Command, cache: Path, source: zoo.Entry)
     used = (cache / "net.weights").stat().st_mtime_ns
     assert command("zoo", "fetch", "net").err == ""
     assert (cache / "net.weights").stat().st_mtime_ns == used
-    assert command("zoo", "fetch", "net", "--force").code == 0
+    result = command("zoo", "fetch", "net", "--force", "--json")
+    assert json.loads(result.out) == [{"name": "net", "path": str(cache / "net.weights"), "bytes": 7}]
     assert (cache / "net.weights").read_bytes() == b"weights"
 
 
