@@ -11,6 +11,8 @@ from pathlib import Path
 import click
 import pytest
 
+import dnc.opencv
+import dnc.runtime
 from dnc.cli import cli
 from dnc.destinations import destinations
 from dnc.passes import passes
@@ -123,3 +125,10 @@ def test_git_ignores_what_is_made() -> None:
     for folder in made.FOLDERS:
         place = Path("/docs") / folder
         assert f"{place}/" in ignored or f"{place.parent}/*/" in ignored
+
+
+def test_every_public_name_of_python() -> None:
+    """`__all__` of what applications import: each has its directive, or is named as another page's."""
+    for module, page in ((dnc, "python-dnc"), (dnc.runtime, "python-runtime"), (dnc.opencv, "python-opencv")):
+        text = (ROOT / f"docs/reference/{page}.md").read_text("utf-8")
+        assert not [name for name in module.__all__ if not re.search(rf"\b{name}\b", text)], page
