@@ -1,0 +1,147 @@
+"""What docs/explanation/privacy.md promises: commands that were not told to fetch or to connect open no connection and
+ask for no name, and write to what they were told to write, to the cache and to temporary folders, whatever libraries
+they load. The system's own calls are looked at, of children as well."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests import ROOT
+from tests.patience import PATIENCE
+
+pytestmark = pytest.mark.slow
+
+Write = Callable[..., Path]
+
+_CALLS = ("connect", "sendto", "sendmsg", "sendmmsg")
+_MAKE = ("creat", "mkdir", "mkdirat", "rename", "renameat", "renameat2", "link", "linkat", "symlink", "symlinkat")
+_WRITES = re.compile(rf"O_WRONLY|O_RDWR|O_CREAT|^(?:\d+ +)?(?:{'|'.join(_MAKE)})\(")
+_FAILED = re.compile(r"= -1 E")
+_DEVICES = re.compile(r"/dev/|/proc/(?:self|\d+)/(?:task/\d+/)?comm$|/sys/")
+
+
+class Watched:
+    """A folder with a home, a cache, a place for temporary files and one for results; runs commands there."""
+
+    def __init__(self, place: Path) -> None:
+        self.work, self.home, self.temporary = place / "work", place / "home", place / "tmp"
+        for folder in (self.work, self.home, self.temporary):
+            folder.mkdir()
+        self.cache = self.home / ".cache" / "dnc"
+
+    def __call__(self, *command: object) -> list[str]:
+        """What a command asked of the network, and what it wrote elsewhere than it may."""
+        log = self.work.parent / "log"
+        told = ("ORT_DISABLE_TELEMETRY", "DNC_CACHE", "MPLCONFIGDIR", "XDG_CACHE_HOME", "CI", "TF_BUILD", "JENKINS_URL")
+        environment = {name: value for name, value in os.environ.items() if name not in told}
+        environment |= {"HOME": str(self.home), "TMPDIR": str(self.temporary), "PYTHONPATH": str(ROOT)}
+        environment |= {"PYTHONDONTWRITEBYTECODE": "1"}
+        trace = f"trace={','.join((*_CALLS, 'open', 'openat', *_MAKE))}"
+        words = ["strace", "-f", "-y", "-qq", "-s", "300", "-e", trace, "-o", str(log), *map(str, command)]
+        result = subprocess.run(
+            words, cwd=self.work, env=environment, capture_output=True, text=True, timeout=PATIENCE, check=False
+        )
+        assert result.returncode == 0, f"{command}\n{result.stdout}\n{result.stderr}"
+        return [line for line in log.read_text(errors="replace").splitlines() if self._is_wrong(line)]
+
+    def dnc(self, *arguments: object) -> list[str]:
+        """As a call, of `dnc ARGUMENTS`."""
+        return self(sys.executable, "-m", "dnc", *arguments)
+
+    def _is_wrong(self, line: str) -> bool:
+        if "AF_INET" in line or "AF_NETLINK" in line:
+            return True
+        if _FAILED.search(line) or not _WRITES.search(line):
+            return False
+        # The last path is where something appears; a path within an open folder has it in front, as <…>.
+        inside = re.findall(r'<([^>]*)>, "([^"/][^"]*)"', line)
+        path = "/".join(inside[-1]) if inside else (re.findall(r'"([^"]*)"', line) or [""])[-1]
+        place = Path(os.path.normpath(self.work / path))
+        allowed = (self.work, self.cache, self.temporary)
+        return not _DEVICES.match(path) and not any(
+            place.is_relative_to(folder) or place in folder.parents for folder in allowed
+        )
+
+
+@pytest.fixture
+def watched(tmp_path: Path) -> Watched:
+    if shutil.which("strace") is None:
+        pytest.skip("there is no strace")
+    tried = subprocess.run(["strace", "-qq", "-o", os.devnull, "true"], capture_output=True, check=False)
+    if tried.returncode:
+        pytest.skip("there is no strace that may look at processes")
+    return Watched(tmp_path)
+
+
+@pytest.fixture
+def folder(watched: Watched, write: Write) -> Path:
+    """Where commands run: a detector, a classifier and photographs."""
+    from PIL import Image
+
+    generator = np.random.default_rng(0)
+    (watched.work / "images").mkdir()
+    for number in range(3):
+        picture = Image.fromarray(generator.integers(0, 256, (40, 50, 3), np.uint8))
+        picture.save(watched.work / f"images/{number}.jpg")
+    classifier = "[net]\nwidth=16\nheight=16\nchannels=3\n[convolutional]\nfilters=3\nsize=3\n[avgpool]\n[softmax]\n"
+    for path in (write("tiny"), write("classifier", classifier)):
+        shutil.copy(path, watched.work)
+        shutil.copy(path.with_suffix(".weights"), watched.work)
+    return watched.work
+
+
+@pytest.mark.parametrize(("target", "library"), [("onnx", "onnxruntime"), ("openvino", "openvino"), ("tvm", "tvm")])
+def test_commands_of_a_target(target: str, library: str, watched: Watched, folder: Path) -> None:
+    pytest.importorskip(library)
+    for words in (
+        f"compile tiny.cfg -t {target} -o d",
+        f"compile classifier.cfg -t {target} -o c",
+        "detect d images/0.jpg -o boxes.jpg",
+        "classify c images/0.jpg",
+        "bench d --seconds 1",
+    ):
+        assert watched.dnc(*words.split()) == [], words
+
+
+def test_other_commands(watched: Watched, folder: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    for words in (
+        "calibrate tiny.cfg --images images -o calibration.json",
+        "compile tiny.cfg -t onnx --precision int8 --calibration calibration.json -o d",
+        "info tiny.cfg",
+        "info d",
+        "explain d",
+        "compare tiny.cfg",
+        "diagnose tiny.cfg -t onnx --precision int8 --calibration calibration.json",
+        "export tiny.cfg --for opencv -o exported",
+        "package d",
+        "detect d.dnc images/0.jpg --json",
+        "zoo list",
+        "zoo networks",
+        "targets",
+        "passes",
+        "weights inspect tiny.cfg tiny.weights",
+        "doctor --json",
+    ):
+        assert watched.dnc(*words.split()) == [], words
+    assert not [path for path in watched.home.iterdir() if path.name != ".cache"]
+
+
+def test_the_watch_sees_what_it_should(watched: Watched) -> None:
+    elsewhere = watched.home / "elsewhere"
+    look = "import socket\ntry: socket.getaddrinfo('example.invalid', 80)\nexcept OSError: pass"
+    assert watched(sys.executable, "-c", look)
+    connect = "import socket\nsocket.socket(type=socket.SOCK_DGRAM).connect(('127.0.0.1', 9))"
+    assert watched(sys.executable, "-c", connect)
+    for code in (f"open({str(elsewhere)!r}, 'w')", f"import os; os.mkdir({str(elsewhere) + '-'!r})"):
+        assert "elsewhere" in "".join(watched(sys.executable, "-c", code))
+    assert watched(sys.executable, "-c", "import tempfile; tempfile.mkstemp(); open('a', 'w')") == []
