@@ -65,9 +65,9 @@ def speed(folder: Path, image: Path) -> str:
         manifest = engine.manifest
     took = statistics.median(times)
     height, width = manifest.input_shape[1:]
-    precision = manifest.options.get("precision", "float32")
     what = f"{took * 1000:.0f} ms a picture, {1 / took:.0f} a second, from pixels to boxes"
-    return f"{what}: {width} x {height} in {precision} by {manifest.target}, {processors()} processors, {device_name()}"
+    how = f"{width} x {height} in {manifest.precision} by {manifest.target}"
+    return f"{what}: {how}, {processors()} processors, {device_name()}"
 
 
 def main() -> None:

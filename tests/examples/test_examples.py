@@ -35,7 +35,7 @@ def test_demo(tmp_path: Path) -> None:
     found = re.findall(r"^  (\w+) +\d+\.\d%", result.stdout, re.MULTILINE)
     assert found.count("person") == 6
     assert set(found) == {"person", "chair", "bowl", "diningtable"}
-    assert re.search(r"^Speed: \d+ ms a picture, .* in float32 by \w+", result.stdout, re.MULTILINE)
+    assert re.search(r"^Speed: \d+ ms a picture, .* in fp32 by \w+", result.stdout, re.MULTILINE)
     assert (tmp_path / "demo" / "lunch.detected.jpg").is_file()
 
 
