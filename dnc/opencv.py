@@ -102,21 +102,25 @@ def readNet(
     return found
 
 
-def Model(model: File | cv2.dnn.Net, config: File = "") -> cv2.dnn.Model:
-    """cv2.dnn.Model of a Net, or of files as `readNet` takes them."""
-    found: cv2.dnn.Model = _model("Model", model, config)
+def Model(model: File | cv2.dnn.Net = "", config: File = "", *, network: cv2.dnn.Net | None = None) -> cv2.dnn.Model:
+    """cv2.dnn.Model of a Net, which OpenCV calls `network`, or of files as `readNet` takes them."""
+    found: cv2.dnn.Model = _model("Model", model if network is None else network, config)
     return found
 
 
-def DetectionModel(model: File | cv2.dnn.Net, config: File = "") -> cv2.dnn.DetectionModel:
-    """cv2.dnn.DetectionModel of a Net, or of files as `readNet` takes them."""
-    found: cv2.dnn.DetectionModel = _model("DetectionModel", model, config)
+def DetectionModel(
+    model: File | cv2.dnn.Net = "", config: File = "", *, network: cv2.dnn.Net | None = None
+) -> cv2.dnn.DetectionModel:
+    """cv2.dnn.DetectionModel of a Net, which OpenCV calls `network`, or of files as `readNet` takes them."""
+    found: cv2.dnn.DetectionModel = _model("DetectionModel", model if network is None else network, config)
     return found
 
 
-def ClassificationModel(model: File | cv2.dnn.Net, config: File = "") -> cv2.dnn.ClassificationModel:
-    """cv2.dnn.ClassificationModel of a Net, or of files as `readNet` takes them."""
-    found: cv2.dnn.ClassificationModel = _model("ClassificationModel", model, config)
+def ClassificationModel(
+    model: File | cv2.dnn.Net = "", config: File = "", *, network: cv2.dnn.Net | None = None
+) -> cv2.dnn.ClassificationModel:
+    """cv2.dnn.ClassificationModel of a Net, which OpenCV calls `network`, or of files as `readNet` takes them."""
+    found: cv2.dnn.ClassificationModel = _model("ClassificationModel", model if network is None else network, config)
     return found
 
 

@@ -212,7 +212,8 @@ def _preprocessing(
     record = None if weights is None else recorded_path(weights)
     recorded = {} if weights is None else read_recorded(weights)
     other = Path(network.file).with_suffix(".preprocess.json")
-    if record is not None and not recorded and os.path.isfile(other) and other.absolute() != record.absolute():  # noqa: PTH113
+    there = os.path.isfile(other)  # noqa: PTH113 (Path's raises where the name is too long)
+    if record is not None and not recorded and there and other.absolute() != record.absolute():
         hint = f"it is found by the name of the weights: {record.name}"
         warn(DncError("the preprocessing recorded beside the cfg is not taken", other, hint))
     if len(network.input_shape) != 3:

@@ -54,5 +54,7 @@ class Yolov5(Destination):
         notes = []
         if p.mode != "letterbox":
             notes.append("YOLOv5 letterboxes images, on gray 114; Darknet stretches them for this network.")
+        if p.channels != 3:
+            notes.append(f"detect.py reads images of 3 channels, this network {p.channels}: feed it yourself.")
         files = {file: "the model, with the names of the classes"}
         (folder / README).write_text(readme(export, "YOLOv5", files, command, notes), encoding="utf-8")

@@ -173,6 +173,9 @@ void Files::check_again() {
 
 // When the other constructor is through, the destructor cleans up after this one.
 Loadable::Loadable(std::string_view content) : Loadable() {
+    const auto refuse = [this] {
+        throw Error(DNC_ERROR_TARGET, std::string("cannot make a file for the loader: ") + std::strerror(errno), path_);
+    };
 #ifdef __linux__
     descriptor_ = ::memfd_create("dnc", MFD_CLOEXEC);
     path_ = "/proc/self/fd/" + std::to_string(descriptor_);
@@ -185,13 +188,12 @@ Loadable::Loadable(std::string_view content) : Loadable() {
         std::error_code none;
         path_ = (std::filesystem::temp_directory_path(none) / "dnc-XXXXXX").string();
         descriptor_ = ::mkstemp(path_.data());
-        temporary_ = descriptor_ >= 0;
+        if (descriptor_ < 0) refuse();
+        temporary_ = true;
     }
     while (!content.empty()) {
         const ssize_t count = ::write(descriptor_, content.data(), content.size());
-        if (count < 0 && errno != EINTR) {
-            throw Error(DNC_ERROR_TARGET, std::string("cannot make a file for the loader: ") + std::strerror(errno), path_);
-        }
+        if (count < 0 && errno != EINTR) refuse();
         content.remove_prefix(count < 0 ? 0 : static_cast<std::size_t>(count));
     }
 }

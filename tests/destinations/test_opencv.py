@@ -369,6 +369,7 @@ def test_detection_model(across: bool, opencv: Any, tmp_path: Path) -> None:
         cv2.dnn.DetectionModel(net),
         opencv.DetectionModel(opencv.readNetFromDarknet(cfg, weights)),
         opencv.DetectionModel(str(weights), str(cfg)),
+        opencv.DetectionModel(network=net),
     ):
         model.setInputParams(scale=1 / 255, size=(64, 64), swapRB=True)
         model.setNmsAcrossClasses(across)
