@@ -123,7 +123,8 @@ def wheel(project: Path, out: Path, arch: str, environment: Mapping[str, str]) -
         "CMAKE_C_COMPILER": "clang",
         "CMAKE_CXX_COMPILER": "clang++",
         "CMAKE_CXX_COMPILER_TARGET": triple,
-        "CMAKE_CXX_FLAGS": f"-ffile-prefix-map={project}=.",
+        # Headers name themselves in their messages: where they lay is nobody's concern, and differs.
+        "CMAKE_CXX_FLAGS": f"-ffile-prefix-map={project}=. -ffile-prefix-map={CACHE}=.",
         "CMAKE_SHARED_LINKER_FLAGS": "-Wl,-s -Wl,--build-id=sha1",
         "CMAKE_FIND_ROOT_PATH": libraries,
         "CMAKE_FIND_ROOT_PATH_MODE_PACKAGE": "BOTH",
