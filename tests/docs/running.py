@@ -16,7 +16,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from tests.docs.blocks import Block, read
+from tests.docs.blocks import SHOWN, Block, read
 
 
 def shell(code: str) -> tuple[int, str]:
@@ -57,6 +57,11 @@ def run(block: Block, page: Path, names: dict[str, Any], fetch: bool) -> None:
         code, said = shell(block.setup)
         if code:
             sys.exit(f"{where}: the setup before it failed\n{said}")
+    if block.skip:
+        print(f"-- {where} is not run: {block.skip}", flush=True)
+        return
+    if block.language in SHOWN:
+        return
     if block.file:
         Path(block.file).write_text(block.code, "utf-8")
         return
@@ -77,10 +82,7 @@ def main() -> None:
     page = Path(sys.argv[1])
     names: dict[str, Any] = {"__name__": "__main__"}
     for block in read(page).blocks:
-        if block.runs:
-            run(block, page, names, "--fetch" in sys.argv)
-        elif block.skip:
-            print(f"-- {page.name}:{block.line} is not run: {block.skip}", flush=True)
+        run(block, page, names, "--fetch" in sys.argv)
 
 
 if __name__ == "__main__":
