@@ -4,7 +4,7 @@ NAME.cfg           with NAME.weights and NAME.names: a tiny detector with random
 NAME.cfg=NETWORK   a network of cfg/, or of tests/networks.py
 NAME.engine        such a network as an engine of target onnx
 NAME.jpg           a photograph
-NAME.data          lists of four images, their labels and the names of the classes
+NAME.data          lists of 100 images, their labels and the names of the classes
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from tests import ROOT
 from tests.networks import NETWORKS, REMEMBERING
 
 NAMES = ["person", "tie"]
+IMAGES = 100
 PHOTOGRAPH = ROOT / "dnc" / "graph" / "photograph.jpg"
 
 
@@ -46,11 +47,11 @@ def data(path: Path) -> None:
     """A .data file, and what it names."""
     folder = path.with_suffix("")
     folder.mkdir(exist_ok=True)
-    for index in range(4):
+    for index in range(IMAGES):
         shutil.copy(PHOTOGRAPH, folder / f"{index}.jpg")
-        (folder / f"{index}.txt").write_text(f"0 0.5 0.5 0.{index + 5} 0.9\n", "utf-8")
+        (folder / f"{index}.txt").write_text(f"0 0.5 0.5 0.{index % 5 + 5} 0.9\n", "utf-8")
     images = Path(f"{path.stem}.txt")
-    images.write_text("".join(f"{folder.absolute() / f'{index}.jpg'}\n" for index in range(4)), "utf-8")
+    images.write_text("".join(f"{folder.absolute() / f'{index}.jpg'}\n" for index in range(IMAGES)), "utf-8")
     names = path.with_suffix(".names")
     names.write_text("\n".join([*NAMES, ""]), "utf-8")
     path.write_text(f"classes={len(NAMES)}\ntrain={images}\nvalid={images}\nnames={names}\n", "utf-8")
