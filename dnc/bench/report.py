@@ -177,7 +177,10 @@ def layers_table(layers: Layers, top: int = 0) -> Table:
     bits = ["MBOP", "GBOP/s"] * single
     titles = ("layer", "µs", "share", "MFLOP", "MB", "GFLOP/s", "GB/s", *bits, "bound by", "of the roof")
     spare = ("MB", "MFLOP", "MBOP", "bound by", "GB/s", "GBOP/s")
-    table = Table([Column(title, right=title not in ("layer", "bound by")) for title in titles], spare=spare)
+    several = any(row.also for row in layers.rows)
+    left = ("layer", "bound by")
+    columns = [Column(title, right=title not in left, folds=several and title == "layer") for title in titles]
+    table = Table(columns, spare=spare)
     rows, rest = list(layers.rows), []
     if 0 < top < len(rows):
         slowest = sorted(rows, key=lambda row: row.seconds, reverse=True)

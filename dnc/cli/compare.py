@@ -11,6 +11,7 @@ from dnc.cli._completion import complete_networks
 from dnc.cli._lists import exif_option
 from dnc.cli._options import size_options
 from dnc.cli._report import comparison_json, comparison_table, verdict
+from dnc.tables import show_line
 
 
 @click.command(epilog="Example: dnc compare yolov4-tiny.cfg --target cpu --image dog.jpg")
@@ -64,6 +65,6 @@ def command(context: click.Context, /, a: str, b: str | None, as_json: bool, **o
     else:
         remark(f"{comparison.actual} against {comparison.expected}")
         comparison_table(comparison).show()
-        click.echo(verdict(comparison))
+        show_line(verdict(comparison))
     if comparison.first is not None:
         context.exit(Exit.NO)

@@ -19,6 +19,7 @@ from dnc.cli._report import (
     network_table,
     totals,
 )
+from dnc.tables import show_line
 
 
 @click.command(epilog="Example: dnc info yolov4.cfg --weights yolov4.weights")
@@ -71,7 +72,7 @@ def command(
         print_json(network_json(network, weights))
         return
     network_table(network).show()
-    click.echo(totals(network, weights))
+    show_line(totals(network, weights))
 
 
 def _show_calibration(
