@@ -16,6 +16,8 @@ __all__ = ["Report", "behind_report", "frames_report", "layers_report", "layers_
 
 _BEYOND = 1.1
 """Of the peak of arithmetic, which nothing can exceed; less may be noise."""
+_LONG = 40
+"""Letters of a layer's name that leave room for the columns that matter in 80."""
 _LAYERS_FIT = 0.15
 """By which share layers may miss the network's time before there is a remark."""
 
@@ -177,9 +179,10 @@ def layers_table(layers: Layers, top: int = 0) -> Table:
     bits = ["MBOP", "GBOP/s"] * single
     titles = ("layer", "µs", "share", "MFLOP", "MB", "GFLOP/s", "GB/s", *bits, "bound by", "of the roof")
     spare = ("MB", "MFLOP", "MBOP", "bound by", "GB/s", "GBOP/s")
-    several = any(row.also for row in layers.rows)
+    # With shorter names, columns that can be spared go first.
+    long = any(row.also or len(row.where) > _LONG for row in layers.rows)
     left = ("layer", "bound by")
-    columns = [Column(title, right=title not in left, folds=several and title == "layer") for title in titles]
+    columns = [Column(title, right=title not in left, folds=long and title == "layer") for title in titles]
     table = Table(columns, spare=spare)
     rows, rest = list(layers.rows), []
     if 0 < top < len(rows):
