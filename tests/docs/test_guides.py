@@ -48,7 +48,10 @@ def lacking(page: Page) -> list[str]:
 
 
 def run(page: Page, folder: Path, *arguments: str) -> None:
-    """Runs a page in a folder."""
+    """Runs a page in a folder; skips if it needs what this machine lacks."""
+    missing = lacking(page)
+    if missing:
+        pytest.skip(f"{page.path.name} needs {', '.join(missing)}")
     environment = {
         **os.environ,
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
@@ -68,9 +71,6 @@ def run(page: Page, folder: Path, *arguments: str) -> None:
 
 @pytest.mark.slow
 def test_its_code_runs(page: Page, tmp_path: Path) -> None:
-    missing = lacking(page)
-    if missing:
-        pytest.skip(f"{page.path.name} needs {', '.join(missing)}")
     run(page, tmp_path)
 
 
