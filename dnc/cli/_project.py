@@ -29,10 +29,13 @@ import click
 from click.core import ParameterSource
 
 from dnc.errors import DncError, Where, close_match
+from dnc.files.reading import read_bounded
 
 __all__ = ["NAME", "default_map", "find", "given"]
 
 NAME = "dnc.toml"
+_LIMIT = 1 << 20
+"""Bytes."""
 _FILE = "dnc.project"
 """The key of a context's `meta`: the file that was read."""
 _RUNS = ("peer", "cc")
@@ -41,7 +44,11 @@ _RUNS = ("peer", "cc")
 
 def find(folder: Path | None = None) -> Path | None:
     """The file of a folder, or of the nearest above it; None if there is none."""
-    here = Path.cwd() if folder is None else folder
+    try:
+        here = Path.cwd() if folder is None else folder
+    except FileNotFoundError:
+        # The current folder is gone: commands that are given whole paths go on.
+        return None
     return next((place / NAME for place in (here, *here.parents) if (place / NAME).is_file()), None)
 
 
@@ -57,10 +64,12 @@ def default_map(context: click.Context, group: click.Group) -> dict[str, Any] | 
         return None
     context.meta[_FILE] = path
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_bounded(path, _LIMIT).decode("utf-8")
         tables = tomllib.loads(text)
     except (OSError, UnicodeDecodeError) as error:
         raise DncError(f"cannot read the file: {error}", path, "--no-config does without it") from error
+    except RecursionError as error:
+        raise DncError("no TOML: it nests too deep", path) from error
     except tomllib.TOMLDecodeError as error:
         line = re.search(r"at line (\d+)", str(error))
         raise DncError(f"no TOML: {error}", Where(str(path), int(line[1]) if line else 0)) from error

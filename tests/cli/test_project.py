@@ -115,6 +115,11 @@ def test_what_is_wrong_has_its_line(
 
 def test_a_file_that_is_none(write: Callable[[str], Path], command: Command) -> None:
     path = write("")
-    path.write_bytes(b"\xff")
-    result = command("targets")
-    assert (result.code, "cannot read the file" in result.err) == (1, True)
+    for content, answer in (
+        (b"\xff", "cannot read the file"),
+        (b"#" * (2 << 20), "cannot read the file"),
+        (b"a = " + b"[" * 100_000, "nests too deep"),
+    ):
+        path.write_bytes(content)
+        result = command("targets")
+        assert (result.code, answer in result.err) == (1, True), result.err
