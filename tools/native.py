@@ -13,7 +13,8 @@ import shutil
 import subprocess
 import sys
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -45,6 +46,17 @@ ARCHS: Mapping[str, _Arch] = {
 }
 
 
+@contextmanager
+def _alone() -> Iterator[None]:
+    """While no other process does so: two would unpack into the same folders."""
+    import fcntl  # Linux has it: the other distributions are made elsewhere, too.
+
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with (CACHE / "lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
 def sysroot(arch: str) -> Path:
     """Debian 11's C and C++ libraries for a processor, unpacked once."""
     place = CACHE / f"sysroot-{arch}"
@@ -53,6 +65,7 @@ def sysroot(arch: str) -> Path:
     if shutil.which("apt-get") is None or not Path(_DEBIAN[2]).is_file():
         sys.exit("the library is compiled on Debian, or on Ubuntu with debian-archive-keyring: apt-get fetches a libc")
     scratch = CACHE / f"apt-{arch}"
+    shutil.rmtree(scratch, ignore_errors=True)
     for folder in ("lists/partial", "cache/archives/partial", "debs", "root"):
         (scratch / folder).mkdir(parents=True, exist_ok=True)
     uri, suite, key = _DEBIAN
@@ -96,6 +109,7 @@ def back_ends(arch: str) -> Path:
     if not place.is_dir():
         platforms = [f"--platform=manylinux_2_{minor}_{arch}" for minor in _GLIBC]
         scratch = place.with_suffix(".part")
+        shutil.rmtree(scratch, ignore_errors=True)
         command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
         only = ["--only-binary=:all:", "--no-compile", *platforms, f"--target={scratch}"]
         subprocess.run([*command, *only, *needed], check=True)
@@ -115,11 +129,13 @@ def wheel(project: Path, out: Path, arch: str, environment: Mapping[str, str]) -
     Raises:
         subprocess.CalledProcessError: it cannot be compiled, or needs what is newer than Debian 11.
     """
-    libraries, triple = back_ends(arch), ARCHS[arch].triple
+    with _alone():
+        libraries, root = back_ends(arch), sysroot(arch)
+    triple = ARCHS[arch].triple
     flags = {
         "CMAKE_SYSTEM_NAME": "Linux",
         "CMAKE_SYSTEM_PROCESSOR": arch,
-        "CMAKE_SYSROOT": sysroot(arch),
+        "CMAKE_SYSROOT": root,
         "CMAKE_C_COMPILER": "clang",
         "CMAKE_CXX_COMPILER": "clang++",
         "CMAKE_CXX_COMPILER_TARGET": triple,
