@@ -95,7 +95,8 @@ def _figures_table(recording: Recording) -> Table:
     if len(every) > 1:
         columns.append(Column(f"of the time of {every[0].name}", right=True))
         shown.append(True)
-    table = Table([column for column, show in zip(columns, shown, strict=True) if show])
+    kept = [column for column, show in zip(columns, shown, strict=True) if show]
+    table = Table(kept, spare=("p90", "min", "start-up", "memory", "energy"))
     for figures in every:
         latency = figures.latency
         median = _ms(latency["median"])
