@@ -12,9 +12,7 @@ from typing import NamedTuple
 import pytest
 from hypothesis import HealthCheck, settings
 
-from dnc.darknet.network import Network
-from dnc.darknet.weights import write_weights
-from tests.networks import NETWORKS
+from tests.networks import NETWORKS, write_network
 
 # A machine that is slow or busy fails no test, and every run tries the same: what is random is `make fuzz`. A test with
 # @settings of its own inherits what it does not name.
@@ -68,23 +66,11 @@ def _quick_choice(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dnc.runtime.runners.openvino._cache", lambda folder: None)
 
 
-def _write(folder: Path, name: str, cfg: str, *, seed: int = 0, lenient: bool = False) -> Path:
-    """Writes NAME.cfg and NAME.weights, random ones; returns the cfg's path."""
-    path = folder / f"{name}.cfg"
-    path.write_text(cfg, encoding="utf-8")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        network = Network.load(path, lenient=lenient).with_random_weights(seed)
-    with path.with_suffix(".weights").open("wb") as file:
-        write_weights(file, network.layers, network.arrays)
-    return path
-
-
 @pytest.fixture
 def write(tmp_path: Path) -> Callable[..., Path]:
     """Writes a network of networks.py, or cfg text, with random weights; returns the cfg's path."""
 
-    def write_network(name: str, cfg: str | None = None, *, seed: int = 0, lenient: bool = False) -> Path:
-        return _write(tmp_path, name, NETWORKS[name] if cfg is None else cfg, seed=seed, lenient=lenient)
+    def write_named(name: str, cfg: str | None = None, *, seed: int = 0, lenient: bool = False) -> Path:
+        return write_network(tmp_path, name, NETWORKS[name] if cfg is None else cfg, seed=seed, lenient=lenient)
 
-    return write_network
+    return write_named

@@ -4,7 +4,13 @@ and weights are tested on.
 
 from __future__ import annotations
 
-__all__ = ["NETWORKS", "RECORDED", "RECURRENT", "REMEMBERING", "TINY"]
+import warnings
+from pathlib import Path
+
+from dnc.darknet.network import Network
+from dnc.darknet.weights import write_weights
+
+__all__ = ["NETWORKS", "RECORDED", "RECURRENT", "REMEMBERING", "TINY", "write_network"]
 
 TINY = """[net]
 width=16
@@ -629,3 +635,15 @@ classes=2
 num=3
 """
 """What Darknet was given for the detections "remembering": no [history], which it always shows one frame."""
+
+
+def write_network(folder: Path, name: str, cfg: str, *, seed: int = 0, lenient: bool = False) -> Path:
+    """Writes NAME.cfg and NAME.weights, random ones; returns the cfg's path."""
+    path = folder / f"{name}.cfg"
+    path.write_text(cfg, encoding="utf-8")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        network = Network.load(path, lenient=lenient).with_random_weights(seed)
+    with path.with_suffix(".weights").open("wb") as file:
+        write_weights(file, network.layers, network.arrays)
+    return path

@@ -82,10 +82,9 @@ print(len(commands))
 
 
 def test_using_an_engine_says_what_is_missing(tmp_path: Path) -> None:
-    from tests.conftest import _write
-    from tests.networks import TINY
+    from tests.networks import TINY, write_network
 
-    cfg = _write(tmp_path, "tiny", TINY)
+    cfg = write_network(tmp_path, "tiny", TINY)
     dnc.compile(cfg, out=tmp_path / "e", target="onnx")
     code = "import dnc.cli; sys.argv[0] = 'dnc'; dnc.cli.main()"
     # find_spec is what the targets ask, so the library must be hidden from it as well.

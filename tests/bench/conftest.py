@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 import dnc
-from tests.conftest import _write
-from tests.networks import NETWORKS, TINY
+from tests.networks import NETWORKS, TINY, write_network
 
 
 @pytest.fixture(scope="session")
@@ -17,7 +16,7 @@ def engines(tmp_path_factory: pytest.TempPathFactory) -> Path:
     images; not to be written to."""
     folder = tmp_path_factory.mktemp("bench")
     for name, text in {"tiny": TINY, "vector": NETWORKS["vector"]}.items():
-        dnc.compile(_write(folder, name, text), target="onnx", out=folder / f"{name}.engine")
+        dnc.compile(write_network(folder, name, text), target="onnx", out=folder / f"{name}.engine")
     return folder
 
 

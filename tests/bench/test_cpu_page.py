@@ -11,8 +11,7 @@ import pytest
 
 from dnc.errors import BundleError
 from dnc.targets import targets
-from tests.conftest import _write
-from tests.networks import TINY
+from tests.networks import TINY, write_network
 
 # Benchmarks are no part of what types are checked of.
 page = import_module("benchmarks.cpu.page")
@@ -50,7 +49,7 @@ def test_a_cpu_without_bfloat16(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     monkeypatch.setenv("DNC_ISA", "avx2")
     monkeypatch.setattr(cpu, "_openvino_has_bf16", lambda: False)
     monkeypatch.setattr(cpu, "ENGINES", (("openvino", "fp32"), ("openvino", "bf16"), ("tvm", "bf16")))
-    row = cpu.measure(_write(tmp_path, "tiny", TINY), ARGUMENTS, tmp_path)
+    row = cpu.measure(write_network(tmp_path, "tiny", TINY), ARGUMENTS, tmp_path)
     assert {name for name in row["seconds"] if name.startswith("dnc")} == {"dnc openvino"}
     assert {note.partition(":")[0] for note in row["notes"]} >= {"dnc openvino bf16", "dnc tvm bf16"}
     if not targets["tvm"]().missing():
@@ -78,7 +77,7 @@ def test_what_fails_is_left_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     monkeypatch.setattr(cpu.peers, "onnx_runtime", lambda *_: broken)
     monkeypatch.setattr(cpu.targets["openvino"], "missing", lambda self: "")
     arguments = argparse.Namespace(**{**vars(ARGUMENTS), "images": str(tmp_path)})
-    row = cpu.measure(_write(tmp_path, "tiny", TINY), arguments, tmp_path)
+    row = cpu.measure(write_network(tmp_path, "tiny", TINY), arguments, tmp_path)
     assert list(row["seconds"]) == ["dnc onnx"]
     assert row["to"] == "dnc onnx"
     assert row["notes"] == [

@@ -19,8 +19,7 @@ from dnc.runtime.runners import Session
 from dnc.targets import targets
 from dnc.targets.onnx import Onnx
 from dnc.targets.openvino import Openvino
-from tests.conftest import _write
-from tests.networks import TINY
+from tests.networks import TINY, write_network
 
 PEAKS = Peaks(compute=1e9, bandwidth=1e9, threads=1, precision="fp32")
 WORK = [
@@ -95,7 +94,7 @@ def test_an_engine_tells(target: str, tmp_path: Path) -> None:
     """Every section that computes has a row or is joined with one; both know the cfg's lines if they are told."""
     if targets[target]().missing():
         pytest.skip(f"needs {targets[target]().missing()}")
-    cfg = _write(tmp_path, "tiny", TINY)
+    cfg = write_network(tmp_path, "tiny", TINY)
     dnc.compile(cfg, target=target, out=tmp_path / "e", verify=False)
     subject = Subject("tiny", tmp_path / "e", 1)
     layers = profile(subject, measured=PEAKS)
@@ -112,7 +111,7 @@ def test_all_steps_of_tvm(tmp_path: Path) -> None:
     """Pixels and suppression too, whose sizes are known when they run."""
     if targets["tvm"]().missing():
         pytest.skip(f"needs {targets['tvm']().missing()}")
-    cfg = _write(tmp_path, "tiny", TINY)
+    cfg = write_network(tmp_path, "tiny", TINY)
     dnc.compile(cfg, target="tvm", out=tmp_path / "e", verify=False, decode="graph+nms", input="u8")
     subject = Subject("tiny", tmp_path / "e", 1)
     names = [name for name, _ in subject.session().profile(subject.feeds, 3)]

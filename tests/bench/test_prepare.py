@@ -12,8 +12,7 @@ import dnc
 from dnc.bench.prepare import BenchOptions, find_here, make_peers, make_subjects, network_of, sections
 from dnc.compiler.source import is_engine
 from dnc.errors import DncError, TargetError
-from tests.conftest import _write
-from tests.networks import TINY
+from tests.networks import TINY, write_network
 
 ONE = BenchOptions(threads=1)
 
@@ -57,7 +56,7 @@ def test_the_network_behind_an_engine(engines: Path, tmp_path: Path) -> None:
     assert found is not None
     assert found[1] == engines / "tiny.weights"
     # Other weights are another network.
-    other = _write(tmp_path, "tiny", TINY, seed=5)
+    other = write_network(tmp_path, "tiny", TINY, seed=5)
     moved = tmp_path / "tiny.engine"
     shutil.copytree(engines / "tiny.engine", moved)
     (alone,) = make_subjects([str(moved)], ONE, tmp_path)
@@ -68,7 +67,7 @@ def test_the_network_behind_an_engine(engines: Path, tmp_path: Path) -> None:
 
 
 def test_peers_read_the_same_network(tmp_path: Path) -> None:
-    cfg = _write(tmp_path, "tiny", TINY)
+    cfg = write_network(tmp_path, "tiny", TINY)
     engine = dnc.compile(cfg, target="onnx", out=tmp_path / "e", input="u8", verify=False)
     (subject,) = make_subjects([str(engine.folder)], ONE, tmp_path)
     options = BenchOptions(threads=1, peers=["ort", "ncnn", "ort"], interpreters={"ncnn": "/x/python"})

@@ -14,8 +14,7 @@ from dnc.bench.subject import Callers, Subject, engine_name, feeds, unique
 from dnc.errors import DncError
 from dnc.runtime.runners import Session
 from dnc.runtime.runners.onnx import OnnxRunner
-from tests.conftest import _write
-from tests.networks import NETWORKS, RECURRENT
+from tests.networks import NETWORKS, RECURRENT, write_network
 from tests.patience import PATIENCE
 
 
@@ -28,21 +27,23 @@ def test_an_engine_runs_on_its_inputs(engines: Path) -> None:
 
 def test_inputs_of_graphs_that_do_more(tmp_path: Path) -> None:
     """Pixels, thresholds of the suppression, the window of a letterbox; states."""
-    cfg = _write(tmp_path, "yolo", NETWORKS["yolo"])
+    cfg = write_network(tmp_path, "yolo", NETWORKS["yolo"])
     engine = dnc.compile(cfg, target="onnx", out=tmp_path / "e", input="u8", decode="graph+nms", verify=False)
     inputs = feeds(engine.manifest, 1)
     assert inputs["input"].dtype == np.uint8
     assert set(inputs) == {"input", "confidence", "iou", "window"}
     assert engine.session.run(inputs)[0].shape[1] == 7
     name = next(iter(RECURRENT))
-    states = dnc.compile(_write(tmp_path, "states", NETWORKS[name]), target="onnx", out=tmp_path / "s", verify=False)
+    states = dnc.compile(
+        write_network(tmp_path, "states", NETWORKS[name]), target="onnx", out=tmp_path / "s", verify=False
+    )
     inputs = feeds(states.manifest, 2)
     assert len(inputs) > 1
     states.session.run(inputs)
 
 
 def test_a_batch_that_does_not_fit(tmp_path: Path) -> None:
-    cfg = _write(tmp_path, "tiny", NETWORKS["tiny"])
+    cfg = write_network(tmp_path, "tiny", NETWORKS["tiny"])
     dnc.compile(cfg, target="onnx", out=tmp_path / "e", batch=2, verify=False)
     with pytest.raises(DncError, match="takes batches of 2, not of 1") as caught:
         Subject("e", tmp_path / "e", 1)

@@ -13,7 +13,8 @@ from dnc.cli import _report
 from dnc.graph.quantization import Range
 from dnc.quantization.calibration import Calibration
 from dnc.runtime.package import package
-from tests.conftest import Result, _write
+from tests.conftest import Result
+from tests.networks import write_network
 
 Command = Callable[..., Result]
 
@@ -59,7 +60,7 @@ def test_json(command: Command, engines: Path) -> None:
 
 def test_operations_on_bits_are_told_apart(command: Command, tmp_path: Path) -> None:
     """Darknet divides those of xnor=1 by 32 and adds them to the others."""
-    path = _write(
+    path = write_network(
         tmp_path,
         "bits",
         "[net]\nwidth=100\nheight=100\nchannels=3\n"

@@ -12,8 +12,8 @@ from dnc.compiler.compiling import compile
 from dnc.runtime.decoding import Detection
 from dnc.runtime.engine import Engine
 from dnc.typing import Array
-from tests.conftest import _write
 from tests.destinations.networks import NETWORKS, REFUSED
+from tests.networks import write_network
 
 __all__ = ["Box", "boxes_of", "pixels", "same"]
 
@@ -30,7 +30,7 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Engine]:
     @cache
     def make(name: str) -> Engine:
         small = (NETWORKS | REFUSED)[name]
-        cfg = _write(folder, name, small.cfg)
+        cfg = write_network(folder, name, small.cfg)
         return compile(cfg, None, "onnx", folder / f"{name}.engine", verify=False, **small.options)
 
     return make

@@ -25,10 +25,10 @@ from dnc.errors import CfgError, DestinationError, DncError, WeightsError
 from dnc.runtime.engine import Engine
 from dnc.typing import Array
 from tests import ROOT, goldens
-from tests.conftest import _write
 from tests.destinations.conftest import boxes_of, pixels, same
 from tests.destinations.networks import NETWORKS
 from tests.golden.record_opencv import CASES, Case, input_of, text_of
+from tests.networks import write_network
 
 Engines = Callable[[str], Engine]
 
@@ -182,7 +182,7 @@ def test_names_of_layers_are_counted_from_the_cfg(engine: Engines, tmp_path: Pat
     dnc.export(engine("yolo").folder, "opencv", tmp_path / "net.onnx")
     assert [output.name for output in onnx.load(tmp_path / "net.onnx").graph.output] == ["yolo_2", "yolo_6"]
     region = "[region]\nanchors=1,2\nclasses=3\nsoftmax=1\nnum=1\n"
-    cfg = _write(
+    cfg = write_network(
         tmp_path,
         "two",
         f"[net]\nwidth=16\nheight=16\nchannels=3\n[convolutional]\nfilters=8\nactivation=linear\n{region}[route]\nlayers=0\n{region}",
@@ -422,7 +422,7 @@ def test_every_feature(name: str, opencv: Any, tmp_path: Path) -> None:
 
 
 def test_classification_model(opencv: Any, tmp_path: Path) -> None:
-    cfg = _write(tmp_path, "classifier", NETWORKS["classifier"].cfg)
+    cfg = write_network(tmp_path, "classifier", NETWORKS["classifier"].cfg)
     files = str(cfg.with_suffix(".weights")), str(cfg)
     frame = (np.random.default_rng(0).random((40, 40, 3)) * 255).astype(np.uint8)
     found = []
@@ -492,8 +492,8 @@ def test_the_page_runs(
 
     page = (ROOT / "docs" / "guides" / "leaving-opencv.md").read_text(encoding="utf-8")
     monkeypatch.chdir(tmp_path)
-    _write(tmp_path, "yolov4-tiny", NETWORKS["yolo"].cfg)
-    _write(tmp_path, "darknet19", NETWORKS["classifier"].cfg)
+    write_network(tmp_path, "yolov4-tiny", NETWORKS["yolo"].cfg)
+    write_network(tmp_path, "darknet19", NETWORKS["classifier"].cfg)
     cv2.imwrite("dog.jpg", np.full((50, 70, 3), 99, np.uint8))
     scope: dict[str, Any] = {}
     blocks = re.findall(r"```(\w+)\n(.*?)```", page, re.DOTALL)

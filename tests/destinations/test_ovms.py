@@ -24,10 +24,10 @@ from dnc.errors import DestinationError
 from dnc.runtime.decoding import Classification, Detection
 from dnc.runtime.engine import Engine
 from dnc.runtime.manifest import Manifest
-from tests.conftest import _write
 from tests.destinations.model_server import check_config, serving
 from tests.destinations.networks import NETWORKS, REFUSED
 from tests.manifests import manifest
+from tests.networks import write_network
 
 pytest.importorskip("openvino", exc_type=ImportError)
 
@@ -54,7 +54,7 @@ def compiled(folder: Path, name: str, **options: Any) -> Engine:
     """One of `NETWORKS` or `REFUSED`, for target openvino."""
     (folder / "a.tree").write_text("a -1\nb -1\naa 0\n")
     small = (NETWORKS | REFUSED)[name]
-    cfg = _write(folder, name, small.cfg)
+    cfg = write_network(folder, name, small.cfg)
     return dnc.compile(cfg, None, "openvino", folder / f"{name}.engine", verify=False, **{**small.options, **options})
 
 

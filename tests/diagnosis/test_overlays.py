@@ -13,9 +13,8 @@ import dnc
 from dnc.diagnosis.overlays import for_model_explorer, for_netron, write_overlay
 from dnc.graph.work import read_places
 from dnc.runtime.engine import Engine
-from tests.conftest import _write
 from tests.diagnosis.made_up import made_up
-from tests.networks import TINY
+from tests.networks import TINY, write_network
 
 PLACES = {
     "003_convolutional/Conv": "#3",
@@ -28,7 +27,7 @@ PLACES = {
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Engine:
     folder = tmp_path_factory.mktemp("engine")
-    return dnc.compile(_write(folder, "tiny", TINY), target="onnx", out=folder / "e", verify=False)
+    return dnc.compile(write_network(folder, "tiny", TINY), target="onnx", out=folder / "e", verify=False)
 
 
 def test_model_explorer() -> None:

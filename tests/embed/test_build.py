@@ -23,7 +23,7 @@ from tests import ROOT
 from tests.embed import test_bundle, test_decode, test_package, test_preprocess
 from tests.embed.conftest import Folder
 from tests.embed.native import EMBED, TYPES, WARNINGS, Harness, NativeError, build_harness, run
-from tests.networks import REMEMBERING, TINY
+from tests.networks import REMEMBERING, TINY, write_network
 
 pytestmark = pytest.mark.slow
 """They compile C++."""
@@ -36,12 +36,8 @@ EXAMPLE = ROOT / "examples" / "cpp" / "detect.cpp"
 @pytest.fixture(scope="module")
 def cfg(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two classes with names."""
-    cfg = tmp_path_factory.mktemp("network") / "net.cfg"
-    cfg.write_text(TINY)
+    cfg = write_network(tmp_path_factory.mktemp("network"), "net", TINY, seed=3)
     cfg.with_suffix(".names").write_text("cat\ndog\n")
-    network = Network.load(cfg).with_random_weights(3)
-    with cfg.with_suffix(".weights").open("wb") as file:
-        write_weights(file, network.layers, network.arrays)
     return cfg
 
 

@@ -11,10 +11,8 @@ import numpy.typing as npt
 import pytest
 
 import dnc
-from dnc.darknet.network import Network
-from dnc.darknet.weights import write_weights
 from tests import ROOT
-from tests.networks import TINY
+from tests.networks import TINY, write_network
 
 EXAMPLES = ROOT / "examples"
 
@@ -22,12 +20,8 @@ EXAMPLES = ROOT / "examples"
 @pytest.fixture(scope="session")
 def cfg(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two classes with names."""
-    cfg = tmp_path_factory.mktemp("network") / "net.cfg"
-    cfg.write_text(TINY)
+    cfg = write_network(tmp_path_factory.mktemp("network"), "net", TINY, seed=3)
     cfg.with_suffix(".names").write_text("cat\ndog\n")
-    network = Network.load(cfg).with_random_weights(3)
-    with cfg.with_suffix(".weights").open("wb") as file:
-        write_weights(file, network.layers, network.arrays)
     return cfg
 
 

@@ -48,10 +48,9 @@ def test_oak_camera(tmp_path: Path) -> None:
 
     if toolchain.damage("myriad") != "":
         pytest.skip("the toolchain is not installed: dnc toolchain install myriad")
-    from tests.conftest import _write
-    from tests.networks import TINY
+    from tests.networks import TINY, write_network
 
-    cfg = _write(tmp_path, "tiny", TINY.replace("=16\n", "=32\n"))
+    cfg = write_network(tmp_path, "tiny", TINY.replace("=16\n", "=32\n"))
     engine = dnc.compile(cfg, out=tmp_path / "e", target="myriad", verify=False)
     result = run("oak_camera.py", engine.folder, "--dry-run")
     assert result.returncode == 0, result.stderr

@@ -13,8 +13,7 @@ from dnc.darknet.lower import lower
 from dnc.darknet.network import Network
 from dnc.errors import TargetError
 from dnc.graph.work import Node, Work, described_work, place_of, read_places, read_work, work_of
-from tests.conftest import _write
-from tests.networks import NETWORKS, TINY
+from tests.networks import NETWORKS, TINY, write_network
 
 CONV0 = 2 * 3 * 9 * 8 * 64
 """Of TINY: 3 x 3 x 3 weights for each of 8 channels of 8 x 8."""
@@ -46,7 +45,7 @@ def by_place(work: list[Work]) -> dict[str, Work]:
 @pytest.mark.parametrize("target", ["onnx", "openvino"])
 def test_an_engine(target: str, tmp_path: Path) -> None:
     pytest.importorskip("openvino" if target == "openvino" else "onnxruntime")
-    engine = dnc.compile(_write(tmp_path, "tiny", TINY), target=target, out=tmp_path / "e", verify=False)
+    engine = dnc.compile(write_network(tmp_path, "tiny", TINY), target=target, out=tmp_path / "e", verify=False)
     work = by_place(read_work(engine.folder, engine.manifest, batch=2))
     first, second = work["#0"], work["#1"]
     # Twice the multiply-adds, and one operation for each number of the activation; OpenVINO adds biases apart, and
@@ -68,14 +67,16 @@ def test_an_engine(target: str, tmp_path: Path) -> None:
 
 
 def test_an_engine_without_a_graph(tmp_path: Path) -> None:
-    engine = dnc.compile(_write(tmp_path, "tiny", TINY), target="onnx", out=tmp_path / "e", verify=False)
+    engine = dnc.compile(write_network(tmp_path, "tiny", TINY), target="onnx", out=tmp_path / "e", verify=False)
     with pytest.raises(TargetError, match="target onnx has no graph"):
         read_places(tmp_path, engine.manifest)
 
 
 def test_a_network_with_everything(tmp_path: Path) -> None:
     """Operations are at least Darknet's own, which leave activations out; joined layers are counted where they are."""
-    engine = dnc.compile(_write(tmp_path, "yolo", NETWORKS["yolo"]), target="onnx", out=tmp_path / "e", verify=False)
+    engine = dnc.compile(
+        write_network(tmp_path, "yolo", NETWORKS["yolo"]), target="onnx", out=tmp_path / "e", verify=False
+    )
     total = sum(each.operations for each in read_work(engine.folder, engine.manifest))
     assert engine.manifest.network["bflops"] * 1e9 <= total <= 2 * engine.manifest.network["bflops"] * 1e9
     more = dnc.compile(
@@ -110,7 +111,7 @@ def test_operations_on_bits(tmp_path: Path) -> None:
     text = "[net]\nwidth=8\nheight=6\nchannels=9\n" + 2 * (
         "[convolutional]\nxnor=1\nfilters=4\nsize=3\npad=1\nactivation=linear\n"
     )
-    network = Network.load(_write(tmp_path, "bits", text), tmp_path / "bits.weights")
+    network = Network.load(write_network(tmp_path, "bits", text), tmp_path / "bits.weights")
     engine = dnc.compile(tmp_path / "bits.cfg", target="onnx", out=tmp_path / "e", verify=False)
     first, second = 4 * 48 * 9 * 9 * 2, 4 * 48 * 9 * 4 * 2
     # As the target writes them, they are products of floats or of integers.

@@ -13,11 +13,9 @@ from pathlib import Path
 import pytest
 
 import dnc
-from dnc.darknet.network import Network
-from dnc.darknet.weights import write_weights
 from dnc.runtime.package import package
 from tests import ROOT
-from tests.networks import TINY
+from tests.networks import TINY, write_network
 from tests.packaging.conftest import DEPENDENCIES, python
 
 pytestmark = pytest.mark.slow
@@ -146,10 +144,7 @@ print(json.dumps([sorted(passes), sorted(targets), len(zoo.entries()), cfgs]))
     assert "onnx" in known_targets
     assert entries > 3
     assert len(layers) > 3
-    network = Network.parse(TINY).with_random_weights(0)
-    (folder / "tiny.cfg").write_text(TINY)
-    with (folder / "tiny.weights").open("wb") as file:
-        write_weights(file, network.layers, network.arrays)
+    write_network(folder, "tiny", TINY)
     result = subprocess.run([*command, "compile", "tiny.cfg"], cwd=folder, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     code = "import dnc; print(dnc.load('tiny.engine').forward([[[0] * 16] * 16] * 3)[0].shape)"
@@ -173,11 +168,7 @@ def test_runtime_alone(target: str, library: str, place: Path, wheel: Path, tmp_
     """`pip install darknet-compiler[runtime-TARGET]` in an environment of its own: numpy, the decoder of images and the
     engine's library; a folder and a package give this environment's boxes, from a JPEG file on."""
     pytest.importorskip(library)
-    network = Network.parse(TINY).with_random_weights(0)
-    cfg = tmp_path / "tiny.cfg"
-    cfg.write_text(TINY)
-    with cfg.with_suffix(".weights").open("wb") as file:
-        write_weights(file, network.layers, network.arrays)
+    cfg = write_network(tmp_path, "tiny", TINY)
     engine = dnc.compile(cfg, target=target, out=tmp_path / "tiny.engine")
     package(engine.folder, tmp_path / "tiny.dnc")
     photograph = ROOT / "dnc" / "graph" / "photograph.jpg"

@@ -15,11 +15,9 @@ from pathlib import Path
 import pytest
 
 import dnc
-from dnc.darknet.network import Network
-from dnc.darknet.weights import write_weights
 from dnc.files import installed
 from tests import ROOT
-from tests.networks import TINY
+from tests.networks import TINY, write_network
 from tests.packaging.conftest import built, new_environment, python
 from tools.packages import RUNTIME
 
@@ -131,11 +129,7 @@ def alone(distributions: dict[str, Path], tmp_path_factory: pytest.TempPathFacto
 
 def test_runtime_runs_engines(alone: Path, tmp_path: Path) -> None:
     """Boxes of an image, and classes, as this environment finds them; nothing of the compiler is there."""
-    cfg = tmp_path / "tiny.cfg"
-    cfg.write_text(TINY)
-    network = Network.parse(TINY).with_random_weights(0)
-    with cfg.with_suffix(".weights").open("wb") as file:
-        write_weights(file, network.layers, network.arrays)
+    cfg = write_network(tmp_path, "tiny", TINY)
     engine = dnc.compile(cfg, out=tmp_path / "tiny.engine")
     photograph = ROOT / "dnc" / "graph" / "photograph.jpg"
     expected = [box.to_json() for box in engine.detect(photograph, confidence=0.1)]

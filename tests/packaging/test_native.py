@@ -15,11 +15,9 @@ import numpy as np
 import pytest
 
 import dnc
-from dnc.darknet.network import Network
-from dnc.darknet.weights import write_weights
 from tests import ROOT
 from tests.embed.native import run
-from tests.networks import TINY
+from tests.networks import TINY, write_network
 from tests.packaging.conftest import built, python
 from tools import native
 
@@ -50,11 +48,7 @@ def wheels(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory: pytest.TempPathFactory) -> dnc.Engine:
     pytest.importorskip("openvino", exc_type=ImportError)
-    cfg = tmp_path_factory.mktemp("network") / "net.cfg"
-    cfg.write_text(TINY)
-    network = Network.parse(TINY).with_random_weights(3)
-    with cfg.with_suffix(".weights").open("wb") as file:
-        write_weights(file, network.layers, network.arrays)
+    cfg = write_network(tmp_path_factory.mktemp("network"), "net", TINY, seed=3)
     return dnc.compile(cfg, target="openvino", out=cfg.with_name("engine"))
 
 

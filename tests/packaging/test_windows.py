@@ -13,10 +13,8 @@ import pytest
 import dnc
 import dnc.passes
 import dnc.targets
-from dnc.darknet.network import Network
-from dnc.darknet.weights import write_weights
 from tests import ROOT
-from tests.networks import TINY
+from tests.networks import TINY, write_network
 from tests.packaging import windows
 
 POSIX = {
@@ -95,11 +93,7 @@ def test_what_only_posix_has() -> None:
 def test_commands(tmp_path: Path) -> None:
     """info, compile, detect and the package, with paths as Windows has them where they are names alone."""
     pytest.importorskip("onnxruntime")
-    cfg = tmp_path / "tiny.cfg"
-    cfg.write_text(TINY)
-    network = Network.parse(TINY).with_random_weights(0)
-    with cfg.with_suffix(".weights").open("wb") as file:
-        write_weights(file, network.layers, network.arrays)
+    cfg = write_network(tmp_path, "tiny", TINY)
     run = "import sys; from dnc.__main__ import main; main()"
     photograph, engine = ROOT / "dnc" / "graph" / "photograph.jpg", tmp_path / "tiny.engine"
     for arguments in (

@@ -9,8 +9,7 @@ import pytest
 
 import dnc
 from dnc.darknet.network import Network
-from tests.conftest import _write
-from tests.networks import NETWORKS
+from tests.networks import NETWORKS, write_network
 from tests.targets.cuda.emulation import make_driver, make_nvcc
 
 
@@ -18,7 +17,7 @@ from tests.targets.cuda.emulation import make_driver, make_nvcc
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with an engine for sm_75 and sm_87, an image, and the emulated GPU."""
     folder = tmp_path_factory.mktemp("gpu")
-    cfg = _write(folder, "yolo", NETWORKS["yolo"])
+    cfg = write_network(folder, "yolo", NETWORKS["yolo"])
     make_driver(folder)
     options = {"backend": "tvm", "arch": "sm_87,sm_75", "compiler": str(make_nvcc(folder, folder))}
     dnc.compile(cfg, out=folder / "e", target="cuda", options=options)

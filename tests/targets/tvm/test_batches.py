@@ -23,8 +23,7 @@ from dnc.targets.cpu import Cpu
 from dnc.targets.onnx import Onnx
 from dnc.targets.tvm.target import Tvm
 from dnc.typing import Array
-from tests.conftest import _write
-from tests.networks import NETWORKS
+from tests.networks import NETWORKS, write_network
 from tests.targets.tvm.test_target import BOUND, close, compiled
 
 pytest.importorskip("tvm.relax", exc_type=ImportError)
@@ -50,7 +49,7 @@ def equal(found: Sequence[Array], expected: Sequence[Array]) -> None:
 def detector(tmp_path_factory: pytest.TempPathFactory) -> dnc.Engine:
     """An engine that takes pixels and gives detections."""
     folder = tmp_path_factory.mktemp("detector")
-    cfg = _write(folder, "yolo", NETWORKS["yolo"])
+    cfg = write_network(folder, "yolo", NETWORKS["yolo"])
     return compiled(cfg, folder / "e", input="u8", decode="graph+nms", preprocess="letterbox")
 
 

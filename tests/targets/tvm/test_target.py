@@ -34,9 +34,8 @@ from dnc.runtime.images import read_image
 from dnc.runtime.runners.tvm.session import MODEL, MODEL_JSON, RUNTIME, TvmSession, spelled
 from dnc.targets.tvm.target import Tvm
 from tests import ROOT, goldens
-from tests.conftest import _write
 from tests.goldens import difference, differences, every_layer
-from tests.networks import NETWORKS, RECURRENT
+from tests.networks import NETWORKS, RECURRENT, write_network
 from tests.patience import PATIENCE
 
 pytest.importorskip("tvm.relax", exc_type=ImportError)
@@ -77,7 +76,7 @@ def compiled(cfg: Path, out: Path, **given: Any) -> dnc.Engine:
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of an engine that no test changes."""
     folder = tmp_path_factory.mktemp("made")
-    return compiled(_write(folder, "yolo", NETWORKS["yolo"]), folder / "e").folder
+    return compiled(write_network(folder, "yolo", NETWORKS["yolo"]), folder / "e").folder
 
 
 @pytest.fixture
