@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from dnc.bench.measure import read_recording
+from dnc.bench.measure import Recording, read_recording
 from tests import ROOT
 from tests.bench.test_difference import recording
 
@@ -38,9 +38,40 @@ def test_recordings_become_a_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     titles = [line for line in text.splitlines() if line.startswith("##")]
     assert titles[titles.index("## An older one") + 1] == "### c"
     assert titles.index("### b") == titles.index("### a") + 1
-    bars = {line.split("  ")[0].strip(): line.count("█") for line in text.split("### b")[1].splitlines() if "█" in line}
-    assert {name: bars[name] for name in ("engine", "slow")} == {"engine": 10, "slow": 40}
+    bars = [line.partition(" █")[0].strip() for line in text.split("### b")[1].splitlines() if "█" in line]
+    assert bars[:2] == ["engine", "slow"]
+    lengths = [line.count("█") for line in text.split("### b")[1].splitlines() if "█" in line]
+    assert lengths[:2] == [4, 18]
     assert "| slow | " in text
+    assert "geometric mean" not in text
+
+
+def test_what_dnc_loses_is_marked() -> None:
+    """Above, and in its row; means count the networks that all other programs run, in which one wins and one loses."""
+    one = recording(0)
+    about = {**one.machine, "processors": 2, "os": "Linux", "python": "3.12"}
+
+    def beside(**times: float) -> Recording:
+        figures, seconds = [], dict(one.timings.seconds)
+        for name, factor in times.items():
+            kind = "peer" if name in ("OpenCV", "ncnn") else "engine"
+            latency = dict.fromkeys(("median", "p99", "low", "high"), 0.005 * factor)
+            title, device = (f"a {name}", "CPU (znver4, TVM)") if kind == "engine" else (f"{name} 1.0", "CPU")
+            figures.append(replace(one.figures[0], name=title, kind=kind, device=device, target="", latency=latency))
+            seconds[title] = one.timings.seconds["engine"] * factor
+        return replace(
+            one, machine=about, figures=tuple(figures), timings=replace(one.timings, seconds=seconds), notes=("busy",)
+        )
+
+    several = {"wins": beside(tvm=1, onnx=3, OpenCV=8, ncnn=4), "loses": beside(tvm=2, OpenCV=1, ncnn=3)}
+    text = page.page([*several.items(), ("apart", beside(tvm=1, OpenCV=50))])
+    assert "## x (Zen 4)" in text
+    assert text.count("busy") == 1 + page.page([]).count("busy")
+    assert "| fp32 | 2 | 1.41 | **loses** |" in text
+    assert "| wins | ncnn, 20 ms | tvm 4.00 (4.00 to 4.00) |" in text
+    assert "| loses | OpenCV, 5 ms | tvm **0.50 (0.50 to 0.50), behind** |" in text
+    assert "| apart | OpenCV, 250 ms | tvm 50.00 (50.00 to 50.00) |" in text
+    assert "| OpenCV 1.0 | 40 (40 to 40) | 40 |  |  | 0.50 (0.50 to 0.50) |" in text
 
 
 def test_page_is_what_was_recorded() -> None:
