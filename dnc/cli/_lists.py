@@ -3,14 +3,26 @@ option that they share."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import click
 
-__all__ = ["POSITIVE", "SHARE", "WHOLE", "exif_option", "names", "numbers", "workers_options"]
+__all__ = ["POSITIVE", "SHARE", "WHOLE", "Number", "exif_option", "names", "numbers", "workers_options"]
 
-POSITIVE, WHOLE, SHARE = click.FloatRange(min=0, min_open=True), click.IntRange(min=1), click.FloatRange(0, 1)
+
+class Number(click.FloatRange):
+    """A number in a range. Neither nan, which click finds in every range, nor infinite."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value} is no finite number.", param, ctx)
+        return number
+
+
+POSITIVE, WHOLE, SHARE = Number(min=0, min_open=True), click.IntRange(min=1), Number(0, 1)
 exif_option = click.option(
     "--exif/--no-exif", default=None, help="Turn images as their EXIF says, which Darknet does not."
 )

@@ -20,6 +20,8 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
+from dnc.errors import printable
+
 __all__ = ["level_options", "logging_to_stderr", "remark", "shows_progress", "step"]
 
 _ROOT = logging.getLogger("dnc")
@@ -35,7 +37,7 @@ class _ToStderr(logging.Handler):
         head = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
         if record.levelno <= logging.DEBUG:
             head = f"{record.relativeCreated / 1e3:7.3f} s  "
-        print(f"dnc: {head}{record.getMessage()}", file=sys.stderr, flush=True)
+        print(f"dnc: {head}{printable(record.getMessage())}", file=sys.stderr, flush=True)
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from dnc.cli._lists import names, numbers
+from dnc.cli._lists import Number, names, numbers
 from dnc.compiler.options import CompileOptions, Setting, split_passes
 
 __all__ = ["compile_options", "compile_options_of", "preprocessing_options", "refuse", "size_options"]
@@ -48,7 +48,7 @@ def _click_option(name: str, setting: Setting, default: Any) -> Callable[[Comman
     elif setting.form == "whole":
         rest["type"] = int if setting.low is None else click.IntRange(min=int(setting.low))
     elif setting.form == "number":
-        rest["type"] = float if setting.low is None else click.FloatRange(setting.low)
+        rest["type"] = Number(setting.low)
     elif setting.form in ("several", "pairs"):
         rest["multiple"] = True
     elif setting.form == "flag":

@@ -259,16 +259,18 @@ def _frames(
     progress: Progress,
 ) -> list[EndToEnd]:
     from dnc.bench.end_to_end import Files, Source, run
+    from dnc.evaluation import videos
     from dnc.evaluation.datasets import find_images
-    from dnc.evaluation.videos import Video
 
+    named = None if video is None else videos.Source.named(video)
+    film = camera if video is None else Path(video) if named is None else named.what
     paths = find_images(images) if images else []
     subjects = _subjects(what, chosen, scratch, progress)
     results = []
     for subject in subjects:
         preprocessing = subject.manifest.preprocessing
         channels = 3 if preprocessing is None else preprocessing.channels
-        source: Source = Files(paths, channels, exif) if images else Video(camera if video is None else Path(video))  # type: ignore[arg-type]
+        source: Source = Files(paths, channels, exif) if images else videos.Video(film)  # type: ignore[arg-type]
         share = chosen.seconds / len(subjects)
         results.append(run(subject, source, seconds=share, least=len(paths), rate=fps or 0.0, progress=progress))
     return results

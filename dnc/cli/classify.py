@@ -43,7 +43,7 @@ def command(
             frames.append({"frame_id": len(frames) + 1, "filename": str(seen.path), "classes": classes})
             continue
         height, width = seen.pixels.shape[:2]
-        click.echo(f"{seen.path}: {width} x {height}, {seen.seconds * 1000:.1f} ms")
+        click.echo(f"{printable(str(seen.path))}: {width} x {height}, {seen.seconds * 1000:.1f} ms")
         for item in seen.result:
             click.echo(f"  {item.confidence:>6.1%}  {printable(item.label)}")
     if as_json:

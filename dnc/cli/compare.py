@@ -8,7 +8,7 @@ import click
 
 from dnc.cli import Exit, print_json, progress, remark, say_files
 from dnc.cli._completion import complete_networks
-from dnc.cli._lists import exif_option
+from dnc.cli._lists import Number, exif_option
 from dnc.cli._options import size_options
 from dnc.cli._report import comparison_json, comparison_table, verdict
 from dnc.tables import show_line
@@ -29,7 +29,7 @@ from dnc.tables import show_line
 @click.option("--seed", type=int, metavar="N", default=0, show_default=True, help="Seed of random numbers.")
 @click.option(
     "--tolerance",
-    type=click.FloatRange(min=0),
+    type=Number(min=0),
     metavar="X",
     default=1e-4,
     show_default=True,

@@ -107,7 +107,7 @@ def command(
             put(seen.path, {"objects": [box.to_json() for box in sorted(seen.result, key=lambda box: box.place)]})
             return
         height, width = seen.pixels.shape[:2]
-        click.echo(f"{seen.path}: {width} x {height}, {seen.seconds * 1000:.1f} ms")
+        click.echo(f"{printable(str(seen.path))}: {width} x {height}, {seen.seconds * 1000:.1f} ms")
         # A label comes out of the engine, which may come from anywhere.
         labels = [printable(box.label) for box in seen.result]
         longest = max(map(len, labels), default=0)
@@ -124,7 +124,7 @@ def command(
             if machine:
                 put(source, looked.to_json())
             elif not drawn:
-                click.echo(f"{source} {looked.number}: {looked}")
+                click.echo(f"{printable(str(source))} {looked.number}: {looked}")
 
         try:
             look(loaded, source, show, every=every or 1, begin=begin, out=out, quiet=machine or drawn, **asked)

@@ -13,10 +13,10 @@ import re
 import threading
 from collections import deque
 from collections.abc import Generator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import urlsplit
 
 import numpy as np
 import numpy.typing as npt
@@ -63,9 +63,8 @@ class Source:
 
     def __str__(self) -> str:
         if isinstance(self.what, str):
-            # Without the password that it may hold.
-            parts = urlsplit(self.what)
-            return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+            # Without the password that it may hold. No address need be a right one.
+            return re.sub(r"://[^/?#]*@", "://", self.what, count=1)
         return f"camera {self.what}" if isinstance(self.what, int) else str(self.what)
 
     @property
@@ -135,10 +134,16 @@ class Video:
             return self._cv2.VideoCapture(what)
         # OpenCV waits for half a minute, or for ever. This thread can be interrupted meanwhile.
         opened: list[Any] = []
-        thread = threading.Thread(target=lambda: opened.append(self._cv2.VideoCapture(what)), daemon=True)
+
+        def open_it() -> None:
+            # OpenCV has numbers of 32 bits, and says so by an exception.
+            with suppress(self._cv2.error):
+                opened.append(self._cv2.VideoCapture(what))
+
+        thread = threading.Thread(target=open_it, daemon=True)
         thread.start()
         thread.join()
-        return opened[0]
+        return opened[0] if opened else self._cv2.VideoCapture()
 
     def _number(self, key: int) -> float:
         value = float(self._capture.get(key))

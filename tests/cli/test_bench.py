@@ -137,3 +137,10 @@ def test_more_mistakes(command: Command, engines: Path, tmp_path: Path) -> None:
     assert "not one of each" in result.err
     result = command("bench", engines / "vector.engine", "--images", engines)
     assert result.code == 1
+
+
+def test_a_stream_is_no_file(command: Command, engines: Path) -> None:
+    pytest.importorskip("cv2")
+    result = command("bench", engines / "tiny.engine", "--video", "http://127.0.0.1:1/a.mp4", "--seconds", "1")
+    assert result.code == 1
+    assert "the stream cannot be opened\n  at http://127.0.0.1:1/a.mp4\n" in result.err

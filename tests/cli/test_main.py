@@ -281,3 +281,20 @@ def test_progress_leaves_stdout_alone(engines: Path, photographs: Path) -> None:
     assert "\x1b" not in piped
     assert "3/3" in shown
     assert " ms" not in shown
+
+
+@pytest.mark.parametrize("number", ["nan", "inf", "-inf"])
+def test_numbers_are_finite(number: str, command: Command, engines: Path) -> None:
+    """click finds nan in every range."""
+    for line in (
+        "detect tiny.engine a.png -c",
+        "eval tiny.engine --iou",
+        "compare tiny.cfg --tolerance",
+        "bench tiny.engine --seconds",
+        "bench tiny.engine --images a.png --fps",
+        "compile tiny.cfg --max-drop",
+        "doctor --seconds",
+    ):
+        result = command(*line.split(), number)
+        assert (result.code, result.out) == (2, ""), line
+        assert "Invalid value for '--" in result.err, line

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -99,6 +100,26 @@ def test_usage_errors_name_the_file(write: Callable[[str], Path], command: Comma
         ("version = true\n", 1, "dnc has no option 'version'"),
         ("log-level = 'loud'\n", 1, "'log-level': 'loud' is not one of"),
         ("[compile\n", 1, "no TOML"),
+        ("[compile]\r\ntarget = 'onnx'\r\nbatsch = 1\r\n", 3, "no option 'batsch'"),
+        ("\ncompile = { target = 'onnx', batsch = 1 }\n", 2, "no option 'batsch'"),
+        ("[[compile]]\n", 1, "its options stand below [compile]"),
+        ("[compile]\nverify = true\nno-verify = true\n", 3, "'no-verify' says again what another key says"),
+        ("[compile]\nbatch = 0x" + "f" * 5000, 2, "'batch' has a number with too many digits"),
+        ("[compile]\nskip = [[0x" + "f" * 5000 + "]]", 2, "'skip' has a number with too many digits"),
+        ("[compile]\nlabels = 'a'\nout = \"a\\u0000b\"\n", 3, "'out' is text or a number"),
+        ("[compile]\ntarget = 1979-05-27\n", 2, "'target' is text or a number"),
+        ('[compile]\n"\\u001b[31mx" = 1\n', 1, "no option '\ufffd[31mx'"),
+        ("[detect]\nconfidence = nan\n", 2, "'confidence': nan is no finite number"),
+        ("[bench]\nseconds = inf\n", 2, "'seconds': inf is no finite number"),
+        ("no-config = true\n", 1, "'no-config' is for the command line alone"),
+        ("[calibrate]\nexport = ['a', 'b']\n", 2, "'export' is for the command line alone"),
+        ("[package]\ncc = './cc'\n", 2, "'cc' is for the command line alone"),
+        ("[eval]\nscheduler = 'tcp://a:1'\n", 2, "'scheduler' is for the command line alone"),
+        ("[bench]\nremote = 'a:1'\n", 2, "'remote' is for the command line alone"),
+        ("[diagnose]\nagainst = 'a.engine'\n", 2, "'against' is for the command line alone"),
+        ("[compile.option]\ncc = './cc'\n", 1, "'cc' of --option is for the command line alone"),
+        ("[compile]\noption = ['precision=fp16', 'compiler=./nvcc']\n", 2, "'compiler' of --option is"),
+        ("[export.option]\nruntime = './a.so'\n", 1, "'runtime' of --option is"),
     ],
 )
 def test_what_is_wrong_has_its_line(
@@ -117,9 +138,68 @@ def test_a_file_that_is_none(write: Callable[[str], Path], command: Command) -> 
     path = write("")
     for content, answer in (
         (b"\xff", "cannot read the file"),
+        ("[info]\n".encode("utf-16"), "cannot read the file"),
+        (b"a = " + b"9" * 5000, "a number has too many digits"),
         (b"#" * (2 << 20), "cannot read the file"),
         (b"a = " + b"[" * 100_000, "nests too deep"),
     ):
         path.write_bytes(content)
         result = command("targets")
         assert (result.code, answer in result.err) == (1, True), result.err
+
+
+def test_a_byte_order_mark(write: Callable[[str], Path], command: Command, engines: Path) -> None:
+    write("\ufeff[info]\r\nwidth = 64\r\njson = true\r\n")
+    assert json.loads(command("info", engines / "tiny.cfg").out)["input"][2] == 64
+
+
+def test_what_has_the_name_and_is_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Command) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "dnc.toml"
+
+    def refused() -> None:
+        result = command("targets")
+        assert (result.code, result.out) == (1, "")
+        assert result.err.startswith("dnc: error: cannot read the file: ")
+        assert command("--no-config", "targets").code == 0
+
+    path.mkdir()
+    refused()
+    path.rmdir()
+    if hasattr(os, "mkfifo"):
+        os.mkfifo(path)
+        refused()
+        path.unlink()
+    for target in ("dnc.toml", "absent", os.devnull):
+        path.symlink_to(target)
+        refused()
+        path.unlink()
+
+
+@pytest.mark.skipif(not hasattr(os, "getuid"), reason="needs POSIX")
+def test_files_of_other_users(
+    write: Callable[[str], Path], command: Command, engines: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Above the current folder they are passed over; in it, whoever went there wants it."""
+    path = write("[info]\njson = true\n")
+    lstat = Path.lstat
+
+    def elsewhere(self: Path) -> os.stat_result:
+        found = lstat(self)
+        return os.stat_result((*found[:4], 4321, *found[5:])) if self == path else found
+
+    monkeypatch.setattr(Path, "lstat", elsewhere)
+    result = command("info", engines / "tiny.cfg")
+    assert result.out.startswith("layer")
+    assert result.err.startswith(f"dnc: warning: the file is not taken: it is another user's\n  at {path}\n")
+    monkeypatch.chdir(path.parent)
+    assert json.loads(command("info", engines / "tiny.cfg").out)
+
+
+def test_addresses_are_no_paths(write: Callable[[str], Path], command: Command, engines: Path) -> None:
+    write("[bench]\nvideo = 'rtsp://127.0.0.1:1/a'\n")
+    result = command("bench", engines / "tiny.engine", "--images", "x", "--seconds", "1")
+    assert (result.code, result.err.splitlines()[-1].partition(" gives ")[2]) == (
+        2,
+        "--video=rtsp://127.0.0.1:1/a; --no-config does without",
+    )

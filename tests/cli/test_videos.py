@@ -288,6 +288,9 @@ def test_what_cannot_be(detect: Command, clip: Path, photographs: Path, monkeypa
     refused(detect(image, "--every", "2"), 2, "--every is for videos")
     refused(detect(image, "--track"), 2, "--track is for videos")
     refused(detect(image, "absent.mp4"), 1, "there is no such video", "at absent.mp4")
+    # Beyond OpenCV's 32 bits; and what is no address after all.
+    refused(detect("9" * 20), 1, "the camera cannot be opened", f"at camera {'9' * 20}")
+    refused(detect("rtsp://me:secret@[::1"), 1, "the stream cannot be opened", "at rtsp://[::1")
     refused(detect(clip, "-o", clip), 1, "would replace its source")
     refused(detect(clip, "-o", clip.with_name("x.txt")), 1, "'.txt' is no video format", ".avi, ")
     refused(detect(clip, image, "-o", clip.with_name("x.mp4")), 1, "2 pictures cannot go into one file")
@@ -304,3 +307,12 @@ def test_a_bad_video_is_passed_over_if_asked(detect: Command, clip: Path, tmp_pa
     result = detect(bad, clip, "--skip-bad", "--json-lines")
     assert len(lines(result)) == 12
     assert "dnc: warning: the video cannot be read" in result.err
+
+
+def test_names_that_a_terminal_would_obey(detect: Command, clip: Path, photographs: Path, tmp_path: Path) -> None:
+    video, image = tmp_path / "\x1b[2J.avi", tmp_path / "\x1b[2J.png"
+    video.write_bytes(clip.read_bytes())
+    image.write_bytes((photographs / "a.png").read_bytes())
+    result = detect(video, image)
+    assert (result.code, "\x1b" in result.out + result.err) == (0, False)
+    assert result.out.startswith(f"{tmp_path}/\ufffd[2J.avi 1: ")
