@@ -2,29 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from dnc.cli import Exit, print_json, progress, say_files
+from dnc.cli import Exit, progress, say_files
 from dnc.cli._completion import complete_networks
 from dnc.cli._lists import POSITIVE, WHOLE, exif_option, names
-from dnc.cli._options import refuse, size_options
-
-if TYPE_CHECKING:
-    from contextlib import AbstractContextManager
-
-    from dnc.bench.difference import Difference
-    from dnc.bench.end_to_end import EndToEnd
-    from dnc.bench.layers import Layers
-    from dnc.bench.measure import Recording
-    from dnc.bench.prepare import BenchOptions
-    from dnc.bench.subject import Subject
-    from dnc.targets.tvm.remote import Device
-    from dnc.typing import Progress
-
+from dnc.cli._options import size_options
 
 _PATH = click.Path(path_type=Path)
 
@@ -145,6 +131,7 @@ def command(
     from dataclasses import replace
 
     from dnc.bench.prepare import BenchOptions
+    from dnc.cli import _bench
     from dnc.compiler.source import is_engine
     from dnc.files.writing import scratch_folder
     from dnc.runtime.timing import processors
@@ -177,168 +164,21 @@ def command(
     with (
         scratch_folder("bench") as scratch,
         progress(not as_json) as report,
-        _device(remote, threads, report) as device,
+        _bench.connected(remote, threads, report) as device,
     ):
         chosen = replace(chosen, device=device)
         if diff is not None:
-            differences = _differences(diff, fail_above, chosen, scratch, report)
+            differences = _bench.measure_differences(diff, fail_above, chosen, scratch, report)
         elif sources:
-            frames = _frames(what, images, exif, video, camera, fps, chosen, scratch, report)
+            frames = _bench.measure_frames(what, images, exif, video, camera, fps, chosen, scratch, report)
         else:
-            recording, tables = _measure(what, layers, plot, chosen, scratch, report)
+            recording, tables = _bench.measure_speed(what, layers, plot, chosen, scratch, report)
     for files in chosen.files:
         say_files(files["cfg"], files["weights"])
     if diff is not None:
-        _show_differences(differences, as_json)
+        _bench.show_differences(differences, as_json)
         context.exit(Exit.NO if any(difference.slower for difference in differences) else Exit.DONE)
     elif sources:
-        _show_frames(frames, chosen, as_json, markdown)
+        _bench.show_frames(frames, chosen, as_json, markdown)
     else:
-        _show_recording(recording, tables, top, chosen, as_json, markdown)
-
-
-def _device(remote: str | None, threads: int | None, progress: Progress) -> AbstractContextManager[Device | None]:
-    """Connects to the device that --remote names; None without."""
-    from contextlib import nullcontext
-    from dataclasses import replace
-
-    from dnc.targets.tvm.remote import Address, connect
-
-    if remote is None:
-        return nullcontext()
-    address = Address.parse(remote)
-    return connect(replace(address, threads=threads or address.threads), progress)
-
-
-def _subjects(what: tuple[str, ...], chosen: BenchOptions, scratch: Path, progress: Progress) -> list[Subject]:
-    from dnc.bench.prepare import find_here, make_subjects
-    from dnc.compiler.source import is_engine
-
-    what = what or (find_here(Path()),)
-    if all(map(is_engine, what)):
-        of_cfg = ("targets", "precisions", "weights", "width", "height", "calibration")
-        refuse(click.get_current_context(), of_cfg, "is for a cfg; these are engines")
-    return make_subjects(what, chosen, scratch, progress)
-
-
-def _measure(
-    what: tuple[str, ...], layers: bool, picture: str | None, chosen: BenchOptions, scratch: Path, progress: Progress
-) -> tuple[Recording, list[Layers]]:
-    """The recording, and the layers of each engine if they are wanted."""
-    from dnc.bench.layers import profiles
-    from dnc.bench.measure import measure
-    from dnc.bench.plot import import_matplotlib, plot
-    from dnc.bench.prepare import make_peers, network_of, sections
-
-    if picture is not None:
-        # Before anything is measured.
-        import_matplotlib(Path(picture))
-    subjects = _subjects(what, chosen, scratch, progress)
-    peers = make_peers(subjects[0], what, chosen, scratch)
-    away = chosen.device.name if chosen.device is not None else ""
-    recording = measure(subjects, peers, seconds=chosen.seconds, extras=not away, device=away, progress=progress)
-    tables = []
-    if layers:
-        sources = [network_of(subject, what, chosen, scratch) for subject in subjects]
-        places = [sections(source[0]) if source else {} for source in sources]
-        tables = profiles(list(zip(subjects, places, strict=True)), progress=progress)
-    if picture is not None:
-        plot(recording, tables, Path(picture))
-    return recording, tables
-
-
-def _frames(
-    what: tuple[str, ...],
-    images: tuple[str, ...],
-    exif: bool | None,
-    video: str | None,
-    camera: int | None,
-    fps: float | None,
-    chosen: BenchOptions,
-    scratch: Path,
-    progress: Progress,
-) -> list[EndToEnd]:
-    from dnc.bench.end_to_end import Files, Source, run
-    from dnc.evaluation import videos
-    from dnc.evaluation.datasets import find_images
-
-    named = None if video is None else videos.Source.named(video)
-    film = camera if video is None else Path(video) if named is None else named.what
-    paths = find_images(images) if images else []
-    subjects = _subjects(what, chosen, scratch, progress)
-    results = []
-    for subject in subjects:
-        preprocessing = subject.manifest.preprocessing
-        channels = 3 if preprocessing is None else preprocessing.channels
-        source: Source = Files(paths, channels, exif) if images else videos.Video(film)  # type: ignore[arg-type]
-        share = chosen.seconds / len(subjects)
-        results.append(run(subject, source, seconds=share, least=len(paths), rate=fps or 0.0, progress=progress))
-    return results
-
-
-def _show_recording(
-    recording: Recording, tables: list[Layers], top: int, chosen: BenchOptions, as_json: bool, markdown: bool
-) -> None:
-    from dnc.bench.behind import behind
-    from dnc.bench.report import behind_report, layers_report, recording_report
-
-    # Sections of one network are the same ones, and at one size do the same work.
-    engines = [figures.network for figures in recording.figures if figures.kind == "engine"]
-    networks = {(network.get("digest"), network.get("bflops")) for network in engines}
-    compared = behind(tables) if len(tables) > 1 and len(networks) == 1 else []
-    if as_json:
-        every = {"layers": [asdict(layers) for layers in tables], "behind": [asdict(one) for one in compared]}
-        print_json({**recording.to_json(), **every, "files": chosen.files})
-        return
-    report = recording_report(recording)
-    for table in tables:
-        layers_report(table, report, top)
-    if compared:
-        behind_report(tables, compared, report, top)
-    click.echo(report.markdown()) if markdown else report.show()
-
-
-def _show_differences(differences: list[Difference], as_json: bool) -> None:
-    if as_json:
-        print_json([difference.to_json() for difference in differences])
-        return
-    for difference in differences:
-        click.echo(str(difference))
-        for note in difference.notes:
-            click.echo(f"  {note}")
-
-
-def _show_frames(frames: list[EndToEnd], chosen: BenchOptions, as_json: bool, markdown: bool) -> None:
-    from dnc.bench.machine import describe, machine
-    from dnc.bench.report import Report, frames_report
-
-    if as_json:
-        print_json({"machine": machine(), "end_to_end": [result.to_json() for result in frames], "files": chosen.files})
-        return
-    report = Report()
-    report.add("", describe(machine()))
-    frames_report(frames, report)
-    click.echo(report.markdown()) if markdown else report.show()
-
-
-def _differences(
-    given: tuple[str, str], threshold: float, chosen: BenchOptions, scratch: Path, progress: Progress
-) -> list[Difference]:
-    from dnc.bench.difference import Difference, compare_recordings
-    from dnc.bench.measure import measure, read_recording
-    from dnc.bench.prepare import make_subjects
-    from dnc.bench.timing import CONFIDENCE
-    from dnc.compiler.source import is_engine
-
-    engines = [is_engine(path) for path in given]
-    if any(engines) and not all(engines):
-        raise click.UsageError("--diff takes two recordings or two engines, not one of each")
-    if not any(engines):
-        old, new = (read_recording(Path(path)) for path in given)
-        return compare_recordings(old, new, given, threshold)
-    subjects = make_subjects(given, chosen, scratch, progress)
-    away = chosen.device.name if chosen.device is not None else ""
-    recording = measure(subjects, seconds=chosen.seconds, extras=False, device=away, progress=progress)
-    first, second = (subject.name for subject in subjects)
-    ratio = recording.timings.quiet().ratio(second, first, CONFIDENCE)
-    return [Difference(given[0], given[1], ratio, threshold)]
+        _bench.show_recording(recording, tables, top, chosen, as_json, markdown)

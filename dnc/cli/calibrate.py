@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
@@ -11,15 +10,6 @@ from dnc.cli import print_json, progress, say_files
 from dnc.cli._lists import exif_option, workers_options
 from dnc.cli._options import preprocessing_options, size_options
 from dnc.errors import CalibrationError
-from dnc.files.reading import check_foreign
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from dnc.darknet.network import Network
-    from dnc.quantization.calibration import Calibration
-
-_COUNT = 100
 
 
 @click.command(epilog="Example: dnc calibrate obj.data yolov4-tiny.cfg yolov4-tiny.weights -input_calibration 100")
@@ -119,6 +109,7 @@ def command(
     """
     import time
 
+    from dnc.cli._calibrate import choose_images, data_beside, export, sort_files
     from dnc.compiler.source import find_weights, preprocessing_for
     from dnc.darknet.cfg import find_cfg
     from dnc.darknet.network import Network
@@ -129,7 +120,7 @@ def command(
 
     start = time.perf_counter()
     check_method(method, percentile)
-    named = _sort(files)
+    named = sort_files(files)
     if "cfg" not in named:
         hint = "for instance dnc calibrate obj.data yolo.cfg yolo.weights"
         raise CalibrationError("the .cfg is missing", ", ".join(files), hint)
@@ -148,8 +139,8 @@ def command(
         if table is not None:
             calibration = tables = read_table(table, network, lenient=lenient)
         else:
-            given = given or _data_beside(cfg, network)
-            paths = _images(given, key, count, seed, skip_bad)
+            given = given or data_beside(cfg, network)
+            paths = choose_images(given, key, count, seed, skip_bad)
             read = preprocessing_for(network, place, **preprocessing)
             with cluster(scheduler, workers, progress=report) as others:
                 measured = measure(
@@ -169,7 +160,7 @@ def command(
             tables = measured.calibration(method, symmetric=True, percentile=percentile) if exports else calibration
         calibration.write(file)
     for form, target in exports:
-        _export(form, target, tables, network, version)
+        export(form, target, tables, network, version)
     say_files(cfg, place)
     if as_json:
         print_json({"file": str(file), "cfg": str(cfg), "weights": str(place), **calibration.to_json()})
@@ -188,81 +179,3 @@ def command(
         note = ", with the farther end of each range on both sides"
     for form, target in exports:
         click.echo(f"  {form}: {target}{note}")
-
-
-def _sort(files: Sequence[str]) -> dict[str, str]:
-    """Sorts files by kind: "cfg", "weights", "data", "images".
-
-    Raises CalibrationError if two are of one kind, or there is no such file.
-    """
-    by_kind: dict[str, str] = {}
-    for file in files:
-        kind = _kind(file)
-        if kind in by_kind:
-            raise CalibrationError(f"{by_kind[kind]} and {file} are both {kind}", hint="give one of each kind")
-        by_kind[kind] = file
-    return by_kind
-
-
-def _kind(file: str) -> str:
-    """Kind of a file, by its suffix or else by its contents."""
-    from dnc.darknet.cfg import find_cfg
-    from dnc.evaluation.datasets import SUFFIXES, is_folder, is_there
-    from dnc.files.reading import open_regular
-
-    check_foreign(file, CalibrationError)
-    suffix = Path(file).suffix.lower()
-    if suffix in (".cfg", ".weights", ".data"):
-        return suffix[1:]
-    if is_folder(file) or suffix in SUFFIXES:
-        return "images"
-    if not is_there(file):
-        if find_cfg(file) != Path(file):
-            return "cfg"
-        raise CalibrationError("there is no such file", file, "a .cfg, .weights, .data, or a list or folder of images")
-    try:
-        with open_regular(file) as stream:
-            start = stream.read(4096)
-    except OSError as error:
-        raise CalibrationError(f"cannot read the file: {error.strerror or error}", file) from error
-    if b"\0" in start:
-        return "weights"
-    lines = [line.strip() for line in start.splitlines() if line.strip() and not line.strip().startswith((b"#", b";"))]
-    return "cfg" if lines and lines[0].startswith(b"[") else "images"
-
-
-def _data_beside(cfg: Path, network: Network) -> list[str]:
-    """NAME.data beside the cfg, else the only .data file there; raises CalibrationError where there is none, or it is
-    for another number of classes."""
-    from dnc.evaluation.datasets import read_data
-
-    own = cfg.with_suffix(".data")
-    beside = [own] if own.is_file() else sorted(cfg.parent.glob("*.data"))
-    if len(beside) != 1:
-        what = "no images are named, and there is no .data file" if not beside else "several .data files are"
-        raise CalibrationError(f"{what} beside the cfg", cfg, "name a .data file, or --images with a list or a folder")
-    classes = read_data(beside[0]).classes
-    heads = [head for layer in network.layers if (head := layer.head()) is not None]
-    if heads and classes is not None and classes != heads[-1].classes:
-        what = f"the .data file beside the cfg has {classes} classes, the network {heads[-1].classes}"
-        raise CalibrationError(what, beside[0], "name the right one, or this one if its images will do")
-    return [str(beside[0])]
-
-
-def _images(sources: Sequence[str], key: str | None, count: int | None, seed: int | None, skip_bad: bool) -> list[Path]:
-    from dnc.evaluation.datasets import images, is_data_file, read_data
-
-    if key is None:
-        lists = [read_data(source).options for source in sources if is_data_file(source)]
-        key = "train" if all("train" in options for options in lists) else "valid"
-    limit = min(_COUNT, len(images(sources, key=key, skip_bad=skip_bad))) if count is None else count
-    return images(sources, key=key, limit=limit, seed=seed, skip_bad=skip_bad)
-
-
-def _export(form: str, target: str, calibration: Calibration, network: Network, version: str) -> None:
-    from dnc.quantization.tables import write_darknet, write_tensorrt
-
-    if form == "darknet":
-        write_darknet(calibration, network, target)
-    else:
-        write_tensorrt(calibration, target, version)
