@@ -18,7 +18,7 @@ FOLDER = "reference/commands"
 
 def pages() -> Mapping[str, str]:
     """The pages by their places, and the list of them."""
-    context = click.Context(cli, info_name="dnc")
+    context = click.Context(cli, info_name="dnc", **cli.context_settings)
     found = {name: cli.get_command(context, name) for name in cli.list_commands(context)}
     commands = {name: command for name, command in found.items() if command is not None and not command.hidden}
     made = {f"{FOLDER}/{name}.md": _page(name, command, context) for name, command in commands.items()}
@@ -69,10 +69,6 @@ def _parts(command: click.Command, context: click.Context, level: int) -> Iterat
             inner = command.get_command(context, name)
             if inner is not None and not inner.hidden:
                 yield from _parts(inner, click.Context(inner, info_name=name, parent=context), level + 1)
-
-
-def _is_shown(option: click.Option) -> bool:
-    return not option.hidden and option.name != "help"
 
 
 def _help(text: str) -> str:

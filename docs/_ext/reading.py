@@ -1,6 +1,7 @@
 """How sections of a .cfg are read: which keys `Layer.parse` asks for, as what, with which defaults and limits.
 
-Recorded while networks are read: the small ones of cfg/, and those of one feature each in tests/golden/.
+Recorded while networks are read: those of tests/networks.py, which together have every section, the small ones of cfg/,
+and those of one feature each in tests/golden/.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from dnc.darknet.layers.activations import ACTIVATIONS
 from dnc.darknet.network import Network
 from dnc.errors import CfgError, listening
 from docs._ext.text import code
+from tests.networks import NETWORKS
 
 __all__ = ["Read", "recorded"]
 
@@ -27,24 +29,6 @@ ROOT = Path(__file__).resolve().parents[2]
 _TEXT = "text"
 _LARGE = 30
 """Sections; what is larger takes long to build, and reads nothing else."""
-_RARE = """[net]
-width=8
-height=8
-channels=3
-[convolutional]
-filters=6
-[region]
-classes=1
-anchors=1,1
-thresh=0.5
-[history]
-[implicit]
-[rnn]
-[gru]
-[lstm]
-[contrastive]
-"""
-"""What none of these networks has."""
 
 
 @dataclass
@@ -133,7 +117,8 @@ def recorded() -> tuple[Reads, Mapping[str, set[str]]]:
 
 
 def _networks() -> Iterator[tuple[str, str]]:
-    yield _RARE, "<rare>"
+    for name, text in NETWORKS.items():
+        yield text, f"<{name}>"
     for path in bundled_cfgs().values():
         yield path.read_text("utf-8"), str(path)
     for path in sorted((ROOT / "tests/golden/micro").glob("*.npz")):

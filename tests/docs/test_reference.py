@@ -36,7 +36,8 @@ def test_keys_of_a_section_are_those_that_are_read(name: str) -> None:
     """A key that `parse` asks for and that `Keys:` lacks is one that nobody finds; one more is a promise."""
     read = recorded()[0].get(name, {})
     said = documented(SECTIONS[name])
-    assert set(said) - set(EVERYWHERE) == set(read) - set(EVERYWHERE)
+    hint = f"what `Keys:` of [{name}] says, and what is read of it in tests/networks.py, cfg/ and tests/golden/"
+    assert set(said) - set(EVERYWHERE) == set(read) - set(EVERYWHERE), hint
     assert all(text.endswith(".") for text in said.values())
 
 
@@ -54,7 +55,7 @@ def test_every_declared_option_has_its_text(folder: str, registry: Mapping[str, 
 
 def test_every_option_of_every_command() -> None:
     made_pages = commands.pages()
-    context = click.Context(cli, info_name="dnc")
+    context = click.Context(cli, info_name="dnc", **cli.context_settings)
     for name in cli.list_commands(context):
         command = cli.get_command(context, name)
         assert command is not None
