@@ -30,7 +30,6 @@ _DEVELOPMENT = (
     *("libgcc-s1", "libgcc-10-dev", "libstdc++6", "libstdc++-10-dev"),
 )
 
-
 BUILD = (sys.executable, "-m", "build", "--no-isolation", "--skip-dependency-check")
 """With the setuptools and the cmake of this environment: fetched ones would make other bytes some day."""
 
@@ -127,7 +126,8 @@ def wheel(project: Path, out: Path, arch: str, environment: Mapping[str, str]) -
         environment: of the compiler.
 
     Raises:
-        subprocess.CalledProcessError: it cannot be compiled, or needs what is newer than Debian 11.
+        subprocess.CalledProcessError: it cannot be compiled.
+        SystemExit: it needs what is newer than Debian 11, or this system has no apt-get.
     """
     with _alone():
         libraries, root = back_ends(arch), sysroot(arch)

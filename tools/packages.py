@@ -31,7 +31,9 @@ RUNTIME = (
     *("dnc/errors.py", "dnc/files", "dnc/registry.py", "dnc/typing.py", "dnc/runtime"),
 )
 """What darknet-runtime has of dnc: the runtime, the ground that it stands on, and what says what to install."""
-_UNPACKED = (".*", "build", "dist", "demo", "__pycache__", "*.egg-info", "*.engine")
+_HIDDEN = (".ci", ".github")
+"""Folders that begin with a dot and are part of the project, as MANIFEST.in has them."""
+_MADE = ("build", "dist", "demo", "__pycache__", "*.egg-info", "*.engine")
 """What is no part of the project where there is no git to ask."""
 
 
@@ -42,8 +44,8 @@ def files() -> list[Path]:
         found = [Path(name) for name in listed.split("\0") if name]
         return sorted(path for path in found if (ROOT / path).is_file())
     found = [path.relative_to(ROOT) for path in ROOT.rglob("*") if path.is_file()]
-    left = [path for path in found if not any(part.startswith(".") and part != ".ci" for part in path.parts[:-1])]
-    return sorted(path for path in left if not any(Path(part).match(x) for part in path.parts for x in _UNPACKED[1:]))
+    left = [path for path in found if not any(part[0] == "." and part not in _HIDDEN for part in path.parts[:-1])]
+    return sorted(path for path in left if not any(Path(part).match(x) for part in path.parts for x in _MADE))
 
 
 def epoch() -> str:

@@ -73,7 +73,11 @@ def write_sums(folder: Path) -> Path:
 
 
 def _git(root: Path, *arguments: str) -> str:
-    return subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=True).stdout
+    """What git prints. Ends the program where git fails, by what it says."""
+    done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(f"git {arguments[0]} failed: {done.stderr.strip()}")
+    return done.stdout
 
 
 def _check(root: Path, version: str) -> None:
@@ -103,8 +107,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         # The distributions are of what git has, whatever else lies in the checkout.
         copy = Path(scratch, "dnc")
         _git(ROOT, "clone", "-q", "--no-hardlinks", str(ROOT), str(copy))
+        # Who commits may be configured in this repository alone.
         for name in ("user.name", "user.email"):
-            _git(copy, "config", name, _git(ROOT, "config", name).strip())
+            if configured := _git(ROOT, "config", "--default", "", name).strip():
+                _git(copy, "config", name, configured)
         commit(copy, given.version, date)
         native.CACHE.mkdir(parents=True, exist_ok=True)
         (copy / "build").mkdir()

@@ -42,7 +42,7 @@ def new_environment(place: Path, *packages: object) -> Path:
 
 def built(*arguments: str, out: Path) -> dict[str, Path]:
     """Distributions, by python -m tools.packages: "darknet-compiler.whl", "darknet-runtime.tar.gz", ..."""
-    pytest.importorskip("build")
+    pytest.importorskip("build.__main__")
     command = [sys.executable, "-m", "tools.packages", *arguments, "--out", str(out)]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr

@@ -63,6 +63,12 @@ def test_sdist_works(distributions: dict[str, Path], tmp_path: Path) -> None:
     install = ["-m", "pip", "install", "--no-deps", "--no-index", "--no-build-isolation", "--quiet", "-e", source]
     result = python(environment, *install)
     assert result.returncode == 0, result.stderr
+    with tarfile.open(distributions["darknet-compiler.tar.gz"]) as tar:
+        packed = {
+            member.name.partition("/")[2] for member in tar if member.isfile() and ".egg-info/" not in member.name
+        }
+    listed = python(environment, "-c", "from tools.packages import files; print(*files(), sep='\\n')", cwd=source)
+    assert set(listed.stdout.splitlines()) == packed
     part = ["tests/test_layering.py", "tests/passes/test_fold_batchnorm.py", "tests/darknet/test_cfg.py"]
     result = python(environment, "-m", "pytest", "-q", "-p", "no:cacheprovider", *part, cwd=source)
     assert result.returncode == 0, result.stdout

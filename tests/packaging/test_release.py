@@ -4,6 +4,7 @@ nothing."""
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import shutil
 import subprocess
@@ -44,9 +45,9 @@ def git(folder: Path, *arguments: str) -> str:
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout
 
 
-def run(repository: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def run(repository: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "tools.release", *arguments, "--only", "darknet-runtime"]
-    return subprocess.run(command, cwd=repository, capture_output=True, text=True)
+    return subprocess.run(command, cwd=repository, capture_output=True, text=True, env={**os.environ, **variables})
 
 
 def test_changes() -> None:
@@ -87,7 +88,7 @@ def test_version_is_written_where_it_stands(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_release(repository: Path, tmp_path: Path) -> None:
     """A dry run leaves the repository alone; then there is a commit with a tag, and dist/ has what sha256sum knows."""
-    pytest.importorskip("build")
+    pytest.importorskip("build.__main__")
     before = git(repository, "rev-parse", "HEAD")
     result = run(repository, "7.8.9", "--dry-run", "--out", str(tmp_path / "dry"))
     assert result.returncode == 0, result.stderr
@@ -135,6 +136,13 @@ def test_refused(repository: Path) -> None:
     (repository / "dist").mkdir()
     (repository / "dist" / "old.whl").touch()
     assert "has files already: remove them" in run(repository, "2.0.0").stderr
+    shutil.rmtree(repository / "dist")
+    for name in ("user.name", "user.email"):
+        git(repository, "config", "--unset", name)
+    nobody = {f"GIT_{who}_{what}": "" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+    result = run(repository, "2.0.0", GIT_CONFIG_GLOBAL=os.devnull, GIT_CONFIG_SYSTEM=os.devnull, **nobody)
+    assert result.returncode == 1
+    assert result.stderr.startswith("git commit failed: ")
     assert git(repository, "rev-parse", "HEAD") == before
     assert git(repository, "tag").split() == ["v1.0.0"]
 
