@@ -19,12 +19,13 @@ import pytest
 
 import dnc
 from tests import ROOT
+from tools.packages import RUNTIME
 
 ORDER = (
-    *("ground", "runtime", "graph", "darknet", "zoo", "passes", "targets"),
+    *("ground", "runtime", "tables", "graph", "darknet", "zoo", "passes", "targets"),
     *("evaluation", "quantization", "compiler", "destinations", "opencv", "bench", "diagnosis", "cli"),
 )
-GROUND = ("errors", "files", "registry", "tables", "typing")
+GROUND = ("errors", "files", "registry", "typing")
 FOLDERS = {"dnc.passes": "passes", "dnc.targets": "targets", "dnc": "dnc"}
 
 HEAVY = {
@@ -230,11 +231,17 @@ def test_the_runtime_imports_the_ground_alone() -> None:
     assert [str(item) for item in inner if ".".join(item.name.split(".")[:2]) not in below] == []
 
 
+def test_the_runtime_s_package_has_it_whole() -> None:
+    """With the ground, and nothing of what stands above."""
+    own = {Path(name).parts[1].removesuffix(".py") for name in RUNTIME}
+    assert own == {"__init__", "__main__", "py.typed", "runtime", *GROUND}
+
+
 def test_entries_of_the_package() -> None:
     entries = [path for path in (ROOT / "dnc").iterdir() if path.suffix in ("", ".py") and path.name != "__pycache__"]
     assert len(entries) <= 19, sorted(path.name for path in entries)
-    packages = {path.name for path in entries if path.is_dir()} | {"passes", "targets", "opencv"}
-    assert packages - {*GROUND} == set(ORDER) - {"ground"}
+    names = {path.stem for path in entries} | {"passes", "targets"}
+    assert names - {"__init__", "__main__"} == {*ORDER, *GROUND} - {"ground"}
 
 
 def test_there_are_no_symbolic_links() -> None:
