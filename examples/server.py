@@ -11,10 +11,11 @@ from __future__ import annotations
 import argparse
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 from fastapi import FastAPI, HTTPException, Request
+from starlette.requests import ClientDisconnect
 
 import dnc
 
@@ -49,10 +50,10 @@ def service(engine: dnc.Engine, batch: int, waiting: int) -> FastAPI:
     @app.post("/detect")
     async def detect(request: Request) -> list[dict[str, Any]]:
         file = b""
-        async for part in request.stream():
-            file += part
-            if len(file) > LARGEST:
-                raise HTTPException(413, f"more than {LARGEST} bytes")
+        with suppress(ClientDisconnect):  # In the middle of a file, which is none then.
+            async for part in request.stream():
+                if len(file := file + part) > LARGEST:
+                    raise HTTPException(413, f"more than {LARGEST} bytes")
         answer: asyncio.Future[list[dnc.Detection]] = asyncio.get_running_loop().create_future()
         try:
             if queue.full():  # Before the work of decoding, and once more after it.

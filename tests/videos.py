@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ def write_video(path: Path, count: int = 12, size: tuple[int, int] = (64, 48)) -
 def read_video(path: Path) -> tuple[list[Pixels], float]:
     """All frames, in RGB, and how many there are a second."""
     cv2: Any = pytest.importorskip("cv2")
-    capture = cv2.VideoCapture(str(path))
+    capture = cv2.VideoCapture(os.fsencode(path))
     rate = capture.get(cv2.CAP_PROP_FPS)
     frames = []
     while (read := capture.read())[0]:

@@ -32,6 +32,8 @@ def share(command: click.Command) -> None:
     if any(option.name == "log_level" for option in command.params):
         return
     for option in command.params:
+        if isinstance(option, click.Argument) or isinstance(option.type, click.Path):
+            option.type_cast_value = _filled(option)  # type: ignore[assignment,method-assign]
         if isinstance(option, click.Option) and (complete := complete_value(option.name or "")) is not None:
             option.shell_complete = _bound(complete, option)  # type: ignore[assignment,method-assign]
     command.params += shared_options(hidden=True)
@@ -41,6 +43,18 @@ def share(command: click.Command) -> None:
 
 def _bound(complete: Complete, option: click.Option) -> Callable[[click.Context, str], list[CompletionItem]]:
     return lambda context, incomplete: complete(context, option, incomplete)
+
+
+def _filled(parameter: click.Parameter) -> Callable[[click.Context, Any], Any]:
+    cast = parameter.type_cast_value
+
+    def checked(context: click.Context, value: Any) -> Any:
+        # As a path it would be the current folder, which nobody means who has a variable that is not set.
+        if "" in (value if isinstance(value, list | tuple) else (value,)):
+            raise click.BadParameter("it is empty; is a variable not set?", context, parameter)
+        return cast(context, value)
+
+    return checked
 
 
 def _remarking(callback: Callable[..., Any]) -> Callable[..., Any]:

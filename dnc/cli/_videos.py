@@ -248,9 +248,10 @@ class _Film:
         if self._writer is None:
             self._size = picture.size
             code = self._cv2.VideoWriter.fourcc(*FORMATS[self.new.suffix])
-            self._writer = self._cv2.VideoWriter(str(self.new), code, self._rate, picture.size)
+            self._writer = self._cv2.VideoWriter(os.fsencode(self.new), code, self._rate, picture.size)
             if not self._writer.isOpened():
-                raise DncError(f"this OpenCV writes no {self.new.suffix}", self._place, "try .avi")
+                what = f"this OpenCV writes no {self.new.suffix} of {picture.width} x {picture.height}"
+                raise DncError(what, self._place, "try .avi")
         if picture.size != self._size:
             if not self._told:
                 now, then = (f"{width} x {height}" for width, height in (picture.size, self._size))
@@ -269,7 +270,7 @@ class _Film:
 
     def check(self) -> None:
         """Raises DncError if the last picture is not there: OpenCV does not say that a disk is full."""
-        written = self._cv2.VideoCapture(str(self.new))
+        written = self._cv2.VideoCapture(os.fsencode(self.new))
         written.set(self._cv2.CAP_PROP_POS_FRAMES, self.count - 1)
         good = written.grab()
         written.release()

@@ -80,7 +80,7 @@ def command(
     from dnc.cli._drawing import draw
     from dnc.cli._images import Seen, in_color, open_engine, picture_paths, run_images, save_picture
     from dnc.cli._videos import Looked, find_sources, look, tracking
-    from dnc.errors import ImageError, warn
+    from dnc.errors import DncError, ImageError, warn
     from dnc.evaluation.videos import Source
 
     if as_json and json_lines:
@@ -133,13 +133,18 @@ def command(
                 raise
             warn(error)
 
-    for _, group in groupby(found, key=type):
-        part = list(group)
-        for source in part:
-            if isinstance(source, Source):
-                look_at(source)
-        images = [source for source in part if isinstance(source, Path)]
-        for seen in run_images(loaded, images, skip_bad=skip_bad, quiet=machine, **asked) if images else ():
-            show_image(seen)
-    if as_json:
-        print_json(frames)
+    try:
+        for _, group in groupby(found, key=type):
+            part = list(group)
+            for source in part:
+                if isinstance(source, Source):
+                    look_at(source)
+            images = [source for source in part if isinstance(source, Path)]
+            for seen in run_images(loaded, images, skip_bad=skip_bad, quiet=machine, **asked) if images else ():
+                show_image(seen)
+        if as_json:
+            print_json(frames)
+    except BrokenPipeError as error:
+        if out is None:
+            raise
+        raise DncError("nobody reads the results any more, and not all is drawn", out) from error

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import itertools
+import os
 import re
 import threading
 from collections import deque
@@ -97,7 +98,8 @@ class Video:
             raise ImageError("there is no such video", what)
         self.stalls = not (isinstance(what, Path) and what.is_file())
         """Whether a frame may be waited for, of a camera, a server or a pipe."""
-        self._capture = self._open(str(what) if isinstance(what, Path) else what)
+        # As bytes: OpenCV crashes where text stands for a name that is no UTF-8.
+        self._capture = self._open(what if isinstance(what, int) else os.fsencode(what))
         if not self._capture.isOpened():
             raise ImageError(*_refusal(what))
         self.rate = self._number(self._cv2.CAP_PROP_FPS)
@@ -129,7 +131,7 @@ class Video:
         """Lets go of the file or the camera."""
         self._capture.release()
 
-    def _open(self, what: str | int) -> Any:
+    def _open(self, what: bytes | int) -> Any:
         if not self.stalls:
             return self._cv2.VideoCapture(what)
         # OpenCV waits for half a minute, or for ever. This thread can be interrupted meanwhile.

@@ -298,3 +298,20 @@ def test_numbers_are_finite(number: str, command: Command, engines: Path) -> Non
         result = command(*line.split(), number)
         assert (result.code, result.out) == (2, ""), line
         assert "Invalid value for '--" in result.err, line
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "bench EMPTY",
+        "calibrate tiny.cfg --images EMPTY",
+        "compile tiny.cfg -o EMPTY",
+        "detect tiny.engine a.png EMPTY",
+        "diagnose tiny.engine --html EMPTY",
+        "explain EMPTY",
+    ],
+)
+def test_an_empty_path_is_not_the_current_folder(line: str, command: Command) -> None:
+    result = command(*("" if word == "EMPTY" else word for word in line.split()))
+    assert (result.code, result.out) == (2, "")
+    assert "it is empty; is a variable not set?" in result.err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import types
@@ -19,6 +20,8 @@ from dnc.cli._drawing import PALETTE, draw
 from dnc.errors import DncError
 from dnc.evaluation.videos import Frame, Video
 from dnc.runtime.decoding import Detection
+from tests.cli.test_main import POSIX
+from tests.cli.test_main import dnc as dnc_command
 from tests.conftest import Result
 from tests.patience import PATIENCE
 from tests.videos import RATE, read_video, red, write_video
@@ -316,3 +319,33 @@ def test_names_that_a_terminal_would_obey(detect: Command, clip: Path, photograp
     result = detect(video, image)
     assert (result.code, "\x1b" in result.out + result.err) == (0, False)
     assert result.out.startswith(f"{tmp_path}/\ufffd[2J.avi 1: ")
+
+
+@POSIX
+@pytest.mark.slow
+def test_a_closed_pipe_is_an_error_where_something_is_drawn(engines: Path, clip: Path, tmp_path: Path) -> None:
+    """As in `dnc detect … -o out.avi | head -1`: who asked for a file should know that there is none."""
+    command = dnc_command("detect", engines / "tiny.engine", *[clip] * 40, "--json-lines", "-o", tmp_path / "drawn")
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.readline()
+        process.stdout.close()
+        said = process.stderr.read()
+    assert process.returncode == 1
+    assert "nobody reads the results any more, and not all is drawn" in said
+
+
+@POSIX
+def test_names_that_are_no_utf_8(detect: Command, clip: Path, tmp_path: Path) -> None:
+    """OpenCV crashes if it is given them as text."""
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff"))
+    try:
+        folder.mkdir()
+    except OSError:
+        pytest.skip("this file system takes UTF-8 alone")
+    video = folder / "street.avi"
+    video.write_bytes(clip.read_bytes())
+    result = detect(video, "-o", folder / "drawn.mp4")
+    assert (result.code, result.out) == (0, ""), result
+    assert len(read_video(folder / "drawn.mp4")[0]) == 12

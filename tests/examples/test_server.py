@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -81,3 +82,30 @@ def test_what_fails_is_told(engine: dnc.Engine, image: npt.NDArray[np.uint8], tm
     with TestClient(load("server").service(failing, 2, 2), raise_server_exceptions=False) as client:
         assert client.post("/detect", content=file).status_code == 500
         assert client.post("/detect", content=file).status_code == 200
+
+
+def test_a_client_that_goes_in_the_middle(engine: dnc.Engine) -> None:
+    """It is no fault of the server's, and no traceback in its log."""
+    pytest.importorskip("fastapi")
+    messages = [
+        {"type": "http.request", "body": b"\x89PNG", "more_body": True},
+        {"type": "http.disconnect"},
+    ]
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        return messages.pop(0)
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": "/detect",
+        "headers": [],
+        "query_string": b"",
+        "http_version": "1.1",
+    }
+    asyncio.run(load("server").service(engine, batch=4, waiting=6)(scope, receive, send))
+    assert sent[0]["status"] == 400
