@@ -14,10 +14,11 @@ for C++.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
@@ -26,7 +27,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from dnc.errors import DestinationError
+from dnc.errors import DestinationError, DncError, Where, listening, warn
 from dnc.files.installed import of_the_compiler
 from dnc.files.writing import scratch_folder
 
@@ -44,6 +45,7 @@ File: TypeAlias = "str | PathLike[str]"
 Buffer: TypeAlias = "bytes | bytearray | memoryview | npt.NDArray[np.uint8]"
 
 _OLDEST = (4, 5)
+_CALL = "readNetFromDarknet(cfg, weights)"
 _LOCK = threading.Lock()
 
 
@@ -62,19 +64,26 @@ def readNetFromDarknet(
         bufferCfg, bufferModel: the same, by the names that OpenCV 4 has for bytes.
 
     Raises:
-        CfgError, WeightsError: a file cannot be read or does not fit; place and line are said.
+        CfgError, WeightsError: a file cannot be read or does not fit; place and line are said, of bytes the argument.
         DestinationError: OpenCV cannot hold the network, or is not installed, or too old; or no cfg is given.
     """
     library = _opencv()
     with scratch_folder("opencv") as folder:
-        cfg = _file(cfgFile if bufferCfg is None else bufferCfg, folder / "network.cfg")
-        weights = _file(darknetModel if bufferModel is None else bufferModel, folder / "network.weights")
+        given = {
+            "network.cfg": ("cfgFile", cfgFile) if bufferCfg is None else ("bufferCfg", bufferCfg),
+            "network.weights": ("darknetModel", darknetModel) if bufferModel is None else ("bufferModel", bufferModel),
+        }
+        cfg, weights = (_file(value, folder / name) for name, (_, value) in given.items())
+        called = {str(folder / name): argument for name, (argument, _) in given.items()}
+        if not weights and str(folder / "network.cfg") == cfg:
+            raise DestinationError("no weights are given, and bytes have none beside them", hint=_CALL)
         if not cfg:
-            raise DestinationError("no .cfg file is given", weights or None, "readNetFromDarknet(cfg, weights)")
+            raise DestinationError("no .cfg file is given", weights or None, _CALL)
         # What the passes do is proven where they are tested, and a program that starts does not wait for it.
         options = CompileOptions(target=OpenCV.target, verify=False)
         wanted = Wanted(OpenCV.name, folder / "network.onnx")
-        return _net(library, export_cfg(cfg, weights or None, wanted, options).path, cfg)
+        with _calling(called):
+            return _net(library, export_cfg(cfg, weights or None, wanted, options).path, cfg)
 
 
 def readNet(
@@ -157,6 +166,34 @@ def _file(given: File | Buffer | None, place: Path) -> str:
     content: Any = given
     place.write_bytes(memoryview(content).tobytes())
     return str(place)
+
+
+@contextmanager
+def _calling(names: Mapping[str, str]) -> Iterator[None]:
+    """Lets errors and warnings call files by these names, by their paths."""
+
+    def named(text: str) -> str:
+        for path, name in names.items():
+            text = text.replace(path, name)
+        return text
+
+    def renamed(error: DncError) -> DncError:
+        where = error.where
+        if isinstance(where, Where):
+            where = dataclasses.replace(where, file=named(where.file))
+        elif isinstance(where, str | PathLike):
+            where = named(os.fspath(where))
+        return type(error)(named(error.message), where, named(error.hint))
+
+    with listening() as heard:
+        try:
+            yield
+        except DncError as error:
+            raise renamed(error) from error
+        finally:
+            said = [(renamed(error), once) for error, once in heard]
+    for warning, once in said:
+        warn(warning, once)
 
 
 def _net(library: Any, file: Path, cfg: str) -> cv2.dnn.Net:

@@ -12,14 +12,33 @@ import threading
 from collections.abc import Iterator, Mapping
 from typing import TypeVar
 
+from dnc.errors import DncError, close_match
+
 _Class = TypeVar("_Class", bound=type)
 
 
 class Registry(Mapping[str, _Class]):
-    """The plug-ins of one package by name, sorted; filled by the decorator `@registry.register`."""
+    """The plug-ins of one package by name, sorted; filled by the decorator `@registry.register`.
 
-    def __init__(self, package: str) -> None:
+    Args:
+        package: whose modules they are.
+        what: what one is called in messages.
+        failure: what `find` raises.
+        meant: what people call them besides, as for `close_match`.
+        otherwise: the hint where no name is near; else it lists them.
+    """
+
+    def __init__(
+        self,
+        package: str,
+        what: str = "plug-in",
+        failure: type[DncError] = DncError,
+        *,
+        meant: Mapping[str, str] | None = None,
+        otherwise: str = "",
+    ) -> None:
         self._package = package
+        self._what, self._failure, self._meant, self._otherwise = what, failure, meant, otherwise
         self._classes: dict[str, _Class] = {}
         self._scanned = False
         self._lock = threading.RLock()
@@ -33,6 +52,13 @@ class Registry(Mapping[str, _Class]):
                 raise TypeError(f"{plugin!r} and {other!r} are both called {name!r}")
             self._classes[name] = plugin
         return plugin
+
+    def find(self, name: str) -> _Class:
+        """The plug-in that a user named; raises `failure` if there is none."""
+        if name not in self:
+            hint = close_match(name, self, meant=self._meant) or self._otherwise or f"one of: {', '.join(self)}"
+            raise self._failure(f"unknown {self._what} '{name}'", hint=hint)
+        return self[name]
 
     def _scan(self) -> dict[str, _Class]:
         if not self._scanned:

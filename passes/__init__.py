@@ -6,17 +6,14 @@ A target lists the passes that it wants, in order (`Target.passes`).
 
 from __future__ import annotations
 
-from dnc.errors import PassError, close_match
+from dnc.errors import PassError
 from dnc.graph.rewriting import Pass
 from dnc.registry import Registry
 
 __all__ = ["Pass", "find", "passes"]
 
-passes: Registry[type[Pass]] = Registry("dnc.passes")
+_MEANT = {"winograd": "it is no pass but an option of target tvm, off unless --option winograd=ERROR asks for it"}
+"""What the documentation speaks of besides."""
 
-
-def find(name: str) -> type[Pass]:
-    """The pass of a name; raises PassError if there is none."""
-    if name not in passes:
-        raise PassError(f"unknown pass '{name}'", hint=close_match(name, passes) or "see `dnc passes`")
-    return passes[name]
+passes: Registry[type[Pass]] = Registry("dnc.passes", "pass", PassError, meant=_MEANT, otherwise="see `dnc passes`")
+find = passes.find

@@ -9,13 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from dnc.errors import TargetError, close_match
+from dnc.errors import TargetError
 from dnc.registry import Registry
 from dnc.targets.base import Selectable, Target
 
 __all__ = ["Selectable", "Target", "find", "maker_of", "targets"]
-
-targets: Registry[type[Selectable]] = Registry("dnc.targets")
 
 _MEANT = {
     **dict.fromkeys(("gpu", "nvidia", "tensorrt", "trt"), "cuda"),
@@ -28,13 +26,8 @@ _MEANT = {
 }
 """What people call a target besides."""
 
-
-def find(name: str) -> type[Selectable]:
-    """The target of this name, installed or not; raises TargetError if there is none."""
-    if name not in targets:
-        hint = close_match(name, targets, meant=_MEANT) or f"one of: {', '.join(targets)}"
-        raise TargetError(f"unknown target '{name}'", hint=hint)
-    return targets[name]
+targets: Registry[type[Selectable]] = Registry("dnc.targets", "target", TargetError, meant=_MEANT)
+find = targets.find
 
 
 def maker_of(name: str, given: Mapping[str, str]) -> Target:

@@ -22,15 +22,16 @@ from dnc.passes.equalize import Equalize
 from dnc.passes.quantize import Quantize
 from dnc.runtime.arithmetic import Arithmetic
 from dnc.runtime.manifest import Manifest
-from dnc.runtime.options import CALIBRATED, Option, check_names, parse_options
+from dnc.runtime.options import CALIBRATED, Configured
 from dnc.runtime.runners import Runner
 from dnc.typing import Array, Progress, silent
 
 __all__ = ["Candidate", "Selectable", "Target", "TunableTarget", "Tuning", "UnsupportedError"]
 
 
-class Selectable(ABC):
-    """What can be compiled for: a target, or a choice among several.
+class Selectable(Configured, ABC):
+    """What can be compiled for: a target, or a choice among several. What was given is kept in engine.json, and given
+    again when the engine is opened.
 
     Args:
         given: options by name, as text; those that are not given have their defaults.
@@ -39,19 +40,12 @@ class Selectable(ABC):
         TargetError: an option is unknown, or has a value that is not allowed.
     """
 
-    name: ClassVar[str]
+    kind = "target"
+    failure = TargetError
     summary: ClassVar[str]
     """One line for `dnc compile --help`."""
     extra: ClassVar[str]
     """The extra of the distribution that installs what it needs: `pip install darknet-compiler[extra]`."""
-    known_options: ClassVar[Sequence[Option]] = ()
-
-    def __init__(self, given: Mapping[str, str] | None = None) -> None:
-        self.given: dict[str, str] = dict(given or {})
-        """What was given, as text: it is kept in engine.json, and given again when the engine is opened."""
-        title = f"target {self.name}"
-        check_names(title, self.known_options, self.given)
-        self.options: dict[str, Any] = parse_options(title, self.known_options, self.given)
 
     @abstractmethod
     def candidates(self, precisions: Collection[str] = ()) -> Sequence[Target]:

@@ -217,6 +217,10 @@ def test_a_temporary_file_that_has_no_room(tmp_path: Path, monkeypatch: pytest.M
         raise full
     with pytest.raises(DncError, match="cannot write a temporary file: No such file"), scratch_folder("some") as folder:
         (folder / "none" / "file").write_bytes(b"x")
+    with pytest.raises(DncError, match=r"temporary file: No space left(.|\n)*TMPDIR"), scratch_folder("some") as folder:
+        raise DncError("cannot write the engine", folder / "a.engine", "is the disk full?") from full
+    with pytest.raises(DncError, match="cannot write it"), scratch_folder("some"):
+        raise DncError("cannot write it", tmp_path / "a.engine") from full
     for other in (OSError(errno.ENOSPC, "No space left on device", "stdout"), OSError(errno.EPIPE, "Broken pipe")):
         with pytest.raises(OSError, match=other.strerror), scratch_folder("some"):
             raise other

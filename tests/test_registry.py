@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from dnc.darknet.layers import layers
+from dnc.errors import DncError, PassError
 from dnc.passes import passes
 from dnc.registry import Registry
 from dnc.targets import targets
@@ -56,6 +57,17 @@ def test_found_by_name_and_alias(plugins: Plugins) -> None:
     assert "ant" in registry
     with pytest.raises(KeyError):
         registry["cat"]
+
+
+def test_a_name_that_a_user_gave(plugins: Plugins) -> None:
+    registry = plugins(a=plugin("ant"), b=plugin("bee"))
+    assert registry.find("bee").name == "bee"
+    with pytest.raises(DncError, match="unknown plug-in 'bea'") as caught:
+        registry.find("bea")
+    assert caught.value.hint == "did you mean 'bee'?"
+    with pytest.raises(PassError, match="unknown pass 'winograd'") as caught:
+        passes.find("winograd")
+    assert "option of target tvm" in caught.value.hint
 
 
 def test_importing_scans_nothing(plugins: Plugins) -> None:

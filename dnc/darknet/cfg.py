@@ -267,6 +267,8 @@ def parse_cfg(text: str, file: str = "<cfg>", lenient: bool = False) -> list[Sec
     if binary:
         where = Where(file, text.count("\n", 0, binary.start()) + 1)
         hint = "was the .weights file given in its place?"
+        if text.startswith("PK\3\4"):
+            hint = "is it a package? That is an engine, compiled already"
         raise CfgError("not a .cfg file: it holds binary data", where, hint)
     sections: list[Section] = []
     for number, source in enumerate(re.split(r"\r\n|\r|\n", text), 1):

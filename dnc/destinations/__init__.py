@@ -7,12 +7,10 @@ tests/destinations/.
 from __future__ import annotations
 
 from dnc.destinations.base import Destination
-from dnc.errors import DestinationError, close_match
+from dnc.errors import DestinationError
 from dnc.registry import Registry
 
 __all__ = ["destinations", "find"]
-
-destinations: Registry[type[Destination]] = Registry("dnc.destinations")
 
 _MEANT = {
     **dict.fromkeys(("yolov8", "yolo8", "yolo11", "yolov11", "yolo"), "ultralytics"),
@@ -25,10 +23,5 @@ _MEANT = {
 }
 """What people call a destination besides."""
 
-
-def find(name: str) -> type[Destination]:
-    """The destination of this name; raises DestinationError if there is none."""
-    if name not in destinations:
-        hint = close_match(name, destinations, meant=_MEANT) or f"one of: {', '.join(destinations)}"
-        raise DestinationError(f"unknown destination '{name}'", hint=hint)
-    return destinations[name]
+destinations: Registry[type[Destination]] = Registry("dnc.destinations", "destination", DestinationError, meant=_MEANT)
+find = destinations.find

@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import onnx_ir as ir
@@ -29,13 +29,104 @@ from dnc.passes import passes
 from dnc.runtime.decoding import BoxHead, ClassifierHead, label_of
 from dnc.runtime.engine import Engine
 from dnc.runtime.manifest import Manifest
-from dnc.runtime.options import Option, check_names, parse_options
+from dnc.runtime.options import Configured
 from dnc.runtime.preprocessing import Preprocessing
+from dnc.runtime.runners import find as find_runner
 from dnc.runtime.runners.onnx import MODEL
+from dnc.targets import Target
 
-__all__ = ["Destination", "Export"]
+__all__ = ["FLOATS", "MAPS", "Demand", "Destination", "Export", "Form", "no_machine_code", "one_image"]
 
 _AGAIN = "build the engine again"
+
+
+class Form(NamedTuple):
+    """What an engine is like whatever the network is: one that is there, or one that is to be compiled."""
+
+    runner: str
+    machine_code: bool
+    """Whether it holds kernels of TVM's, and no graph that another program could read."""
+    batch: int | None
+    """None for any."""
+    precision: str
+    input: str
+    decode: str
+    where: object
+    """The cfg, for messages."""
+    is_engine: bool
+    calibration: Path | None
+    """See `Export.calibration`."""
+
+    @classmethod
+    def of_engine(cls, manifest: Manifest, where: object, calibration: Path | None) -> Form:
+        """That of an engine."""
+        batch = manifest.batch if isinstance(manifest.batch, int) else None
+        given = "u8" if manifest.input_dtype == "uint8" else "f32"
+        code = find_runner(manifest.runner_name, manifest.options).runs_code
+        name, precision = manifest.runner_name, manifest.precision
+        return cls(name, code, batch, precision, given, manifest.decode, where, True, calibration)
+
+    @classmethod
+    def of_cfg(cls, options: CompileOptions, offer: Target, where: object, calibration: Path | None) -> Form:
+        """That of the engine that such options give for a target."""
+        batch = offer.batch if options.batch is None else options.batch
+        precision = offer.options.get("precision", "fp32")
+        code, given, decode = offer.runs.runs_code, options.input, options.decode
+        return cls(offer.runs.name, code, batch, precision, given, decode, where, False, calibration)
+
+    def refusal(self, message: str, option: str, instead: str = "") -> DestinationError:
+        """The error of an engine that is compiled with what the program does not take.
+
+        Args:
+            option: of `dnc compile`, by which it came to be.
+            instead: what to give it, if not its default.
+        """
+        hint = f"compile it with --{option} {instead}" if instead else f"compile it without --{option}"
+        if self.is_engine:
+            hint += ", or name the cfg in place of the engine"
+        elif not instead:
+            hint = f"leave --{option} out"
+        return DestinationError(message, self.where, hint)
+
+
+class Demand(NamedTuple):
+    """What a program takes of one of the options that engines are compiled with."""
+
+    name: str
+    """Of a field of `Form`."""
+    taken: Collection[Any]
+    message: str
+    """For the error: `{}` stands for what is not taken."""
+    instead: str = ""
+    """What the option is to be, if not its default."""
+    option: str = ""
+    """Of `dnc compile`, if not of the field's name."""
+
+    def check(self, form: Form) -> None:
+        """Raises DestinationError for what is not taken."""
+        found = getattr(form, self.name)
+        if found not in self.taken:
+            raise form.refusal(self.message.format(found), self.option or self.name, self.instead)
+
+
+FLOATS = Demand("input", ("f32",), "the engine takes pixels, and this program feeds float32 (N, C, H, W)")
+MAPS = Demand(
+    "decode", ("host",), "the engine gives what --decode {} made of its heads, and this program needs their maps"
+)
+
+
+def no_machine_code(message: str) -> Demand:
+    """The demand of a program that reads ONNX, of target cuda as well: `message` is the error's."""
+    return Demand("machine_code", (False,), message, "backend=onnxruntime", "option")
+
+
+def one_image(why: str) -> Demand:
+    """The demand of a program that runs images one by one.
+
+    Args:
+        why: the end of the message.
+    """
+    return Demand("batch", (None, 1), f"the engine takes batches of {{}}, and {why}")
 
 
 @dataclass(frozen=True)
@@ -86,8 +177,7 @@ class Export:
         """The heads of a detector, in the order of the cfg.
 
         Raises:
-            DestinationError: the network has others, none, or such as cannot be decoded in one graph; or the engine
-                decodes already.
+            DestinationError: the network has others, none, or such as cannot be decoded in one graph.
             BundleError: one does not fit its output.
         """
         heads = self.manifest.heads
@@ -95,7 +185,7 @@ class Export:
         if len(boxes) < len(heads) or not boxes:
             other = next((head.where for head in heads if not isinstance(head, BoxHead)), None)
             raise self.refusal("the network gives no boxes, or more than boxes", other, "it is for detectors")
-        self.need_maps()
+        self.check_maps()
         found = undecodable(boxes)
         if found is not None:
             raise self.refusal(found[1], found[0].where, "no layout of one tensor holds them; `dnc detect` runs it")
@@ -123,26 +213,25 @@ class Export:
             raise self.refusal(what, head.where, "`dnc classify` reads it")
         return head
 
-    def need_maps(self) -> None:
-        """Raises DestinationError for an engine that decodes in its graph, and BundleError where a map does not fit its
-        head."""
-        if self.manifest.decode != "host":
-            what = f"the engine gives what --decode {self.manifest.decode} made of its heads, no longer their maps"
-            raise self.refusal(what, hint="compile it with --decode host, or name the cfg in place of the engine")
+    def check_maps(self) -> None:
+        """Raises BundleError where a map does not fit its head."""
         for head in self.manifest.heads:
             if isinstance(head, BoxHead):
                 # Which raises BundleError for a head that does not fit.
                 head.candidates(np.zeros(self.shapes[head.output], np.float32), np.inf)
 
-    def need_floats(self) -> None:
-        """Raises DestinationError for an engine that takes pixels, where the program feeds floats (N, C, H, W)."""
-        if self.manifest.input_dtype != "float32":
-            what = "the engine takes pixels, and this program feeds float32 (N, C, H, W)"
-            raise self.refusal(what, hint="compile it with --input f32, or name the cfg in place of the engine")
+    @property
+    def form(self) -> Form:
+        """What the engine is like."""
+        return Form.of_engine(self.manifest, self._cfg, self.calibration)
+
+    @property
+    def _cfg(self) -> str:
+        return str(self.manifest.network.get("cfg", self.name))
 
     def refusal(self, message: str, where: object | None = None, hint: str = "") -> DestinationError:
         """The error of something that the destination cannot hold: at a section of the cfg, or at the engine."""
-        return DestinationError(message, self.manifest.network.get("cfg", self.name) if where is None else where, hint)
+        return DestinationError(message, self._cfg if where is None else where, hint)
 
     def model(self) -> ir.Model:
         """The graph of the engine's model.onnx, a new one each time, with the outputs that it was compiled with.
@@ -157,6 +246,8 @@ class Export:
                     raise ValueError("it names files outside of the engine")
                 check(model, "reading it")
                 self._compare(model)
+            except MemoryError:
+                raise
             except Exception as raised:
                 # Protobuf, onnx_ir and ONNX's checker raise whatever they meet first in what is no model.
                 error: BaseException = raised
@@ -249,17 +340,12 @@ class Export:
         serialize_to(model, path)
 
 
-class Destination(ABC):
-    """A program that runs engines in a form of its own. Its only state is its options.
+class Destination(Configured, ABC):
+    """A program that runs engines in a form of its own. Its only state is its options: its own, given as --option
+    KEY=VALUE; others go to the target of a cfg."""
 
-    Args:
-        given: options by name, as text; those that are not given have their defaults.
-
-    Raises:
-        DestinationError: an option is unknown, or has a value that is not allowed.
-    """
-
-    name: ClassVar[str]
+    kind = "destination"
+    failure = DestinationError
     summary: ClassVar[str]
     """One line for `dnc export --list`: who reads it, and what is written."""
     target: ClassVar[str] = "onnx"
@@ -268,28 +354,33 @@ class Destination(ABC):
     """Whose engines it takes, by the names of runners."""
     suffix: ClassVar[str] = ""
     """Of the one file that -o may name in place of a folder; empty if it is always a folder."""
+    demands: ClassVar[Sequence[Demand]] = (FLOATS, MAPS)
+    """What it takes of the options that engines are compiled with: they are checked before a cfg is compiled."""
+    overlap: ClassVar[str] = ""
+    """Where the program suppresses boxes by IoU alone, whatever the cfg says: what can be done about it. Empty where it
+    goes by the cfg, or a program of the user's own suppresses."""
     calibrated: ClassVar[bool] = False
     """Whether it writes the calibration that --calibration names, which then need not be for the compiler."""
-    known_options: ClassVar[Sequence[Option]] = ()
-    """Its own, given as --option KEY=VALUE; others go to the target of a cfg."""
-
-    def __init__(self, given: Mapping[str, str] | None = None) -> None:
-        title = f"destination {self.name}"
-        check_names(title, self.known_options, given or {}, DestinationError)
-        self.options: dict[str, Any] = parse_options(title, self.known_options, given or {}, DestinationError)
 
     def prepared(self, options: CompileOptions) -> CompileOptions:
         """The options that a cfg is compiled with: as given, but for what the program needs."""
         return options
 
+    def check_form(self, form: Form) -> None:
+        """Raises DestinationError for what it takes of no network, of an engine and before one is compiled. This checks
+        `demands`; what derives from it goes on from there."""
+        for demand in self.demands:
+            demand.check(form)
+
     def check(self, export: Export) -> None:
         """Raises DestinationError for what it cannot hold, before anything is written. This refuses networks that have
-        a memory, and such as take no images; what derives from it goes on from there."""
+        a memory, and such as take no images, and calls `check_form`; what derives from it goes on from there."""
         states = list(export.manifest.states)
         if states:
             hint = "programs that run images one by one forget it; `dnc.load` carries it on"
             raise export.refusal("the network remembers what it saw", _reader(export, states[0]), hint)
         export.preprocessing()
+        self.check_form(export.form)
 
     @abstractmethod
     def write(self, export: Export, folder: Path) -> None:

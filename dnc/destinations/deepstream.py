@@ -32,10 +32,10 @@ import onnx_ir as ir
 
 from dnc.compiler.options import CompileOptions
 from dnc.destinations import destinations
-from dnc.destinations.base import Destination, Export
+from dnc.destinations.base import Demand, Destination, Export, Form, no_machine_code
 from dnc.destinations.readme import README, readme
 from dnc.destinations.ultralytics import pixels
-from dnc.errors import CalibrationError, warn
+from dnc.errors import CalibrationError, DestinationError, warn
 from dnc.graph.builder import where_of
 from dnc.graph.extension import Extension
 from dnc.quantization.calibration import Calibration
@@ -84,18 +84,32 @@ class DeepStream(Destination):
         ),
     )
 
+    demands: ClassVar[Sequence[Demand]] = (
+        *Destination.demands,
+        no_machine_code("the engine has no ONNX"),
+        Demand("precision", ("fp32", "tf32", "fp16", *CALIBRATED), "Gst-nvinfer has no mode for {}", "fp16"),
+    )
+
     def prepared(self, options: CompileOptions) -> CompileOptions:
         """Of target cuda the back end that writes ONNX."""
         if options.target != "cuda":
             return options
         return dataclasses.replace(options, options={"backend": "onnxruntime", **options.options})
 
+    def check_form(self, form: Form) -> None:
+        super().check_form(form)
+        if form.calibration is None or form.precision in CALIBRATED:
+            return
+        if self._is_typed:
+            what = f"TensorRT {self._version} reads no calibrations"
+            raise DestinationError(what, form.calibration, "--precision int8 puts its ranges into the model")
+        if form.precision == "fp16":
+            # Gst-nvinfer sets either flag.
+            what = "a calibration is for a model of float32, not of float16"
+            raise DestinationError(what, form.calibration, "leave --precision out")
+
     def check(self, export: Export) -> None:
         super().check(export)
-        export.need_floats()
-        if MODEL not in export.engine.files():
-            what, hint = "the engine has no ONNX", "compile it with --target cuda --option backend=onnxruntime"
-            raise export.refusal(what, hint=hint)
         if export.is_classifier:
             export.classifier()
         else:
@@ -126,6 +140,10 @@ class DeepStream(Destination):
         export.save(_model(export), folder / MODEL)
 
     @property
+    def _version(self) -> str:
+        return ".".join(map(str, self.options["tensorrt"]))
+
+    @property
     def _is_typed(self) -> bool:
         """Whether TensorRT knows precisions by the model alone."""
         return bool(self.options["tensorrt"] >= (11,))
@@ -134,21 +152,12 @@ class DeepStream(Destination):
         """The calibration; empty where there is none.
 
         Raises:
-            DestinationError: one is given, but this TensorRT reads none, or not for such a model.
             CalibrationError: it cannot be read, or belongs to another network.
         """
-        version = ".".join(map(str, self.options["tensorrt"]))
         if export.manifest.precision in CALIBRATED:
-            return "" if self._is_typed else tensorrt_cache(Calibration("", "", True, {}, {}, {}), version)
+            return "" if self._is_typed else tensorrt_cache(Calibration("", "", True, {}, {}, {}), self._version)
         if export.calibration is None:
             return ""
-        if self._is_typed:
-            what, hint = f"TensorRT {version} reads no calibrations", "--precision int8 puts its ranges into the model"
-            raise export.refusal(what, export.calibration, hint)
-        if export.manifest.precision == "fp16":
-            # Gst-nvinfer sets either flag.
-            what, hint = "a calibration is for a model of float32, not of float16", "leave --precision out"
-            raise export.refusal(what, export.calibration, hint)
         calibration = Calibration.read(export.calibration)
         if calibration.digest != export.manifest.network.get("digest"):
             what, hint = "the calibration belongs to another network", "measure it again with `dnc calibrate`"
@@ -156,7 +165,7 @@ class DeepStream(Destination):
         if not calibration.symmetric:
             what = "its ranges are not symmetric: TensorRT gets the farther end of each on both sides"
             warn(CalibrationError(what, export.calibration, "`dnc calibrate --symmetric` chooses better ones"))
-        return tensorrt_cache(calibration, version)
+        return tensorrt_cache(calibration, self._version)
 
     def _config(self, export: Export, table: bool) -> Groups:
         p, batch = export.preprocessing(), _batch(export)
@@ -259,8 +268,6 @@ def _batch(export: Export) -> int:
 def _check_numbers(export: Export) -> None:
     """Raises DestinationError for numbers and operators that TensorRT does not take."""
     hint = "name the cfg, or an engine of --target cuda --option backend=onnxruntime"
-    if export.manifest.precision == "bf16":
-        raise export.refusal("Gst-nvinfer has no mode for bfloat16", hint="compile it with --precision fp16")
     for node in export.model().graph:
         if node.op_type == "ConvInteger":
             raise export.refusal("TensorRT has no ConvInteger", where_of(node), hint)

@@ -18,8 +18,9 @@ from dnc.compiler.options import CompileOptions
 from dnc.compiler.source import find_weights, is_engine
 from dnc.darknet.cfg import find_cfg
 from dnc.destinations import destinations, find
-from dnc.destinations.base import Destination, Export
-from dnc.errors import DestinationError, DncError
+from dnc.destinations.base import Destination, Export, Form
+from dnc.destinations.readme import suppression
+from dnc.errors import DestinationError, DncError, warn
 from dnc.files.reading import digest_of, read_json
 from dnc.files.writing import check_places, guarded_folder, scratch_folder, whole_file
 from dnc.runtime.engine import Engine, load
@@ -146,9 +147,12 @@ def export_cfg(
     if kind.calibrated and options.told.get("precision") not in CALIBRATED:
         options = dataclasses.replace(options, calibration=None)
     options = destination.prepared(options)
-    if not kind.runners.issuperset(offer.runs.name for offer in offers_for(options)):
+    offers = offers_for(options)
+    if not kind.runners.issuperset(offer.runs.name for offer in offers):
         # Of several, target cpu would take the fastest, whichever that is.
         raise _another_engine(kind, options.target, place)
+    for offer in offers:
+        destination.check_form(Form.of_cfg(options, offer, place, _calibration(wanted)))
     with scratch_folder("export") as scratch:
         engine = compile_engine(place, found, scratch / f"{place.stem}.engine", options, progress)
         return _write(engine, place, destination, wanted, out, progress)
@@ -198,10 +202,11 @@ def _write(
     kind, manifest = wanted.kind, engine.manifest
     if manifest.runner_name not in kind.runners:
         raise _another_engine(kind, manifest.target, source)
-    calibration = None if wanted.calibration is None or not kind.calibrated else Path(wanted.calibration)
-    given = Export(engine, wanted.confidence, wanted.iou, destination.options, calibration)
+    given = Export(engine, wanted.confidence, wanted.iou, destination.options, _calibration(wanted))
     progress(f"writing it for {kind.name}")
     destination.check(given)
+    if kind.overlap and suppression(given):
+        _warn_of_suppression(given, kind)
     if not _is_file(kind, out):
         with _folder(kind, out) as folder:
             destination.write(given, folder)
@@ -213,6 +218,20 @@ def _write(
         with whole_file(out) as file, made.open("rb") as written:
             shutil.copyfileobj(written, file, _CHUNK)
         return Exported(out, given.name, kind.name, {out.name: made.stat().st_size})
+
+
+def _warn_of_suppression(given: Export, kind: type[Destination]) -> None:
+    head = given.box_heads()[-1]
+    what = (
+        f"{kind.name} suppresses boxes by IoU alone, and not as nms_kind={head.nms[0]} of the cfg says: of neighbours "
+    )
+    what += "of one class some are lost that Darknet keeps"
+    warn(DestinationError(what, head.where, kind.overlap))
+
+
+def _calibration(wanted: Wanted) -> Path | None:
+    """What is for the destination itself."""
+    return None if wanted.calibration is None or not wanted.kind.calibrated else Path(wanted.calibration)
 
 
 @contextmanager

@@ -27,8 +27,8 @@ import onnx_ir as ir
 
 from dnc.compiler.options import CompileOptions
 from dnc.destinations import destinations
-from dnc.destinations.base import Destination, Export
-from dnc.destinations.readme import README, readme
+from dnc.destinations.base import Demand, Destination, Export, one_image
+from dnc.destinations.readme import README, readme, suppression
 from dnc.destinations.ultralytics import columns
 from dnc.errors import printable
 from dnc.graph.extension import Extension
@@ -68,6 +68,8 @@ class Frigate(Destination):
 
     name: ClassVar[str] = "frigate"
     summary: ClassVar[str] = "Frigate NVR: a yolo-generic model, its labelmap, and the sections of config.yml"
+    overlap: ClassVar[str] = f"its threshold, {_SUPPRESSION}, is its own"
+    demands: ClassVar[Sequence[Demand]] = (*Destination.demands, one_image("Frigate runs images one by one"))
 
     def prepared(self, options: CompileOptions) -> CompileOptions:
         """Frigate runs images one by one; GPUs and NPUs like it said."""
@@ -75,14 +77,10 @@ class Frigate(Destination):
 
     def check(self, export: Export) -> None:
         super().check(export)
-        export.need_floats()
         if export.is_classifier:
             what = "a classifier has no boxes, and Frigate's detectors find objects"
             raise export.refusal(what, export.classifier().where, "Frigate trains classifiers of its own")
         export.box_heads()
-        if export.manifest.batch not in (1, "N"):
-            what = f"the engine takes batches of {export.manifest.batch}, and Frigate runs images one by one"
-            raise export.refusal(what, hint="leave --batch out")
         p = export.preprocessing()
         if p.channels != 3:
             raise export.refusal(f"the network takes {p.channels} channels, and Frigate's frames have 3")
@@ -171,6 +169,7 @@ def _readme(export: Export, place: str) -> str:
         f"Put the sections of `{CONFIG}` in place of those of the same names in Frigate's own, and start it again.",
         f"Frigate crops squares out of frames and stretches them to {p.width} x {p.height} by cv2.resize.",
     ]
+    notes += suppression(export)
     if "truck" in export.labels and "truck" not in _labelmap(export.labels):
         notes.append(f"`bus` and `truck` are called `car`, as in Frigate's coco-80.txt; `{LABELMAP}` can be changed.")
     return readme(

@@ -25,7 +25,7 @@ import io
 import json
 import lzma
 import tarfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, ClassVar, NamedTuple
 
@@ -35,7 +35,7 @@ import onnx_ir as ir
 from dnc.compiler.compiling import find_target
 from dnc.compiler.options import CompileOptions
 from dnc.destinations import destinations
-from dnc.destinations.base import Destination, Export
+from dnc.destinations.base import Demand, Destination, Export, one_image
 from dnc.destinations.readme import README, cropped, readme
 from dnc.files.writing import scratch_folder
 from dnc.graph.boxes import emit_maps
@@ -93,6 +93,12 @@ class NnArchive(Destination):
     target: ClassVar[str] = "myriad"
     runners: ClassVar[frozenset[str]] = frozenset({"myriad", "onnx"})
     suffix: ClassVar[str] = ".tar.xz"
+    overlap: ClassVar[str] = "a higher --iou keeps more"
+    demands: ClassVar[Sequence[Demand]] = (
+        *Destination.demands,
+        one_image("a camera gives one image"),
+        Demand("precision", _PRECISIONS, "an NN Archive knows no weights in {}", "fp16"),
+    )
 
     def prepared(self, options: CompileOptions) -> CompileOptions:
         """One image, as cameras give them. What the engine's own blob computes nobody wants to know."""
@@ -101,19 +107,12 @@ class NnArchive(Destination):
 
     def check(self, export: Export) -> None:
         super().check(export)
-        export.need_floats()
-        batch = export.manifest.batch
-        if isinstance(batch, int) and batch != 1:
-            raise export.refusal(f"a camera gives one image, not {batch}", hint="leave --batch out")
         if _is_blob(export):
             # Its maps become others, which are compiled once more.
             find_target("myriad", export.manifest.options)
             if _described(export).pixels is None:
                 what = "the blob takes numbers that a program prepared, and cameras give bytes"
                 raise export.refusal(what, hint="leave --option input out")
-        elif export.manifest.precision not in _PRECISIONS:
-            what = f"an NN Archive knows no weights in {export.manifest.precision}"
-            raise export.refusal(what, hint="--precision fp16 or fp32")
         if export.is_classifier:
             export.classifier()
         else:

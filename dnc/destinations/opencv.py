@@ -29,7 +29,7 @@ import onnx_ir as ir
 
 from dnc.compiler.options import CompileOptions
 from dnc.destinations import destinations
-from dnc.destinations.base import Destination, Export
+from dnc.destinations.base import Demand, Destination, Export
 from dnc.destinations.readme import README, cropped, readme
 from dnc.graph.boxes import emit_boxes
 from dnc.graph.builder import where_of
@@ -89,6 +89,10 @@ class OpenCV(Destination):
     name: ClassVar[str] = "opencv"
     summary: ClassVar[str] = "OpenCV 5 (and 4): an ONNX file with the outputs of OpenCV 4's readNetFromDarknet"
     suffix: ClassVar[str] = ".onnx"
+    demands: ClassVar[Sequence[Demand]] = (
+        *Destination.demands,
+        Demand("precision", ("fp32",), "OpenCV reads float32, and no {}"),
+    )
 
     def prepared(self, options: CompileOptions) -> CompileOptions:
         # OpenCV has no ConvInteger, by which signs are multiplied, and puts mish together from what it is defined by.
@@ -97,14 +101,9 @@ class OpenCV(Destination):
 
     def check(self, export: Export) -> None:
         super().check(export)
-        export.need_floats()
-        export.need_maps()
-        precision = export.manifest.precision
-        signs = any(step["name"] == "binarize" and step["applied"] for step in export.manifest.passes)
-        if precision != "fp32" or signs:
-            what = "OpenCV cannot multiply signs as bits" if signs else f"OpenCV reads float32, and no {precision}"
-            hint = "compile it with --skip binarize" if signs else "compile it without --precision"
-            raise export.refusal(what, hint=f"{hint}, or name the cfg in place of the engine")
+        export.check_maps()
+        if any(step["name"] == "binarize" and step["applied"] for step in export.manifest.passes):
+            raise export.form.refusal("OpenCV cannot multiply signs as bits", "skip", "binarize")
         for head in export.manifest.heads:
             if getattr(head, "tree", ()):
                 what = "OpenCV knows no class trees"

@@ -27,7 +27,7 @@ import onnx_ir as ir
 from dnc.compiler.options import CompileOptions
 from dnc.darknet.lower import needs_window
 from dnc.destinations import destinations
-from dnc.destinations.base import Destination, Export
+from dnc.destinations.base import MAPS, Demand, Destination, Export, one_image
 from dnc.destinations.readme import README, readme
 from dnc.errors import BundleError
 from dnc.graph.boxes import emit_scores
@@ -58,6 +58,7 @@ class Ovms(Destination):
     summary: ClassVar[str] = "OpenVINO Model Server: its model repository and config.json, and a client"
     target: ClassVar[str] = "openvino"
     runners: ClassVar[frozenset[str]] = frozenset({"openvino"})
+    demands: ClassVar[Sequence[Demand]] = (MAPS, one_image("a request has one image"))
 
     def prepared(self, options: CompileOptions) -> CompileOptions:
         """A request has one image; fixed shapes are faster."""
@@ -65,13 +66,10 @@ class Ovms(Destination):
 
     def check(self, export: Export) -> None:
         super().check(export)
-        manifest, p = export.manifest, export.preprocessing()
+        p = export.preprocessing()
         if p.channels not in (1, 3):
             what = f"the network takes {p.channels} channels, and the server decodes images to gray or to colors"
             raise export.refusal(what)
-        if manifest.batch not in (1, "N"):
-            what = f"the engine takes batches of {manifest.batch}, and a request has one image"
-            raise export.refusal(what, hint="leave --batch out")
         if export.is_classifier:
             export.classifier()
             return

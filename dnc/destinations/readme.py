@@ -8,7 +8,7 @@ from dnc.destinations.base import Export
 from dnc.runtime.decoding import BoxHead
 from dnc.runtime.preprocessing import Preprocessing
 
-__all__ = ["README", "cropped", "preparation", "readme"]
+__all__ = ["README", "cropped", "preparation", "readme", "suppression"]
 
 README = "README.md"
 
@@ -38,7 +38,7 @@ def readme(
         facts.append(thresholds)
     elif not export.is_classifier:
         facts.append(f"Thresholds: confidence {export.confidence:g}, IoU {export.iou:g}.")
-        facts += _suppression(export)
+        facts += suppression(export)
     bullets = "\n".join(f"- {fact}" for fact in (*facts, *notes))
     return f"""# {export.name} for {reader}
 
@@ -54,7 +54,7 @@ def readme(
 """
 
 
-def _suppression(export: Export) -> list[str]:
+def suppression(export: Export) -> list[str]:
     """Where the cfg's suppression is not the one by IoU that the programs have."""
     heads = export.manifest.heads
     kind, _ = heads[-1].nms if heads and isinstance(heads[-1], BoxHead) else ("default", 0.0)

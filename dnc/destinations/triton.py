@@ -27,8 +27,9 @@ import numpy as np
 import onnx_ir as ir
 
 from dnc.destinations import destinations
-from dnc.destinations.base import Destination, Export
+from dnc.destinations.base import Demand, Destination, Export, Form, no_machine_code
 from dnc.destinations.readme import README, readme
+from dnc.errors import DestinationError
 from dnc.graph.boxes import emit_scores
 from dnc.graph.builder import Builder
 from dnc.graph.composites import inline_composites
@@ -64,6 +65,10 @@ class Triton(Destination):
     name: ClassVar[str] = "triton"
     summary: ClassVar[str] = "Triton Inference Server: a model repository with an ensemble from images to answers"
     runners: ClassVar[frozenset[str]] = frozenset(_FILES)
+    demands: ClassVar[Sequence[Demand]] = (
+        *Destination.demands,
+        no_machine_code("the engine is machine code by TVM, for which Triton has no backend"),
+    )
     known_options: ClassVar[Sequence[Option]] = (
         Option("max_batch", "8", "how many requests run together at most, where the batch is free", whole(1, 1024)),
         Option(
@@ -80,31 +85,27 @@ class Triton(Destination):
 
     def check(self, export: Export) -> None:
         super().check(export)
-        export.need_floats()
         if export.is_classifier:
             export.classifier()
         else:
             export.box_heads()
-        self._check_options(export)
 
-    def _check_options(self, export: Export) -> None:
-        """Raises DestinationError where the options contradict each other or the engine."""
-        kind, accelerator, runner = self.options["kind"], self.options["accelerator"], export.manifest.runner_name
-        if _FILES[runner][0] not in export.engine.files():
-            what = "the engine is machine code by TVM, for which Triton has no backend"
-            raise export.refusal(what, hint="compile it with --option backend=onnxruntime")
+    def check_form(self, form: Form) -> None:
+        super().check_form(form)
+        kind, accelerator, runner = self.options["kind"], self.options["accelerator"], form.runner
         if runner == "openvino" and (kind == "gpu" or accelerator != "none"):
             what = "kind=gpu and accelerator are for ONNX Runtime, and this is an engine of target openvino"
-            raise export.refusal(what, hint="leave them out, or take an engine of target onnx")
+            raise DestinationError(what, form.where, "leave them out, or take an engine of target onnx")
         if runner == "cuda" and (kind == "cpu" or accelerator == "openvino"):
             what = "the engine is for NVIDIA's GPUs, and kind=cpu and accelerator=openvino are for CPUs"
-            raise export.refusal(what, hint="leave them out, or take an engine of target onnx")
+            raise DestinationError(what, form.where, "leave them out, or take an engine of target onnx")
         if (accelerator, kind) in (("tensorrt", "cpu"), ("openvino", "gpu")):
             what = f"accelerator={accelerator} contradicts kind={kind}"
-            raise export.refusal(what, hint="tensorrt is for GPUs, openvino for CPUs")
-        if accelerator == "tensorrt" and runner == "onnx" and export.manifest.precision in CALIBRATED:
+            raise DestinationError(what, form.where, "tensorrt is for GPUs, openvino for CPUs")
+        if accelerator == "tensorrt" and runner == "onnx" and form.precision in CALIBRATED:
             what = "TensorRT takes 8-bit numbers that are symmetric about 0, and those of target onnx are not"
-            raise export.refusal(what, hint="--target cuda --option backend=onnxruntime, from a symmetric calibration")
+            hint = "--target cuda --option backend=onnxruntime, from a symmetric calibration"
+            raise DestinationError(what, form.where, hint)
 
     def write(self, export: Export, folder: Path) -> None:
         name = export.name

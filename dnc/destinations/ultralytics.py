@@ -65,13 +65,13 @@ class Ultralytics(Destination):
     name: ClassVar[str] = "ultralytics"
     summary: ClassVar[str] = "Ultralytics' YOLO(…), and what reads YOLOv8's ONNX: [N, 4 + classes, K] with its metadata"
     suffix: ClassVar[str] = ".onnx"
+    overlap: ClassVar[str] = "a higher --iou keeps more"
 
     def prepared(self, options: CompileOptions) -> CompileOptions:
         return options if options.batch is not None else dataclasses.replace(options, batch=1)
 
     def check(self, export: Export) -> None:
         super().check(export)
-        export.need_floats()
         if export.is_classifier:
             export.classifier()
             return

@@ -28,10 +28,10 @@ class Yolov5(Destination):
     name: ClassVar[str] = "yolov5"
     summary: ClassVar[str] = "YOLOv5's detect.py, and what reads its ONNX: [N, K, 5 + classes]"
     suffix: ClassVar[str] = ".onnx"
+    overlap: ClassVar[str] = "a higher --iou keeps more"
 
     def check(self, export: Export) -> None:
         super().check(export)
-        export.need_floats()
         export.box_heads()
 
     def write(self, export: Export, folder: Path) -> None:

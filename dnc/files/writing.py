@@ -199,6 +199,12 @@ def scratch_folder(name: str, parent: Path | None = None) -> Iterator[Path]:
             if parent or not (named or (error.filename is None and error.errno in _NO_ROOM)):
                 raise
             raise DncError(f"cannot write a temporary file: {error.strerror or error}", where, hint) from error
+        except DncError as error:
+            # What is written for the user is written here as well, and says that its own folder is full.
+            cause = error.__cause__
+            if parent or not (isinstance(cause, OSError) and cause.errno in _NO_ROOM and str(own) in str(error.where)):
+                raise
+            raise DncError(f"cannot write a temporary file: {cause.strerror}", where, hint) from cause
 
 
 def sweep(folder: Path) -> None:

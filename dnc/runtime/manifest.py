@@ -201,8 +201,9 @@ def read_engine(folder: str | Path) -> tuple[Manifest, Files]:
                         raise
         except FileNotFoundError:
             if not put_back(folder):
-                what = "not an engine: the folder does not exist"
-                raise BundleError(what, folder, "make one with `dnc compile`") from None
+                kind, command = ("file", "package") if folder.suffix.lower() == ".dnc" else ("folder", "compile")
+                what = f"not an engine: the {kind} does not exist"
+                raise BundleError(what, folder, f"make one with `dnc {command}`") from None
         except NotADirectoryError:
             raise BundleError("not an engine: a file, not a folder", folder, "make one with `dnc compile`") from None
         except OSError as error:

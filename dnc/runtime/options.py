@@ -1,14 +1,15 @@
-"""Options of targets, of what runs their engines and of passes: `--option NAME=VALUE`, `--passes PASS:NAME=VALUE`."""
+"""Options of targets, of what runs their engines, of destinations and of passes: `--option NAME=VALUE`, `--passes
+PASS:NAME=VALUE`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from dnc.errors import DncError, TargetError, close_match
 
-__all__ = ["CALIBRATED", "Option", "check_names", "one_of", "parse_options", "whole"]
+__all__ = ["CALIBRATED", "Configured", "Option", "check_names", "one_of", "parse_options", "whole"]
 
 CALIBRATED = ("int8", "mixed")
 """Precisions with 8-bit numbers, whose ranges are measured before."""
@@ -82,3 +83,27 @@ def check_names(
         if name not in names:
             hint = close_match(name, names) or (f"it has {', '.join(names)}" if names else "it has none")
             raise failure(f"{owner} has no option '{name}'", hint=hint)
+
+
+class Configured:
+    """What a user may tell something by options: a target, a destination.
+
+    Args:
+        given: options by name, as text; those that are not given have their defaults.
+
+    Raises:
+        DncError: of the class `failure`: an option is unknown, or has a value that is not allowed.
+    """
+
+    name: ClassVar[str]
+    kind: ClassVar[str]
+    """What it is, for messages."""
+    failure: ClassVar[type[DncError]]
+    known_options: ClassVar[Sequence[Option]] = ()
+
+    def __init__(self, given: Mapping[str, str] | None = None) -> None:
+        self.given: dict[str, str] = dict(given or {})
+        """What was given, as text."""
+        owner = f"{self.kind} {self.name}"
+        check_names(owner, self.known_options, self.given, self.failure)
+        self.options: dict[str, Any] = parse_options(owner, self.known_options, self.given, self.failure)

@@ -105,6 +105,10 @@ def package(folder: str | os.PathLike[str], out: str | os.PathLike[str] | None =
     """
     folder = Path(folder)
     check_foreign(folder, BundleError)
+    if folder.is_file():
+        with folder.open("rb") as file:
+            if _starts_as_archive(file):
+                raise BundleError("a package already", folder, "it is taken wherever an engine folder is")
     _, files = read_engine(folder)
     place = Path(out) if out is not None else Path(folder.resolve().name.removesuffix(".engine") + SUFFIX)
     with whole_file(place) as file:

@@ -27,6 +27,7 @@ from dnc.quantization.calibration import Calibration
 from dnc.runtime.decoding import Classification, non_maximum_suppression
 from dnc.runtime.engine import Engine
 from dnc.runtime.preprocessing import Preprocessing
+from dnc.runtime.runners.onnx import OnnxRunner
 from dnc.typing import Array
 from tests.destinations.conftest import Box, pixels, same
 from tests.destinations.nvinfer import HEADER, WARNINGS, Nvinfer, Object, Parser, build, read_key_file
@@ -458,7 +459,7 @@ def test_networks_that_it_cannot_hold(engine: Engines, tmp_path: Path, name: str
     [
         ({"input": "u8"}, "takes pixels"),
         ({"decode": "graph"}, "--decode graph"),
-        ({"precision": "bf16"}, "no mode for bfloat16"),
+        ({"precision": "bf16"}, "no mode for bf16"),
     ],
 )
 def test_engines_that_it_cannot_hold(
@@ -471,7 +472,7 @@ def test_engines_that_it_cannot_hold(
 
 
 def test_machine_code_is_no_onnx(engine: Engines, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Engine, "files", lambda self: ("engine.json", "model.so"))
+    monkeypatch.setattr(OnnxRunner, "runs_code", True)
     with pytest.raises(DestinationError, match="the engine has no ONNX") as caught:
         DeepStream().check(Export(engine("yolo")))
     assert "backend=onnxruntime" in caught.value.hint

@@ -43,6 +43,65 @@ def test_unknown(name: str, hint: str) -> None:
     assert hint in caught.value.hint
 
 
+@pytest.mark.parametrize(
+    ("name", "given", "message", "hint"),
+    [
+        ("frigate", {"batch": 4}, "takes batches of 4, and Frigate runs images one by one", "leave --batch out"),
+        ("ovms", {"batch": 4}, "takes batches of 4, and a request has one image", "leave --batch out"),
+        ("nnarchive", {"batch": 4, "target": "onnx"}, "batches of 4, and a camera gives one", "leave --batch out"),
+        ("nnarchive", {"precision": "bf16", "target": "onnx"}, "knows no weights in bf16", "--precision fp16"),
+        ("opencv", {"precision": "fp16"}, "OpenCV reads float32, and no fp16", "leave --precision out"),
+        ("deepstream", {"precision": "bf16", "target": "onnx"}, "no mode for bf16", "--precision fp16"),
+        (
+            "deepstream",
+            {"precision": "fp16", "target": "onnx", "calibration": "c.json"},
+            "a calibration is for a model of float32",
+            "leave --precision out",
+        ),
+        (
+            "deepstream",
+            {"options": {"tensorrt": "11.0.0"}, "target": "onnx", "calibration": "c.json"},
+            "TensorRT 11.0.0 reads no calibrations",
+            "--precision int8",
+        ),
+        ("triton", {"options": {"accelerator": "tensorrt", "kind": "cpu"}}, "contradicts kind=cpu", "for GPUs"),
+        ("triton", {"options": {"kind": "gpu"}, "target": "openvino"}, "for ONNX Runtime", "target onnx"),
+        *(
+            (name, {"decode": "graph"}, "--decode graph made of its heads", "leave --decode out")
+            for name in destinations
+        ),
+        *((name, {"input": "u8"}, "takes pixels", "leave --input out") for name in destinations if name != "ovms"),
+    ],
+)
+def test_what_it_cannot_take_is_said_before_compiling(
+    name: str,
+    given: dict[str, Any],
+    message: str,
+    hint: str,
+    write: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def compiled(*_: object) -> Engine:
+        raise AssertionError("it was compiled")
+
+    monkeypatch.setattr("dnc.destinations.exporting.compile_engine", compiled)
+    monkeypatch.setattr("dnc.targets.Selectable.missing", lambda self: "")
+    monkeypatch.setattr("dnc.targets.Target.missing", lambda self: "")
+    monkeypatch.setattr("dnc.targets.myriad.Myriad.missing", lambda self: "")
+    cfg = write("tiny")
+    with pytest.raises(DestinationError, match=message) as caught:
+        dnc.export(cfg, name, tmp_path / "out", **given)
+    assert hint in caught.value.hint
+    assert str(caught.value.where) in (str(cfg), "c.json")
+
+
+def test_of_an_engine_the_hint_is_how_it_is_compiled(engine: Engines, tmp_path: Path) -> None:
+    with pytest.raises(DestinationError, match="takes batches of 4") as caught:
+        dnc.export(engine("batch_4").folder, "frigate", tmp_path / "out")
+    assert caught.value.hint == "compile it without --batch, or name the cfg in place of the engine"
+
+
 def test_they_are_listed(command: Command) -> None:
     code, out, _ = command("export", "--list")
     assert code == 0
@@ -217,7 +276,7 @@ def test_damaged_engines(engine: Engines, tmp_path: Path) -> None:
     model.write_bytes(model.read_bytes()[:-10])
     with pytest.raises(DncError, match="bytes, not"):
         dnc.export(folder, "yolov5", tmp_path / "out")
-    with pytest.raises(DncError, match="the folder does not exist"):
+    with pytest.raises(DncError, match="the file does not exist"):
         dnc.export(tmp_path / "nothing.dnc", "yolov5", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -260,3 +319,24 @@ def test_models_that_are_not_of_their_engine(
     with pytest.raises(BundleError, match=message):
         dnc.export(folder, name, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["ultralytics", "yolov5", "nnarchive", "frigate"])
+def test_another_suppression_is_told(name: str, write: Callable[..., Path], tmp_path: Path, command: Command) -> None:
+    """Once on the terminal, with its place, and in README.md."""
+    cfg = write("net", NETWORKS["yolo"].cfg.replace("classes=3", "classes=3\nnms_kind=greedynms\nbeta_nms=0.6"))
+    code, _, err = command("export", cfg, "--for", name, "--target", "onnx", "--no-verify", "-o", tmp_path / "out")
+    assert code == 0
+    assert err.count(f"{name} suppresses boxes by IoU alone, and not as nms_kind=greedynms of the cfg says") == 1
+    assert "net.cfg" in err
+    assert "hint: " in err
+    assert "nms_kind=greedynms" in (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", ["triton", "deepstream", "opencv"])
+def test_of_the_cfgs_own_suppression_nothing_is_said(
+    name: str, write: Callable[..., Path], tmp_path: Path, command: Command
+) -> None:
+    cfg = write("net", NETWORKS["yolo"].cfg.replace("classes=3", "classes=3\nnms_kind=greedynms\nbeta_nms=0.6"))
+    code, _, err = command("export", cfg, "--for", name, "--target", "onnx", "--no-verify", "-o", tmp_path / "out")
+    assert (code, err) == (0, "")

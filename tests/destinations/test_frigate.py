@@ -245,7 +245,7 @@ def test_a_free_batch_becomes_one(engine: Engines, write: Callable[..., Path], t
     ("name", "message", "hint"),
     [
         ("classifier", "a classifier has no boxes", "Frigate trains classifiers"),
-        ("batch_4", "takes batches of 4", "leave --batch out"),
+        ("batch_4", "takes batches of 4", "compile it without --batch"),
         ("letterbox", "stretches squares to 64 x 32, and the network wants a letterbox", "--preprocess resize"),
         pytest.param("gray", "takes 1 channels, and Frigate's frames have 3", "", marks=pytest.mark.slow),
         pytest.param("tree", "class tree", "dnc detect", marks=pytest.mark.slow),
@@ -264,4 +264,4 @@ def test_refusals(engine: Engines, tmp_path: Path, name: str, message: str, hint
 def test_pixels_are_refused(write: Callable[..., Path], tmp_path: Path) -> None:
     with pytest.raises(DestinationError, match="takes pixels") as caught:
         dnc.export(write("tiny"), "frigate", tmp_path / "out", input="u8", verify=False)
-    assert "--input f32" in (caught.value.hint or "")
+    assert "leave --input out" in (caught.value.hint or "")

@@ -252,7 +252,7 @@ def test_what_it_cannot_hold(name: str, engine: Engines, tmp_path: Path) -> None
         "tree": "class tree",
         "recurrent": "remembers what it saw",
         "vector": "takes no images",
-        "batch_4": "a camera gives one image, not 4",
+        "batch_4": "takes batches of 4, and a camera gives one image",
     }[name]
     with pytest.raises(DestinationError, match=why):
         exported(engine(name).folder, tmp_path)

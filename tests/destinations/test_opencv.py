@@ -21,7 +21,7 @@ from dnc.darknet.network import Network
 from dnc.darknet.reference import run_all
 from dnc.destinations.base import Export
 from dnc.destinations.opencv import LEGACY_NAMES, OpenCV
-from dnc.errors import CfgError, DestinationError, DncError, WeightsError
+from dnc.errors import CfgError, DestinationError, DncError, DncWarning, WeightsError
 from dnc.runtime.engine import Engine
 from dnc.typing import Array
 from tests import ROOT, goldens
@@ -86,6 +86,34 @@ def test_opencv_reads_it(name: str, tmp_path: Path) -> None:
     net.setInput(input_of(CASES[name]), "data")
     compare(name, dict(zip(names, map(np.asarray, net.forward(names)), strict=True)))
     np.testing.assert_array_equal(net.forward(), net.forward(names[-1]))
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (("cfgFile", "darknetModel"), ("cfgFile", "darknetModel")),
+        (("bufferCfg", "bufferModel"), ("bufferCfg", "bufferModel")),
+    ],
+)
+def test_errors_of_bytes_name_the_argument(names: tuple[str, str], said: tuple[str, str], tmp_path: Path) -> None:
+    pytest.importorskip("cv2", exc_type=ImportError)
+    import dnc.opencv
+
+    cfg, weights = (file.read_bytes() for file in files_of(Case("yolo_plain"), tmp_path))
+
+    def refusal(cfg: bytes, weights: bytes) -> str:
+        with pytest.raises(DncError) as caught:
+            dnc.opencv.readNetFromDarknet(**dict(zip(names, (cfg, weights), strict=True)))
+        assert "dnc-opencv" not in str(caught.value)
+        return str(caught.value)
+
+    assert f"at {said[0]}:" in refusal(cfg.replace(b"filters=", b"filter=", 1), weights)
+    assert f"{said[1]} holds" in refusal(cfg, weights[:50])
+    assert f"at {said[1]}" in refusal(cfg, b"")
+    with pytest.warns(DncWarning, match=rf"at {said[0]}:\d+ \[yolo\]"):
+        dnc.opencv.readNetFromDarknet(cfg.replace(b"[yolo]", b"[yolo]\nfoo=1", 1), weights)
+    with pytest.raises(DestinationError, match="no weights are given"):
+        dnc.opencv.readNetFromDarknet(cfg)
 
 
 def run(file: Path, x: Array) -> dict[str, Array]:

@@ -191,7 +191,7 @@ def test_where_and_how_precisely_it_runs(options: dict[str, str], device: str, h
 @pytest.mark.parametrize(
     ("name", "message", "hint"),
     [
-        ("batch_4", "takes batches of 4, and a request has one image", "leave --batch out"),
+        ("batch_4", "takes batches of 4, and a request has one image", "compile it without --batch"),
         ("tree", "class tree", "dnc detect"),
         pytest.param("classes_differ", "a head of 3 classes and one of 2", "", marks=pytest.mark.slow),
         pytest.param("recurrent", "remembers what it saw", "", marks=pytest.mark.slow),
@@ -219,4 +219,17 @@ def test_what_no_graph_or_server_can_do(write: Callable[..., Path], tmp_path: Pa
     many = NETWORKS["one_class"].cfg.replace("channels=3", "channels=6")
     with pytest.raises(DestinationError, match="takes 6 channels, and the server decodes"):
         dnc.export(write("many", many), "ovms", tmp_path / "out", verify=False)
+    assert not (tmp_path / "out").exists()
+
+
+def test_too_little_memory_is_said_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And is no engine that is damaged, nor a folder that cannot be written."""
+
+    def save(*_: object, **__: object) -> None:
+        raise RuntimeError("Exception from src/core/src/model.cpp:1:\nstd::bad_alloc")
+
+    engine = compiled(tmp_path, "yolo")
+    monkeypatch.setattr("openvino.save_model", save)
+    with pytest.raises(MemoryError):
+        dnc.export(engine.folder, "ovms", tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -175,9 +175,9 @@ def test_other_engines(engine: Engines, tmp_path: Path, options: dict[str, Any],
 @pytest.mark.parametrize(
     ("options", "message", "hint"),
     [
-        ({"decode": "graph"}, "the engine gives what --decode graph made of its heads", "--decode host"),
-        ({"decode": "graph+nms"}, "the engine gives what --decode graph+nms made of its heads", "--decode host"),
-        ({"input": "u8"}, "the engine takes pixels", "--input f32"),
+        ({"decode": "graph"}, "the engine gives what --decode graph made of its heads", "without --decode"),
+        ({"decode": "graph+nms"}, "the engine gives what --decode graph+nms made of its heads", "without --decode"),
+        ({"input": "u8"}, "the engine takes pixels", "without --input"),
     ],
 )
 def test_engines_that_do_more(

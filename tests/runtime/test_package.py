@@ -484,3 +484,20 @@ def test_mutations(warm: bool, file: Path, tmp_path: Path, engine: Path) -> None
     # Of what was refused nothing is left, and most is.
     assert outcomes.count("refused") > 300
     assert len(list((tmp_path / "cache" / "packages").iterdir())) == 1
+
+
+def test_a_package_is_not_packaged_again(file: Path, command: Callable[..., Any]) -> None:
+    before = file.read_bytes()
+    with pytest.raises(BundleError, match="a package already"):
+        package(file)
+    assert file.read_bytes() == before
+    code, _, err = command("compile", file)
+    assert code == 1
+    assert "an engine, compiled already" in err
+
+
+def test_a_package_that_is_not_there(tmp_path: Path) -> None:
+    for use in (package, dnc.load):
+        with pytest.raises(BundleError, match="the file does not exist") as caught:
+            use(tmp_path / "x.dnc")
+        assert "dnc package" in caught.value.hint

@@ -8,17 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from dnc.errors import TargetError, close_match
+from dnc.errors import TargetError
 from dnc.registry import Registry
 from dnc.runtime.runners.base import Pending, Runner, Session
 
 __all__ = ["Pending", "Runner", "Session", "find", "runners"]
 
-runners: Registry[type[Runner]] = Registry("dnc.runtime.runners")
+runners: Registry[type[Runner]] = Registry(
+    "dnc.runtime.runners", "target", TargetError, otherwise="a newer dnc made it"
+)
 
 
 def find(target: str, given: Mapping[str, str]) -> type[Runner]:
     """Finds the runner of a target's engines with these options; raises TargetError if there is none."""
-    if target not in runners:
-        raise TargetError(f"unknown target '{target}'", hint=close_match(target, runners) or "a newer dnc made it")
-    return runners[target].select(given)
+    return runners.find(target).select(given)

@@ -137,7 +137,9 @@ def _device(text: str) -> str:
 
 
 def reason(error: Exception) -> str:
-    """OpenVINO's message, without the place in its sources."""
+    """OpenVINO's message, without the place in its sources; raises MemoryError where that is what was missing."""
+    if "bad_alloc" in str(error) or "bad allocation" in str(error):
+        raise MemoryError(str(error)) from error
     lines = [line.strip() for line in str(error).splitlines()]
     telling = [line for line in lines if line and not line.startswith(_PLACES)]
     return " ".join(telling or lines)
