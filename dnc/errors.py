@@ -134,24 +134,31 @@ class DncWarning(UserWarning):
 
 
 def how_to_report(what: str) -> str:
-    """What to do about a bug of dnc: it is told to whoever dnc was installed from.
+    """What to do about a bug of dnc: where to say it, and with what.
 
     Args:
         what: what they need to see besides the version.
     """
-    return f"please report it to {_origin()}, with {what}"
+    return f"please report it {_address()}, with {what}"
 
 
-def _origin() -> str:
-    """Where this installation came from, as pip recorded it."""
+def _address() -> str:
+    """Where this installation's bugs are told: the address that its metadata has (`Issues` of pyproject.toml's
+    `[project.urls]`), else where pip fetched it from. None is made up."""
     import json
     from importlib.metadata import PackageNotFoundError, distribution
 
     for name in ("darknet-compiler", "darknet-runtime"):
         with suppress(PackageNotFoundError, KeyError, ValueError, TypeError):
-            record = distribution(name).read_text("direct_url.json")
-            return f"whoever made {json.loads(record or '{}')['url']}, which dnc was installed from"
-    return "whoever you have dnc from"
+            found = distribution(name)
+            for each in found.metadata.get_all("Project-URL") or ():
+                label, _, address = each.partition(",")
+                if plain(label) == "issues":
+                    return f"at {address.strip()}"
+            origin = json.loads(found.read_text("direct_url.json") or "{}")["url"]
+            if not origin.startswith("file:"):
+                return f"to whoever publishes {origin}, which dnc was installed from"
+    return "to whoever you have dnc from (this copy names no address)"
 
 
 def close_match(word: str, known: Iterable[str], cutoff: float = 0.6, meant: Mapping[str, str] | None = None) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import pickle
 from pathlib import Path
 
@@ -98,3 +99,27 @@ def test_no_addresses() -> None:
     error = DncError("cannot identify image file <_io.BytesIO object at 0x7fd8>", io.BytesIO())
     assert str(error) == "cannot identify image file BytesIO\n  at an object of BytesIO"
     assert str(DncError("no image", b"\0" * 9)) == "no image\n  at 9 bytes of data"
+
+
+@pytest.mark.parametrize(
+    ("urls", "origin", "told"),
+    [
+        ([], None, "to whoever you have dnc from (this copy names no address)"),
+        (["Homepage, https://a.example"], "file:///tmp/dnc.whl", "to whoever you have dnc from (this copy names no"),
+        ([], "https://a.example/dnc.git", "to whoever publishes https://a.example/dnc.git, which dnc was"),
+        (["Issues, https://a.example/issues"], "https://b.example/dnc.git", "at https://a.example/issues,"),
+    ],
+)
+def test_where_bugs_are_told(
+    urls: list[str], origin: str | None, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the address that the installation's metadata has; a folder of somebody's machine is none."""
+    folder = tmp_path / "darknet_compiler-1.0.dist-info"
+    folder.mkdir()
+    lines = ["Metadata-Version: 2.4", "Name: darknet-compiler", *(f"Project-URL: {each}" for each in urls)]
+    (folder / "METADATA").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    if origin is not None:
+        (folder / "direct_url.json").write_text(json.dumps({"url": origin}), encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert errors.how_to_report("the cfg").startswith(f"please report it {told}")
+    assert errors.how_to_report("the cfg").endswith(", with the cfg")

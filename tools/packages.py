@@ -83,14 +83,14 @@ def stage_runtime(folder: Path) -> None:
 def _runtime_project(whole: Mapping[str, Any]) -> str:
     """Its pyproject.toml: name, files and extras are its own, the rest is the compiler's."""
     project = whole["project"]
-    same = ("requires-python", "license", "keywords", "classifiers", "authors", "dependencies")
+    same = ("requires-python", "license", "keywords", "classifiers", "authors", "dependencies", "urls")
     fields: dict[str, Any] = {
         "name": "darknet-runtime",
         "description": "Runs engines that darknet-compiler made of Darknet networks: boxes and classes of images",
         "readme": "README.md",
         "license-files": ["LICENSE"],
         "dynamic": ["version"],
-    } | {name: project[name] for name in same}
+    } | {name: project[name] for name in same if name in project}
     fields["classifiers"] = [each for each in fields["classifiers"] if "Compilers" not in each]
     extras = {
         name.removeprefix("runtime-"): [

@@ -43,7 +43,7 @@ from typing import Any
 
 import numpy as np
 
-from dnc.errors import TargetError
+from dnc.errors import TargetError, how_to_report
 from dnc.files.writing import scratch_folder
 from dnc.runtime.runners.cuda.device import Device
 from dnc.runtime.timing import processors
@@ -205,7 +205,8 @@ class _Process:
             raise TargetError(f"{self._linker} cannot link: {str(error.stderr).strip()}") from error
         except _OF_TVM as error:
             lines = str(error).strip().splitlines() or [type(error).__name__]
-            raise TargetError(f"TVM cannot compile the network: {lines[0]}", hint="please report it") from error
+            remedy = how_to_report("the cfg")
+            raise TargetError(f"TVM cannot compile the network: {lines[0]}", hint=remedy) from error
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from dnc.errors import TargetError, close_match
+from dnc.errors import TargetError, close_match, how_to_report
 from dnc.files.places import cache_dir, home
 from dnc.files.writing import scratch_folder
 from dnc.runtime.processor import architecture, extensions
@@ -209,9 +209,8 @@ def build(
     except subprocess.CalledProcessError as error:
         raise TargetError(f"{linker} cannot link: {error.stderr.strip()}", path) from error
     except (RuntimeError, ValueError, TypeError, AttributeError) as error:
-        raise TargetError(
-            f"TVM cannot compile the network: {error}", hint="please report it; try --target onnx"
-        ) from error
+        remedy = f"try --target onnx; {how_to_report('the cfg')}"
+        raise TargetError(f"TVM cannot compile the network: {error}", hint=remedy) from error
 
 
 def fused(module: Any, also: Callable[[Any], Any] | None = None) -> Any:
