@@ -100,6 +100,9 @@ def test_release(repository: Path, tmp_path: Path) -> None:
     )
     result = run(repository, "7.8.9")
     assert result.returncode == 0, result.stderr
+    # The same command gave the same bytes: all has the time of the commit before.
+    assert (tmp_path / "dry" / "SHA256SUMS").read_text() == result.stdout
+    assert len(set(git(repository, "log", "-2", "--format=%ct").split())) == 1
     assert git(repository, "log", "-1", "--format=%s").strip() == "Version 7.8.9"
     assert git(repository, "rev-parse", "v7.8.9^{commit}") == git(repository, "rev-parse", "HEAD")
     assert git(repository, "rev-parse", "HEAD^") == before
@@ -125,7 +128,8 @@ def test_refused(repository: Path) -> None:
     """With what to do, and nothing is changed."""
     git(repository, "tag", "v1.0.0")
     before = git(repository, "rev-parse", "HEAD")
-    cases = {"1.0": "is no version", "1.0.0": "there is a tag v1.0.0 already"}
+    cases = {"1.0": "is no version", "01.0.0": "is no version", "1.0.0": "there is a tag v1.0.0 already"}
+    cases |= {"0.0.9": "is older than", f"{dnc.__version__}rc1": "is older than"}
     for version, what in cases.items():
         result = run(repository, version)
         assert result.returncode != 0
@@ -153,6 +157,10 @@ def test_failed_build(repository: Path) -> None:
     (repository / "packages" / "runtime" / "README.md").unlink()
     git(repository, "commit", "-q", "-a", "-m", "Broken")
     before = git(repository, "rev-parse", "HEAD")
-    assert run(repository, "7.8.9").returncode != 0
+    result = run(repository, "7.8.9", "--only", "darknet-compiler")
+    assert result.returncode != 0
+    assert "nothing was changed" in result.stderr
+    # The other one had been built.
+    assert not (repository / "dist").exists()
     assert git(repository, "rev-parse", "HEAD") == before
     assert git(repository, "tag") == ""
