@@ -22,13 +22,14 @@ exclude_patterns = ["_*"]
 source_suffix = {".md": "markdown"}
 myst_enable_extensions = ["attrs_block", "colon_fence", "deflist"]
 myst_heading_anchors = 4
+smartquotes_action = "D"  # Dashes; quotes stay as they are typed.
 default_role = "code"  # `name` in docstrings is code, as in Markdown.
 nitpicky = False
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
-autodoc_default_options = {"members": True, "show-inheritance": True}
+autodoc_default_options = {"members": True}
 autodoc_inherit_docstrings = False
 python_maximum_signature_line_length = 90
 napoleon_numpy_docstring = False

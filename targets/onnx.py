@@ -40,11 +40,11 @@ def optimizations(activations: str, signs: str) -> list[Step]:
         Step(passes["fold-constants"](), "what depends on no input is seen as a constant by the passes after it"),
         Step(passes["trim-kernels"](), "zero borders are seen in weights that no other pass has changed yet"),
         Step(passes["simplify-concat"](), "joined parts are seen once nothing stands between them"),
-        Step(passes["merge-pools"](), "equal pools are, too"),
+        Step(passes["merge-pools"](), "equal pools are seen then, too"),
         *([Step(passes["binarize"](form=signs), "signs are written as the engine runs them fastest")] if signs else []),
-        Step(passes["fuse-activation"](form=activations), "activations as well"),
-        Step(passes["fold-batchnorm"](), "into the convolutions that are left"),
-        Step(passes["fold-scale"](), "takes what the two before it leave"),
+        Step(passes["fuse-activation"](form=activations), "an activation's operators as well"),
+        Step(passes["fold-batchnorm"](), "after what changes convolutions: it goes into those that are left"),
+        Step(passes["fold-scale"](), "takes the factors and offsets that the two before it leave"),
         Step(passes["eliminate-dead-code"](), "what was folded is read no more"),
     ]
 

@@ -111,8 +111,9 @@ class Network:
         """Gives each section to its Layer class, which sees the layers before it.
 
         Keys:
-            channels, height, width: the size of the input, in pixels; 3 channels are red, green and blue.
-            inputs: how many numbers the input has, where the network takes no images.
+            width, height: the size of the input, in pixels; `--width` and `--height` of every command take another.
+            channels: of the input; 3 are red, green and blue.
+            inputs: how many numbers the input has, where the network takes no images: in place of the three above.
             letter_box: 1 keeps the proportions of an image and fills the rest with gray; else it is stretched.
         """
         net, *rest = sections

@@ -25,7 +25,10 @@ _FENCE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 
 def pages() -> Mapping[str, str]:
     """The documents by their places."""
-    return {place: relinked((ROOT / source).read_text("utf-8"), source, place) for source, place in DOCUMENTS.items()}
+    made = {place: relinked((ROOT / source).read_text("utf-8"), source, place) for source, place in DOCUMENTS.items()}
+    # It names everything once, and explains nothing.
+    made["project/changelog.md"] = f"---\nnosearch: true\n---\n\n{made['project/changelog.md']}"
+    return made
 
 
 def relinked(text: str, source: str, place: str) -> str:

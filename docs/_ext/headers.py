@@ -55,12 +55,14 @@ def _comment(text: str) -> str:
 
 
 def directive(kind: str, signatures: Sequence[str], text: str, inner: Sequence[str] | None = None) -> str:
-    """A declaration for Sphinx: its text, and the declarations within it."""
+    """Declarations for Sphinx, of which the last has the text, and the declarations within it."""
     fence = "::::" if inner is None else ":::::"
-    body = "\n\n".join([text, *(inner or [])]).strip()
-    # Several signatures are on lines of their own.
-    head = "\n".join(" ".join(each.split()) for each in signatures)
-    return f"{fence}{{{kind}}} {head}\n\n{body}\n{fence}" if body else f"{fence}{{{kind}}} {head}\n{fence}"
+    bodies = [""] * (len(signatures) - 1) + ["\n\n".join([text, *(inner or [])]).strip()]
+    made = []
+    for signature, body in zip(signatures, bodies, strict=True):
+        head = f"{fence}{{{kind}}} {' '.join(signature.split())}\n"
+        made.append(f"{head}\n{body}\n{fence}" if body else f"{head}{fence}")
+    return "\n\n".join(made)
 
 
 def _inner(kind: str, pattern: re.Pattern[str], text: str) -> list[str]:

@@ -40,7 +40,14 @@ def write(docs: Path) -> None:
             path.write_text(text, "utf-8")
 
 
+def _whole(app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
+    """Keeps Napoleon from taking what stands before a colon in the first line of an attribute's text for its type."""
+    if what in ("attribute", "property"):
+        lines[:0] = ["..", ""]  # A comment without text.
+
+
 def setup(app: Sphinx) -> dict[str, Any]:
     """Called by Sphinx."""
     app.connect("builder-inited", lambda app: write(Path(app.srcdir)))
+    app.connect("autodoc-process-docstring", _whole, priority=400)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

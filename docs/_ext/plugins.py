@@ -76,7 +76,7 @@ def _target(name: str) -> Iterator[str]:
     kind = targets[name]
     yield f"# Target {name}"
     yield prose(f"{kind.summary[:1].upper()}{kind.summary[1:]}.")
-    yield f'`pip install "darknet-compiler[{kind.extra}]"` has what it takes.'
+    yield f'`pip install ".[{kind.extra}]"`, from a checkout, has [what it takes](../extras/index.md).'
     yield "## How it works"
     yield _module_text(kind)
     yield from _options(kind, f"`dnc compile NET.cfg --target {name} --option KEY=VALUE`:")

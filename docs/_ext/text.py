@@ -13,6 +13,7 @@ from dnc.runtime.options import Option
 __all__ = ["allowed", "attribute_texts", "code", "definitions", "fenced", "options", "prose", "toctree"]
 
 _SPAN = re.compile(r"`[^`\n]+`")
+_OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
 
 
 def prose(text: str) -> str:
@@ -53,8 +54,10 @@ def _escaped(line: str) -> str:
 
 
 def _plain(text: str) -> str:
-    """Without what Markdown would take for emphasis, HTML or links; `[net]` stays as it is read."""
-    return re.sub(r"([*<>\\])|(?<=\])(\()|(?<!\w)(_)|(_)(?!\w)", r"\\\g<0>", text)
+    """Without what Markdown would take for emphasis, HTML or links; `[net]` stays as it is read. Options are code, as
+    two hyphens would be a dash."""
+    text = re.sub(r"([*<>\\])|(?<=\])(\()|(?<!\w)(_)|(_)(?!\w)", r"\\\g<0>", text)
+    return _OPTION.sub(lambda found: code(found[0]), text)
 
 
 def code(text: str) -> str:

@@ -279,8 +279,8 @@ class Convolutional(Layer):
     """A convolution, batch normalisation and an activation.
 
     Keys:
-        `Convolution`
         filters: how many, the channels of the output.
+        `Convolution`
         stride_x, stride_y: the stride along one axis, in place of `stride`.
         cbn: 1 is batch_normalize=1, with what is for training besides.
         binary: 1 takes of weights the sign, times the mean magnitude of their filter.
