@@ -40,6 +40,7 @@ html_theme = "furo"
 html_title = "dnc"
 html_static_path = ["_static"]
 html_css_files = ["dnc.css"]
+html_js_files = ["dnc.js"]
 html_copy_source = False
 html_show_copyright = False
 html_show_sphinx = False

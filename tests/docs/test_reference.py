@@ -113,7 +113,7 @@ def test_every_declaration_of_the_headers() -> None:
         "{cpp:class} dnc::Engine\n\nAn engine folder or package, opened. Movable.",
         "{cpp:function} explicit Engine(const std::string& folder, const Options& options = Options())",
         "{cpp:function} void reset()\n\nForgets",
-        "{cpp:member} float center_x = 0\nfloat center_y = 0",
+        "{cpp:member} float center_x = 0\n::::\n\n::::{cpp:member} float center_y = 0\n::::",
         "{cpp:member} bool trust = false\n\na package's machine code may run",
     ):
         assert declaration in page
