@@ -172,11 +172,11 @@ def main() -> None:
         for label, rows in taken.items():
             cells = [f"{statistics.median(column):.1f}" for column in zip(*rows, strict=True)]
             print(f"| {label} | {' | '.join(cells) or failed[label]} |")
-        calibration = json.loads((folder / "dnc.json").read_text())
+        calibration = json.loads((folder / "dnc.json").read_text(encoding="utf-8"))
         for bins in ("128", "2048"):
             path = folder / f"{bins}.json"
             if path.exists():
-                peer = json.loads(path.read_text())
+                peer = json.loads(path.read_text(encoding="utf-8"))
                 common = peer.keys() & calibration["ranges"].keys()
                 ratios = [peer[name] / calibration["ranges"][name]["threshold"] for name in common]
                 low, middle, high = np.quantile(ratios, [0.1, 0.5, 0.9])

@@ -21,8 +21,8 @@ OUTPUT = "boxes"
 
 def build(folder: Path) -> tuple[Any, list[str]]:
     """The pipeline, camera -> network -> boxes, and the names of the classes."""
-    description = json.loads((folder / "model.json").read_text())
-    config = json.loads((folder / "yolo.json").read_text())
+    description = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+    config = json.loads((folder / "yolo.json").read_text(encoding="utf-8"))
     yolo = config["nn_config"]["NN_specific_metadata"]
     width, height = map(int, config["nn_config"]["input_size"].split("x"))
 

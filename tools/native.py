@@ -51,7 +51,7 @@ def _alone() -> Iterator[None]:
     import fcntl  # Linux has it: the other distributions are made elsewhere, too.
 
     CACHE.mkdir(parents=True, exist_ok=True)
-    with (CACHE / "lock").open("w") as file:
+    with (CACHE / "lock").open("wb") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
@@ -69,7 +69,9 @@ def sysroot(arch: str) -> Path:
         (scratch / folder).mkdir(parents=True, exist_ok=True)
     uri, suite, key = _DEBIAN
     source = {"Types": "deb", "URIs": uri, "Suites": suite, "Components": "main", "Signed-By": key}
-    (scratch / "debian.sources").write_text("".join(f"{name}: {value}\n" for name, value in source.items()))
+    (scratch / "debian.sources").write_text(
+        "".join(f"{name}: {value}\n" for name, value in source.items()), encoding="utf-8"
+    )
     debian = ARCHS[arch].debian
     options = {
         "Dir::Etc::sourcelist": scratch / "debian.sources",

@@ -40,7 +40,9 @@ _MADE = ("build", "dist", "demo", "__pycache__", "*.egg-info", "*.engine")
 def files() -> list[Path]:
     """The files of the checkout, relative to it: those that git knows; of an unpacked sdist, all."""
     if (ROOT / ".git").exists():
-        listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+        listed = subprocess.run(
+            ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, encoding="utf-8", check=True
+        ).stdout
         found = [Path(name) for name in listed.split("\0") if name]
         return sorted(path for path in found if (ROOT / path).is_file())
     found = [path.relative_to(ROOT) for path in ROOT.rglob("*") if path.is_file()]

@@ -82,7 +82,7 @@ def write_sums(folder: Path) -> Path:
 def _git(root: Path, *arguments: str, more: Mapping[str, str] | None = None) -> str:
     """What git prints; `more` is for its environment. Ends the program where git fails, by what it says."""
     environment = {**os.environ, **(more or {})}
-    done = subprocess.run(["git", *arguments], cwd=root, env=environment, capture_output=True, text=True)
+    done = subprocess.run(["git", *arguments], cwd=root, env=environment, capture_output=True, encoding="utf-8")
     if done.returncode:
         sys.exit(f"git {arguments[0]} failed: {done.stderr.strip()}")
     return done.stdout

@@ -306,7 +306,7 @@ def main() -> None:
         os.environ |= held.environment(arguments.isa, others)
         os.execv(sys.executable, [sys.executable, "-m", "benchmarks.cpu", *sys.argv[1:]])
     # Libraries print what they like.
-    answers = os.fdopen(os.dup(1), "w")
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     with tempfile.TemporaryDirectory() as scratch:
         arguments.results = arguments.results or Path(scratch) / "results.jsonl"

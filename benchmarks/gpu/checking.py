@@ -62,7 +62,7 @@ def check(folder: Path, networks: Sequence[str], arch: str, *, sanitizer: bool, 
         todo = [case for case in todo if case not in done]
         if todo:
             # The first that is not there ended the process.
-            with results.open("a") as file:
+            with results.open("a", encoding="utf-8") as file:
                 file.write(json.dumps({"case": todo.pop(0), "wrong": "it ended the process"}) + "\n")
     return _report(_read(results))
 
@@ -101,7 +101,7 @@ def _sanitized(tool: str, folder: Path, cases: Sequence[str], tell: Callable[[st
 
 
 def _read(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
 
 
 def _command(what: str, folder: Path, cases: Sequence[str], more: Sequence[str] = ()) -> list[str]:
@@ -138,7 +138,7 @@ def _build(folder: Path, arch: str, cases: Sequence[str]) -> None:
                 verify=False,
             )
         except DncError as error:
-            (work / "wrong").write_text(str(error))
+            (work / "wrong").write_text(str(error), encoding="utf-8")
 
 
 def _run(folder: Path, cases: Sequence[str]) -> None:
@@ -152,7 +152,7 @@ def _run(folder: Path, cases: Sequence[str]) -> None:
         refused = folder / f"{case}.cfg" / "wrong"
         try:
             if refused.is_file():
-                raise DncError(refused.read_text())
+                raise DncError(refused.read_text(encoding="utf-8"))
             found = {}
             for graphs in ("off", "on"):
                 with dnc.load(folder / case, graphs=graphs) as engine:
@@ -172,7 +172,7 @@ def _run(folder: Path, cases: Sequence[str]) -> None:
             row["off"] = max(differences, default=0.0)
         except (DncError, AssertionError, ValueError) as error:
             row["wrong"] = (str(error).splitlines() or ["?"])[0]
-        with (folder / "results.jsonl").open("a") as file:
+        with (folder / "results.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
 
 

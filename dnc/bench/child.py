@@ -15,8 +15,8 @@ import time
 __all__: list[str] = []
 
 
-def _memory() -> int:
-    """Bytes that this process held at most.
+def _memory() -> int | None:
+    """Bytes that this process held at most; None where the system does not say, as Windows.
 
     The maximum that getrusage gives would not do: of a process that was started by a large one, it is that one's.
     """
@@ -24,8 +24,10 @@ def _memory() -> int:
         with open("/proc/self/status", encoding="ascii") as file:  # noqa: PTH123
             return next(int(line.split()[1]) << 10 for line in file if line.startswith("VmHWM:"))
     except (OSError, StopIteration, ValueError):
-        import resource
-
+        try:
+            import resource
+        except ImportError:
+            return None
         most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return most if sys.platform == "darwin" else most << 10
 

@@ -289,7 +289,8 @@ def _start_ups(subjects: Sequence[Subject], progress: Progress) -> dict[str, dic
     for name, several in starts.items():
         keys = ("import", "open", "ready", "process")
         medians = {key: float(np.median([start[key] for start in several])) for key in keys}
-        memory = int(np.median([start["memory"] for start in several]))
+        held = [start["memory"] for start in several]
+        memory = None if None in held else int(np.median(held))
         figures[name] = {"startup": medians, "memory": memory, "device": several[-1]["device"]}
     return figures
 

@@ -148,7 +148,7 @@ def main() -> None:
     # ONNX Runtime reads it while it is imported.
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     # Libraries print what they like; the answers go elsewhere.
-    answers = os.fdopen(os.dup(1), "w")
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     name, *arguments = sys.argv[1:]
     cfg, weights, model, x, threads, folder = arguments

@@ -178,7 +178,7 @@ const size_t {symbol}_bytes = {len(data)};
 """
     with scratch_folder("object") as scratch:
         (scratch / "package").write_bytes(data)
-        (scratch / "package.c").write_text(code)
+        (scratch / "package.c").write_text(code, encoding="utf-8")
         try:
             # The names are the same everywhere, for the compiler keeps them.
             command = [*shlex.split(compiler), "-c", "package.c", "-o", "package.o"]

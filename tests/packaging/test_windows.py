@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import pkgutil
 import subprocess
 import sys
@@ -56,6 +57,62 @@ def test_names_of_files() -> None:
         assert not any(part.endswith((".", " ")) for part in name.split("/")), name
         assert len(name) < 160, name
     assert len({name.lower() for name in names}) == len(names)
+
+
+def calls(tree: ast.Module) -> Iterator[tuple[str, ast.Call]]:
+    """Calls, by the last word of what is called."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name | ast.Attribute):
+            yield (node.func.id if isinstance(node.func, ast.Name) else node.func.attr), node
+
+
+def trees(*folders: str) -> Iterator[tuple[str, ast.Module]]:
+    for folder in folders:
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            yield str(path.relative_to(ROOT)), ast.parse(path.read_text(encoding="utf-8"))
+
+
+def is_text(name: str, call: ast.Call) -> bool:
+    """Whether a call reads or writes text in the system's encoding, which is UTF-8 on Linux alone."""
+    if any(word.arg == "encoding" for word in call.keywords):
+        return False
+    if name in ("read_text", "write_text"):
+        # The second one's encoding comes behind the text. A distribution's files have one.
+        return len(call.args) == (name == "write_text")
+    if name not in ("open", "fdopen"):
+        return False
+    of_a_path = isinstance(call.func, ast.Attribute) and name == "open"
+    given = call.args[0 if of_a_path else 1 :]
+    mode = given[0].value if given and isinstance(given[0], ast.Constant) else None
+    # Much else is opened, without a mode: engines, archives.
+    return mode in ("r", "w", "a", "x", "r+", "w+") or (mode is None and not of_a_path)
+
+
+@pytest.mark.slow
+def test_texts_are_in_utf_8() -> None:
+    """Whoever reads or writes text names the encoding: Windows would take that of its country."""
+    folders = ("dnc", "passes", "targets", "cfg", "tools", "packages", "examples", "benchmarks")
+    found = [(path, call.lineno) for path, tree in trees(*folders) for name, call in calls(tree) if is_text(name, call)]
+    assert found == []
+
+
+@pytest.mark.slow
+def test_what_is_imported_late() -> None:
+    """An import of what POSIX alone has, inside of a function too, is for Windows to fail with."""
+    found = []
+    for path, tree in trees("dnc", "passes", "targets"):
+        tried = {
+            node
+            for block in ast.walk(tree)
+            if isinstance(block, ast.Try) and any("ImportError" in ast.unparse(each) for each in block.handlers)
+            for node in block.body
+        }
+        for node in ast.walk(tree):
+            names = [each.name for each in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            if node not in tried and set(names) & set(windows.MODULES):
+                found.append(path.removesuffix(".py").replace("/", "."))
+    assert found == list(POSIX)
 
 
 @pytest.mark.slow
