@@ -19,7 +19,7 @@ from vision_msgs.msg import Detection2D, Detection2DArray, ObjectHypothesisWithP
 
 import dnc
 
-CHANNELS = {"rgb8": ("rgb", 3), "bgr8": ("bgr", 3), "mono8": ("rgb", 1)}
+CHANNELS = {"rgb8": ("rgb", 3), "bgr8": ("bgr", 3), "mono8": ("rgb", 1)}  # Of encodings; another one ends the node.
 
 
 class Newest(threading.Thread):
@@ -53,11 +53,11 @@ class Detector(Node):
         super().__init__("dnc")
         self.engine, self.newest = engine, Newest(self.detect)
         self.boxes = self.create_publisher(Detection2DArray, "boxes", 1)
-        self.create_subscription(Image, "image", self.newest.put, 1)
+        self.create_subscription(Image, "image", lambda image: self.newest.put((image, *CHANNELS[image.encoding])), 1)
 
-    def detect(self, image: Image) -> None:
-        """One image, whose rows may be padded."""
-        color, channels = CHANNELS[image.encoding]
+    def detect(self, given: tuple[Image, str, int]) -> None:
+        """One image, whose rows may be padded, its colors and its channels."""
+        image, color, channels = given
         rows = np.frombuffer(image.data, np.uint8).reshape(image.height, image.step)[:, : image.width * channels]
         found = Detection2DArray(header=image.header)
         for box in self.engine.detect(rows.reshape(image.height, image.width, channels), color=color):
