@@ -69,6 +69,12 @@ def _precisions(context: click.Context) -> list[str]:
     return allowed or ["fp32", "fp16", "bf16", "int8", "mixed"]
 
 
+def _peers(context: click.Context) -> list[str]:
+    from dnc.bench.peer_child import NAMES
+
+    return list(NAMES)
+
+
 _VALUES: dict[str, Callable[[click.Context], list[str]]] = {
     "target": _targets,
     "targets": _targets,
@@ -78,7 +84,7 @@ _VALUES: dict[str, Callable[[click.Context], list[str]]] = {
     "options": _keys,
     "precision": _precisions,
     "precisions": _precisions,
-    "peers": lambda _: ["opencv", "ncnn", "darknet2any", "ort", "openvino"],
+    "peers": _peers,
 }
 """By the name of the parameter."""
 

@@ -43,7 +43,7 @@ class _ToStderr(logging.Handler):
 @contextmanager
 def logging_to_stderr() -> Iterator[None]:
     """A block in which what dnc logs goes to stderr, from remarks on."""
-    before, handler = (_ROOT.level, _ROOT.propagate), _ToStderr()
+    level, propagate, handler = _ROOT.level, _ROOT.propagate, _ToStderr()
     _ROOT.addHandler(handler)
     _ROOT.setLevel(logging.INFO)
     # A library that sets up logging for itself would print it once more.
@@ -52,8 +52,8 @@ def logging_to_stderr() -> Iterator[None]:
         yield
     finally:
         _ROOT.removeHandler(handler)
-        _ROOT.level, _ROOT.propagate = before
-        _ROOT.setLevel(before[0])
+        _ROOT.propagate = propagate
+        _ROOT.setLevel(level)
 
 
 def remark(text: str) -> None:

@@ -24,9 +24,9 @@ BACK_ENDS = {"openvino": "openvino/cmake", "tvm_ffi": "tvm_ffi"}
 
 def prefix_path() -> str:
     """Where the back ends lie that are installed for this build."""
-    found = [importlib.util.find_spec(name) for name in BACK_ENDS]
-    roots = [Path(place).parent for spec in found if spec for place in spec.submodule_search_locations or ()]
-    return ";".join(str(root / folder) for root, folder in zip(roots, BACK_ENDS.values(), strict=False))
+    found = {folder: importlib.util.find_spec(name) for name, folder in BACK_ENDS.items()}
+    places = {folder: spec.submodule_search_locations or () for folder, spec in found.items() if spec}
+    return ";".join(str(Path(place).parent / folder) for folder, within in places.items() for place in within)
 
 
 class BuildLibrary(build_py):

@@ -274,13 +274,14 @@ def test_a_table_on_a_terminal(engines: Path) -> None:
 
 
 def test_progress_leaves_stdout_alone(engines: Path, photographs: Path) -> None:
-    """Only stderr is a terminal, as in `dnc detect ... > boxes.txt`."""
-    command = dnc("detect", engines / "tiny.engine", photographs, "-c", "0.01")
-    shown, piped = on_terminal(command, 80, stdout=subprocess.PIPE)
+    """Only stderr is a terminal, as in `dnc detect ... > boxes.txt`. With -q there is none."""
+    arguments = ("detect", engines / "tiny.engine", photographs, "-c", "0.01")
+    shown, piped = on_terminal(dnc(*arguments), 80, stdout=subprocess.PIPE)
     assert piped.count(" ms\n") == 3
     assert "\x1b" not in piped
     assert "3/3" in shown
     assert " ms" not in shown
+    assert on_terminal(dnc(*arguments, "-q"), 80, stdout=subprocess.PIPE)[0] == ""
 
 
 @pytest.mark.parametrize("number", ["nan", "inf", "-inf"])
