@@ -69,9 +69,8 @@ def test_ros2_publishes_boxes(ros: ModuleType, engine: dnc.Engine, image: npt.ND
     try:
         node.subscribed["image"](message)
         until(lambda: len(node.published) == 1)
-        message.encoding = "yuv422_yuy2"
         with pytest.raises(KeyError, match="yuv422_yuy2"):
-            node.subscribed["image"](message)
+            node.subscribed["image"](Stand(encoding="yuv422_yuy2"))
     finally:
         node.newest.put(None)
     (found,) = node.published
