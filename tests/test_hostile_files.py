@@ -25,7 +25,8 @@ from dnc.darknet.weights import read_weights
 from dnc.errors import DncError, DncWarning, Where
 from dnc.evaluation import datasets
 from dnc.evaluation.comparison import _read_npz
-from dnc.evaluation.datasets import read_annotations, read_data, read_dataset, read_labels, read_names
+from dnc.evaluation.datasets import read_data, read_dataset, read_names
+from dnc.evaluation.truth import read_annotations, read_labels
 from dnc.files.reading import parse_json, read_json
 from dnc.quantization.calibration import Calibration
 from dnc.quantization.tables import read_table

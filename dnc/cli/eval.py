@@ -12,7 +12,7 @@ from dnc.cli._lists import SHARE, WHOLE, exif_option, workers_options
 from dnc.tables import Column, Table
 
 if TYPE_CHECKING:
-    from dnc.evaluation.metrics import Report
+    from dnc.evaluation.reports import Report
     from dnc.tables import Table
 
 
@@ -92,7 +92,8 @@ def command(
     """
     from dnc.evaluation.cluster import cluster
     from dnc.evaluation.datasets import read_dataset
-    from dnc.evaluation.metrics import DarknetReport, evaluate
+    from dnc.evaluation.metrics import evaluate
+    from dnc.evaluation.reports import DarknetReport
     from dnc.runtime.arithmetic import of_isa, this_isa
     from dnc.runtime.engine import load
 

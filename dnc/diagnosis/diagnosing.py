@@ -55,6 +55,10 @@ from dnc.runtime.inputs import Inputs, Prepared
 from dnc.targets.onnx import Onnx
 from dnc.typing import Array, Progress, silent
 
+from dnc.diagnosis.removing import Removable
+
+from dnc.diagnosis.adding import Adding
+
 __all__ = ["Wanted", "diagnose", "images_of"]
 
 _ADDED = (1, 4)
@@ -69,10 +73,6 @@ _WIDE = 8.0
 """A largest channel that is more than so many times the middle one is worth a word."""
 _SINGLE = 10
 """So many single layers are proposed, at least."""
-_MOST_KEPT = 8
-"""Layers of the set that is proposed together."""
-_ENOUGH = 0.8
-"""The share of the noise that such a set takes away, if it can."""
 _CFG_LIMIT = 1 << 26
 
 
@@ -226,7 +226,7 @@ class _Diagnosing:
     def _look(self, looker: Looker, second: Looker | None, images: Sequence[Path]) -> None:
         """Cases 1 and 2."""
         parts = looker.parts
-        adding = _Adding(parts, self._heads(parts))
+        adding = Adding(parts, self._heads(parts))
         count = self._added(parts)
         inputs = Inputs(self._subject.candidate.manifest)
         differences: list[tuple[float, float]] = []
@@ -444,7 +444,7 @@ class _Diagnosing:
         the best set."""
         if not self._subject.candidate.target.needs_calibration:
             return
-        noise = _Removable(self._subject, parts, layers)
+        noise = Removable(self._subject, parts, layers)
         chosen = noise.best()
         single = sorted(noise.units, key=lambda unit: -noise.removed({unit}))
         for unit in single[: max(_SINGLE, self._wanted.measured)]:
@@ -454,94 +454,10 @@ class _Diagnosing:
             yield sorted(chosen), noise.removed(chosen)
 
 
-class _Removable:
-    """The noise at the heads that goes away where layers are kept in float32.
-
-    That of weights and sums goes with their layer; that of a rounded result only with all that round it: the layers
-    that read it, and where the target rounds results, the one that computes it.
-    """
-
-    def __init__(self, subject: Subject, parts: Parts, layers: Sequence[LayerDiagnosis]) -> None:
-        self._terms: list[tuple[frozenset[int], float]] = []
-        self.units = sorted(subject.eight_bits - {ENTRY})
-        known = set(self.units)
-        for layer in layers:
-            if layer.at_heads is None or not layer.kinds:
-                continue
-            powers = {kind: 10 ** (loss / 10) for kind, loss in layer.kinds.items()}
-            total = sum(powers.values())
-            share = 10 ** (layer.at_heads / 10)
-            inner = sum(powers.get(kind, 0.0) for kind in (WEIGHTS, PAIRS)) / total
-            if inner and layer.number in known:
-                self._terms.append((frozenset([layer.number]), share * inner))
-            if inner < 1:
-                holders = frozenset(_holders(parts, layer.number) & known)
-                if holders:
-                    self._terms.append((holders, share * (1 - inner)))
-        self._total = sum(share for _, share in self._terms)
-
-    def removed(self, kept: Collection[int]) -> float:
-        """The share of the noise, from 0 to 1."""
-        gone = sum(share for holders, share in self._terms if holders.issubset(kept))
-        return gone / self._total if self._total else 0.0
-
-    def best(self) -> set[int]:
-        """A small set that removes most of it: what removes most for each further layer, one after the other."""
-        chosen: set[int] = set()
-        while self.removed(chosen) < _ENOUGH:
-            steps = [holders - chosen for holders, _ in self._terms if not holders.issubset(chosen)]
-            steps = [step for step in steps if len(chosen | step) <= _MOST_KEPT]
-            if not steps:
-                break
-            chosen |= max(steps, key=lambda step: (self.removed(chosen | step) - self.removed(chosen)) / len(step))
-        return chosen
 
 
-def _holders(parts: Parts, layer: int) -> set[int]:
-    """The layers that round the results of a layer."""
-    found: set[int] = set()
-    for name in parts.by_layer[layer]:
-        value = parts.other(parts.results[name])
-        pair = parts.pair(name)
-        if value is None or pair is None:
-            continue
-        found |= {number for use in pair.dequantize.outputs[0].uses() for number in parts.numbers(use.node)}
-        found.add(layer)
-    return found
 
 
-class _Adding:
-    """Adds noise to the exact network: case 2."""
-
-    def __init__(self, parts: Parts, heads: Sequence[str]) -> None:
-        model = with_noise(parts, heads)
-        self._heads = [value.name or "" for value in model.graph.outputs]
-        self._inputs = [value.name or "" for value in model.graph.inputs]
-        self._running = Running(model, optimize=True, spin=False)
-
-    def __call__(
-        self, values: Mapping[str, Array], noises: Mapping[int, Mapping[str, Array]], progress: Progress
-    ) -> Iterator[tuple[int, float]]:
-        """The noise of each layer at the heads, relative to their signal; the mean over heads."""
-        clean = self._run(values, {})
-        for number, (layer, noise) in enumerate(noises.items(), 1):
-            progress(f"noise of layer {layer} at the heads, {number} of {len(noises)}")
-            noisy = self._run(values, noise)
-            shares = []
-            for name in self._heads:
-                # A head that computes nothing but 0 has no share.
-                signal = float(by_channel(clean[name]).sum())
-                shares.append(float(by_channel(noisy[name] - clean[name]).sum()) / signal if signal else 0.0)
-                if name in noise and signal:
-                    shares[-1] = float(by_channel(noise[name]).sum()) / signal
-            yield layer, float(np.mean(shares))
-
-    def _run(self, values: Mapping[str, Array], noise: Mapping[str, Array]) -> dict[str, Array]:
-        feeds = {}
-        for name in self._inputs:
-            added = name.removeprefix("noise/")
-            feeds[name] = values[name] if added == name else noise.get(added, np.zeros(1, np.float32))
-        return self._running(feeds)
 
 
 def _rounds(subject: Subject, parts: Parts, layer: int, name: str) -> bool:

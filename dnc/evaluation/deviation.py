@@ -24,7 +24,8 @@ import numpy as np
 import onnx_ir as ir
 
 from dnc.graph.running import Running
-from dnc.runtime.decoding import Classification, Detection, overlap
+from dnc.runtime.decoding import Classification, Detection
+from dnc.runtime.suppression import overlap
 from dnc.runtime.inputs import Inputs
 from dnc.runtime.manifest import Manifest
 from dnc.runtime.memory import States

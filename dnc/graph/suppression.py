@@ -25,7 +25,7 @@ import onnx_ir as ir
 
 from dnc.graph.builder import Builder
 from dnc.graph.composites import DECODE_BOXES, NON_MAX_SUPPRESSION, call_composite
-from dnc.runtime.decoding import exponent_of
+from dnc.runtime.suppression import exponent_of
 
 __all__ = ["MAX_CANDIDATES", "Decode", "emit_decoded", "emit_nms", "emit_suppressed"]
 

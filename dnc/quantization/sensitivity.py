@@ -28,7 +28,8 @@ import numpy as np
 import onnx_ir as ir
 
 from dnc.errors import DatasetError, TargetError
-from dnc.evaluation.datasets import Dataset, read_truth
+from dnc.evaluation.datasets import Dataset
+from dnc.evaluation.truth import read_truth
 from dnc.evaluation.metrics import evaluate
 from dnc.files.writing import scratch_folder
 from dnc.graph.pipeline import Pipeline

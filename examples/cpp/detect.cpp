@@ -3,7 +3,8 @@
 //     g++ -std=c++17 -O2 detect.cpp $(dnc embed --flags) -o detect
 //     ./detect yolov4-tiny.engine dog.ppm
 //
-// PPM and PGM files are read here; JPEG and PNG too where the compiler finds stb_image.h.
+// PPM and PGM files are read here. An application has its own in the place of read_netpbm: stbi_load of stb_image,
+// OpenCV's imread (which gives DNC_BGR8), a camera.
 
 #include <dnc.hpp>
 #include <exception>
@@ -12,14 +13,6 @@
 #include <stdexcept>
 #include <string>
 #include <vector>
-
-#if defined(__has_include)
-#if __has_include(<stb_image.h>)
-#define STB_IMAGE_IMPLEMENTATION
-#include <stb_image.h>
-#define HAVE_STB_IMAGE
-#endif
-#endif
 
 namespace {
 
@@ -52,20 +45,6 @@ Picture read_netpbm(const std::string& path) {
     return picture;
 }
 
-Picture read_image(const std::string& path) {
-#ifdef HAVE_STB_IMAGE
-    int width = 0, height = 0, channels = 0;
-    if (unsigned char* data = stbi_load(path.c_str(), &width, &height, &channels, 3)) {
-        const auto across = static_cast<std::size_t>(width), down = static_cast<std::size_t>(height);
-        Picture picture{{data, data + across * down * 3}, {}};
-        stbi_image_free(data);
-        picture.image = {picture.pixels.data(), across, down, DNC_RGB8, 0};
-        return picture;
-    }
-#endif
-    return read_netpbm(path);
-}
-
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -75,7 +54,7 @@ int main(int argc, char** argv) {
     }
     try {
         const dnc::Engine engine(argv[1]);
-        const Picture picture = read_image(argv[2]);
+        const Picture picture = read_netpbm(argv[2]);
         if (engine.task() == DNC_TASK_CLASSIFY) {
             for (const dnc::Class& each : engine.classify(picture.image)) {
                 std::cout << each.label << ' ' << each.confidence << '\n';

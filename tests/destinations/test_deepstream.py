@@ -24,10 +24,11 @@ from dnc.destinations.deepstream import DeepStream
 from dnc.errors import CalibrationError, DestinationError
 from dnc.graph.quantization import Range
 from dnc.quantization.calibration import Calibration
-from dnc.runtime.decoding import Classification, non_maximum_suppression
+from dnc.runtime.decoding import Classification
 from dnc.runtime.engine import Engine
 from dnc.runtime.preprocessing import Preprocessing
 from dnc.runtime.runners.onnx import OnnxRunner
+from dnc.runtime.suppression import non_maximum_suppression
 from dnc.typing import Array
 from tests.destinations.conftest import Box, pixels, same
 from tests.destinations.nvinfer import HEADER, WARNINGS, Nvinfer, Object, Parser, build, read_key_file

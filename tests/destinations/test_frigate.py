@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 
 import dnc
+from dnc.darknet.cfg import find_cfg
 from dnc.destinations.frigate import _labelmap, _tracked
-from dnc.errors import DestinationError
+from dnc.errors import DestinationError, DncWarning
 from dnc.runtime.engine import Engine
 from dnc.typing import Array
 from tests.destinations.conftest import pixels
+from tests.networks import write_network
 
 yaml = pytest.importorskip("yaml")
 
@@ -107,7 +109,20 @@ def outputs_of(model: Path, images: Array) -> Array:
 
 @pytest.mark.parametrize("name", DETECTORS)
 def test_boxes(engine: Engines, tmp_path: Path, name: str) -> None:
-    made = engine(name)
+    check_boxes(engine(name), tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [{}, {"batch": 1}, {"preprocess": "letterbox"}])
+def test_yolov4_tiny(tmp_path: Path, options: dict[str, Any]) -> None:
+    cfg = write_network(tmp_path, "yolov4-tiny", find_cfg("yolov4-tiny").read_text(encoding="utf-8"))
+    options = {**options, "width": 96, "height": 96}
+    with pytest.warns(DncWarning, match="nms_kind=greedynms"):
+        check_boxes(dnc.compile(cfg, None, "onnx", tmp_path / "e.engine", verify=False, **options), tmp_path)
+
+
+def check_boxes(made: Engine, tmp_path: Path) -> None:
+    """Frigate's rules give the same of the export and of dnc's own boxes."""
     config = exported(made, tmp_path / "out")
     model = config["model"]
     images = pixels(made)

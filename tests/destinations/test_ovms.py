@@ -18,6 +18,7 @@ import pytest
 from PIL import Image
 
 import dnc
+from dnc.darknet.cfg import find_cfg
 from dnc.destinations.base import Export
 from dnc.destinations.ovms import _config
 from dnc.errors import DestinationError
@@ -97,6 +98,18 @@ def test_the_server_gives_dncs_boxes(tmp_path: Path, name: str) -> None:
         for channels in (3, 1, 4):
             pixels = picture(channels)
             compare(ask(file_of(pixels)), engine(pixels, confidence=confidence))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [{}, {"batch": 1}, {"preprocess": "letterbox"}])
+def test_yolov4_tiny(tmp_path: Path, options: dict[str, Any]) -> None:
+    """Its nms_kind=greedynms is the server's too. Of a network with random weights, few boxes are as sure as this."""
+    confidence = 0.5
+    cfg = write_network(tmp_path, "yolov4-tiny", find_cfg("yolov4-tiny").read_text(encoding="utf-8"))
+    options = {**options, "width": 96, "height": 64}
+    engine = dnc.compile(cfg, None, "openvino", tmp_path / "e.engine", verify=False, **options)
+    with asking(engine, tmp_path / "out", confidence) as ask:
+        compare(ask(file_of(picture())), engine(picture(), confidence=confidence))
 
 
 @pytest.mark.slow

@@ -27,7 +27,8 @@ from dnc.errors import CalibrationError, DncError, DncWarning, ImageError, Targe
 from dnc.evaluation import cluster as module
 from dnc.evaluation.cluster import Cluster, cluster
 from dnc.evaluation.datasets import read_dataset
-from dnc.evaluation.metrics import Report, evaluate
+from dnc.evaluation.metrics import evaluate
+from dnc.evaluation.reports import Report
 from dnc.evaluation.workers import Workers
 from dnc.quantization.collecting import calibrate
 from dnc.runtime.images import TURNED

@@ -10,17 +10,8 @@ import numpy as np
 import pytest
 
 from dnc.errors import DatasetError, DncWarning, ImageError
-from dnc.evaluation.datasets import (
-    Entry,
-    class_truth,
-    images,
-    label_path,
-    read_annotations,
-    read_data,
-    read_dataset,
-    read_labels,
-    read_truth,
-)
+from dnc.evaluation.datasets import Entry, images, read_data, read_dataset
+from dnc.evaluation.truth import class_truth, label_path, read_annotations, read_labels, read_truth
 
 
 @pytest.fixture

@@ -17,7 +17,8 @@ from PIL import Image
 
 from dnc.errors import DatasetError, DncError, DncWarning, ImageError
 from dnc.evaluation.datasets import read_dataset
-from dnc.evaluation.metrics import CocoReport, DarknetReport, TopReport, average_precision, evaluate
+from dnc.evaluation.metrics import average_precision, evaluate
+from dnc.evaluation.reports import CocoReport, DarknetReport, TopReport
 from dnc.runtime.decoding import ClassifierHead, Head, YoloHead
 from dnc.runtime.inputs import Inputs
 from dnc.runtime.postprocessing import Postprocess

@@ -15,22 +15,8 @@ from hypothesis import strategies as st
 
 from dnc.errors import BundleError, DncError, DncWarning
 from dnc.runtime import decoding, postprocessing
-from dnc.runtime.decoding import (
-    NMS_KINDS,
-    BoxHead,
-    Candidates,
-    ClassifierHead,
-    Detection,
-    DetectionHead,
-    GaussianYoloHead,
-    Head,
-    RegionHead,
-    YoloHead,
-    best_candidates,
-    darknet_order,
-    head_from_json,
-    non_maximum_suppression,
-)
+from dnc.runtime.decoding import NMS_KINDS, BoxHead, Candidates, ClassifierHead, Detection, DetectionHead, GaussianYoloHead, Head, RegionHead, YoloHead, head_from_json
+from dnc.runtime.suppression import best_candidates, darknet_order, non_maximum_suppression
 from dnc.runtime.postprocessing import Postprocess
 from dnc.runtime.preprocessing import Preprocessing
 from tests import goldens

@@ -13,7 +13,8 @@ import dnc
 from dnc import zoo
 from dnc.darknet.cfg import find_cfg
 from dnc.evaluation.datasets import read_dataset
-from dnc.evaluation.metrics import TopReport, evaluate
+from dnc.evaluation.metrics import evaluate
+from dnc.evaluation.reports import TopReport
 from dnc.zoo import PypiSource
 from dnc.zoo.importer import import_weights
 from tests import ROOT

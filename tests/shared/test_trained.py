@@ -17,7 +17,8 @@ from dnc.compiler.compiling import compile
 from dnc.darknet.lower import lower
 from dnc.darknet.network import Network
 from dnc.evaluation.datasets import read_dataset
-from dnc.evaluation.metrics import DarknetReport, evaluate
+from dnc.evaluation.metrics import evaluate
+from dnc.evaluation.reports import DarknetReport
 from dnc.graph.pipeline import Pipeline
 from dnc.graph.serialization import check
 from dnc.graph.verification import Verifier, feeds_for
