@@ -11,14 +11,12 @@ import dataclasses
 from pathlib import Path
 
 from dnc.compiler.options import CompileOptions
-from dnc.compiler.preparing import lowered
+from dnc.compiler.preparing import dataset_for, lowered
 from dnc.compiler.source import Source
 from dnc.errors import DncError, TargetError, warn
-from dnc.evaluation.datasets import evenly, read_dataset
 from dnc.evaluation.deviation import Deviation, measure_deviation
 from dnc.files.places import as_text
 from dnc.graph.running import available
-from dnc.quantization.calibration import Calibration
 from dnc.runtime.arithmetic import loss, this_isa
 from dnc.runtime.engine import runner_of
 from dnc.runtime.manifest import Manifest
@@ -43,7 +41,7 @@ def with_deviation(
         found = _measure(manifest, folder, source, options, progress)
     except DncError as error:
         # What is wrong with images or a device is no reason to have no engine.
-        return _unmeasured(manifest, error.message)
+        return _unmeasured(manifest, "; ".join(filter(None, [error.message, error.hint])))
     if isinstance(found, str):
         return _unmeasured(manifest, found)
     text = f"{found} ({found.device}, {this_isa()})"
@@ -79,30 +77,10 @@ def _measure(
 
 
 def _images(source: Source, options: CompileOptions) -> list[Path]:
-    """Images from all over those of `data`, else of those that were calibrated on."""
-    if options.data:
-        paths = [entry.path for entry in read_dataset(options.data, key="train").entries]
-    else:
-        assert source.calibration is not None
-        paths = _calibrated_on(source.calibration)
+    """What it is measured on."""
     flops = sum(layer.flops() for layer in source.network.layers)
-    return list(evenly(paths, max(4, min(_IMAGES, int(_WORK / max(flops, 1))))))
-
-
-def _calibrated_on(calibration: Calibration) -> list[Path]:
-    """The images that were calibrated on; raises DncError where they are no longer there."""
-    hint = "name images with --data"
-    if not calibration.sources:
-        raise DncError(f"the calibration names no images; {hint}")
-    try:
-        entries = read_dataset(calibration.sources, key="train").entries
-    except DncError as error:
-        raise DncError(f"the images that were calibrated on are not there ({error.message}); {hint}") from error
-    files = set(calibration.images.get("files", ()))
-    paths = [entry.path for entry in entries if entry.path.name in files]
-    if not paths:
-        raise DncError(f"the images that were calibrated on are not where they were; {hint}")
-    return paths
+    most = max(4, min(_IMAGES, int(_WORK / max(flops, 1))))
+    return [entry.path for entry in dataset_for(source.calibration, options, most).entries]
 
 
 _CHANGED = {"boxes": 0.2, "classes": 0.06}

@@ -115,7 +115,11 @@ class CompileOptions:
         low=0,
     )
     data: Sequence[str] = _setting(
-        (), "What a drop, and 8 bits, are measured on; else what was calibrated on.", "paths", metavar="SOURCE"
+        (),
+        "What a drop, and 8 bits, are measured on: of a .data file `train`, by dnc diagnose `valid`; else what was "
+        "calibrated on.",
+        "paths",
+        metavar="SOURCE",
     )
     autotune: bool = _setting(False, "Measure how each grouped convolution runs fastest on this machine.", "flag")
     tune: int | str | None = _setting(

@@ -17,8 +17,8 @@ from dnc.darknet.layers.base import layer_value
 from dnc.darknet.lower import lower
 from dnc.darknet.network import Network
 from dnc.darknet.weights import release_pages
-from dnc.errors import CalibrationError, PassError
-from dnc.evaluation.datasets import Dataset, read_dataset
+from dnc.errors import CalibrationError, DncError, PassError
+from dnc.evaluation.datasets import Dataset, evenly, read_dataset
 from dnc.files.places import cache_dir
 from dnc.graph.composites import inline_composites
 from dnc.graph.pipeline import Decision, Pipeline, Step
@@ -39,7 +39,8 @@ __all__ = ["TRAINING", "dataset_for", "lowered", "prepare", "verifier_for"]
 TRAINING = "training only"
 """The topic of the report that has the cfg's options that no engine needs."""
 _MEASURED = 100
-"""Images of `data`, at most."""
+"""Images that a drop of accuracy is measured on, at most."""
+_NAME_IMAGES = "name images with --data"
 _MAX_DROP = 0.5
 """For precision mixed, in percentage points."""
 _LARGE = 20e9
@@ -185,15 +186,43 @@ def _named(pipeline: Pipeline, texts: Sequence[str]) -> Pipeline:
     return Pipeline([*wanted, *rest])
 
 
-def dataset_for(calibration: Calibration | None, options: CompileOptions) -> Dataset:
-    """What a drop of accuracy is measured on: the images that the options name, else those of the calibration."""
-    source = list(options.data)
-    if not source and calibration is not None:
-        source = calibration.sources
-    if not source:
-        raise CalibrationError("accuracy is measured on images; none are named", hint="name them with --data")
-    dataset = read_dataset(source, key="train")
-    return dataclasses.replace(dataset, entries=dataset.entries[:_MEASURED])
+def dataset_for(
+    calibration: Calibration | None, options: CompileOptions, most: int = _MEASURED, *, key: str = "train"
+) -> Dataset:
+    """What accuracy is measured on: the images that the options name, else those that were calibrated on; of many, some
+    from all over them.
+
+    Args:
+        most: so many.
+        key: the list of a .data file that the options name: "train", or "valid", of which calibrations know nothing.
+
+    Raises:
+        DatasetError, ImageError: the images named cannot be read.
+        CalibrationError: none are named, also by the calibration, or those that were calibrated on are no longer there.
+    """
+    if options.data:
+        dataset = read_dataset(options.data, key=key)
+    elif calibration is None:
+        raise CalibrationError("accuracy is measured on images, and none are named", hint=_NAME_IMAGES)
+    else:
+        dataset = _calibrated_on(calibration)
+    return dataclasses.replace(dataset, entries=evenly(dataset.entries, most))
+
+
+def _calibrated_on(calibration: Calibration) -> Dataset:
+    """All images that were calibrated on; of a calibration that does not list them, those that they were among."""
+    if not calibration.sources:
+        raise CalibrationError("the calibration names no images", hint=_NAME_IMAGES)
+    try:
+        dataset = read_dataset(calibration.sources, key="train")
+    except DncError as error:
+        what = f"the images that were calibrated on are not there ({error.message})"
+        raise CalibrationError(what, hint=_NAME_IMAGES) from error
+    files = set(calibration.images.get("files", ()))
+    entries = tuple(entry for entry in dataset.entries if not files or entry.path.name in files)
+    if not entries:
+        raise CalibrationError("the images that were calibrated on are not where they were", hint=_NAME_IMAGES)
+    return dataclasses.replace(dataset, entries=entries)
 
 
 def _manifest(source: Source, model: ir.Model, target: Target, options: CompileOptions, batch: int | None) -> Manifest:

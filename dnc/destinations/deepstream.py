@@ -40,10 +40,10 @@ from dnc.graph.builder import where_of
 from dnc.graph.extension import Extension
 from dnc.quantization.calibration import Calibration
 from dnc.quantization.tables import TENSORRT, tensorrt_cache
-from dnc.runtime.suppression import exponent_of
 from dnc.runtime.options import CALIBRATED, Option
 from dnc.runtime.preprocessing import Preprocessing
 from dnc.runtime.runners.onnx import MODEL
+from dnc.runtime.suppression import exponent_of
 
 __all__ = ["DeepStream"]
 

@@ -2,52 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from os import PathLike
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
+
 import numpy as np
-from dnc.compiler.options import CompileOptions
-from dnc.compiler.source import is_engine
-from dnc.darknet.layers.base import layer_value
-from dnc.darknet.network import Network
-from dnc.diagnosis.finding import find
-from dnc.diagnosis.looking import Looked, Looker
-from dnc.diagnosis.parts import ENTRY, Parts, weights_of, with_noise
-from dnc.diagnosis.report import (
-    CUT,
-    PAIRS,
-    ROUNDED,
-    STEP,
-    WEIGHTS,
-    Diagnosis,
-    Kept,
-    LayerDiagnosis,
-    Metric,
-    RangeUse,
-    Side,
-)
-from dnc.diagnosis.subjects import Subject, float32, from_cfg, from_engine, written
-from dnc.diagnosis.weighing import NAMES, Powers, Sums, by_channel, decibels, score, weigh
-from dnc.errors import DncError
-from dnc.evaluation.datasets import Dataset, evenly, read_dataset
-from dnc.files.places import cache_dir
-from dnc.files.reading import read_bounded
-from dnc.files.writing import scratch_folder
-from dnc.graph.rewriting import constant_array
+
+from dnc.diagnosis.parts import Parts, with_noise
+from dnc.diagnosis.weighing import by_channel
 from dnc.graph.running import Running
-from dnc.quantization.calibration import Calibration
-from dnc.quantization.sensitivity import measuring
-from dnc.runtime.decoding import BoxHead
-from dnc.runtime.engine import load
-from dnc.runtime.inputs import Inputs, Prepared
-from dnc.targets.onnx import Onnx
-from dnc.typing import Array, Progress, silent
-from dnc.diagnosis.removing import Removable
+from dnc.typing import Array, Progress
 
 __all__ = ["Adding"]
-
 
 
 class Adding:

@@ -11,7 +11,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
@@ -19,12 +19,15 @@ from pathlib import Path
 import numpy as np
 
 from dnc.compiler.options import CompileOptions
+from dnc.compiler.preparing import dataset_for
 from dnc.compiler.source import is_engine
 from dnc.darknet.layers.base import layer_value
 from dnc.darknet.network import Network
+from dnc.diagnosis.adding import Adding
 from dnc.diagnosis.finding import find
 from dnc.diagnosis.looking import Looked, Looker
-from dnc.diagnosis.parts import ENTRY, Parts, weights_of, with_noise
+from dnc.diagnosis.parts import ENTRY, Parts, weights_of
+from dnc.diagnosis.removing import Removable
 from dnc.diagnosis.report import (
     CUT,
     PAIRS,
@@ -41,13 +44,11 @@ from dnc.diagnosis.report import (
 from dnc.diagnosis.subjects import Subject, float32, from_cfg, from_engine, written
 from dnc.diagnosis.weighing import NAMES, Powers, Sums, by_channel, decibels, score, weigh
 from dnc.errors import DncError
-from dnc.evaluation.datasets import Dataset, evenly, read_dataset
+from dnc.evaluation.datasets import Dataset, evenly
 from dnc.files.places import cache_dir
 from dnc.files.reading import read_bounded
 from dnc.files.writing import scratch_folder
 from dnc.graph.rewriting import constant_array
-from dnc.graph.running import Running
-from dnc.quantization.calibration import Calibration
 from dnc.quantization.sensitivity import measuring
 from dnc.runtime.decoding import BoxHead
 from dnc.runtime.engine import load
@@ -55,11 +56,7 @@ from dnc.runtime.inputs import Inputs, Prepared
 from dnc.targets.onnx import Onnx
 from dnc.typing import Array, Progress, silent
 
-from dnc.diagnosis.removing import Removable
-
-from dnc.diagnosis.adding import Adding
-
-__all__ = ["Wanted", "diagnose", "images_of"]
+__all__ = ["Wanted", "diagnose"]
 
 _ADDED = (1, 4)
 """How many images noise is added on, at least and at most."""
@@ -132,17 +129,8 @@ def diagnose(
             other = from_engine(
                 load(against), subject.source.cfg, subject.source.network.weights, options.calibration, progress
             )
-        dataset = images_of(options, subject.source.calibration, wanted.compared)
+        dataset = dataset_for(subject.source.calibration, options, wanted.compared, key="valid")
         return _Diagnosing(subject, other, dataset, wanted, times or {}, scratch, progress).diagnosis()
-
-
-def images_of(options: CompileOptions, calibration: Calibration | None, most: int) -> Dataset:
-    """The images: those named, else those of the calibration; of many, some from all over the list."""
-    source = options.data or ([] if calibration is None else calibration.sources)
-    if not source:
-        raise DncError("accuracy is lost on images; none are named", hint="name them with --data")
-    dataset = read_dataset(source, key="valid" if options.data else "train")
-    return dataclasses.replace(dataset, entries=evenly(dataset.entries, most))
 
 
 @dataclass
@@ -452,12 +440,6 @@ class _Diagnosing:
                 yield [unit], noise.removed({unit})
         if chosen:
             yield sorted(chosen), noise.removed(chosen)
-
-
-
-
-
-
 
 
 def _rounds(subject: Subject, parts: Parts, layer: int, name: str) -> bool:

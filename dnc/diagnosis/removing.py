@@ -2,48 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from os import PathLike
-from pathlib import Path
-import numpy as np
-from dnc.compiler.options import CompileOptions
-from dnc.compiler.source import is_engine
-from dnc.darknet.layers.base import layer_value
-from dnc.darknet.network import Network
-from dnc.diagnosis.finding import find
-from dnc.diagnosis.looking import Looked, Looker
-from dnc.diagnosis.parts import ENTRY, Parts, weights_of, with_noise
+from collections.abc import Collection, Sequence
+
+from dnc.diagnosis.parts import ENTRY, Parts
 from dnc.diagnosis.report import (
-    CUT,
     PAIRS,
-    ROUNDED,
-    STEP,
     WEIGHTS,
-    Diagnosis,
-    Kept,
     LayerDiagnosis,
-    Metric,
-    RangeUse,
-    Side,
 )
-from dnc.diagnosis.subjects import Subject, float32, from_cfg, from_engine, written
-from dnc.diagnosis.weighing import NAMES, Powers, Sums, by_channel, decibels, score, weigh
-from dnc.errors import DncError
-from dnc.evaluation.datasets import Dataset, evenly, read_dataset
-from dnc.files.places import cache_dir
-from dnc.files.reading import read_bounded
-from dnc.files.writing import scratch_folder
-from dnc.graph.rewriting import constant_array
-from dnc.graph.running import Running
-from dnc.quantization.calibration import Calibration
-from dnc.quantization.sensitivity import measuring
-from dnc.runtime.decoding import BoxHead
-from dnc.runtime.engine import load
-from dnc.runtime.inputs import Inputs, Prepared
-from dnc.targets.onnx import Onnx
-from dnc.typing import Array, Progress, silent
+from dnc.diagnosis.subjects import Subject
 
 __all__ = ["Removable"]
 
@@ -52,7 +19,6 @@ _MOST_KEPT = 8
 
 _ENOUGH = 0.8
 """The share of the noise that such a set takes away, if it can."""
-
 
 
 class Removable:
@@ -96,7 +62,6 @@ class Removable:
                 break
             chosen |= max(steps, key=lambda step: (self.removed(chosen | step) - self.removed(chosen)) / len(step))
         return chosen
-
 
 
 def _holders(parts: Parts, layer: int) -> set[int]:

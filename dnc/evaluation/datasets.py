@@ -17,16 +17,13 @@ import os
 import random
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import Any, TypeVar
-
-import numpy as np
-import numpy.typing as npt
+from typing import TypeVar
 
 from dnc.errors import DatasetError, ImageError, Where, tolerate, warn
-from dnc.files.reading import read_bounded, read_json
+from dnc.files.reading import read_bounded
 
 __all__ = [
     "ARRAYS",
@@ -127,10 +124,6 @@ class Dataset:
         first = self.entries[0]
         source = first.where.file if first.where else first.path.parent
         return f"{len(self.entries)} images of {source}, the first of which is {first.path}"
-
-
-
-
 
 
 def is_data_file(path: str | PathLike[str]) -> bool:
@@ -259,30 +252,6 @@ def _images_among(files: Iterable[Path]) -> list[Path]:
     """The pictures, sorted; arrays where there is none."""
     found = sorted(file for file in files if file.suffix.lower() in SUFFIXES)
     return [file for file in found if file.suffix.lower() in _PICTURES] or found
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
 
 
 def _listed_in_data(data: DataFile, key: str, skip_bad: bool) -> list[Entry]:

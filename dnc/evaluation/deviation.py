@@ -25,12 +25,12 @@ import onnx_ir as ir
 
 from dnc.graph.running import Running
 from dnc.runtime.decoding import Classification, Detection
-from dnc.runtime.suppression import overlap
 from dnc.runtime.inputs import Inputs
 from dnc.runtime.manifest import Manifest
 from dnc.runtime.memory import States
 from dnc.runtime.postprocessing import Postprocess, Result
 from dnc.runtime.runners import Session
+from dnc.runtime.suppression import overlap
 from dnc.typing import Array, Progress, silent
 
 __all__ = ["Deviation", "HeadError", "match", "measure_deviation"]

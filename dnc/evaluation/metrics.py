@@ -26,7 +26,7 @@ import io
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stdout
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -36,17 +36,16 @@ import numpy.typing as npt
 
 from dnc.errors import DatasetError, DncError, ImageError, warn
 from dnc.evaluation.datasets import Dataset, read_names
+from dnc.evaluation.reports import ClassFigures, CocoReport, DarknetReport, Report, TopReport
 from dnc.evaluation.truth import Truth, class_truth, read_truth
 from dnc.evaluation.workers import Picture, Task, Work, Workers, each
 from dnc.runtime.decoding import BoxHead, Classification, Detection
-from dnc.runtime.suppression import darknet_order, overlap
 from dnc.runtime.engine import Engine, load
 from dnc.runtime.images import Pixels
 from dnc.runtime.inputs import Prepared
 from dnc.runtime.memory import States
+from dnc.runtime.suppression import darknet_order, overlap
 from dnc.typing import Array
-
-from dnc.evaluation.reports import Report, ClassFigures, DarknetReport, CocoReport, TopReport
 
 __all__ = [
     "average_precision",
@@ -62,18 +61,6 @@ _COCO_DETECTIONS = 100
 
 Floats = npt.NDArray[np.float32]
 Progress = Callable[[int, int], None]
-
-
-
-
-
-
-
-
-
-
-
-
 
 
 def evaluate(

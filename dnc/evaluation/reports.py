@@ -2,29 +2,11 @@
 
 from __future__ import annotations
 
-import io
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass
-from os import PathLike
-from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
-import numpy as np
-import numpy.typing as npt
-from dnc.errors import DatasetError, DncError, ImageError, warn
-from dnc.evaluation.datasets import Dataset, Truth, class_truth, read_names, read_truth
-from dnc.evaluation.workers import Picture, Task, Work, Workers, each
-from dnc.runtime.decoding import BoxHead, Classification, Detection
-from dnc.runtime.suppression import darknet_order, overlap
-from dnc.runtime.engine import Engine, load
-from dnc.runtime.images import Pixels
-from dnc.runtime.inputs import Prepared
-from dnc.runtime.memory import States
-from dnc.typing import Array
 
 __all__ = ["ClassFigures", "CocoReport", "DarknetReport", "Figure", "Report", "TopReport"]
-
 
 
 class Figure(NamedTuple):
@@ -34,7 +16,6 @@ class Figure(NamedTuple):
     value: float
     percent: bool = True
     """It is a share, shown as a percentage; else it is a count."""
-
 
 
 @dataclass(frozen=True)
@@ -58,7 +39,6 @@ class Report(ABC):
         return {"metric": self.metric, **asdict(self)}
 
 
-
 @dataclass(frozen=True)
 class ClassFigures:
     """A class in Darknet's figures."""
@@ -69,7 +49,6 @@ class ClassFigures:
     objects: int
     true_positives: int
     false_positives: int
-
 
 
 @dataclass(frozen=True)
@@ -132,7 +111,6 @@ class DarknetReport(Report):
         )
 
 
-
 @dataclass(frozen=True)
 class CocoReport(Report):
     """COCO's figures, from 0 to 1; -1 where there are no objects of the size.
@@ -157,7 +135,6 @@ class CocoReport(Report):
         names = ("AP", "AP50", "AP75", "AP small", "AP medium", "AP large")
         values = (self.ap, self.ap50, self.ap75, self.ap_small, self.ap_medium, self.ap_large)
         return tuple(map(Figure, names, values))
-
 
 
 @dataclass(frozen=True)

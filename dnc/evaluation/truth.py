@@ -9,27 +9,25 @@ class beyond the last one is written out of bounds) is an error here that names 
 
 from __future__ import annotations
 
-import glob
-import io
 import os
-import random
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
-from dnc.errors import DatasetError, ImageError, Where, tolerate, warn
-from dnc.files.reading import read_bounded, read_json
+
+from dnc.errors import DatasetError, warn
 from dnc.evaluation.datasets import Entry, is_folder, is_there, lines_of
+from dnc.files.reading import read_json
 
 __all__ = ["Annotations", "Truth", "class_truth", "label_path", "read_annotations", "read_labels", "read_truth"]
 
 _LARGEST_ANNOTATIONS, _MOST_ANNOTATED = 1 << 30, 100_000_000
 """Bytes and values: COCO's train2017 has 450 MB, mostly polygons."""
-
 
 
 @dataclass(frozen=True)
@@ -46,7 +44,6 @@ class Truth:
     """(T,): COCO's area in pixels of the image; nan where only the box is known."""
 
 
-
 @dataclass(frozen=True)
 class Annotations:
     """A COCO file: the truth by the image's file name, and the class of each category."""
@@ -55,6 +52,7 @@ class Annotations:
     names: tuple[str, ...]
     """Of the classes: the categories by ascending id."""
     truths: Mapping[str, Truth] = field(repr=False)
+
 
 _LABEL_FOLDERS = (
     ("/images/train2017/", "/labels/train2017/"),
@@ -75,7 +73,6 @@ _LABEL_SUFFIXES = tuple(
 )
 
 
-
 def label_path(image: str | PathLike[str]) -> str:
     """Path at which Darknet looks for the labels of an image: replace_image_to_label.
 
@@ -93,7 +90,6 @@ def label_path(image: str | PathLike[str]) -> str:
         hint = f"Darknet knows {', '.join(_LABEL_SUFFIXES)}"
         raise DatasetError(f"there is no rule where the labels of a '{suffix}' file are", str(image), hint)
     return f"{stem}.txt"
-
 
 
 def read_labels(path: str | PathLike[str], classes: int) -> Truth:
@@ -122,7 +118,6 @@ def read_labels(path: str | PathLike[str], classes: int) -> Truth:
         np.zeros(len(table), np.bool_),
         np.full(len(table), np.nan),
     )
-
 
 
 def read_annotations(path: str | PathLike[str]) -> Annotations:
@@ -158,7 +153,6 @@ def read_annotations(path: str | PathLike[str]) -> Annotations:
             table[:, 0].astype(np.intp), table[:, 1:5].astype(np.float32), table[:, 5] > 0, table[:, 6]
         )
     return Annotations(Path(path), tuple(categories[number] for number in sorted(categories)), truths)
-
 
 
 def read_truth(
@@ -205,7 +199,6 @@ def read_truth(
     return truths
 
 
-
 def class_truth(
     listed: Sequence[Entry], classes: int, *, labels: Sequence[str] = (), names: Sequence[str] = ()
 ) -> list[int]:
@@ -231,7 +224,6 @@ def class_truth(
     return classes_of
 
 
-
 def _classes_by(listed: Sequence[Entry], classes: int, labels: Sequence[str], names: Sequence[str]) -> list[int]:
     numbered = [entry.class_id for entry in listed if entry.class_id is not None]
     if len(numbered) == len(listed):
@@ -254,7 +246,6 @@ def _classes_by(listed: Sequence[Entry], classes: int, labels: Sequence[str], na
     raise DatasetError("nothing says the class of this image", listed[0].where or str(listed[0].path), hint)
 
 
-
 def _classes_by_label(listed: Sequence[Entry], labels: Sequence[str]) -> list[int]:
     """As Darknet, which finds phone in notphone.png too; where several labels occur in a path, a warning says so."""
     found, ambiguous = [], []
@@ -274,8 +265,8 @@ def _classes_by_label(listed: Sequence[Entry], labels: Sequence[str]) -> list[in
         warn(DatasetError(what, entry.where or str(entry.path), hint))
     return found
 
-_NOTHING = Truth(np.zeros(0, np.intp), np.zeros((0, 4), np.float32), np.zeros(0, np.bool_), np.zeros(0))
 
+_NOTHING = Truth(np.zeros(0, np.intp), np.zeros((0, 4), np.float32), np.zeros(0, np.bool_), np.zeros(0))
 
 
 def _with_ignored(truth: Truth, difficult: Truth) -> Truth:
@@ -287,7 +278,6 @@ def _with_ignored(truth: Truth, difficult: Truth) -> Truth:
     )
 
 
-
 def _annotated(listed: Sequence[Entry], classes: int, annotations: Annotations, allow_unlabelled: bool) -> list[Truth]:
     if len(annotations.names) != classes:
         what = f"{len(annotations.names)} categories for {classes} classes"
@@ -297,7 +287,6 @@ def _annotated(listed: Sequence[Entry], classes: int, annotations: Annotations, 
         what = f"{len(missing)} of {len(listed)} images are not annotated; the first is {missing[0].path}"
         raise DatasetError(what, annotations.path, "images go by their file names")
     return [annotations.truths.get(entry.path.name, _NOTHING) for entry in listed]
-
 
 
 def _label_file(image: Path, labels: str | PathLike[str] | None) -> Path:

@@ -29,8 +29,8 @@ import onnx_ir as ir
 
 from dnc.errors import DatasetError, TargetError
 from dnc.evaluation.datasets import Dataset
-from dnc.evaluation.truth import read_truth
 from dnc.evaluation.metrics import evaluate
+from dnc.evaluation.truth import read_truth
 from dnc.files.writing import scratch_folder
 from dnc.graph.pipeline import Pipeline
 from dnc.graph.running import Running

@@ -407,14 +407,6 @@ def head_from_json(fields: Mapping[str, Any]) -> Head:
         raise BundleError(f"unusable head '{kind}': {error}", where, hint) from error
 
 
-
-
-
-
-
-
-
-
 def label_of(labels: Sequence[str], class_id: int) -> str:
     """The name of a class; its number where there are no labels."""
     return labels[class_id] if class_id < len(labels) else str(class_id)
@@ -462,13 +454,3 @@ def _levels(tree: tuple[int, ...], classes: int) -> list[tuple[Indices, Indices]
         depth[node] = depth[parent] + 1 if parent >= 0 else 0
     levels = (np.flatnonzero(depth == level) for level in range(1, depth.max(initial=0) + 1))
     return [(nodes, np.array(tree, np.intp)[nodes]) for nodes in levels]
-
-
-
-
-
-
-
-
-
-

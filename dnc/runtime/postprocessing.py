@@ -27,8 +27,8 @@ import numpy.typing as npt
 
 from dnc.errors import BundleError, DncError, warn
 from dnc.runtime.decoding import BoxHead, Candidates, Classification, ClassifierHead, Detection, label_of
-from dnc.runtime.suppression import best_candidates, darknet_order, non_maximum_suppression
 from dnc.runtime.manifest import Manifest
+from dnc.runtime.suppression import best_candidates, darknet_order, non_maximum_suppression
 from dnc.typing import Array
 
 __all__ = ["DEFAULT_CANDIDATES", "Postprocess", "Result"]

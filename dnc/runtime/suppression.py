@@ -1,23 +1,17 @@
-"""Non-maximum suppression on the host: Darknet's do_nms_sort and diounms_sort, bit by bit, however many boxes there are.
+"""Non-maximum suppression on the host: Darknet's do_nms_sort and diounms_sort, bit by bit, of any number of boxes.
 
 `dnc.graph.suppression` does the same in the graph.
 """
 
 from __future__ import annotations
 
-import dataclasses
-from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import lru_cache
-from typing import Any, ClassVar, NamedTuple
 import numpy as np
 import numpy.typing as npt
+
 from dnc.errors import BundleError
 from dnc.runtime.decoding import NMS_KINDS, Candidates, Floats, Indices
 
 __all__ = ["best_candidates", "darknet_order", "exponent_of", "non_maximum_suppression", "overlap"]
-
 
 
 def best_candidates(candidates: Candidates, limit: int) -> Candidates:
@@ -30,14 +24,12 @@ def best_candidates(candidates: Candidates, limit: int) -> Candidates:
     return candidates._replace(scores=scores)
 
 
-
 def darknet_order(scores: Floats) -> Indices:
     """The order in which do_nms_sort leaves boxes that had these scores (K, classes) before the suppression: sorted by
     the score of the first class, then stably by that of the second, and so on."""
     # A class that no box has sorts nothing.
     used = scores[:, scores.any(axis=0)]
     return np.lexsort(-used.T) if used.size else np.arange(len(scores))
-
 
 
 def non_maximum_suppression(
@@ -73,10 +65,10 @@ def non_maximum_suppression(
     return scores
 
 
-
 def exponent_of(kind: str, beta: float) -> float | None:
     """That of the overlap of `non_maximum_suppression`; None where it is the IoU alone."""
     return {"greedynms": 0.6, "diounms": float(np.float32(beta))}.get(kind)
+
 
 _BLOCK = 64
 """As many boxes are compared with the later ones at a time: all with all would take memory by the square."""
@@ -86,7 +78,6 @@ _FEW = 1024
 
 _LOW = 0.05
 """So are all under such a threshold: there is no telling by their sizes which ones meet, but few are left."""
-
 
 
 def _suppressed(boxes: Floats, threshold: np.float32, exponent: float | None) -> npt.NDArray[np.bool_]:
@@ -110,7 +101,6 @@ def _suppressed(boxes: Floats, threshold: np.float32, exponent: float | None) ->
             suppressed[worse[_overlap(boxes[better], boxes[worse], exponent) > threshold]] = True
         rest = rest[~suppressed[rest]]
     return suppressed
-
 
 
 class _Nearby:
@@ -194,12 +184,10 @@ class _Nearby:
         return ((level * 2 * self._ROWS + row) << 32) + place
 
 
-
 def overlap(boxes: Floats, others: Floats, exponent: float | None = None) -> Floats:
     """(A, B): box_iou of boxes (A, 4) and others (B, 4), given as center x, center y, width, height; less
     (d^2 / c^2) ^ exponent if there is one, see `non_maximum_suppression`."""
     return _overlap(boxes[:, None], others[None], exponent)
-
 
 
 @np.errstate(divide="ignore", invalid="ignore", over="ignore")

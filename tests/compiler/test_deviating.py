@@ -204,7 +204,7 @@ def test_how_many_images(
         def flops(self) -> float:
             return flops
 
-    source: Any = type("Source", (), {"network": type("Network", (), {"layers": [Layer()]})})
+    source: Any = type("Source", (), {"network": type("Network", (), {"layers": [Layer()]}), "calibration": None})
     found = deviating._images(source, CompileOptions(data=[str(tmp_path)]))
     assert len(found) == count
     assert found[0] == paths[0]

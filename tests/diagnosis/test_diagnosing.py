@@ -13,9 +13,10 @@ import pytest
 
 import dnc
 from dnc.compiler.options import CompileOptions
+from dnc.compiler.preparing import dataset_for
 from dnc.darknet.network import Network
 from dnc.darknet.weights import write_weights
-from dnc.diagnosis.diagnosing import Wanted, diagnose, images_of
+from dnc.diagnosis.diagnosing import Wanted, diagnose
 from dnc.diagnosis.report import CUT, PAIRS, ROUNDED, STEP, WEIGHTS, Diagnosis
 from dnc.errors import DncError
 from dnc.quantization.calibration import Calibration
@@ -315,6 +316,6 @@ def test_images_are_those_of_the_calibration(tmp_path: Path) -> None:
     data.write_text(f"train={tmp_path}/train.txt\nvalid={tmp_path}/valid.txt\n", encoding="utf-8")
     calibration = Calibration("", "norm", False, {}, {"source": str(data)}, {})
     for options, name in ((CompileOptions(), "train"), (CompileOptions(data=[str(data)]), "valid")):
-        assert [entry.path.stem for entry in images_of(options, calibration, 9).entries] == [name]
+        assert [entry.path.stem for entry in dataset_for(calibration, options, 9, key="valid").entries] == [name]
     with pytest.raises(DncError, match="none are named"):
-        images_of(CompileOptions(), None, 9)
+        dataset_for(None, CompileOptions())

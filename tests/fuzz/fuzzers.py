@@ -450,7 +450,7 @@ class Data(Fuzzer):
         ]
 
     def run(self, folder: Path, allow: Allow) -> None:
-        from dnc.evaluation import datasets
+        from dnc.evaluation import datasets, truth
 
         for name in ("a.png", "b.png"):
             (folder / name).write_bytes(b"")
@@ -464,15 +464,15 @@ class Data(Fuzzer):
         for key in ("train", "valid"):
             with allow():
                 found = datasets.read_dataset(folder / "obj.data", key=key, limit=2, seed=1, skip_bad=True)
-                datasets.read_truth(found.entries, 2, allow_unlabelled=True)
+                truth.read_truth(found.entries, 2, allow_unlabelled=True)
         with allow():
             found = datasets.read_dataset(folder / "train.txt")
-            datasets.class_truth(found.entries, 2, labels=("a", "b"))
+            truth.class_truth(found.entries, 2, labels=("a", "b"))
         with allow():
-            datasets.read_labels(folder / "a.txt", 2)
+            truth.read_labels(folder / "a.txt", 2)
         if (folder / "coco.json").exists():
             with allow():
-                datasets.read_annotations(folder / "coco.json")
+                truth.read_annotations(folder / "coco.json")
 
 
 class Runtime(Engine):

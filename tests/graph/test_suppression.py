@@ -22,8 +22,8 @@ from dnc.graph.builder import Builder
 from dnc.graph.running import Running
 from dnc.graph.suppression import emit_nms
 from dnc.runtime.decoding import Candidates, Detection
-from dnc.runtime.suppression import non_maximum_suppression
 from dnc.runtime.engine import Engine
+from dnc.runtime.suppression import non_maximum_suppression
 from tests.thinning import thinned
 
 Floats = npt.NDArray[np.float32]

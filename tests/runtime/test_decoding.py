@@ -14,11 +14,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dnc.errors import BundleError, DncError, DncWarning
-from dnc.runtime import decoding, postprocessing
-from dnc.runtime.decoding import NMS_KINDS, BoxHead, Candidates, ClassifierHead, Detection, DetectionHead, GaussianYoloHead, Head, RegionHead, YoloHead, head_from_json
-from dnc.runtime.suppression import best_candidates, darknet_order, non_maximum_suppression
+from dnc.runtime import postprocessing, suppression
+from dnc.runtime.decoding import (
+    NMS_KINDS,
+    BoxHead,
+    Candidates,
+    ClassifierHead,
+    Detection,
+    DetectionHead,
+    GaussianYoloHead,
+    Head,
+    RegionHead,
+    YoloHead,
+    head_from_json,
+)
 from dnc.runtime.postprocessing import Postprocess
 from dnc.runtime.preprocessing import Preprocessing
+from dnc.runtime.suppression import best_candidates, darknet_order, non_maximum_suppression
 from tests import goldens
 from tests.manifests import manifest
 
@@ -413,7 +425,7 @@ def plain_suppression(boxes: Floats, scores: Floats, kind: str, threshold: float
 def test_suppression_of_many_is_the_plain_one(
     name: str, kind: str, threshold: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(decoding, "_FEW", 100)
+    monkeypatch.setattr(suppression, "_FEW", 100)
     boxes = many(name, 600)
     random = np.random.default_rng(7)
     # Two classes that nearly all share, with ties, and one of few boxes.
@@ -433,8 +445,8 @@ def test_boxes_that_cannot_overlap_are_not_compared(name: str, monkeypatch: pyte
         compared.append(found.size)
         return found
 
-    measure = decoding._overlap
-    monkeypatch.setattr(decoding, "_overlap", overlaps)
+    measure = suppression._overlap
+    monkeypatch.setattr(suppression, "_overlap", overlaps)
     boxes = many("small" if name == "anchors" else name, count)
     if name in ("anchors", "mixed"):
         boxes[:, 2:] /= 20

@@ -27,8 +27,8 @@ from dnc.graph.composites import inline_composites
 from dnc.graph.serialization import serialize_to
 from dnc.graph.suppression import MAX_CANDIDATES, emit_nms
 from dnc.runtime.decoding import Candidates, Detection
-from dnc.runtime.suppression import non_maximum_suppression
 from dnc.runtime.preprocessing import Preprocessing
+from dnc.runtime.suppression import non_maximum_suppression
 from dnc.targets.cuda.process import Compiler, Job, cuda_runtime
 from dnc.targets.cuda.target import Cuda
 from dnc.targets.cuda.toolkit import find_toolkit

@@ -17,8 +17,8 @@ from dnc.darknet.weights import write_weights
 from dnc.graph.builder import Builder
 from dnc.graph.suppression import MAX_CANDIDATES, emit_nms
 from dnc.runtime.decoding import Candidates
-from dnc.runtime.suppression import non_maximum_suppression
 from dnc.runtime.engine import Engine
+from dnc.runtime.suppression import non_maximum_suppression
 from dnc.targets.tvm.target import Tvm
 from tests.graph.test_suppression import HEADS, STEM, hold, noise
 
