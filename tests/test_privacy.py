@@ -17,6 +17,8 @@ import pytest
 
 from tests import ROOT
 from tests.patience import PATIENCE
+from tests.videos import write_video
+from tests.zoo.importer.checkpoints import zipped
 
 pytestmark = pytest.mark.slow
 
@@ -84,7 +86,7 @@ def watched(tmp_path: Path) -> Watched:
 
 @pytest.fixture
 def folder(watched: Watched, write: Write) -> Path:
-    """Where commands run: a detector, a classifier and photographs."""
+    """Where commands run: a detector, a classifier, and photographs with labels."""
     from PIL import Image
 
     generator = np.random.default_rng(0)
@@ -92,6 +94,7 @@ def folder(watched: Watched, write: Write) -> Path:
     for number in range(3):
         picture = Image.fromarray(generator.integers(0, 256, (40, 50, 3), np.uint8))
         picture.save(watched.work / f"images/{number}.jpg")
+        (watched.work / f"images/{number}.txt").write_text("0 0.5 0.5 0.2 0.2\n", encoding="utf-8")
     classifier = "[net]\nwidth=16\nheight=16\nchannels=3\n[convolutional]\nfilters=3\nsize=3\n[avgpool]\n[softmax]\n"
     for path in (write("tiny"), write("classifier", classifier)):
         shutil.copy(path, watched.work)
@@ -145,3 +148,53 @@ def test_the_watch_sees_what_it_should(watched: Watched) -> None:
     for code in (f"open({str(elsewhere)!r}, 'w')", f"import os; os.mkdir({str(elsewhere) + '-'!r})"):
         assert "elsewhere" in "".join(watched(sys.executable, "-c", code))
     assert watched(sys.executable, "-c", "import tempfile; tempfile.mkstemp(); open('a', 'w')") == []
+
+
+def test_commands_whose_libraries_keep_things(watched: Watched, folder: Path) -> None:
+    """Matplotlib's list of fonts, fontconfig's, numba's and OpenCV's caches; videos; data sets."""
+    for library in ("onnxruntime", "matplotlib", "cv2"):
+        pytest.importorskip(library)
+    write_video(folder / "street.mp4")
+    (folder / "images.txt").write_text("".join(f"images/{number}.jpg\n" for number in range(3)), encoding="utf-8")
+    (folder / "obj.data").write_text("classes = 2\nvalid = images.txt\ntrain = images.txt\n", encoding="utf-8")
+    for words in (
+        "compile tiny.cfg -t onnx -o d",
+        "eval d --data obj.data",
+        "eval d --images images --like-darknet --json",
+        "detect d street.mp4 images -o drawn --every 4",
+        "detect d street.mp4 --json-lines",
+        "bench d --seconds 1 --plot times.png",
+        "bench d --seconds 1 --video street.mp4",
+        "bench d --seconds 1 --layers --json",
+        "diagnose d --data obj.data --html page.html",
+        "package d --as-c",
+        "package d --as-object",
+        "weights random tiny.cfg -o random.weights",
+        "embed --json",
+    ):
+        assert watched.dnc(*words.split()) == [], words
+    assert not [path for path in watched.home.iterdir() if path.name != ".cache"]
+    assert [path.name for path in watched.cache.parent.iterdir()] == ["dnc"]
+
+
+def test_imports_and_exports(watched: Watched, folder: Path) -> None:
+    for library in ("onnxruntime", "openvino"):
+        pytest.importorskip(library)
+    state = {
+        "stem.weight": np.ones((3, 3, 3, 3), np.float32),
+        "stem.bias": np.zeros(3, np.float32),
+    }
+    zipped(folder / "net.pth", {"state_dict": state})
+    assert watched.dnc("import", "net.pth", "classifier.cfg", "-o", "imported.weights") == []
+    for name in ("deepstream", "frigate", "opencv", "ovms", "triton", "ultralytics", "yolov5"):
+        assert watched.dnc("export", "tiny.cfg", "--for", name, "-o", name) == [], name
+    assert not [path for path in watched.home.iterdir() if path.name != ".cache"]
+
+
+def test_workers_stay_on_this_machine(watched: Watched, folder: Path) -> None:
+    """They are spoken to, at 127.0.0.1 and nowhere else; no name is looked up."""
+    for library in ("onnxruntime", "distributed"):
+        pytest.importorskip(library)
+    assert watched.dnc("compile", "tiny.cfg", "-t", "onnx", "-o", "d") == []
+    said = watched.dnc("eval", "d", "--images", "images", "--workers", "2")
+    assert [line for line in said if "127.0.0.1" not in line] == []

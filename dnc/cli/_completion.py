@@ -14,12 +14,52 @@ from pathlib import Path
 from typing import Any
 
 import click
-from click.shell_completion import CompletionItem
+from click.shell_completion import (
+    BashComplete,
+    CompletionItem,
+    FishComplete,
+    ShellComplete,
+    ZshComplete,
+    add_completion_class,
+)
 
 __all__ = ["Complete", "complete_networks", "complete_plugins", "complete_published", "complete_value", "plugins"]
 
 Completed = list[CompletionItem]
 Complete = Callable[[click.Context, click.Parameter, str], Completed]
+
+
+class _Joined(ShellComplete):
+    """Of shells that ask for --target=open as one word, and so have to be answered."""
+
+    def get_completions(self, args: list[str], incomplete: str) -> Completed:
+        option, equals, _ = incomplete.partition("=")
+        items = super().get_completions(args, incomplete)
+        if equals and option.startswith("--"):
+            for item in items:
+                item.value = f"{option}={item.value}"
+        return items
+
+
+@add_completion_class
+class Zsh(_Joined, ZshComplete):
+    """Zsh's."""
+
+
+@add_completion_class
+class Fish(_Joined, FishComplete):
+    """Fish's."""
+
+
+@add_completion_class
+class Bash(BashComplete):
+    """Bash's, which parts words at `=`, so that --target=open comes as three."""
+
+    def get_completion_args(self) -> tuple[list[str], str]:
+        """The words before the one that is completed, and that one."""
+        words, incomplete = super().get_completion_args()
+        return [word for word in words if word != "="], incomplete
+
 
 _HELPERS = ("base", "shared", "exporting", "readme", "ovms-client")
 """Modules beside the plug-ins that are none."""

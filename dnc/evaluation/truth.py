@@ -195,6 +195,8 @@ def read_truth(
         entry, place = missing[0]
         what = f"{len(missing)} of {len(listed)} images have no labels; the first is {entry.path}"
         hint = "images without objects have empty files, or are allowed by --allow-unlabelled"
+        if allow_unlabelled:
+            hint = "nothing can be measured without any"
         raise DatasetError(what, place, hint)
     return truths
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import re
@@ -9,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +18,7 @@ import pytest
 
 from dnc.cli._progress import Remaining
 from dnc.tables import Table, wrapped
+from tests import ROOT
 from tests.cli.test_main import POSIX, dnc, on_terminal
 from tests.conftest import Result
 from tests.patience import PATIENCE
@@ -219,3 +222,72 @@ def test_scripts_for_shells(shell: str, tmp_path: Path) -> None:
         del environment["_DNC_COMPLETE"]
         answer = subprocess.run([program, "-c", f". {tmp_path}/script; {asked}"], env=environment, capture_output=True)
         assert answer.stdout == b"openvino\n"
+
+
+def typed(program: list[str], lines: str, keys: str, folder: Path, environment: dict[str, str]) -> str:
+    """What a shell shows after some lines, keys and Tab: at the end the words that it takes the line for, as <word>."""
+    pty = pytest.importorskip("pty")
+    own, theirs = pty.openpty()
+    process = subprocess.Popen(
+        program, stdin=theirs, stdout=theirs, stderr=theirs, cwd=folder, env=environment, start_new_session=True
+    )
+    os.close(theirs)
+    timer = threading.Timer(PATIENCE, process.kill)
+    timer.start()
+    shown = b""
+
+    def wait_for(word: bytes) -> None:
+        nonlocal shown
+        while word not in shown and (part := os.read(own, 1 << 16)):
+            shown += part
+
+    # Linux ends a terminal whose shell has ended with EIO.
+    with contextlib.suppress(OSError):
+        os.write(own, f"{lines}\necho re''ady\n".encode())
+        wait_for(b"ready")
+        # At the beginning of the line (Ctrl-A) what prints its words, and behind its end (Ctrl-E) one more.
+        os.write(own, f"{keys}\t\x01printf '<%s>' \x05 END\n".encode())
+        wait_for(b"<END>")
+    timer.cancel()
+    process.kill()
+    process.wait()
+    os.close(own)
+    return shown.decode(errors="replace")
+
+
+@POSIX
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("shell", "words", "lines"),
+    [
+        ("bash", "--norc --noprofile -i", 'eval "$(_DNC_COMPLETE=bash_source dnc)"'),
+        ("zsh", "-f -i", 'autoload -Uz compinit; compinit -D -u; eval "$(_DNC_COMPLETE=zsh_source dnc)"'),
+        ("fish", "--no-config -c", "_DNC_COMPLETE=fish_source dnc | source; complete -C "),
+    ],
+)
+def test_what_is_typed(shell: str, words: str, lines: str, tmp_path: Path) -> None:
+    """In the shells themselves: values behind a space and behind =, and names that a shell would take for something."""
+    program = shutil.which(shell)
+    if program is None:
+        pytest.skip(f"there is no {shell}")
+    names = ("my net.cfg", "it's.cfg", "do$HOME.cfg", "ba`ck.cfg", 'x"y.cfg')
+    for name in names:
+        (tmp_path / name).touch()
+    binaries = tmp_path / "bin"
+    binaries.mkdir()
+    (binaries / "dnc").write_text(f'#!/bin/sh\nexec "{sys.executable}" -m dnc "$@"\n')
+    (binaries / "dnc").chmod(0o755)
+    environment = {**os.environ, "PATH": f"{binaries}{os.pathsep}{os.environ['PATH']}", "HOME": str(tmp_path)}
+    environment |= {"TERM": "xterm", "PYTHONPATH": str(ROOT), "EDITOR": "emacs", "VISUAL": "emacs"}
+    wanted = {f"dnc info {name[:2]}": name for name in names if name != 'x"y.cfg'}
+    wanted |= {"dnc info x": 'x"y.cfg', "dnc info peleen": "peleenet"}
+    wanted |= {"dnc compile -t open": "openvino", "dnc compile --target=open": "--target=openvino"}
+    for keys, word in wanted.items():
+        if shell == "fish":
+            # It takes no terminal that it does not control, and tells by itself what Tab would.
+            command = [program, *words.split(), f"{lines}'{keys}'"]
+            answer = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+            assert answer.stdout == f"{word}\n", keys
+            continue
+        shown = typed([program, *words.split()], lines, keys, tmp_path, environment)
+        assert f"<{word}><END>" in shown, f"{keys}\n{shown}"
