@@ -29,7 +29,7 @@ def test_a_fork_waits_and_is_waited_for() -> None:
         with at_work:
             order.append("late")
 
-    threads = [threading.Thread(target=task) for task in (work, fork, late)]
+    threads = [threading.Thread(target=task, daemon=True) for task in (work, fork, late)]
     threads[0].start()
     begun.wait()
     threads[1].start()
@@ -73,7 +73,7 @@ def test_what_is_called_at_rest() -> None:
             go_on.wait()
             order.append("work")
 
-    threads = [threading.Thread(target=task) for task in (work, at_work.before_fork)]
+    threads = [threading.Thread(target=task, daemon=True) for task in (work, at_work.before_fork)]
     threads[0].start()
     begun.wait()
     threads[1].start()
