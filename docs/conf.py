@@ -23,6 +23,7 @@ source_suffix = {".md": "markdown"}
 myst_enable_extensions = ["attrs_block", "colon_fence", "deflist"]
 myst_heading_anchors = 4
 smartquotes_action = "D"  # Dashes; quotes stay as they are typed.
+highlight_language = "text"
 default_role = "code"  # `name` in docstrings is code, as in Markdown.
 nitpicky = False
 
@@ -31,6 +32,11 @@ autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
 autodoc_default_options = {"members": True}
 autodoc_inherit_docstrings = False
+autodoc_preserve_defaults = True
+# Said in docs/reference/python.md.
+autodoc_type_aliases = {
+    name: name for name in ("Array", "Empty", "Feeds", "Floats", "Image", "Outputs", "Pixels", "Progress")
+}
 python_maximum_signature_line_length = 90
 napoleon_numpy_docstring = False
 napoleon_use_rtype = False

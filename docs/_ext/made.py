@@ -6,6 +6,7 @@ ignores; a page that has not changed is not written, so that Sphinx does not rea
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,14 +41,28 @@ def write(docs: Path) -> None:
             path.write_text(text, "utf-8")
 
 
-def _whole(app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
-    """Keeps Napoleon from taking what stands before a colon in the first line of an attribute's text for its type."""
+def _docstring(app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
+    """Indented blocks are code, as `prose` takes them; of an attribute's first line, Napoleon would take what stands
+    before a colon for its type."""
+    for number, line in reversed(list(enumerate(lines))):
+        above = next((each for each in reversed(lines[:number]) if each), "")
+        if line.startswith("    ") and number and not lines[number - 1] and above and not above.startswith(" "):
+            lines[number:number] = ["::", ""]
     if what in ("attribute", "property"):
         lines[:0] = ["..", ""]  # A comment without text.
+
+
+def _signature(
+    app: Sphinx, what: str, name: str, obj: object, options: object, signature: str | None, returned: str | None
+) -> tuple[str | None, str | None]:
+    """Aliases of types by their names alone, also within other types."""
+    plain = [each and re.sub(r"TypeAliasForwardRef\('(\w+)'\)", r"\1", each) for each in (signature, returned)]
+    return plain[0], plain[1]
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
     """Called by Sphinx."""
     app.connect("builder-inited", lambda app: write(Path(app.srcdir)))
-    app.connect("autodoc-process-docstring", _whole, priority=400)
+    app.connect("autodoc-process-docstring", _docstring, priority=400)
+    app.connect("autodoc-process-signature", _signature)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -28,7 +28,7 @@ def pages() -> Mapping[str, str]:
             "Targets",
             "What `dnc compile --target NAME` compiles for, and what `--option KEY=VALUE` tells it.",
             _target,
-            lambda name: targets[name].summary,
+            lambda name: _capital(targets[name].summary),
         ),
         "destinations": (
             destinations,
@@ -43,7 +43,7 @@ def pages() -> Mapping[str, str]:
             "Rewritings of the graph. Each target runs some, in an order of its own; `--passes NAME:KEY=VALUE,…` runs "
             "others, `--skip NAME` leaves one out, and `dnc explain` shows what each did at which section.",
             _pass,
-            lambda name: _first(passes[name]),
+            lambda name: _first(passes[name]).partition(". ")[0].rstrip("."),
         ),
     }
     made = {}
@@ -54,6 +54,10 @@ def pages() -> Mapping[str, str]:
         for name in registry:
             made[f"reference/{folder}/{name}.md"] = "\n\n".join(page(name)) + "\n"
     return made
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def _first(kind: type) -> str:
@@ -75,7 +79,7 @@ def _options(kind: type[Selectable | Destination | Pass], how: str) -> Iterator[
 def _target(name: str) -> Iterator[str]:
     kind = targets[name]
     yield f"# Target {name}"
-    yield prose(f"{kind.summary[:1].upper()}{kind.summary[1:]}.")
+    yield prose(f"{_capital(kind.summary)}.")
     yield f'`pip install ".[{kind.extra}]"`, from a checkout, has [what it takes](../extras/index.md).'
     yield "## How it works"
     yield _module_text(kind)
@@ -123,6 +127,8 @@ def _pass(name: str) -> Iterator[str]:
     kind = passes[name]
     yield f"# Pass {name}"
     tolerance = f"by {kind.tolerance:g} of the largest value at most" if kind.tolerance else "not at all: it is exact"
+    if kind.tolerance >= 1:
+        tolerance = "as far as rounding does: [what quantization does](../../explanation/quantization.md)"
     rows = [("What it does", prose(_first(kind))), ("Changes outputs", tolerance)]
     rows += [("Applies to", prose(kind.applies_to))] * bool(kind.applies_to)
     rows += [("An error where there is no", prose(kind.needs))] * bool(kind.needs)

@@ -25,7 +25,7 @@ _SCROLLED = """return [...document.querySelectorAll(".content, .content *")].fil
 """What is scrolled sideways within a page, but for code and tables."""
 _UNREADABLE = """return [...document.querySelectorAll("article pre, article .table-wrapper")].filter(each =>
     each.scrollWidth > each.clientWidth + 1 && (each.tabIndex !== 0
-    || (innerWidth < 500 && each.matches(".highlight:not(.highlight-text *) > pre")))
+    || (innerWidth < 500 && each.matches(":not(:is(.highlight-text, .highlight-default) *)") && each.matches("pre")))
     ).concat([...document.querySelectorAll("td p, th p")].filter(each =>
     getComputedStyle(each).overflowWrap === "anywhere")).map(each => each.outerHTML.slice(0, 80))"""
 """What scrolls and cannot be reached by Tab; code that a phone would have to scroll; cells that break words."""
