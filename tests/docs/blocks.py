@@ -27,6 +27,7 @@ SHOWN = ("text",)
 _PART = re.compile(
     r"^<!-- test: (?P<kind>\w+)\s*(?P<said>.*?)\s*-->$|^```(?P<language>\S*)\n(?P<code>.*?)^```$", re.M | re.S
 )
+_HIDDEN = re.compile(r"^(?:[ \t]+```|[ \t]*~~~)", re.M)
 _NAME = re.compile(r"(?://|#) ([\w.-]+\.\w+)\n")
 
 
@@ -77,9 +78,14 @@ def read(path: Path) -> Page:
     """The page's blocks in order.
 
     Raises:
-        ValueError: a comment is none of those above, or stands before nothing.
+        ValueError: a comment is none of those above, or stands before nothing; a block is indented or begins with ~~~,
+            so that it would not be seen.
     """
     text = path.read_text("utf-8")
+    if (hidden := _HIDDEN.search(text)) is not None:
+        raise ValueError(
+            f"{path.name}:{text.count(chr(10), 0, hidden.start()) + 1}: a block begins with ``` at its line"
+        )
     page, said = Page(path), {}
     for part in _PART.finditer(text):
         line = text.count("\n", 0, part.start()) + 1

@@ -30,6 +30,8 @@ def shell(code: str) -> tuple[int, str]:
             os.environ[name] = value
         kept.unlink()
         os.chdir(os.environ["PWD"])
+    elif not ran.returncode:
+        return 1, f"{ran.stdout}something ended the shell before the end of the block"
     return ran.returncode, ran.stdout
 
 
