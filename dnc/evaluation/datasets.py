@@ -184,7 +184,7 @@ def read_dataset(
         skip_bad: an image that a list names and that is missing is a warning.
 
     Raises:
-        DatasetError: a list is missing, empty, or shorter than `limit`; an image that it names is missing.
+        DatasetError: a list is missing or empty; an image that it names is missing.
         ImageError: a folder or a glob has no images, or an image given by itself is missing.
     """
     given = [source] if isinstance(source, str | PathLike) else list(source)
@@ -207,7 +207,8 @@ def read_dataset(
         raise DatasetError(f"{limit} images are wanted", hint="1 at least")
     if limit > len(entries):
         what = f"{limit} images are wanted, but there are {len(entries)}"
-        raise DatasetError(what, ", ".join(map(str, given)), f"ask for {len(entries)} at most")
+        warn(DatasetError(what, ", ".join(map(str, given)), "all of them are taken"))
+        limit = len(entries)
     if seed is None:
         return Dataset(tuple(entries[:limit]), data)
     chosen = sorted(random.Random(seed).sample(range(len(entries)), limit))

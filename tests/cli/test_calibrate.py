@@ -132,10 +132,15 @@ def test_import_says_where_ranges_come_from(command: Command, folder: Path) -> N
     assert result.out.startswith("tiny.calibration.json: tiny, 2 symmetric ranges by darknet from t.txt, in ")
 
 
+def test_fewer_images_than_wanted_are_all_taken(command: Command, folder: Path) -> None:
+    result = command("calibrate", "obj.data", "tiny.cfg", "tiny.weights", "-input_calibration", "100")
+    assert (result.code, " on 3 images" in result.out) == (0, True)
+    assert "warning: 100 images are wanted, but there are 3\n" in result.err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("tiny.cfg", "-n", "4"), "4 images are wanted, but there are 3"),
         (("tiny.cfg", "-n", "0"), "0 images are wanted"),
         (("obj.data", "tiny.weights"), "the .cfg is missing"),
         (("tiny.cfg", "other.cfg"), "tiny.cfg and other.cfg are both cfg"),
