@@ -109,6 +109,9 @@ class Inputs:
         if not isinstance(image, np.ndarray) and hasattr(image, "convert"):
             # A PIL image may be of any mode; a palette's numbers are no pixels.
             return from_picture(image, channels, exif=exif)
+        if image is None:
+            # Read it with dnc, or look for the file: OpenCV says no more.
+            raise ImageError("None is no image", hint="cv2.imread gives None for a file that it cannot read")
         pixels: Pixels = np.asarray(image)
         if color == "bgr" and pixels.ndim == 3 and pixels.shape[2] >= 3:
             return pixels[:, :, [2, 1, 0, *range(3, pixels.shape[2])]]

@@ -98,9 +98,14 @@ class Postprocess:
 
         Raises:
             BundleError: an output does not fit its head, or the heads differ in their classes.
-            DncError: as `check`, or `max_candidates` is less than 1 or fixed in the graph.
+            DncError: as `check`, `confidence` or `iou` is not from 0 to 1, or `max_candidates` is less than 1 or fixed
+                in the graph.
         """
         self.check()
+        for name, value in (("confidence", confidence), ("iou", iou)):
+            # A percentage would leave nothing, in silence.
+            if not 0 <= value <= 1:
+                raise DncError(f"{name}={value:g} is not from 0 to 1", hint="0.25 are 25 %")
         head = self._manifest.heads[-1]
         if not self._heads:
             assert isinstance(head, ClassifierHead)

@@ -370,6 +370,16 @@ def test_detect_and_classify(engine: dnc.Engine, write: Write, tmp_path: Path) -
         engine.classify(image)
 
 
+def test_what_would_find_nothing_in_silence(engine: dnc.Engine) -> None:
+    image = np.zeros((40, 50, 3), np.uint8)
+    for options in ({"confidence": 25}, {"confidence": -0.1}, {"iou": 45}, {"iou": float("nan")}):
+        (name,) = options
+        with pytest.raises(DncError, match=f"{name}=.* is not from 0 to 1"):
+            engine.detect(image, **options)
+    with pytest.raises(ImageError, match=r"None is no image\n.*cv2.imread"):
+        engine.detect(None)
+
+
 @pytest.mark.parametrize("channels", [3, 4])
 def test_bgr(channels: int, engine: dnc.Engine, write: Write, tmp_path: Path) -> None:
     """OpenCV's frames, whether the engine or the host prepares them."""
