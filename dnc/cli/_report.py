@@ -150,6 +150,12 @@ def network_json(network: Network, weights: str | Path | None = None) -> dict[st
     }
 
 
+def listed_labels(manifest: Manifest) -> str:
+    """How many names of classes there are, and the first three; empty if there are none."""
+    first = ", ".join(manifest.labels[:3]) + (", ..." if len(manifest.labels) > 3 else "")
+    return f"{len(manifest.labels)}: {first}" if manifest.labels else ""
+
+
 def engine_json(manifest: Manifest, folder: Path) -> dict[str, Any]:
     """engine.json's contents, the labels, and what the folder, or the package, takes."""
     labels = list(manifest.labels)
@@ -174,7 +180,6 @@ def engine_text(manifest: Manifest, folder: Path) -> str:
         f"{output['kind']}: {output['classes']} classes, {output['where']}"
         for output in (head.to_json() for head in manifest.heads)
     ]
-    first = ", ".join(manifest.labels[:3]) + (", ..." if len(manifest.labels) > 3 else "")
     applied = [f"{item['name']} x{item['applied']}" for item in manifest.passes if item["applied"]]
     facts: list[tuple[str, Sequence[str]]] = [
         ("engine", [f"{folder}, {_folder_bytes(folder) / 1e6:.1f} MB"]),
@@ -193,7 +198,7 @@ def engine_text(manifest: Manifest, folder: Path) -> str:
         ("states", [f"{name} {_array(state)}" for name, state in manifest.states.items()]),
         ("decoding", [manifest.decode] if heads else []),
         ("heads", heads),
-        ("labels", [f"{len(manifest.labels)}: {first}"] if manifest.labels else ["none"]),
+        ("labels", [listed_labels(manifest) or "none"]),
         ("passes", [", ".join(applied) or "none applied"]),
         *((topic, [text]) for topic, text in eight_bits(manifest)),
         ("made with", [", ".join(f"{name} {version}" for name, version in manifest.tools.items())]),

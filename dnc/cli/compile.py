@@ -7,7 +7,7 @@ import click
 from dnc.cli import print_json, progress, say_files
 from dnc.cli._completion import complete_networks
 from dnc.cli._options import compile_options, compile_options_of
-from dnc.cli._report import eight_bits, operations
+from dnc.cli._report import eight_bits, listed_labels, operations
 
 
 @click.command(epilog="Example: dnc compile yolov4-tiny.cfg --weights yolov4-tiny.weights --target onnx -o yolo.engine")
@@ -44,6 +44,10 @@ def command(cfg: str, weights: str | None, out: str | None, as_json: bool, **fie
         f"in {time.perf_counter() - start:.1f} s"
     )
     click.echo(f"  passes: {applied or 'none applied'}")
+    if manifest.heads:
+        # They may have been found by name, or not found.
+        unnamed = "called by their numbers; --labels FILE names them, or CFG's name with .names beside it"
+        click.echo(f"  classes: {listed_labels(manifest) or unnamed}")
     for topic, text in (*manifest.report.items(), *eight_bits(manifest)):
         click.echo(f"  {topic}: {text}")
     tuning = manifest.tuning

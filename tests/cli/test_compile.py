@@ -72,11 +72,12 @@ def test_a_pass_with_options(command: Command, write: Write, tmp_path: Path) -> 
 
 def test_text(command: Command, engines: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    result = command("compile", engines / "tiny.cfg")
+    result = command("compile", engines / "tiny.cfg", "-t", "onnx")
     assert (result.code, result.err) == (0, "")
     first, second = result.out.splitlines()[:2]
     assert first.startswith("tiny.engine: tiny for onnx, 3 layers, 0.00 M parameters, 0.000 BFLOPs, in ")
     assert second.startswith("  passes: ")
+    assert "  classes: 2: cat, black dog\n" in result.out
     assert dnc.load(tmp_path / "tiny.engine").labels == ("cat", "black dog")
 
 
