@@ -96,6 +96,10 @@ def in_color(seen: Seen, exif: bool | None) -> Pixels:
     return pixels if pixels.shape[2:] == (3,) else read_image(seen.path, exif=exif)
 
 
+_DATA = frozenset({".json", ".jsonl", ".txt", ".csv"})
+"""Suffixes of what is no picture and no folder of pictures either, but the boxes themselves."""
+
+
 def picture_paths(out: Path, sources: Sequence[Path | Source]) -> dict[Path | Source, Path]:
     """Paths of the pictures and videos to write: `out`, or for several sources a file of the same name in the folder
     `out`.
@@ -106,6 +110,9 @@ def picture_paths(out: Path, sources: Sequence[Path | Source]) -> dict[Path | So
     """
     from PIL import Image
 
+    if out.suffix.lower() in _DATA and not is_folder(out):
+        hint = f"boxes as data are printed: --json > {out.name}, or --json-lines; with -o they are drawn"
+        raise DncError(f"'{out.suffix}' is no format of pictures or videos", out, hint)
     single = len(sources) == 1 and not is_folder(out)
     if not single and not is_folder(out) and (is_there(out) or out.suffix.lower() in SUFFIXES | FORMATS.keys()):
         raise DncError(f"{len(sources)} pictures cannot go into one file", out, "give a folder with -o")

@@ -203,7 +203,10 @@ def test_nothing_to_see(detect: Command, engines: Path, photographs: Path) -> No
 def test_pictures_that_cannot_be(detect: Command, photographs: Path, tmp_path: Path) -> None:
     a, b = photographs / "a.png", photographs / "b.jpg"
     before = a.read_bytes()
-    refused(detect(a, "-o", tmp_path / "x.txt"), "'.txt' is no image format", "for instance .bmp")
+    refused(detect(a, "-o", tmp_path / "x.xyz"), "'.xyz' is no image format", "for instance .bmp")
+    for sources in ((a,), (a, b)):
+        refused(detect(*sources, "-o", tmp_path / "x.json"), "'.json' is no format", "--json > x.json")
+    assert not (tmp_path / "x.json").exists()
     refused(detect(a, "-o", tmp_path / "x"), "'' is no image format")
     refused(detect(a, b, "-o", tmp_path / "x.png"), "2 pictures cannot go into one file", "give a folder")
     (tmp_path / "file").write_text("", encoding="utf-8")

@@ -295,7 +295,7 @@ def test_what_cannot_be(detect: Command, clip: Path, photographs: Path, monkeypa
     refused(detect("9" * 20), 1, "the camera cannot be opened", f"at camera {'9' * 20}")
     refused(detect("rtsp://me:secret@[::1"), 1, "the stream cannot be opened", "at rtsp://[::1")
     refused(detect(clip, "-o", clip), 1, "would replace its source")
-    refused(detect(clip, "-o", clip.with_name("x.txt")), 1, "'.txt' is no video format", ".avi, ")
+    refused(detect(clip, "-o", clip.with_name("x.xyz")), 1, "'.xyz' is no video format", ".avi, ")
     refused(detect(clip, image, "-o", clip.with_name("x.mp4")), 1, "2 pictures cannot go into one file")
     monkeypatch.setitem(sys.modules, "trackers", None)
     refused(detect(clip, "--track"), 1, "--track needs the package trackers", "pip install trackers")
