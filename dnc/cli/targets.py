@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from dnc.cli import print_json
+from dnc.cli import print_json, remark
 from dnc.cli._completion import complete_plugins
 from dnc.cli._report import show_options
 from dnc.tables import Table
@@ -18,10 +18,14 @@ def command(name: str | None, as_json: bool) -> None:
 
     The options are for `dnc compile --option KEY=VALUE`.
     """
+    from dnc.compiler.compiling import SHORT_NAMES
     from dnc.targets import find, targets
 
     if name is not None:
-        show_options(find(name).known_options, as_json)
+        known, given = SHORT_NAMES.get(name, (name, {}))
+        if given:
+            remark(f"{name} stands for {known}, {', '.join(f'{key}={value}' for key, value in given.items())}")
+        show_options(find(known).known_options, as_json)
         return
     rows = [(key, plugin.summary, plugin().missing()) for key, plugin in targets.items()]
     if as_json:

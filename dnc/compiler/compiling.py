@@ -113,13 +113,13 @@ def offers_for(options: CompileOptions) -> list[Target]:
     return offers
 
 
-_SHORT = {"aarch64": ("tvm", {"triple": "aarch64"})}
+SHORT_NAMES = {"aarch64": ("tvm", {"triple": "aarch64"})}
 """Targets with options that have a name of their own."""
 
 
 def find_target(name: str, options: Mapping[str, str] | None = None) -> Selectable:
     """The target of this name; raises TargetError if it or an option is unknown, or it is not installed."""
-    name, more = _SHORT.get(name, (name, {}))
+    name, more = SHORT_NAMES.get(name, (name, {}))
     target = find(name)({**more, **(options or {})})
     missing = target.missing()
     if missing:
@@ -174,7 +174,7 @@ def _prepare(
         if unfit is not None:
             raise unfit
         listing = "; ".join(f"target {name} {reason}" for name, reason in refused.items())
-        raise TargetError(listing, source.cfg, "choose another target")
+        raise TargetError(listing, source.cfg, "choose another target, or other options of it")
     return ready, refused
 
 

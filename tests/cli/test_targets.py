@@ -28,5 +28,8 @@ def test_options_of_a_target(command: Command) -> None:
     text = command("targets", "myriad").out.splitlines()
     assert text[0].split() == ["key", "default", "what", "it", "is"]
     assert text[1].split()[:2] == ["shaves", "6"]
+    result = command("targets", "aarch64")
+    assert (result.code, result.err) == (0, "dnc: aarch64 stands for tvm, triple=aarch64\n")
+    assert result.out == command("targets", "tvm").out
     result = command("targets", "myriat")
     assert (result.code, "did you mean 'myriad'?" in result.err) == (1, True)

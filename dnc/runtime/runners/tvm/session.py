@@ -180,7 +180,7 @@ class TvmSession(Session):
             raise TargetError(f"cannot read {MODEL_JSON}: {error}", folder, _AGAIN) from error
         if machine != architecture():
             what = f"the engine is for {machine}, this machine is {architecture()}"
-            raise TargetError(what, folder, "run it there, or build it again without --option triple")
+            raise TargetError(what, folder, "run it there, or compile it for this machine: --target tvm")
         missing = missing_extensions(needed, machine)
         if missing:
             what = f"the engine is for {description['mcpu']}: this processor lacks {', '.join(missing)}"
