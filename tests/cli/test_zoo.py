@@ -72,7 +72,8 @@ def test_networks(command: Command, cache: Path, monkeypatch: pytest.MonkeyPatch
 
 def test_fetch_prints_the_path(command: Command, cache: Path, source: zoo.Entry) -> None:
     result = command("zoo", "fetch", "net")
-    assert (result.code, result.out, result.err) == (0, f"{cache / 'net.weights'}\n", "")
+    assert (result.code, result.out) == (0, f"{cache / 'net.weights'}\n")
+    assert result.err == "dnc: fetching net.weights, 0.0 MB\n"
     (cache / "net.weights").write_bytes(b"changed")
     result = command("zoo", "fetch", "net")
     assert result.code == 0
