@@ -54,4 +54,8 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    from types import ModuleType
+
+    # Modules that were imported are part of the interface, as dnc.opencv; what this file imports for itself is not.
+    own = {name for name, what in globals().items() if name.startswith("__") or isinstance(what, ModuleType)}
+    return sorted({*own, *__all__})

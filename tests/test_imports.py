@@ -140,3 +140,5 @@ def test_the_runtime_alone_says_what_to_install(what: str) -> None:
 
 def test_dir_shows_the_api() -> None:
     assert set(dnc.__all__) < set(dir(dnc))
+    assert not {"Any", "TYPE_CHECKING", "annotations", "_HOMES"} & set(dir(dnc))
+    assert "__version__" in dir(dnc)
