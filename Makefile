@@ -41,7 +41,9 @@ coverage: $(VENV)/.installed
 	$(BIN)/python -m pytest -n auto --cov --cov-report term --cov-report html:build/coverage
 
 docs: $(VENV)/.docs
+	@echo 'Making the pages, which takes a minute or two'
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs build/docs
+	@echo "The documentation: $(CURDIR)/build/docs/index.html"
 
 fuzz: $(VENV)/.installed
 	$(BIN)/python -m tests.fuzz --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))

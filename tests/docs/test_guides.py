@@ -31,6 +31,12 @@ def page(request: pytest.FixtureRequest) -> Page:
     return read(PAGES[request.param])
 
 
+def test_nothing_is_installed_by_a_name_that_no_index_has(page: Page) -> None:
+    """dnc is on no index yet, so that pip takes a checkout."""
+    said = page.path.read_text("utf-8")
+    assert "pip install darknet-" not in said.replace('"', "")
+
+
 def test_a_page_says_what_is_code_and_has_some_that_runs(page: Page) -> None:
     assert {block.language for block in page.blocks} <= {*RUN, *FILES, *SHOWN}
     idle = [
