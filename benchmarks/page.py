@@ -186,7 +186,7 @@ def _bars(recording: Recording) -> str:
 def _table(recording: Recording) -> str:
     """A row for each engine and other program, whose ratio to the fastest of these is told."""
     peer = _fastest(_peers(recording))
-    titles = ["ms, median", "p99", "start-up, ms", "MB"] + ([f"times as fast as {peer.name}"] if peer else [])
+    titles = ["ms, median", "p99", "start-up, ms", "MB"] + ([f"times as fast as {_short(peer)}"] if peer else [])
     table = Table([Column("engine"), *(Column(title, right=True) for title in titles)])
     for figures in recording.figures:
         latency = figures.latency

@@ -1,8 +1,13 @@
 """[yolo]: the head of YOLOv3 to v7 (yolo_layer.c).
 
 Of each anchor (n * (5 + classes) channels in all) x, y, objectness and classes go through the logistic function, unless
-new_coords=1 (the convolution before has done it); then x, y become x * scale_x_y - (scale_x_y - 1) / 2. What `forward`
-gives is this map; what its boxes are, `dnc.graph.boxes` says."""
+new_coords=1 (the convolution before has done it); then x, y become x * scale_x_y - (scale_x_y - 1) / 2. That is the map
+that `Engine.forward` gives. The box of a cell, as shares of the image, with the anchor in pixels of the input:
+
+    center     (column + x) / columns,  (row + y) / rows
+    size       anchor * e^w / input;  with new_coords=1 anchor * (2 w)^2 / input
+    score      objectness * class, of each class
+"""
 
 from __future__ import annotations
 
