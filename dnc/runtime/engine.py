@@ -26,7 +26,6 @@ A call that fails leaves the memory as it was. A forked child and a pickled engi
 
 from __future__ import annotations
 
-import itertools
 import threading
 import weakref
 from collections import deque
@@ -53,7 +52,7 @@ from dnc.runtime.options import CALIBRATED, check_names
 from dnc.runtime.postprocessing import Postprocess, Result
 from dnc.runtime.runners import Pending, Runner, Session, find
 from dnc.runtime.source import Bytes, Source, closed, find_source
-from dnc.runtime.timing import processors
+from dnc.runtime.streaming import Done, default_workers, in_order
 from dnc.typing import Array
 
 if TYPE_CHECKING:
@@ -384,7 +383,7 @@ class Engine:
         loop = asyncio.get_running_loop()
         with self._lock:
             # A semaphore belongs to its loop, of which there may be several, in several threads.
-            turn = self._turns.setdefault(loop, asyncio.Semaphore(3 * _workers()))
+            turn = self._turns.setdefault(loop, asyncio.Semaphore(3 * default_workers()))
         await turn.acquire()
 
         def done(_: Future[_Value]) -> None:
@@ -407,7 +406,7 @@ class Engine:
             self._check_open()
             if self._pool is None:
                 # One alone keeps the order of frames.
-                workers = 1 if self.manifest.carried else _workers()
+                workers = 1 if self.manifest.carried else default_workers()
                 self._pool = ThreadPoolExecutor(workers, thread_name_prefix="dnc-async")
             return self._pool
 
@@ -458,42 +457,14 @@ class Engine:
         self.postprocess.check()
         settings = _Settings(confidence, iou, top, color, exif, max_candidates)
         batch = 1 if self.manifest.carried else batch or (size if isinstance(size, int) else 1)
-        return self._stream(frames, settings, batch, workers or _workers(), with_frames)
+        memory = Memory()
 
-    def _stream(
-        self, frames: Iterable[Image], settings: _Settings, batch: int, workers: int, with_frames: bool
-    ) -> Generator[Any, None, None]:
-        from concurrent.futures import ThreadPoolExecutor
+        def work(part: Sequence[Image], turn: int) -> Done:
+            return self._batch(part, settings, memory, turn)
 
-        source = iter(frames)
-        waiting: deque[tuple[list[Image], Future[_Batch]]] = deque()
-        failure: Exception | None = None
-        more = True
-        pool = ThreadPoolExecutor(workers, thread_name_prefix="dnc-stream")
-        memory, turns = Memory(), itertools.count()
-        try:
-            while more or waiting:
-                if waiting and (not more or len(waiting) >= 2 * workers or waiting[0][1].done()):
-                    part, future = waiting.popleft()
-                    results, error = future.result()
-                    yield from zip(part, results, strict=False) if with_frames else results
-                    if error is not None:
-                        raise error
-                    continue
-                part = []
-                try:
-                    while len(part) < batch and (more := (frame := next(source, _END)) is not _END):
-                        part.append(frame)
-                except Exception as error:
-                    failure, more = error, False
-                if part:
-                    waiting.append((part, pool.submit(self._batch, part, settings, memory, next(turns))))
-            if failure is not None:
-                raise failure
-        finally:
-            pool.shutdown(cancel_futures=True)
+        return in_order(frames, work, batch, workers or default_workers(), with_frames)
 
-    def _batch(self, frames: Sequence[Image], settings: _Settings, memory: Memory, turn: int) -> _Batch:
+    def _batch(self, frames: Sequence[Image], settings: _Settings, memory: Memory, turn: int) -> Done:
         images: list[Prepared] = []
         room, error = None, None
         try:
@@ -508,7 +479,7 @@ class Engine:
         groups = ((group, room) for group in self.inputs.groups(images))
         # Even without an image: the next frames wait for it.
         with self._remembered(memory, turn) as states:
-            return _Batch(self._found(session, groups, settings, states) if images else [], error)
+            return Done(self._found(session, groups, settings, states) if images else [], error)
 
     def _results(self, images: list[Pixels], settings: _Settings) -> list[Result]:
         session = self.session
@@ -639,20 +610,3 @@ class _Settings(NamedTuple):
     color: str
     exif: bool | None
     max_candidates: int | None
-
-
-class _Batch(NamedTuple):
-    """The results of frames, up to one that has none."""
-
-    results: list[Result]
-    error: Exception | None
-
-
-_END: Any = object()
-"""What no frame is."""
-
-
-def _workers() -> int:
-    """Threads that run images: one more than there are processors, for while some compute, others wait for memory or
-    for Python's lock (benchmarks/embedding.md); 4 at most, because an engine by itself uses all processors."""
-    return min(processors() + 1, 4)

@@ -216,8 +216,7 @@ def test_fork(used: bool, engine: dnc.Engine, x: np.ndarray) -> None:
 def test_unknown_target(engine: dnc.Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     from dnc.runtime.runners import runners
 
-    known = dict(runners)
-    monkeypatch.setattr("dnc.runtime.runners.runners", {name: known[name] for name in known if name != "onnx"})
+    monkeypatch.setattr(runners, "_classes", {name: kind for name, kind in runners.items() if name != "onnx"})
     with pytest.raises(TargetError, match="unknown target 'onnx'"):
         dnc.load(engine.folder)
 
