@@ -2,7 +2,8 @@
 
 They run on Debian 11, Ubuntu 20.04 and whatever is later: clang compiles against the C and C++ libraries of Debian 11,
 which apt fetches (as any user, into build/native), so that no symbol is newer; auditwheel names the wheel by what it
-finds. The back ends' headers and libraries are those of the wheels that the wheel depends on.
+finds. The back ends' headers and libraries are those of the wheels that the wheel depends on, and these may ask for
+more: OpenVINO's for aarch64 is manylinux_2_35.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The Dockerfiles: in order, and what they name is there. tools/clean.sh builds them where there is buildah."""
+"""The Dockerfiles: in order, and what they name is there. Nothing here builds them."""
 
 from __future__ import annotations
 
