@@ -42,7 +42,11 @@ class Route(Layer):
         if len({shape[1:] for shape in shapes}) > 1 or len(shapes[0]) != 3:
             if any(len(shape) == 3 for shape in shapes):
                 sizes = ", ".join(" x ".join(map(str, shape)) for shape in shapes)
-                section.guess(f"the layers have different sizes: {sizes}", "layers", "Darknet flattens them")
+                hint = "Darknet flattens them"
+                sides = zip(*(shape[1:] for shape in shapes), strict=False)
+                if all(len(shape) == 3 for shape in shapes) and all(max(each) - min(each) <= 1 for each in sides):
+                    hint += "; a difference of 1 comes of a width= or height= that the strides do not divide"
+                section.guess(f"the layers have different sizes: {sizes}", "layers", hint)
             if groups > 1:
                 section.fail("groups need inputs of one width and height", "groups")
             flat = (sum(math.prod(shape) for shape in shapes),)

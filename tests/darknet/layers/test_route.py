@@ -58,6 +58,9 @@ def test_different_sizes(check: Callable[..., Network], refused: Callable[..., N
     text = f"{BODY}[maxpool]\nstride=2\nsize=2\n[route]\nlayers=-1,0\n"
     message = "the layers have different sizes: 2 x 3 x 4, 6 x 5 x 7"
     refused(text, message, "layers=-1,0", "Darknet flattens them")
+    rounded = f"{BODY}[maxpool]\nstride=2\nsize=2\n[upsample]\nstride=2\n[route]\nlayers=-1,0\n"
+    hint = "Darknet flattens them; a difference of 1 comes of a width= or height= that the strides do not divide"
+    refused(rounded, "the layers have different sizes: 2 x 6 x 8, 6 x 5 x 7", "layers=-1,0", hint)
     with pytest.warns(DncWarning, match="different sizes"):
         network = Network.parse(f"[net]\nwidth=7\nheight=5\nchannels=4\n{text}", lenient=True).with_random_weights()
     check(network, copied(1, 0, flat=True), bound=1e-6)
