@@ -376,7 +376,7 @@ def test_what_would_find_nothing_in_silence(engine: dnc.Engine) -> None:
         with pytest.raises(DncError, match=f"{name}=.* is not from 0 to 1"):
             engine.detect(image, **options)
     with pytest.raises(ImageError, match=r"None is no image\n.*cv2.imread"):
-        engine.detect(None)
+        engine.detect(None)  # type: ignore[call-overload]
 
 
 @pytest.mark.parametrize("channels", [3, 4])
