@@ -132,7 +132,7 @@ struct About {
         const std::string wanted = text("architecture");
         if (wanted != machine()) {
             throw Error(DNC_ERROR_TARGET, "the engine is for " + wanted + ", this machine is " + machine(),
-                        bundle.folder, "run it there, or build it again without --option triple");
+                        bundle.folder, "run it there, or compile it for this machine: --target tvm");
         }
         const std::set<std::string> own = processor_flags();
         std::string missing;
@@ -140,8 +140,9 @@ struct About {
             if (!own.empty() && own.count(flag) == 0) missing += (missing.empty() ? "" : ", ") + flag;
         }
         if (!missing.empty()) {
+            const std::string any = wanted == "x86_64" ? "x86-64-v2" : "generic";
             throw Error(DNC_ERROR_TARGET, "the engine is for " + mcpu + ": this processor lacks " + missing,
-                        bundle.folder, "build the engine again with --option mcpu=host, here, or mcpu=x86-64-v2 for any");
+                        bundle.folder, "build the engine again with --option mcpu=host, here, or mcpu=" + any + " for any");
         }
         inputs = ports_of(json.find("inputs"));
         outputs = ports_of(json.find("outputs"));

@@ -623,7 +623,7 @@ needs_cross = pytest.mark.skipif(shutil.which(CROSS) is None, reason=f"needs {CR
 
 
 @needs_cross
-def test_cross_compiled(write: Write, tmp_path: Path, x: np.ndarray) -> None:
+def test_cross_compiled(write: Write, tmp_path: Path, x: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = compiled(write("yolo"), tmp_path / "e", options={"triple": "aarch64", "mcpu": "cortex-a72"})
     header = (engine.folder / MODEL).read_bytes()[:20]
     assert (header[:4], header[18]) == (b"\x7fELF", 0xB7)
@@ -632,6 +632,14 @@ def test_cross_compiled(write: Write, tmp_path: Path, x: np.ndarray) -> None:
     if processor.architecture() != "aarch64":
         with pytest.raises(TargetError, match=r"the engine is for aarch64, this machine is(.|\n)*--target tvm"):
             engine.forward(x)
+    monkeypatch.setattr("dnc.runtime.runners.tvm.session.architecture", lambda triple="": "aarch64")
+    weak = tmp_path / "cpuinfo"
+    weak.write_text("processor\t: 0\nFeatures\t: fp\n")
+    monkeypatch.setattr(processor, "_CPUINFO", weak)
+    with pytest.raises(
+        TargetError, match=r"this processor lacks neon\n(.|\n)*mcpu=host, here, or mcpu=generic for any"
+    ):
+        dnc.load(engine.folder).forward(x)
 
 
 def test_no_cross_compiler(write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -184,7 +184,8 @@ class TvmSession(Session):
         missing = missing_extensions(needed, machine)
         if missing:
             what = f"the engine is for {description['mcpu']}: this processor lacks {', '.join(missing)}"
-            raise TargetError(what, folder, f"{_AGAIN} with --option mcpu=host, here, or mcpu=x86-64-v2 for any")
+            any_one = "x86-64-v2" if machine == "x86_64" else "generic"
+            raise TargetError(what, folder, f"{_AGAIN} with --option mcpu=host, here, or mcpu={any_one} for any")
         self._ffi = load_runtime(folder, versions)
         self._path = folder / MODEL
         self._threads = threads
