@@ -163,7 +163,7 @@ def test_no_cfg(name: str, command: Command, tiny: Path) -> None:
     assert "\x9b" not in result.err
 
 
-@pytest.mark.parametrize("path", ["missing.cfg", "", "a" * 300, "tiny.cfg/net.cfg"])
+@pytest.mark.parametrize("path", ["missing.cfg", "a" * 300, "tiny.cfg/net.cfg"])
 def test_cfg_path(path: str, command: Command, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tiny.parent)
     for weights in ([], ["-w", "tiny.weights"]):
