@@ -8,8 +8,10 @@ it.
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
+from copy import copy
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import onnx
@@ -30,28 +32,50 @@ def small_model(model: ir.Model, watch: Collection[str] = ()) -> onnx.ModelProto
         model: the model, which stays as it is.
         watch: as for `with_outputs`.
     """
-    copy = with_outputs(model, watch)
-    graph = copy.graph
-    for value in list(graph.initializers.values()):
+    weights, kept = [], []
+    for value in model.graph.initializers.values():
         tensor = value.const_value
         assert tensor is not None
         if tensor.nbytes > _SMALL:
-            del graph.initializers[value.name or ""]
-            value.const_value = None
-            value.shape, value.type = ir.Shape(tensor.shape.numpy()), ir.TensorType(tensor.dtype)
-            graph.inputs.append(value)
-    return ir.to_proto(copy)
+            shape, kind = ir.Shape(tensor.shape.numpy()), ir.TensorType(tensor.dtype)
+            weights.append(ir.Value(name=value.name, shape=shape, type=kind))
+        else:
+            kept.append(value)
+    return _to_proto(model, kept, weights, _watched(model, watch))
+
+
+def _to_proto(
+    model: ir.Model, initializers: Sequence[ir.Value], inputs: Sequence[ir.Value] = (), outputs: Sequence[ir.Value] = ()
+) -> onnx.ModelProto:
+    """The model with these initializers alone, and with more inputs and outputs; without a copy of its nodes."""
+    graph = model.graph
+    view = ir.GraphView(
+        [*graph.inputs, *inputs],
+        [*graph.outputs, *outputs],
+        nodes=graph,
+        initializers=initializers,
+        doc_string=graph.doc_string,
+        opset_imports=graph.opset_imports,
+        name=graph.name,
+        metadata_props=graph.metadata_props,
+    )
+    whole = copy(model)
+    whole.graph = cast(ir.Graph, view)
+    return ir.to_proto(whole)
+
+
+def _watched(model: ir.Model, watch: Collection[str]) -> list[ir.Value]:
+    """The values of these names that nodes compute and that are no outputs."""
+    return [
+        value for node in model.graph for value in node.outputs if value.name in watch and not value.is_graph_output()
+    ]
 
 
 def with_outputs(model: ir.Model, watch: Collection[str]) -> ir.Model:
     """A copy of the model of which the values of these names, as far as it has them, are outputs as well."""
-    copy = model.clone()
-    graph = copy.graph
-    outputs = {value.name for value in graph.outputs}
-    graph.outputs.extend(
-        value for node in graph for value in node.outputs if value.name in watch and value.name not in outputs
-    )
-    return copy
+    changed = model.clone()
+    changed.graph.outputs.extend(_watched(changed, watch))
+    return changed
 
 
 def check(model: ir.Model, after: str) -> None:
@@ -59,7 +83,7 @@ def check(model: ir.Model, after: str) -> None:
     graph is invalid, or `after` says what made it so."""
     proto = small_model(model)
     try:
-        onnx.checker.check_model(proto, full_check=True)
+        onnx.checker.check_model(proto)
         inferred = onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         hint = f"this is a bug of dnc; {how_to_report('the cfg')}"
@@ -91,9 +115,7 @@ def serialize(model: ir.Model) -> Iterator[bytes | memoryview]:
         DncError: the model is over 2 GiB, protobuf's limit.
     """
     tensors = [value.const_value for value in model.graph.initializers.values()]
-    skeleton = model.clone()
-    skeleton.graph.initializers.clear()
-    proto = ir.to_proto(skeleton)
+    proto = _to_proto(model, ())
     graph = proto.graph.SerializeToString(deterministic=True)
     proto.ClearField("graph")
     headers, total = [], len(graph)
