@@ -19,9 +19,9 @@ from tests.networks import NETWORKS, TINY
 def engines(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with NAME.cfg, NAME.weights (random ones) and NAME.engine of some networks; not to be written to."""
     folder = tmp_path_factory.mktemp("engines")
-    # "features" has neither boxes nor classes.
-    networks = {name: NETWORKS[name] for name in ("tiny", "classifier", "vector")}
-    for name, text in {**networks, "features": TINY.partition("[yolo]")[0]}.items():
+    # "features" has neither boxes nor classes. Tiny is the last, for its .names would be looked at for the others too.
+    networks = {name: NETWORKS[name] for name in ("classifier", "vector")}
+    for name, text in {**networks, "features": TINY.partition("[yolo]")[0], "tiny": NETWORKS["tiny"]}.items():
         cfg = folder / f"{name}.cfg"
         cfg.write_text(text, encoding="utf-8")
         network = Network.load(cfg).with_random_weights(1)

@@ -91,7 +91,8 @@ def test_damaged_files(tmp_path: Path, content: bytes) -> None:
 def test_it_is_bound_to_its_network(write: Callable[..., Path]) -> None:
     cfg = write("tiny")
     network = Network.load(cfg, cfg.with_suffix(".weights"))
-    own = dataclasses.replace(CALIBRATION, digest=network.digest)
+    size = {"width": 16, "height": 16}
+    own = dataclasses.replace(CALIBRATION, digest=network.digest, preprocessing=size)
     own.check(network)
     with pytest.raises(CalibrationError, match="belongs to another network") as caught:
         CALIBRATION.check(network)

@@ -81,7 +81,7 @@ def test_engine_is_the_reference(name: str, write: Write, tmp_path: Path) -> Non
         assert difference(got, expected) < NETWORK
 
 
-@pytest.mark.filterwarnings("ignore:no GPU", "ignore:no Myriad X")
+@pytest.mark.filterwarnings("ignore:no GPU", "ignore:no Myriad X", "ignore:CUDA did not load")
 @pytest.mark.parametrize(
     ("name", "target"),
     [
