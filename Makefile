@@ -17,6 +17,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Hundreds of processes of the tests would compile dnc's modules again, each for itself.
+unexport PYTHONDONTWRITEBYTECODE
 
 SECONDS := 60
 
@@ -26,7 +28,7 @@ demo: $(VENV)/.running
 	$(BIN)/python examples/demo.py
 
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest -n auto
+	$(BIN)/python -m pytest -n auto --dist worksteal
 
 check: $(VENV)/.installed
 	$(BIN)/ruff check
@@ -38,7 +40,7 @@ format: $(VENV)/.installed
 	$(BIN)/ruff format
 
 coverage: $(VENV)/.installed
-	$(BIN)/python -m pytest -n auto --cov --cov-report term --cov-report html:build/coverage
+	$(BIN)/python -m pytest -n auto --dist worksteal --cov --cov-report term --cov-report html:build/coverage
 
 docs: $(VENV)/.docs
 	@echo 'Making the pages, which takes a minute or two'

@@ -60,10 +60,12 @@ def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) 
 
 @pytest.fixture(autouse=True)
 def _quick_choice(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Target cpu times its candidates as shortly as it can, and OpenVINO keeps nothing in the user's cache."""
+    """Target cpu times its candidates as shortly as it can, OpenVINO keeps nothing in the user's cache, and nobody
+    waits for the disk: what a test has written it needs not after a power failure."""
     monkeypatch.setattr("dnc.compiler.choosing.SECONDS", 0.01)
     monkeypatch.setattr("dnc.compiler.choosing._SETTLE", 0.0)
     monkeypatch.setattr("dnc.runtime.runners.openvino._cache", lambda folder: None)
+    monkeypatch.setattr("os.fsync", lambda file: None)
 
 
 @pytest.fixture
