@@ -38,6 +38,8 @@ class BuildLibrary(build_py):
         # The libraries of the back ends lie beside the package.
         beside = "$ORIGIN/../../openvino/libs;$ORIGIN/../../tvm_ffi/lib"
         options = [f"-DCMAKE_INSTALL_RPATH={beside}", "-DCMAKE_INSTALL_RPATH_USE_LINK_PATH=OFF"]
+        # Linked with it at once: where the back ends lie now would be in the build ID.
+        options.append("-DCMAKE_BUILD_WITH_INSTALL_RPATH=ON")
         options += ["-DCMAKE_BUILD_TYPE=Release", "-DCMAKE_INSTALL_LIBDIR=lib"]
         # A wheel has no symbolic links: one file, by one name.
         options.append("-DCMAKE_PLATFORM_NO_VERSIONED_SONAME=ON")

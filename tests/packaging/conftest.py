@@ -40,11 +40,11 @@ def new_environment(place: Path, *packages: object) -> Path:
     return place
 
 
-def built(*arguments: str, out: Path) -> dict[str, Path]:
-    """Distributions, by python -m tools.packages: "darknet-compiler.whl", "darknet-runtime.tar.gz", ..."""
+def built(*arguments: str, out: Path, source: Path = ROOT) -> dict[str, Path]:
+    """A checkout's distributions, by python -m tools.packages: "darknet-compiler.whl", "darknet-runtime.tar.gz", ..."""
     pytest.importorskip("build.__main__")
     command = [sys.executable, "-m", "tools.packages", *arguments, "--out", str(out)]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    result = subprocess.run(command, cwd=source, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     found = {}
     for path in out.iterdir():

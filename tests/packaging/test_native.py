@@ -20,6 +20,7 @@ from tests.embed.native import run
 from tests.networks import TINY, write_network
 from tests.packaging.conftest import built, python
 from tools import native
+from tools.packages import epoch, files
 
 pytestmark = [pytest.mark.slow, pytest.mark.network]
 
@@ -98,9 +99,16 @@ def test_wheels(wheels: dict[str, Path]) -> None:
         assert str(ROOT).encode() not in archive.read(name)
 
 
-def test_same_bytes_twice(wheels: dict[str, Path], tmp_path: Path) -> None:
-    """Compiled again, elsewhere."""
-    again = built("libdnc_runtime", "--arch", "x86_64", out=tmp_path)
+def test_same_bytes_twice(wheels: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compiled again, elsewhere: as a release is, in a copy with other paths to all that the library is linked with."""
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", epoch())
+    source = tmp_path / "source"
+    for path in files():
+        (source / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / path, source / path)
+    (source / "build").mkdir()
+    (source / "build" / "native").symlink_to(native.CACHE)
+    again = built("libdnc_runtime", "--arch", "x86_64", out=tmp_path / "out", source=source)
     assert again["libdnc_runtime.whl"].read_bytes() == wheels["x86_64"].read_bytes()
 
 
