@@ -222,10 +222,8 @@ def _write(
 
 def _warn_of_suppression(given: Export, kind: type[Destination]) -> None:
     head = given.box_heads()[-1]
-    what = (
-        f"{kind.name} suppresses boxes by IoU alone, and not as nms_kind={head.nms[0]} of the cfg says: of neighbours "
-    )
-    what += "of one class some are lost that Darknet keeps"
+    how = f"{kind.name} suppresses boxes by IoU alone, and not as nms_kind={head.nms[0]} of the cfg says"
+    what = f"{how}: of neighbours of one class some are lost that Darknet keeps"
     warn(DestinationError(what, head.where, kind.overlap))
 
 

@@ -34,7 +34,7 @@ from dnc.graph.boxes import emit_scores
 from dnc.graph.builder import Builder
 from dnc.graph.composites import inline_composites
 from dnc.graph.preprocessing import emit_on_image, emit_prepared
-from dnc.graph.suppression import Decode, emit_decoded, emit_nms
+from dnc.graph.suppression import MAX_CANDIDATES, Decode, emit_decoded, emit_nms
 from dnc.runtime.decoding import BoxHead
 from dnc.runtime.runners.openvino import MODEL, import_openvino, openvino_core, reason
 from dnc.targets.openvino import read_graph, save_graph
@@ -204,7 +204,7 @@ def _readme(export: Export) -> str:
         request += "; `confidence` and `iou`, FP32 of shape [1]"
         thresholds = (
             f"Thresholds: the client's, confidence {export.confidence:g} and IoU {export.iou:g} if not said; "
-            f"boxes are suppressed as by Darknet."
+            f"boxes are suppressed as by Darknet. Of the scores over the confidence, the best {MAX_CANDIDATES:,} count."
         )
     return readme(
         export,
