@@ -185,15 +185,14 @@ def _calling(names: Mapping[str, str]) -> Iterator[None]:
             where = named(os.fspath(where))
         return type(error)(named(error.message), where, named(error.hint))
 
-    with listening() as heard:
-        try:
+    try:
+        with listening() as heard:
             yield
-        except DncError as error:
-            raise renamed(error) from error
-        finally:
-            said = [(renamed(error), once) for error, once in heard]
-    for warning, once in said:
-        warn(warning, once)
+    except DncError as error:
+        raise renamed(error) from error
+    finally:
+        for warning, once in heard:
+            warn(renamed(warning), once)
 
 
 def _net(library: Any, file: Path, cfg: str) -> cv2.dnn.Net:

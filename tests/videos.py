@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from dnc.evaluation.videos import name_for_opencv
 from dnc.runtime.images import Pixels
 
 RATE = 12.5
@@ -34,7 +34,7 @@ def write_video(path: Path, count: int = 12, size: tuple[int, int] = (64, 48)) -
 def read_video(path: Path) -> tuple[list[Pixels], float]:
     """All frames, in RGB, and how many there are a second."""
     cv2: Any = pytest.importorskip("cv2")
-    capture = cv2.VideoCapture(os.fsencode(path))
+    capture = cv2.VideoCapture(name_for_opencv(path))
     rate = capture.get(cv2.CAP_PROP_FPS)
     frames = []
     while (read := capture.read())[0]:

@@ -11,7 +11,11 @@ suite=${1:?which suite of Debian: bookworm or trixie}
 root=$PWD/build/clean/$suite
 if [ ! -d "$root" ]; then
     mkdir -p build/clean
-    mmdebstrap --variant=minbase --include=python3,python3-venv,ca-certificates,g++,cmake,make,pkg-config "$suite" "$root"
+    # Aside, so that one that was interrupted is not taken for a whole one.
+    rm -rf "$root.new"
+    packages=python3,python3-venv,ca-certificates,g++,cmake,make,pkg-config
+    mmdebstrap --variant=minbase --include=$packages "$suite" "$root.new"
+    mv "$root.new" "$root"
 fi
 rm -rf "$root/try"
 mkdir "$root/try"

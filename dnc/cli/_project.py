@@ -168,6 +168,8 @@ class _File:
         chosen = self.values(option, value)
         if chosen is None:
             raise DncError(f"'{key}' is text or a number, or a list of them, not {shown}", where)
+        if isinstance(option.type, click.Path) and "://" in shown:
+            raise DncError(f"an address for '{key}' is for the command line alone", where, "leave it out here")
         if name == "options" and (code := {word.partition("=")[0] for word in chosen} & {*_CODE}):
             what = f"'{min(code)}' of --option is for the command line alone"
             raise DncError(what, where, "leave it out here: it names what is run")
@@ -195,8 +197,8 @@ class _File:
         return words if option.multiple else ",".join(words)
 
     def word(self, option: click.Option, item: object) -> str:
-        # A number is no path: of some options it says how many. Nor is an address.
-        path = isinstance(option.type, click.Path) and isinstance(item, str) and "://" not in item
+        # A number is no path: of some options it says how many. Nor is nothing, which is refused.
+        path = isinstance(option.type, click.Path) and isinstance(item, str) and item
         return str(self.path.parent / str(item)) if path and self.path.parent != Path.cwd() else str(item)
 
     def where(self, place: tuple[str, ...], key: str) -> Where:

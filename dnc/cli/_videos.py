@@ -20,7 +20,7 @@ from dnc.cli import progress, remark
 from dnc.cli._drawing import draw
 from dnc.errors import DncError, printable, warn
 from dnc.evaluation.datasets import find_images
-from dnc.evaluation.videos import FORMATS, VIDEOS, Frame, Source, Video, frames
+from dnc.evaluation.videos import FORMATS, VIDEOS, Frame, Source, Video, frames, name_for_opencv
 from dnc.files.writing import scratch_folder
 from dnc.runtime.conversions import to_supervision
 from dnc.runtime.decoding import Detection
@@ -248,7 +248,7 @@ class _Film:
         if self._writer is None:
             self._size = picture.size
             code = self._cv2.VideoWriter.fourcc(*FORMATS[self.new.suffix])
-            self._writer = self._cv2.VideoWriter(os.fsencode(self.new), code, self._rate, picture.size)
+            self._writer = self._cv2.VideoWriter(name_for_opencv(self.new), code, self._rate, picture.size)
             if not self._writer.isOpened():
                 what = f"this OpenCV writes no {self.new.suffix} of {picture.width} x {picture.height}"
                 raise DncError(what, self._place, "try .avi")
@@ -270,7 +270,7 @@ class _Film:
 
     def check(self) -> None:
         """Raises DncError if the last picture is not there: OpenCV does not say that a disk is full."""
-        written = self._cv2.VideoCapture(os.fsencode(self.new))
+        written = self._cv2.VideoCapture(name_for_opencv(self.new))
         written.set(self._cv2.CAP_PROP_POS_FRAMES, self.count - 1)
         good = written.grab()
         written.release()

@@ -13,7 +13,6 @@ from dnc.tables import Column, Table
 
 if TYPE_CHECKING:
     from dnc.evaluation.reports import Report
-    from dnc.tables import Table
 
 
 @click.command(epilog="Example: dnc eval fp32.engine int8.engine --data coco.data --like-darknet")

@@ -193,7 +193,7 @@ def dataset_for(
     from all over them.
 
     Args:
-        most: so many.
+        most: images, at most.
         key: the list of a .data file that the options name: "train", or "valid", of which calibrations know nothing.
 
     Raises:

@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Generator
 from contextlib import suppress
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,7 +27,7 @@ from dnc.errors import DncError, ImageError, warn
 from dnc.evaluation.datasets import is_folder, is_there
 from dnc.runtime.images import Pixels
 
-__all__ = ["FORMATS", "VIDEOS", "Frame", "Source", "Video", "frames"]
+__all__ = ["FORMATS", "VIDEOS", "Frame", "Source", "Video", "frames", "name_for_opencv"]
 
 VIDEOS = frozenset(
     [".avi", ".flv", ".m2ts", ".m4v", ".mjpeg", ".mjpg", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv", ".ts"]
@@ -76,6 +77,16 @@ class Source:
         return re.sub(r"[^A-Za-z0-9.-]+", "-", str(self).rpartition("://")[2]).strip("-.") or "stream"
 
 
+def name_for_opencv(path: str | PathLike[str]) -> str | bytes:
+    """The name of a file as OpenCV takes it: bytes where it is no UTF-8, for OpenCV crashes if that is given as text.
+    Older ones (4.5) take text alone."""
+    try:
+        os.fspath(path).encode()
+    except UnicodeEncodeError:
+        return os.fsencode(path)
+    return os.fspath(path)
+
+
 class Video:
     """A video file, a stream or a camera.
 
@@ -98,8 +109,7 @@ class Video:
             raise ImageError("there is no such video", what)
         self.stalls = not (isinstance(what, Path) and what.is_file())
         """Whether a frame may be waited for, of a camera, a server or a pipe."""
-        # As bytes: OpenCV crashes where text stands for a name that is no UTF-8.
-        self._capture = self._open(what if isinstance(what, int) else os.fsencode(what))
+        self._capture = self._open(what if isinstance(what, int) else name_for_opencv(what))
         if not self._capture.isOpened():
             raise ImageError(*_refusal(what))
         self.rate = self._number(self._cv2.CAP_PROP_FPS)
@@ -131,10 +141,7 @@ class Video:
         """Lets go of the file or the camera."""
         self._capture.release()
 
-    def _open(self, what: bytes | int) -> Any:
-        if not self.stalls:
-            return self._cv2.VideoCapture(what)
-        # OpenCV waits for half a minute, or for ever. This thread can be interrupted meanwhile.
+    def _open(self, what: str | bytes | int) -> Any:
         opened: list[Any] = []
 
         def open_it() -> None:
@@ -142,9 +149,13 @@ class Video:
             with suppress(self._cv2.error):
                 opened.append(self._cv2.VideoCapture(what))
 
-        thread = threading.Thread(target=open_it, daemon=True)
-        thread.start()
-        thread.join()
+        if self.stalls:
+            # OpenCV waits for half a minute, or for ever. This thread can be interrupted meanwhile.
+            thread = threading.Thread(target=open_it, daemon=True)
+            thread.start()
+            thread.join()
+        else:
+            open_it()
         return opened[0] if opened else self._cv2.VideoCapture()
 
     def _number(self, key: int) -> float:

@@ -113,6 +113,8 @@ def test_usage_errors_name_the_file(write: Callable[[str], Path], command: Comma
         ("[bench]\nseconds = inf\n", 2, "'seconds': inf is no finite number"),
         ("no-config = true\n", 1, "'no-config' is for the command line alone"),
         ("[calibrate]\nexport = ['a', 'b']\n", 2, "'export' is for the command line alone"),
+        ("[bench]\nvideo = 'rtsp://127.0.0.1:1/a'\n", 2, "an address for 'video' is for the command line alone"),
+        ("[compile]\ntarget = 'onnx'\nout = ''\n", 3, "it is empty"),
         ("[package]\ncc = './cc'\n", 2, "'cc' is for the command line alone"),
         ("[eval]\nscheduler = 'tcp://a:1'\n", 2, "'scheduler' is for the command line alone"),
         ("[bench]\nremote = 'a:1'\n", 2, "'remote' is for the command line alone"),
@@ -194,12 +196,3 @@ def test_files_of_other_users(
     assert result.err.startswith(f"dnc: warning: the file is not taken: it is another user's\n  at {path}\n")
     monkeypatch.chdir(path.parent)
     assert json.loads(command("info", engines / "tiny.cfg").out)
-
-
-def test_addresses_are_no_paths(write: Callable[[str], Path], command: Command, engines: Path) -> None:
-    write("[bench]\nvideo = 'rtsp://127.0.0.1:1/a'\n")
-    result = command("bench", engines / "tiny.engine", "--images", "x", "--seconds", "1")
-    assert (result.code, result.err.splitlines()[-1].partition(" gives ")[2]) == (
-        2,
-        "--video=rtsp://127.0.0.1:1/a; --no-config does without",
-    )

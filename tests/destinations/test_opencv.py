@@ -107,6 +107,8 @@ def test_errors_of_bytes_name_the_argument(names: tuple[str, str], tmp_path: Pat
     odd = cfg.replace(b"[yolo]", b"[yolo]\nfoo=1", 1)
     with pytest.warns(DncWarning, match=rf"at {names[0]}:\d+ \[yolo\]"):
         dnc.opencv.readNetFromDarknet(**dict(zip(names, (odd, weights), strict=True)))
+    with pytest.warns(DncWarning, match=r"\[yolo\]"):
+        refusal(odd, b"")
     with pytest.raises(DestinationError, match="no weights are given"):
         dnc.opencv.readNetFromDarknet(cfg)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dnc.errors import DncError, DncWarning
+from dnc.errors import DncError, DncWarning, ImageError
 from dnc.evaluation.videos import Frame, Source, Video, frames
 from dnc.runtime.images import Pixels
 from tests.patience import PATIENCE
@@ -52,6 +52,28 @@ class Fake:
 
 def of(video: Fake, every: int = 1) -> Iterator[Frame]:
     return frames(video, every)  # type: ignore[arg-type]
+
+
+def test_an_opencv_that_takes_text_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """4.5 does; where a name is no text, it says so by an exception."""
+    cv2 = pytest.importorskip("cv2")
+    clip, capture = write_video(tmp_path / "a.avi"), cv2.VideoCapture
+
+    def older(*what: object) -> object:
+        if any(isinstance(each, bytes) for each in what):
+            raise cv2.error("Can't convert object to 'str' for 'filename'")
+        return capture(*what)
+
+    monkeypatch.setattr(cv2, "VideoCapture", older)
+    assert Video(clip).read() is not None
+    assert len(read_video(clip)[0]) == 12
+    odd = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.avi"))
+    try:
+        odd.write_bytes(clip.read_bytes())
+    except OSError:
+        pytest.skip("this file system takes UTF-8 alone")
+    with pytest.raises(ImageError, match="the video cannot be read"):
+        Video(odd)
 
 
 def test_what_names_a_video(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
