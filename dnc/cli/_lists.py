@@ -48,7 +48,10 @@ def numbers(context: click.Context, parameter: click.Parameter, value: str | Non
         return None
     try:
         pairs = [item.partition("/") for item in value.split(",")]
-        return tuple(float(number) / float(divisor) if slash else float(number) for number, slash, divisor in pairs)
+        found = tuple(float(number) / float(divisor) if slash else float(number) for number, slash, divisor in pairs)
+        if not all(map(math.isfinite, found)):
+            raise ValueError
+        return found
     except (ValueError, ZeroDivisionError):
         raise click.BadParameter("one number, or one per channel separated by commas; 127/255 is a number") from None
 

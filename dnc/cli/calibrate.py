@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from dnc.cli import print_json, progress, say_files
-from dnc.cli._lists import exif_option, workers_options
+from dnc.cli._lists import Number, exif_option, workers_options
 from dnc.cli._options import preprocessing_options, size_options
 from dnc.errors import CalibrationError
 
@@ -47,7 +47,9 @@ from dnc.errors import CalibrationError
     help="How ranges are chosen: norm, by the least error, in which large ones count more; kl, as TensorRT does; "
     "percentile, a share of the values; mse, the least squared error; minmax, all that was seen.",
 )
-@click.option("--percentile", type=float, default=99.99, show_default=True, help="What --method percentile keeps.")
+@click.option(
+    "--percentile", type=Number(), metavar="X", default=99.99, show_default=True, help="What --method percentile keeps."
+)
 @click.option(
     "--symmetric/--asymmetric",
     default=False,

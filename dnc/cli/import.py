@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from dnc.cli import print_json, progress, say_files
-from dnc.cli._lists import numbers
+from dnc.cli._lists import Number, numbers
 
 
 def _pins(context: click.Context, parameter: click.Parameter, value: tuple[str, ...]) -> list[tuple[int, str]]:
@@ -27,10 +27,17 @@ def _pins(context: click.Context, parameter: click.Parameter, value: tuple[str, 
     type=click.Choice(["same"]),
     help="same: the source pads as TensorFlow does. A cfg that cannot say so is adapted beside the weights.",
 )
-@click.option("--epsilon", type=float, help="Epsilon of the source's batch normalisations; else ONNX's own, or 1e-5.")
+@click.option(
+    "--epsilon",
+    type=Number(),
+    metavar="X",
+    help="Epsilon of the source's batch normalisations; else ONNX's own, or 1e-5.",
+)
 @click.option("--mean", callback=numbers, help="The input is (pixel / 255 - mean) / std: recorded for dnc compile.")
 @click.option("--std", callback=numbers, help="See --mean; one number, or one per channel, as in 128/255.")
-@click.option("--crop", type=float, help="The share of the short side that a classifier sees, recorded likewise.")
+@click.option(
+    "--crop", type=Number(), metavar="X", help="The share of the short side that a classifier sees, recorded likewise."
+)
 @click.option(
     "--interpolation", type=click.Choice(["bilinear", "bicubic"]), help="How a classifier's image is resized, likewise."
 )

@@ -294,6 +294,9 @@ def test_numbers_are_finite(number: str, command: Command, engines: Path) -> Non
         "bench tiny.engine --seconds",
         "bench tiny.engine --images a.png --fps",
         "compile tiny.cfg --max-drop",
+        "compile tiny.cfg --mean",
+        "calibrate tiny.cfg --percentile",
+        "import a.pth tiny.cfg -o a.weights --epsilon",
         "doctor --seconds",
     ):
         result = command(*line.split(), number)
