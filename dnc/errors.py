@@ -187,9 +187,10 @@ def plain(word: str) -> str:
 def _close_match(word: str, known: frozenset[str], cutoff: float) -> str:
     # The same mistake may stand in every section.
     near = [name for name in known if not _is_another_version(word, name)]
+    word = word.lower()
     # Of a short word, two letters in the wrong order are a large part: szie.
-    swapped = [name for name in near if sorted(name) == sorted(word.lower())]
-    matches = swapped or difflib.get_close_matches(word.lower(), near, n=1, cutoff=cutoff)
+    swapped = {word[:place] + word[place + 1] + word[place] + word[place + 2 :] for place in range(len(word) - 1)}
+    matches = [name for name in near if name in swapped] or difflib.get_close_matches(word, near, n=1, cutoff=cutoff)
     return f"did you mean '{matches[0]}'?" if matches else ""
 
 

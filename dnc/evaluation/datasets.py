@@ -16,7 +16,7 @@ import io
 import os
 import random
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -302,9 +302,9 @@ def _listed(path: Path, bases: Sequence[Path], skip_bad: bool) -> list[Entry]:
 
 def _entry(text: str, where: Where, bases: Sequence[Path]) -> Entry | None:
     """The image that a line names; a number behind it is its class, unless it belongs to the name."""
-    path, number, class_id = _first(text, bases), re.fullmatch(r"(.*\S)\s+(\d{1,9})", text), None
+    path, number, class_id = _first(text, bases, _is_file), re.fullmatch(r"(.*\S)\s+(\d{1,9})", text), None
     if path is None and number:
-        path, class_id = _first(number[1], bases), int(number[2])
+        path, class_id = _first(number[1], bases, _is_file), int(number[2])
     return None if path is None else Entry(path, where, class_id)
 
 
@@ -316,10 +316,15 @@ def _find(text: str, where: Where, bases: Sequence[Path]) -> Path:
     return path
 
 
-def _first(text: str, bases: Sequence[Path]) -> Path | None:
+def _first(text: str, bases: Sequence[Path], there: Callable[[Path], bool] = is_there) -> Path | None:
     path = Path(text)
     places = (path,) if path.is_absolute() else (path, *(base / path for base in bases))
-    return next((place for place in places if is_there(place)), None)
+    return next((place for place in places if there(place)), None)
+
+
+def _is_file(path: Path) -> bool:
+    """Whether there is something that is no folder."""
+    return is_there(path) and not is_folder(path)
 
 
 def evenly(items: Sequence[_Item], most: int) -> tuple[_Item, ...]:

@@ -31,11 +31,14 @@ from dnc.runtime.manifest import Manifest
 from dnc.runtime.suppression import best_candidates, darknet_order, non_maximum_suppression
 from dnc.typing import Array
 
-__all__ = ["DEFAULT_CANDIDATES", "Postprocess", "Result"]
+__all__ = ["DEFAULT_CANDIDATES", "OVER_ONE", "Postprocess", "Result"]
 
 DEFAULT_CANDIDATES = 100_000
 """As many scores of an image are suppressed unless more are asked for; a trained network comes near it only at
 thresholds close to 0."""
+
+OVER_ONE = "a confidence over 1"
+"""What is warned of once."""
 
 _ANOTHER = "the model is another network's: build the engine again"
 
@@ -98,14 +101,17 @@ class Postprocess:
 
         Raises:
             BundleError: an output does not fit its head, or the heads differ in their classes.
-            DncError: as `check`, `confidence` or `iou` is not from 0 to 1, or `max_candidates` is less than 1 or fixed
-                in the graph.
+            DncError: as `check`, `confidence` is under 0, `iou` is not from 0 to 1, or `max_candidates` is less than 1
+                or fixed in the graph.
         """
         self.check()
-        for name, value in (("confidence", confidence), ("iou", iou)):
-            # A percentage would leave nothing, in silence.
-            if not 0 <= value <= 1:
-                raise DncError(f"{name}={value:g} is not from 0 to 1", hint="0.25 are 25 %")
+        if not 0 <= iou <= 1:
+            raise DncError(f"iou={iou:g} is not from 0 to 1", hint="0.45 are 45 %")
+        if not confidence >= 0:
+            raise DncError(f"confidence={confidence:g} is not from 0 to 1", hint="0.25 are 25 %")
+        if confidence > 1:
+            # Scores of [detection], and of [region] without a softmax, can be over 1. Of others nothing would be left.
+            warn(DncError(f"confidence={confidence:g} is over 1", self._where, "0.25 are 25 %"), OVER_ONE)
         head = self._manifest.heads[-1]
         if not self._heads:
             assert isinstance(head, ClassifierHead)

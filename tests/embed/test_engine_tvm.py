@@ -40,6 +40,7 @@ def compiled(write: Write, name: str, **options: object) -> dnc.Engine:
     return dnc.compile(cfg, target="tvm", out=cfg.with_name("e"), verify=False, **options)  # type: ignore[arg-type]
 
 
+@pytest.mark.filterwarnings("ignore:confidence=1e")
 @pytest.mark.parametrize("options", [{}, {"input": "u8"}, {"decode": "graph"}, {"decode": "graph+nms"}], ids=str)
 def test_boxes(lib: c.CDLL, write: Write, options: dict[str, object]) -> None:
     engine = compiled(write, "yolo", **options)

@@ -98,6 +98,9 @@ def test_bad_lists(folder: Path) -> None:
         images(source)
     with pytest.warns(DncWarning, match=r"list\.txt:2"):
         assert _names(images(source, skip_bad=True)) == "0"
+    source.write_text("data/obj\n.\n", encoding="utf-8")  # folders
+    with pytest.raises(DatasetError, match=r"no such image; nor are 1 others of this list\n  at .*list\.txt:1\n"):
+        images(source)
     source.write_bytes(b"\0\1")
     with pytest.raises(DatasetError, match="no text file"):
         images(source)

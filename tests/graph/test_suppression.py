@@ -158,6 +158,7 @@ def test_kinds_differ(engines: Callable[..., dict[str, Engine]]) -> None:
     assert len({len(found[head]) for head in ("greedynms", "diounms", "diounms, beta")}) == 3
 
 
+@pytest.mark.filterwarnings("ignore:confidence=1e")
 @pytest.mark.parametrize("head", ["yolo", "two heads", "gaussian", "region", "detection"])
 def test_empty(head: str, engines: Callable[..., dict[str, Engine]]) -> None:
     own = engines(HEADS[head])

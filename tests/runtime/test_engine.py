@@ -26,7 +26,9 @@ import pytest
 from PIL import Image
 
 import dnc
-from dnc.errors import BundleError, DncError, ImageError, TargetError
+from dnc import errors
+from dnc.errors import BundleError, DncError, DncWarning, ImageError, TargetError
+from dnc.runtime.postprocessing import OVER_ONE
 from dnc.runtime.runners import Pending
 from dnc.runtime.runners.onnx import OnnxRunner
 from tests.networks import NETWORKS, TINY
@@ -371,10 +373,15 @@ def test_detect_and_classify(engine: dnc.Engine, write: Write, tmp_path: Path) -
 
 def test_what_would_find_nothing_in_silence(engine: dnc.Engine) -> None:
     image = np.zeros((40, 50, 3), np.uint8)
-    for options in ({"confidence": 25}, {"confidence": -0.1}, {"iou": 45}, {"iou": float("nan")}):
+    nan = float("nan")
+    for options in ({"confidence": nan}, {"confidence": -0.1}, {"iou": 45}, {"iou": nan}):
         (name,) = options
         with pytest.raises(DncError, match=f"{name}=.* is not from 0 to 1"):
             engine.detect(image, **options)
+    # Scores of other heads can be over 1.
+    errors._said.discard(OVER_ONE)
+    with pytest.warns(DncWarning, match=r"confidence=25 is over 1(.|\n)*0.25 are 25 %"):
+        assert engine.detect(image, confidence=25) == []
     with pytest.raises(ImageError, match=r"None is no image\n.*cv2.imread"):
         engine.detect(None)  # type: ignore[call-overload]
 

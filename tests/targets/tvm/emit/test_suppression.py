@@ -45,6 +45,7 @@ def engines(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., dict[str,
     return build
 
 
+@pytest.mark.filterwarnings("ignore:confidence=1e")
 @pytest.mark.parametrize("head", [
     "diounms, beta", "two heads",
     *(pytest.param(head, marks=pytest.mark.slow) for head in HEADS
