@@ -75,6 +75,7 @@ def test_close_match() -> None:
     assert close_match("maxpol", known) == "did you mean 'maxpool'?"
     assert close_match("xyz", known) == ""
     assert close_match("szie", ["size", "groups"], 0.8) == "did you mean 'size'?"
+    assert close_match("clases", ["scales", "classes"], 0.8) == "did you mean 'classes'?"
     assert close_match("maxpol", known, cutoff=0.99) == ""
     assert close_match("", []) == ""
     assert close_match("avgpol", iter(known)) == "did you mean 'avgpool'?"

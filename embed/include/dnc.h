@@ -29,11 +29,11 @@
  *     lifetimes   Text and arrays that a call gives belong to the handle they were asked of. Results and outputs may
  *                 outlive their engine. Freeing NULL does nothing.
  *     memory      A network with recurrent layers takes images for the frames of one sequence, as one process of Darknet's
- *                 does ([history] too: at inference each image is its first). A handle remembers those of its dnc_detect and dnc_classify, several images of one call in
- *                 their order; dnc_reset forgets them. Such calls of several threads have the memory one after the
- *                 other, in the order in which they come to it, and one that fails leaves it as it was. For each
- *                 camera, dnc_open_stream makes a handle with a memory of its own. dnc_run remembers nothing: states
- *                 are among its inputs and outputs.
+ *                 does ([history] too: at inference each image is its first). A handle remembers those of its
+ *                 dnc_detect and dnc_classify, several images of one call in their order; dnc_reset forgets them. Such
+ *                 calls of several threads have the memory one after the other, in the order in which they come to it,
+ *                 and one that fails leaves it as it was. For each camera, dnc_open_stream makes a handle with a memory
+ *                 of its own. dnc_run remembers nothing: states are among its inputs and outputs.
  *     growth      Structs start with their size, which their _INIT sets: a newer library fills no more than the
  *                 program knows. Functions are added, and none is changed, while DNC_ABI stays the same.
  *     warnings    dnc_open writes one to stderr where an engine with 8-bit numbers runs on a CPU of another kind than it
@@ -257,7 +257,8 @@ DNC_API dnc_status dnc_outputs_get(const dnc_outputs* outputs, size_t index, dnc
 DNC_API void dnc_outputs_free(dnc_outputs* outputs);
 
 /* Boxes of images, by descending confidence: those over `confidence` (Darknet's -thresh, 0.25), of which
- * non-maximum suppression drops what overlaps a better one by more than `iou` (Darknet's nms, 0.45). */
+ * non-maximum suppression drops what overlaps a better one by more than `iou` (Darknet's nms, 0.45). DNC_ERROR_ARGUMENT
+ * where confidence is under 0, or iou not from 0 to 1. */
 DNC_API dnc_status dnc_detect(const dnc_engine* engine, const dnc_image* images, size_t count, float confidence,
                               float iou, dnc_results** results);
 

@@ -76,6 +76,16 @@ void need(bool there, const char* what) {
     if (!there) throw Error(DNC_ERROR_ARGUMENT, std::string(what) + " is NULL");
 }
 
+// Scores of [detection], and of [region] without a softmax, can be over 1, overlaps cannot. Of nan every comparison is
+// false.
+void need_thresholds(float confidence, float iou) {
+    const auto wrong = [](const std::string& name, float value, const char* hint) {
+        return Error(DNC_ERROR_ARGUMENT, name + "=" + std::to_string(value) + " is not from 0 to 1", "", hint);
+    };
+    if (!(confidence >= 0)) throw wrong("confidence", confidence, "0.25 are 25 %");
+    if (!(iou >= 0 && iou <= 1)) throw wrong("iou", iou, "0.45 are 45 %");
+}
+
 // A struct that a program gave: those fields that it knows, the others at their defaults.
 template <class Struct>
 Struct known(const Struct* given, const Struct& defaults, const char* what) {
@@ -374,6 +384,7 @@ dnc_status dnc_detect(const dnc_engine* engine, const dnc_image* images, size_t 
     return guarded([&] {
         need(engine != nullptr, "the engine");
         need(results != nullptr, "where to put the results");
+        need_thresholds(confidence, iou);
         auto made = std::make_unique<dnc_results>();
         made->engine = engine->engine;
         made->images = images_of(images, count);
@@ -404,6 +415,7 @@ dnc_status dnc_postprocess(const dnc_outputs* outputs, const dnc_image* images, 
     return guarded([&] {
         need(outputs != nullptr, "the outputs");
         need(results != nullptr, "where to put the results");
+        need_thresholds(confidence, iou);
         const dnc_runtime::Engine& engine = *outputs->engine;
         auto made = std::make_unique<dnc_results>();
         made->engine = outputs->engine;
