@@ -19,6 +19,7 @@ class of Darknet differs: it ignores nms_kind and takes do_nms_sort, that is, "d
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -101,14 +102,14 @@ class Postprocess:
 
         Raises:
             BundleError: an output does not fit its head, or the heads differ in their classes.
-            DncError: as `check`, `confidence` is under 0, `iou` is not from 0 to 1, or `max_candidates` is less than 1
-                or fixed in the graph.
+            DncError: as `check`, `confidence` is nan, `iou` is not from 0 to 1, or `max_candidates` is less than 1, or
+                fixed in the graph.
         """
         self.check()
         if not 0 <= iou <= 1:
             raise DncError(f"iou={iou:g} is not from 0 to 1", hint="0.45 are 45 %")
-        if not confidence >= 0:
-            raise DncError(f"confidence={confidence:g} is not from 0 to 1", hint="0.25 are 25 %")
+        if math.isnan(confidence):
+            raise DncError("confidence=nan is no number", hint="0.25 are 25 %")
         if confidence > 1:
             # Scores of [detection], and of [region] without a softmax, can be over 1. Of others nothing would be left.
             warn(DncError(f"confidence={confidence:g} is over 1", self._where, "0.25 are 25 %"), OVER_ONE)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import dnc
-from dnc.errors import DestinationError
+from dnc.errors import DestinationError, DncWarning
 from dnc.graph.quantization import Range
 from dnc.quantization.calibration import Calibration
 from dnc.runtime.engine import Engine
@@ -194,7 +194,8 @@ def test_engines_that_do_more(
 
 def test_readme_says_what_differs(engine: Engines, tmp_path: Path, write: Callable[..., Path]) -> None:
     cfg = write("net", NETWORKS["yolo"].cfg.replace("classes=3", "classes=3\nnms_kind=greedynms"))
-    text = (dnc.export(cfg, "ultralytics", tmp_path / "out", confidence=0.3) / "README.md").read_text()
+    with pytest.warns(DncWarning, match="not as nms_kind=greedynms of the cfg says"):
+        text = (dnc.export(cfg, "ultralytics", tmp_path / "out", confidence=0.3) / "README.md").read_text()
     assert "nms_kind=greedynms" in text
     assert "stretched to 32 x 32 pixels" in text
     assert "confidence 0.3, IoU 0.45" in text
