@@ -258,7 +258,7 @@ DNC_API void dnc_outputs_free(dnc_outputs* outputs);
 
 /* Boxes of images, by descending confidence: those over `confidence` (Darknet's -thresh, 0.25), of which
  * non-maximum suppression drops what overlaps a better one by more than `iou` (Darknet's nms, 0.45). DNC_ERROR_ARGUMENT
- * where confidence is under 0, or iou not from 0 to 1. */
+ * where confidence is nan, or iou not from 0 to 1. */
 DNC_API dnc_status dnc_detect(const dnc_engine* engine, const dnc_image* images, size_t count, float confidence,
                               float iou, dnc_results** results);
 

@@ -1,6 +1,7 @@
 // The C interface of dnc.h over Engine: handles, and errors as a status and a text for each thread.
 
 #include <algorithm>
+#include <cmath>
 #include <cstdio>
 #include <cstring>
 #include <exception>
@@ -76,14 +77,12 @@ void need(bool there, const char* what) {
     if (!there) throw Error(DNC_ERROR_ARGUMENT, std::string(what) + " is NULL");
 }
 
-// Scores of [detection], and of [region] without a softmax, can be over 1, overlaps cannot. Of nan every comparison is
-// false.
+// As in Python: a confidence may be under 0, which all boxes are over, and over 1, as scores of [detection] and of
+// [region] without a softmax can be. An overlap is a share. Of nan every comparison is false.
 void need_thresholds(float confidence, float iou) {
-    const auto wrong = [](const std::string& name, float value, const char* hint) {
-        return Error(DNC_ERROR_ARGUMENT, name + "=" + std::to_string(value) + " is not from 0 to 1", "", hint);
-    };
-    if (!(confidence >= 0)) throw wrong("confidence", confidence, "0.25 are 25 %");
-    if (!(iou >= 0 && iou <= 1)) throw wrong("iou", iou, "0.45 are 45 %");
+    if (std::isnan(confidence)) throw Error(DNC_ERROR_ARGUMENT, "confidence=nan is no number", "", "0.25 are 25 %");
+    if (iou >= 0 && iou <= 1) return;
+    throw Error(DNC_ERROR_ARGUMENT, "iou=" + std::to_string(iou) + " is not from 0 to 1", "", "0.45 are 45 %");
 }
 
 // A struct that a program gave: those fields that it knows, the others at their defaults.

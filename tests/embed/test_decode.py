@@ -92,13 +92,13 @@ def expected_boxes(place: Path, maps: Sequence[Floats], confidence: float, iou: 
 
 @pytest.mark.parametrize("name", HEADS)
 def test_heads(name: str, harness: Harness, folder: Folder) -> None:
-    """At several thresholds; 0 lets everything through that has a score."""
+    """At several thresholds; 0 and below let everything through, boxes without a score among it."""
     head, shape = HEADS[name]
     place = folder(heads=(head,), output_shapes=(shape,), preprocessing=PREPARED)
     counts = []
     for seed, size in enumerate([(48, 32), (90, 41), (20, 70)]):
         maps = [numbers(shape, seed)]
-        for confidence, iou in ((0.3, 0.45), (0.1, 0.2), (0.5, 1.0), (0.0, 0.7), (2.0, 0.5)):
+        for confidence, iou in ((0.3, 0.45), (0.1, 0.2), (0.5, 1.0), (0.0, 0.7), (-0.1, 0.5), (2.0, 0.5)):
             expected = expected_boxes(place, maps, confidence, iou, size)
             np.testing.assert_allclose(
                 boxes(harness, place, maps, confidence, iou, size), expected, rtol=EXACT, atol=EXACT

@@ -414,9 +414,9 @@ def test_what_would_find_nothing_in_silence(build: Build, lib: c.CDLL) -> None:
     """As in Python."""
     own = native.Engine(lib, build(NETWORKS["tiny"]).folder)
     outputs = own.run({"input": np.zeros((1, 3, 16, 16), np.float32)})
-    for name, thresholds in (("confidence", (-0.1, 0.45)), ("confidence", (np.nan, 0.45)), ("iou", (0.25, 45))):
+    for name, thresholds in (("confidence", (np.nan, 0.45)), ("iou", (0.25, 45)), ("iou", (0.25, np.nan))):
         for call in (partial(own.detect, IMAGES[:1]), partial(own.postprocess, outputs, [(16, 16)])):
-            with pytest.raises(NativeError, match=f"{name}=.* is not from 0 to 1") as caught:
+            with pytest.raises(NativeError, match=f"{name}=.* is no") as caught:
                 call(*thresholds)
             assert caught.value.status == ARGUMENT
     outputs.close()
