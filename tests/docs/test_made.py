@@ -19,6 +19,7 @@ SVG = "{http://www.w3.org/2000/svg}"
     ("text", "expected"),
     [
         ("a * b_c, [net] and `x * y` <b>", "a \\* b_c, [net] and `x * y` \\<b\\>"),
+        ("What --keep-layers and `--batch 4` say - or a--b", "What `--keep-layers` and `--batch 4` say - or a--b"),
         ("Formula:\n\n    a * b\n    c\n\nend", "Formula:\n\n    a * b\n    c\n\nend"),
         (
             "Files:\n\n    one.txt    its text,\n               goes on\n    and.others two\n\nend",
