@@ -33,6 +33,8 @@ def _one(name: str, case: Path) -> int:
 
 
 def _campaign(name: str, seconds: float, seed: int, cases: int | None) -> int:
+    # A compiler may take longer than the cases have.
+    FUZZERS[name].build()
     terminal, start = sys.stdout.isatty(), time.monotonic()
     campaign = Campaign(name, seed)
 
